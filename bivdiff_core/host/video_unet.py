@@ -1,0 +1,88 @@
+"""diffusers' UNet3DConditionModel (ModelScope, ZeroScope, the demo video model) as a host MODEL.
+
+The host hands frames over as a batch, `[B * F, C, H, W]`; the UNet wants clips, `[B, C, F, H, W]`.
+"""
+
+import comfy.model_base
+import comfy.supported_models_base
+import torch
+from torch import Tensor
+
+SWAPPED_LAYERS = ("Linear", "Conv1d", "Conv2d", "Conv3d", "GroupNorm", "LayerNorm")
+
+
+class VideoUNet(torch.nn.Module):
+    """The host's diffusion_model interface around a UNet3DConditionModel.
+
+    Its layers become the host's own after construction, so that weights are cast, offloaded and interrupted like
+    those of any core model.
+
+    Args:
+        dtype: of the weights.
+        device: where they are made.
+        operations: the host's layer classes (`comfy.ops.pick_operations`).
+        unet_config: UNet3DConditionModel's configuration.
+    """
+
+    def __init__(self, dtype=None, device=None, operations=None, **unet_config):
+        super().__init__()
+        from diffusers import UNet3DConditionModel
+
+        class UNet3D(UNet3DConditionModel):
+            # diffusers casts the timestep embedding to the weights' dtype; under manual cast the computation has
+            # another, set before every call.
+            dtype = dtype
+
+        with torch.device(device or "cpu"):
+            self.unet = UNet3D(**unet_config).to(dtype)
+        self.dtype = dtype
+        for module in self.unet.modules():
+            for name in SWAPPED_LAYERS:
+                if type(module) is getattr(torch.nn, name):
+                    module.__class__ = getattr(operations, name)
+
+    def forward(
+        self, x: Tensor, timesteps: Tensor, context: Tensor, control=None, transformer_options: dict | None = None, **_
+    ) -> Tensor:
+        """Predict eps of whole clips.
+
+        Args:
+            x: `[B * F, C, H, W]`, B being the conds that the host batched in this call.
+            timesteps: `[B * F]`, one value per clip.
+            context: text, `[B * F, L, D]`; the UNet attends to one text a clip, its first frame's.
+
+        Raises:
+            ValueError: a ControlNet is wired to the video model.
+        """
+        if control is not None:
+            raise ValueError("The video model takes no ControlNet. Wire the prompt without it here.")
+        clips = len(transformer_options["cond_or_uncond"])
+        frames = x.shape[0] // clips
+        self.unet.dtype = x.dtype
+        out = self.unet(
+            x.unflatten(0, (clips, frames)).transpose(1, 2),
+            timesteps[::frames],
+            context[::frames],
+            return_dict=False,
+        )[0]
+        return out.transpose(1, 2).flatten(0, 1)
+
+
+class VideoModel(comfy.model_base.BaseModel):
+    """The host's sampling model around a VideoUNet."""
+
+    def __init__(self, model_config, model_type=comfy.model_base.ModelType.EPS, device=None):
+        super().__init__(model_config, model_type, device=device, unet_model=VideoUNet)
+
+
+class VideoModelConfig(comfy.supported_models_base.BASE):
+    """A host model configuration whose unet_config is UNet3DConditionModel's; Stable Diffusion's schedule."""
+
+    unet_extra_config: dict = {}
+
+    def get_model(self, state_dict, prefix="", device=None) -> VideoModel:
+        return VideoModel(self, self.model_type(state_dict, prefix), device=device)
+
+    def process_unet_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Give diffusers' keys their place below `VideoUNet.unet`."""
+        return {f"unet.{key}": tensor for key, tensor in state_dict.items()}

@@ -1,0 +1,99 @@
+"""Inversion solvers: carry a clean latent up a grid of rising noise levels along the probability-flow ODE.
+
+All share k-diffusion's signature and work on a predictor of the denoised latent, `model(x, sigma)`, so that one
+function serves eps, v and flow models: in k-space `(x - denoised) / sigma` is the noise eps, and for rectified
+flow, `x = (1 - sigma) * x0 + sigma * noise`, it is the velocity `noise - x0`. Either way it is dx/dsigma.
+
+`x` is `[F, C, H, W]` or `[B, C, T, H, W]` in float32; `sigmas` rises. A grid may begin at 0, where dx/dsigma is
+undefined: predictions below `sigma_min`, the lowest level that the model was trained at, are read at `sigma_min`.
+`callback` is called once a step, whatever the number of model calls, with k-diffusion's dict.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from tqdm.auto import trange
+
+FIXED_POINT_ITERATIONS = 3
+
+Callback = Callable[[dict], None]
+
+
+class _Slope:
+    """dx/dsigma of the probability-flow ODE; keeps the last denoised prediction for the callback."""
+
+    def __init__(self, model: Callable[..., Tensor], extra_args: dict | None, sigma_min: float):
+        self.model = model
+        self.extra_args = extra_args or {}
+        self.sigma_min = sigma_min
+        self.denoised: Tensor | None = None
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        sigma = sigma.clamp(min=self.sigma_min)
+        self.denoised = self.model(x, sigma.expand(x.shape[0]), **self.extra_args)
+        return (x - self.denoised) / sigma
+
+
+def _report(callback: Callback | None, i: int, x: Tensor, sigma: Tensor, denoised: Tensor) -> None:
+    if callback is not None:
+        callback({"x": x, "i": i, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
+
+
+@torch.no_grad()
+def ddim(model, x, sigmas, extra_args=None, callback=None, disable=None, *, sigma_min: float) -> Tensor:
+    """DDIM inversion (arXiv 2010.02502, eta = 0): Euler steps, the slope read at the level being left."""
+    slope = _Slope(model, extra_args, sigma_min)
+    for i in trange(len(sigmas) - 1, disable=disable):
+        d = sigmas[i + 1] - sigmas[i]
+        x = x + d * slope(x, sigmas[i])
+        _report(callback, i, x, sigmas[i + 1], slope.denoised)
+    return x
+
+
+@torch.no_grad()
+def fixed_point(model, x, sigmas, extra_args=None, callback=None, disable=None, *, sigma_min: float) -> Tensor:
+    """Backward Euler by fixed-point iteration (AIDI, arXiv 2309.04907): the exact inverse of a DDIM step."""
+    slope = _Slope(model, extra_args, sigma_min)
+    for i in trange(len(sigmas) - 1, disable=disable):
+        d = sigmas[i + 1] - sigmas[i]
+        y = x
+        for _ in range(FIXED_POINT_ITERATIONS):
+            y = x + d * slope(y, sigmas[i + 1])
+        x = y
+        _report(callback, i, x, sigmas[i + 1], slope.denoised)
+    return x
+
+
+@torch.no_grad()
+def uni_inv(model, x, sigmas, extra_args=None, callback=None, disable=None, *, sigma_min: float) -> Tensor:
+    """Uni-Inv (arXiv 2504.13109): the slope is read at the next level, at a point predicted with the last slope."""
+    slope = _Slope(model, extra_args, sigma_min)
+    v = slope(x, sigmas[0])
+    for i in trange(len(sigmas) - 1, disable=disable):
+        d = sigmas[i + 1] - sigmas[i]
+        v = slope(x + d * v, sigmas[i + 1])
+        x = x + d * v
+        _report(callback, i, x, sigmas[i + 1], slope.denoised)
+    return x
+
+
+@torch.no_grad()
+def fireflow(model, x, sigmas, extra_args=None, callback=None, disable=None, *, sigma_min: float) -> Tensor:
+    """FireFlow (arXiv 2412.07517): the midpoint rule whose predictor reuses the last midpoint's slope."""
+    slope = _Slope(model, extra_args, sigma_min)
+    v = slope(x, sigmas[0])
+    for i in trange(len(sigmas) - 1, disable=disable):
+        d = sigmas[i + 1] - sigmas[i]
+        v = slope(x + d / 2 * v, sigmas[i] + d / 2)
+        x = x + d * v
+        _report(callback, i, x, sigmas[i + 1], slope.denoised)
+    return x
+
+
+SOLVERS: dict[str, Callable[..., Tensor]] = {
+    "ddim": ddim,
+    "uni_inv": uni_inv,
+    "fireflow": fireflow,
+    "fixed_point": fixed_point,
+}

@@ -1,0 +1,20 @@
+"""The nodes an artist sees; each is a schema and a thin call into `bivdiff_core`."""
+
+from .blend import MixedInversion
+from .demo_models import DemoModels
+from .frames import FrameChunks, FrameNoise, SelectFrames
+from .inversion import InvertedNoise, InvertImage, InvertVideo
+from .sampling import FrameSampler, TemporalSmoother
+
+NODES = [
+    FrameSampler,
+    InvertImage,
+    InvertVideo,
+    MixedInversion,
+    TemporalSmoother,
+    InvertedNoise,
+    FrameNoise,
+    FrameChunks,
+    SelectFrames,
+    DemoModels,
+]

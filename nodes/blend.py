@@ -1,0 +1,93 @@
+"""Mixed Inversion, BIVDiff's bridge: one noise out of the image branch's and the video branch's."""
+
+from comfy_api.latest import io
+
+from ..bivdiff_core.blend import MODES, TASK_RATIOS
+from ..bivdiff_core.host.latents import mix
+from . import controls
+
+
+def _ratio(task: str, mixing_ratio: float) -> float:
+    return TASK_RATIOS.get(task, mixing_ratio)
+
+
+class MixedInversion(io.ComfyNode):
+    """Blends the two branches' inverted latents; a branch without weight is never computed."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BIVDiffMixedInversion",
+            display_name="Mixed Inversion Blend",
+            category=controls.CATEGORY,
+            description="Mixes the image model's and the video model's inverted frames. More of the image branch gives "
+            "smoother motion, more of the video branch keeps the frames closer to what they were. At 1 or 0 the other "
+            "branch is not computed at all.",
+            search_aliases=["mixed inversion", "latent mix", "bivdiff"],
+            inputs=[
+                io.Latent.Input(
+                    "image_latent",
+                    lazy=True,
+                    tooltip="From DDIM Inverse (Image). Not computed at a mixing ratio of 0.",
+                ),
+                io.Latent.Input(
+                    "video_latent",
+                    lazy=True,
+                    tooltip="From DDIM Inverse (Video). Not computed at a mixing ratio of 1.",
+                ),
+                io.Combo.Input(
+                    "task",
+                    options=["custom", *TASK_RATIOS],
+                    default="custom",
+                    tooltip="The paper's mixing ratio for a task: 1 for ControlNet, T2I-Adapter and InstructPix2Pix, "
+                    "0.25 for Prompt2Prompt, 0.1 for inpainting and outpainting. custom takes mixing_ratio.",
+                ),
+                io.Float.Input(
+                    "mixing_ratio",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Weight of the image branch. Lower it when the video loses what the frames showed, raise "
+                    "it while it still flickers. Counts only while task is custom.",
+                ),
+                io.Combo.Input(
+                    "mode",
+                    options=list(MODES),
+                    default="linear",
+                    tooltip="linear: the paper's; where the branches disagree it loses contrast and colour. "
+                    "variance_preserving and slerp keep the noise's strength.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="LATENT", tooltip="The mixed noise, for Video Temporal Smoother."),
+                io.Float.Output(
+                    display_name="ratio", tooltip="The mixing ratio that was used, for labels and file names."
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, task, mixing_ratio=None) -> bool | str:
+        """Checks whose values the host leaves to a node that asks for them; a linked ratio does not arrive here."""
+        if task != "custom" and task not in TASK_RATIOS:
+            return f"task {task} is none of custom, {', '.join(TASK_RATIOS)}"
+        if mixing_ratio is None and task != "custom":
+            return f"task {task} sets the mixing ratio, but one is wired in as well. Set task to custom, or unlink it"
+        if mixing_ratio is not None and not 0 <= mixing_ratio <= 1:
+            return f"mixing_ratio {mixing_ratio} must lie between 0 (video branch) and 1 (image branch)"
+        return True
+
+    @classmethod
+    def check_lazy_status(cls, task, mixing_ratio, mode, image_latent=None, video_latent=None) -> list[str]:
+        ratio = _ratio(task, mixing_ratio)
+        branches = {
+            "image_latent": image_latent if ratio > 0 else (),
+            "video_latent": video_latent if ratio < 1 else (),
+        }
+        return [name for name, latent in branches.items() if latent is None]
+
+    @classmethod
+    def execute(cls, task, mixing_ratio, mode, image_latent=None, video_latent=None) -> io.NodeOutput:
+        ratio = _ratio(task, mixing_ratio)
+        return io.NodeOutput(mix(image_latent, video_latent, ratio, mode, "Mixed Inversion Blend"), ratio)

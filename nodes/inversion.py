@@ -1,0 +1,201 @@
+"""The second stage of BIVDiff: frames carried back to noise, by the image model and by the video model."""
+
+import torch
+from comfy_api.latest import io
+
+from ..bivdiff_core.grids import unit_scale
+from ..bivdiff_core.host import sampling
+from ..bivdiff_core.host.latents import FLOW, check_inverted, description
+from ..bivdiff_core.solvers import SOLVERS
+from . import controls
+
+
+def _inversion_inputs(model_tooltip: str, latent_tooltip: str) -> list[io.Input]:
+    return [
+        io.Model.Input("model", tooltip=model_tooltip),
+        io.Conditioning.Input(
+            "conditioning",
+            tooltip="The prompt to invert with. An empty one is the usual choice; inversion uses no guidance, so there "
+            "is no negative.",
+        ),
+        io.Latent.Input("latent", tooltip=latent_tooltip),
+        controls.steps(50, "Inversion steps. More remember the frames more exactly. The paper uses 50."),
+        controls.scheduler(
+            "ddim_uniform",
+            "How the noise levels are spaced; give the smoother the same. Flow models: simple, normal or beta.",
+        ),
+        io.Combo.Input(
+            "solver",
+            options=list(SOLVERS),
+            default="ddim",
+            tooltip="ddim: the paper's, fast, shrinks the noise a little. uni_inv: most exact per model call, best to "
+            "get the frames back. fireflow: keeps the noise closest to true noise, and the one for flow models. "
+            "fixed_point: exact inverse of DDIM, three times the time.",
+        ),
+        controls.strength(
+            "How far to go towards noise. 1 goes all the way, as the paper does. Less keeps the frames closer to what "
+            "they are, flicker included; 0.5 to 0.8 is a gentle smoothing."
+        ),
+        controls.grid(
+            "matched inverts along the very noise levels that denoising comes back on. reference repeats the released "
+            "code step by step (solver ddim only), for comparisons."
+        ),
+    ]
+
+
+INVERTED = io.Latent.Output(
+    display_name="LATENT",
+    tooltip="Noise that remembers the frames. It goes to Mixed Inversion Blend or Video Temporal Smoother; for a core "
+    "sampler turn it into NOISE with Inverted Latent to Noise. Wired as a core sampler's latent it would be ignored.",
+)
+
+
+class InvertImage(io.ComfyNode):
+    """The image branch of Mixed Inversion."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BIVDiffInvertImage",
+            display_name="DDIM Inverse (Image)",
+            category=controls.CATEGORY,
+            description="Carries every frame back to noise with an image model, each on its own. This noise holds the "
+            "frames' layout and look. Use the plain model, without ControlNet.",
+            search_aliases=["ddim inversion", "unsampler", "invert", "image inversion", "bivdiff"],
+            inputs=[
+                *_inversion_inputs(
+                    "The image model, plain: the base model of the one that made the frames.",
+                    "The frames: the Frame-wise Image Sampler's output, or any frames through VAE Encode.",
+                ),
+                controls.FRAMES_PER_BATCH,
+            ],
+            outputs=[INVERTED],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, conditioning, latent, steps, scheduler, solver, strength, grid, frames_per_batch
+    ) -> io.NodeOutput:
+        return io.NodeOutput(
+            sampling.invert(
+                sampling.image_branch(model, frames_per_batch),
+                conditioning,
+                latent,
+                node="DDIM Inverse (Image)",
+                branch="image",
+                steps=steps,
+                scheduler=scheduler,
+                solver=solver,
+                strength=strength,
+                grid=grid,
+            )
+        )
+
+
+class InvertVideo(io.ComfyNode):
+    """The video branch of Mixed Inversion."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BIVDiffInvertVideo",
+            display_name="DDIM Inverse (Video)",
+            category=controls.CATEGORY,
+            description="Carries the whole clip back to noise with the video model. This noise is what the video model "
+            "knows how to denoise, flicker included; the blend decides how much of it to use.",
+            search_aliases=["ddim inversion", "unsampler", "invert", "video inversion", "bivdiff"],
+            inputs=[
+                *_inversion_inputs(
+                    "The video model that will smooth the clip.", "The same frames as the image branch gets, in order."
+                ),
+                controls.CONTEXT_LENGTH,
+                controls.CONTEXT_OVERLAP,
+            ],
+            outputs=[INVERTED],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, conditioning, latent, steps, scheduler, solver, strength, grid, context_length, context_overlap
+    ) -> io.NodeOutput:
+        node = "DDIM Inverse (Video)"
+        return io.NodeOutput(
+            sampling.invert(
+                sampling.video_branch(model, latent, context_length, context_overlap, node),
+                conditioning,
+                latent,
+                node=node,
+                branch="video",
+                steps=steps,
+                scheduler=scheduler,
+                solver=solver,
+                strength=strength,
+                grid=grid,
+            )
+        )
+
+
+class _InvertedNoise:
+    """NOISE that is an inverted latent, in the scale in which the host's samplers multiply it back."""
+
+    seed = 0
+
+    def __init__(self, noise: torch.Tensor):
+        self.noise = noise
+
+    def generate_noise(self, latent: dict) -> torch.Tensor:
+        """The noise for an empty LATENT of its own shape.
+
+        Raises:
+            ValueError: another shape, or a latent with an image in it, which would be added to the noise.
+        """
+        samples = latent["samples"]
+        if samples.shape != self.noise.shape:
+            raise ValueError(
+                f"Inverted Latent to Noise: the sampler's latent is {list(samples.shape)} but the noise is "
+                f"{list(self.noise.shape)}. Give the sampler an empty latent of the clip's size and frame count."
+            )
+        if samples.any():
+            raise ValueError(
+                "Inverted Latent to Noise: the sampler's latent is not empty, and its image would be added to the "
+                "noise, which remembers the frames already. Give the sampler an empty latent."
+            )
+        return self.noise.clone()
+
+
+class InvertedNoise(io.ComfyNode):
+    """Hands an inverted latent to the host's own samplers."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BIVDiffInvertedNoise",
+            display_name="Inverted Latent to Noise",
+            category=controls.CATEGORY,
+            description="Turns an inverted latent into NOISE for SamplerCustomAdvanced, so that any guider and any "
+            "deterministic sampler can denoise it. Give that sampler an empty latent of the same size, and sigmas that "
+            "begin where the inversion ended.",
+            search_aliases=["noise from latent", "unsampler noise", "inverted noise"],
+            inputs=[
+                io.Latent.Input(
+                    "latent", tooltip="From DDIM Inverse or Mixed Inversion Blend. A clean latent is refused."
+                )
+            ],
+            outputs=[
+                io.Noise.Output(
+                    display_name="NOISE",
+                    tooltip="For SamplerCustomAdvanced, beside an empty latent. Samplers that add noise of their own "
+                    "(ancestral, sde) would drown the frames.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, latent) -> io.NodeOutput:
+        samples = check_inverted(latent, "Inverted Latent to Noise")
+        told = description(latent)
+        if not told.get("at_sigma_max", True):
+            # Below its highest level the host multiplies noise by sigma.
+            scale = 1.0 if told["family"] == FLOW else unit_scale(told["sigma"])
+            samples = samples * scale / told["sigma"]
+        return io.NodeOutput(_InvertedNoise(samples))

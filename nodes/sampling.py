@@ -1,0 +1,186 @@
+"""The first and the last stage of BIVDiff: frames from an image model, and their smoothing by a video model."""
+
+import comfy.samplers
+from comfy_api.latest import io
+
+from ..bivdiff_core.host import sampling
+from . import controls
+
+
+class FrameSampler(io.ComfyNode):
+    """KSampler for many frames."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BIVDiffFrameSampler",
+            display_name="Frame-wise Image Sampler",
+            category=controls.CATEGORY,
+            description="Makes every frame of a clip with an image model, each on its own: KSampler for more frames "
+            "than fit in memory at once. ControlNet hints, masks and prompts given per frame follow their frames. "
+            "The frames will flicker; Video Temporal Smoother mends that at the end of the chain.",
+            search_aliases=["ksampler frames", "video to video", "vid2vid", "batch sampler", "bivdiff"],
+            inputs=[
+                io.Model.Input("model", tooltip="The image model, with its LoRAs and patches."),
+                io.Conditioning.Input(
+                    "positive", tooltip="The prompt, through ControlNet and the like: one hint for each frame."
+                ),
+                io.Conditioning.Input("negative", tooltip="What to keep out of the frames."),
+                io.Latent.Input(
+                    "latent_image",
+                    tooltip="One latent for each frame: Empty Latent Image with batch_size set to the frame count, or "
+                    "the encoded clip. A noise mask keeps what it leaves out.",
+                ),
+                controls.seed(),
+                controls.steps(50, "Denoising steps. The paper uses 50; 20 to 30 are usually as good."),
+                controls.cfg(7.5, "How strictly the frames follow the prompt. The paper uses 7.5."),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=list(comfy.samplers.SAMPLER_NAMES),
+                    default="ddim",
+                    tooltip="Any sampler; this stage need not be deterministic. The paper uses ddim.",
+                ),
+                controls.scheduler(
+                    "ddim_uniform", "How the noise levels are spaced. The paper's spacing is ddim_uniform."
+                ),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="1 makes the frames from noise; less keeps that much of the encoded clip.",
+                ),
+                controls.frame_noise("frame_noise"),
+                controls.FRAMES_PER_BATCH,
+            ],
+            outputs=[
+                io.Latent.Output(
+                    display_name="LATENT",
+                    tooltip="The frames. Decode them to see them, and wire them to both DDIM Inverse nodes.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        positive,
+        negative,
+        latent_image,
+        seed,
+        steps,
+        cfg,
+        sampler_name,
+        scheduler,
+        denoise,
+        frame_noise,
+        frames_per_batch,
+    ) -> io.NodeOutput:
+        return io.NodeOutput(
+            sampling.sample_frames(
+                sampling.image_branch(model, frames_per_batch),
+                positive,
+                negative,
+                latent_image,
+                node="Frame-wise Image Sampler",
+                seed=seed,
+                steps=steps,
+                cfg=cfg,
+                sampler_name=sampler_name,
+                scheduler=scheduler,
+                denoise=denoise,
+                noise_mode=frame_noise,
+            )
+        )
+
+
+class TemporalSmoother(io.ComfyNode):
+    """Denoises inverted frames with the video model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BIVDiffTemporalSmoother",
+            display_name="Video Temporal Smoother",
+            category=controls.CATEGORY,
+            description="Denoises inverted frames with a video model, which makes them steady in time. The last stage "
+            "of BIVDiff; it takes the output of Mixed Inversion Blend.",
+            search_aliases=["deflicker", "temporal consistency", "smooth video", "video sampler", "bivdiff"],
+            inputs=[
+                io.Model.Input("model", tooltip="The video model: ModelScope, ZeroScope, AnimateDiff, Wan, ..."),
+                io.Conditioning.Input("positive", tooltip="The prompt of the video, as the video model likes it."),
+                io.Conditioning.Input("negative", tooltip="What to keep out of the video."),
+                io.Latent.Input(
+                    "latent",
+                    tooltip="Inverted frames: noise that remembers them. A plain latent or an image is refused.",
+                ),
+                controls.steps(50, "Denoising steps. Give as many as the inversion had."),
+                controls.cfg(
+                    7.5,
+                    "How strictly the video follows the prompt. The paper uses 7.5; lower values keep the frames' "
+                    "shapes better, and 1 skips the negative prompt, which halves the time.",
+                ),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=list(sampling.DETERMINISTIC_SAMPLERS),
+                    default="ddim",
+                    tooltip="Only samplers that add no noise are listed: noise would drown what the inversion "
+                    "remembers. ddim is the paper's.",
+                ),
+                controls.scheduler(
+                    "ddim_uniform", "Give the one that the inversion had. Flow models need simple, normal or beta."
+                ),
+                controls.strength(
+                    "Where the inversion stopped. An inverted latent says so itself; this counts only for one that was "
+                    "saved and loaded."
+                ),
+                controls.grid(
+                    "matched begins exactly where the inversion ended and is better. reference repeats the released "
+                    "code step by step, for comparisons."
+                ),
+                controls.CONTEXT_LENGTH,
+                controls.CONTEXT_OVERLAP,
+            ],
+            outputs=[
+                io.Latent.Output(
+                    display_name="LATENT",
+                    tooltip="The smoothed video, to decode. A noise mask is passed on: paste the known pixels back "
+                    "after decoding.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        positive,
+        negative,
+        latent,
+        steps,
+        cfg,
+        sampler_name,
+        scheduler,
+        strength,
+        grid,
+        context_length,
+        context_overlap,
+    ) -> io.NodeOutput:
+        node = "Video Temporal Smoother"
+        return io.NodeOutput(
+            sampling.smooth(
+                sampling.video_branch(model, latent, context_length, context_overlap, node),
+                positive,
+                negative,
+                latent,
+                node=node,
+                steps=steps,
+                cfg=cfg,
+                sampler_name=sampler_name,
+                scheduler=scheduler,
+                strength=strength,
+                grid=grid,
+            )
+        )
