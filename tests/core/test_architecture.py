@@ -1,0 +1,93 @@
+"""What may import what, and what the pack must never do, read from the source."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CORE, HOST_SIDE, NODES = ROOT / "bivdiff_core", ROOT / "bivdiff_core" / "host", ROOT / "nodes"
+PACK = [ROOT / "__init__.py", *sorted(CORE.rglob("*.py")), *sorted(NODES.rglob("*.py"))]
+COMFYUI = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths", "latent_preview"}
+COMFYUI |= {"node_helpers", "nodes", "server"}
+LIBRARIES = {"diffusers", "einops", "kornia", "matplotlib", "numpy", "safetensors", "torch", "tqdm", "transformers"}
+HEAVY = {"diffusers", "kornia", "matplotlib", "transformers"}
+TRAINING = {CORE / "demo" / "train.py"}
+
+files = pytest.mark.parametrize("file", PACK, ids=lambda file: str(file.relative_to(ROOT)))
+
+
+def names(node: ast.AST) -> list[str]:
+    """Top-level names of the packages that an absolute import takes from."""
+    if isinstance(node, ast.Import):
+        return [alias.name.split(".")[0] for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.level == 0:
+        return [node.module.split(".")[0]]
+    return []
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """Packages that are imported anywhere in a tree."""
+    return {name for node in ast.walk(tree) for name in names(node)}
+
+
+def imports_at_start_up(tree: ast.AST) -> set[str]:
+    """Packages that loading a module imports: not those inside functions, not those for type checkers alone."""
+    if isinstance(tree, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        return set()
+    if isinstance(tree, ast.If) and ast.unparse(tree.test) == "TYPE_CHECKING":
+        return set()
+    return set(names(tree)).union(*map(imports_at_start_up, ast.iter_child_nodes(tree)))
+
+
+def parse(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+@files
+def test_imports_keep_to_their_layer(file):
+    allowed = LIBRARIES | set(sys.stdlib_module_names)
+    if HOST_SIDE in file.parents:
+        allowed |= COMFYUI
+    elif CORE not in file.parents:
+        allowed = COMFYUI | {"torch"} | set(sys.stdlib_module_names)
+    assert imports(parse(file)) <= allowed
+
+
+@files
+def test_the_pack_imports_itself_relatively(file):
+    """The host does not have the pack's folder on its path, and its own ``nodes`` is another module."""
+    assert not imports(parse(file)) & {"bivdiff_core", "dev", "tools", "tests"}
+    if NODES in file.parents or file.parent == ROOT:
+        assert "nodes" not in imports(parse(file))
+
+
+@files
+def test_start_up_imports_no_heavy_library(file):
+    if file not in TRAINING:
+        assert not imports_at_start_up(parse(file)) & HEAVY
+
+
+@files
+def test_no_print_no_pickle_no_code_from_data(file):
+    calls = {ast.unparse(node.func) for node in ast.walk(parse(file)) if isinstance(node, ast.Call)}
+    assert not calls & {"print", "eval", "exec", "compile", "__import__", "torch.load", "os.system"}
+    assert not imports(parse(file)) & {"pickle", "subprocess", "urllib", "requests"}
+
+
+def test_the_start_up_check_sees_what_runs_and_nothing_else():
+    source = """
+import a
+if TYPE_CHECKING:
+    import b
+try:
+    import c
+except ImportError:
+    from d.e import f
+class Node:
+    import g
+    def execute(self):
+        import h
+"""
+    assert imports_at_start_up(ast.parse(source)) == {"a", "c", "d", "g"}

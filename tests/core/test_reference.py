@@ -1,0 +1,100 @@
+"""The released loops, written out in diffusers' terms, against our solvers on the same network."""
+
+import pytest
+import torch
+from analytic import rms
+from diffusers import DDIMScheduler, UNet2DModel
+from released import released_scheduler, sigmas_of
+from torch import Tensor
+
+from bivdiff_core.grids import reference_denoising_grid, reference_inversion_grid, unit_scale
+from bivdiff_core.solvers import ddim
+
+STEPS = 50
+
+
+@pytest.fixture(scope="module")
+def unet() -> UNet2DModel:
+    torch.manual_seed(0)
+    return UNet2DModel(
+        sample_size=8, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(32, 64),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    ).eval()  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def z0() -> Tensor:
+    return torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def in_k_space(unet: UNet2DModel, alphas_cumprod: Tensor):
+    """diffusers' network as a denoiser of `x = x0 + sigma * eps`, at the timestep whose level sigma is."""
+    levels = sigmas_of(alphas_cumprod)
+
+    def denoised(x: Tensor, sigma: Tensor) -> Tensor:
+        t = (levels - sigma[0].double()).abs().argmin()
+        assert torch.isclose(levels[t], sigma[0].double(), rtol=1e-5)
+        at = sigma.view(-1, 1, 1, 1)
+        return x - at * unet((x / (1 + at**2).sqrt()).float(), t).sample
+
+    return denoised
+
+
+def released_inversion(unet: UNet2DModel, scheduler: DDIMScheduler, z: Tensor) -> list[Tensor]:
+    """BIVDiff's `next_step`: from z at t to z at min(998, t + 20), predicted at t; z after every step."""
+    a, stride, trajectory = scheduler.alphas_cumprod.to(z.dtype), 1000 // len(scheduler.timesteps), []
+    for t in scheduler.timesteps.flip(0).tolist():
+        t_next = min(998, t + stride)
+        eps = unet(z.float(), t).sample.to(z.dtype)
+        z0 = (z - (1 - a[t]).sqrt() * eps) / a[t].sqrt()
+        z = a[t_next].sqrt() * z0 + (1 - a[t_next]).sqrt() * eps
+        trajectory.append(z)
+    return trajectory
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("transcription", [torch.float32, torch.float64])
+def test_inversion_equals_the_released_loop_at_every_step(unet, z0, transcription):
+    """The solver in fp32; its k-space state divided by sqrt(1 + sigma^2) is diffusers' z."""
+    scheduler = released_scheduler(STEPS)
+    expected = released_inversion(unet, scheduler, z0.to(transcription))
+    sigmas = reference_inversion_grid(sigmas_of(scheduler.alphas_cumprod), STEPS).float()
+    got = []
+    model = in_k_space(unet, scheduler.alphas_cumprod)
+    start = z0 * unit_scale(sigmas[0])  # the clean latent is taken for z at t = 1
+    ddim(model, start, sigmas, callback=got.append, disable=True, sigma_min=0.0292)
+    assert len(got) == len(expected) == STEPS
+    for report, z in zip(got, expected, strict=True):
+        assert report["x"].dtype == torch.float32
+        assert rms(report["x"] / unit_scale(report["sigma"]) - z) < 1e-5 * rms(z)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("set_alpha_to_one", [False, True])
+def test_denoising_grids_equal_diffusers(unet, z0, set_alpha_to_one):
+    """Euler along the reference grid is DDIM that ends at alphas_cumprod[0]; ended at 0, it is set_alpha_to_one."""
+    scheduler = released_scheduler(STEPS, set_alpha_to_one)
+    sigmas = reference_denoising_grid(sigmas_of(scheduler.alphas_cumprod), STEPS).float()
+    if set_alpha_to_one:
+        sigmas[-1] = 0
+
+    expected, trajectory = z0.clone(), []
+    for t in scheduler.timesteps:
+        expected = scheduler.step(unet(expected, t).sample, t, expected).prev_sample
+        trajectory.append(expected)
+
+    got = []
+    model = in_k_space(unet, scheduler.alphas_cumprod)
+    ddim(model, z0 * unit_scale(sigmas[0]), sigmas, callback=got.append, disable=True, sigma_min=0.0292)
+    for report, z in zip(got, trajectory, strict=True):
+        assert rms(report["x"] / unit_scale(report["sigma"]) - z) < 1e-5 * rms(z)
+
+
+@torch.no_grad()
+def test_the_two_endings_differ(unet, z0):
+    """So that the tests above could tell one from the other: the last level moves the latent by some 1e-3."""
+    ends = []
+    for to_one in (False, True):
+        scheduler = released_scheduler(STEPS, to_one)
+        ends.append(scheduler.step(unet(z0, 1).sample, 1, z0).prev_sample)
+    assert rms(ends[0] - ends[1]) > 1e-4 * rms(ends[0])
