@@ -1,7 +1,6 @@
 """The nodes an artist sees; each is a schema and a thin call into `bivdiff_core`."""
 
 from .blend import MixedInversion
-from .demo_models import DemoModels
 from .frames import FrameChunks, FrameNoise, SelectFrames
 from .inversion import InvertedNoise, InvertImage, InvertVideo
 from .sampling import FrameSampler, TemporalSmoother
@@ -16,5 +15,4 @@ NODES = [
     FrameNoise,
     FrameChunks,
     SelectFrames,
-    DemoModels,
 ]

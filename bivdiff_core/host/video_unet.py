@@ -31,10 +31,13 @@ class VideoUNet(torch.nn.Module):
         class UNet3D(UNet3DConditionModel):
             # diffusers casts the timestep embedding to the weights' dtype; under manual cast the computation has
             # another, set before every call.
-            dtype = dtype
+            dtype = torch.float32
 
         with torch.device(device or "cpu"):
-            self.unet = UNet3D(**unet_config).to(dtype)
+            self.unet = UNet3D(**unet_config)
+        torch.nn.Module.to(
+            self.unet, dtype
+        )  # ModelMixin's own .to warns of layers to be kept in fp32, of which none are
         self.dtype = dtype
         for module in self.unet.modules():
             for name in SWAPPED_LAYERS:

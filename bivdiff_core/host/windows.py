@@ -113,6 +113,8 @@ class FrameWindows(IndexListContextHandler):
 
         while True:
             try:
+                if self.count(frames) == 1:
+                    return calc_cond_batch(model, conds, x_in, timestep, model_options)
                 return super().execute(calc_window, model, conds, x_in, timestep, model_options)
             except Exception as e:
                 comfy.model_management.raise_non_oom(e)
