@@ -11,7 +11,18 @@ CORE, HOST_SIDE, NODES = ROOT / "bivdiff_core", ROOT / "bivdiff_core" / "host", 
 PACK = [ROOT / "__init__.py", *sorted(CORE.rglob("*.py")), *sorted(NODES.rglob("*.py"))]
 COMFYUI = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths", "latent_preview"}
 COMFYUI |= {"node_helpers", "nodes", "server"}
-LIBRARIES = {"diffusers", "einops", "kornia", "matplotlib", "numpy", "safetensors", "torch", "tqdm", "transformers"}
+LIBRARIES = {
+    "PIL",
+    "diffusers",
+    "einops",
+    "kornia",
+    "matplotlib",
+    "numpy",
+    "safetensors",
+    "torch",
+    "tqdm",
+    "transformers",
+}
 HEAVY = {"diffusers", "kornia", "matplotlib", "transformers"}
 TRAINING = {CORE / "demo" / "train.py"}
 
