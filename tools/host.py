@@ -1,0 +1,53 @@
+"""ComfyUI in this process, with the pack loaded as ComfyUI loads custom nodes; for tests and benchmarks.
+
+After `use_comfyui` its modules can be imported (`import comfy.samplers`). The pack's cannot: the host loads them under
+a name of its own, and `Pack` gives what it has loaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).resolve().parents[1]
+COMFYUI = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".host" / "ComfyUI")
+
+
+def use_comfyui(cpu: bool) -> None:
+    """Make ComfyUI importable, with its command line's settings but for `cpu`."""
+    # In front of the repository's root, whose folder nodes would hide the host's module of that name.
+    sys.path.insert(0, str(COMFYUI))
+    from comfy.cli_args import args
+
+    args.cpu = cpu
+
+
+class Pack:
+    """This pack and all core nodes, loaded by the host."""
+
+    def __init__(self) -> None:
+        import nodes
+
+        asyncio.run(nodes.init_builtin_extra_nodes())
+        if not asyncio.run(nodes.load_custom_node(str(ROOT))):
+            raise ImportError("the host could not load the pack; its log says why")
+        self.name = str(ROOT).replace(".", "_x_")
+        self.classes = nodes.NODE_CLASS_MAPPINGS
+        self.node_ids = [name for name, node in self.classes.items() if node.__module__.startswith(self.name)]
+
+    def import_module(self, module: str) -> ModuleType:
+        """A module of the pack: ``import_module("bivdiff_core.host.sampling")``."""
+        return importlib.import_module(f"{self.name}.{module}")
+
+    def run(self, node_id: str, **inputs) -> tuple:
+        """The outputs of one node, of the pack or of the host, for inputs given in full."""
+        import torch
+
+        node = self.classes[node_id]
+        with torch.inference_mode():
+            result = getattr(node(), node.FUNCTION)(**inputs)
+        return result if isinstance(result, tuple) else result.result
