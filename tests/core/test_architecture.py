@@ -82,8 +82,10 @@ def test_start_up_imports_no_heavy_library(file):
 
 @files
 def test_no_print_no_pickle_no_code_from_data(file):
-    calls = {ast.unparse(node.func) for node in ast.walk(parse(file)) if isinstance(node, ast.Call)}
-    assert not calls & {"print", "eval", "exec", "compile", "__import__", "torch.load", "os.system"}
+    calls = [ast.unparse(node) for node in ast.walk(parse(file)) if isinstance(node, ast.Call)]
+    forbidden = ("print(", "eval(", "exec(", "compile(", "__import__(", "os.system(")
+    assert not [call for call in calls if call.startswith(forbidden)]
+    assert not [call for call in calls if call.startswith("torch.load(") and "weights_only=True" not in call]
     assert not imports(parse(file)) & {"pickle", "subprocess", "urllib", "requests"}
 
 

@@ -1,0 +1,117 @@
+"""dev.py when something is wrong: one sentence that says what to do, a failing status, no traceback."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Path:
+    """A copy of the repository's set-up files alone, with nothing built."""
+    for name in ("dev.py", "requirements.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "tools", tmp_path / "tools")
+    return tmp_path
+
+
+def failure(*arguments: str | Path, **variables: str) -> str:
+    """What a Python run that must fail says, once it is known to be one line without a traceback."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "COMFYUI_"))}
+    run = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=300, env={**environment, **variables}
+    )
+    assert run.returncode != 0
+    assert len(run.stderr.splitlines()) == 1, run.stderr
+    return run.stderr
+
+
+def with_patch(patch: str, dev: Path, command: str) -> list[str]:
+    """Arguments that run dev.py after a line of Python, for what cannot be had for real."""
+    run = f"import runpy, sys; sys.argv = ['dev.py', {command!r}]; runpy.run_path({str(dev)!r}, run_name='__main__')"
+    return ["-c", f"{patch}\n{run}"]
+
+
+def test_no_network(checkout):
+    said = failure(
+        checkout / "dev.py",
+        "where",
+        PIP_CONFIG_FILE=os.devnull,
+        PIP_INDEX_URL="http://127.0.0.1:9/simple",
+        PIP_RETRIES="0",
+        https_proxy="http://127.0.0.1:9",
+    )
+    assert "check the network and run again" in said
+    assert not (checkout / ".host" / "ComfyUI").exists()
+
+
+def test_a_package_index_that_is_gone_half_way(checkout):
+    """The host is there, the packages are not."""
+    host = checkout / ".host" / "ComfyUI"
+    host.mkdir(parents=True)
+    (host / "comfyui_version.py").write_text('__version__ = "0.30.0"\n')
+    (host / "requirements.txt").touch()
+    said = failure(
+        checkout / "dev.py",
+        "where",
+        PIP_CONFIG_FILE=os.devnull,
+        PIP_INDEX_URL="http://127.0.0.1:9/simple",
+        PIP_RETRIES="1",
+    )
+    assert "No package index answered while installing packages: check the network" in said
+    assert not (checkout / ".venv" / "bivdiff.sha256").exists()
+
+
+def test_too_little_disk(checkout):
+    patch = "import shutil; shutil.disk_usage = lambda path: shutil._ntuple_diskusage(10**12, 10**12, 2 * 10**9)"
+    said = failure(*with_patch(patch, checkout / "dev.py", "where"))
+    assert "has 2.0 GB left: free some" in said
+    assert not (checkout / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("version", "advice"), [("3, 9, 18", "run dev.py with Python 3.10 or newer"), ("3, 15, 0", "3.10 to 3.14")]
+)
+def test_unsuitable_python(checkout, version, advice):
+    patch = f"import sys; sys.version_info = ({version})"
+    assert advice in failure(*with_patch(patch, checkout / "dev.py", "where"))
+
+
+@pytest.mark.parametrize("command", ["where", "serve", "test", "bench", "demo"])
+def test_comfyui_path_without_a_comfyui(checkout, command):
+    said = failure(checkout / "dev.py", command, COMFYUI_PATH=str(checkout))
+    assert f"COMFYUI_PATH is {checkout}, which is no ComfyUI: set it to" in said
+
+
+def test_comfyui_without_a_python(checkout):
+    (checkout / "ComfyUI" / "comfy").mkdir(parents=True)
+    (checkout / "ComfyUI" / "main.py").touch()
+    said = failure(checkout / "dev.py", "where", COMFYUI_PATH=str(checkout / "ComfyUI"))
+    assert "set COMFYUI_PYTHON to the Python that runs" in said
+
+
+def test_comfyui_that_lacks_packages(checkout):
+    """They are listed, not installed."""
+    (checkout / "ComfyUI" / "comfy").mkdir(parents=True)
+    (checkout / "ComfyUI" / "main.py").touch()
+    (checkout / "requirements.txt").write_text("no-such-package>=2\ntorch>=999\neinops\n")
+    said = failure(checkout / "dev.py", "where", COMFYUI_PATH=str(checkout / "ComfyUI"), COMFYUI_PYTHON=sys.executable)
+    assert said.endswith('-m pip install "no-such-package>=2" "torch>=999"\n')
+
+
+def test_no_such_video(checkout):
+    assert "There is no file nowhere.mp4: give the path of a video" in failure(
+        checkout / "dev.py", "demo", "nowhere.mp4"
+    )
+
+
+def test_requirements_agree():
+    """Manager reads one file, the registry the other."""
+    project = (ROOT / "pyproject.toml").read_text()
+    for line in (ROOT / "requirements.txt").read_text().split():
+        assert f'"{line}"' in project
