@@ -42,6 +42,7 @@ from .latents import (
     frame_dim,
     sampling_family,
 )
+from .video_unet import check_conditioning
 from .windows import FrameWindows, check_frame_counts, hosted, set_windows
 
 GRIDS = ("matched", "reference")
@@ -269,6 +270,7 @@ def invert(
         conditioning = [
             (cond, {k: v for k, v in extra.items() if k not in CLIP_CONDITIONING}) for cond, extra in conditioning
         ]
+    check_conditioning(model, conditioning, node)
     if branch == "image" or samples.ndim == 4:
         check_frame_counts([_cond_dicts(conditioning)], samples.shape[0], node)
     flow = sampling_family(model, node) == FLOW
@@ -336,6 +338,7 @@ def smooth(
     check_inverted(latent, node)
     samples = check_latent(latent, model, node, video=True)
     check_made_for(model, latent, node)
+    check_conditioning(model, [*positive, *negative], node)
     if samples.ndim == 4:
         check_frame_counts([_cond_dicts(positive), _cond_dicts(negative)], samples.shape[0], node)
     flow = sampling_family(model, node) == FLOW

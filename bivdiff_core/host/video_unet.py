@@ -44,21 +44,14 @@ class VideoUNet(torch.nn.Module):
                 if type(module) is getattr(torch.nn, name):
                     module.__class__ = getattr(operations, name)
 
-    def forward(
-        self, x: Tensor, timesteps: Tensor, context: Tensor, control=None, transformer_options: dict | None = None, **_
-    ) -> Tensor:
+    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, transformer_options: dict, **_) -> Tensor:
         """Predict eps of whole clips.
 
         Args:
             x: `[B * F, C, H, W]`, B being the conds that the host batched in this call.
             timesteps: `[B * F]`, one value per clip.
             context: text, `[B * F, L, D]`; the UNet attends to one text a clip, its first frame's.
-
-        Raises:
-            ValueError: a ControlNet is wired to the video model.
         """
-        if control is not None:
-            raise ValueError("The video model takes no ControlNet. Wire the prompt without it here.")
         clips = len(transformer_options["cond_or_uncond"])
         frames = x.shape[0] // clips
         self.unet.dtype = x.dtype
@@ -76,6 +69,29 @@ class VideoModel(comfy.model_base.BaseModel):
 
     def __init__(self, model_config, model_type=comfy.model_base.ModelType.EPS, device=None):
         super().__init__(model_config, model_type, device=device, unet_model=VideoUNet)
+
+
+def check_conditioning(model, conditioning: list, node: str) -> None:
+    """Refuse what a UNet3DConditionModel has no place for; other MODELs take what they are given.
+
+    Args:
+        conditioning: the host's CONDITIONING.
+
+    Raises:
+        ValueError: a ControlNet is wired, or the prompt changes from frame to frame.
+    """
+    if not isinstance(model.model, VideoModel):
+        return
+    for text, extra in conditioning:
+        if "control" in extra:
+            raise ValueError(
+                f"{node}: this video model takes no ControlNet. Wire the prompt from CLIP Text Encode, before Apply "
+                "ControlNet: the frames follow the control already."
+            )
+        if text.shape[0] > 1:
+            raise ValueError(
+                f"{node}: this video model reads one prompt a clip, not {text.shape[0]}. Give it one for all frames."
+            )
 
 
 class VideoModelConfig(comfy.supported_models_base.BASE):
