@@ -1,0 +1,109 @@
+"""What the chain nodes cost beyond their model calls: each against the host's KSampler making the same calls.
+
+Every pair runs the demo models on the same frames, alternating, and the ratio of the medians is printed. Run it with
+`python dev.py bench`.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tools.host import Pack, use_comfyui  # noqa: E402
+
+FRAMES, STEPS, ROUNDS = 8, 20, 15
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Wall-clock time of one call."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Print a ratio for each node."""
+    use_comfyui(cpu=not torch.accelerator.is_available())
+    pack = Pack()
+    logging.disable(logging.INFO)
+    image, video, clip, _, control_net = pack.run("BIVDiffDemoModels", variant="base")
+    (positive,) = pack.run("CLIPTextEncode", clip=clip, text="a red star on a cyan background")
+    (negative,) = pack.run("CLIPTextEncode", clip=clip, text="")
+    hints = torch.rand(FRAMES, 64, 64, 3).round()
+    controlled = pack.run(
+        "ControlNetApplyAdvanced",
+        positive=positive,
+        negative=negative,
+        control_net=control_net,
+        image=hints,
+        strength=1.0,
+        start_percent=0.0,
+        end_percent=1.0,
+    )
+    empty = {"samples": torch.zeros(FRAMES, 4, 8, 8)}
+    sampled = {"steps": STEPS, "sampler_name": "ddim", "scheduler": "ddim_uniform"}
+    grid = {"steps": STEPS, "scheduler": "ddim_uniform", "strength": 1.0, "grid": "matched"}
+    whole = {"context_length": 0, "context_overlap": 0}
+
+    def ksampler(model, positive, negative, cfg):
+        return pack.run(
+            "KSampler",
+            model=model,
+            seed=1,
+            cfg=cfg,
+            positive=positive,
+            negative=negative,
+            latent_image=empty,
+            denoise=1.0,
+            **sampled,
+        )
+
+    (frames,) = ksampler(image, *controlled, 3.0)
+    invert = {"conditioning": negative, "latent": frames, "solver": "ddim", **grid}
+    (inverted,) = pack.run("BIVDiffInvertVideo", model=video, **invert, **whole)
+    chunks = {
+        "model": image,
+        "positive": controlled[0],
+        "negative": controlled[1],
+        "latent_image": empty,
+        "seed": 1,
+        "cfg": 3.0,
+        "denoise": 1.0,
+        "frame_noise": "independent",
+        **sampled,
+    }
+    smooth = {"positive": positive, "negative": negative, "latent": inverted, "cfg": 3.0, **sampled, **whole}
+    pairs = {
+        "Frame-wise Image Sampler, all frames at once": (
+            lambda: pack.run("BIVDiffFrameSampler", **chunks, frames_per_batch=0),
+            lambda: ksampler(image, *controlled, 3.0),
+        ),
+        "DDIM Inverse (Image), all frames at once": (
+            lambda: pack.run("BIVDiffInvertImage", model=image, **invert, frames_per_batch=0),
+            lambda: ksampler(image, negative, negative, 1.0),
+        ),
+        "DDIM Inverse (Video)": (
+            lambda: pack.run("BIVDiffInvertVideo", model=video, **invert, **whole),
+            lambda: ksampler(video, negative, negative, 1.0),
+        ),
+        "Video Temporal Smoother": (
+            lambda: pack.run("BIVDiffTemporalSmoother", model=video, **smooth, strength=1.0, grid="matched"),
+            lambda: ksampler(video, positive, negative, 3.0),
+        ),
+    }
+    print(f"{FRAMES} frames of 64x64, {STEPS} steps, median of {ROUNDS} alternating runs")
+    for name, (ours, core) in pairs.items():
+        ours(), core()  # weights load, caches fill
+        times = [(seconds(ours), seconds(core)) for _ in range(ROUNDS)]
+        ours_median, core_median = (median(column) for column in zip(*times, strict=True))
+        print(f"{name}: {ours_median / core_median:.3f} of KSampler's {core_median * 1000:.0f} ms")
+
+
+if __name__ == "__main__":
+    main()
