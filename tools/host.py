@@ -37,7 +37,7 @@ class Pack:
             raise ImportError("the host could not load the pack; its log says why")
         self.name = str(ROOT).replace(".", "_x_")
         self.classes = nodes.NODE_CLASS_MAPPINGS
-        self.node_ids = [name for name, node in self.classes.items() if node.__module__.startswith(self.name)]
+        self.node_ids = [name for name, node in self.classes.items() if node.__module__.startswith(f"{self.name}.")]
 
     def import_module(self, module: str) -> ModuleType:
         """A module of the pack: ``import_module("bivdiff_core.host.sampling")``."""

@@ -1,0 +1,45 @@
+"""What artists' saved workflows rely on: node ids, inputs and outputs only ever grow at their ends."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+FROZEN = Path(__file__).with_name("schema.json")
+
+
+@pytest.fixture(scope="module")
+def schemas(pack) -> dict:
+    return {node_id: pack.classes[node_id].GET_SCHEMA() for node_id in pack.node_ids}
+
+
+def shape(schema) -> dict[str, list[list[str]]]:
+    """The part of a schema that saved workflows refer to."""
+    return {
+        "inputs": [[item.id, item.get_io_type()] for item in schema.inputs],
+        "outputs": [[item.display_name, item.get_io_type()] for item in schema.outputs],
+    }
+
+
+def test_every_change_is_an_append(schemas):
+    """When this fails after an append, write the new shapes into schema.json; after anything else, undo it."""
+    frozen = json.loads(FROZEN.read_text())
+    now = {node_id: shape(schema) for node_id, schema in schemas.items()}
+    for node_id, before in frozen.items():
+        assert node_id in now, f"{node_id} is gone"
+        for side in ("inputs", "outputs"):
+            kept = now[node_id][side][: len(before[side])]
+            assert kept == before[side], f"{node_id}: {side} were renamed, reordered or removed"
+    assert now == frozen, f"new parts are not in {FROZEN.name} yet"
+
+
+def test_everything_is_explained(schemas):
+    for node_id, schema in schemas.items():
+        assert schema.display_name and schema.description and schema.search_aliases, node_id
+        assert schema.category.split("/")[0] == "BIVDiff", node_id
+        for item in [*schema.inputs, *schema.outputs]:
+            assert item.tooltip, f"{node_id}: {item.id or item.display_name} has no tooltip"
+
+
+def test_node_ids_are_the_packs_own(schemas):
+    assert all(node_id.startswith("BIVDiff") for node_id in schemas)
