@@ -128,7 +128,7 @@ class UnitScaleSampler(comfy.samplers.Sampler):
         return x / self.scale(last)
 
 
-def _run(guider, node: str, sampler, sigmas: Tensor, latent_image: Tensor) -> Tensor:
+def run(guider, node: str, sampler, sigmas: Tensor, latent_image: Tensor) -> Tensor:
     """Sample without noise; progress and the NaN guard as every node of the chain has them."""
     model = guider.model_patcher
     progress = Progress(model, node, len(sigmas) - 1)
@@ -154,7 +154,7 @@ def _watch_windows(guider, progress: Progress) -> None:
         windows.on_window = progress.on_window
 
 
-def _finished(latent: dict, samples: Tensor) -> dict:
+def finished(latent: dict, samples: Tensor) -> dict:
     """The incoming LATENT with new samples, on the host's device for results, and without a stale description."""
     out = {k: v for k, v in latent.items() if k not in (TAG, "downscale_ratio_spacial", "downscale_ratio_temporal")}
     out["samples"] = samples.to(
@@ -227,7 +227,7 @@ def sample_frames(
         seed,
     )
     check_finite(samples, node)
-    return _finished(latent, samples)
+    return finished(latent, samples)
 
 
 def invert(
@@ -288,12 +288,12 @@ def invert(
     guider.set_conds(conditioning, conditioning)
     function = partial(SOLVERS[solver], sigma_min=float(sampling.sigma_min))
     inverted = model.model.process_latent_in(
-        _run(guider, node, UnitScaleSampler(function, flow), sigmas, samples).float()
+        run(guider, node, UnitScaleSampler(function, flow), sigmas, samples).float()
     )
     if slices:
         inverted = rearrange(inverted, "t c 1 h w -> 1 c t h w")
 
-    out = _finished(latent, inverted)
+    out = finished(latent, inverted)
     sigma = sigmas[-1].item()
     out[TAG] = describe(
         model,
@@ -361,8 +361,8 @@ def smooth(
     guider.set_cfg(cfg)
     ksampler = comfy.samplers.sampler_object(sampler_name)
     sampler = UnitScaleSampler(partial(ksampler.sampler_function, **ksampler.extra_options), flow)
-    out = _run(guider, node, sampler, sigmas, model.model.process_latent_out(samples.float()))
-    return _finished(latent, out)
+    out = run(guider, node, sampler, sigmas, model.model.process_latent_out(samples.float()))
+    return finished(latent, out)
 
 
 def image_branch(model, frames_per_batch: int):

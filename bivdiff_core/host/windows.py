@@ -18,6 +18,7 @@ import comfy.sampler_helpers
 import comfy.utils
 from comfy.context_windows import (
     ContextFuseMethods,
+    ContextSchedule,
     ContextSchedules,
     IndexListCallbacks,
     IndexListContextHandler,
@@ -125,6 +126,24 @@ class FrameWindows(IndexListContextHandler):
             self.context_length = min(self.context_length, frames) // 2
             done = 0
             log.warning("Out of memory: going on with %d frames at a time.", self.context_length)
+
+
+class PairedWindows(FrameWindows):
+    """Chunks of a batch `[source frames; target frames]` that hold a frame's source and target together.
+
+    Args:
+        frames: frames a chunk, each of them two rows of the batch; 0 for as many as memory holds.
+    """
+
+    def __init__(self, frames: int):
+        super().__init__(2 * frames)
+        self.context_schedule = ContextSchedule(self.context_schedule.name, _paired)
+
+
+def _paired(rows: int, handler: FrameWindows, model_options: dict) -> list[list[int]]:
+    frames, length = rows // 2, max(handler.context_length // 2, 1)
+    chunks = [range(start, min(start + length, frames)) for start in range(0, frames, length)]
+    return [[*chunk, *(frames + i for i in chunk)] for chunk in chunks]
 
 
 def _slice_lists(key, value, window: IndexListContextWindow, x_in, device, conds):
