@@ -1,0 +1,158 @@
+"""The demo: workflows/bivdiff_demo.json through a real ComfyUI server; its video, a contact sheet and figures.
+
+    python tools/demo.py [--cpu] [VIDEO]
+
+`python dev.py demo` runs it in the right environment. Without VIDEO the clip is the packaged one, a clip of the demo
+models' own world, so that its true motion is known and flicker can be told from motion.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import av
+import torch
+from comfy_cli.workflow_to_api import convert_ui_to_api
+from PIL import Image, ImageDraw, ImageFont
+from torchvision.transforms.functional import to_pil_image, to_tensor
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from bivdiff_core.demo import measure, world  # noqa: E402
+from tools.server import Server, ServerError  # noqa: E402
+
+WORKFLOW = ROOT / "workflows" / "bivdiff_demo.json"
+OUTPUT = ROOT / "output"
+STRIDE = 4  # as the paper takes frames from real clips
+ROWS = ("Source", "Control", "Frame-wise", "Smoothed")
+TILE, LABEL = 128, 110
+
+
+def main() -> None:
+    """Run the demo on the packaged clip or on the one named."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("video", nargs="?", type=Path)
+    arguments = parser.parse_args()
+    clip = arguments.video or WORKFLOW.with_suffix(".mp4")
+    stride = frame_stride(clip) if arguments.video else 1
+
+    base = OUTPUT / "comfyui"
+    print("[demo] starting ComfyUI", flush=True)
+    try:
+        with Server(sys.executable, Path(os.environ["COMFYUI_PATH"]), base, arguments.cpu) as server:
+            (base / "input" / clip.name).write_bytes(clip.read_bytes())
+            prompt = convert_ui_to_api(json.loads(WORKFLOW.read_text(encoding="utf-8")), server.object_info())
+            inputs = {node["class_type"]: node["inputs"] for node in prompt.values()}
+            inputs["LoadVideo"]["file"] = clip.name
+            inputs["BIVDiffSelectFrames"].update(stride=stride, count=world.FRAMES)
+            run = server.run(prompt, Progress(prompt))
+    except ServerError as error:
+        sys.exit(str(error))
+    if run.error:
+        sys.exit(f"The workflow failed: {run.error}")
+    videos = {row: frames_of(server, run, prompt, row) for row in ROWS}
+
+    name = arguments.video.stem if arguments.video else "demo"
+    (saved,) = server.files(run.outputs[node_titled(prompt, "Smoothed video")])
+    shutil.copy(saved, OUTPUT / f"{name}-smoothed.mp4")
+    contact_sheet(videos).save(OUTPUT / f"{name}-sheet.png")
+    if arguments.video:
+        print(f"\nFrames {', '.join(str(i * stride) for i in range(world.FRAMES))} of {clip.name}, cut to a square.")
+        print("The demo models know one or two flat shapes on a plain ground: a real clip is outside of what they have")
+        print("learned, so look at this for the wiring, not for the picture.")
+        print_table({row: change_and_sharpness(videos[row]) for row in ROWS if row != "Control"})
+    else:
+        truth = world.make_clip(world.PACKAGED_CLIP_SEED)
+        print_table({row: against_truth(videos[row], truth) for row in ROWS if row != "Control"})
+    print(f"\nVideo: {OUTPUT / f'{name}-smoothed.mp4'}\nSheet: {OUTPUT / f'{name}-sheet.png'}")
+
+
+def frame_stride(video: Path) -> int:
+    """The distance of the frames to take from a clip, at most the paper's."""
+    try:
+        with av.open(str(video)) as container:
+            count = sum(1 for _ in container.decode(video=0))
+    except (av.FFmpegError, IndexError):
+        sys.exit(f"{video} is no video that can be read: give a video file, such as an .mp4.")
+    if count < world.FRAMES:
+        sys.exit(f"{video} has {count} frames: give a video with at least {world.FRAMES}.")
+    return min(STRIDE, (count - 1) // (world.FRAMES - 1))
+
+
+class Progress:
+    """Prints what the server does: a line for each node, and the steps within it on a terminal."""
+
+    def __init__(self, prompt: dict) -> None:
+        self.titles = {node_id: node["_meta"]["title"] for node_id, node in prompt.items()}
+
+    def __call__(self, event: str, content: dict) -> None:
+        """Take one of the server's messages."""
+        if event == "executing" and content["node"]:
+            print(f"[demo] {self.titles[content['node']]}", flush=True)
+        elif event == "progress" and sys.stdout.isatty():
+            print(f"       {content['value']}/{content['max']}", end="\r", flush=True)
+
+
+def node_titled(prompt: dict, title: str) -> str:
+    """The id of the node with a title."""
+    return next(node_id for node_id, node in prompt.items() if node["_meta"]["title"] == title)
+
+
+def frames_of(server: Server, run, prompt: dict, title: str) -> torch.Tensor:
+    """The frames ``[F, H, W, 3]`` in 0..1 that a preview or save node has written."""
+    files = server.files(run.outputs[node_titled(prompt, title)])
+    return torch.stack([to_tensor(Image.open(file).convert("RGB")).movedim(0, -1) for file in files])
+
+
+def contact_sheet(videos: dict[str, torch.Tensor]) -> Image.Image:
+    """One labelled row of frames for each video."""
+    columns = max(map(len, videos.values()))
+    sheet = Image.new("RGB", (LABEL + columns * TILE, len(videos) * TILE), "white")
+    draw = ImageDraw.Draw(sheet)
+    for y, (label, frames) in enumerate(videos.items()):
+        draw.text((10, (y + 0.5) * TILE), label, "black", ImageFont.load_default(16), anchor="lm")
+        for x, frame in enumerate(frames):
+            tile = to_pil_image(frame.movedim(-1, 0)).resize((TILE - 4, TILE - 4), Image.Resampling.BICUBIC)
+            sheet.paste(tile, (LABEL + x * TILE + 2, y * TILE + 2))
+    return sheet
+
+
+def against_truth(frames: torch.Tensor, clip: world.Clip) -> dict[str, float | None]:
+    """What can be measured where the true motion and masks are known."""
+    flicker = measure.flicker(frames, clip)
+    return {
+        "flicker of the shape": flicker.shape,
+        "flicker of the background": flicker.ground,
+        "overlap with the true shape": measure.structure_iou(frames, clip),
+        "colours as in the prompt": measure.caption_accuracy(frames, clip),
+        "sharpness": measure.sharpness(frames),
+    }
+
+
+def change_and_sharpness(frames: torch.Tensor) -> dict[str, float | None]:
+    """What can be measured on any clip; here change between frames is flicker and motion together."""
+    return {"change from frame to frame": measure.temporal_change(frames), "sharpness": measure.sharpness(frames)}
+
+
+def print_table(figures: dict[str, dict[str, float | None]]) -> None:
+    """A column for each video, a row for each measure."""
+    print("\n" + " " * 30 + "".join(f"{video:>12}" for video in figures))
+    for row in next(iter(figures.values())):
+        cells = ("-" if value is None else f"{value:.3f}" for value in (video[row] for video in figures.values()))
+        print(f"{row:30}" + "".join(f"{cell:>12}" for cell in cells))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except OSError as error:
+        sys.exit(f"{error}: make sure that {OUTPUT} can be written to and has room.")
