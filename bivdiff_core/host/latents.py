@@ -42,12 +42,17 @@ def frame_dim(samples: Tensor) -> int:
     return 2 if samples.ndim == 5 and samples.shape[2] > 1 else 0
 
 
+def as_clip(samples: Tensor) -> Tensor:
+    """Frames made one by one with a 3-D image model, `[F, C, 1, H, W]`, as the clip `[1, C, F, H, W]`; others as is."""
+    return samples.transpose(0, 2) if samples.ndim == 5 and samples.shape[2] == 1 else samples
+
+
 def check_latent(latent: dict, model, node: str, video: bool = False) -> Tensor:
     """The samples of a LATENT that this MODEL can take.
 
     Args:
         latent: with samples `[F, C, H, W]` or `[B, C, T, H, W]`, and possibly a noise_mask.
-        video: whether the MODEL is to see motion, for which one frame is not enough.
+        video: whether the MODEL is to see motion, for which one frame is not enough; comes back `as_clip`.
 
     Raises:
         ValueError: naming what arrived, what is needed and what to change.
@@ -70,6 +75,8 @@ def check_latent(latent: dict, model, node: str, video: bool = False) -> Tensor:
             f"{node}: the latent has {samples.shape[1]} channels but this model needs {latent_format.latent_channels}. "
             "Encode the frames with the VAE that belongs to this model."
         )
+    if video:
+        samples = as_clip(samples)
     frames = samples.shape[frame_dim(samples)]
     if video and frames == 1:
         raise ValueError(f"{node}: the latent has one frame, and there is no motion in one frame. Give at least 2.")
@@ -194,8 +201,8 @@ def mix(image: dict | None, video: dict | None, ratio: float, mode: str, node: s
         return _mixed(alone, alone["samples"])
 
     a, b = image["samples"], video["samples"]
-    if a.shape != b.shape and a.ndim == b.ndim == 5 and a.shape[2] == b.shape[0] == 1:
-        a = a.movedim(0, 2)  # frames of a 3-D image model, [F, C, 1, H, W], beside a video, [1, C, F, H, W]
+    if a.shape != b.shape:
+        a = as_clip(a)
     if a.shape != b.shape:
         raise ValueError(
             f"{node}: the image branch is {list(a.shape)} but the video branch {list(b.shape)}. Invert the same "

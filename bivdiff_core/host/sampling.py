@@ -33,6 +33,7 @@ from ..solvers import SOLVERS
 from .latents import (
     FLOW,
     TAG,
+    as_clip,
     check_encoded,
     check_finite,
     check_inverted,
@@ -383,7 +384,7 @@ def video_branch(model, latent: dict, context_length: int, context_overlap: int,
             f"{node}: windows of {context_length} frames that overlap by {context_overlap} do not move on. Set "
             "context_overlap below context_length."
         )
-    samples = latent["samples"]
+    samples = as_clip(latent["samples"])
     if samples.ndim == 5 and samples.shape[0] > 1:
         raise ValueError(
             f"{node}: the latent holds {samples.shape[0]} videos, and windows cut one at a time. Pass one (Latent From "
