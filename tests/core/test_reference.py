@@ -3,8 +3,8 @@
 import pytest
 import torch
 from analytic import rms
-from diffusers import DDIMScheduler, UNet2DModel
-from released import released_scheduler, sigmas_of
+from diffusers import UNet2DModel
+from released import denoising, released_inversion, released_scheduler, sigmas_of
 from torch import Tensor
 
 from bivdiff_core.grids import reference_denoising_grid, reference_inversion_grid, unit_scale
@@ -40,24 +40,12 @@ def in_k_space(unet: UNet2DModel, alphas_cumprod: Tensor):
     return denoised
 
 
-def released_inversion(unet: UNet2DModel, scheduler: DDIMScheduler, z: Tensor) -> list[Tensor]:
-    """BIVDiff's `next_step`: from z at t to z at min(998, t + 20), predicted at t; z after every step."""
-    a, stride, trajectory = scheduler.alphas_cumprod.to(z.dtype), 1000 // len(scheduler.timesteps), []
-    for t in scheduler.timesteps.flip(0).tolist():
-        t_next = min(998, t + stride)
-        eps = unet(z.float(), t).sample.to(z.dtype)
-        z0 = (z - (1 - a[t]).sqrt() * eps) / a[t].sqrt()
-        z = a[t_next].sqrt() * z0 + (1 - a[t_next]).sqrt() * eps
-        trajectory.append(z)
-    return trajectory
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("transcription", [torch.float32, torch.float64])
 def test_inversion_equals_the_released_loop_at_every_step(unet, z0, transcription):
     """The solver in fp32; its k-space state divided by sqrt(1 + sigma^2) is diffusers' z."""
     scheduler = released_scheduler(STEPS)
-    expected = released_inversion(unet, scheduler, z0.to(transcription))
+    expected = released_inversion(lambda z, t: unet(z.float(), t).sample.to(z.dtype), scheduler, z0.to(transcription))
     sigmas = reference_inversion_grid(sigmas_of(scheduler.alphas_cumprod), STEPS).float()
     got = []
     model = in_k_space(unet, scheduler.alphas_cumprod)
@@ -78,15 +66,10 @@ def test_denoising_grids_equal_diffusers(unet, z0, set_alpha_to_one):
     if set_alpha_to_one:
         sigmas[-1] = 0
 
-    expected, trajectory = z0.clone(), []
-    for t in scheduler.timesteps:
-        expected = scheduler.step(unet(expected, t).sample, t, expected).prev_sample
-        trajectory.append(expected)
-
-    got = []
+    expected, got = denoising(lambda z, t: unet(z, t).sample, scheduler, z0), []
     model = in_k_space(unet, scheduler.alphas_cumprod)
     ddim(model, z0 * unit_scale(sigmas[0]), sigmas, callback=got.append, disable=True, sigma_min=0.0292)
-    for report, z in zip(got, trajectory, strict=True):
+    for report, z in zip(got, expected, strict=True):
         assert rms(report["x"] / unit_scale(report["sigma"]) - z) < 1e-5 * rms(z)
 
 

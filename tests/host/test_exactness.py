@@ -1,0 +1,392 @@
+"""The chain's nodes against independent oracles on the same networks: diffusers' scheduler, direct model calls, the
+exact denoiser, the host's own samplers."""
+
+import comfy.latent_formats
+import pytest
+import tiny_models as tiny
+import torch
+from analytic import GaussianMixture, ode_solution, rms
+from released import denoising, released_inversion, released_scheduler
+from torch import Tensor
+
+from bivdiff_core.grids import sd_sigma
+
+STEPS = 10
+SCALE = comfy.latent_formats.SD15().scale_factor
+MIXTURE = GaussianMixture(shape=(4, 8, 8), means_std=0.3, spread=0.95)
+
+
+@pytest.fixture(scope="module")
+def image_model():
+    return tiny.sd_model()
+
+
+@pytest.fixture(scope="module")
+def video_model(pack):
+    return tiny.video_model(pack)
+
+
+@pytest.fixture(scope="module")
+def wan():
+    return tiny.wan_model()
+
+
+def image_eps(model, conditioning: list):
+    """The host's network, called by hand: no sampler, no guider, no sigma."""
+
+    def eps(z: Tensor, t: int) -> Tensor:
+        context = conditioning[0][0].expand(len(z), -1, -1)
+        network = model.model.diffusion_model
+        return network(z.float(), torch.full((len(z),), float(t)), context=context, transformer_options={}).to(z.dtype)
+
+    return eps
+
+
+def video_eps(model, conditioning: list):
+    """diffusers' UNet3DConditionModel, called directly: `[F, C, H, W]` as one clip."""
+
+    def eps(z: Tensor, t: int) -> Tensor:
+        clip = z.float().transpose(0, 1).unsqueeze(0)
+        return model.model.diffusion_model.unet(clip, t, conditioning[0][0]).sample[0].transpose(0, 1).to(z.dtype)
+
+    return eps
+
+
+def noise(*shape: int, seed: int = 7) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return rms(a - b) / rms(b)
+
+
+# The networks
+
+
+def test_video_unet_equals_a_direct_diffusers_call(video_model):
+    """Through the host's apply_model, cond and uncond in one batch, each with its own text."""
+    x, sigma = noise(8, 4, 8, 8), 3.0
+    cond, uncond = tiny.text(seed=1), tiny.text(seed=2)
+    context = torch.cat([cond[0][0].expand(4, -1, -1), uncond[0][0].expand(4, -1, -1)])
+    sampling = video_model.get_model_object("model_sampling")
+    with torch.no_grad():
+        denoised = video_model.model.apply_model(
+            x, torch.full((8,), sigma), c_crossattn=context, transformer_options={"cond_or_uncond": [0, 1]}
+        )
+        t = float(sampling.timestep(torch.tensor(sigma)))
+        z = x / (1 + sigma**2) ** 0.5
+        expected = torch.cat(
+            [video_eps(video_model, text)(part, t) for part, text in zip(z.split(4), (cond, uncond), strict=True)]
+        )
+    assert relative((x - denoised) / sigma, expected) < 1e-5
+
+
+def test_video_unet_sees_its_frames_together(video_model):
+    """A frame changed at one end moves the prediction at the other."""
+    text = tiny.text()
+    z = noise(4, 4, 8, 8)
+    other = torch.cat([z[:3], noise(1, 4, 8, 8, seed=8)])
+    with torch.no_grad():
+        moved = video_eps(video_model, text)(other, 500)[0] - video_eps(video_model, text)(z, 500)[0]
+    assert rms(moved) > 1e-3
+
+
+# Inversion and smoothing against diffusers
+
+
+@pytest.mark.parametrize(("grid", "set_alpha_to_one"), [("matched", True), ("reference", False)])
+@pytest.mark.parametrize("cfg", [1.0, 4.0])
+def test_smoother_equals_diffusers(pack, video_model, grid, set_alpha_to_one, cfg):
+    positive, negative = tiny.text(seed=1), tiny.text(seed=2)
+    z = noise(4, 4, 8, 8)
+    (out,) = tiny.run(
+        pack, "BIVDiffTemporalSmoother", model=video_model, positive=positive, negative=negative,
+        latent={"samples": z}, steps=STEPS, cfg=cfg, grid=grid,
+    )  # fmt: skip
+    cond, uncond = video_eps(video_model, positive), video_eps(video_model, negative)
+    guided = (lambda z, t: uncond(z, t) + cfg * (cond(z, t) - uncond(z, t))) if cfg != 1 else cond
+    with torch.no_grad():
+        expected = denoising(guided, released_scheduler(STEPS, set_alpha_to_one), z)[-1]
+    assert relative(out["samples"] * SCALE, expected) < 1e-5
+
+
+@pytest.mark.parametrize("branch", ["Image", "Video"])
+def test_reference_inversion_equals_the_released_loop(pack, image_model, video_model, branch):
+    model, eps = (image_model, image_eps) if branch == "Image" else (video_model, video_eps)
+    conditioning, latent = tiny.text(), tiny.frames(4, 4, 8, 8)
+    (out,) = tiny.run(
+        pack, f"BIVDiffInvert{branch}", model=model, conditioning=conditioning, latent=latent, steps=STEPS,
+        grid="reference", solver="ddim",
+    )  # fmt: skip
+    with torch.no_grad():
+        z = latent["samples"] * SCALE
+        expected = released_inversion(eps(model, conditioning), released_scheduler(STEPS), z)[-1]
+    assert relative(out["samples"], expected) < 1e-5
+
+
+def test_matched_inversion_equals_ddim_from_no_noise(pack, image_model):
+    """Steps between alphas 1, a_1, a_101, ..., a_901; the first one predicted at t = 0, the rest at the level left."""
+    conditioning, latent = tiny.text(), tiny.frames(4, 4, 8, 8)
+    (out,) = tiny.run(
+        pack, "BIVDiffInvertImage", model=image_model, conditioning=conditioning, latent=latent, steps=STEPS,
+        solver="ddim",
+    )  # fmt: skip
+    scheduler, eps = released_scheduler(STEPS), image_eps(image_model, conditioning)
+    a = scheduler.alphas_cumprod.double()
+    x = latent["samples"].double() * SCALE  # k-space: z / sqrt(alpha)
+    sigma, t = torch.tensor(0.0, dtype=torch.float64), 0
+    with torch.no_grad():
+        for t_next in scheduler.timesteps.flip(0).tolist():
+            sigma_next = ((1 - a[t_next]) / a[t_next]).sqrt()
+            x, sigma, t = x + (sigma_next - sigma) * eps(x * a[t].sqrt(), t), sigma_next, t_next
+    assert relative(out["samples"], x * a[t].sqrt()) < 1e-5
+
+
+def test_inversion_of_a_conditioned_model_uses_no_guidance(pack, image_model):
+    """One call a step, with the text that is wired."""
+    latent, calls = tiny.frames(3, 4, 8, 8), tiny.Calls()
+    model = calls.on(image_model)
+    outs = [
+        tiny.run(pack, "BIVDiffInvertImage", model=model, conditioning=tiny.text(seed=s), latent=latent, steps=4)[0]
+        for s in (1, 2)
+    ]
+    assert calls.rows == [3] * 8
+    assert relative(outs[0]["samples"], outs[1]["samples"]) > 1e-3
+
+
+# There and back
+
+
+KINDS = {"eps": tiny.TinySD, "v": tiny.TinySDVelocity, "flow": tiny.TinySDFlow}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_inversion_follows_the_ode(pack, kind):
+    """From sigma 0 to the model's sigma_max, where the result has the scale that inverted latents travel in."""
+    model = tiny.exact_model(KINDS[kind], MIXTURE)
+    sampling = model.get_model_object("model_sampling")
+    sigma_max, x0 = float(sampling.sigma_max), MIXTURE.sample(4)
+    (out,) = tiny.run(
+        pack, "BIVDiffInvertVideo", model=model, conditioning=tiny.text(), latent={"samples": (x0 / SCALE).float()},
+        steps=25, scheduler="normal", solver="fireflow",
+    )  # fmt: skip
+    expected = ode_solution(getattr(MIXTURE, kind), x0, sigma_max, float(sampling.sigma_min), steps=500)
+    if kind != "flow":
+        expected = expected / (1 + sigma_max**2) ** 0.5
+    assert relative(out["samples"], expected) < 0.02
+    assert out["samples"].std().item() == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize(("solver", "sampler"), [("uni_inv", "ddim"), ("fireflow", "heun")])
+@pytest.mark.parametrize("strength", [1.0, 0.6])
+@pytest.mark.parametrize("kind", KINDS)
+def test_round_trip(pack, kind, strength, solver, sampler):
+    """Up and down along the same levels comes back to the latent, at full noise and from halfway."""
+    model, text = tiny.exact_model(KINDS[kind], MIXTURE), tiny.text()
+    latent = {"samples": (MIXTURE.sample(4) / SCALE).float()}
+    errors = []
+    for steps in (20, 40):
+        given = {"model": model, "steps": steps, "scheduler": "normal" if kind == "flow" else "ddim_uniform"}
+        (inverted,) = tiny.run(
+            pack, "BIVDiffInvertVideo", conditioning=text, latent=latent, solver=solver, strength=strength, **given
+        )
+        (back,) = tiny.run(
+            pack, "BIVDiffTemporalSmoother", positive=text, negative=text, latent=inverted, cfg=1.0,
+            sampler_name=sampler, **given,
+        )  # fmt: skip
+        errors.append(relative(back["samples"], latent["samples"]))
+    assert errors[0] < 0.05 and errors[1] < errors[0] / 2
+
+
+def test_round_trip_of_a_5d_flow_model(pack, wan):
+    """Wan, a random network: fixed_point is DDIM's inverse on any network. Its latents have a per-channel shift."""
+    latent, text = tiny.frames(1, 16, 4, 8, 8), tiny.text()
+    errors = []
+    for steps in (6, 24):
+        given = {"model": wan, "steps": steps, "scheduler": "simple"}
+        (inverted,) = tiny.run(
+            pack, "BIVDiffInvertVideo", conditioning=text, latent=latent, solver="fixed_point", **given
+        )
+        (back,) = tiny.run(
+            pack, "BIVDiffTemporalSmoother", positive=text, negative=text, latent=inverted, cfg=1.0, **given
+        )
+        errors.append(relative(back["samples"], latent["samples"]))
+    assert back["samples"].shape == latent["samples"].shape
+    assert errors[0] < 0.01 and errors[1] < errors[0] / 10
+
+
+# Mixing
+
+
+def test_models_with_different_schedules_mix_to_unit_variance(pack):
+    """Stable Diffusion's levels end at 14.6, AnimateDiff's at 25.1: their raw x would not fit together."""
+    latent = {"samples": (MIXTURE.sample(6) / SCALE).float()}
+    models = [tiny.exact_model(config, MIXTURE) for config in (tiny.TinySD, tiny.AnimateDiffSchedule)]
+    image, video = (
+        tiny.run(
+            pack, f"BIVDiffInvert{branch}", model=model, conditioning=tiny.text(), latent=latent, steps=25,
+            scheduler="normal", solver="fireflow",
+        )[0]
+        for branch, model in zip(("Image", "Video"), models, strict=True)
+    )  # fmt: skip
+    assert image["bivdiff"]["sigma"] == pytest.approx(14.6146, rel=1e-4)
+    assert video["bivdiff"]["sigma"] == pytest.approx(25.15, rel=1e-3)
+    for mode in ("linear", "variance_preserving", "slerp"):
+        mixed, ratio = tiny.run(
+            pack, "BIVDiffMixedInversion", image_latent=image, video_latent=video, mixing_ratio=0.4, mode=mode
+        )
+        assert ratio == 0.4
+        assert mixed["samples"].std().item() == pytest.approx(1, abs=0.03)
+    # One data distribution, one ODE: two models of it must agree on where a latent goes.
+    assert torch.corrcoef(torch.stack([image["samples"].flatten(), video["samples"].flatten()]))[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("mode", ["linear", "variance_preserving", "slerp"])
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+def test_a_branch_alone_is_returned_bit_for_bit(pack, mode, ratio):
+    """With and without the other branch, which a graph never evaluates."""
+    image, video = ({"samples": noise(4, 4, 8, 8, seed=s)} for s in (1, 2))
+    kept = image if ratio else video
+    alone = {"image_latent": image} if ratio else {"video_latent": video}
+    for given in ({"image_latent": image, "video_latent": video}, alone):
+        mixed, used = tiny.run(pack, "BIVDiffMixedInversion", mixing_ratio=ratio, mode=mode, **given)
+        assert torch.equal(mixed["samples"], kept["samples"]) and used == ratio
+
+
+@pytest.mark.parametrize(
+    ("task", "ratio"),
+    {"custom": 0.5, "controlnet": 1, "t2i_adapter": 1, "instruct_pix2pix": 1, "prompt2prompt": 0.25}.items(),
+)
+def test_a_task_sets_the_papers_ratio(pack, task, ratio):
+    image, video = ({"samples": noise(4, 4, 8, 8, seed=s)} for s in (1, 2))
+    mixed, used = tiny.run(
+        pack, "BIVDiffMixedInversion", image_latent=image, video_latent=video, task=task, mixing_ratio=0.5
+    )
+    assert used == ratio
+    torch.testing.assert_close(mixed["samples"], ratio * image["samples"] + (1 - ratio) * video["samples"])
+
+
+def test_frames_of_a_3d_image_model_mix_with_a_video(pack):
+    """[F, C, 1, H, W] beside [1, C, F, H, W]: frame i with time slice i."""
+    image, video = {"samples": noise(3, 16, 1, 8, 8)}, {"samples": noise(1, 16, 3, 8, 8, seed=8)}
+    mixed, _ = tiny.run(pack, "BIVDiffMixedInversion", image_latent=image, video_latent=video, mixing_ratio=0.5)
+    for i in range(3):
+        expected = 0.5 * image["samples"][i, :, 0] + 0.5 * video["samples"][0, :, i]
+        torch.testing.assert_close(mixed["samples"][0, :, i], expected)
+
+
+@pytest.mark.parametrize("context_length", [0, 2])
+def test_frames_of_a_3d_image_model_are_a_clip_to_a_video_model(pack, wan, context_length):
+    """At a mixing ratio of 1 nothing but the image branch's own shape reaches the smoother."""
+    z, text = noise(3, 16, 1, 8, 8), tiny.text()
+    given = {"model": wan, "positive": text, "negative": text, "steps": 3, "scheduler": "simple", "cfg": 1.0}
+    given["context_length"] = context_length
+    (as_frames,) = tiny.run(pack, "BIVDiffTemporalSmoother", latent={"samples": z}, **given)
+    (as_clip,) = tiny.run(pack, "BIVDiffTemporalSmoother", latent={"samples": z.transpose(0, 2)}, **given)
+    assert torch.equal(as_frames["samples"], as_clip["samples"])
+
+
+def test_image_branch_of_a_video_latent_is_its_slices(pack, wan):
+    """Every time slice inverted as a clip of length 1, whatever the chunk size."""
+    latent, text = tiny.frames(1, 16, 3, 8, 8), tiny.text()
+    given = {"model": wan, "conditioning": text, "steps": 3, "scheduler": "simple", "solver": "fireflow"}
+    outs = [
+        tiny.run(pack, "BIVDiffInvertImage", latent=latent, frames_per_batch=n, **given)[0]["samples"] for n in (1, 3)
+    ]
+    assert outs[0].shape == latent["samples"].shape
+    torch.testing.assert_close(outs[0], outs[1], rtol=1e-4, atol=1e-5)
+    for i, part in enumerate(latent["samples"].split(1, dim=2)):
+        (alone,) = tiny.run(pack, "BIVDiffInvertImage", latent={"samples": part}, **given)
+        torch.testing.assert_close(outs[0][:, :, i : i + 1], alone["samples"], rtol=1e-4, atol=1e-5)
+
+
+# Into core samplers
+
+
+@pytest.mark.parametrize(
+    ("family", "scheduler", "strength"),
+    [
+        ("diffusion", "normal", 1.0),  # from the model's highest level, where the host scales noise differently
+        ("diffusion", "ddim_uniform", 1.0),
+        ("diffusion", "ddim_uniform", 0.5),
+        ("flow", "simple", 1.0),
+        ("flow", "simple", 0.5),
+    ],
+)
+def test_core_samplers_take_an_inverted_latent_as_noise(pack, video_model, wan, family, scheduler, strength):
+    """SamplerCustomAdvanced, with CFGGuider and an empty latent, does what the smoother does."""
+    model, latent = (
+        (video_model, tiny.frames(3, 4, 8, 8)) if family == "diffusion" else (wan, tiny.frames(1, 16, 3, 8, 8))
+    )
+    positive, negative = tiny.text(seed=1), tiny.text(seed=2)
+    (inverted,) = tiny.run(
+        pack, "BIVDiffInvertVideo", model=model, conditioning=negative, latent=latent, steps=6, scheduler=scheduler,
+        strength=strength,
+    )  # fmt: skip
+    (smoothed,) = tiny.run(
+        pack, "BIVDiffTemporalSmoother", model=model, positive=positive, negative=negative, latent=inverted, steps=6,
+        cfg=2.0, scheduler=scheduler,
+    )  # fmt: skip
+
+    (sigmas,) = pack.run("BasicScheduler", model=model, scheduler=scheduler, steps=6, denoise=1.0)
+    reached = inverted["bivdiff"]["sigma"]
+    sigmas = torch.cat([torch.tensor([reached]), sigmas[sigmas < reached * (1 - 1e-4)]])
+    (as_noise,) = tiny.run(pack, "BIVDiffInvertedNoise", latent=inverted)
+    (guider,) = pack.run("CFGGuider", model=model, positive=positive, negative=negative, cfg=2.0)
+    (sampler,) = pack.run("KSamplerSelect", sampler_name="ddim")
+    empty = {"samples": torch.zeros_like(latent["samples"])}
+    sampled, _ = pack.run(
+        "SamplerCustomAdvanced", noise=as_noise, guider=guider, sampler=sampler, sigmas=sigmas, latent_image=empty
+    )
+    assert relative(smoothed["samples"], sampled["samples"]) < 1e-5
+    assert relative(smoothed["samples"], latent["samples"]) > 1e-3
+
+
+# What travels with a latent
+
+
+def test_description_and_mask_travel(pack, video_model):
+    """An inverted latent says where it stands and keeps its mask; a clean one forgets where it came from."""
+    mask = (noise(3, 8, 8) > 0).float()
+    latent = {**tiny.frames(3, 4, 8, 8), "noise_mask": mask, "batch_index": [4, 5, 6]}
+    text = tiny.text()
+    (inverted,) = tiny.run(
+        pack, "BIVDiffInvertVideo", model=video_model, conditioning=text, latent=latent, steps=4, strength=0.5
+    )
+    told = inverted["bivdiff"]
+    assert told["sigma"] == pytest.approx(sd_sigma(500), rel=1e-6)
+    assert (told["strength"], told["at_sigma_max"], told["branch"], told["grid"]) == (0.5, False, "video", "matched")
+    assert (told["latent_format"], told["family"]) == ("SD15", "diffusion")
+    (smoothed,) = tiny.run(
+        pack, "BIVDiffTemporalSmoother", model=video_model, positive=text, negative=text, latent=inverted, steps=4
+    )
+    assert "bivdiff" not in smoothed
+    for out in (inverted, smoothed):
+        assert torch.equal(out["noise_mask"], mask) and out["batch_index"] == [4, 5, 6]
+
+
+def test_every_pixel_is_inverted_whatever_the_mask(pack, image_model):
+    latent = tiny.frames(2, 4, 8, 8)
+    masked = {**latent, "noise_mask": torch.zeros(2, 8, 8)}
+    plain, with_mask = (
+        tiny.run(pack, "BIVDiffInvertImage", model=image_model, conditioning=tiny.text(), latent=given, steps=4)[0]
+        for given in (latent, masked)
+    )
+    assert torch.equal(plain["samples"], with_mask["samples"])
+
+
+def test_smoother_starts_where_strength_says_when_the_latent_does_not(pack, video_model):
+    """SaveLatent and LoadLatent keep the samples and nothing else."""
+    text = tiny.text()
+    (inverted,) = tiny.run(
+        pack, "BIVDiffInvertVideo", model=video_model, conditioning=text, latent=tiny.frames(3, 4, 8, 8), steps=4,
+        strength=0.5,
+    )  # fmt: skip
+    given = {"model": video_model, "positive": text, "negative": text, "steps": 4}
+    loaded = {"samples": noise(3, 4, 8, 8)}  # noise: a latent that does not say so must look like it
+    told = {"samples": loaded["samples"], "bivdiff": inverted["bivdiff"]}
+    (by_dict,) = tiny.run(pack, "BIVDiffTemporalSmoother", latent=told, **given)
+    (by_control,) = tiny.run(pack, "BIVDiffTemporalSmoother", latent=loaded, strength=0.5, **given)
+    (full,) = tiny.run(pack, "BIVDiffTemporalSmoother", latent=loaded, **given)
+    assert relative(by_dict["samples"], by_control["samples"]) < 1e-5
+    assert relative(full["samples"], by_control["samples"]) > 1e-3

@@ -1,0 +1,259 @@
+"""Real host objects with random weights, of the architectures that artists use, small enough for a CPU in milliseconds.
+
+Random networks are neither contractive nor near a denoiser, so nothing averages an error away. Every weight is random:
+the zero-initialised layers of a fresh UNet, ControlNet or adapter would hide what goes into them.
+"""
+
+import comfy.cldm.cldm
+import comfy.controlnet
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_patcher
+import comfy.model_sampling
+import comfy.ops
+import comfy.supported_models
+import comfy.supported_models_base
+import comfy.t2i_adapter.adapter
+import torch
+from comfy.model_base import ModelType
+from torch import Tensor
+
+CPU = torch.device("cpu")
+TEXT_WIDTH = 32
+SD_UNET = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 32,
+    "channel_mult": [1, 1, 2],
+    "num_res_blocks": [1, 1, 1],
+    "transformer_depth": [1, 1, 0],
+    "transformer_depth_output": [1, 1, 1, 1, 0, 0],
+    "transformer_depth_middle": 1,
+    "context_dim": TEXT_WIDTH,
+    "use_spatial_transformer": True,
+    "legacy": False,
+    "use_linear_in_transformer": False,
+    "adm_in_channels": None,
+}
+UNET_3D = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": (32, 64),
+    "down_block_types": ("CrossAttnDownBlock3D", "DownBlock3D"),
+    "up_block_types": ("UpBlock3D", "CrossAttnUpBlock3D"),
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "cross_attention_dim": TEXT_WIDTH,
+    "attention_head_dim": 16,
+}
+WAN = {
+    "image_model": "wan2.1",
+    "model_type": "t2v",
+    "patch_size": (1, 2, 2),
+    "dim": 48,
+    "ffn_dim": 64,
+    "freq_dim": 64,
+    "text_dim": TEXT_WIDTH,
+    "in_dim": 16,
+    "out_dim": 16,
+    "num_heads": 2,
+    "num_layers": 2,
+    "text_len": 512,
+    "window_size": (-1, -1),
+    "qk_norm": True,
+    "cross_attn_norm": True,
+    "eps": 1e-6,
+}
+
+
+def randomize(module: torch.nn.Module, seed: int) -> torch.nn.Module:
+    """Weights of size 1 / sqrt(fan_in), norms near 1, so that signals keep their size through any depth."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim > 1:
+                parameter.copy_(noise / parameter[0].numel() ** 0.5)
+            else:
+                parameter.copy_((1 if name.endswith("weight") else 0) + 0.1 * noise)
+    return module.requires_grad_(False).eval()
+
+
+def _patcher(model: comfy.model_base.BaseModel, seed: int) -> comfy.model_patcher.ModelPatcher:
+    randomize(model, seed)
+    return comfy.model_patcher.CoreModelPatcher(model, load_device=CPU, offload_device=CPU)
+
+
+class TinySD(comfy.supported_models.SD15):
+    """Stable Diffusion 1.5 but for its size."""
+
+    unet_config: dict = {}
+    unet_extra_config = {"num_heads": 2, "num_head_channels": -1}
+    memory_usage_factor = 0.1
+    prediction = ModelType.EPS
+
+    def model_type(self, state_dict, prefix=""):
+        return self.prediction
+
+
+class TinySDVelocity(TinySD):
+    """The same with v prediction, as Stable Diffusion 2.1 has it."""
+
+    prediction = ModelType.V_PREDICTION
+
+
+class AnimateDiffSchedule(TinySD):
+    """The same with AnimateDiff's betas, plain linear, whose sigma_max is 25.1 instead of 14.6."""
+
+    sampling_settings = {"beta_schedule": "sqrt_linear", "linear_start": 0.00085, "linear_end": 0.012}
+
+
+class TinySDFlow(TinySD):
+    """The same as a rectified-flow model."""
+
+    prediction = ModelType.FLOW
+    sampling_settings = {"shift": 3.0}
+
+
+def sd_model(config: type[TinySD] = TinySD, seed: int = 0, **unet) -> comfy.model_patcher.ModelPatcher:
+    """An image MODEL; more input channels make it an inpainting (9) or InstructPix2Pix (8) model."""
+    made = config({**SD_UNET, **unet})
+    made.set_inference_dtype(torch.float32, None)
+    if made.unet_config["in_channels"] == 8:
+        return _patcher(comfy.model_base.SD15_instructpix2pix(made, device=CPU), seed)
+    return _patcher(made.get_model({}, "", device=CPU), seed)
+
+
+def control_net(seed: int = 1) -> comfy.controlnet.ControlNet:
+    """A CONTROL_NET for `sd_model`."""
+    config = {k: v for k, v in {**SD_UNET, **TinySD.unet_extra_config}.items() if k != "out_channels"}
+    operations = comfy.ops.pick_operations(torch.float32, None)
+    network = comfy.cldm.cldm.ControlNet(
+        **config, hint_channels=3, dtype=torch.float32, device=CPU, operations=operations
+    )
+    return comfy.controlnet.ControlNet(randomize(network, seed), load_device=CPU)
+
+
+def t2i_adapter(seed: int = 2) -> comfy.controlnet.T2IAdapter:
+    """A T2I-Adapter as a CONTROL_NET for `sd_model`, whose every level has one block instead of two."""
+    network = randomize(comfy.t2i_adapter.adapter.Adapter_light(channels=[32, 32], nums_rb=1, cin=64 * 3), seed)
+
+    class TwoLevels(torch.nn.Module):
+        unshuffle_amount = network.unshuffle_amount
+
+        def __init__(self):
+            super().__init__()
+            self.adapter = network
+
+        def forward(self, hint: Tensor) -> dict[str, list[Tensor | None]]:
+            fine, coarse = (f for f in self.adapter(hint)["input"][::-1] if f is not None)
+            return {"input": [coarse, None, fine, None]}  # taken from the end, one for every block of the UNet
+
+    return comfy.controlnet.T2IAdapter(TwoLevels(), 3, 8, "nearest-exact", device=CPU)
+
+
+def video_model(pack, seed: int = 3) -> comfy.model_patcher.ModelPatcher:
+    """A UNet3DConditionModel as the pack wraps it."""
+    wrapped = pack.import_module("bivdiff_core.host.video_unet")
+
+    class TinyVideo(wrapped.VideoModelConfig):
+        latent_format = comfy.latent_formats.SD15
+        memory_usage_factor = 0.1
+
+    config = TinyVideo(UNET_3D)
+    config.set_inference_dtype(torch.float32, None)
+    return _patcher(config.get_model({}, "", device=CPU), seed)
+
+
+def wan_model(seed: int = 4) -> comfy.model_patcher.ModelPatcher:
+    """Wan 2.1, a flow model with 5-D latents of 16 channels."""
+
+    class TinyWan(comfy.supported_models.WAN21_T2V):
+        memory_usage_factor = 0.1
+
+    config = TinyWan(WAN)
+    config.set_inference_dtype(torch.float32, None)
+    return _patcher(config.get_model({}, "", device=CPU), seed)
+
+
+class ExactNetwork(torch.nn.Module):
+    """The network that a perfect training would give: exact for data of a known distribution.
+
+    Like any network it sees the scaled input and a timestep, and answers with eps, v or velocity as its kind does.
+    """
+
+    dtype = torch.float32
+
+    def __init__(self, dtype=None, device=None, operations=None, **_):
+        super().__init__()
+
+    def forward(self, x: Tensor, timesteps: Tensor, context=None, **_) -> Tensor:
+        t = timesteps.view(-1, 1, 1, 1)
+        if self.kind == ModelType.FLOW:
+            sigma = t / 1000
+            return (x - self.mixture.posterior_mean(x, 1 - sigma.flatten(), sigma.flatten())) / sigma
+        sigma = self.sigmas[t.long()]
+        alpha, beta = 1 / (1 + sigma**2).sqrt(), sigma / (1 + sigma**2).sqrt()  # x = alpha * x0 + beta * eps
+        x0 = self.mixture.posterior_mean(x, alpha.flatten(), beta.flatten())
+        eps = (x - alpha * x0) / beta
+        return eps if self.kind == ModelType.EPS else alpha * eps - beta * x0
+
+
+def exact_model(config: type[TinySD], mixture) -> comfy.model_patcher.ModelPatcher:
+    """A MODEL that knows the distribution of its latents, `mixture` (see analytic.GaussianMixture)."""
+    made = config({})
+    made.set_inference_dtype(torch.float32, None)
+    model = comfy.model_base.BaseModel(made, config.prediction, device=CPU, unet_model=ExactNetwork)
+    network = model.diffusion_model
+    network.mixture, network.kind = mixture, config.prediction
+    network.sigmas = model.model_sampling.sigmas.clone()
+    return comfy.model_patcher.CoreModelPatcher(model, load_device=CPU, offload_device=CPU)
+
+
+def text(*shape: int, seed: int = 5, **extra) -> list:
+    """CONDITIONING with random text, `[1 or F, L, D]`."""
+    generator = torch.Generator().manual_seed(seed)
+    return [[torch.randn(*(shape or (1, 7, TEXT_WIDTH)), generator=generator), extra]]
+
+
+def frames(*shape: int, seed: int = 6) -> dict:
+    """A clean LATENT in the VAE's space, smooth enough in space to pass for encoded frames."""
+    noise = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    flat = noise.flatten(0, -4)
+    kernel = torch.ones(noise.shape[-3], 1, 3, 3) / 9
+    padded = torch.nn.functional.pad(flat, (1, 1, 1, 1), mode="circular")
+    smooth = torch.nn.functional.conv2d(padded, kernel, groups=noise.shape[-3]) if noise.ndim == 4 else noise
+    return {"samples": smooth.reshape(shape) / smooth.std() / 0.18215}
+
+
+class Calls:
+    """Counts a MODEL's calls and the rows of each, and can fail one of them."""
+
+    def __init__(self, fail_at: int | None = None, error: BaseException | None = None):
+        self.rows: list[int] = []
+        self.sigmas: list[float] = []
+        self.fail_at = fail_at
+        self.error = error
+
+    def on(self, model: comfy.model_patcher.ModelPatcher) -> comfy.model_patcher.ModelPatcher:
+        model = model.clone()
+        model.set_model_unet_function_wrapper(self)
+        return model
+
+    def __call__(self, apply_model, args: dict) -> Tensor:
+        self.rows.append(args["input"].shape[0])
+        self.sigmas.append(args["timestep"][0].item())
+        if len(self.rows) == self.fail_at:
+            raise self.error
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+
+def run(pack, node_id: str, **inputs) -> tuple:
+    """A node's outputs, inputs left out taking the schema's defaults."""
+    schema = pack.classes[node_id].INPUT_TYPES()
+    defaults = {}
+    for name, (_, *options) in {**schema["required"], **schema.get("optional", {})}.items():
+        if name not in inputs and options and "default" in options[0]:
+            defaults[name] = options[0]["default"]
+    return pack.run(node_id, **defaults, **inputs)
