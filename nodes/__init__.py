@@ -3,6 +3,7 @@
 from .blend import MixedInversion
 from .frames import FrameChunks, FrameNoise, SelectFrames
 from .inversion import InvertedNoise, InvertImage, InvertVideo
+from .prompt2prompt import Prompt2Prompt
 from .sampling import FrameSampler, TemporalSmoother
 
 NODES = [
@@ -15,4 +16,5 @@ NODES = [
     FrameNoise,
     FrameChunks,
     SelectFrames,
+    Prompt2Prompt,
 ]

@@ -1,0 +1,241 @@
+"""Prompt2Prompt on the host: patches on a UNet's attention, source and target frames in one batch."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import comfy.samplers
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from torch import Tensor
+from tqdm.auto import trange
+
+from ..grids import denoising_grid, strength_sigma
+from ..prompt2prompt import (
+    BLEND_FROM,
+    CrossAttentionEdit,
+    LocalBlend,
+    Prompt,
+    align,
+    attend,
+    attention_probabilities,
+    parse_weights,
+    share_self_attention,
+)
+from .latents import FLOW, check_inverted, check_latent, description, sampling_family
+from .sampling import UnitScaleSampler, finished, run
+from .windows import PairedWindows, set_windows
+
+COND = 0
+"""How the host numbers the positive prompt in `cond_or_uncond`."""
+
+
+def read_prompt(clip, text: str, node: str) -> Prompt:
+    """A prompt's words with the tokens that the CLIP makes of each.
+
+    Raises:
+        ValueError: where tokens cannot be told word by word: weights in brackets, embeddings, over 75 tokens.
+    """
+
+    def tokens(text: str) -> tuple[int, ...]:
+        encoders = clip.tokenize(text, return_word_ids=True).values()
+        if any(len(sections) > 1 for sections in encoders):
+            raise ValueError(f"{node}: the prompt {text!r} is longer than one section of 75 tokens. Shorten it.")
+        return tuple(token for token, _, word in next(iter(encoders))[0] if word)
+
+    words = tuple(text.split())
+    prompt = Prompt(words, tuple(map(tokens, words)))
+    if sum(prompt.tokens, ()) != tokens(text):
+        raise ValueError(
+            f"{node}: the prompt {text!r} has weights in brackets or embeddings, whose tokens cannot be told word by "
+            "word. Write plain words; word_weights changes how much a word counts."
+        )
+    return prompt
+
+
+class AttentionPatches:
+    """The two attention patches of a run; `step` says how far it is.
+
+    Only the conditional rows are edited, source before target in each window, so it does not matter whether the host
+    puts the negative prompt into the same call.
+
+    Args:
+        edit: of the cross-attention, through the first `cross_steps` steps.
+        self_steps: steps in which layers of at most `coarse` tokens take over the source's self-attention.
+        blend: gathers the maps of layers with `coarse` tokens; None where no local blend is wanted.
+    """
+
+    def __init__(
+        self, edit: CrossAttentionEdit, cross_steps: int, self_steps: int, coarse: int, blend: LocalBlend | None
+    ):
+        self.edit = edit
+        self.cross_steps = cross_steps
+        self.self_steps = self_steps
+        self.coarse = coarse
+        self.blend = blend
+        self.step = 0
+
+    def patch(self, model):
+        """A clone of the MODEL with the patches, or the MODEL itself where there is nothing to edit."""
+        model = model.clone()
+        if self.self_steps:
+            model.set_model_attn1_patch(self.self_attention)
+        if self.cross_steps or self.blend:
+            unet = model.model.diffusion_model
+            for name, blocks in (("input", unet.input_blocks), ("output", unet.output_blocks), ("middle", [None])):
+                for number in range(len(blocks)):
+                    model.set_model_attn2_replace(self.cross_attention, name, number)
+        return model
+
+    def self_attention(
+        self, queries: Tensor, context: Tensor, values: Tensor, options: dict
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Host patch attn1_patch; all three are the layer's features, `[rows, N, C]`."""
+        if self.step < self.self_steps and queries.shape[1] <= self.coarse:
+            queries, context = queries.clone(), context.clone()
+            for rows in _cond_rows(queries, options):
+                queries[rows], context[rows] = share_self_attention(queries[rows], context[rows])
+        return queries, context, values
+
+    def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
+        """Host patch attn2_replace; queries `[rows, N, C]`, keys and values `[rows, L, C]`."""
+        heads = options["n_heads"]
+        out = optimized_attention(q, k, v, heads, attn_precision=options["attn_precision"])
+        replacing = self.step < self.cross_steps
+        looking = self.blend is not None and q.shape[1] == self.coarse
+        if replacing or looking:
+            for rows in _cond_rows(q, options):
+                probabilities = attention_probabilities(q[rows], k[rows], heads)
+                if looking:
+                    self.blend.look(probabilities, _window_frames(options, probabilities.shape[0] // 2))
+                if replacing:
+                    source, target = probabilities.chunk(2)
+                    out[rows.stop - len(target) : rows.stop] = attend(
+                        self.edit(source, target), v[rows.stop - len(target) : rows.stop]
+                    )
+        return out
+
+
+def _cond_rows(batch: Tensor, options: dict) -> list[slice]:
+    """Where the positive prompt's rows lie in a batch that may hold the negative's too."""
+    conds = options["cond_or_uncond"]
+    size = batch.shape[0] // len(conds)
+    return [slice(i * size, (i + 1) * size) for i, cond in enumerate(conds) if cond == COND]
+
+
+def _window_frames(options: dict, frames: int) -> Sequence[int]:
+    """Which frames a call holds: its window's source rows, all of them where there are no windows."""
+    window = options.get("context_window")
+    return range(frames) if window is None else window.index_list[:frames]
+
+
+def _denoise_pair(model, x, sigmas, extra_args=None, callback=None, disable=None, *, patches: AttentionPatches):
+    """DDIM (Euler) over `[source; target]`, the target blended into the source after each step."""
+    steps = len(sigmas) - 1
+    for i in trange(steps, disable=disable):
+        patches.step = i
+        denoised = model(x, sigmas[i].expand(x.shape[0]), **extra_args)
+        callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": denoised})
+        x = x + (x - denoised) / sigmas[i] * (sigmas[i + 1] - sigmas[i])
+        if patches.blend is not None and i >= BLEND_FROM * steps:
+            source, target = x.chunk(2)
+            x = torch.cat([source, patches.blend(source, target)])
+    return x
+
+
+def coarse_size(model, height: int, width: int) -> tuple[int, int]:
+    """Height and width of the attention maps that injection and blend work on.
+
+    A quarter of the latent's side, 16x16 for SD 1.5 at 512x512; the UNet's coarsest where it does not go that far.
+    """
+    levels = len(model.model.model_config.unet_config["channel_mult"]) - 1
+    factor = 2 ** min(levels, 2)
+    return math.ceil(height / factor), math.ceil(width / factor)
+
+
+def edit_frames(
+    model,
+    clip,
+    latent: dict,
+    *,
+    node: str,
+    source_prompt: str,
+    target_prompt: str,
+    negative_prompt: str,
+    steps: int,
+    cfg: float,
+    scheduler: str,
+    edit: str,
+    cross_replace_steps: float,
+    self_replace_steps: float,
+    local_blend_words: str,
+    word_weights: str,
+    frames_per_batch: int,
+) -> tuple[dict, dict]:
+    """Denoise inverted frames twice side by side, with the source prompt and, its attention edited, with the target.
+
+    Args:
+        latent: LATENT `[F, C, H, W]` inverted with the source prompt.
+        cross_replace_steps, self_replace_steps: shares of the steps, 0..1.
+        local_blend_words: words of either prompt, separated by blanks or commas; empty edits the whole picture.
+
+    Returns:
+        The edited and the reconstructed LATENT.
+
+    Raises:
+        ValueError: before any sampling, where model, latent and words do not fit together.
+    """
+    if not isinstance(model.model.diffusion_model, UNetModel):
+        raise ValueError(
+            f"{node}: {type(model.model.diffusion_model).__name__} has no attention that words can be exchanged in. "
+            "Use an SD 1.5, SD 2 or SDXL model."
+        )
+    check_inverted(latent, node)
+    samples = check_latent(latent, model, node)
+    frames = samples.shape[0]
+    source, target = (read_prompt(clip, text, node) for text in (source_prompt, target_prompt))
+    *texts, negative = (
+        clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)
+        for text in (source_prompt, target_prompt, negative_prompt)
+    )
+    length = texts[0][0].shape[1]
+    try:
+        alignment = align(edit, source, target, parse_weights(word_weights), length)
+    except ValueError as e:
+        raise ValueError(f"{node}: {e}") from None
+
+    height, width = coarse_size(model, *samples.shape[-2:])
+    words = local_blend_words.replace(",", " ").split()
+    found = [[i for word in words for i in prompt.find(word)] for prompt in (source, target)]
+    for word in words:
+        if not source.find(word) and not target.find(word):
+            raise ValueError(f"{node}: local_blend_words has {word!r}, which is in neither prompt.")
+    patches = AttentionPatches(
+        alignment,
+        round(cross_replace_steps * steps),
+        round(self_replace_steps * steps),
+        height * width,
+        LocalBlend(found, frames, (height, width)) if words else None,
+    )
+
+    sampling = model.get_model_object("model_sampling")
+    flow = sampling_family(model, node) == FLOW
+    strength = description(latent).get("strength", 1.0)
+    top = strength_sigma(strength, flow) if strength < 1 else None
+    sigmas = denoising_grid(comfy.samplers.calculate_sigmas(sampling, scheduler, steps), flow, top)
+
+    guider = comfy.samplers.CFGGuider(set_windows(patches.patch(model), PairedWindows(frames_per_batch)))
+    positive = [torch.cat([t.repeat_interleave(frames, dim=0) for t in row]) for row in zip(*texts, strict=True)]
+    guider.set_conds(*([[text, {"pooled_output": pooled}]] for text, pooled in (positive, negative)))
+    guider.set_cfg(cfg)
+    pair = torch.cat([samples, samples]).float()
+    out = run(
+        guider,
+        node,
+        UnitScaleSampler(partial(_denoise_pair, patches=patches), flow),
+        sigmas,
+        model.model.process_latent_out(pair),
+    )
+    reconstructed, edited = out.chunk(2)
+    return finished(latent, edited), finished(latent, reconstructed)

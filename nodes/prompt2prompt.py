@@ -1,0 +1,95 @@
+"""Prompt2Prompt, the image editor of BIVDiff's editing task."""
+
+from comfy_api.latest import io
+
+from ..bivdiff_core.host.prompt2prompt import edit_frames
+from ..bivdiff_core.prompt2prompt import EDITS
+from . import controls
+
+
+class Prompt2Prompt(io.ComfyNode):
+    """Edits inverted frames by changing their prompt."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BIVDiffPrompt2Prompt",
+            display_name="Prompt2Prompt Frame Editor",
+            category=controls.CATEGORY,
+            description="Edits frames by editing their prompt: what the words of the source prompt look at is handed "
+            "to the words of the target prompt, so the layout stays. Invert the frames with DDIM Inverse (Image) "
+            "and the source prompt first. For SD 1.5, SD 2 and SDXL.",
+            search_aliases=["p2p", "prompt to prompt", "attention edit", "edit by prompt", "bivdiff"],
+            inputs=[
+                io.Model.Input("model", tooltip="The image model that the frames were inverted with."),
+                io.Clip.Input("clip", tooltip="The text encoder of that model."),
+                io.Latent.Input(
+                    "latent", tooltip="The frames from DDIM Inverse (Image), inverted with the source prompt."
+                ),
+                io.String.Input(
+                    "source_prompt",
+                    multiline=True,
+                    tooltip="What the frames show. The inversion must use the same text.",
+                ),
+                io.String.Input(
+                    "target_prompt",
+                    multiline=True,
+                    tooltip="What they should show: the source prompt with words changed.",
+                ),
+                io.String.Input("negative_prompt", multiline=True, tooltip="What to keep out; usually empty."),
+                controls.steps(50, "Denoising steps. Give as many as the inversion had."),
+                controls.cfg(
+                    7.5, "How strictly both prompts are followed. High values move the frames off the source."
+                ),
+                controls.scheduler("ddim_uniform", "Give the one that the inversion had."),
+                io.Combo.Input(
+                    "edit",
+                    options=list(EDITS),
+                    default="replace",
+                    tooltip="replace: words exchanged one for one (cat for dog). refine: words added or left out. "
+                    "reweight: words made more or less important, see word_weights.",
+                ),
+                io.Float.Input(
+                    "cross_replace_steps",
+                    default=0.4,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="Share of the steps in which words look where they looked in the source. Less lets shapes "
+                    "change more; 0 switches it off.",
+                ),
+                io.Float.Input(
+                    "self_replace_steps",
+                    default=0.4,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="Share of the steps in which the coarse layout is the source's. Less lets the layout "
+                    "change more; 0 switches it off.",
+                ),
+                io.String.Input(
+                    "local_blend_words",
+                    default="",
+                    tooltip="Words of either prompt, such as cat dog: only where they are looked at does the picture "
+                    "change. Empty edits everywhere.",
+                ),
+                io.String.Input(
+                    "word_weights",
+                    default="",
+                    tooltip="For edit reweight: target words and how much they count, such as fluffy: 2, red: 0.5.",
+                ),
+                controls.FRAMES_PER_BATCH,
+            ],
+            outputs=[
+                io.Latent.Output(display_name="edited", tooltip="The frames as the target prompt has them."),
+                io.Latent.Output(
+                    display_name="reconstructed",
+                    tooltip="The frames as the source prompt brings them back: what they differ from the original by, "
+                    "inversion and cfg have lost.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, clip, latent, **settings) -> io.NodeOutput:
+        return io.NodeOutput(*edit_frames(model, clip, latent, node="Prompt2Prompt Frame Editor", **settings))
