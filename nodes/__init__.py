@@ -5,6 +5,7 @@ from .frames import FrameChunks, FrameNoise, SelectFrames
 from .inversion import InvertedNoise, InvertImage, InvertVideo
 from .prompt2prompt import Prompt2Prompt
 from .sampling import FrameSampler, TemporalSmoother
+from .video_model import VideoModelLoader
 
 NODES = [
     FrameSampler,
@@ -17,4 +18,5 @@ NODES = [
     FrameChunks,
     SelectFrames,
     Prompt2Prompt,
+    VideoModelLoader,
 ]

@@ -1,0 +1,190 @@
+"""A video model as diffusers saves it: a folder with a UNet3DConditionModel, its text encoder and its VAE.
+
+ModelScope and ZeroScope come so. Each part is built after its own config.json; device, precision and offloading are
+the host's choices.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management as mm
+import comfy.model_patcher
+import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models_base
+import comfy.text_encoders.sd2_clip
+import comfy.utils
+import folder_paths
+from torch import Tensor
+
+from .video_unet import VideoModelConfig
+
+UNET_FILES = ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.safetensors")
+UNET_FILES += ("diffusion_pytorch_model.fp16.bin", "diffusion_pytorch_model.bin")
+TEXT_FILES = ("model.fp16.safetensors", "model.safetensors", "pytorch_model.fp16.bin", "pytorch_model.bin")
+"""Names that diffusers and transformers save weights under, small and safe ones first."""
+
+SCHEDULES = {"scaled_linear": "linear", "linear": "sqrt_linear"}
+"""diffusers' beta schedules by the host's names, which call the roots of betas linear."""
+
+PREDICTIONS = {"epsilon": comfy.model_base.ModelType.EPS, "v_prediction": comfy.model_base.ModelType.V_PREDICTION}
+
+
+def video_folders() -> list[str]:
+    """Folders below models/diffusers whose UNet is a UNet3DConditionModel, relative to it."""
+    tops = map(Path, folder_paths.get_folder_paths("diffusers"))
+    unets = [(top, config) for top in tops for config in sorted(top.glob("**/unet/config.json"))]
+    # Searched as text: a half-downloaded file must not keep the other nodes from loading.
+    return [
+        config.parent.parent.relative_to(top).as_posix()
+        for top, config in unets
+        if '"UNet3DConditionModel"' in config.read_text(encoding="utf-8", errors="replace")
+    ]
+
+
+def load_video_folder(name: str):
+    """MODEL, CLIP and VAE of a folder below models/diffusers.
+
+    Raises:
+        FileNotFoundError: the folder lacks a part; the message names it.
+    """
+    tops = [Path(top, name) for top in folder_paths.get_folder_paths("diffusers")]
+    folder = next((top for top in tops if top.is_dir()), None)
+    if folder is None:
+        raise FileNotFoundError(f"Load Video Diffusion Model: there is no folder {name} in models/diffusers.")
+    return load_unet(folder), load_text_encoder(folder / "text_encoder"), load_autoencoder(folder / "vae")
+
+
+def load_unet(folder: Path, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    """The MODEL, on the schedule of the folder's scheduler."""
+    scheduler = _config(folder / "scheduler", "scheduler_config.json")
+
+    class FolderModelConfig(VideoModelConfig):
+        latent_format = comfy.latent_formats.SD15
+        sampling_settings = {
+            "beta_schedule": SCHEDULES[scheduler["beta_schedule"]],
+            "linear_start": scheduler["beta_start"],
+            "linear_end": scheduler["beta_end"],
+            "zsnr": scheduler.get("rescale_betas_zero_snr", False),
+        }
+
+        def model_type(self, state_dict, prefix=""):
+            return PREDICTIONS[scheduler.get("prediction_type", "epsilon")]
+
+    weights = _weights(folder / "unet", UNET_FILES)
+    config = FolderModelConfig({k: v for k, v in _config(folder / "unet").items() if not k.startswith("_")})
+    return load_model(config, weights, load_unet, (folder,), disable_dynamic)
+
+
+def load_model(config, weights: dict[str, Tensor], reload, arguments: tuple, disable_dynamic: bool):
+    """A MODEL of a configuration and its weights, in the precision and on the devices that the host picks.
+
+    Args:
+        config: a host model configuration (supported_models_base.BASE).
+        weights: emptied on the way.
+        reload, arguments: how the host makes the MODEL again, for hooks and several GPUs.
+        disable_dynamic: as the host asks for when it calls `reload`.
+
+    Raises:
+        ValueError: weights of another configuration, which the host would load in part.
+    """
+    load_device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
+    supported = list(config.supported_inference_dtypes)
+    dtype = mm.unet_dtype(
+        model_params=comfy.utils.calculate_parameters(weights),
+        supported_dtypes=supported,
+        weight_dtype=comfy.utils.weight_dtype(weights),
+    )
+    config.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, load_device, supported))
+    patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+    model = config.get_model(weights, "", device=offload_device)
+    patcher = patcher_class(model, load_device=load_device, offload_device=offload_device)
+    lacking = set(model.diffusion_model.state_dict()) - set(config.process_unet_state_dict(weights))
+    if lacking:
+        raise ValueError(
+            f"The weights do not belong to this configuration: {len(lacking)} are missing, {min(lacking)} ..."
+        )
+    model.load_model_weights(weights, "", assign=patcher.is_dynamic())
+    patcher.cached_patcher_init = (reload, arguments)
+    return patcher
+
+
+def load_text_encoder(folder: Path, disable_dynamic: bool = False) -> comfy.sd.CLIP:
+    """The CLIP: Stable Diffusion 2's tokenizer and conventions around the folder's own text model.
+
+    Saved text encoders end at the layer that Stable Diffusion 2 reads, so their last layer is its penultimate one.
+    """
+    config = _config(folder)
+
+    class TextModel(comfy.sd1_clip.SDClipModel):
+        def __init__(self, device="cpu", dtype=None, model_options=None):
+            super().__init__(
+                device,
+                dtype=dtype,
+                layer="last",
+                textmodel_json_config=config,
+                special_tokens={"start": 49406, "end": 49407, "pad": 0},
+                return_projected_pooled=False,
+                model_options=model_options or {},
+            )
+
+    class Clip(comfy.sd1_clip.SD1ClipModel):
+        def __init__(self, device="cpu", dtype=None, model_options=None):
+            super().__init__(device, dtype, model_options or {}, clip_name="h", clip_model=TextModel)
+
+    weights = _weights(folder, TEXT_FILES)
+    if not any(key.startswith("text_model.") for key in weights):  # as transformers 5 saves them
+        weights = {f"text_model.{key}": tensor for key, tensor in weights.items()}
+    clip = comfy.sd.CLIP(
+        comfy.supported_models_base.ClipTarget(comfy.text_encoders.sd2_clip.SD2Tokenizer, Clip),
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        parameters=comfy.utils.calculate_parameters(weights),
+        state_dict=[weights],
+        disable_dynamic=disable_dynamic,
+    )
+    clip.patcher.cached_patcher_init = (_load_text_patcher, (folder,))
+    return clip
+
+
+def _load_text_patcher(folder: Path, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    return load_text_encoder(folder, disable_dynamic).patcher
+
+
+def load_autoencoder(folder: Path) -> comfy.sd.VAE:
+    """The VAE, of the size that the folder says."""
+    config = _config(folder)
+    widths = config["block_out_channels"]
+    layout = {
+        "double_z": True,
+        "z_channels": config["latent_channels"],
+        "resolution": 256,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": widths[0],
+        "ch_mult": [width // widths[0] for width in widths],
+        "num_res_blocks": config["layers_per_block"],
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    }
+    weights = _weights(folder, UNET_FILES)
+    return comfy.sd.VAE(sd=weights, config={"params": {"ddconfig": layout, "embed_dim": config["latent_channels"]}})
+
+
+def _config(folder: Path, name: str = "config.json") -> dict:
+    try:
+        return json.loads((folder / name).read_text(encoding="utf-8"))
+    except OSError:
+        raise FileNotFoundError(
+            f"Load Video Diffusion Model: {folder} has no {name}. Download the folder whole."
+        ) from None
+
+
+def _weights(folder: Path, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """The first of the files that is there; pickles are read weights-only, by the host's safe loader."""
+    path = next((folder / name for name in names if os.path.exists(folder / name)), None)
+    if path is None:
+        raise FileNotFoundError(f"Load Video Diffusion Model: {folder} holds none of {', '.join(names)}.")
+    return comfy.utils.load_torch_file(str(path), safe_load=True)

@@ -1,0 +1,42 @@
+"""Video models that the host itself cannot load."""
+
+from comfy_api.latest import io
+
+from ..bivdiff_core.host.video_folder import load_video_folder, video_folders
+from . import controls
+
+
+class VideoModelLoader(io.ComfyNode):
+    """Loads ModelScope, ZeroScope and their kin."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BIVDiffVideoModelLoader",
+            display_name="Load Video Diffusion Model",
+            category=controls.CATEGORY,
+            description="Loads a video model saved by diffusers: ModelScope (text-to-video-ms-1.7b), ZeroScope v2 and "
+            "any other with a UNet3DConditionModel. Put its folder into models/diffusers.",
+            search_aliases=["zeroscope", "modelscope", "text to video", "load video model", "unet3d"],
+            inputs=[
+                io.Combo.Input(
+                    "name",
+                    options=video_folders(),
+                    tooltip="A folder in models/diffusers with unet, text_encoder, vae and scheduler in it, as "
+                    "downloaded from the model's page.",
+                )
+            ],
+            outputs=[
+                io.Model.Output(display_name="MODEL", tooltip="For DDIM Inverse (Video) and Video Temporal Smoother."),
+                io.Clip.Output(
+                    display_name="CLIP", tooltip="The video model's own text encoder; an image model's does not fit."
+                ),
+                io.Vae.Output(
+                    display_name="VAE", tooltip="Stable Diffusion's; frames of SD 1.5 and 2 share its latents."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, name) -> io.NodeOutput:
+        return io.NodeOutput(*load_video_folder(name))

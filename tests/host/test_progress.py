@@ -1,0 +1,68 @@
+"""What a node's bar shows while it runs, in steps times windows, and when it is told."""
+
+import comfy.utils
+import pytest
+import tiny_models as tiny
+
+
+@pytest.fixture
+def bar(monkeypatch):
+    """(value, total, whether there is a preview) of every report to the host, none held back for being too frequent."""
+    reports = []
+    monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0)
+    monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_PERCENT", 0)
+    monkeypatch.setattr(
+        comfy.utils,
+        "PROGRESS_BAR_HOOK",
+        lambda value, total, preview, node_id=None: reports.append((value, total, preview is not None)),
+    )
+    return reports
+
+
+def test_chunks_are_counted(pack, bar):
+    """5 frames in chunks of 2 are 3 windows; 4 steps."""
+    tiny.run(
+        pack,
+        "BIVDiffFrameSampler",
+        model=tiny.sd_model(),
+        positive=tiny.text(),
+        negative=tiny.text(seed=9),
+        latent_image={"samples": tiny.frames(5, 4, 8, 8)["samples"] * 0},
+        steps=4,
+        scheduler="normal",
+        frames_per_batch=2,
+    )
+    assert [value for value, _, _ in bar] == list(range(1, 13))
+    assert {total for _, total, _ in bar} == {12}
+
+
+@pytest.mark.parametrize("solver", ["ddim", "fixed_point"])
+def test_a_whole_clip_counts_its_steps(pack, bar, solver):
+    tiny.run(
+        pack,
+        "BIVDiffInvertVideo",
+        model=tiny.video_model(pack),
+        conditioning=tiny.text(),
+        latent=tiny.frames(5, 4, 8, 8),
+        steps=6,
+        scheduler="normal",
+        solver=solver,
+    )
+    assert [(value, total) for value, total, _ in bar] == [(i, 6) for i in range(1, 7)]
+
+
+def test_every_step_shows_a_frame(pack, bar, monkeypatch):
+    import latent_preview
+
+    monkeypatch.setattr(latent_preview.args, "preview_method", latent_preview.LatentPreviewMethod.Latent2RGB)
+    tiny.run(
+        pack,
+        "BIVDiffInvertImage",
+        model=tiny.sd_model(),
+        conditioning=tiny.text(),
+        latent=tiny.frames(3, 4, 8, 8),
+        steps=5,
+        scheduler="normal",
+        frames_per_batch=1,
+    )
+    assert [preview for _, _, preview in bar] == [False, False, True] * 5

@@ -1,0 +1,166 @@
+"""Video models saved by diffusers, loaded by the host: every part equals what diffusers and transformers compute."""
+
+import folder_paths
+import pytest
+import tiny_models as tiny
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet3DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+PROMPT = "a bear walks through the woods"
+SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
+
+
+def text_model() -> CLIPTextModel:
+    """Three layers, gelu: Stable Diffusion 2's text model but for its size."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            hidden_size=tiny.TEXT_WIDTH,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            hidden_act="gelu",
+            vocab_size=49408,
+            projection_dim=tiny.TEXT_WIDTH,
+        )
+    )
+
+
+def autoencoder() -> AutoencoderKL:
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    return AutoencoderKL(block_out_channels=(32, 32, 64, 64), layers_per_block=1, latent_channels=4, **blocks)
+
+
+@pytest.fixture(scope="module")
+def parts() -> dict:
+    made = {"unet": UNet3DConditionModel(**tiny.UNET_3D), "text_encoder": text_model(), "vae": autoencoder()}
+    for seed, network in enumerate(made.values()):
+        tiny.randomize(network, seed)
+    return made
+
+
+@pytest.fixture(scope="module")
+def folders(pack, parts, tmp_path_factory):
+    """models/diffusers with the same networks in three ways: `eps`, `v` (v prediction, linear betas) and `pickle`."""
+    top = tmp_path_factory.mktemp("diffusers")
+    for name, schedule, safe in (
+        ("eps", {"beta_schedule": "scaled_linear"}, True),
+        ("sub/v", {"beta_schedule": "linear", "prediction_type": "v_prediction"}, True),
+        ("pickle", {"beta_schedule": "scaled_linear"}, False),
+    ):
+        for part, network in parts.items():
+            network.save_pretrained(top / name / part, safe_serialization=safe)
+            if not safe:  # newer transformers save nothing else
+                for file in (top / name / part).glob("model.safetensors"):
+                    torch.save(network.state_dict(), file.with_name("pytorch_model.bin"))
+                    file.unlink()
+        DDIMScheduler(**SCHEDULE, **schedule).save_pretrained(top / name / "scheduler")
+    (top / "image" / "unet").mkdir(parents=True)
+    (top / "image" / "unet" / "config.json").write_text('{"_class_name": "UNet2DConditionModel"}')
+    folder_paths.add_model_folder_path("diffusers", str(top))
+    return top
+
+
+def load(pack, name: str):
+    return pack.run("BIVDiffVideoModelLoader", name=name)
+
+
+def denoised(model, x: torch.Tensor, sigma: float, text: torch.Tensor) -> torch.Tensor:
+    """One call of the host's model for a clip, `[F, C, H, W]`."""
+    options = {"cond_or_uncond": [0]}
+    with torch.inference_mode():
+        return model.model.apply_model(
+            x, torch.full((len(x),), sigma), c_crossattn=text.expand(len(x), -1, -1), transformer_options=options
+        )
+
+
+def test_only_video_models_are_listed(pack, folders):
+    schema = pack.classes["BIVDiffVideoModelLoader"].INPUT_TYPES()
+    assert schema["required"]["name"][1]["options"] == ["eps", "pickle", "sub/v"]
+
+
+@pytest.mark.parametrize("name", ["eps", "pickle", "sub/v"])
+def test_model_equals_diffusers_on_the_folders_schedule(pack, folders, parts, name):
+    model, _, _ = load(pack, name)
+    scheduler = DDIMScheduler.from_pretrained(folders / name / "scheduler")
+    alphas = scheduler.alphas_cumprod
+    torch.testing.assert_close(model.get_model_object("model_sampling").sigmas, ((1 - alphas) / alphas).sqrt())
+    generator = torch.Generator().manual_seed(1)
+    x, text = torch.randn(5, 4, 8, 8, generator=generator) * 4, torch.randn(1, 7, tiny.TEXT_WIDTH, generator=generator)
+    t = 400
+    z, a = x * alphas[t].sqrt(), alphas[t]
+    with torch.no_grad():
+        out = parts["unet"](z.transpose(0, 1)[None], t, text).sample[0].transpose(0, 1)
+    expected = a.sqrt() * z - (1 - a).sqrt() * out if name == "sub/v" else (z - (1 - a).sqrt() * out) / a.sqrt()
+    torch.testing.assert_close(denoised(model, x, ((1 - a) / a).sqrt().item(), text), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_text_encoder_equals_transformers(pack, folders, parts):
+    """The last hidden state, padded with token 0 as Stable Diffusion 2's tokenizer pads."""
+    import comfy.sd1_clip
+
+    _, clip, _ = load(pack, "eps")
+    ((text, _),) = pack.run("CLIPTextEncode", clip=clip, text=PROMPT)[0]
+    tokenizer = CLIPTokenizer.from_pretrained(f"{comfy.sd1_clip.__file__.rpartition('/')[0]}/sd1_tokenizer")
+    ids = tokenizer(PROMPT)["input_ids"]
+    with torch.no_grad():
+        expected = parts["text_encoder"](torch.tensor([ids + [0] * (77 - len(ids))])).last_hidden_state
+    # The host keeps text encoders in fp16, on the CPU too.
+    torch.testing.assert_close(text, expected, rtol=0, atol=5e-3)
+
+
+def test_autoencoder_equals_diffusers(pack, folders, parts):
+    _, _, vae = load(pack, "eps")
+    images = torch.rand(2, 32, 32, 3, generator=torch.Generator().manual_seed(2))
+    (latent,) = pack.run("VAEEncode", vae=vae, pixels=images)
+    with torch.no_grad():
+        expected = parts["vae"].encode(images.movedim(-1, 1) * 2 - 1).latent_dist.mean
+        decoded = parts["vae"].decode(expected).sample.movedim(1, -1) / 2 + 0.5
+    # The host may choose a 16-bit type for the VAE.
+    torch.testing.assert_close(latent["samples"], expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        pack.run("VAEDecode", vae=vae, samples=latent)[0], decoded.clamp(0, 1), atol=1e-3, rtol=0
+    )
+
+
+def test_smoother_runs_on_the_loaded_folder(pack, folders):
+    model, clip, _ = load(pack, "eps")
+    (prompt,) = pack.run("CLIPTextEncode", clip=clip, text=PROMPT)
+    noise = {"samples": torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(3))}
+    (video,) = tiny.run(
+        pack, "BIVDiffTemporalSmoother", model=model, positive=prompt, negative=prompt, latent=noise, steps=2, cfg=1.0
+    )
+    assert video["samples"].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("unet/diffusion_pytorch_model.safetensors", "unet holds none of diffusion_pytorch_model.fp16.safetensors"),
+        ("text_encoder/config.json", "text_encoder has no config.json. Download the folder whole"),
+    ],
+)
+def test_a_missing_part_is_named(pack, folders, missing, message):
+    away = folders / "eps" / missing
+    away.rename(away.with_suffix(".away"))
+    try:
+        with pytest.raises(FileNotFoundError, match=message):
+            load(pack, "eps")
+    finally:
+        away.with_suffix(".away").rename(away)
+
+
+def test_weights_of_another_configuration_are_refused(pack, folders):
+    config = folders / "eps" / "unet" / "config.json"
+    text = config.read_text()
+    config.write_text(text.replace('"layers_per_block": 1', '"layers_per_block": 2'))
+    try:
+        with pytest.raises(ValueError, match="do not belong to this configuration"):
+            load(pack, "eps")
+    finally:
+        config.write_text(text)
+
+
+def test_a_folder_that_is_gone_is_named(pack, folders):
+    with pytest.raises(FileNotFoundError, match="no folder zeroscope in models/diffusers"):
+        load(pack, "zeroscope")
