@@ -1,0 +1,134 @@
+"""The pack in a running ComfyUI server: start-up, the shipped workflows, what is never executed, and interrupting."""
+
+import copy
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import pytest
+import torch
+from comfy_cli.workflow_to_api import convert_ui_to_api
+from PIL import Image
+from torchvision.transforms.functional import to_tensor
+
+from bivdiff_core.demo import world
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKFLOWS = ROOT / "workflows"
+CHAIN = ("BIVDiffFrameSampler", "BIVDiffInvertImage", "BIVDiffInvertVideo", "BIVDiffTemporalSmoother")
+
+
+def node_id(prompt: dict, class_type: str) -> str:
+    (found,) = (key for key, node in prompt.items() if node["class_type"] == class_type)
+    return found
+
+
+def frames(server, run, prompt: dict, title: str) -> torch.Tensor:
+    """The pictures ``[F, H, W, 3]`` of the node with a title."""
+    (key,) = (key for key, node in prompt.items() if node["_meta"]["title"] == title)
+    pictures = [to_tensor(Image.open(file).convert("RGB")) for file in server.files(run.outputs[key])]
+    return torch.stack(pictures).movedim(1, -1)
+
+
+def prompt_of(server, workflow: Path) -> dict:
+    """A shipped workflow as the browser would queue it, its clips in the server's input folder."""
+    for clip in WORKFLOWS.glob("*.mp4"):
+        shutil.copy(clip, server.base / "input")
+    return convert_ui_to_api(json.loads(workflow.read_text(encoding="utf-8")), server.object_info())
+
+
+@pytest.fixture
+def demo(server) -> dict:
+    """The demo workflow with few steps."""
+    prompt = prompt_of(server, WORKFLOWS / "bivdiff_demo.json")
+    for class_type in CHAIN:
+        prompt[node_id(prompt, class_type)]["inputs"]["steps"] = 3
+    return prompt
+
+
+def test_start_up_is_quick(server):
+    (seconds,) = re.findall(rf"([\d.]+) seconds: {re.escape(str(ROOT))}\s", server.log)
+    assert float(seconds) < 0.3
+
+
+def test_start_up_leaves_heavy_libraries_alone():
+    load = """
+from tools.host import use_comfyui
+use_comfyui(cpu=True)
+import asyncio, nodes, sys
+assert asyncio.run(nodes.load_custom_node("."))
+assert not {"diffusers", "matplotlib"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", load], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("workflow", sorted(WORKFLOWS.glob("*.json")), ids=lambda path: path.stem)
+def test_a_shipped_workflow_runs(server, workflow):
+    prompt = prompt_of(server, workflow)
+    run = server.run(prompt)
+    assert not run.error
+    schemas = server.object_info()
+    for key, node in prompt.items():
+        if schemas[node["class_type"]]["output_node"] and node["class_type"] != "GetImageSize":
+            files = server.files(run.outputs[key])
+            assert files and all(file.stat().st_size for file in files)
+
+
+def test_the_demo_workflow_makes_a_video(server):
+    prompt = prompt_of(server, WORKFLOWS / "bivdiff_demo.json")
+    prompt[node_id(prompt, "BIVDiffFrameSampler")]["inputs"]["seed"] = 1
+    run = server.run(prompt)
+    clip = world.make_clip(world.PACKAGED_CLIP_SEED)
+
+    source, control = frames(server, run, prompt, "Source"), frames(server, run, prompt, "Control")
+    framewise, smoothed = frames(server, run, prompt, "Frame-wise"), frames(server, run, prompt, "Smoothed")
+    assert source.shape == control.shape == framewise.shape == smoothed.shape == clip.frames.shape
+    assert (source - clip.frames).abs().mean() < 0.03, "the packaged clip is the world's, as H.264 keeps it"
+    assert set(control.unique().tolist()) == {0.0, 1.0}
+    assert (framewise - smoothed).abs().mean() > 0.001
+
+    (video,) = server.files(run.outputs[node_id(prompt, "SaveVideo")])
+    with av.open(str(video)) as container:
+        assert container.streams.video[0].codec_context.name == "h264"
+        assert len(list(container.decode(video=0))) == world.FRAMES
+
+
+@pytest.mark.parametrize(("ratio", "unused"), [(1.0, "BIVDiffInvertVideo"), (0.0, "BIVDiffInvertImage")])
+def test_a_branch_without_weight_is_never_executed(server, demo, ratio, unused):
+    demo[node_id(demo, "BIVDiffFrameSampler")]["inputs"]["seed"] = 2 + int(ratio)  # nothing of it is cached
+    demo[node_id(demo, "BIVDiffMixedInversion")]["inputs"]["mixing_ratio"] = ratio
+    run = server.run(demo)
+    assert not run.error
+    inversions = {"BIVDiffInvertImage", "BIVDiffInvertVideo"}
+    executed = [demo[key]["class_type"] for key in run.executed]
+    assert inversions & set(executed) == inversions - {unused}
+    assert executed.count("BIVDiffTemporalSmoother") == 1
+
+
+@pytest.mark.parametrize("class_type", CHAIN)
+def test_an_interrupt_ends_a_run_within_one_model_call(server, demo, class_type):
+    long = copy.deepcopy(demo)
+    # Calls so slow that no message is late by one.
+    long[node_id(long, "ImageScale")]["inputs"].update(width=256, height=256)
+    interrupted = node_id(long, class_type)
+    long[interrupted]["inputs"]["steps"] = 300
+    steps_done = []
+
+    def watch(event, content):
+        if event == "progress" and content["node"] == interrupted:
+            steps_done.append(content["value"])
+            if len(steps_done) == 2:
+                server.interrupt()
+
+    run = server.run(long, watch)
+    assert run.interrupted
+    assert len(steps_done) <= 3
+
+    demo[node_id(demo, "BIVDiffFrameSampler")]["inputs"]["seed"] = 4 + CHAIN.index(class_type)
+    after = server.run(demo)
+    assert not after.error and not after.interrupted
+    assert interrupted in after.executed
