@@ -1,0 +1,222 @@
+"""The tiny model family of the demo room: SD's architectures at toy size, in one latent space.
+
+All are plain diffusers and transformers modules, and the weight files keep those libraries' keys, so the host's own
+converters read them. diffusers and transformers are imported only when a model is built: the pack's start-up must
+not pay for them. Attention heads of the UNets are 16 wide, which UNet2D spells as a number of heads and UNet3D
+as a width.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from .world import WORDS
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel, UNet3DConditionModel
+    from transformers import CLIPTextModel
+
+WEIGHTS = Path(__file__).parent / "weights"
+CONTEXT_LENGTH = 16
+CONTEXT_DIM = 64
+HEAD_WIDTH = 16
+
+# Not the usual 32: with one channel a group, normalisation would wipe out a picture's mean colours.
+AUTOENCODER_GROUPS = 4
+
+AUTOENCODER = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": 4,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (32, 32, 64, 64),
+    "layers_per_block": 1,
+    "norm_num_groups": AUTOENCODER_GROUPS,
+    "sample_size": 64,
+}
+IMAGE_UNET = {
+    "sample_size": 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "down_block_types": ("CrossAttnDownBlock2D",) * 2,
+    "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+    "block_out_channels": (64, 64),
+    "layers_per_block": 1,
+    "cross_attention_dim": CONTEXT_DIM,
+    "attention_head_dim": 4,
+    "use_linear_projection": True,
+}
+VIDEO_UNET = {
+    "sample_size": 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "down_block_types": ("CrossAttnDownBlock3D",) * 2,
+    "up_block_types": ("CrossAttnUpBlock3D",) * 2,
+    "block_out_channels": (64, 64),
+    "layers_per_block": 1,
+    "cross_attention_dim": CONTEXT_DIM,
+    "attention_head_dim": HEAD_WIDTH,
+}
+TEXT_ENCODER = {
+    "hidden_size": CONTEXT_DIM,
+    "intermediate_size": 2 * CONTEXT_DIM,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": CONTEXT_LENGTH,
+    "hidden_act": "quick_gelu",
+    "projection_dim": CONTEXT_DIM,
+}
+SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "epsilon",
+    "clip_sample": False,
+    "steps_offset": 1,
+}
+
+
+class WordTokenizer:
+    """Whole words of the toy world's vocabulary, lower case; other words are skipped.
+
+    >>> WordTokenizer().decode(WordTokenizer()("A red star")["input_ids"])
+    'a red star'
+    """
+
+    START, END = "<start>", "<end>"
+
+    def __init__(self) -> None:
+        self._ids = {word: i for i, word in enumerate((self.START, self.END, *WORDS))}
+        self._words = list(self._ids)
+
+    @classmethod
+    def from_pretrained(cls, path: str, **kwargs: object) -> WordTokenizer:
+        """The host constructs every tokenizer this way; the vocabulary is built in, so ``path`` is not read."""
+        return cls()
+
+    def __call__(self, text: str) -> dict[str, list[int]]:
+        """``{"input_ids": [start, ..., end]}`` of a text of any length."""
+        known = [self._ids[word] for word in re.findall(r"[a-z]+", text.lower()) if word in self._ids]
+        return {"input_ids": [self._ids[self.START], *known, self._ids[self.END]]}
+
+    def get_vocab(self) -> dict[str, int]:
+        """Ids by word."""
+        return dict(self._ids)
+
+    def decode(self, token_ids: list[int], skip_special_tokens: bool = True) -> str:
+        """The words of ``token_ids``, separated by blanks."""
+        words = [self._words[i] for i in token_ids]
+        return " ".join(word for word in words if not (skip_special_tokens and word in (self.START, self.END)))
+
+
+def token_ids(captions: list[str]) -> torch.Tensor:
+    """Token ids ``[B, 16]``, padded with the end token as SD does; longer captions are cut."""
+    tokenizer = WordTokenizer()
+    end = tokenizer.get_vocab()[WordTokenizer.END]
+    rows = [tokenizer(caption)["input_ids"][: CONTEXT_LENGTH - 1] for caption in captions]
+    return torch.tensor([row + [end] * (CONTEXT_LENGTH - len(row)) for row in rows])
+
+
+def _quiet(net: torch.nn.Module, ends: str) -> None:
+    """Let residual branches, whose last layers match ``ends``, begin by adding nothing, as the published models did.
+
+    diffusers does not, and tiny nets then learn several times slower.
+    """
+    for name, tensor in net.named_parameters():
+        if re.search(ends, name):
+            torch.nn.init.zeros_(tensor)
+
+
+def autoencoder() -> AutoencoderKL:
+    """An untrained f=8 autoencoder with 4 latent channels.
+
+    Its posterior begins narrow (std .05): with diffusers' start, about 1, the noise hides the picture for long.
+    """
+    from diffusers import AutoencoderKL
+
+    net = AutoencoderKL(**AUTOENCODER)
+    _quiet(net, r"conv2\.weight$|to_out")
+    torch.nn.init.zeros_(net.quant_conv.weight[4:])
+    torch.nn.init.constant_(net.quant_conv.bias[4:], -6.0)
+    return net
+
+
+def text_encoder() -> CLIPTextModel:
+    """An untrained CLIP text model over the toy vocabulary; its last hidden state is ``[B, 16, 64]``."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    vocab = WordTokenizer().get_vocab()
+    start, end = vocab[WordTokenizer.START], vocab[WordTokenizer.END]
+    special = {"bos_token_id": start, "eos_token_id": end, "pad_token_id": end}
+    return CLIPTextModel(CLIPTextConfig(vocab_size=len(vocab), **special, **TEXT_ENCODER))
+
+
+def image_unet() -> UNet2DConditionModel:
+    """An untrained image model: SD's UNet with two levels of 64 channels."""
+    from diffusers import UNet2DConditionModel
+
+    net = UNet2DConditionModel(**IMAGE_UNET)
+    _quiet(net, r"conv2\.weight$|attentions\.\d+\.proj_out\.weight$|conv_out\.weight$")
+    return net
+
+
+def control_net(image: UNet2DConditionModel) -> ControlNetModel:
+    """A ControlNet that begins as a copy of the image model's first half and adds nothing yet."""
+    from diffusers import ControlNetModel
+
+    return ControlNetModel.from_unet(image, conditioning_embedding_out_channels=(16, 32, 96, 256))
+
+
+def video_unet() -> UNet3DConditionModel:
+    """An untrained video model of ModelScope's architecture."""
+    from diffusers import UNet3DConditionModel
+
+    return UNet3DConditionModel(**VIDEO_UNET)
+
+
+def inflate(image: UNet2DConditionModel) -> UNet3DConditionModel:
+    """A video model that gives on each frame exactly what the image model gives.
+
+    Every tensor of the image model keeps its key in the video model; the temporal layers end in a projection or
+    convolution that is zeroed here.
+    """
+    video = video_unet()
+    missing, unexpected = video.load_state_dict(image.state_dict(), strict=False)
+    if unexpected:
+        raise ValueError(f"the video model has no place for {unexpected[:3]}")
+    fresh = set(missing)
+    for name, tensor in video.named_parameters():
+        if name in fresh and re.search(r"(temp_attentions\.\d+|transformer_in)\.proj_out\.|\.conv4\.", name):
+            torch.nn.init.zeros_(tensor)
+    return video
+
+
+def latent_scaling(name: str = "autoencoder") -> dict[str, torch.Tensor]:
+    """What the autoencoder's file says of its latents: mean and std ``[4]``, rgb_factors ``[4, 3]``, rgb_bias ``[3]``.
+
+    Models work on ``(latent - mean) / std``; the factors turn that into a preview in -1..1.
+    """
+    with safe_open(WEIGHTS / f"{name}.safetensors", "pt") as file:
+        return {key: torch.tensor(value) for key, value in json.loads(file.metadata()["latents"]).items()}
+
+
+def load_weights(name: str) -> dict[str, torch.Tensor]:
+    """State dict in diffusers' keys of one of autoencoder, text_encoder, image_unet, control_net, video_unet."""
+    with safe_open(WEIGHTS / f"{name}.safetensors", "pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - a file, not a dict
+
+
+def save_weights(name: str, weights: dict[str, torch.Tensor], latents: dict[str, list] | None = None) -> None:
+    """Store a state dict as fp16 safetensors; ``latents`` is what ``latent_scaling`` reads back."""
+    WEIGHTS.mkdir(exist_ok=True)
+    half = {key: tensor.detach().half().contiguous() for key, tensor in weights.items()}
+    save_file(half, WEIGHTS / f"{name}.safetensors", {"latents": json.dumps(latents)} if latents else None)

@@ -1,0 +1,387 @@
+"""Train the demo models from nothing: ``python -m bivdiff_core.demo.train`` (an hour and a quarter on two CPU cores).
+
+Five stages, one after another: autoencoder, text encoder with image UNet, ControlNet, video UNet, decoder alone.
+Each saves a checkpoint every minute under the run folder and is taken up from there when the command is repeated;
+each leaves a picture there to judge it by, and its weights, in fp16, in the package's weights folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+from tqdm import tqdm
+
+from . import models, world
+
+log = logging.getLogger("bivdiff.demo.train")
+
+CLIPS = 4096
+STEPS = {"autoencoder": 2200, "image": 2500, "control": 800, "video": 1700, "decoder": 600}
+SAVE_EVERY = 60.0
+SNR_CAP = 5.0
+KL_WEIGHT = 1e-6
+LATENT_ERROR = 0.05
+EMPTY_CAPTION_SHARE = 0.1
+
+
+@dataclass
+class Footage:
+    """The training clips. frames: uint8 ``[N, F, H, W, 3]``, controls: uint8 0/1 ``[N, F, H, W]``, captions: N."""
+
+    frames: torch.Tensor
+    controls: torch.Tensor
+    captions: list[str]
+
+    def images(self, index: torch.Tensor) -> torch.Tensor:
+        """Frames ``[B, 3, H, W]`` in -1..1, counted through all clips."""
+        return self.frames.flatten(0, 1)[index].movedim(-1, 1).float() / 127.5 - 1
+
+    def hints(self, index: torch.Tensor) -> torch.Tensor:
+        """Control images ``[B, 3, H, W]`` in 0..1, counted through all clips."""
+        return self.controls.flatten(0, 1)[index, None].float().expand(-1, 3, -1, -1)
+
+
+def film(folder: Path) -> Footage:
+    """Render the training clips once and keep them in the run folder."""
+    path = folder / "footage.pt"
+    if not path.exists():
+        frames, controls, captions = [], [], []
+        for seed in tqdm(world.TRAIN_SEEDS[:CLIPS], desc="rendering clips"):
+            clip = world.make_clip(seed)
+            frames.append((clip.frames * 255).round().byte())
+            controls.append(world.canny_control(clip.frames)[..., 0].byte())
+            captions.append(clip.caption)
+        save({"frames": torch.stack(frames), "controls": torch.stack(controls), "captions": captions}, path)
+    return Footage(**torch.load(path, weights_only=True))
+
+
+def save(data: dict, path: Path) -> None:
+    """Write a file so that an interruption leaves the old one whole."""
+    torch.save(data, path.with_suffix(".part"))
+    path.with_suffix(".part").replace(path)
+
+
+def fit(
+    stage: str,
+    folder: Path,
+    network: nn.Module,
+    groups: list[dict],
+    loss: Callable[[torch.Generator], torch.Tensor],
+    average: float,
+) -> None:
+    """Train ``network`` in place and leave the moving average of its weights in it.
+
+    groups: optimizer groups with their peak ``lr``, which falls as a cosine after a short rise.
+    loss: draws a batch with the generator and returns its loss; every step has its own seed, so a resumed run
+    sees the same batches. average: decay of the moving average, shorter in the first steps.
+    """
+    path, steps = folder / f"{stage}.pt", STEPS[stage]
+    tracked = {name: tensor for name, tensor in network.named_parameters() if tensor.requires_grad}
+    smooth = {name: tensor.detach().clone() for name, tensor in tracked.items()}
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-4)
+    rise = max(1, steps // 30)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / rise, 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+    )
+    done = 0
+    if path.exists():
+        state = torch.load(path, weights_only=True)
+        done, smooth = state["step"], state["smooth"]
+        network.load_state_dict(state["network"])
+        if done < steps:
+            optimizer.load_state_dict(state["optimizer"])
+            schedule.load_state_dict(state["schedule"])
+
+    network.train()
+    running, saved, began = None, time.monotonic(), time.monotonic()
+    bar = tqdm(range(done, steps), initial=done, total=steps, desc=stage, mininterval=20)
+    for step in bar:
+        value = loss(torch.Generator().manual_seed(hash_stage(stage) + step))
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        nn.utils.clip_grad_norm_(tracked.values(), 1.0)
+        optimizer.step()
+        schedule.step()
+        decay = min(average, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(smooth.values()), [tensor.detach() for tensor in tracked.values()], 1 - decay)
+        running = value.item() if running is None else 0.98 * running + 0.02 * value.item()
+        bar.set_postfix(loss=f"{running:.4f}", refresh=False)
+        if step + 1 == steps or time.monotonic() - saved > SAVE_EVERY:
+            state = {"step": step + 1, "network": network.state_dict(), "smooth": smooth}
+            if step + 1 < steps:
+                state |= {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+            save(state, path)
+            saved = time.monotonic()
+    if done < steps:
+        log.info("%s: %d steps in %.1f minutes", stage, steps - done, (time.monotonic() - began) / 60)
+    with torch.no_grad():
+        for name, tensor in tracked.items():
+            tensor.copy_(smooth[name])
+    network.eval()
+
+
+def hash_stage(stage: str) -> int:
+    """A seed base of its own for every stage."""
+    return 1_000_000 * (1 + list(STEPS).index(stage))
+
+
+def show(path: Path, rows: list[torch.Tensor]) -> None:
+    """Write rows of images ``[N, 3, H, W]`` in -1..1 as one PNG."""
+    sheet = torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)
+    pixels = ((sheet.clamp(-1, 1) + 1) * 127.5).round().byte().movedim(0, -1).numpy()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(path)
+    log.info("picture: %s", path)
+
+
+def batches(count: int, size: int) -> Iterator[torch.Tensor]:
+    """Indices 0..count-1 in pieces of ``size``."""
+    return iter(torch.arange(count).split(size))
+
+
+def picture_loss(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """L1 + L2 + L1 of the differences between neighbouring pixels, which keeps edges sharp."""
+    edges = sum((made.diff(dim=dim) - true.diff(dim=dim)).abs().mean() for dim in (-1, -2))
+    return (made - true).abs().mean() + (made - true).square().mean() + edges
+
+
+def train_autoencoder(folder: Path, footage: Footage) -> nn.Module:
+    """Encoder and decoder together, with a faint KL term."""
+    torch.manual_seed(hash_stage("autoencoder"))
+    net = models.autoencoder()
+    count = len(footage.captions) * world.FRAMES
+
+    def whole(generator: torch.Generator) -> torch.Tensor:
+        image = footage.images(torch.randint(count, (10,), generator=generator))
+        latent = net.encode(image).latent_dist
+        noise = torch.randn(latent.mean.shape, generator=generator)
+        made = net.decode(latent.mean + latent.std * noise).sample
+        return picture_loss(made, image) + KL_WEIGHT * latent.kl().mean() / noise[0].numel()
+
+    fit("autoencoder", folder, net, [{"params": list(net.parameters()), "lr": 2e-3}], whole, average=0.995)
+    show_autoencoder(folder / "autoencoder.png", net)
+    return net.requires_grad_(False)
+
+
+def polish_decoder(folder: Path, footage: Footage, net: nn.Module, scaling: dict[str, list]) -> None:
+    """Train the decoder further on its own: the latents, and so the other models, stay as they are."""
+    net.decoder.requires_grad_(True)
+    net.post_quant_conv.requires_grad_(True)
+    count = len(footage.captions) * world.FRAMES
+    std = torch.tensor(scaling["std"])[:, None, None]
+
+    def loss(generator: torch.Generator) -> torch.Tensor:
+        image = footage.images(torch.randint(count, (10,), generator=generator))
+        with torch.no_grad():
+            latent = net.encode(image).latent_dist.mean
+            noise = torch.randn(latent.shape, generator=generator)
+        # Sampled latents are a little off: learn to draw clean edges from those too.
+        return picture_loss(net.decode(latent + LATENT_ERROR * std * noise).sample, image)
+
+    half = [*net.decoder.parameters(), *net.post_quant_conv.parameters()]
+    fit("decoder", folder, net, [{"params": half, "lr": 1e-3}], loss, average=0.99)
+    show_autoencoder(folder / "decoder.png", net)
+    models.save_weights("autoencoder", net.state_dict(), scaling)
+
+
+@torch.no_grad()
+def show_autoencoder(path: Path, net: nn.Module) -> None:
+    """A picture of held-out frames above what the autoencoder makes of them, and its PSNR in the log."""
+    held_out = [world.make_clip(seed).frames for seed in world.HELD_OUT_SEEDS[:16]]
+    image = torch.stack(held_out)[:, 0].movedim(-1, 1) * 2 - 1
+    made = net.decode(net.encode(image).latent_dist.mean).sample.clamp(-1, 1)
+    log.info("autoencoder: PSNR %.2f dB", -10 * ((made - image) / 2).square().mean().log10())
+    show(path, [image[:8], made[:8], image[8:], made[8:]])
+
+
+@torch.no_grad()
+def encode_footage(folder: Path, footage: Footage, autoencoder: nn.Module) -> tuple[torch.Tensor, dict[str, list]]:
+    """Normalised latents ``[N, F, 4, 8, 8]`` and how they were normalised; the autoencoder's weights are stored."""
+    path = folder / "latents.pt"
+    if not path.exists():
+        count = len(footage.captions) * world.FRAMES
+        pieces = tqdm(batches(count, 64), total=math.ceil(count / 64), desc="encoding clips")
+        raw = torch.cat([autoencoder.encode(footage.images(index)).latent_dist.mean for index in pieces])
+        mean, std = raw.mean(dim=(0, 2, 3)), raw.std(dim=(0, 2, 3))
+        latents = (raw - mean[:, None, None]) / std[:, None, None]
+        # Preview colours: each latent cell against the mean colour of its 8x8 pixels.
+        some = torch.arange(0, count, 16)
+        cells = latents[some].movedim(1, -1).reshape(-1, 4)
+        colours = F.avg_pool2d(footage.images(some), 8).movedim(1, -1).reshape(-1, 3)
+        solved = torch.linalg.lstsq(torch.cat((cells, torch.ones(len(cells), 1)), dim=1), colours).solution
+        scaling = {"mean": mean, "std": std, "rgb_factors": solved[:4], "rgb_bias": solved[4]}
+        save({"latents": latents.unflatten(0, (-1, world.FRAMES)), "scaling": scaling}, path)
+    stored = torch.load(path, weights_only=True)
+    scaling = {key: value.tolist() for key, value in stored["scaling"].items()}
+    if not (folder / "decoder.pt").exists():
+        models.save_weights("autoencoder", autoencoder.state_dict(), scaling)
+    return stored["latents"], scaling
+
+
+class Noiser:
+    """SD's forward process: noised latents with the loss weight of their level."""
+
+    def __init__(self) -> None:
+        betas = torch.linspace(models.SCHEDULE["beta_start"] ** 0.5, models.SCHEDULE["beta_end"] ** 0.5, 1000) ** 2
+        self.alphas = (1 - betas).cumprod(dim=0)
+
+    def __call__(
+        self, clean: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Noised latents, timesteps ``[B]``, the noise and weights ``[B, 1, ...]`` for latents ``[B, ...]``.
+
+        Weights are min(1, SNR_CAP / SNR) (min-SNR, arXiv 2303.09556): almost clean latents teach little.
+        """
+        t = torch.randint(1000, (len(clean),), generator=generator)
+        noise = torch.randn(clean.shape, generator=generator)
+        alpha = self.alphas[t].view(-1, *[1] * (clean.ndim - 1))
+        weight = (SNR_CAP * (1 - alpha) / alpha).clamp(max=1)
+        return alpha.sqrt() * clean + (1 - alpha).sqrt() * noise, t, noise, weight
+
+
+def drop_captions(ids: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Token ids ``[B, 16]`` with one row in ten replaced by the empty caption's."""
+    empty = torch.rand(len(ids), generator=generator) < EMPTY_CAPTION_SHARE
+    return torch.where(empty[:, None], models.token_ids([""]), ids)
+
+
+def train_image(folder: Path, footage: Footage, latents: torch.Tensor) -> nn.ModuleDict:
+    """The text encoder and the image UNet, on single frames."""
+    torch.manual_seed(hash_stage("image"))
+    net = nn.ModuleDict({"text": models.text_encoder(), "unet": models.image_unet()})
+    ids, flat, noised = models.token_ids(footage.captions), latents.flatten(0, 1), Noiser()
+
+    def loss(generator: torch.Generator) -> torch.Tensor:
+        index = torch.randint(len(flat), (64,), generator=generator)
+        x, t, noise, weight = noised(flat[index], generator)
+        context = net["text"](input_ids=drop_captions(ids[index // world.FRAMES], generator)).last_hidden_state
+        return (weight * (net["unet"](x, t, context).sample - noise).square()).mean()
+
+    fit("image", folder, net, [{"params": list(net.parameters()), "lr": 1.2e-3}], loss, average=0.998)
+    models.save_weights("text_encoder", net["text"].state_dict())
+    models.save_weights("image_unet", net["unet"].state_dict())
+    return net.requires_grad_(False)
+
+
+def train_control(folder: Path, footage: Footage, latents: torch.Tensor, image: nn.ModuleDict) -> nn.Module:
+    """The ControlNet, on single frames and what Canny sees in them; the image model stays as it is."""
+    torch.manual_seed(hash_stage("control"))
+    net = models.control_net(image["unet"]).requires_grad_(True)
+    ids, flat, noised = models.token_ids(footage.captions), latents.flatten(0, 1), Noiser()
+
+    def loss(generator: torch.Generator) -> torch.Tensor:
+        index = torch.randint(len(flat), (64,), generator=generator)
+        x, t, noise, weight = noised(flat[index], generator)
+        context = image["text"](input_ids=drop_captions(ids[index // world.FRAMES], generator)).last_hidden_state
+        down, mid = net(x, t, context, footage.hints(index), return_dict=False)
+        made = image["unet"](
+            x, t, context, down_block_additional_residuals=down, mid_block_additional_residual=mid
+        ).sample
+        return (weight * (made - noise).square()).mean()
+
+    fit("control", folder, net, [{"params": list(net.parameters()), "lr": 1.2e-3}], loss, average=0.995)
+    models.save_weights("control_net", net.state_dict())
+    return net.requires_grad_(False)
+
+
+def train_video(folder: Path, footage: Footage, latents: torch.Tensor, image: nn.ModuleDict) -> nn.Module:
+    """The video UNet, on whole clips: new layers learn fast, those of the image model slowly."""
+    torch.manual_seed(hash_stage("video"))
+    net = models.inflate(image["unet"])
+    copied = set(image["unet"].state_dict())
+    groups = [
+        {"params": [p for name, p in net.named_parameters() if name not in copied], "lr": 1.2e-3},
+        {"params": [p for name, p in net.named_parameters() if name in copied], "lr": 3e-4},
+    ]
+    ids, noised = models.token_ids(footage.captions), Noiser()
+
+    def loss(generator: torch.Generator) -> torch.Tensor:
+        index = torch.randint(len(latents), (8,), generator=generator)
+        clips = latents[index].transpose(1, 2)
+        # Played backwards, a clip obeys the same rules.
+        backwards = torch.rand(len(clips), 1, 1, 1, 1, generator=generator) < 0.5
+        x, t, noise, weight = noised(torch.where(backwards, clips.flip(2), clips), generator)
+        context = image["text"](input_ids=drop_captions(ids[index], generator)).last_hidden_state
+        return (weight * (net(x, t, context).sample - noise).square()).mean()
+
+    fit("video", folder, net, groups, loss, average=0.998)
+    models.save_weights("video_unet", net.state_dict())
+    return net.requires_grad_(False)
+
+
+@torch.no_grad()
+def sample(
+    predict: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+    image: nn.ModuleDict,
+    captions: list[str],
+    noise: torch.Tensor,
+    steps: int = 25,
+    guidance: float = 3.0,
+) -> torch.Tensor:
+    """DDIM samples from ``noise`` ``[B, 4, ...]``; ``predict(x, t, context)`` gives eps, x holding both halves."""
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler(**models.SCHEDULE)
+    scheduler.set_timesteps(steps)
+    context = image["text"](input_ids=models.token_ids([*captions, *[""] * len(captions)])).last_hidden_state
+    x = noise
+    for t in scheduler.timesteps:
+        cond, uncond = predict(torch.cat((x, x)), t.expand(2 * len(x)), context).chunk(2)
+        x = scheduler.step(uncond + guidance * (cond - uncond), t, x).prev_sample
+    return x
+
+
+@torch.no_grad()
+def show_samples(
+    folder: Path, autoencoder: nn.Module, scaling: dict[str, list], image: nn.ModuleDict, control: nn.Module | None
+) -> None:
+    """A picture of held-out captions drawn by the image model, under their control images where there are any."""
+    clips = [world.make_clip(seed) for seed in world.HELD_OUT_SEEDS[:16]]
+    hints = torch.cat([world.canny_control(clip.frames[:1]) for clip in clips]).movedim(-1, 1)
+
+    def predict(x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        if control is None:
+            return image["unet"](x, t, context).sample
+        down, mid = control(x, t, context, torch.cat((hints, hints)), return_dict=False)
+        residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+        return image["unet"](x, t, context, **residuals).sample
+
+    noise = torch.randn(16, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    latent = sample(predict, image, [clip.caption for clip in clips], noise)
+    mean, std = (torch.tensor(scaling[key])[:, None, None] for key in ("mean", "std"))
+    made = autoencoder.decode(latent * std + mean).sample
+    top = torch.stack([clip.frames[0].movedim(-1, 0) for clip in clips]) if control is None else hints
+    rows = [top[:8] * 2 - 1, made[:8], top[8:] * 2 - 1, made[8:]]
+    show(folder / ("image.png" if control is None else "control.png"), rows)
+
+
+def main() -> None:
+    """Run every stage that is not finished yet."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, default=Path("output/demo-training"), help="folder for checkpoints")
+    folder = parser.parse_args().run
+    folder.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    footage = film(folder)
+    autoencoder = train_autoencoder(folder, footage)
+    latents, scaling = encode_footage(folder, footage, autoencoder)
+    image = train_image(folder, footage, latents)
+    show_samples(folder, autoencoder, scaling, image, None)
+    control = train_control(folder, footage, latents, image)
+    show_samples(folder, autoencoder, scaling, image, control)
+    train_video(folder, footage, latents, image)
+    polish_decoder(folder, footage, autoencoder, scaling)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,311 @@
+"""The toy world: captioned clips of textured shapes that move over a drifting background, with their exact motion.
+
+Every clip is a pure function of its seed. A shape moves rigidly at constant speed and spin and carries its texture
+along; the camera pans with the first-named shape, so the background drifts the other way at ``DRIFT`` pixels a frame.
+A single frame does not show which way that is: only a model of whole clips can know it.
+Shapes and background always come from the two different halves of the palette, light and dark, and textures vary
+in hue more than in lightness, so that Canny finds outlines and not textures.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+SIZE = 64
+FRAMES = 8
+DRIFT = 2.0
+TRAIN_SEEDS = range(0, 1_000_000)
+HELD_OUT_SEEDS = range(1_000_000, 2_000_000)
+CANNY_LOW, CANNY_HIGH = 0.3, 0.6
+PACKAGED_CLIP_SEED = 1_000_000
+
+DARK = {
+    "red": (0.78, 0.12, 0.14),
+    "blue": (0.14, 0.22, 0.80),
+    "green": (0.10, 0.46, 0.16),
+    "purple": (0.46, 0.14, 0.58),
+}
+LIGHT = {
+    "yellow": (0.90, 0.80, 0.18),
+    "cyan": (0.24, 0.80, 0.86),
+    "pink": (0.90, 0.62, 0.76),
+    "orange": (0.90, 0.58, 0.20),
+    "white": (0.86, 0.86, 0.86),
+}
+PALETTE = DARK | LIGHT
+LUMA = torch.tensor([0.299, 0.587, 0.114])
+
+STAR_INNER = 0.52
+ROUNDING = 0.16
+RADIUS = {"circle": 14.0, "square": 17.5, "triangle": 19.5, "star": 19.5, "cross": 18.0}
+SHAPES = tuple(RADIUS)
+WORDS = ("a", "an", "on", "background", "in", "front", "of", *SHAPES, *PALETTE)
+
+
+@dataclass(frozen=True)
+class Rigid:
+    """Motion of one shape: at frame t its centre is ``centre + t * velocity``, its angle ``angle + t * spin``.
+
+    Pixels (x right, y down, pixel centres at whole numbers) and radians.
+    """
+
+    centre: tuple[float, float]
+    velocity: tuple[float, float]
+    angle: float
+    spin: float
+
+    def place(self, t: float) -> tuple[float, float, float]:
+        """Centre x, centre y and angle at frame ``t``."""
+        return (
+            self.centre[0] + t * self.velocity[0],
+            self.centre[1] + t * self.velocity[1],
+            self.angle + t * self.spin,
+        )
+
+    def carry(self, points: torch.Tensor, start: float, end: float) -> torch.Tensor:
+        """Where points ``[..., 2]`` fixed to the shape at frame ``start`` lie at frame ``end``."""
+        x0, y0, a0 = self.place(start)
+        x1, y1, a1 = self.place(end)
+        cos, sin = math.cos(a1 - a0), math.sin(a1 - a0)
+        dx, dy = points[..., 0] - x0, points[..., 1] - y0
+        return torch.stack((x1 + cos * dx - sin * dy, y1 + sin * dx + cos * dy), dim=-1)
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A colour with soft stripes: ``colour + tint * sin(wave . p + phase)``."""
+
+    name: str
+    colour: tuple[float, float, float]
+    tint: tuple[float, float, float]
+    wave: tuple[float, float]
+    phase: float
+
+    def paint(self, points: torch.Tensor) -> torch.Tensor:
+        """Colours ``[..., 3]`` in 0..1 at surface points ``[..., 2]``."""
+        stripe = torch.sin(points[..., 0] * self.wave[0] + points[..., 1] * self.wave[1] + self.phase)
+        return (torch.tensor(self.colour) + torch.tensor(self.tint) * stripe[..., None]).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One moving shape: its kind, outer radius in pixels, surface (in the shape's own frame) and motion."""
+
+    kind: str
+    radius: float
+    surface: Surface
+    motion: Rigid
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip of the world and all that is known about it.
+
+    frames: ``[F, H, W, 3]`` in 0..1. masks: ``[S, F, H, W]`` in 0..1, the visible part of each shape.
+    caption: what is to be seen, colours possibly left out. shapes: front to back, in the order of the caption.
+    drift: background motion in pixels per frame, (x, y).
+    """
+
+    seed: int
+    caption: str
+    shapes: tuple[Shape, ...]
+    background: Surface
+    drift: tuple[float, float]
+    frames: torch.Tensor
+    masks: torch.Tensor
+
+    @property
+    def ground(self) -> torch.Tensor:
+        """The visible part of the background, ``[F, H, W]`` in 0..1."""
+        return 1 - self.masks.sum(dim=0)
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What a caption says: (colour or None, kind) of each shape, front to back, and the background's colour or None."""
+
+    shapes: tuple[tuple[str | None, str], ...]
+    background: str | None
+
+    def __str__(self) -> str:
+        text = " in front of ".join(_with_article(colour, kind) for colour, kind in self.shapes)
+        return f"{text} on {_with_article(self.background, 'background')}" if self.background else text
+
+
+def _with_article(colour: str | None, thing: str) -> str:
+    return " ".join(filter(None, ("an" if colour == "orange" else "a", colour, thing)))
+
+
+def parse_caption(text: str) -> Caption:
+    """Read a caption of the world back; raises ValueError for any other text."""
+    thing = rf"an? (?:({'|'.join(PALETTE)}) )?({'|'.join(SHAPES)})"
+    match = re.fullmatch(rf"{thing}(?: in front of {thing})?(?: on an? ({'|'.join(PALETTE)}) background)?", text)
+    if match is None:
+        raise ValueError(f"not a caption of the toy world: {text!r}")
+    front, back = match.group(1, 2), match.group(3, 4)
+    return Caption((front,) if back[1] is None else (front, back), match.group(5))
+
+
+def pixel_grid(size: int = SIZE) -> torch.Tensor:
+    """Pixel centres ``[size, size, 2]`` as (x, y)."""
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    return torch.stack((x, y), dim=-1).float()
+
+
+def make_clip(seed: int) -> Clip:
+    """The clip of ``seed``: 8 frames of 64x64, one shape or (one clip in six) two that cross."""
+    rng = np.random.default_rng(seed)
+    pair = rng.random() < 1 / 6
+    halves = (DARK, LIGHT) if rng.random() < 0.5 else (LIGHT, DARK)
+    ground = str(rng.choice(list(halves[1])))
+    colours = [str(name) for name in rng.choice(list(halves[0]), size=2, replace=False)]
+    kinds = [str(kind) for kind in rng.choice(SHAPES, size=2)]
+
+    heading = 1.0 if rng.random() < 0.5 else -1.0
+    shapes = []
+    for i in range(2 if pair else 1):
+        radius = RADIUS[kinds[i]] * rng.uniform(0.9, 1.1) * (0.78 if pair else 1.0)
+        towards = heading if i == 0 else -heading
+        motion = _motion(rng, radius, towards, speed=(1.8, 3.2) if pair else (1.2, 2.4))
+        surface = _surface(rng, colours[i], tilt=math.pi, wavelength=(13, 18))
+        shapes.append(Shape(kinds[i], radius, surface, motion))
+
+    background = _surface(rng, ground, tilt=math.pi / 4, wavelength=(15, 22))
+    drift = (-heading * DRIFT, 0.0)
+    said = Caption(tuple((shape.surface.name, shape.kind) for shape in shapes), ground)
+    caption = str(_leave_out_colours(rng, said))
+    frames, masks = _render(shapes, background, drift)
+    return Clip(seed, caption, tuple(shapes), background, drift, frames, masks)
+
+
+def _motion(rng: np.random.Generator, radius: float, heading: float, speed: tuple[float, float]) -> Rigid:
+    """A straight path across the middle of the picture that stays inside it."""
+    velocity = np.array([heading * rng.uniform(*speed), rng.uniform(-0.8, 0.8)])
+    middle = (SIZE - 1) / 2
+    room = np.maximum(middle - radius - 1 - np.abs(velocity) * (FRAMES - 1) / 2, 0)
+    halfway = middle + rng.uniform(-1, 1, size=2) * room
+    start = halfway - velocity * (FRAMES - 1) / 2
+    spin = rng.choice([-1, 1]) * rng.uniform(0, math.radians(7))
+    return Rigid(tuple(map(float, start)), tuple(map(float, velocity)), float(rng.uniform(-math.pi, math.pi)), spin)
+
+
+def _surface(rng: np.random.Generator, name: str, tilt: float, wavelength: tuple[float, float]) -> Surface:
+    """Stripes of a random hue shift; ``tilt`` is how far the wave may turn away from horizontal."""
+    colour = np.clip(np.array(PALETTE[name]) + rng.uniform(-0.05, 0.05, size=3), 0, 1)
+    luma = LUMA.numpy()
+    hue = rng.normal(size=3)
+    hue -= luma * (hue @ luma) / (luma @ luma)
+    tint = 0.15 * hue / np.linalg.norm(hue) + rng.uniform(-0.035, 0.035)
+    # Clipping would make flat spots in the stripes: pull the colour away from the ends instead.
+    colour = np.clip(colour, np.abs(tint), 1 - np.abs(tint))
+    angle, length = rng.uniform(-tilt, tilt), rng.uniform(*wavelength)
+    wave = 2 * math.pi / length * np.array([math.cos(angle), math.sin(angle)])
+    phase = rng.uniform(0, 2 * math.pi)
+    return Surface(name, tuple(map(float, colour)), tuple(map(float, tint)), tuple(map(float, wave)), float(phase))
+
+
+def _leave_out_colours(rng: np.random.Generator, said: Caption) -> Caption:
+    """In three captions of ten at least one colour goes unsaid."""
+    if rng.random() >= 0.3:
+        return said
+    keep_shape, keep_ground = [(False, True), (True, False), (False, False)][rng.integers(3)]
+    return Caption(
+        tuple((colour if keep_shape else None, kind) for colour, kind in said.shapes),
+        said.background if keep_ground else None,
+    )
+
+
+def _outline(kind: str) -> torch.Tensor:
+    """Corners ``[N, 2]`` of a polygon of outer radius 1."""
+    if kind == "cross":
+        arm = 0.36
+        reach = math.sqrt(1 - arm**2)
+        quarter = torch.tensor([[arm, arm], [reach, arm], [reach, -arm]])
+        turns = [torch.tensor([[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]]) for a in _angles(4)]
+        return torch.cat([quarter @ turn for turn in turns])
+    count = {"triangle": 3, "square": 4, "star": 10}[kind]
+    radii = torch.tensor([1.0, STAR_INNER if kind == "star" else 1.0]).repeat(count)[:count]
+    angles = torch.tensor(_angles(count)) - math.pi / 2
+    return radii[:, None] * torch.stack((angles.cos(), angles.sin()), dim=-1)
+
+
+def _angles(count: int) -> list[float]:
+    return [2 * math.pi * i / count for i in range(count)]
+
+
+def _distance(kind: str, points: torch.Tensor) -> torch.Tensor:
+    """Signed distance ``[...]`` of points ``[..., 2]`` to the shape of outer radius 1, negative inside.
+
+    Corners are rounded: Canny's thinning breaks the outline at sharp ones.
+    """
+    if kind == "circle":
+        return points.norm(dim=-1) - 1
+    corners = _outline(kind) * (1 - ROUNDING)
+    edges = corners.roll(-1, dims=0) - corners
+    offset = points[..., None, :] - corners
+    along = ((offset * edges).sum(-1) / (edges * edges).sum(-1)).clamp(0, 1)
+    distance = (offset - along[..., None] * edges).norm(dim=-1).amin(dim=-1)
+    py, y0, y1 = points[..., 1, None], corners[:, 1], corners.roll(-1, dims=0)[:, 1]
+    cross = offset[..., 0] * edges[:, 1] - offset[..., 1] * edges[:, 0]
+    crossings = ((y0 <= py) & (py < y1) & (cross < 0)) | ((y1 <= py) & (py < y0) & (cross > 0))
+    return torch.where(crossings.sum(dim=-1) % 2 == 1, -distance, distance) - ROUNDING
+
+
+def _render(shapes: list[Shape], background: Surface, drift: tuple[float, float]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Frames ``[F, H, W, 3]`` and visible masks ``[S, F, H, W]``, edges anti-aliased over one pixel."""
+    grid = pixel_grid()
+    frames, masks = [], []
+    for t in range(FRAMES):
+        frame = background.paint(grid - t * torch.tensor(drift))
+        visible = torch.ones(SIZE, SIZE)
+        layers = []
+        for shape in shapes:
+            x, y, angle = shape.motion.place(t)
+            cos, sin = math.cos(angle), math.sin(angle)
+            dx, dy = grid[..., 0] - x, grid[..., 1] - y
+            own = torch.stack((cos * dx + sin * dy, cos * dy - sin * dx), dim=-1)
+            cover = (0.5 - shape.radius * _distance(shape.kind, own / shape.radius)).clamp(0, 1)
+            layers.append((cover, shape.surface.paint(own), cover * visible))
+            visible = visible * (1 - cover)
+        for cover, colour, _ in reversed(layers):
+            frame = torch.lerp(frame, colour, cover[..., None])
+        frames.append(frame)
+        masks.append(torch.stack([mask for _, _, mask in layers]))
+    return torch.stack(frames), torch.stack(masks, dim=1)
+
+
+def canny_control(frames: torch.Tensor, low: float = CANNY_LOW, high: float = CANNY_HIGH) -> torch.Tensor:
+    """The image the host's Canny node gives for frames ``[F, H, W, 3]``: edges ``[F, H, W, 3]``, 0 or 1."""
+    from kornia.filters import canny
+
+    return canny(frames.float().movedim(-1, 1), low, high)[1].repeat(1, 3, 1, 1).movedim(1, -1)
+
+
+def outline_closed(control: torch.Tensor, clip: Clip, gap: int = 0) -> torch.Tensor:
+    """Whether the edges ``[F, H, W, 3]`` enclose the clip's shapes in each frame, ``[F]`` bool.
+
+    Paint is poured in at the picture's border and spreads through edge-free pixels (not diagonally): the outline is
+    closed where it reaches less than 2% of the shapes' inner pixels, those 3 or more from the background. With
+    ``gap`` the paint is too thick for openings of up to so many pixels.
+    """
+    wall = control[..., 0] > 0.5
+    if gap:
+        wall = F.max_pool2d(F.pad(wall[:, None].float(), (0, gap, 0, gap)), gap + 1, stride=1)[:, 0] > 0.5
+    paint = torch.zeros_like(wall)
+    paint[:, [0, -1], :] = paint[:, :, [0, -1]] = True
+    paint &= ~wall
+    cross = torch.tensor([[[[0.0, 1, 0], [1, 1, 1], [0, 1, 0]]]])
+    while True:
+        spread = (F.conv2d(paint[:, None].float(), cross, padding=1)[:, 0] > 0) & ~wall
+        if torch.equal(spread, paint):
+            break
+        paint = spread
+    outside = (clip.ground > 0.01).float()[:, None]
+    inner = F.max_pool2d(outside, 7, stride=1, padding=3)[:, 0] == 0
+    return (paint & inner).sum(dim=(1, 2)) < 0.02 * inner.sum(dim=(1, 2))

@@ -1,0 +1,249 @@
+"""The demo models as real host objects: a MODEL for images, one for clips, a CLIP, a VAE and a CONTROL_NET.
+
+They are built here and not by core's loaders, which know only the published sizes of these architectures. Device,
+precision and offloading are the host's own choices.
+"""
+
+import comfy.cldm.cldm
+import comfy.clip_model
+import comfy.controlnet
+import comfy.latent_formats
+import comfy.model_management as mm
+import comfy.model_patcher
+import comfy.ops
+import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models_base
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ..demo import models
+from .video_unet import VideoModelConfig
+
+MEMORY_USAGE_FACTOR = 0.1
+
+UNET = {
+    "image_size": 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 64,
+    "channel_mult": [1, 1],
+    "num_res_blocks": [1, 1],
+    "transformer_depth": [1, 1],
+    "transformer_depth_output": [1, 1, 1, 1],
+    "transformer_depth_middle": 1,
+    "context_dim": models.CONTEXT_DIM,
+    "num_head_channels": models.HEAD_WIDTH,
+    "use_spatial_transformer": True,
+    "use_linear_in_transformer": True,
+    "legacy": False,
+    "adm_in_channels": None,
+}
+"""The image UNet as the host's UNetModel spells it; the ControlNet is its first half."""
+
+VAE = {
+    "double_z": True,
+    "z_channels": 4,
+    "resolution": 64,
+    "in_channels": 3,
+    "out_ch": 3,
+    "ch": 32,
+    "ch_mult": [1, 1, 2, 2],
+    "num_res_blocks": 1,
+    "attn_resolutions": [],
+    "dropout": 0.0,
+}
+
+
+class DemoLatents(comfy.latent_formats.LatentFormat):
+    """Latents of the demo autoencoder, brought to mean 0 and std 1 per channel; not Stable Diffusion's."""
+
+    def __init__(self):
+        scaling = models.latent_scaling()
+        self.mean = scaling["mean"].view(1, 4, 1, 1)
+        self.std = scaling["std"].view(1, 4, 1, 1)
+        self.latent_rgb_factors = scaling["rgb_factors"].tolist()
+        self.latent_rgb_factors_bias = scaling["rgb_bias"].tolist()
+
+    def process_in(self, latent: Tensor) -> Tensor:
+        return (latent - self.mean.to(latent)) / self.std.to(latent)
+
+    def process_out(self, latent: Tensor) -> Tensor:
+        return latent * self.std.to(latent) + self.mean.to(latent)
+
+
+class DemoImageModel(comfy.supported_models_base.BASE):
+    """The image UNet: eps prediction on Stable Diffusion's schedule, the host's defaults."""
+
+    unet_extra_config = {}
+    latent_format = DemoLatents
+    memory_usage_factor = MEMORY_USAGE_FACTOR
+
+    def process_unet_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Rename diffusers' keys to the host's."""
+        names = comfy.utils.unet_to_diffusers(self.unet_config)
+        return {names[key]: tensor for key, tensor in state_dict.items()}
+
+
+class DemoVideoModel(VideoModelConfig):
+    """The video UNet, in the same latents."""
+
+    latent_format = DemoLatents
+    memory_usage_factor = MEMORY_USAGE_FACTOR
+
+
+class DemoTokenizer(comfy.sd1_clip.SDTokenizer):
+    """The host's prompt syntax over the toy vocabulary."""
+
+    def __init__(self, embedding_directory=None, tokenizer_data=None):
+        super().__init__(
+            max_length=models.CONTEXT_LENGTH,
+            embedding_directory=embedding_directory,
+            embedding_size=models.CONTEXT_DIM,
+            embedding_key="clip_demo",
+            tokenizer_class=models.WordTokenizer,
+        )
+
+
+class DemoTokenizers(comfy.sd1_clip.SD1Tokenizer):
+    """What CLIPTextEncode talks to."""
+
+    def __init__(self, embedding_directory=None, tokenizer_data=None):
+        super().__init__(embedding_directory, clip_name="demo", tokenizer=DemoTokenizer)
+
+
+class DemoTextModel(comfy.clip_model.CLIPTextModel):
+    """The host's CLIP text model with the toy vocabulary instead of CLIP's."""
+
+    def __init__(self, config_dict, dtype, device, operations):
+        super().__init__(config_dict, dtype, device, operations)
+        self.text_model.embeddings = comfy.clip_model.CLIPEmbeddings(
+            config_dict["hidden_size"],
+            vocab_size=config_dict["vocab_size"],
+            num_positions=config_dict["max_position_embeddings"],
+            dtype=dtype,
+            device=device,
+            operations=operations,
+        )
+        # The demo text encoder has no projection, as SD 1.5's; the host keeps one for the pooled output.
+        self.text_projection = torch.nn.Identity()
+
+
+class DemoClipModel(comfy.sd1_clip.SDClipModel):
+    """The text encoder's transformer with the host's weighting of prompts around it."""
+
+    def __init__(self, device="cpu", dtype=None, model_options=None):
+        vocabulary = models.WordTokenizer().get_vocab()
+        start, end = vocabulary[models.WordTokenizer.START], vocabulary[models.WordTokenizer.END]
+        super().__init__(
+            device=device,
+            dtype=dtype,
+            max_length=models.CONTEXT_LENGTH,
+            textmodel_json_config={"vocab_size": len(vocabulary), "eos_token_id": end, **models.TEXT_ENCODER},
+            model_class=DemoTextModel,
+            special_tokens={"start": start, "end": end, "pad": end},
+            return_projected_pooled=False,
+            model_options=model_options or {},
+        )
+
+
+class DemoClip(comfy.sd1_clip.SD1ClipModel):
+    """What CLIPTextEncode runs."""
+
+    def __init__(self, device="cpu", dtype=None, model_options=None):
+        super().__init__(device, dtype, model_options or {}, clip_name="demo", clip_model=DemoClipModel)
+
+
+def load_image_model(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    """The image MODEL."""
+    return _load_model(DemoImageModel, UNET, "image_unet", load_image_model, disable_dynamic)
+
+
+def load_video_model(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    """The video MODEL; its latents are a clip's frames in the batch, ``[F, 4, 8, 8]``."""
+    return _load_model(DemoVideoModel, models.VIDEO_UNET, "video_unet", load_video_model, disable_dynamic)
+
+
+def _load_model(config_class, unet_config, name, reload, disable_dynamic):
+    weights = models.load_weights(name)
+    load_device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
+    dtype, manual_cast = _precision(weights, config_class.supported_inference_dtypes)
+    config = config_class(unet_config)
+    config.set_inference_dtype(dtype, manual_cast)
+    patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+    model = config.get_model({}, "", device=offload_device)
+    patcher = patcher_class(model, load_device=load_device, offload_device=offload_device)
+    model.load_model_weights(weights, "", assign=patcher.is_dynamic())
+    patcher.cached_patcher_init = (reload, ())
+    return patcher
+
+
+def _precision(weights: dict[str, Tensor], supported: list[torch.dtype]) -> tuple[torch.dtype, torch.dtype | None]:
+    """The host's choice of storage dtype, and of compute dtype where that is another."""
+    dtype = mm.unet_dtype(
+        model_params=comfy.utils.calculate_parameters(weights),
+        supported_dtypes=list(supported),
+        weight_dtype=comfy.utils.weight_dtype(weights),
+    )
+    return dtype, mm.unet_manual_cast(dtype, mm.get_torch_device(), list(supported))
+
+
+def load_clip(disable_dynamic: bool = False) -> comfy.sd.CLIP:
+    """The CLIP, over the toy world's words; it skips any other."""
+    weights = {f"text_model.{key}": tensor for key, tensor in models.load_weights("text_encoder").items()}
+    target = comfy.supported_models_base.ClipTarget(DemoTokenizers, DemoClip)
+    parameters = comfy.utils.calculate_parameters(weights)
+    clip = comfy.sd.CLIP(target, parameters=parameters, state_dict=[weights], disable_dynamic=disable_dynamic)
+    clip.patcher.cached_patcher_init = (_load_clip_patcher, ())
+    return clip
+
+
+def _load_clip_patcher(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    return load_clip(disable_dynamic).patcher
+
+
+def load_vae() -> comfy.sd.VAE:
+    """The VAE, f=8 with 4 channels."""
+    vae = comfy.sd.VAE(sd=models.load_weights("autoencoder"), config={"params": {"ddconfig": VAE, "embed_dim": 4}})
+    for layer in vae.first_stage_model.modules():
+        if isinstance(layer, torch.nn.GroupNorm):  # the host's VAE knows only 32 groups
+            layer.num_groups = models.AUTOENCODER_GROUPS
+    vae.patcher.cached_patcher_init = (_load_vae_patcher, ())
+    return vae
+
+
+def _load_vae_patcher(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    patcher = load_vae().patcher
+    return patcher.clone(disable_dynamic=True) if disable_dynamic and patcher.is_dynamic() else patcher
+
+
+def load_control_net() -> comfy.controlnet.ControlNet:
+    """The CONTROL_NET, for images of the host's Canny node at `world.CANNY_LOW` and `CANNY_HIGH`."""
+    weights = {_control_key(key): tensor for key, tensor in models.load_weights("control_net").items()}
+    dtype, manual_cast = _precision(weights, DemoImageModel.supported_inference_dtypes)
+    net = comfy.cldm.cldm.ControlNet(
+        **{key: value for key, value in UNET.items() if key != "out_channels"},
+        hint_channels=3,
+        dtype=dtype,
+        device=mm.unet_offload_device(),
+        operations=comfy.ops.pick_operations(dtype, manual_cast),
+    )
+    net.load_state_dict(weights)
+    return comfy.controlnet.ControlNet(net, load_device=mm.get_torch_device(), manual_cast_dtype=manual_cast)
+
+
+def _control_key(key: str) -> str:
+    """The host's name of a tensor of diffusers' ControlNetModel."""
+    shared = comfy.utils.unet_to_diffusers(UNET)
+    if key in shared:
+        return shared[key]
+    layer, kind = key.rsplit(".", 1)
+    if layer == "controlnet_mid_block":
+        return f"middle_block_out.0.{kind}"
+    part, _, number = layer.rpartition(".")
+    if part == "controlnet_down_blocks":
+        return f"zero_convs.{number}.0.{kind}"
+    # The hint's convolutions stand at even places, activations between them.
+    place = {"conv_in": 0, "conv_out": 14}.get(number) if not number.isdigit() else 2 * int(number) + 2
+    return f"input_hint_block.{place}.{kind}"

@@ -1,0 +1,61 @@
+"""Models that come with the pack, so that the chain runs before anything is downloaded."""
+
+from comfy_api.latest import io
+
+from ..bivdiff_core.host import demo_models
+from . import controls
+
+
+class DemoModels(io.ComfyNode):
+    """The demo models as host objects."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BIVDiffDemoModels",
+            display_name="BIVDiff Demo Models",
+            category=f"{controls.CATEGORY}/demo",
+            description="Tiny models that ship with the pack and run on any CPU in seconds, to learn the chain on and "
+            "to test workflows with. They draw 64x64 pictures of a red star on a yellow background and the like: "
+            "circles, squares, triangles, stars and crosses in nine colours. They share one latent space of "
+            "their own, so they do not mix with Stable Diffusion's models.",
+            search_aliases=["toy models", "tiny models", "test models", "example models", "checkpoint"],
+            inputs=[
+                io.Combo.Input(
+                    "variant",
+                    options=["base"],
+                    default="base",
+                    tooltip="base draws from a prompt and, with the control net, from outlines.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    display_name="image_model",
+                    tooltip="Draws single frames; for Frame-wise Image Sampler, KSampler and DDIM Inverse (Image).",
+                ),
+                io.Model.Output(
+                    display_name="video_model",
+                    tooltip="Knows clips of 8 frames; for DDIM Inverse (Video) and Video Temporal Smoother.",
+                ),
+                io.Clip.Output(
+                    display_name="CLIP",
+                    tooltip="For CLIP Text Encode. Knows the words of captions like: a blue star in front of a red "
+                    "circle on a white background. Other words are skipped.",
+                ),
+                io.Vae.Output(display_name="VAE", tooltip="For VAE Encode and VAE Decode, at 64x64 pixels."),
+                io.ControlNet.Output(
+                    display_name="CONTROL_NET",
+                    tooltip="For Apply ControlNet, with outlines from Detect Edges (Canny) at low 0.3 and high 0.6.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, variant) -> io.NodeOutput:
+        return io.NodeOutput(
+            demo_models.load_image_model(),
+            demo_models.load_video_model(),
+            demo_models.load_clip(),
+            demo_models.load_vae(),
+            demo_models.load_control_net(),
+        )

@@ -1,0 +1,118 @@
+"""The toy world: every clip is known exactly, and the measures on it say what they claim."""
+
+import pytest
+import torch
+
+from bivdiff_core.demo import measure, world
+from bivdiff_core.demo.models import WordTokenizer
+
+CLIPS = [world.make_clip(seed) for seed in world.HELD_OUT_SEEDS[:24]]
+
+
+def test_a_seed_is_a_clip():
+    again = world.make_clip(CLIPS[0].seed)
+    assert again.caption == CLIPS[0].caption
+    assert torch.equal(again.frames, CLIPS[0].frames)
+    assert not torch.equal(CLIPS[0].frames, CLIPS[1].frames)
+
+
+def test_training_never_sees_a_held_out_seed():
+    assert not set(world.TRAIN_SEEDS[-2:]) & set(world.HELD_OUT_SEEDS)
+    assert world.TRAIN_SEEDS.stop <= world.HELD_OUT_SEEDS.start
+    assert world.PACKAGED_CLIP_SEED in world.HELD_OUT_SEEDS
+
+
+def test_frames_and_masks_are_complete():
+    for clip in CLIPS:
+        assert clip.frames.shape == (world.FRAMES, world.SIZE, world.SIZE, 3)
+        assert clip.frames.min() >= 0 and clip.frames.max() <= 1
+        assert clip.ground.min() > -1e-6
+        assert all(mask.amax(dim=(1, 2)).min() == 1 for mask in clip.masks[:1]), "the front shape is never hidden"
+
+
+def test_the_known_motion_carries_each_frame_into_the_next():
+    for clip in CLIPS:
+        steady = measure.flicker(clip.frames, clip)
+        assert steady.ground < 1e-5
+        assert steady.shape < 3e-3  # resampling between pixels
+
+
+def test_the_motion_matters():
+    """Textures are strong and fast enough that no motion, or a background fixed to the screen, is plainly wrong."""
+    still = [measure.flicker(clip.frames[:1].expand_as(clip.frames), clip).ground for clip in CLIPS]
+    assert min(still) > 0.015
+    assert sum(still) / len(still) > 0.03
+
+
+def test_the_background_drifts_against_the_first_shape():
+    for clip in CLIPS:
+        assert clip.drift[0] * clip.shapes[0].motion.velocity[0] < 0
+        assert abs(clip.drift[0]) == world.DRIFT
+
+
+def test_shapes_stay_in_the_picture_and_pairs_cross():
+    pairs = 0
+    for seed in world.HELD_OUT_SEEDS[:60]:
+        clip = world.make_clip(seed)
+        assert clip.ground[:, [0, -1]].min() > 0.99 and clip.ground[:, :, [0, -1]].min() > 0.99
+        if len(clip.shapes) == 2:
+            pairs += 1
+            front, back = (shape.motion.velocity[0] for shape in clip.shapes)
+            assert front * back < 0
+    assert pairs >= 4
+
+
+def test_captions_parse_and_never_lie():
+    leave_out = 0
+    for clip in (world.make_clip(seed) for seed in world.HELD_OUT_SEEDS[:80]):
+        said = world.parse_caption(clip.caption)
+        assert str(said) == clip.caption
+        for (colour, kind), shape in zip(said.shapes, clip.shapes, strict=True):
+            assert kind == shape.kind
+            assert colour in (None, shape.surface.name)
+        assert said.background in (None, clip.background.name)
+        leave_out += said.background is None or said.shapes[0][0] is None
+        assert WordTokenizer().decode(WordTokenizer()(clip.caption)["input_ids"]) == clip.caption
+    assert 12 <= leave_out <= 36
+
+
+def test_other_captions_are_refused():
+    with pytest.raises(ValueError, match="toy world"):
+        world.parse_caption("a photo of a cat")
+
+
+def test_canny_sees_closed_outlines():
+    """A gap of a single pixel, as Canny leaves where two outlines meet, still bounds a shape."""
+    closed = [closed_clip(world.make_clip(seed)) for seed in world.HELD_OUT_SEEDS[:100]]
+    assert sum(closed) >= 95
+
+
+def closed_clip(clip: world.Clip) -> bool:
+    return bool(world.outline_closed(world.canny_control(clip.frames), clip, gap=1).all())
+
+
+def test_a_broken_outline_is_open():
+    clip = next(clip for clip in CLIPS if len(clip.shapes) == 1)
+    control = world.canny_control(clip.frames)
+    assert world.outline_closed(control, clip).all()
+    x, y, _ = clip.shapes[0].motion.place(0)
+    control[0, round(y) :, round(x) - 3 : round(x) + 4] = 0
+    assert not world.outline_closed(control, clip)[0]
+
+
+def test_measures_rate_the_truth_best():
+    for clip in CLIPS[:8]:
+        assert measure.structure_iou(clip.frames, clip) > 0.97
+        assert measure.caption_accuracy(clip.frames, clip) in (1.0, None)
+
+
+def test_measures_see_what_went_wrong():
+    clip = next(clip for clip in CLIPS if "on a" in clip.caption and len(clip.shapes) == 1)
+    generator = torch.Generator().manual_seed(0)
+    shade = torch.rand(world.FRAMES, 1, 1, 3, generator=generator) * 0.2
+    assert measure.flicker((clip.frames + shade).clamp(0, 1), clip).ground > 0.03
+    assert measure.structure_iou(clip.frames.roll(12, dims=2), clip) < 0.6
+    assert measure.caption_accuracy(1 - clip.frames, clip) < 0.5
+    blurred = (clip.frames[:, :, :-2] + clip.frames[:, :, 1:-1] + clip.frames[:, :, 2:]) / 3
+    assert measure.sharpness(blurred) < 0.95 * measure.sharpness(clip.frames)
+    assert measure.temporal_change(clip.frames[:1].expand_as(clip.frames)) == 0

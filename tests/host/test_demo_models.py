@@ -1,0 +1,174 @@
+"""The demo models as host objects give what diffusers and transformers give on the same weights."""
+
+import comfy.latent_formats
+import comfy.lora
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import comfy.sd
+import pytest
+import torch
+
+CAPTION = "a red star in front of a blue circle on a white background"
+
+
+@pytest.fixture(scope="module")
+def models(pack):
+    return pack.import_module("bivdiff_core.demo.models")
+
+
+@pytest.fixture(scope="module")
+def host(pack):
+    """Image MODEL, video MODEL, CLIP, VAE, CONTROL_NET."""
+    return pack.run("BIVDiffDemoModels", variant="base")
+
+
+@pytest.fixture(scope="module")
+def clip_of_the_world(pack):
+    world = pack.import_module("bivdiff_core.demo.world")
+    return world.make_clip(world.HELD_OUT_SEEDS[0])
+
+
+def trained(models, net, name):
+    net.load_state_dict(models.load_weights(name))
+    return net.float().eval()
+
+
+def white(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def eps_of(patcher, x, t, context, control=None):
+    """What the host's loaded diffusion model predicts, below its sampling code."""
+    comfy.model_management.load_models_gpu([patcher])
+    return patcher.model.diffusion_model(
+        x, t, context=context, control=control, transformer_options={"cond_or_uncond": [0], "patches": {}}
+    )
+
+
+@torch.inference_mode()
+def test_the_text_encoder_equals_transformers(models, host):
+    encoder = trained(models, models.text_encoder(), "text_encoder")
+    for text in (CAPTION, "", "a Yellow cross, please"):
+        expected = encoder(input_ids=models.token_ids([text])).last_hidden_state
+        got = host[2].encode_from_tokens(host[2].tokenize(text))
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_the_image_unet_and_the_control_net_equal_diffusers(models, host, clip_of_the_world, pack):
+    unet = trained(models, models.image_unet(), "image_unet")
+    net = trained(models, models.control_net(unet), "control_net")
+    context = host[2].encode_from_tokens(host[2].tokenize(CAPTION)).expand(2, -1, -1)
+    hint = pack.import_module("bivdiff_core.demo.world").canny_control(clip_of_the_world.frames[:2]).movedim(-1, 1)
+    for level in (1, 500, 981):
+        x, t = white(2, 4, 8, 8), torch.tensor([level, level])
+        expected = unet(x, t, context).sample
+        torch.testing.assert_close(eps_of(host[0], x, t.float(), context), expected, atol=1e-5, rtol=1e-5)
+
+        down, mid = net(x, t, context, hint, return_dict=False)
+        steered = unet(x, t, context, down_block_additional_residuals=down, mid_block_additional_residual=mid).sample
+        control = host[4].control_merge(
+            host[4].control_model(x=x, hint=hint, timesteps=t.float(), context=context), None, torch.float32
+        )
+        got = eps_of(host[0], x, t.float(), context, control)
+        torch.testing.assert_close(got, steered, atol=1e-5, rtol=1e-5)
+        assert (steered - expected).abs().mean() > 1e-3, "the control net does nothing"
+
+
+@torch.inference_mode()
+def test_the_video_unet_equals_diffusers(models, host):
+    unet = trained(models, models.video_unet(), "video_unet")
+    context = host[2].encode_from_tokens(host[2].tokenize(CAPTION))
+    x = white(8, 4, 8, 8)
+    for level in (1, 500, 981):
+        expected = unet(x.movedim(0, 1)[None], torch.tensor([level]), context).sample[0].movedim(0, 1)
+        got = eps_of(host[1], x, torch.full((8,), float(level)), context.expand(8, -1, -1))
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_the_vae_equals_diffusers_and_knows_the_world(models, host, clip_of_the_world):
+    net = trained(models, models.autoencoder(), "autoencoder")
+    frames = clip_of_the_world.frames
+    latent = net.encode(frames.movedim(-1, 1) * 2 - 1).latent_dist.mean
+    torch.testing.assert_close(host[3].encode(frames), latent, atol=2e-5, rtol=1e-5)
+    decoded = (net.decode(latent).sample / 2 + 0.5).clamp(0, 1).movedim(1, -1)
+    torch.testing.assert_close(host[3].decode(latent), decoded, atol=1e-5, rtol=1e-5)
+    assert -10 * (decoded - frames).square().mean().log10() > 22
+
+
+@torch.inference_mode()
+def test_the_latents_are_a_format_of_their_own(host, clip_of_the_world):
+    image, video = (model.get_model_object("latent_format") for model in host[:2])
+    assert type(image) is type(video)
+    assert not isinstance(image, comfy.latent_formats.SD15)
+    latent = host[3].encode(clip_of_the_world.frames)
+    inside = image.process_in(latent)
+    torch.testing.assert_close(image.process_out(inside), latent, atol=1e-4, rtol=1e-5)
+    assert inside.std() == pytest.approx(1, abs=0.4)
+    preview = inside.movedim(1, -1) @ torch.tensor(image.latent_rgb_factors) + torch.tensor(
+        image.latent_rgb_factors_bias
+    )
+    colours = torch.nn.functional.avg_pool2d(clip_of_the_world.frames.movedim(-1, 1) * 2 - 1, 8).movedim(1, -1)
+    assert (preview - colours).abs().mean() < 0.25
+
+
+def test_control_images_are_the_hosts_canny(pack, clip_of_the_world):
+    world = pack.import_module("bivdiff_core.demo.world")
+    (hosts,) = pack.run(
+        "Canny", image=clip_of_the_world.frames, low_threshold=world.CANNY_LOW, high_threshold=world.CANNY_HIGH
+    )
+    assert torch.equal(world.canny_control(clip_of_the_world.frames), hosts)
+
+
+def test_core_nodes_draw_the_control(pack, host, clip_of_the_world):
+    """CLIPTextEncode, ControlNetApplyAdvanced, KSampler and VAEDecode on the demo models follow the outline."""
+    measure = pack.import_module("bivdiff_core.demo.measure")
+    world = pack.import_module("bivdiff_core.demo.world")
+    image, _, clip, vae, control = host
+    (positive,) = pack.run("CLIPTextEncode", clip=clip, text=clip_of_the_world.caption)
+    (negative,) = pack.run("CLIPTextEncode", clip=clip, text="")
+    positive, negative = pack.run(
+        "ControlNetApplyAdvanced",
+        positive=positive,
+        negative=negative,
+        control_net=control,
+        image=world.canny_control(clip_of_the_world.frames),
+        strength=1.0,
+        start_percent=0.0,
+        end_percent=1.0,
+    )
+    (latent,) = pack.run(
+        "KSampler",
+        model=image,
+        seed=0,
+        steps=12,
+        cfg=3.0,
+        sampler_name="euler",
+        scheduler="ddim_uniform",
+        positive=positive,
+        negative=negative,
+        latent_image={"samples": torch.zeros(8, 4, 8, 8)},
+        denoise=1.0,
+    )
+    (frames,) = pack.run("VAEDecode", vae=vae, samples=latent)
+    assert frames.shape == (8, 64, 64, 3)
+    assert measure.structure_iou(frames, clip_of_the_world) > 0.7
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["image", "video"])
+@torch.inference_mode()
+def test_loras_patch_both_models(host, which):
+    keys = comfy.lora.model_lora_keys_unet(host[which].model, {})
+    layer = ["input_blocks.1.1", "unet.down_blocks.0.attentions.0"][which]
+    name = f"diffusion_model.{layer}.transformer_blocks.0.attn2.to_k"
+    assert keys[name] == f"{name}.weight"
+    lora = {f"{name}.lora_up.weight": white(64, 4), f"{name}.lora_down.weight": white(4, 64, seed=1)}
+    context = host[2].encode_from_tokens(host[2].tokenize(CAPTION)).expand(8, -1, -1)
+    x, t = white(8, 4, 8, 8), torch.full((8,), 500.0)
+    patched, _ = comfy.sd.load_lora_for_models(host[which], None, lora, 1.0, 0.0)
+    before = eps_of(host[which], x, t, context)
+    after = eps_of(patched, x, t, context)
+    assert (after - before).abs().mean() > 1e-3
+    torch.testing.assert_close(eps_of(host[which], x, t, context), before)
