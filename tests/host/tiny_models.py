@@ -67,14 +67,17 @@ WAN = {
 }
 
 
-def randomize(module: torch.nn.Module, seed: int) -> torch.nn.Module:
-    """Weights of size 1 / sqrt(fan_in), norms near 1, so that signals keep their size through any depth."""
+def randomize(module: torch.nn.Module, seed: int, gain: float = 1.0) -> torch.nn.Module:
+    """Weights of size gain / sqrt(fan_in), norms near 1, so that signals keep their size through any depth.
+
+    Convolutions without norms between them need a gain of 2, or their activations shrink what goes through to nothing.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim > 1:
-                parameter.copy_(noise / parameter[0].numel() ** 0.5)
+                parameter.copy_(gain * noise / parameter[0].numel() ** 0.5)
             else:
                 parameter.copy_((1 if name.endswith("weight") else 0) + 0.1 * noise)
     return module.requires_grad_(False).eval()
@@ -116,7 +119,7 @@ class TinySDFlow(TinySD):
     sampling_settings = {"shift": 3.0}
 
 
-def sd_model(config: type[TinySD] = TinySD, seed: int = 0, **unet) -> comfy.model_patcher.ModelPatcher:
+def sd_model(config=TinySD, seed: int = 0, **unet) -> comfy.model_patcher.ModelPatcher:
     """An image MODEL; more input channels make it an inpainting (9) or InstructPix2Pix (8) model."""
     made = config({**SD_UNET, **unet})
     made.set_inference_dtype(torch.float32, None)
@@ -132,7 +135,9 @@ def control_net(seed: int = 1) -> comfy.controlnet.ControlNet:
     network = comfy.cldm.cldm.ControlNet(
         **config, hint_channels=3, dtype=torch.float32, device=CPU, operations=operations
     )
-    return comfy.controlnet.ControlNet(randomize(network, seed), load_device=CPU)
+    randomize(network, seed)
+    randomize(network.input_hint_block, seed, gain=2)
+    return comfy.controlnet.ControlNet(network, load_device=CPU)
 
 
 def t2i_adapter(seed: int = 2) -> comfy.controlnet.T2IAdapter:
@@ -175,6 +180,14 @@ def wan_model(seed: int = 4) -> comfy.model_patcher.ModelPatcher:
     config = TinyWan(WAN)
     config.set_inference_dtype(torch.float32, None)
     return _patcher(config.get_model({}, "", device=CPU), seed)
+
+
+class TinySDXL(comfy.supported_models.SDXL):
+    """Stable Diffusion XL but for its size: it also takes pooled text."""
+
+    unet_config: dict = {}
+    unet_extra_config = {"num_heads": 2, "num_head_channels": -1}
+    memory_usage_factor = 0.1
 
 
 class ExactNetwork(torch.nn.Module):

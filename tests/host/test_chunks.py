@@ -1,0 +1,478 @@
+"""Frames in chunks give what the whole batch gives, whatever goes with the frames; and nothing is left half-done.
+
+The oracle is the host's own sampling of all frames at once, without any windows.
+"""
+
+import logging
+from collections.abc import Callable
+
+import comfy.context_windows
+import comfy.model_management
+import comfy.samplers
+import pytest
+import tiny_models as tiny
+import torch
+from analytic import rms
+from torch import Tensor
+
+F = 5
+LATENT = (F, 4, 8, 8)
+CHUNKS = (1, 2, 3, 5)
+KSAMPLER = {"seed": 3, "steps": 3, "cfg": 3.0, "sampler_name": "euler_ancestral", "scheduler": "normal", "denoise": 1.0}
+
+
+RANGE = (0.0, 0.4)
+"""Start and end percent of the control under test: on while noise is high, where it moves most, off below."""
+
+
+def random(*shape: int, seed: int) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def controlled(pack, conds: tuple, control, seed: int, flip: bool, start: float, end: float, strength: float = 1.0):
+    """Positive and negative with a control hint for every frame; `flip` gives each frame another one's."""
+    image = random(F, 64, 64, 3, seed=seed)
+    return pack.run(
+        "ControlNetApplyAdvanced", positive=conds[0], negative=conds[1], control_net=control,
+        image=image.flip(0) if flip else image, strength=strength, start_percent=start, end_percent=end,
+    )  # fmt: skip
+
+
+def per_frame(tensor: Tensor, flip: bool) -> Tensor:
+    return tensor.flip(0) if flip else tensor
+
+
+# Each scenario: model, positive, negative, latent. `flip` hands the frames' own inputs out in reverse order.
+
+
+def plain(pack, flip):
+    samples = 10 * torch.randn(LATENT, generator=torch.Generator().manual_seed(8))
+    return tiny.sd_model(), *pair(), {"samples": per_frame(samples, flip)}
+
+
+def pair() -> tuple[list, list]:
+    return tiny.text(seed=1), tiny.text(seed=2)
+
+
+def empty() -> dict:
+    return {"samples": torch.zeros(LATENT)}
+
+
+def control_net(pack, flip):
+    return tiny.sd_model(), *controlled(pack, pair(), tiny.control_net(), 1, flip, 0.1, 0.7), empty()
+
+
+def chain_of_two(pack, flip):
+    """Each with a range of its own; in every chunk both must know theirs."""
+    conds = controlled(pack, pair(), tiny.control_net(1), 1, flip, *RANGE)
+    return tiny.sd_model(), *controlled(pack, conds, tiny.control_net(2), 2, False, 0.3, 1.0, 0.5), empty()
+
+
+def adapter_before_control_net(pack, flip):
+    """An adapter whose copy is made after the run began loses its range, and acts on every step."""
+    conds = controlled(pack, pair(), tiny.t2i_adapter(), 1, flip, *RANGE)
+    return tiny.sd_model(), *controlled(pack, conds, tiny.control_net(), 2, False, 0.3, 1.0), empty()
+
+
+def adapter_alone(pack, flip):
+    return tiny.sd_model(), *controlled(pack, pair(), tiny.t2i_adapter(), 1, flip, *RANGE), empty()
+
+
+def noise_mask(pack, flip):
+    _, positive, negative, latent = plain(pack, False)
+    (latent,) = pack.run("SetLatentNoiseMask", samples=latent, mask=per_frame(random(F, 64, 64, seed=1).round(), flip))
+    return tiny.sd_model(), positive, negative, latent
+
+
+def conditioning_masks(pack, flip):
+    """Two prompts, each in its own region of every frame."""
+    positive, negative = pair()
+    mask = per_frame(random(F, 64, 64, seed=1), flip)
+    parts = [
+        pack.run("ConditioningSetMask", conditioning=c, mask=m, set_cond_area="default", strength=1.0)[0]
+        for c, m in ((positive, mask), (tiny.text(seed=3), 1 - mask))
+    ]
+    return tiny.sd_model(), parts[0] + parts[1], negative, empty()
+
+
+def text_per_frame(pack, flip):
+    """Positive with a text for every frame, negative with one for all."""
+    text = tiny.text(F, 7, tiny.TEXT_WIDTH, seed=1)
+    return tiny.sd_model(), [[per_frame(text[0][0], flip), {}]], tiny.text(seed=2), empty()
+
+
+def pooled_text_per_frame(pack, flip):
+    xl = tiny.sd_model(tiny.TinySDXL, num_classes="sequential", adm_in_channels=2816)
+    positive = tiny.text(seed=1, pooled_output=per_frame(random(F, 1280, seed=1), flip))
+    return xl, positive, tiny.text(seed=2, pooled_output=random(1, 1280, seed=2)), empty()
+
+
+def concat_latents(pack, flip):
+    """An inpainting model: mask and masked image as further input channels."""
+    extra = {
+        "concat_latent_image": per_frame(10 * random(*LATENT, seed=1), flip),
+        "concat_mask": per_frame(random(F, 1, 64, 64, seed=2).round(), flip),
+    }
+    return tiny.sd_model(in_channels=9), tiny.text(seed=1, **extra), tiny.text(seed=2, **extra), empty()
+
+
+SCENARIOS: dict[str, Callable] = {
+    f.__name__: f
+    for f in (
+        plain, control_net, chain_of_two, adapter_before_control_net, adapter_alone, noise_mask, conditioning_masks,
+        text_per_frame, pooled_text_per_frame, concat_latents,
+    )
+}  # fmt: skip
+CONDITIONED = [name for name in SCENARIOS if name not in ("plain", "noise_mask")]
+
+
+def same(a: Tensor, b: Tensor) -> None:
+    """Equal to float noise: chunks differ from the whole by the order of sums in batched kernels."""
+    assert rms(a - b) < 2e-5 * rms(b)
+
+
+@pytest.fixture(scope="module", params=SCENARIOS)
+def scenario(request, pack):
+    """A scenario and what the host makes of it in one piece."""
+    model, positive, negative, latent = SCENARIOS[request.param](pack, flip=False)
+    given = {"positive": positive, "negative": negative, "latent_image": latent}
+    (whole,) = pack.run("KSampler", model=model, **given, **KSAMPLER)
+    return request.param, model, given, whole["samples"]
+
+
+def test_what_goes_with_a_frame_matters(pack, scenario):
+    """Handed to other frames, it changes the picture: so the tests below can see a wrong slice."""
+    name, _, _, whole = scenario
+    model, positive, negative, latent = SCENARIOS[name](pack, flip=True)
+    (flipped,) = pack.run(
+        "KSampler", model=model, positive=positive, negative=negative, latent_image=latent, **KSAMPLER
+    )
+    changed = [rms(a - b) > 5e-3 * rms(b) for a, b in zip(flipped["samples"], whole, strict=True)]
+    assert sum(changed) >= F - 1  # the middle frame keeps its own
+
+
+@pytest.mark.parametrize("control", [tiny.control_net, tiny.t2i_adapter])
+def test_a_controls_range_matters(pack, control):
+    """On beyond its end percent, it changes the picture: so the tests below can see a lost range."""
+    ends = []
+    for end in (RANGE[1], 1.0):
+        positive, negative = controlled(pack, pair(), control(), 1, False, RANGE[0], end)
+        given = {"positive": positive, "negative": negative, "latent_image": empty()}
+        ends.append(pack.run("KSampler", model=tiny.sd_model(), **given, **KSAMPLER)[0]["samples"])
+    assert rms(ends[0] - ends[1]) > 1e-3 * rms(ends[0])
+
+
+@pytest.mark.parametrize("frames_per_batch", CHUNKS)
+def test_core_ksampler_on_a_frame_chunks_model(pack, scenario, frames_per_batch):
+    _, model, given, whole = scenario
+    calls = tiny.Calls()
+    (chunked,) = tiny.run(pack, "BIVDiffFrameChunks", model=calls.on(model), frames_per_batch=frames_per_batch)
+    (out,) = pack.run("KSampler", model=chunked, **given, **KSAMPLER)
+    same(out["samples"], whole)
+    assert max(calls.rows) <= 2 * frames_per_batch * (2 if len(given["positive"]) > 1 else 1)
+
+
+@pytest.mark.parametrize("frames_per_batch", [0, *CHUNKS])
+def test_frame_sampler(pack, scenario, frames_per_batch):
+    """Also the noise, fresh noise of the ancestral sampler included, does not depend on the chunks."""
+    _, model, given, whole = scenario
+    (out,) = tiny.run(pack, "BIVDiffFrameSampler", model=model, frames_per_batch=frames_per_batch, **given, **KSAMPLER)
+    same(out["samples"], whole)
+
+
+@pytest.mark.parametrize("name", CONDITIONED)
+def test_image_inversion(pack, name):
+    given = {"latent": tiny.frames(*LATENT), "steps": 6}  # the last slope is read at t = 665, inside of RANGE
+    model, positive, _, _ = SCENARIOS[name](pack, flip=False)
+    _, flipped, _, _ = SCENARIOS[name](pack, flip=True)
+
+    def invert(conditioning: list, frames_per_batch: int) -> Tensor:
+        (out,) = tiny.run(
+            pack, "BIVDiffInvertImage", model=model, conditioning=conditioning, frames_per_batch=frames_per_batch,
+            **given,
+        )  # fmt: skip
+        return out["samples"]
+
+    whole = invert(positive, F)
+    assert rms(invert(flipped, F) - whole) > 1e-3 * rms(whole)
+    for frames_per_batch in CHUNKS[:-1]:
+        same(invert(positive, frames_per_batch), whole)
+
+
+@pytest.mark.parametrize("frames_per_batch", CHUNKS)
+def test_instruct_pix2pix_through_dual_cfg(pack, frames_per_batch):
+    """Three conds a step, the source frames as further input channels."""
+    image = {"concat_latent_image": 10 * random(*LATENT, seed=1)}
+    model = tiny.sd_model(in_channels=8)
+
+    def sample(model) -> Tensor:
+        (guider,) = pack.run(
+            "DualCFGGuider", model=model, cond1=tiny.text(seed=1, **image), cond2=tiny.text(seed=2, **image),
+            negative=tiny.text(seed=2), cfg_conds=5.0, cfg_cond2_negative=1.5, style="regular",
+        )  # fmt: skip
+        (noise,) = tiny.run(pack, "BIVDiffFrameNoise", seed=4)
+        (sampler,) = pack.run("KSamplerSelect", sampler_name="euler")
+        (sigmas,) = pack.run("BasicScheduler", model=model, scheduler="normal", steps=4, denoise=1.0)
+        out, _ = pack.run(
+            "SamplerCustomAdvanced", noise=noise, guider=guider, sampler=sampler, sigmas=sigmas, latent_image=empty()
+        )
+        return out["samples"]
+
+    (chunked,) = tiny.run(pack, "BIVDiffFrameChunks", model=model, frames_per_batch=frames_per_batch)
+    same(sample(chunked), sample(model))
+
+
+# Windows of a video model
+
+
+@pytest.mark.parametrize("name", CONDITIONED)
+def test_overlapping_windows_on_independent_frames(pack, name):
+    """On a model that sees no motion, overlapping windows must fuse to the whole, each hint with its frame."""
+    model, positive, negative, _ = SCENARIOS[name](pack, flip=False)
+    z = torch.randn(LATENT, generator=torch.Generator().manual_seed(9))
+    given = {"positive": positive, "negative": negative, "latent": {"samples": z}, "steps": 3, "cfg": 3.0}
+    whole, windowed = (
+        tiny.run(pack, "BIVDiffTemporalSmoother", model=model, context_length=n, context_overlap=1, **given)[0]
+        for n in (0, 3)
+    )
+    same(windowed["samples"], whole["samples"])
+
+
+def test_windows_of_a_video_model_are_seen_together(pack):
+    """A window sees all its frames and no others; windows of the whole clip's length are the clip itself."""
+    model, text, latent = tiny.video_model(pack), tiny.text(), tiny.frames(*LATENT)
+    given = {"model": model, "conditioning": text, "steps": 1}
+    other = {"samples": torch.cat([latent["samples"][:-1], tiny.frames(1, 4, 8, 8, seed=99)["samples"]])}
+
+    def moved(length: int, overlap: int) -> list[bool]:
+        a, b = (
+            tiny.run(
+                pack, "BIVDiffInvertVideo", latent=frames, context_length=length, context_overlap=overlap, **given
+            )[0]["samples"]
+            for frames in (latent, other)
+        )
+        return [not torch.equal(x, y) for x, y in zip(a, b, strict=True)]
+
+    assert moved(0, 0) == moved(F, 1) == [True] * F
+    assert moved(3, 1) == [False, False, True, True, True]  # windows 0-2 and 2-4
+
+
+# Out of memory, errors, cancel
+
+
+def hints(conds: list) -> list[Tensor]:
+    """The hint of every control in the chain."""
+    found, control = [], conds[0][1]["control"]
+    while control is not None:
+        found.append(control.cond_hint_original)
+        control = control.previous_controlnet
+    return found
+
+
+def chunked_with(pack, calls: tiny.Calls, frames_per_batch: int):
+    model, positive, negative, latent = chain_of_two(pack, flip=False)
+    (whole,) = pack.run("KSampler", model=model, positive=positive, negative=negative, latent_image=latent, **KSAMPLER)
+    (chunked,) = tiny.run(pack, "BIVDiffFrameChunks", model=calls.on(model), frames_per_batch=frames_per_batch)
+    given = {"model": chunked, "positive": positive, "negative": negative, "latent_image": latent, **KSAMPLER}
+    return given, hints(positive), whole["samples"]
+
+
+@pytest.mark.parametrize(("frames_per_batch", "fail_at"), [(5, 1), (4, 2), (4, 3)])
+def test_a_chunk_that_does_not_fit_is_halved(pack, caplog, frames_per_batch, fail_at):
+    """The step begins anew with half as many frames, the rest of the run keeps to that, and the result is the same."""
+    calls = tiny.Calls(fail_at, torch.OutOfMemoryError("CUDA out of memory."))
+    given, before, whole = chunked_with(pack, calls, frames_per_batch)
+    with caplog.at_level(logging.WARNING):
+        (out,) = pack.run("KSampler", **given)
+    same(out["samples"], whole)
+    assert max(calls.rows[fail_at:]) <= 2 * (frames_per_batch // 2) < max(calls.rows)
+    assert "2 frames at a time" in caplog.text
+    assert all(a is b for a, b in zip(hints(given["positive"]), before, strict=True))
+
+
+def test_one_frame_that_does_not_fit_is_an_error(pack):
+    """Halved to 2, to 1, and then there is nothing left to halve."""
+
+    class Full(tiny.Calls):
+        def __call__(self, apply_model, args):
+            self.rows.append(len(args["input"]))
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    calls = Full()
+    given, before, _ = chunked_with(pack, calls, 5)
+    with pytest.raises(torch.OutOfMemoryError):
+        pack.run("KSampler", **given)
+    assert min(calls.rows) <= 2 and len(calls.rows) == 3
+    assert all(a is b for a, b in zip(hints(given["positive"]), before, strict=True))
+
+
+def test_other_errors_pass_through_and_leave_the_hints_whole(pack):
+    given, before, whole = chunked_with(pack, tiny.Calls(4, RuntimeError("broken layer")), 2)
+    with pytest.raises(RuntimeError, match="broken layer"):
+        pack.run("KSampler", **given)
+    assert all(a is b for a, b in zip(hints(given["positive"]), before, strict=True))
+    (again,) = pack.run("KSampler", **given)
+    same(again["samples"], whole)
+
+
+def test_a_cancel_takes_effect_before_the_next_call_and_leaves_the_hints_whole(pack):
+    class Cancelled(tiny.Calls):
+        def __call__(self, apply_model, args):
+            if len(self.rows) == 3:
+                comfy.model_management.interrupt_current_processing()
+            return super().__call__(apply_model, args)
+
+    calls = Cancelled()
+    given, before, whole = chunked_with(pack, calls, 2)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        pack.run("KSampler", **given)
+    assert len(calls.rows) == 4
+    assert all(a is b for a, b in zip(hints(given["positive"]), before, strict=True))
+    (again,) = pack.run("KSampler", **given)
+    same(again["samples"], whole)
+
+
+def test_the_models_own_options_are_left_alone(pack):
+    """Patches go on clones; a run's halved chunk size ends with the run."""
+    model, positive, negative, latent = plain(pack, flip=False)
+    tiny.run(
+        pack, "BIVDiffFrameSampler", model=model, positive=positive, negative=negative, latent_image=latent,
+        frames_per_batch=2, **KSAMPLER,
+    )  # fmt: skip
+    assert "context_handler" not in model.model_options
+    calls = tiny.Calls(1, torch.OutOfMemoryError("CUDA out of memory."))
+    (chunked,) = tiny.run(pack, "BIVDiffFrameChunks", model=calls.on(model), frames_per_batch=4)
+    given = {"model": chunked, "positive": positive, "negative": negative, "latent_image": latent}
+    pack.run("KSampler", **given, **KSAMPLER)
+    done = len(calls.rows)
+    pack.run("KSampler", **given, **KSAMPLER)
+    assert max(calls.rows[1:done]) == 4 and max(calls.rows[done:]) == 8
+
+
+def test_a_hint_is_encoded_once_for_each_chunk(pack):
+    """Not once for each step: the adapter's features are kept."""
+    control = tiny.t2i_adapter()
+    encodings = []
+    control.t2i_model.register_forward_hook(lambda module, args, out: encodings.append(len(args[0])))
+    positive, negative = controlled(pack, pair(), control, 1, False, 0.0, 1.0)
+    tiny.run(
+        pack, "BIVDiffFrameSampler", model=tiny.sd_model(), positive=positive, negative=negative, latent_image=empty(),
+        frames_per_batch=2, **KSAMPLER,
+    )  # fmt: skip
+    assert len(encodings) == 3
+
+
+# Windows that the MODEL brings
+
+
+class Foreign(comfy.context_windows.ContextHandlerABC):
+    """Another pack's windows, which run the clip whole."""
+
+    used = 0
+    dim = 0
+    context_length = 16
+
+    def should_use_context(self, *args) -> bool:
+        return True
+
+    def get_resized_cond(self, *args):
+        raise NotImplementedError
+
+    def execute(self, calc_cond_batch, model, conds, x_in, timestep, model_options):
+        self.used += 1
+        return calc_cond_batch(model, conds, x_in, timestep, model_options)
+
+
+def test_foreign_windows_are_left_alone_with_a_warning(pack, caplog):
+    model, positive, negative, latent = plain(pack, flip=False)
+    model = model.clone()
+    model.model_options["context_handler"] = foreign = Foreign()
+    with caplog.at_level(logging.WARNING):
+        (chunked,) = tiny.run(pack, "BIVDiffFrameChunks", model=model, frames_per_batch=2)
+    assert chunked.model_options["context_handler"] is foreign
+    assert "Foreign" in caplog.text
+    (out,) = tiny.run(
+        pack, "BIVDiffFrameSampler", model=model, positive=positive, negative=negative, latent_image=latent,
+        frames_per_batch=2, **KSAMPLER,
+    )  # fmt: skip
+    assert foreign.used == KSAMPLER["steps"]
+    assert torch.isfinite(out["samples"]).all()
+
+
+CORE_WINDOWS = {
+    "context_length": 3, "context_overlap": 1, "context_stride": 1, "closed_loop": False, "dim": 0, "freenoise": False,
+    "context_schedule": "standard_static", "fuse_method": "overlap-linear", "causal_window_fix": False,
+}  # fmt: skip
+
+
+def test_core_windows_keep_their_settings(pack):
+    """Re-hosted, they do bit for bit what they did, where the host does right: without control hints."""
+    model, positive, negative, latent = tiny.video_model(pack), *pair(), empty()
+    (windowed,) = pack.run("ContextWindowsManual", model=model, **CORE_WINDOWS)
+    given = {"positive": positive, "negative": negative, "latent_image": latent, **KSAMPLER}
+    (expected,) = pack.run("KSampler", model=windowed, **given)
+    (whole,) = pack.run("KSampler", model=model, **given)
+    (rehosted,) = tiny.run(pack, "BIVDiffFrameChunks", model=windowed, frames_per_batch=1)
+    (out,) = pack.run("KSampler", model=rehosted, **given)
+    assert torch.equal(out["samples"], expected["samples"])
+    assert not torch.equal(out["samples"], whole["samples"])
+    handler = rehosted.model_options["context_handler"]
+    assert (handler.context_length, handler.context_overlap) == (3, 1)
+    assert handler.fuse_method.name == "overlap-linear"
+
+
+@pytest.mark.parametrize("causal_window_fix", [False, True])
+def test_core_windows_get_the_right_hints(pack, causal_window_fix):
+    """The host's own windows give every window the first frames' hints; ours give each its own."""
+    model, positive, negative, latent = control_net(pack, flip=False)
+    (windowed,) = pack.run(
+        "ContextWindowsManual", model=model, **{**CORE_WINDOWS, "causal_window_fix": causal_window_fix}
+    )
+    given = {"positive": positive, "negative": negative, "latent_image": latent, **KSAMPLER}
+    (whole,) = pack.run("KSampler", model=model, **given)
+    (core,) = pack.run("KSampler", model=windowed, **given)
+    (out,) = tiny.run(pack, "BIVDiffFrameSampler", model=windowed, **given)
+    same(out["samples"], whole["samples"])
+    assert rms(core["samples"] - whole["samples"]) > 1e-3 * rms(whole["samples"])
+
+
+@pytest.mark.parametrize("context_length", [0, 4])
+def test_core_windows_get_the_right_hints_in_the_smoother(pack, context_length):
+    """A MODEL with windows of its own needs none from the node."""
+    model, positive, negative, _ = control_net(pack, flip=False)
+    (windowed,) = pack.run("ContextWindowsManual", model=model, **CORE_WINDOWS)
+    z = torch.randn(LATENT, generator=torch.Generator().manual_seed(9))
+    given = {"positive": positive, "negative": negative, "latent": {"samples": z}, "steps": 3, "cfg": 3.0}
+    (whole,) = tiny.run(pack, "BIVDiffTemporalSmoother", model=model, **given)
+    (out,) = tiny.run(pack, "BIVDiffTemporalSmoother", model=windowed, context_length=context_length, **given)
+    same(out["samples"], whole["samples"])
+
+
+# Noise
+
+
+@pytest.mark.parametrize("mode", ["independent", "shared", "progressive"])
+@pytest.mark.parametrize("frames_per_batch", [1, 2])
+def test_frame_noise_does_not_depend_on_chunks(pack, mode, frames_per_batch):
+    model, positive, negative, latent = tiny.sd_model(), *pair(), empty()
+    given = {"positive": positive, "negative": negative, "latent_image": latent, "frame_noise": mode, **KSAMPLER}
+    given["sampler_name"] = "euler"
+    whole, chunked = (
+        tiny.run(pack, "BIVDiffFrameSampler", model=model, frames_per_batch=n, **given)[0]["samples"]
+        for n in (F, frames_per_batch)
+    )
+    same(chunked, whole)
+    alike = [torch.allclose(frame, whole[0], rtol=1e-3, atol=1e-3 * rms(whole)) for frame in whole[1:]]
+    assert all(alike) if mode == "shared" else not any(alike)
+
+
+def test_frame_noise_is_the_hosts_noise(pack):
+    """independent is what RandomNoise gives, batch_index included; the same seed gives the same bits."""
+    latent = {**empty(), "batch_index": [7, 8, 9, 10, 11]}
+    (ours,) = tiny.run(pack, "BIVDiffFrameNoise", seed=5, mode="independent")
+    (core,) = pack.run("RandomNoise", noise_seed=5)
+    assert torch.equal(ours.generate_noise(latent), core.generate_noise(latent))
+    (shared,) = tiny.run(pack, "BIVDiffFrameNoise", seed=5, mode="shared")
+    noise = shared.generate_noise(latent)
+    assert all(torch.equal(frame, noise[0]) for frame in noise)
+    assert torch.equal(noise[0], core.generate_noise(latent)[0])
