@@ -47,7 +47,8 @@ def main() -> None:
     print("[demo] starting ComfyUI", flush=True)
     try:
         with Server(sys.executable, Path(os.environ["COMFYUI_PATH"]), base, arguments.cpu) as server:
-            (base / "input" / clip.name).write_bytes(clip.read_bytes())
+            if arguments.video:
+                (base / "input" / clip.name).write_bytes(clip.read_bytes())
             prompt = convert_ui_to_api(json.loads(WORKFLOW.read_text(encoding="utf-8")), server.object_info())
             inputs = {node["class_type"]: node["inputs"] for node in prompt.values()}
             inputs["LoadVideo"]["file"] = clip.name

@@ -7,6 +7,7 @@ environment's Python, for websocket-client.
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import time
@@ -47,9 +48,14 @@ def free_port() -> int:
 
 
 def server_command(python: str | Path, comfyui: Path, base: Path, port: int, cpu: bool) -> list[str]:
-    """The command line of a ComfyUI that reads and writes under ``base``, with this pack as its only custom node."""
+    """The command line of a ComfyUI that reads and writes under ``base``, with this pack as its only custom node.
+
+    The shipped workflows' clips are put into its input folder.
+    """
     for folder in ("custom_nodes", "input"):
         (base / folder).mkdir(parents=True, exist_ok=True)
+    for clip in (ROOT / "workflows").glob("*.mp4"):
+        shutil.copy(clip, base / "input")
     # A search path in place of a link in custom_nodes: Windows lets only administrators make links.
     search_paths = base / "search_paths.yaml"
     search_paths.write_text(f"bivdiff:\n  custom_nodes: {json.dumps(str(ROOT.parent))}\n", encoding="utf-8")

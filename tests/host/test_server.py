@@ -3,7 +3,6 @@
 import copy
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,9 +34,7 @@ def frames(server, run, prompt: dict, title: str) -> torch.Tensor:
 
 
 def prompt_of(server, workflow: Path) -> dict:
-    """A shipped workflow as the browser would queue it, its clips in the server's input folder."""
-    for clip in WORKFLOWS.glob("*.mp4"):
-        shutil.copy(clip, server.base / "input")
+    """A shipped workflow as the browser would queue it."""
     return convert_ui_to_api(json.loads(workflow.read_text(encoding="utf-8")), server.object_info())
 
 
