@@ -164,7 +164,9 @@ def test_without_replaced_steps_it_is_plain_sampling(pack, model, clip, latent):
     edited, reconstructed = edit(pack, model, clip, latent, cross_replace_steps=0.0, self_replace_steps=0.0)
     encode = partial(pack.run, "CLIPTextEncode", clip=clip)
     texts = [encode(text=text)[0][0] for text in (SOURCE, TARGET)]
-    rows = [torch.cat([t.repeat_interleave(FRAMES, 0) for t in kind]) for kind in zip(*[t[:1] for t in texts], strict=True)]
+    rows = [
+        torch.cat([t.repeat_interleave(FRAMES, 0) for t in kind]) for kind in zip(*[t[:1] for t in texts], strict=True)
+    ]
     pair = {"samples": latent["samples"].repeat(2, 1, 1, 1)}
     (plain,) = tiny_models.run(
         pack,
