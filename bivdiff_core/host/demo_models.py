@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..demo import models
+from .loading import load_model, precision
 from .video_unet import VideoModelConfig
 
 MEMORY_USAGE_FACTOR = 0.1
@@ -157,36 +158,14 @@ class DemoClip(comfy.sd1_clip.SD1ClipModel):
 
 def load_image_model(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
     """The image MODEL."""
-    return _load_model(DemoImageModel, UNET, "image_unet", load_image_model, disable_dynamic)
+    weights = models.load_weights("image_unet")
+    return load_model(DemoImageModel(UNET), weights, load_image_model, (), disable_dynamic)
 
 
 def load_video_model(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
     """The video MODEL; its latents are a clip's frames in the batch, ``[F, 4, 8, 8]``."""
-    return _load_model(DemoVideoModel, models.VIDEO_UNET, "video_unet", load_video_model, disable_dynamic)
-
-
-def _load_model(config_class, unet_config, name, reload, disable_dynamic):
-    weights = models.load_weights(name)
-    load_device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
-    dtype, manual_cast = _precision(weights, config_class.supported_inference_dtypes)
-    config = config_class(unet_config)
-    config.set_inference_dtype(dtype, manual_cast)
-    patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
-    model = config.get_model({}, "", device=offload_device)
-    patcher = patcher_class(model, load_device=load_device, offload_device=offload_device)
-    model.load_model_weights(weights, "", assign=patcher.is_dynamic())
-    patcher.cached_patcher_init = (reload, ())
-    return patcher
-
-
-def _precision(weights: dict[str, Tensor], supported: list[torch.dtype]) -> tuple[torch.dtype, torch.dtype | None]:
-    """The host's choice of storage dtype, and of compute dtype where that is another."""
-    dtype = mm.unet_dtype(
-        model_params=comfy.utils.calculate_parameters(weights),
-        supported_dtypes=list(supported),
-        weight_dtype=comfy.utils.weight_dtype(weights),
-    )
-    return dtype, mm.unet_manual_cast(dtype, mm.get_torch_device(), list(supported))
+    weights = models.load_weights("video_unet")
+    return load_model(DemoVideoModel(models.VIDEO_UNET), weights, load_video_model, (), disable_dynamic)
 
 
 def load_clip(disable_dynamic: bool = False) -> comfy.sd.CLIP:
@@ -221,7 +200,7 @@ def _load_vae_patcher(disable_dynamic: bool = False) -> comfy.model_patcher.Mode
 def load_control_net() -> comfy.controlnet.ControlNet:
     """The CONTROL_NET, for images of the host's Canny node at `world.CANNY_LOW` and `CANNY_HIGH`."""
     weights = {_control_key(key): tensor for key, tensor in models.load_weights("control_net").items()}
-    dtype, manual_cast = _precision(weights, DemoImageModel.supported_inference_dtypes)
+    dtype, manual_cast = precision(weights, DemoImageModel.supported_inference_dtypes)
     net = comfy.cldm.cldm.ControlNet(
         **{key: value for key, value in UNET.items() if key != "out_channels"},
         hint_channels=3,

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import comfy.latent_formats
 import comfy.model_base
-import comfy.model_management as mm
 import comfy.model_patcher
 import comfy.sd
 import comfy.sd1_clip
@@ -20,6 +19,7 @@ import comfy.utils
 import folder_paths
 from torch import Tensor
 
+from .loading import load_model
 from .video_unet import VideoModelConfig
 
 UNET_FILES = ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.safetensors")
@@ -77,39 +77,6 @@ def load_unet(folder: Path, disable_dynamic: bool = False) -> comfy.model_patche
     weights = _weights(folder / "unet", UNET_FILES)
     config = FolderModelConfig({k: v for k, v in _config(folder / "unet").items() if not k.startswith("_")})
     return load_model(config, weights, load_unet, (folder,), disable_dynamic)
-
-
-def load_model(config, weights: dict[str, Tensor], reload, arguments: tuple, disable_dynamic: bool):
-    """A MODEL of a configuration and its weights, in the precision and on the devices that the host picks.
-
-    Args:
-        config: a host model configuration (supported_models_base.BASE).
-        weights: emptied on the way.
-        reload, arguments: how the host makes the MODEL again, for hooks and several GPUs.
-        disable_dynamic: as the host asks for when it calls `reload`.
-
-    Raises:
-        ValueError: weights of another configuration, which the host would load in part.
-    """
-    load_device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
-    supported = list(config.supported_inference_dtypes)
-    dtype = mm.unet_dtype(
-        model_params=comfy.utils.calculate_parameters(weights),
-        supported_dtypes=supported,
-        weight_dtype=comfy.utils.weight_dtype(weights),
-    )
-    config.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, load_device, supported))
-    patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
-    model = config.get_model(weights, "", device=offload_device)
-    patcher = patcher_class(model, load_device=load_device, offload_device=offload_device)
-    lacking = set(model.diffusion_model.state_dict()) - set(config.process_unet_state_dict(weights))
-    if lacking:
-        raise ValueError(
-            f"The weights do not belong to this configuration: {len(lacking)} are missing, {min(lacking)} ..."
-        )
-    model.load_model_weights(weights, "", assign=patcher.is_dynamic())
-    patcher.cached_patcher_init = (reload, arguments)
-    return patcher
 
 
 def load_text_encoder(folder: Path, disable_dynamic: bool = False) -> comfy.sd.CLIP:
