@@ -1,0 +1,484 @@
+"""Whatever does not fit is told in one sentence, by the node that got it, before any model call."""
+
+import asyncio
+import re
+
+import comfy.model_sampling
+import pytest
+import tiny_models as tiny
+import torch
+from test_chunks import F, controlled, pair, random
+from torch import Tensor
+
+LATENT = (F, 4, 8, 8)
+NAMES = {
+    "BIVDiffFrameSampler": "Frame-wise Image Sampler",
+    "BIVDiffInvertImage": "DDIM Inverse (Image)",
+    "BIVDiffInvertVideo": "DDIM Inverse (Video)",
+    "BIVDiffMixedInversion": "Mixed Inversion Blend",
+    "BIVDiffTemporalSmoother": "Video Temporal Smoother",
+    "BIVDiffInvertedNoise": "Inverted Latent to Noise",
+}
+SAMPLING = ["BIVDiffFrameSampler", "BIVDiffInvertImage", "BIVDiffInvertVideo", "BIVDiffTemporalSmoother"]
+INVERTING = ["BIVDiffInvertImage", "BIVDiffInvertVideo"]
+OF_VIDEO = ["BIVDiffInvertVideo", "BIVDiffTemporalSmoother"]
+
+
+def noise(*shape: int, seed: int = 7) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def refused(pack, node_id: str, model, *parts: str, latent=None, positive=None, **inputs) -> None:
+    """The node refuses its inputs with a message that starts with its name and holds `parts`, calling no model."""
+    calls = tiny.Calls()
+    if latent is None:
+        latent = {"samples": noise(*LATENT)}
+    if model is not None:
+        inputs["model"] = calls.on(model)
+    if node_id in SAMPLING:
+        positive = positive or tiny.text(seed=1)
+        inputs |= {"conditioning": positive} if node_id in INVERTING else {"positive": positive, "negative": pair()[1]}
+        inputs["latent_image" if node_id == "BIVDiffFrameSampler" else "latent"] = latent
+        inputs.setdefault("steps", 4)
+    elif node_id == "BIVDiffInvertedNoise":
+        inputs["latent"] = latent
+    with pytest.raises(ValueError) as refusal:
+        tiny.run(pack, node_id, **inputs)
+    message = str(refusal.value)
+    assert message.startswith(NAMES[node_id] + ": ") and message.endswith(".")
+    for part in parts:
+        assert part in message
+    assert calls.rows == []
+
+
+@pytest.fixture(scope="module")
+def sd():
+    return tiny.sd_model()
+
+
+@pytest.fixture(scope="module")
+def wan():
+    return tiny.wan_model()
+
+
+# Shapes
+
+
+@pytest.mark.parametrize("node_id", SAMPLING)
+def test_a_video_latent_in_a_model_of_frames(pack, sd, node_id):
+    latent = {"samples": noise(1, 4, 3, 8, 8)}
+    refused(pack, node_id, sd, "the latent is 5-D, [1, 4, 3, 8, 8]", "[F, C, H, W]", latent=latent)
+
+
+@pytest.mark.parametrize("node_id", ["BIVDiffInvertImage", "BIVDiffInvertVideo", "BIVDiffTemporalSmoother"])
+def test_frames_in_a_model_of_video_latents(pack, wan, node_id):
+    latent = {"samples": noise(3, 16, 8, 8)}
+    refused(pack, node_id, wan, "the latent is 4-D, [3, 16, 8, 8]", "[1, C, T, H, W]", latent=latent)
+
+
+@pytest.mark.parametrize("node_id", SAMPLING)
+def test_channels_of_another_latent_space(pack, sd, node_id):
+    latent = {"samples": noise(F, 16, 8, 8)}
+    refused(pack, node_id, sd, "16 channels but this model needs 4", "the VAE that belongs to", latent=latent)
+
+
+@pytest.mark.parametrize("node_id", SAMPLING)
+def test_no_frames(pack, sd, node_id):
+    refused(pack, node_id, sd, "holds no frames", "Select Frames", latent={"samples": torch.zeros(0, 4, 8, 8)})
+
+
+@pytest.mark.parametrize("node_id", ["BIVDiffMixedInversion", "BIVDiffInvertedNoise"])
+def test_no_frames_without_a_model(pack, node_id):
+    latent = {"samples": torch.zeros(0, 4, 8, 8)}
+    given = {"latent": latent}
+    if node_id == "BIVDiffMixedInversion":
+        given = {"image_latent": latent, "video_latent": latent}
+    with pytest.raises(ValueError, match=re.escape(NAMES[node_id]) + ".* holds no frames"):
+        tiny.run(pack, node_id, **given)
+
+
+@pytest.mark.parametrize("node_id", OF_VIDEO)
+def test_one_frame_for_a_video_model(pack, sd, wan, node_id):
+    refused(pack, node_id, sd, "has one frame", "at least 2", latent={"samples": noise(1, 4, 8, 8)})
+    one = {"samples": noise(1, 16, 1, 8, 8)}
+    refused(pack, node_id, wan, "has one frame", "at least 2", latent=one, scheduler="simple")
+
+
+@pytest.mark.parametrize("node_id", INVERTING)
+def test_an_empty_latent_to_invert(pack, sd, node_id):
+    refused(pack, node_id, sd, "all zeros", "VAE Encode", latent={"samples": torch.zeros(LATENT)})
+
+
+def test_several_videos_to_slice_or_to_cut(pack, wan):
+    latent, scheduler = {"samples": noise(2, 16, 3, 8, 8)}, "simple"
+    refused(pack, "BIVDiffInvertImage", wan, "holds 2 videos", "Pass one", latent=latent, scheduler=scheduler)
+    for node_id in OF_VIDEO:
+        given = {"context_length": 2, "latent": latent, "scheduler": scheduler}
+        refused(pack, node_id, wan, "holds 2 videos", "context_length 0", **given)
+
+
+@pytest.mark.parametrize("node_id", OF_VIDEO)
+@pytest.mark.parametrize("overlap", [2, 3])
+def test_windows_that_do_not_move_on(pack, sd, node_id, overlap):
+    refused(pack, node_id, sd, f"overlap by {overlap} do not move on", context_length=2, context_overlap=overlap)
+
+
+# Frame counts that differ
+
+
+def other_count(what: str, frames: int, pack) -> list:
+    """CONDITIONING whose `what` is of a clip of `frames` frames."""
+    if what == "control hint":
+        positive, _ = pack.run(
+            "ControlNetApplyAdvanced", positive=pair()[0], negative=pair()[1], control_net=tiny.control_net(),
+            image=random(frames, 64, 64, 3, seed=1), strength=1.0, start_percent=0.0, end_percent=1.0,
+        )  # fmt: skip
+        return positive
+    return {
+        "conditioning mask": tiny.text(seed=1, mask=random(frames, 64, 64, seed=1), mask_strength=1.0),
+        "text conditioning": tiny.text(frames, 7, tiny.TEXT_WIDTH, seed=1),
+        "concat latent of the conditioning": tiny.text(seed=1, concat_latent_image=random(frames, 4, 8, 8, seed=1)),
+        "concat mask of the conditioning": tiny.text(seed=1, concat_mask=random(frames, 1, 64, 64, seed=1)),
+    }[what]
+
+
+COUNTED = [
+    "control hint", "conditioning mask", "text conditioning", "concat latent of the conditioning",
+    "concat mask of the conditioning",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("what", COUNTED)
+@pytest.mark.parametrize("frames", [F - 1, F + 3])
+@pytest.mark.parametrize("node_id", SAMPLING)
+def test_conditioning_of_another_frame_count(pack, sd, node_id, frames, what):
+    positive = other_count(what, frames, pack)
+    refused(pack, node_id, sd, f"{what} has {frames} frames but the latent has {F}", positive=positive)
+
+
+@pytest.mark.parametrize("frames_per_batch", [2, F])
+def test_conditioning_of_another_frame_count_in_a_core_sampler(pack, sd, frames_per_batch):
+    """A Frame Chunks model refuses it too, in one chunk as in many."""
+    calls = tiny.Calls()
+    (chunked,) = tiny.run(pack, "BIVDiffFrameChunks", model=calls.on(sd), frames_per_batch=frames_per_batch)
+    with pytest.raises(ValueError, match=f"control hint has 8 frames but the latent has {F}"):
+        pack.run(
+            "KSampler", model=chunked, positive=other_count("control hint", 8, pack), negative=pair()[1],
+            latent_image={"samples": torch.zeros(LATENT)}, seed=0, steps=2, cfg=1.0, sampler_name="euler",
+            scheduler="normal", denoise=1.0,
+        )  # fmt: skip
+    assert calls.rows == []
+
+
+def test_a_hint_deep_in_the_chain_counts(pack, sd):
+    """The first control fits, the one before it does not."""
+    conds = (other_count("control hint", 8, pack), pair()[1])
+    positive, _ = controlled(pack, conds, tiny.control_net(), 1, False, 0.0, 1.0)
+    refused(pack, "BIVDiffFrameSampler", sd, "has 8 frames but the latent has 5", positive=positive)
+
+
+def test_one_for_all_frames_is_welcome(pack, sd):
+    """A single hint, mask or text goes for every frame."""
+    for what in COUNTED[:3]:
+        tiny.run(
+            pack, "BIVDiffInvertImage", model=sd, conditioning=other_count(what, 1, pack), latent=tiny.frames(*LATENT),
+            steps=2, scheduler="karras", frames_per_batch=2,
+        )  # fmt: skip
+
+
+# Masks
+
+
+@pytest.mark.parametrize("node_id", SAMPLING)
+def test_masks_of_another_frame_count(pack, sd, node_id):
+    latent = {"samples": noise(*LATENT), "noise_mask": torch.ones(F + 1, 1, 64, 64)}
+    refused(pack, node_id, sd, f"the mask has {F + 1} frames but the latent has {F}", latent=latent)
+
+
+@pytest.mark.parametrize("node_id", SAMPLING)
+def test_masks_of_another_shape(pack, sd, node_id):
+    latent = {"samples": noise(*LATENT), "noise_mask": torch.ones(F, 1, 64, 96)}
+    refused(pack, node_id, sd, "the mask is 96x64 but the latent 8x8", latent=latent)
+
+
+# Latents that are no noise, or the wrong one
+
+
+@pytest.mark.parametrize("node_id", ["BIVDiffTemporalSmoother", "BIVDiffInvertedNoise", "BIVDiffMixedInversion"])
+def test_a_latent_that_was_never_inverted(pack, sd, node_id):
+    """A picture: also one that a core node gave the description of an inverted one."""
+    clean = tiny.frames(*LATENT)
+    for latent in (clean, {**clean, "bivdiff": {"strength": 1.0}}):
+        if node_id == "BIVDiffTemporalSmoother":
+            refused(pack, node_id, sd, "this latent is no noise", "DDIM Inverse", latent=latent)
+        elif node_id == "BIVDiffInvertedNoise":
+            refused(pack, node_id, None, "this latent is no noise", "DDIM Inverse", latent=latent)
+        else:
+            inverted = {"samples": noise(*LATENT)}
+            for image, video in ((latent, inverted), (inverted, latent)):
+                refused(pack, node_id, None, "no noise", image_latent=image, video_latent=video, mixing_ratio=0.5)
+
+
+@pytest.fixture(scope="module")
+def inverted(pack, sd) -> dict:
+    return tiny.run(
+        pack, "BIVDiffInvertImage", model=sd, conditioning=tiny.text(), latent=tiny.frames(*LATENT), steps=4
+    )[0]
+
+
+def test_branches_of_different_kinds(pack, inverted):
+    told = inverted["bivdiff"]
+    for key, value, what in (
+        ("latent_format", "SDXL", "latent space, image SDXL and video SD15"),
+        ("family", "flow", "kind of noise, image flow and video diffusion"),
+        ("strength", 0.5, "strength, image 0.5 and video 1.0"),
+    ):
+        other = {**inverted, "bivdiff": {**told, key: value}}
+        refused(pack, "BIVDiffMixedInversion", None, what, image_latent=other, video_latent=inverted, mixing_ratio=0.5)
+
+
+@pytest.mark.parametrize("shape", [(F + 1, 4, 8, 8), (F, 4, 8, 16), (F, 16, 8, 8), (1, 4, F, 8, 8)])
+def test_branches_of_different_shapes(pack, inverted, shape):
+    given = {"image_latent": {"samples": noise(*shape)}, "video_latent": inverted, "mixing_ratio": 0.5}
+    refused(pack, "BIVDiffMixedInversion", None, f"{list(shape)}", f"{list(LATENT)}", **given)
+
+
+def test_a_latent_of_another_models_space_or_noise(pack, sd, inverted):
+    xl = tiny.sd_model(tiny.TinySDXL, num_classes="sequential", adm_in_channels=2816)
+    refused(pack, "BIVDiffTemporalSmoother", xl, "latent space SD15", "SDXL", latent=inverted)
+    flow = tiny.sd_model(tiny.TinySDFlow)
+    refused(pack, "BIVDiffTemporalSmoother", flow, "noise diffusion", "flow", latent=inverted, scheduler="simple")
+
+
+def test_noise_for_a_latent_that_is_not_empty_or_not_its_size(pack, inverted):
+    (as_noise,) = tiny.run(pack, "BIVDiffInvertedNoise", latent=inverted)
+    with pytest.raises(ValueError, match="Inverted Latent to Noise: the sampler's latent is not empty"):
+        as_noise.generate_noise(tiny.frames(*LATENT))
+    with pytest.raises(ValueError, match=re.escape("[6, 4, 8, 8] but the noise is [5, 4, 8, 8]")):
+        as_noise.generate_noise({"samples": torch.zeros(6, 4, 8, 8)})
+
+
+# Models
+
+
+class Sampling(comfy.model_sampling.ModelSamplingDiscrete):
+    """A schedule for the kinds of noise below."""
+
+
+KINDS = {
+    "IMG_TO_IMG": type("ImageToImage", (Sampling, comfy.model_sampling.IMG_TO_IMG), {}),
+    "V_PREDICTION_DDPM": type("CogVideoX", (Sampling, comfy.model_sampling.V_PREDICTION_DDPM), {}),
+    "FLOW_COSMOS": type("Cosmos", (Sampling, comfy.model_sampling.COSMOS_RFLOW), {}),
+}
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "IMG_TO_IMG_FLOW", "noise_scale", "sigma_data"])
+@pytest.mark.parametrize("node_id", INVERTING)
+def test_models_whose_noise_is_of_another_kind(pack, sd, node_id, kind):
+    model = sd.clone()
+    if kind in KINDS:
+        sampling = KINDS[kind](None)
+    elif kind == "sigma_data":  # EDM's and Playground's
+        sampling = sd.get_model_object("model_sampling").__class__(None)
+        sampling.sigma_data = 0.5
+    else:
+        base = comfy.model_sampling.IMG_TO_IMG_FLOW if kind == "IMG_TO_IMG_FLOW" else comfy.model_sampling.CONST
+        sampling = type("Flow", (comfy.model_sampling.ModelSamplingDiscreteFlow, base), {})(None)
+        if kind == "noise_scale":
+            sampling.set_noise_scale(2.0)
+    model.add_object_patch("model_sampling", sampling)
+    refused(pack, node_id, model, "cannot be inverted", "rectified-flow", latent=tiny.frames(*LATENT))
+
+
+def test_a_video_unet_with_control_or_many_prompts(pack):
+    video = tiny.video_model(pack)
+    for node_id in OF_VIDEO:
+        refused(pack, node_id, video, "takes no ControlNet", positive=other_count("control hint", F, pack))
+        refused(pack, node_id, video, "one prompt", positive=other_count("text conditioning", F, pack))
+
+
+# Grids
+
+
+@pytest.mark.parametrize("node_id", OF_VIDEO)
+def test_flow_schedulers_that_stop_short_of_noise(pack, wan, node_id):
+    latent = {"samples": noise(1, 16, 3, 8, 8)}
+    refused(
+        pack, node_id, wan, "tops out at sigma 0.9", "simple, normal or beta", latent=latent, scheduler="ddim_uniform"
+    )
+
+
+@pytest.mark.parametrize(("scheduler", "steps"), [("linear_quadratic", 20), ("simple", 3)])
+@pytest.mark.parametrize("node_id", INVERTING)
+def test_schedulers_whose_first_step_is_blind(pack, sd, node_id, scheduler, steps):
+    refused(pack, node_id, sd, "lowest level is sigma", "Raise steps", scheduler=scheduler, steps=steps)
+
+
+@pytest.mark.parametrize(
+    ("node_id", "inputs", "part"),
+    [
+        ("BIVDiffInvertImage", {"solver": "fireflow"}, "not fireflow. Set solver ddim"),
+        ("BIVDiffInvertVideo", {"solver": "uni_inv"}, "not uni_inv. Set solver ddim"),
+        ("BIVDiffInvertVideo", {"strength": 0.5}, "strength 1"),
+        ("BIVDiffTemporalSmoother", {"sampler_name": "heun"}, "not heun. Set sampler_name ddim"),
+        ("BIVDiffTemporalSmoother", {"strength": 0.5}, "strength 1"),
+    ],
+)
+def test_what_the_reference_grid_does_not_do(pack, sd, node_id, inputs, part):
+    refused(pack, node_id, sd, "grid reference", part, grid="reference", **inputs)
+
+
+@pytest.mark.parametrize("node_id", OF_VIDEO)
+def test_models_that_the_released_code_does_not_know(pack, wan, node_id):
+    velocity = tiny.sd_model(tiny.TinySDVelocity)
+    refused(pack, node_id, velocity, "an eps model", "Set grid matched", grid="reference")
+    latent = {"samples": noise(1, 16, 3, 8, 8)}
+    refused(pack, node_id, wan, "an eps model", "Set grid matched", grid="reference", latent=latent, scheduler="simple")
+
+
+def test_denoise_that_leaves_no_steps(pack, sd):
+    refused(pack, "BIVDiffFrameSampler", sd, "denoise 0.0 leaves no steps", denoise=0.0)
+
+
+# By the host's validation
+
+
+def validation_errors(pack, node_id: str, **inputs) -> list[dict]:
+    """What the host says of one node in a graph, its links wired to nodes of the right kind."""
+    import execution
+
+    links = {"LATENT": ["latent", 0], "MODEL": ["model", 0], "CONDITIONING": ["text", 0]}
+    given = {
+        name: links[kind] if kind in links else options[0].get("default")
+        for name, (kind, *options) in pack.classes[node_id].INPUT_TYPES()["required"].items()
+    }
+    graph = {
+        "latent": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 4}},
+        "model": {"class_type": "UNETLoader", "inputs": {"unet_name": "none", "weight_dtype": "default"}},
+        "clip": {"class_type": "CLIPLoader", "inputs": {"clip_name": "none", "type": "stable_diffusion"}},
+        "text": {"class_type": "CLIPTextEncode", "inputs": {"text": "", "clip": ["clip", 0]}},
+        "ratio": {"class_type": "PrimitiveFloat", "inputs": {"value": 0.5}},
+        "node": {"class_type": node_id, "inputs": {**given, **inputs}},
+        "out": {"class_type": "PreviewAny", "inputs": {"source": ["node", 0]}},
+    }
+    _, _, _, errors = asyncio.run(execution.validate_prompt("test", graph, None))
+    return errors.get("node", {"errors": []})["errors"]
+
+
+@pytest.mark.parametrize(
+    ("node_id", "inputs", "kind"),
+    [
+        *((node_id, {"steps": 0}, "value_smaller_than_min") for node_id in SAMPLING),
+        ("BIVDiffInvertImage", {"strength": 0.0}, "value_smaller_than_min"),
+        ("BIVDiffInvertImage", {"strength": 1.5}, "value_bigger_than_max"),
+        ("BIVDiffInvertImage", {"solver": "magic"}, "value_not_in_list"),
+        ("BIVDiffTemporalSmoother", {"sampler_name": "euler_ancestral"}, "value_not_in_list"),
+        ("BIVDiffFrameSampler", {"frames_per_batch": -1}, "value_smaller_than_min"),
+    ],
+)
+def test_the_host_refuses_values_out_of_range(pack, node_id, inputs, kind):
+    errors = validation_errors(pack, node_id, **inputs)
+    assert [e["type"] for e in errors] == [kind]
+    assert next(iter(inputs)) in errors[0]["details"]
+    assert validation_errors(pack, node_id) == []
+
+
+@pytest.mark.parametrize(
+    ("inputs", "part"),
+    [
+        ({"mixing_ratio": -0.1}, "must lie between 0"),
+        ({"mixing_ratio": 1.5}, "must lie between 0"),
+        ({"task": "magic"}, "task magic is none of"),
+        ({"task": "controlnet", "mixing_ratio": ["ratio", 0]}, "Set task to custom"),
+    ],
+)
+def test_a_ratio_that_makes_no_sense(pack, inputs, part):
+    """A preset beside a wired ratio is an error, not a silent choice between the two."""
+    errors = validation_errors(pack, "BIVDiffMixedInversion", **inputs)
+    assert errors and all(e["type"] == "custom_validation_failed" and part in e["details"] for e in errors)
+    for fine in ({"mixing_ratio": ["ratio", 0]}, {"task": "controlnet"}, {"mixing_ratio": 1.0}):
+        assert validation_errors(pack, "BIVDiffMixedInversion", **fine) == []
+
+
+# NaN
+
+
+class Breaks(tiny.Calls):
+    """From its n-th call on, the network's answer for one frame of the call is NaN."""
+
+    def __init__(self, at: int, row: int):
+        super().__init__()
+        self.at, self.row = at, row
+
+    def __call__(self, apply_model, args):
+        out = super().__call__(apply_model, args).clone()
+        if len(self.rows) >= self.at:
+            out.select(2 if out.ndim == 5 else 0, self.row).fill_(float("nan"))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("node_id", "inputs", "at", "step"),
+    [
+        ("BIVDiffInvertImage", {"frames_per_batch": F}, 3, 3),
+        ("BIVDiffInvertImage", {"frames_per_batch": F, "solver": "fixed_point"}, 5, 2),
+        ("BIVDiffInvertVideo", {}, 1, 1),
+        ("BIVDiffTemporalSmoother", {"cfg": 1.0}, 2, 2),
+        ("BIVDiffFrameSampler", {"cfg": 1.0, "sampler_name": "euler"}, 2, 2),
+    ],
+)
+def test_a_frame_that_is_not_finite_is_named(pack, sd, node_id, inputs, at, step):
+    """And the run stops with the step in which it came up."""
+    broken = Breaks(at, row=3)
+    given = (
+        {"conditioning": tiny.text()} if node_id in INVERTING else {"positive": tiny.text(), "negative": tiny.text()}
+    )
+    given["latent_image" if node_id == "BIVDiffFrameSampler" else "latent"] = (
+        tiny.frames(*LATENT) if node_id in INVERTING else {"samples": noise(*LATENT)}
+    )
+    with pytest.raises(ValueError, match=re.escape(f"{NAMES[node_id]}: frame 3 is not finite at step {step}")):
+        tiny.run(pack, node_id, model=broken.on(sd), steps=4, **given, **inputs)
+    per_step = 3 if "solver" in inputs else 1
+    assert len(broken.rows) == step * per_step
+
+
+def test_a_frame_that_is_not_finite_is_counted_in_the_clip(pack, sd):
+    """Not in its chunk: row 0 of the third chunk of two is frame 4."""
+
+    class ThirdChunk(Breaks):
+        def __call__(self, apply_model, args):
+            out = tiny.Calls.__call__(self, apply_model, args).clone()
+            if len(self.rows) % 3 == 0:
+                out[0] = float("nan")
+            return out
+
+    with pytest.raises(ValueError, match="frame 4 is not finite at step 1"):
+        tiny.run(
+            pack, "BIVDiffInvertImage", model=ThirdChunk(0, 0).on(sd), conditioning=tiny.text(),
+            latent=tiny.frames(*LATENT), steps=4, frames_per_batch=2,
+        )  # fmt: skip
+
+
+def test_a_time_slice_that_is_not_finite_is_named(pack, wan):
+    with pytest.raises(ValueError, match=r"DDIM Inverse \(Video\): frame 2 is not finite at step 2"):
+        tiny.run(
+            pack, "BIVDiffInvertVideo", model=Breaks(2, row=2).on(wan), conditioning=tiny.text(),
+            latent=tiny.frames(1, 16, 4, 8, 8), steps=4, scheduler="simple",
+        )  # fmt: skip
+
+
+# Select Frames
+
+
+@pytest.mark.parametrize(("start", "stride", "count"), [(8, 1, 0), (0, 4, 3), (6, 2, 2)])
+def test_frames_that_the_clip_does_not_have(pack, start, stride, count):
+    with pytest.raises(ValueError, match="Select Frames: the clip has 8 frames"):
+        tiny.run(
+            pack, "BIVDiffSelectFrames", images=random(8, 8, 8, 3, seed=1), start=start, stride=stride, count=count
+        )
+
+
+def test_frames_that_it_has(pack):
+    images = random(9, 8, 8, 3, seed=1)
+    taken, fps = tiny.run(pack, "BIVDiffSelectFrames", images=images, start=1, stride=3, count=2, fps=24.0)
+    assert torch.equal(taken, images[[1, 4]]) and fps == 8.0
