@@ -44,7 +44,7 @@ from .latents import (
     sampling_family,
 )
 from .video_unet import check_conditioning
-from .windows import FrameWindows, check_frame_counts, hosted, set_windows
+from .windows import FrameWindows, check_frame_counts, check_windows, hosted, set_windows
 
 GRIDS = ("matched", "reference")
 DETERMINISTIC_SAMPLERS = (
@@ -206,6 +206,7 @@ def sample_frames(
         ),
     }
     samples = check_latent(latent, model, node)
+    check_windows(model, samples, node)
     check_frame_counts([_cond_dicts(positive), _cond_dicts(negative)], samples.shape[0], node)
     sampler = comfy.samplers.KSampler(
         model, steps, model.load_device, sampler_name, scheduler, denoise, model.model_options
@@ -271,6 +272,7 @@ def invert(
         conditioning = [
             (cond, {k: v for k, v in extra.items() if k not in CLIP_CONDITIONING}) for cond, extra in conditioning
         ]
+    check_windows(model, samples, node)
     check_conditioning(model, conditioning, node)
     if branch == "image" or samples.ndim == 4:
         check_frame_counts([_cond_dicts(conditioning)], samples.shape[0], node)
@@ -339,6 +341,7 @@ def smooth(
     check_inverted(latent, node)
     samples = check_latent(latent, model, node, video=True)
     check_made_for(model, latent, node)
+    check_windows(model, samples, node)
     check_conditioning(model, [*positive, *negative], node)
     if samples.ndim == 4:
         check_frame_counts([_cond_dicts(positive), _cond_dicts(negative)], samples.shape[0], node)

@@ -29,6 +29,8 @@ from comfy.context_windows import (
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from .latents import frame_dim
+
 log = logging.getLogger(__name__)
 
 WRAPPER_KEY = "bivdiff_windows"
@@ -234,7 +236,7 @@ def check_frame_counts(conds, frames: int, node: str) -> None:
         node: named in the message.
 
     Raises:
-        ValueError: a control hint, mask, text or concat latent has neither 1 nor `frames` frames.
+        ValueError: a control hint, mask, text, concat or reference latent has neither 1 nor `frames` frames.
     """
 
     def check(tensor, what: str, cure: str) -> None:
@@ -255,6 +257,27 @@ def check_frame_counts(conds, frames: int, node: str) -> None:
             check(entry.get("cross_attn"), "text conditioning", "Make as many prompts")
             check(entry.get("concat_latent_image"), "concat latent of the conditioning", "Encode as many frames")
             check(entry.get("concat_mask"), "concat mask of the conditioning", "Give as many masks")
+            for reference in entry.get("reference_latents") or ():
+                check(reference, "reference latent", "Encode as many references")
+
+
+def check_windows(model, samples: Tensor, node: str) -> None:
+    """Refuse context windows that a MODEL brings over a dimension without frames.
+
+    Args:
+        samples: `[F, C, H, W]`, `[B, C, T, H, W]`, or images `[F, C, 1, H, W]`, which windows over T leave whole.
+
+    Raises:
+        ValueError: the host would cut the picture's height, or nothing at all.
+    """
+    windows = hosted(model.model_options.get("context_handler"))
+    dim = frame_dim(samples)
+    images = samples.ndim == 5 and dim == 0
+    if windows is not None and windows.dim != dim and not (images and windows.dim == 2):
+        raise ValueError(
+            f"{node}: the model brings context windows over dimension {windows.dim}, but this latent's frames lie in "
+            f"dimension {dim}. Set dim {dim} in Context Windows (Manual)."
+        )
 
 
 def hosted(handler) -> FrameWindows | None:
