@@ -123,6 +123,22 @@ def test_windows_that_do_not_move_on(pack, sd, node_id, overlap):
     refused(pack, node_id, sd, f"overlap by {overlap} do not move on", context_length=2, context_overlap=overlap)
 
 
+def test_core_windows_over_a_dimension_without_frames(pack, sd, wan):
+    """Left alone the host would cut the picture's height, or nothing at all."""
+    frames, video = {"samples": noise(*LATENT)}, {"samples": noise(1, 16, F, 8, 8)}
+    settings = {
+        "context_length": 3, "context_overlap": 1, "context_stride": 1, "closed_loop": False, "freenoise": False,
+        "context_schedule": "standard_static", "fuse_method": "pyramid",
+    }  # fmt: skip
+    for node_id, model, latent, dim, right in (
+        *((node_id, sd, frames, 2, 0) for node_id in SAMPLING),
+        *((node_id, wan, video, 0, 2) for node_id in OF_VIDEO),
+    ):
+        (windowed,) = pack.run("ContextWindowsManual", model=model, dim=dim, **settings)
+        parts = f"context windows over dimension {dim}", f"dim {right}"
+        refused(pack, node_id, windowed, *parts, latent=latent, scheduler="simple")
+
+
 # Frame counts that differ
 
 
@@ -139,12 +155,13 @@ def other_count(what: str, frames: int, pack) -> list:
         "text conditioning": tiny.text(frames, 7, tiny.TEXT_WIDTH, seed=1),
         "concat latent of the conditioning": tiny.text(seed=1, concat_latent_image=random(frames, 4, 8, 8, seed=1)),
         "concat mask of the conditioning": tiny.text(seed=1, concat_mask=random(frames, 1, 64, 64, seed=1)),
+        "reference latent": tiny.text(seed=1, reference_latents=[random(n, 4, 8, 8, seed=n) for n in (F, frames)]),
     }[what]
 
 
 COUNTED = [
     "control hint", "conditioning mask", "text conditioning", "concat latent of the conditioning",
-    "concat mask of the conditioning",
+    "concat mask of the conditioning", "reference latent",
 ]  # fmt: skip
 
 

@@ -116,11 +116,31 @@ def concat_latents(pack, flip):
     return tiny.sd_model(in_channels=9), tiny.text(seed=1, **extra), tiny.text(seed=2, **extra), empty()
 
 
+def prompts_in_areas(pack, flip):
+    """A second prompt for the left half; the area stays where it is, its text follows the frames."""
+    left = tiny.text(F, 7, tiny.TEXT_WIDTH, seed=3)
+    left[0][0] = per_frame(left[0][0], flip)
+    (left,) = pack.run("ConditioningSetArea", conditioning=left, width=32, height=64, x=0, y=0, strength=1.0)
+    return tiny.sd_model(), pair()[0] + left, pair()[1], empty()
+
+
+def reference_latents(pack, flip):
+    """Flux Kontext: a reference image for every frame, and one for all."""
+    shape = (F, 16, 8, 8)
+    own, common = (torch.randn(n, *shape[1:], generator=torch.Generator().manual_seed(n)) for n in (F, 1))
+    positive, negative = (
+        tiny.text(seed=s, pooled_output=random(1, tiny.TEXT_WIDTH, seed=s), guidance=1.0) for s in (1, 2)
+    )
+    for latent in (per_frame(own, flip), common):
+        (positive,) = pack.run("ReferenceLatent", conditioning=positive, latent={"samples": latent})
+    return tiny.flux_model(), positive, negative, {"samples": torch.zeros(shape)}
+
+
 SCENARIOS: dict[str, Callable] = {
     f.__name__: f
     for f in (
         plain, control_net, chain_of_two, adapter_before_control_net, adapter_alone, noise_mask, conditioning_masks,
-        text_per_frame, pooled_text_per_frame, concat_latents,
+        text_per_frame, pooled_text_per_frame, concat_latents, prompts_in_areas, reference_latents,
     )
 }  # fmt: skip
 CONDITIONED = [name for name in SCENARIOS if name not in ("plain", "noise_mask")]
@@ -182,8 +202,9 @@ def test_frame_sampler(pack, scenario, frames_per_batch):
 
 @pytest.mark.parametrize("name", CONDITIONED)
 def test_image_inversion(pack, name):
-    given = {"latent": tiny.frames(*LATENT), "steps": 6}  # the last slope is read at t = 665, inside of RANGE
-    model, positive, _, _ = SCENARIOS[name](pack, flip=False)
+    model, positive, _, latent = SCENARIOS[name](pack, flip=False)
+    clean = tiny.frames(*latent["samples"].shape)
+    given = {"latent": clean, "steps": 4, "scheduler": "normal"}  # the last slope is read at t = 666, inside of RANGE
     _, flipped, _, _ = SCENARIOS[name](pack, flip=True)
 
     def invert(conditioning: list, frames_per_batch: int) -> Tensor:
@@ -228,9 +249,10 @@ def test_instruct_pix2pix_through_dual_cfg(pack, frames_per_batch):
 @pytest.mark.parametrize("name", CONDITIONED)
 def test_overlapping_windows_on_independent_frames(pack, name):
     """On a model that sees no motion, overlapping windows must fuse to the whole, each hint with its frame."""
-    model, positive, negative, _ = SCENARIOS[name](pack, flip=False)
-    z = torch.randn(LATENT, generator=torch.Generator().manual_seed(9))
+    model, positive, negative, latent = SCENARIOS[name](pack, flip=False)
+    z = torch.randn(latent["samples"].shape, generator=torch.Generator().manual_seed(9))
     given = {"positive": positive, "negative": negative, "latent": {"samples": z}, "steps": 3, "cfg": 3.0}
+    given["scheduler"] = "normal"
     whole, windowed = (
         tiny.run(pack, "BIVDiffTemporalSmoother", model=model, context_length=n, context_overlap=1, **given)[0]
         for n in (0, 3)

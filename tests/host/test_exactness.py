@@ -390,3 +390,35 @@ def test_smoother_starts_where_strength_says_when_the_latent_does_not(pack, vide
     (full,) = tiny.run(pack, "BIVDiffTemporalSmoother", latent=loaded, **given)
     assert relative(by_dict["samples"], by_control["samples"]) < 1e-5
     assert relative(full["samples"], by_control["samples"]) > 1e-3
+
+
+def test_the_same_graph_gives_the_same_bits(pack, image_model, video_model):
+    """Frames, both inversions, blend and smoothing, twice."""
+    positive, negative = tiny.text(seed=1), tiny.text(seed=2)
+
+    def chain() -> Tensor:
+        given = {"positive": positive, "negative": negative, "steps": 3, "cfg": 2.0}
+        empty = {"samples": torch.zeros(4, 4, 8, 8)}
+        (drawn,) = tiny.run(
+            pack,
+            "BIVDiffFrameSampler",
+            model=image_model,
+            latent_image=empty,
+            seed=5,
+            frame_noise="progressive",
+            **given,
+        )
+        image, video = (
+            tiny.run(
+                pack, f"BIVDiffInvert{branch}", model=model, conditioning=negative, latent=drawn, steps=3,
+                scheduler="karras",
+            )[0]
+            for branch, model in (("Image", image_model), ("Video", video_model))
+        )  # fmt: skip
+        mixed, _ = tiny.run(
+            pack, "BIVDiffMixedInversion", image_latent=image, video_latent=video, mixing_ratio=0.25,
+            mode="variance_preserving",
+        )  # fmt: skip
+        return tiny.run(pack, "BIVDiffTemporalSmoother", model=video_model, latent=mixed, **given)[0]["samples"]
+
+    assert torch.equal(chain(), chain())

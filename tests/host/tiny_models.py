@@ -66,6 +66,25 @@ WAN = {
     "eps": 1e-6,
 }
 
+FLUX = {
+    "image_model": "flux",
+    "in_channels": 16,
+    "out_channels": 16,
+    "patch_size": 2,
+    "vec_in_dim": TEXT_WIDTH,
+    "context_in_dim": TEXT_WIDTH,
+    "hidden_size": 32,
+    "mlp_ratio": 2.0,
+    "num_heads": 2,
+    "depth": 1,
+    "depth_single_blocks": 1,
+    "axes_dim": [4, 6, 6],
+    "theta": 10000,
+    "qkv_bias": True,
+    "guidance_embed": True,
+    "txt_ids_dims": [],
+}
+
 
 def randomize(module: torch.nn.Module, seed: int, gain: float = 1.0) -> torch.nn.Module:
     """Weights of size gain / sqrt(fan_in), norms near 1, so that signals keep their size through any depth.
@@ -178,6 +197,17 @@ def wan_model(seed: int = 4) -> comfy.model_patcher.ModelPatcher:
         memory_usage_factor = 0.1
 
     config = TinyWan(WAN)
+    config.set_inference_dtype(torch.float32, None)
+    return _patcher(config.get_model({}, "", device=CPU), seed)
+
+
+def flux_model(seed: int = 4) -> comfy.model_patcher.ModelPatcher:
+    """Flux.1, a flow model of frames; with reference latents it is Kontext."""
+
+    class TinyFlux(comfy.supported_models.Flux):
+        memory_usage_factor = 0.1
+
+    config = TinyFlux(FLUX)
     config.set_inference_dtype(torch.float32, None)
     return _patcher(config.get_model({}, "", device=CPU), seed)
 
