@@ -108,9 +108,10 @@ def test_a_branch_without_weight_is_never_executed(server, demo, ratio, unused):
 
 @pytest.mark.parametrize("class_type", CHAIN)
 def test_an_interrupt_ends_a_run_within_one_model_call(server, demo, class_type):
+    demo[node_id(demo, "BIVDiffMixedInversion")]["inputs"]["mixing_ratio"] = 0.5  # both branches run
     long = copy.deepcopy(demo)
     # Calls so slow that no message is late by one.
-    long[node_id(long, "ImageScale")]["inputs"].update(width=256, height=256)
+    long[node_id(long, "ImageScale")]["inputs"].update(width=192, height=192)
     interrupted = node_id(long, class_type)
     long[interrupted]["inputs"]["steps"] = 300
     steps_done = []
