@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -108,6 +109,18 @@ def test_no_such_video(checkout):
     assert "There is no file nowhere.mp4: give the path of a video" in failure(
         checkout / "dev.py", "demo", "nowhere.mp4"
     )
+
+
+def test_a_file_that_is_no_video(tmp_path):
+    notes = tmp_path / "notes.mp4"
+    notes.write_text("not a video\n")
+    assert "notes.mp4 is no video that can be read: give a video file" in failure(ROOT / "tools" / "demo.py", notes)
+
+
+def test_a_video_without_enough_frames(tmp_path):
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (64, 64)).save(picture)
+    assert "has too few frames (1): give a video with at least 8" in failure(ROOT / "tools" / "demo.py", picture)
 
 
 def test_requirements_agree():

@@ -83,7 +83,7 @@ def frame_stride(video: Path) -> int:
     except (av.FFmpegError, IndexError):
         sys.exit(f"{video} is no video that can be read: give a video file, such as an .mp4.")
     if count < world.FRAMES:
-        sys.exit(f"{video} has {count} frames: give a video with at least {world.FRAMES}.")
+        sys.exit(f"{video} has too few frames ({count}): give a video with at least {world.FRAMES}.")
     return min(STRIDE, (count - 1) // (world.FRAMES - 1))
 
 
