@@ -198,6 +198,25 @@ def test_round_trip(pack, kind, strength, solver, sampler):
     assert errors[0] < 0.05 and errors[1] < errors[0] / 2
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_listed_sampler_comes_back(pack, kind):
+    """All samplers that the smoother offers follow the ODE, and add no noise that would drown the inverted frames."""
+    model, text = tiny.exact_model(KINDS[kind], MIXTURE), tiny.text()
+    latent = {"samples": (MIXTURE.sample(3) / SCALE).float()}
+    given = {"model": model, "steps": 40, "scheduler": "simple" if kind == "flow" else "ddim_uniform"}
+    (inverted,) = tiny.run(pack, "BIVDiffInvertVideo", conditioning=text, latent=latent, solver="fixed_point", **given)
+    samplers = pack.classes["BIVDiffTemporalSmoother"].INPUT_TYPES()["required"]["sampler_name"][1]["options"]
+    errors = {}
+    for sampler in samplers:
+        (back,) = tiny.run(
+            pack, "BIVDiffTemporalSmoother", positive=text, negative=text, latent=inverted, cfg=1.0,
+            sampler_name=sampler, **given,
+        )  # fmt: skip
+        errors[sampler] = relative(back["samples"], latent["samples"])
+    assert errors.pop("ddim") < 0.01
+    assert max(errors.values()) < 0.1
+
+
 def test_round_trip_of_a_5d_flow_model(pack, wan):
     """Wan, a random network: fixed_point is DDIM's inverse on any network. Its latents have a per-channel shift."""
     latent, text = tiny.frames(1, 16, 4, 8, 8), tiny.text()
@@ -236,6 +255,7 @@ def test_models_with_different_schedules_mix_to_unit_variance(pack):
             pack, "BIVDiffMixedInversion", image_latent=image, video_latent=video, mixing_ratio=0.4, mode=mode
         )
         assert ratio == 0.4
+        assert mixed["bivdiff"] == {**video["bivdiff"], "branch": "mix"}
         assert mixed["samples"].std().item() == pytest.approx(1, abs=0.03)
     # One data distribution, one ODE: two models of it must agree on where a latent goes.
     assert torch.corrcoef(torch.stack([image["samples"].flatten(), video["samples"].flatten()]))[0, 1] > 0.99
