@@ -1,5 +1,6 @@
 """dev.py when something is wrong: one sentence that says what to do, a failing status, no traceback."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from tools.host import COMFYUI
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -103,6 +106,18 @@ def test_comfyui_that_lacks_packages(checkout):
     (checkout / "requirements.txt").write_text("no-such-package>=2\ntorch>=999\neinops\n")
     said = failure(checkout / "dev.py", "where", COMFYUI_PATH=str(checkout / "ComfyUI"), COMFYUI_PYTHON=sys.executable)
     assert said.endswith('-m pip install "no-such-package>=2" "torch>=999"\n')
+
+
+def test_where_ends_in_json():
+    """With a ComfyUI of one's own; the last line is for other programs."""
+    own = {"COMFYUI_PATH": str(COMFYUI), "COMFYUI_PYTHON": sys.executable}
+    command = [sys.executable, ROOT / "dev.py", "where"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **own})
+    assert json.loads(run.stdout.splitlines()[-1]) == {
+        "python": sys.executable,
+        "comfyui": str(COMFYUI.resolve()),
+        "pack": str(ROOT),
+    }
 
 
 def test_no_such_video(checkout):
