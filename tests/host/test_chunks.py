@@ -384,6 +384,67 @@ def test_a_hint_is_encoded_once_for_each_chunk(pack):
     assert len(encodings) == 3
 
 
+def test_clones_of_a_control_for_other_devices_see_the_same_frames(pack):
+    """The host runs a chunk's conds on several devices, each with its own copy of the control."""
+    model, positive, negative, latent = control_net(pack, flip=False)
+    control = positive[0][1]["control"]
+    clone = control.deepclone_multigpu(torch.device("cpu"), autoregister=True)
+    seen = []
+
+    class Looks(tiny.Calls):
+        def __call__(self, apply_model, args):
+            seen.append((clone.cond_hint_original, control.cond_hint_original))
+            return super().__call__(apply_model, args)
+
+    (chunked,) = tiny.run(pack, "BIVDiffFrameChunks", model=Looks().on(model), frames_per_batch=2)
+    whole = clone.cond_hint_original
+    pack.run("KSampler", model=chunked, positive=positive, negative=negative, latent_image=latent, **KSAMPLER)
+    assert {len(hint) for hint, _ in seen} == {2, 1}
+    assert all(torch.equal(a, b) for a, b in seen)
+    assert clone.cond_hint_original is whole
+
+
+# Memory
+
+
+def leave_free(monkeypatch, memory: float) -> None:
+    """A device with so many bytes free."""
+    monkeypatch.setattr(
+        comfy.model_management,
+        "get_free_memory",
+        lambda device=None, torch_free_too=False: (memory, memory) if torch_free_too else memory,
+    )
+
+
+def memory_of_a_frame(model) -> float:
+    """What the host wants to be free before it calls the model with a frame's cond and uncond."""
+    return 1.5 * model.model.memory_required([2, *LATENT[1:]])
+
+
+@pytest.mark.parametrize("frames", [1, 2, 4])
+def test_chunks_fill_the_memory_that_is_free(pack, monkeypatch, frames):
+    """frames_per_batch 0: as many frames as fit beside the weights, which are not loaded yet."""
+    model, positive, negative, latent = plain(pack, flip=False)
+    leave_free(monkeypatch, model.model_size() + (frames + 0.5) * memory_of_a_frame(model))
+    calls = tiny.Calls()
+    tiny.run(
+        pack, "BIVDiffFrameSampler", model=calls.on(model), positive=positive, negative=negative, latent_image=latent,
+        frames_per_batch=0, **KSAMPLER,
+    )  # fmt: skip
+    assert max(calls.rows) == 2 * frames
+    assert len(calls.rows) == -(-F // frames) * KSAMPLER["steps"]
+
+
+def test_a_control_takes_memory_from_the_chunks(pack, monkeypatch):
+    """Its weights are loaded too."""
+    model, positive, negative, latent = control_net(pack, flip=False)
+    leave_free(monkeypatch, model.model_size() + 3.5 * memory_of_a_frame(model))
+    calls = tiny.Calls()
+    given = {"model": calls.on(model), "latent_image": latent, "frames_per_batch": 0, **KSAMPLER}
+    tiny.run(pack, "BIVDiffFrameSampler", positive=positive, negative=negative, **given)
+    assert max(calls.rows) < 2 * 3
+
+
 # Windows that the MODEL brings
 
 
