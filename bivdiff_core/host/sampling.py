@@ -414,13 +414,20 @@ def check_made_for(model, latent: dict, node: str) -> None:
 
 def _check_reference(model, samples: Tensor, steps: int, strength: float, node: str) -> None:
     sampling = model.get_model_object("model_sampling")
-    eps = isinstance(sampling, comfy.model_sampling.EPS) and not isinstance(
-        sampling, (comfy.model_sampling.V_PREDICTION, comfy.model_sampling.X0)
+    known = (
+        isinstance(sampling, comfy.model_sampling.EPS)
+        and not isinstance(sampling, (comfy.model_sampling.V_PREDICTION, comfy.model_sampling.X0))
+        and isinstance(sampling, comfy.model_sampling.ModelSamplingDiscrete)
+        and len(sampling.sigmas) == 1000
     )
-    if samples.ndim == 5 or not eps or strength < 1:
+    if samples.ndim == 5 or not known or strength < 1:
         raise ValueError(
-            f"{node}: grid reference reproduces the released code: an eps model with frames in the batch, strength 1. "
-            "Set grid matched."
+            f"{node}: grid reference reproduces the released code: an eps model of 1000 timesteps with frames in the "
+            "batch, strength 1. Set grid matched."
+        )
+    if steps > 999:
+        raise ValueError(
+            f"{node}: grid reference has room for 999 steps between t = 1 and 999, not {steps}. Lower steps."
         )
 
 
