@@ -337,6 +337,8 @@ def test_schedulers_whose_first_step_is_blind(pack, sd, node_id, scheduler, step
         ("BIVDiffInvertImage", {"solver": "fireflow"}, "not fireflow. Set solver ddim"),
         ("BIVDiffInvertVideo", {"solver": "uni_inv"}, "not uni_inv. Set solver ddim"),
         ("BIVDiffInvertVideo", {"strength": 0.5}, "strength 1"),
+        ("BIVDiffInvertImage", {"steps": 1000}, "room for 999 steps"),
+        ("BIVDiffTemporalSmoother", {"steps": 1000}, "room for 999 steps"),
         ("BIVDiffTemporalSmoother", {"sampler_name": "heun"}, "not heun. Set sampler_name ddim"),
         ("BIVDiffTemporalSmoother", {"strength": 0.5}, "strength 1"),
     ],
@@ -349,6 +351,8 @@ def test_what_the_reference_grid_does_not_do(pack, sd, node_id, inputs, part):
 def test_models_that_the_released_code_does_not_know(pack, wan, node_id):
     velocity = tiny.sd_model(tiny.TinySDVelocity)
     refused(pack, node_id, velocity, "an eps model", "Set grid matched", grid="reference")
+    (distilled,) = pack.run("ModelSamplingDiscrete", model=tiny.sd_model(), sampling="lcm", zsnr=False)
+    refused(pack, node_id, distilled, "of 1000 timesteps", "Set grid matched", grid="reference")
     latent = {"samples": noise(1, 16, 3, 8, 8)}
     refused(pack, node_id, wan, "an eps model", "Set grid matched", grid="reference", latent=latent, scheduler="simple")
 
