@@ -1,6 +1,7 @@
 """The nodes an artist sees; each is a schema and a thin call into `bivdiff_core`."""
 
 from .blend import MixedInversion
+from .demo_models import DemoModels
 from .frames import FrameChunks, FrameNoise, SelectFrames
 from .inversion import InvertedNoise, InvertImage, InvertVideo
 from .prompt2prompt import Prompt2Prompt
@@ -19,4 +20,5 @@ NODES = [
     SelectFrames,
     Prompt2Prompt,
     VideoModelLoader,
+    DemoModels,
 ]

@@ -1,11 +1,13 @@
-"""What artists' saved workflows rely on: node ids, inputs and outputs only ever grow at their ends."""
+"""What artists' saved workflows rely on: node ids, inputs, choices and outputs only ever grow at their ends."""
 
 import json
 from pathlib import Path
 
+import comfy.samplers
 import pytest
 
 FROZEN = Path(__file__).with_name("schema.json")
+HOSTS_CHOICES = (list(comfy.samplers.SAMPLER_NAMES), list(comfy.samplers.SCHEDULER_NAMES))
 
 
 @pytest.fixture(scope="module")
@@ -13,12 +15,18 @@ def schemas(pack) -> dict:
     return {node_id: pack.classes[node_id].GET_SCHEMA() for node_id in pack.node_ids}
 
 
-def shape(schema) -> dict[str, list[list[str]]]:
+def shape(schema) -> dict[str, list]:
     """The part of a schema that saved workflows refer to."""
     return {
         "inputs": [[item.id, item.get_io_type()] for item in schema.inputs],
         "outputs": [[item.display_name, item.get_io_type()] for item in schema.outputs],
+        "choices": {item.id: item.options for item in schema.inputs if own_choices(item)},
     }
+
+
+def own_choices(item) -> bool:
+    """Whether an input is a list of choices that the pack itself makes up: not the host's, not files."""
+    return item.get_io_type() == "COMBO" and item.options not in HOSTS_CHOICES and item.id != "name"
 
 
 def test_every_change_is_an_append(schemas):
@@ -30,6 +38,9 @@ def test_every_change_is_an_append(schemas):
         for side in ("inputs", "outputs"):
             kept = now[node_id][side][: len(before[side])]
             assert kept == before[side], f"{node_id}: {side} were renamed, reordered or removed"
+        for name, options in before["choices"].items():
+            kept = now[node_id]["choices"][name][: len(options)]
+            assert kept == options, f"{node_id}: choices of {name} were renamed, reordered or removed"
     assert now == frozen, f"new parts are not in {FROZEN.name} yet"
 
 
