@@ -220,6 +220,19 @@ def test_image_inversion(pack, name):
         same(invert(positive, frames_per_batch), whole)
 
 
+def test_frames_of_a_3d_image_model(pack):
+    """An empty batch of images on a model of 3-D latents becomes one-frame clips, each made on its own."""
+    model, given = tiny.wan_model(), {"positive": pair()[0], "negative": pair()[1], "latent_image": empty()}
+    given |= {**KSAMPLER, "sampler_name": "euler", "scheduler": "simple"}
+    whole, chunked = (
+        tiny.run(pack, "BIVDiffFrameSampler", model=model, frames_per_batch=n, **given)[0]["samples"] for n in (F, 2)
+    )
+    assert whole.shape == (F, 16, 1, 8, 8)
+    same(chunked, whole)
+    (core,) = pack.run("KSampler", model=model, **given)
+    same(whole, core["samples"])
+
+
 @pytest.mark.parametrize("frames_per_batch", CHUNKS)
 def test_instruct_pix2pix_through_dual_cfg(pack, frames_per_batch):
     """Three conds a step, the source frames as further input channels."""
