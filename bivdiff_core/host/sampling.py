@@ -206,6 +206,11 @@ def sample_frames(
         ),
     }
     samples = check_latent(latent, model, node)
+    if frame_dim(samples) != 0:
+        raise ValueError(
+            f"{node}: the latent is a video of {samples.shape[2]} latent frames, which this model would make as one. "
+            "For frames on their own give it Empty Latent Image with batch_size set to the frame count."
+        )
     check_windows(model, samples, node)
     check_frame_counts([_cond_dicts(positive), _cond_dicts(negative)], samples.shape[0], node)
     sampler = comfy.samplers.KSampler(

@@ -76,6 +76,11 @@ def test_frames_in_a_model_of_video_latents(pack, wan, node_id):
     refused(pack, node_id, wan, "the latent is 4-D, [3, 16, 8, 8]", "[1, C, T, H, W]", latent=latent)
 
 
+def test_a_video_where_frames_on_their_own_are_made(pack, wan):
+    latent = {"samples": noise(1, 16, 3, 8, 8)}
+    refused(pack, "BIVDiffFrameSampler", wan, "a video of 3 latent frames", "batch_size", latent=latent)
+
+
 @pytest.mark.parametrize("node_id", SAMPLING)
 def test_channels_of_another_latent_space(pack, sd, node_id):
     latent = {"samples": noise(F, 16, 8, 8)}
