@@ -170,10 +170,15 @@ def image_unet() -> UNet2DConditionModel:
 
 
 def control_net(image: UNet2DConditionModel) -> ControlNetModel:
-    """A ControlNet that begins as a copy of the image model's first half and adds nothing yet."""
+    """A ControlNet that begins as a copy of the image model's first half and adds nothing yet.
+
+    diffusers zeroes both ends of the hint's path, and neither learns before the other: here only the far end is zero.
+    """
     from diffusers import ControlNetModel
 
-    return ControlNetModel.from_unet(image, conditioning_embedding_out_channels=(16, 32, 96, 256))
+    net = ControlNetModel.from_unet(image, conditioning_embedding_out_channels=(16, 32, 96, 256))
+    net.controlnet_cond_embedding.conv_out.reset_parameters()
+    return net
 
 
 def video_unet() -> UNet3DConditionModel:

@@ -27,7 +27,7 @@ from . import models, world
 log = logging.getLogger("bivdiff.demo.train")
 
 CLIPS = 4096
-STEPS = {"autoencoder": 2200, "image": 2500, "control": 800, "video": 1700, "decoder": 600}
+STEPS = {"autoencoder": 2200, "image": 2500, "control": 1500, "video": 2000, "decoder": 500}
 SAVE_EVERY = 60.0
 SNR_CAP = 5.0
 KL_WEIGHT = 1e-6
