@@ -1,0 +1,1 @@
+"""The toy world, the tiny models trained on it, and measures of what they make."""
