@@ -305,7 +305,7 @@ def main() -> None:
     )
     (ROOT / "docs").mkdir(exist_ok=True)
     (ROOT / "docs" / "claims.md").write_text(page, encoding="utf-8")
-    sheet(shown).save(ROOT / "docs" / "claims.png", optimize=True)
+    sheet(shown).quantize(256).save(ROOT / "docs" / "claims.png", optimize=True)
     print(table(results), verdict(results), sep="\n\n")
 
 
