@@ -232,6 +232,8 @@ def demo(video: Path | None) -> int:
 def test() -> int:
     """Run the linter and every test."""
     host = environment(COMFY_CLI, *TEST_TOOLS)
+    # The tests' tensors are tiny: threads would only wait for one another, for minutes where other work is running.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     checks = [["ruff", "check"], ["ruff", "format", "--check"], ["pytest"]]
     return max([host.run("-m", *check) for check in checks])
 
