@@ -5,6 +5,9 @@ Each saves a checkpoint every minute under the run folder and is taken up from t
 each leaves a picture there to judge it by, and its weights, in fp16, in the package's weights folder.
 On Linux, `MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592` in the environment saves a third of the
 time: freed activations then stay with the process.
+
+The weights in the package came from these stages with two warm restarts by hand (ControlNet, video UNet), so a run in
+one go gives models like them, not the same.
 """
 
 from __future__ import annotations
