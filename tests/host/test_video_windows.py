@@ -65,7 +65,8 @@ def test_a_clip_that_fits_is_shown_whole(pack, model):
 
 def test_inversion_and_smoothing_come_back_through_windows(pack, model):
     """Windows are the same both ways, so the round trip is as exact as without them."""
-    clean = tiny.frames(FRAMES, 4, 8, 8)
+    # Without structure in space: an untrained model cannot turn that into what passes for noise.
+    clean = {"samples": torch.randn(FRAMES, 4, 8, 8, generator=torch.Generator().manual_seed(2)) / 0.18215}
     settings = {"model": model, "steps": 12, "scheduler": "normal"}
 
     def error(**windows) -> float:
