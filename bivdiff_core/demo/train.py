@@ -6,8 +6,8 @@ each leaves a picture there to judge it by, and its weights, in fp16, in the pac
 On Linux, `MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592` in the environment saves a third of the
 time: freed activations then stay with the process.
 
-The weights in the package came from these stages with two warm restarts by hand (ControlNet, video UNet), so a run in
-one go gives models like them, not the same.
+The weights in the package came from these stages, but with warm restarts by hand (ControlNet, video UNet) and step
+counts changed on the way (autoencoder, image): a run in one go gives models like them, not the same.
 """
 
 from __future__ import annotations
