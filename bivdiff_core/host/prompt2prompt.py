@@ -11,7 +11,6 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 from tqdm.auto import trange
 
-from ..grids import denoising_grid, strength_sigma
 from ..prompt2prompt import (
     BLEND_FROM,
     CrossAttentionEdit,
@@ -23,8 +22,8 @@ from ..prompt2prompt import (
     parse_weights,
     share_self_attention,
 )
-from .latents import FLOW, check_inverted, check_latent, description, sampling_family
-from .sampling import UnitScaleSampler, finished, run
+from .latents import FLOW, check_inverted, check_latent, sampling_family
+from .sampling import UnitScaleSampler, denoising_sigmas, finished, named, run
 from .windows import PairedWindows, set_windows
 
 COND = 0
@@ -200,10 +199,7 @@ def edit_frames(
         for text in (source_prompt, target_prompt, negative_prompt)
     )
     length = texts[0][0].shape[1]
-    try:
-        alignment = align(edit, source, target, parse_weights(word_weights), length)
-    except ValueError as e:
-        raise ValueError(f"{node}: {e}") from None
+    alignment = named(node, align, edit, source, target, named(node, parse_weights, word_weights), length)
 
     height, width = coarse_size(model, *samples.shape[-2:])
     words = local_blend_words.replace(",", " ").split()
@@ -221,9 +217,7 @@ def edit_frames(
 
     sampling = model.get_model_object("model_sampling")
     flow = sampling_family(model, node) == FLOW
-    strength = description(latent).get("strength", 1.0)
-    top = strength_sigma(strength, flow) if strength < 1 else None
-    sigmas = denoising_grid(comfy.samplers.calculate_sigmas(sampling, scheduler, steps), flow, top)
+    sigmas = denoising_sigmas(latent, comfy.samplers.calculate_sigmas(sampling, scheduler, steps), flow, 1.0, node)
 
     guider = comfy.samplers.CFGGuider(set_windows(patches.patch(model), PairedWindows(frames_per_batch)))
     positive = [torch.cat([t.repeat_interleave(frames, dim=0) for t in row]) for row in zip(*texts, strict=True)]

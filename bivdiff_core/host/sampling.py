@@ -129,19 +129,30 @@ class UnitScaleSampler(comfy.samplers.Sampler):
         return x / self.scale(last)
 
 
-def run(guider, node: str, sampler, sigmas: Tensor, latent_image: Tensor) -> Tensor:
-    """Sample without noise; progress and the NaN guard as every node of the chain has them."""
+def run(
+    guider,
+    node: str,
+    sampler,
+    sigmas: Tensor,
+    latent_image: Tensor,
+    *,
+    noise: Tensor | None = None,
+    denoise_mask: Tensor | None = None,
+    seed: int = 0,
+) -> Tensor:
+    """Sample, without noise where none is given; progress and the NaN guard as every node of the chain has them."""
     model = guider.model_patcher
     progress = Progress(model, node, len(sigmas) - 1)
     _watch_windows(guider, progress)
     samples = guider.sample(
-        torch.zeros_like(latent_image),
+        torch.zeros_like(latent_image) if noise is None else noise,
         latent_image,
         sampler,
         sigmas,
+        denoise_mask,
         callback=progress,
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-        seed=0,
+        seed=seed,
     )
     check_finite(samples, node)
     return samples
@@ -221,19 +232,16 @@ def sample_frames(
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
-    progress = Progress(model, node, len(sampler.sigmas) - 1)
-    _watch_windows(guider, progress)
-    samples = guider.sample(
-        frame_noise(latent, seed, noise_mode),
-        samples,
+    samples = run(
+        guider,
+        node,
         comfy.samplers.sampler_object(sampler_name),
         sampler.sigmas,
-        latent.get("noise_mask"),
-        progress,
-        not comfy.utils.PROGRESS_BAR_ENABLED,
-        seed,
+        samples,
+        noise=frame_noise(latent, seed, noise_mode),
+        denoise_mask=latent.get("noise_mask"),
+        seed=seed,
     )
-    check_finite(samples, node)
     return finished(latent, samples)
 
 
@@ -290,7 +298,7 @@ def invert(
         sigmas = reference_inversion_grid(sampling.sigmas, steps)
     else:
         schedule = comfy.samplers.calculate_sigmas(sampling, scheduler, steps)
-        sigmas = _named(node, matched_inversion_grid, schedule, flow, strength)
+        sigmas = named(node, matched_inversion_grid, schedule, flow, strength)
 
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(conditioning, conditioning)
@@ -361,9 +369,7 @@ def smooth(
         schedule = comfy.samplers.KSampler(
             model, steps, model.load_device, sampler_name, scheduler, None, model.model_options
         ).sigmas
-        full = told.get("strength", strength) == 1
-        top = None if full else told.get("sigma", strength_sigma(strength, flow))
-        sigmas = _named(node, denoising_grid, schedule, flow, top)
+        sigmas = denoising_sigmas(latent, schedule, flow, strength, node)
 
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(positive, negative)
@@ -372,6 +378,18 @@ def smooth(
     sampler = UnitScaleSampler(partial(ksampler.sampler_function, **ksampler.extra_options), flow)
     out = run(guider, node, sampler, sigmas, model.model.process_latent_out(samples.float()))
     return finished(latent, out)
+
+
+def denoising_sigmas(latent: dict, schedule: Tensor, flow: bool, strength: float, node: str) -> Tensor:
+    """The schedule from where an inverted LATENT stopped, or from `strength` if it does not say.
+
+    Raises:
+        ValueError: a flow model's schedule does not reach noise.
+    """
+    told = description(latent)
+    full = told.get("strength", strength) == 1
+    top = None if full else told.get("sigma", strength_sigma(strength, flow))
+    return named(node, denoising_grid, schedule, flow, top)
 
 
 def image_branch(model, frames_per_batch: int):
@@ -436,9 +454,9 @@ def _check_reference(model, samples: Tensor, steps: int, strength: float, node: 
         )
 
 
-def _named(node: str, grid: Callable[..., Tensor], *args) -> Tensor:
+def named(node: str, function: Callable, *args):
     """Put the node's name before what the maths, which knows no nodes, has to say."""
     try:
-        return grid(*args)
+        return function(*args)
     except ValueError as e:
         raise ValueError(f"{node}: {e}") from None

@@ -73,7 +73,7 @@ class FrameWindows(IndexListContextHandler):
 
     def _prepare(self) -> None:
         self.on_window: Callable[[int, int], None] | None = None
-        self.encoded_hints: dict[tuple, dict] = {}
+        self.encoded_hints: dict[tuple, tuple] = {}
         self.callbacks = comfy.patcher_extension.copy_nested_dicts(self.callbacks)
         comfy.patcher_extension.add_callback_with_key(
             IndexListCallbacks.RESIZE_COND_ITEM, WRAPPER_KEY, _slice_lists, self.callbacks
@@ -100,8 +100,6 @@ class FrameWindows(IndexListContextHandler):
     def execute(self, calc_cond_batch, model, conds, x_in, timestep, model_options):
         frames = x_in.shape[self.dim]
         controls = list(_controls(conds))
-        if self.dim == 0:
-            check_frame_counts(conds, frames, "Frame windows")
         done = 0
 
         def calc_window(model, conds, x_in, timestep, model_options):
@@ -178,7 +176,7 @@ def _controls(conds) -> Iterator:
 class _WindowHints:
     """Controls see only a window's hints while this is open; what they encode is kept, off the GPU, for next time."""
 
-    def __init__(self, controls: list, window: IndexListContextWindow, frames: int, encoded: dict[tuple, dict]):
+    def __init__(self, controls: list, window: IndexListContextWindow, frames: int, encoded: dict[tuple, tuple]):
         self.controls = controls
         self.window = window
         self.frames = frames
@@ -197,7 +195,7 @@ class _WindowHints:
     def __exit__(self, *error):
         for control, whole in zip(self.controls, self.whole, strict=True):
             hint = control.cond_hint
-            if hint is not None:
+            if hint is not None and self._key(control) not in self.encoded:
                 control_input = getattr(control, "control_input", None)
                 self.encoded[self._key(control)] = (_to(hint, "cpu"), _to(control_input, "cpu"), hint.device)
             for field, value in whole.items():
@@ -311,11 +309,13 @@ def set_windows(model, windows: FrameWindows):
 
 
 def _begin_run(executor, noise, latent_image, *args, **kwargs):
-    """Give a run its own handler, its length settled before any weights load (host wrapper, OUTER_SAMPLE)."""
+    """Give a run its own handler, its inputs checked and its length settled before any weights load (OUTER_SAMPLE)."""
     guider = executor.class_obj
     windows = hosted(guider.model_options.get("context_handler"))
     if windows is not None:
         frames = latent_image.shape[windows.dim]
+        if windows.dim == 0:
+            check_frame_counts(guider.conds.values(), frames, "Frame windows")
         length = windows.context_length
         if length == 0:
             length = frames_that_fit(guider.model_patcher, latent_image.shape, guider.conds)
