@@ -23,8 +23,8 @@ from ..prompt2prompt import (
     share_self_attention,
 )
 from .latents import FLOW, check_inverted, check_latent, sampling_family
-from .sampling import UnitScaleSampler, denoising_sigmas, finished, named, run
-from .windows import PairedWindows, set_windows
+from .sampling import UnitScaleSampler, check_made_for, denoising_sigmas, finished, named, run
+from .windows import FrameWindows, PairedWindows, set_windows
 
 COND = 0
 """How the host numbers the positive prompt in `cond_or_uncond`."""
@@ -192,6 +192,13 @@ def edit_frames(
         )
     check_inverted(latent, node)
     samples = check_latent(latent, model, node)
+    check_made_for(model, latent, node)
+    windows = model.model_options.get("context_handler")
+    if windows is not None and not (isinstance(windows, FrameWindows) and windows.independent):
+        raise ValueError(
+            f"{node}: the model brings context windows, which would part frames from their sources. Wire in the model "
+            "from before Context Windows; frames_per_batch is what saves memory here."
+        )
     frames = samples.shape[0]
     source, target = (read_prompt(clip, text, node) for text in (source_prompt, target_prompt))
     *texts, negative = (
@@ -219,7 +226,7 @@ def edit_frames(
     flow = sampling_family(model, node) == FLOW
     sigmas = denoising_sigmas(latent, comfy.samplers.calculate_sigmas(sampling, scheduler, steps), flow, 1.0, node)
 
-    guider = comfy.samplers.CFGGuider(set_windows(patches.patch(model), PairedWindows(frames_per_batch)))
+    guider = comfy.samplers.CFGGuider(set_windows(patches.patch(model), PairedWindows(frames_per_batch), node))
     positive = [torch.cat([t.repeat_interleave(frames, dim=0) for t in row]) for row in zip(*texts, strict=True)]
     guider.set_conds(*([[text, {"pooled_output": pooled}]] for text, pooled in (positive, negative)))
     guider.set_cfg(cfg)

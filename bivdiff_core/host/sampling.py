@@ -30,6 +30,8 @@ from ..grids import (
 )
 from ..noise import correlate_frames
 from ..solvers import SOLVERS
+from . import animatediff
+from .conditioning import check_conditioning, unguided
 from .latents import (
     FLOW,
     TAG,
@@ -43,7 +45,6 @@ from .latents import (
     frame_dim,
     sampling_family,
 )
-from .video_unet import check_conditioning
 from .windows import FrameWindows, check_frame_counts, check_windows, hosted, set_windows
 
 GRIDS = ("matched", "reference")
@@ -64,6 +65,9 @@ DETERMINISTIC_SAMPLERS = (
     "uni_pc_bh2",
 )
 """Host samplers that add no noise of their own, which an inverted latent would not survive."""
+
+AT_THE_NEXT_LEVEL = ("uni_inv", "fixed_point")
+"""Solvers that read the slope at the level that a step leads to, in the end at the grid's last."""
 
 CLIP_CONDITIONING = ("concat_latent_image", "concat_mask", "reference_latents", "time_dim_concat", "keyframe_idxs")
 """Conditioning of a whole video, meaningless for its time slices taken one by one."""
@@ -223,6 +227,7 @@ def sample_frames(
             "For frames on their own give it Empty Latent Image with batch_size set to the frame count."
         )
     check_windows(model, samples, node)
+    check_conditioning(model, [*positive, *negative], node)
     check_frame_counts([_cond_dicts(positive), _cond_dicts(negative)], samples.shape[0], node)
     sampler = comfy.samplers.KSampler(
         model, steps, model.load_device, sampler_name, scheduler, denoise, model.model_options
@@ -286,11 +291,17 @@ def invert(
             (cond, {k: v for k, v in extra.items() if k not in CLIP_CONDITIONING}) for cond, extra in conditioning
         ]
     check_windows(model, samples, node)
+    animatediff.check_run(model, samples.shape[0], node)
     check_conditioning(model, conditioning, node)
     if branch == "image" or samples.ndim == 4:
         check_frame_counts([_cond_dicts(conditioning)], samples.shape[0], node)
     flow = sampling_family(model, node) == FLOW
     sampling = model.get_model_object("model_sampling")
+    if solver in AT_THE_NEXT_LEVEL and getattr(model.model.diffusion_model, "time_r_in", None) is not None:
+        raise ValueError(
+            f"{node}: a mean-flow model looks ahead to the next noise level, and solver {solver} asks it at the last "
+            "one. Set solver ddim or fireflow."
+        )
     if grid == "reference":
         _check_reference(model, samples, steps, strength, node)
         if solver != "ddim":
@@ -300,7 +311,8 @@ def invert(
         schedule = comfy.samplers.calculate_sigmas(sampling, scheduler, steps)
         sigmas = named(node, matched_inversion_grid, schedule, flow, strength)
 
-    guider = comfy.samplers.CFGGuider(model)
+    guider = comfy.samplers.CFGGuider(animatediff.for_inversion(model))
+    conditioning = unguided(model, conditioning)
     guider.set_conds(conditioning, conditioning)
     function = partial(SOLVERS[solver], sigma_min=float(sampling.sigma_min))
     inverted = model.model.process_latent_in(
@@ -355,6 +367,7 @@ def smooth(
     samples = check_latent(latent, model, node, video=True)
     check_made_for(model, latent, node)
     check_windows(model, samples, node)
+    animatediff.check_run(model, samples.shape[0], node)
     check_conditioning(model, [*positive, *negative], node)
     if samples.ndim == 4:
         check_frame_counts([_cond_dicts(positive), _cond_dicts(negative)], samples.shape[0], node)
@@ -392,9 +405,13 @@ def denoising_sigmas(latent: dict, schedule: Tensor, flow: bool, strength: float
     return named(node, denoising_grid, schedule, flow, top)
 
 
-def image_branch(model, frames_per_batch: int):
-    """The MODEL with its frames in independent chunks, 0 for as many as memory holds."""
-    return set_windows(model, FrameWindows(frames_per_batch))
+def image_branch(model, frames_per_batch: int, node: str):
+    """The MODEL with its frames in independent chunks, 0 for as many as memory holds.
+
+    Raises:
+        ValueError: a MODEL whose frames depend on each other.
+    """
+    return set_windows(model, FrameWindows(frames_per_batch), node)
 
 
 def video_branch(model, latent: dict, context_length: int, context_overlap: int, node: str):
@@ -416,7 +433,7 @@ def video_branch(model, latent: dict, context_length: int, context_overlap: int,
             f"{node}: the latent holds {samples.shape[0]} videos, and windows cut one at a time. Pass one (Latent From "
             "Batch), or set context_length 0."
         )
-    return set_windows(model, FrameWindows(context_length, context_overlap, frame_dim(samples)))
+    return set_windows(model, FrameWindows(context_length, context_overlap, frame_dim(samples)), node)
 
 
 def check_made_for(model, latent: dict, node: str) -> None:
@@ -431,7 +448,7 @@ def check_made_for(model, latent: dict, node: str) -> None:
         if told.get(key, ours[key]) != ours[key]:
             raise ValueError(
                 f"{node}: the latent was inverted in {what} {told[key]}, but this model's is {ours[key]}. Invert with "
-                "models that share the video model's VAE; otherwise decode and encode again."
+                "a model that shares its VAE; otherwise decode and encode again."
             )
 
 

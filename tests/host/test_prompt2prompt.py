@@ -1,22 +1,22 @@
 """Prompt2Prompt on the host against an implementation of its own on diffusers: the same weights, the same words."""
 
-from functools import partial
-
 import comfy.sd
 import comfy.sd1_clip
+import comfy.sdxl_clip
 import comfy.supported_models_base
+import comfy.text_encoders.sd2_clip
 import comfy.utils
 import pytest
 import tiny_models
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 
-STEPS, CFG, FRAMES = 5, 3.0, 3
+STEPS, CFG, FRAMES = 5, 3.0, 4
 SOURCE, TARGET = "a photograph of a cat", "a photograph of a dog"
 
 
 class TinyTextModel(comfy.sd1_clip.SDClipModel):
-    """Stable Diffusion 1.5's text encoder but for its size; the tokenizer is the real one."""
+    """CLIP's text encoder but for its size; the tokenizers are the real ones."""
 
     def __init__(self, device="cpu", dtype=None, model_options=None):
         config = {
@@ -31,22 +31,74 @@ class TinyTextModel(comfy.sd1_clip.SDClipModel):
         super().__init__(device, textmodel_json_config=config, dtype=dtype, model_options=model_options or {})
 
 
-class TinyClip(comfy.sd1_clip.SD1ClipModel):
+class TinySD1Clip(comfy.sd1_clip.SD1ClipModel):
     def __init__(self, device="cpu", dtype=None, model_options=None):
         super().__init__(device, dtype, model_options or {}, clip_model=TinyTextModel)
 
 
-@pytest.fixture(scope="module")
-def clip():
-    target = comfy.supported_models_base.ClipTarget(comfy.sd1_clip.SD1Tokenizer, TinyClip)
+class TinySD2Clip(comfy.sd1_clip.SD1ClipModel):
+    def __init__(self, device="cpu", dtype=None, model_options=None):
+        super().__init__(device, dtype, model_options or {}, clip_name="h", clip_model=TinyTextModel)
+
+
+class TinySDXLClip(comfy.sdxl_clip.SDXLClipModel):
+    """Two text encoders side by side, the second one's pooled text beside them."""
+
+    def __init__(self, device="cpu", dtype=None, model_options=None):
+        torch.nn.Module.__init__(self)
+        self.clip_l, self.clip_g = (TinyTextModel(device, dtype, model_options) for _ in range(2))
+        self.dtypes = {dtype}
+
+
+def tiny_clip(tokenizer, network) -> comfy.sd.CLIP:
+    target = comfy.supported_models_base.ClipTarget(tokenizer, network)
     clip = comfy.sd.CLIP(target, parameters=1, model_options={"dtype": torch.float32})
     tiny_models.randomize(clip.cond_stage_model, seed=7)
     return clip
 
 
+def sd1():
+    return tiny_models.sd_model(), tiny_clip(comfy.sd1_clip.SD1Tokenizer, TinySD1Clip)
+
+
+def sd2():
+    """v prediction, linear projections, and a tokenizer that pads with another token."""
+    model = tiny_models.sd_model(tiny_models.TinySDVelocity, use_linear_in_transformer=True)
+    return model, tiny_clip(comfy.text_encoders.sd2_clip.SD2Tokenizer, TinySD2Clip)
+
+
+def sdxl():
+    """Two text encoders, and pooled text with the picture's size."""
+    width = tiny_models.TEXT_WIDTH
+    model = tiny_models.sd_model(
+        tiny_models.TinySDXL,
+        use_linear_in_transformer=True,
+        context_dim=2 * width,
+        num_classes="sequential",
+        adm_in_channels=width + 6 * 256,
+    )
+    return model, tiny_clip(comfy.sdxl_clip.SDXLTokenizer, TinySDXLClip)
+
+
+@pytest.fixture(scope="module", params=[sd1, sd2, sdxl], ids=lambda made: made.__name__)
+def architecture(request):
+    """MODEL and CLIP of an architecture that artists use."""
+    return request.param()
+
+
 @pytest.fixture(scope="module")
-def model():
-    return tiny_models.sd_model()
+def sd15():
+    return sd1()
+
+
+@pytest.fixture(scope="module")
+def model(sd15):
+    return sd15[0]
+
+
+@pytest.fixture(scope="module")
+def clip(sd15):
+    return sd15[1]
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +197,9 @@ def test_equals_an_independent_implementation(pack, model, clip, latent, cross, 
         assert (made - expected).norm() / expected.norm() < 1e-4
 
 
-@pytest.mark.parametrize("chunk", [1, 2])
-def test_chunks_and_a_split_of_cond_from_uncond_change_nothing(pack, model, clip, latent, chunk, monkeypatch):
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_chunks_and_a_split_of_cond_from_uncond_change_nothing(pack, architecture, latent, chunk, monkeypatch):
+    model, clip = architecture
     settings = {"local_blend_words": "cat dog", "frames_per_batch": chunk}
     whole = edit(pack, model, clip, latent, **{**settings, "frames_per_batch": FRAMES})
     calls = tiny_models.Calls()
@@ -157,37 +210,38 @@ def test_chunks_and_a_split_of_cond_from_uncond_change_nothing(pack, model, clip
     assert max(calls.rows) == 4 * chunk and max(split.rows) == 2 * chunk  # pairs, with and without the negative's
     for out in (chunked, alone):
         for made, expected in zip(out, whole, strict=True):
+            assert made.shape == latent["samples"].shape
             assert (made - expected).norm() / expected.norm() < 1e-5
 
 
-def test_without_replaced_steps_it_is_plain_sampling(pack, model, clip, latent):
+def test_without_replaced_steps_it_is_plain_sampling(pack, architecture, latent):
+    model, clip = architecture
     edited, reconstructed = edit(pack, model, clip, latent, cross_replace_steps=0.0, self_replace_steps=0.0)
-    encode = partial(pack.run, "CLIPTextEncode", clip=clip)
-    texts = [encode(text=text)[0][0] for text in (SOURCE, TARGET)]
-    rows = [
-        torch.cat([t.repeat_interleave(FRAMES, 0) for t in kind]) for kind in zip(*[t[:1] for t in texts], strict=True)
-    ]
-    pair = {"samples": latent["samples"].repeat(2, 1, 1, 1)}
+    (source,), (target,), (negative,) = (pack.run("CLIPTextEncode", clip=clip, text=t)[0] for t in (SOURCE, TARGET, ""))
+    text, pooled = (
+        torch.cat([t.repeat_interleave(FRAMES, 0) for t in pair])
+        for pair in ((source[0], target[0]), (source[1]["pooled_output"], target[1]["pooled_output"]))
+    )
     (plain,) = tiny_models.run(
         pack,
         "BIVDiffTemporalSmoother",
         model=model,
-        positive=[[rows[0], {}]],
-        negative=encode(text="")[0],
-        latent=pair,
+        positive=[[text, {"pooled_output": pooled}]],
+        negative=[negative],
+        latent={"samples": latent["samples"].repeat(2, 1, 1, 1)},
         steps=STEPS,
         cfg=CFG,
     )
     assert torch.equal(torch.cat([reconstructed, edited]), plain["samples"])
 
 
-def test_identical_prompts_edit_nothing(pack, model, clip, latent):
-    edited, reconstructed = edit(pack, model, clip, latent, target_prompt=SOURCE, local_blend_words="cat")
+def test_identical_prompts_edit_nothing(pack, architecture, latent):
+    edited, reconstructed = edit(pack, *architecture, latent, target_prompt=SOURCE, local_blend_words="cat")
     torch.testing.assert_close(edited, reconstructed, rtol=1e-4, atol=1e-4)
 
 
-def test_the_edit_is_felt(pack, model, clip, latent):
-    edited, reconstructed = edit(pack, model, clip, latent)
+def test_the_edit_is_felt(pack, architecture, latent):
+    edited, reconstructed = edit(pack, *architecture, latent)
     assert (edited - reconstructed).abs().mean() > 0.01 * reconstructed.abs().mean()
 
 
@@ -211,3 +265,27 @@ def test_words_that_do_not_fit_are_told_before_any_model_call(pack, model, clip,
 def test_a_model_without_words_to_exchange_is_refused(pack, clip, latent):
     with pytest.raises(ValueError, match="Use an SD 1.5, SD 2 or SDXL model"):
         edit(pack, tiny_models.video_model(pack), clip, latent)
+
+
+def test_a_latent_of_another_models_space_is_refused(pack, model, clip, latent):
+    inverted = {**latent, "bivdiff": {"strength": 1.0, "latent_format": "SDXL", "family": "diffusion"}}
+    calls = tiny_models.Calls()
+    with pytest.raises(ValueError, match="latent space SDXL, but this model's is SD15"):
+        edit(pack, calls.on(model), clip, inverted)
+    assert not calls.rows
+
+
+@pytest.mark.parametrize("dim", [0, 2])
+def test_windows_that_part_a_frame_from_its_source_are_refused(pack, model, clip, latent, dim):
+    (windowed,) = pack.run(
+        "ContextWindowsManual", model=model, context_length=3, context_overlap=1, context_schedule="standard_static",
+        context_stride=1, closed_loop=False, fuse_method="pyramid", dim=dim, freenoise=False,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="would part frames from their sources"):
+        edit(pack, windowed, clip, latent)
+
+
+def test_frame_chunks_on_the_model_do_no_harm(pack, model, clip, latent):
+    (chunked,) = pack.run("BIVDiffFrameChunks", model=model, frames_per_batch=3)
+    for made, expected in zip(edit(pack, chunked, clip, latent), edit(pack, model, clip, latent), strict=True):
+        assert torch.equal(made, expected)
