@@ -71,29 +71,6 @@ class VideoModel(comfy.model_base.BaseModel):
         super().__init__(model_config, model_type, device=device, unet_model=VideoUNet)
 
 
-def check_conditioning(model, conditioning: list, node: str) -> None:
-    """Refuse what a UNet3DConditionModel has no place for; other MODELs take what they are given.
-
-    Args:
-        conditioning: the host's CONDITIONING.
-
-    Raises:
-        ValueError: a ControlNet is wired, or the prompt changes from frame to frame.
-    """
-    if not isinstance(model.model, VideoModel):
-        return
-    for text, extra in conditioning:
-        if "control" in extra:
-            raise ValueError(
-                f"{node}: this video model takes no ControlNet. Wire the prompt from CLIP Text Encode, before Apply "
-                "ControlNet: the frames follow the control already."
-            )
-        if text.shape[0] > 1:
-            raise ValueError(
-                f"{node}: this video model reads one prompt a clip, not {text.shape[0]}. Give it one for all frames."
-            )
-
-
 class VideoModelConfig(comfy.supported_models_base.BASE):
     """A host model configuration whose unet_config is UNet3DConditionModel's; Stable Diffusion's schedule."""
 
