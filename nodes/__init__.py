@@ -2,7 +2,7 @@
 
 from .blend import MixedInversion
 from .demo_models import DemoModels
-from .frames import FrameChunks, FrameNoise, SelectFrames
+from .frames import EncodeFrames, FrameChunks, FrameNoise, SelectFrames
 from .inversion import InvertedNoise, InvertImage, InvertVideo
 from .prompt2prompt import Prompt2Prompt
 from .sampling import FrameSampler, TemporalSmoother
@@ -18,6 +18,7 @@ NODES = [
     FrameNoise,
     FrameChunks,
     SelectFrames,
+    EncodeFrames,
     Prompt2Prompt,
     VideoModelLoader,
     DemoModels,

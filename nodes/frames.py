@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..bivdiff_core.host import sampling
+from ..bivdiff_core.host.encoding import ENCODE_MODES, encode_frames
 from . import controls
 
 
@@ -109,3 +110,51 @@ class SelectFrames(io.ComfyNode):
                 f"a stride of {stride}, but {count or 'some'} are wanted. Lower start, stride or count."
             )
         return io.NodeOutput(frames[: count or None], fps / stride)
+
+
+class EncodeFrames(io.ComfyNode):
+    """Frames into latents, whole clips or frame by frame."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BIVDiffEncodeFrames",
+            display_name="Encode Frames",
+            category=controls.CATEGORY,
+            description="VAE Encode for the frames of a clip. Video VAEs (Wan, LTX, HunyuanVideo) pack several frames "
+            "in one latent; here they can also encode every frame on its own, for the image branch. Frames or edges "
+            "that the VAE would silently drop are an error.",
+            search_aliases=["vae encode video", "vae encode frames", "image to latent", "single frames"],
+            inputs=[
+                io.Vae.Input("vae", tooltip="The VAE of the model that will invert the frames."),
+                io.Image.Input(
+                    "images", tooltip="The frames of a clip, their sides a multiple of the VAE's (8, 16 or 32)."
+                ),
+                io.Int.Input(
+                    "stride",
+                    default=1,
+                    min=1,
+                    max=1 << 20,
+                    tooltip="Take every so many frames. 1 takes all. For single_frames beside a clip of the same "
+                    "images give 4 with Wan and HunyuanVideo and 8 with LTX: as many latents as the clip has.",
+                ),
+                io.Combo.Input(
+                    "mode",
+                    options=list(ENCODE_MODES),
+                    default="clip",
+                    tooltip="clip: all frames together, for DDIM Inverse (Video). single_frames: each as a clip of "
+                    "length 1, for DDIM Inverse (Image) with a video model. The same for VAEs of pictures.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(
+                    display_name="LATENT",
+                    tooltip="A clip for the video branch, or its frames for the image branch. Mixed Inversion Blend "
+                    "joins the two where they are equally many.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, vae, images, stride, mode) -> io.NodeOutput:
+        return io.NodeOutput({"samples": encode_frames(vae, images[::stride], mode, "Encode Frames")})

@@ -16,7 +16,8 @@ def _inversion_inputs(model_tooltip: str, latent_tooltip: str) -> list[io.Input]
         io.Conditioning.Input(
             "conditioning",
             tooltip="The prompt to invert with. An empty one is the usual choice; inversion uses no guidance, so there "
-            "is no negative.",
+            "is no negative. Models with guidance built in (Flux, HunyuanVideo) get 1, unless FluxGuidance is wired in "
+            "between.",
         ),
         io.Latent.Input("latent", tooltip=latent_tooltip),
         controls.steps(50, "Inversion steps. More remember the frames more exactly. The paper uses 50."),
@@ -185,7 +186,7 @@ class InvertedNoise(io.ComfyNode):
                 io.Noise.Output(
                     display_name="NOISE",
                     tooltip="For SamplerCustomAdvanced, beside an empty latent. Samplers that add noise of their own "
-                    "(ancestral, sde) would drown the frames.",
+                    "(ancestral, sde) would drown the frames, and Context Windows with freenoise would shuffle them.",
                 )
             ],
         )

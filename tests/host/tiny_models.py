@@ -7,10 +7,13 @@ the zero-initialised layers of a fresh UNet, ControlNet or adapter would hide wh
 import comfy.cldm.cldm
 import comfy.controlnet
 import comfy.latent_formats
+import comfy.ldm.models.autoencoder
+import comfy.ldm.wan.vae
 import comfy.model_base
 import comfy.model_patcher
 import comfy.model_sampling
 import comfy.ops
+import comfy.sd
 import comfy.supported_models
 import comfy.supported_models_base
 import comfy.t2i_adapter.adapter
@@ -64,6 +67,57 @@ WAN = {
     "qk_norm": True,
     "cross_attn_norm": True,
     "eps": 1e-6,
+}
+LTX = {
+    "image_model": "ltxv",
+    "in_channels": 128,
+    "cross_attention_dim": 48,
+    "attention_head_dim": 24,
+    "num_attention_heads": 2,
+    "caption_channels": TEXT_WIDTH,
+    "num_layers": 2,
+}
+HUNYUAN = {
+    "image_model": "hunyuan_video",
+    "in_channels": 16,
+    "out_channels": 16,
+    "patch_size": [1, 2, 2],
+    "vec_in_dim": TEXT_WIDTH,
+    "context_in_dim": TEXT_WIDTH,
+    "hidden_size": 32,
+    "mlp_ratio": 2.0,
+    "num_heads": 2,
+    "depth": 1,
+    "depth_single_blocks": 1,
+    "axes_dim": [4, 6, 6],
+    "theta": 256,
+    "qkv_bias": True,
+    "guidance_embed": True,
+    "byt5": False,
+    "meanflow": False,
+    "use_cond_type_embedding": False,
+    "vision_in_dim": None,
+    "meanflow_sum": False,
+}
+WAN_VAE = {
+    "dim": 8,
+    "z_dim": 16,
+    "dim_mult": [1, 2, 4, 4],
+    "num_res_blocks": 2,
+    "attn_scales": [],
+    "temperal_downsample": [False, True, True],
+}
+PICTURE_VAE = {
+    "double_z": True,
+    "z_channels": 4,
+    "resolution": 64,
+    "in_channels": 3,
+    "out_ch": 3,
+    "ch": 32,
+    "ch_mult": [1, 1, 1, 1],
+    "num_res_blocks": 1,
+    "attn_resolutions": [],
+    "dropout": 0.0,
 }
 
 FLUX = {
@@ -190,15 +244,38 @@ def video_model(pack, seed: int = 3) -> comfy.model_patcher.ModelPatcher:
     return _patcher(config.get_model({}, "", device=CPU), seed)
 
 
-def wan_model(seed: int = 4) -> comfy.model_patcher.ModelPatcher:
+def wan_model(seed: int = 4, **config) -> comfy.model_patcher.ModelPatcher:
     """Wan 2.1, a flow model with 5-D latents of 16 channels."""
+    return _flow_model(comfy.supported_models.WAN21_T2V, {**WAN, **config}, seed)
 
-    class TinyWan(comfy.supported_models.WAN21_T2V):
-        memory_usage_factor = 0.1
 
-    config = TinyWan(WAN)
+def ltx_model(seed: int = 4, **config) -> comfy.model_patcher.ModelPatcher:
+    """LTX-Video, a flow model with 5-D latents of 128 channels; its text comes with an attention_mask."""
+    return _flow_model(comfy.supported_models.LTXV, {**LTX, **config}, seed)
+
+
+def hunyuan_model(seed: int = 4, **config) -> comfy.model_patcher.ModelPatcher:
+    """HunyuanVideo, a flow model with 5-D latents of 16 channels; its text comes with a pooled one."""
+    return _flow_model(comfy.supported_models.HunyuanVideo, {**HUNYUAN, **config}, seed)
+
+
+def _flow_model(kind, network: dict, seed: int) -> comfy.model_patcher.ModelPatcher:
+    config = kind(network)
     config.set_inference_dtype(torch.float32, None)
     return _patcher(config.get_model({}, "", device=CPU), seed)
+
+
+def wan_vae(seed: int = 7) -> comfy.sd.VAE:
+    """Wan 2.1's VAE, which packs 4 frames in a latent of 1/8 their size."""
+    network = comfy.ldm.wan.vae.WanVAE(**WAN_VAE)
+    return comfy.sd.VAE(sd=randomize(network, seed).state_dict())
+
+
+def picture_vae(seed: int = 7) -> comfy.sd.VAE:
+    """A VAE like Stable Diffusion's, which knows no time."""
+    network = comfy.ldm.models.autoencoder.AutoencoderKL(ddconfig=PICTURE_VAE, embed_dim=4)
+    config = {"params": {"ddconfig": PICTURE_VAE, "embed_dim": 4}}
+    return comfy.sd.VAE(sd=randomize(network, seed).state_dict(), config=config)
 
 
 def flux_model(seed: int = 4) -> comfy.model_patcher.ModelPatcher:
