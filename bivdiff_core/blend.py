@@ -47,4 +47,38 @@ def slerp(image: Tensor, video: Tensor, ratio: float) -> Tensor:
     return (torch.sin(ratio * angle) * image + torch.sin((1 - ratio) * angle) * video) / torch.sin(angle)
 
 
-MODES = {"linear": linear, "variance_preserving": variance_preserving, "slerp": slerp}
+FILTER_ORDER = 4
+"""Steepness of the filter between the bands, FreeInit's (arXiv 2312.07537)."""
+
+
+def frequency(image: Tensor, video: Tensor, ratio: float) -> Tensor:
+    """The low band of the image branch and the high band of the video branch; `ratio` is the low band's share.
+
+    The low band of the noise settles layout and slow change, so it comes from the branch that knows the frames one by
+    one, as FreeInit (arXiv 2312.07537) keeps that of the clip; the high band comes from the noise that the video model
+    would have made itself. A spatio-temporal Butterworth low-pass and its complement `sqrt(1 - low^2)` (FreqPrior,
+    arXiv 2502.03496) part them at the radius below which `ratio` of all frequencies lies, each axis counted up to its
+    own highest. Each band is brought to white noise's power, and where they overlap correlated branches do not add up.
+    """
+    if ratio in (0, 1):  # no cut lies inside the spectrum
+        return linear(image, video, ratio)
+    if image.ndim == 4:  # [F, C, H, W]
+        return frequency(image.transpose(0, 1)[None], video.transpose(0, 1)[None], ratio)[0].transpose(0, 1)
+
+    dims = (-3, -2, -1)
+    axes = [torch.fft.fftfreq(image.shape[dim], d=0.5, device=image.device) for dim in dims]
+    radius = torch.stack(torch.meshgrid(*axes, indexing="ij")).norm(dim=0)  # [T, H, W]
+    share = 1 / (1 + (radius / radius.quantile(ratio)) ** (2 * FILTER_ORDER))  # the image branch's, of the power
+
+    low = share.sqrt() * torch.fft.fftn(image.float(), dim=dims, norm="ortho")
+    high = (1 - share).sqrt() * torch.fft.fftn(video.float(), dim=dims, norm="ortho")
+    low = low * (share.mean() / low.abs().square().mean()).sqrt()
+    high = high * ((1 - share).mean() / high.abs().square().mean()).sqrt()
+
+    overlap = (share * (1 - share)).sqrt()
+    rho = (low * high.conj()).real.mean() / overlap.mean()
+    mixed = (low + high) / (1 + 2 * rho * overlap).sqrt()
+    return torch.fft.ifftn(mixed, dim=dims, norm="ortho").real.to(video.dtype)
+
+
+MODES = {"linear": linear, "variance_preserving": variance_preserving, "slerp": slerp, "frequency": frequency}

@@ -41,6 +41,7 @@ class MixedInversion(io.ComfyNode):
                     default="custom",
                     tooltip="The paper's mixing ratio for a task: 1 for ControlNet, T2I-Adapter and InstructPix2Pix, "
                     "0.25 for Prompt2Prompt, 0.1 for inpainting and outpainting. custom takes mixing_ratio.",
+                    extra_dict={"ratios": TASK_RATIOS},  # for js/mixed_inversion.js
                 ),
                 io.Float.Input(
                     "mixing_ratio",
@@ -56,7 +57,9 @@ class MixedInversion(io.ComfyNode):
                     options=list(MODES),
                     default="linear",
                     tooltip="linear: the paper's; where the branches disagree it loses contrast and colour. "
-                    "variance_preserving and slerp keep the noise's strength.",
+                    "variance_preserving and slerp keep the noise's strength. frequency takes the coarse part from the "
+                    "image branch and the fine part from the video branch, and mixing_ratio is the share of the "
+                    "coarse part: try it when the layout is right but fine texture crawls.",
                 ),
             ],
             outputs=[

@@ -1,5 +1,6 @@
 """Mixed Inversion on noise whose correlation is known."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ def test_ends_are_the_branches(mode, rho):
 def test_ratio_is_the_weight_of_the_image_branch(mode):
     image, video = pair(0.0)
     mixed = blend.MODES[mode](image, video, 0.9)
-    assert blend.correlation(mixed, image) > 0.9 > 0.3 > blend.correlation(mixed, video)
+    assert blend.correlation(mixed, image) > 0.9 > 0.4 > blend.correlation(mixed, video)
 
 
 @pytest.mark.parametrize("ratio", RATIOS)
@@ -99,6 +100,55 @@ def test_slerp_of_parallel_latents_is_linear(noise):
     video = image + noise * other
     mixed = blend.slerp(image, video, 0.3)
     torch.testing.assert_close(mixed, blend.linear(image, video, 0.3), rtol=0, atol=2e-5 + noise**2)
+
+
+def shares(mixed: Tensor, image: Tensor, video: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Per frequency the coherence with either branch, and its distance from 0; numpy's FFT, frames as time."""
+    spectra = [torch.from_numpy(np.fft.fftn(x.numpy(), axes=(0, 2, 3))) for x in (mixed, image, video)]
+    power = [s.abs().square().mean(dim=1) for s in spectra]
+    coherence = [
+        (spectra[0] * s.conj()).mean(dim=1).abs() / (power[0] * p).sqrt()
+        for s, p in zip(spectra[1:], power[1:], strict=True)
+    ]
+    axes = [torch.from_numpy(np.abs(np.fft.fftfreq(mixed.shape[d]) * 2)) for d in (0, 2, 3)]
+    return *coherence, sum(a**2 for a in torch.meshgrid(*axes, indexing="ij")).sqrt()
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+@pytest.mark.parametrize("rho", RHOS)
+def test_frequency_keeps_white_noise_white(ratio, rho):
+    """Unit variance as a whole and in each part of the spectrum, the seam between the bands included."""
+    mixed = blend.frequency(*pair(rho), ratio)
+    assert mixed.std().item() == pytest.approx(1, abs=0.006)
+    power = np.abs(np.fft.fftn(mixed.numpy(), axes=(0, 2, 3), norm="ortho")) ** 2
+    _, _, radius = shares(mixed, mixed, mixed)
+    order = radius.flatten().argsort()
+    for part in torch.from_numpy(power).mean(dim=1).flatten()[order].chunk(16):
+        assert part.mean().item() == pytest.approx(1, abs=0.06)  # 8192 values: known to .011
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_frequency_takes_the_coarse_part_from_the_image_branch(ratio):
+    image, video = pair(0.0, (8, 64, 16, 16))
+    from_image, from_video, radius = shares(blend.frequency(image, video, ratio), image, video)
+    cut = radius.quantile(ratio)
+    coarse, fine, coarsest = radius < cut, radius > cut, radius < cut / 2
+    assert from_image[coarse].mean() > 0.8 > 0.6 > from_video[coarse].mean()
+    assert from_video[fine].mean() > 0.8 > 0.6 > from_image[fine].mean()
+    assert from_image[coarsest].mean() > 0.98 > 0.2 > from_video[coarsest].mean()
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_frequency_mends_the_strength_of_each_band(ratio):
+    """A branch that lost half its strength, or carries twice of it, mixes like one that did not."""
+    image, video = pair(0.3)
+    torch.testing.assert_close(blend.frequency(0.5 * image, 2 * video, ratio), blend.frequency(image, video, ratio))
+
+
+def test_frequency_treats_a_video_latent_like_frames():
+    image, video = pair(0.5, (8, 4, 16, 16))
+    clip = blend.frequency(image.transpose(0, 1)[None], video.transpose(0, 1)[None], 0.4)
+    torch.testing.assert_close(clip, blend.frequency(image, video, 0.4).transpose(0, 1)[None])
 
 
 @pytest.mark.parametrize("mode", blend.MODES)
