@@ -74,7 +74,10 @@ CLIP_CONDITIONING = ("concat_latent_image", "concat_mask", "reference_latents", 
 
 
 class Progress:
-    """A node's bar, in steps times windows, with a preview of a frame; stops the run on the first non-finite frame."""
+    """A node's bar, in steps times windows; stops the run on the first non-finite frame.
+
+    Every step previews the next frame, so that the run shows them all: the host's previews are single pictures.
+    """
 
     def __init__(self, model, node: str, steps: int):
         self.node = node
@@ -92,7 +95,9 @@ class Progress:
     def __call__(self, step: int, denoised: Tensor, x: Tensor, steps: int) -> None:
         check_finite(denoised, self.node, step)
         self.done = step + 1
-        preview = self.previewer and self.previewer.decode_latent_to_preview_image("JPEG", denoised)
+        dim = frame_dim(denoised)
+        frame = denoised.narrow(dim, step % denoised.shape[dim], 1)
+        preview = self.previewer and self.previewer.decode_latent_to_preview_image("JPEG", frame)
         self.bar.update_absolute(self.done * self.windows, steps * self.windows, preview)
 
 

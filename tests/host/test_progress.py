@@ -66,3 +66,24 @@ def test_every_step_shows_a_frame(pack, bar, monkeypatch):
         frames_per_batch=1,
     )
     assert [preview for _, _, preview in bar] == [False, False, True] * 5
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 8, 8), (1, 4, 3, 8, 8)], ids=["batch", "clip"])
+def test_each_step_shows_the_next_frame(pack, monkeypatch, shape):
+    import latent_preview
+    import torch
+
+    monkeypatch.setattr(latent_preview.args, "preview_method", latent_preview.LatentPreviewMethod.Latent2RGB)
+    monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0)
+    pictures = []
+    monkeypatch.setattr(
+        comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, node_id=None: pictures.append(preview[1])
+    )
+    dim = shape.index(3)
+    levels = torch.tensor([-1.0, 0.0, 1.0]).view([3 if i == dim else 1 for i in range(len(shape))])
+    progress = pack.import_module("bivdiff_core.host.sampling").Progress(tiny.sd_model(), "Test", 7)
+    for step in range(7):
+        progress(step, levels.expand(shape), levels.expand(shape), 7)
+    colours = [picture.getpixel((4, 4)) for picture in pictures]
+    assert len(set(colours[:3])) == 3
+    assert colours[3:] == [*colours[:3], colours[0]]
