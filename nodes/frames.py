@@ -63,7 +63,7 @@ class FrameChunks(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, frames_per_batch) -> io.NodeOutput:
-        return io.NodeOutput(sampling.image_branch(model, frames_per_batch))
+        return io.NodeOutput(sampling.image_branch(model, frames_per_batch, "Frame Chunks"))
 
 
 class SelectFrames(io.ComfyNode):

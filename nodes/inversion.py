@@ -77,12 +77,13 @@ class InvertImage(io.ComfyNode):
     def execute(
         cls, model, conditioning, latent, steps, scheduler, solver, strength, grid, frames_per_batch
     ) -> io.NodeOutput:
+        node = "DDIM Inverse (Image)"
         return io.NodeOutput(
             sampling.invert(
-                sampling.image_branch(model, frames_per_batch),
+                sampling.image_branch(model, frames_per_batch, node),
                 conditioning,
                 latent,
-                node="DDIM Inverse (Image)",
+                node=node,
                 branch="image",
                 steps=steps,
                 scheduler=scheduler,

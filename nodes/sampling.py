@@ -78,13 +78,14 @@ class FrameSampler(io.ComfyNode):
         frame_noise,
         frames_per_batch,
     ) -> io.NodeOutput:
+        node = "Frame-wise Image Sampler"
         return io.NodeOutput(
             sampling.sample_frames(
-                sampling.image_branch(model, frames_per_batch),
+                sampling.image_branch(model, frames_per_batch, node),
                 positive,
                 negative,
                 latent_image,
-                node="Frame-wise Image Sampler",
+                node=node,
                 seed=seed,
                 steps=steps,
                 cfg=cfg,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import comfy.conds
 import comfy.context_windows
+import comfy.model_base
 import comfy.model_management
 import comfy.patcher_extension
 import comfy.sampler_helpers
@@ -29,6 +30,7 @@ from comfy.context_windows import (
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from . import animatediff
 from .latents import frame_dim
 
 log = logging.getLogger(__name__)
@@ -287,12 +289,22 @@ def hosted(handler) -> FrameWindows | None:
     return None
 
 
-def set_windows(model, windows: FrameWindows):
+def set_windows(model, windows: FrameWindows, node: str):
     """A clone of a MODEL that runs its frames in windows. Windows that the MODEL brings stay in force.
 
     A core handler is hosted in `FrameWindows` with its settings; a foreign class knows its own business and is left
-    alone, with a warning.
+    alone, with a warning. AnimateDiff-Evolved gets windows of its own kind.
+
+    Raises:
+        ValueError: independent chunks of a MODEL whose frames depend on each other.
     """
+    if animatediff.takes_frames_together(model):
+        if windows.independent:
+            raise ValueError(
+                f"{node}: the model has AnimateDiff, which makes frames together, but here every frame is on its own. "
+                "Wire in the image model from before the AnimateDiff nodes."
+            )
+        return animatediff.set_windows(model, windows.context_length, windows.context_overlap)
     present = model.model_options.get("context_handler")
     if present is not None and not isinstance(present, FrameWindows):
         windows = hosted(present)
@@ -316,12 +328,19 @@ def _begin_run(executor, noise, latent_image, *args, **kwargs):
         frames = latent_image.shape[windows.dim]
         if windows.dim == 0:
             check_frame_counts(guider.conds.values(), frames, "Frame windows")
-        length = windows.context_length
+        length = 1 if windows.independent and _one_row_a_call(guider) else windows.context_length
         if length == 0:
             length = frames_that_fit(guider.model_patcher, latent_image.shape, guider.conds)
             log.info("Sampling %d frames, %d at a time.", frames, length)
         guider.model_options["context_handler"] = windows.begin(min(length, frames) if windows.independent else length)
     return executor(noise, latent_image, *args, **kwargs)
+
+
+def _one_row_a_call(guider) -> bool:
+    """Whether the host's HunyuanVideo is to attend to masked text: it raises on more than one row of that."""
+    return isinstance(guider.model_patcher.model, comfy.model_base.HunyuanVideo) and any(
+        "attention_mask" in entry for cond in guider.conds.values() for entry in cond
+    )
 
 
 def frames_that_fit(model, shape, conds: dict[str, list[dict]]) -> int:

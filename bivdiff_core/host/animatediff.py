@@ -1,0 +1,160 @@
+"""MODELs of AnimateDiff-Evolved, known by what that pack attaches to them; the pack itself is never imported.
+
+Its motion models see the frames of a batch together, and it has windows, sample settings and keyframes of its own,
+made for denoising in one go. This is what an inversion and a start from inverted frames must set, refuse or say.
+Facts as of AnimateDiff-Evolved 1.5.7 (github.com/Kosinkadink/ComfyUI-AnimateDiff-Evolved).
+"""
+
+import copy
+import logging
+import sys
+
+from comfy.patcher_extension import WrappersMP
+
+log = logging.getLogger(__name__)
+
+PARAMS, SAMPLE_SETTINGS, MOTION = "ADE_params", "ADE_sample_settings", "ADE"
+WRAPPER_KEY = "bivdiff_keyframes"
+STATIC_SCHEDULES = ("standard_static", "batched", "view_as_context")
+START_OF_KEYFRAMES = {
+    "current_index": -1,
+    "current_keyframe": None,
+    "current_used_steps": 0,
+    "previous_t": -1,
+    "current_scale": None,
+    "current_effect": None,
+    "current_per_block_list": None,
+    "current_cameractrl_effect": None,
+    "current_pia_input": None,
+}
+"""A motion model's attachment before its first keyframe."""
+
+
+def motion_models(model) -> list:
+    """The motion models of a MODEL, as patchers."""
+    return model.get_additional_models_with_key(MOTION)
+
+
+def takes_frames_together(model) -> bool:
+    """Whether a MODEL's frames depend on each other or on windows that AnimateDiff-Evolved cuts."""
+    params = model.get_attachment(PARAMS)
+    return params is not None and bool(motion_models(model) or params.context_options.context_length)
+
+
+def set_windows(model, length: int, overlap: int):
+    """A clone of a MODEL with AnimateDiff-Evolved's own windows; those that the MODEL brings stay in force.
+
+    The host's windows would part the motion models from the frame count that they were told. The windows are static:
+    the same at every step, so that inversion and denoising see the same ones.
+    """
+    params = model.get_attachment(PARAMS)
+    if params.context_options.context_length:
+        return model
+    pack = sys.modules[type(params.context_options).__module__]
+    windows = pack.ContextOptionsGroup()
+    windows.add(
+        pack.ContextOptions(
+            context_length=length, context_overlap=overlap, context_schedule="standard_static", fuse_method="pyramid"
+        )
+    )
+    params = params.clone()
+    params.set_context(windows)
+    model = _clone(model)
+    model.set_attachments(PARAMS, params)
+    return model
+
+
+def for_inversion(model):
+    """A clone of a MODEL whose keyframes hold for the noise levels that they name; other MODELs as they are.
+
+    AnimateDiff-Evolved moves on to later keyframes only, one at a time while each has steps guaranteed, which is right
+    as sigma falls. As it rises, every model call looks through them anew.
+    """
+    if not motion_models(model):
+        return model
+    model = _clone(model)
+    for motion in motion_models(model):
+        group = motion.get_attachment(MOTION).keyframes
+        group.keyframes = [copy.copy(keyframe) for keyframe in group.keyframes]
+        for keyframe in group.keyframes:
+            keyframe.guarantee_steps = 0
+    model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, WRAPPER_KEY, _restart_keyframes)
+    return model
+
+
+def _restart_keyframes(executor, *args, **kwargs):
+    for motion in motion_models(executor.class_obj.model_patcher):
+        vars(motion.get_attachment(MOTION)).update(START_OF_KEYFRAMES)
+    return executor(*args, **kwargs)
+
+
+def _clone(model):
+    """A clone of a MODEL with the per-block settings that AnimateDiff-Evolved's own cloning drops."""
+    clone = model.clone()
+    for ours, theirs in zip(motion_models(clone), motion_models(model), strict=True):
+        ours.get_attachment(MOTION).per_block_list = theirs.get_attachment(MOTION).per_block_list
+    return clone
+
+
+def check_run(model, frames: int, node: str) -> None:
+    """Refuse what would not survive an inversion or a start from inverted frames, and warn of what surprises.
+
+    Args:
+        model: with its windows set; MODELs without AnimateDiff-Evolved pass.
+        frames: of the clip.
+
+    Raises:
+        ValueError: naming the AnimateDiff node or the control that cures it.
+    """
+    params = model.get_attachment(PARAMS)
+    if params is None:
+        return
+    settings = model.get_attachment(SAMPLE_SETTINGS)
+    if settings is not None:
+        _check_settings(settings, node)
+    windows = params.context_options
+    if takes_frames_together(model) and model.model_options.get("context_handler") is not None:
+        raise ValueError(
+            f"{node}: the model has AnimateDiff, but also ComfyUI's Context Windows, which do not tell it how many "
+            "frames it sees. Remove Context Windows and set context_length, or wire in AnimateDiff's Context Options."
+        )
+    if windows.context_length and not _static(windows):
+        log.warning(
+            "%s: AnimateDiff's context options change from step to step, so that inversion and smoothing see different "
+            "windows and the frames come back less exactly. Standard Static is the schedule that does not.",
+            node,
+        )
+    seen = min(frames, (windows.view_options or windows).context_length or frames)
+    for motion in motion_models(model):
+        limit = motion.model.encoding_max_len
+        if limit is not None and seen > limit:
+            raise ValueError(
+                f"{node}: AnimateDiff's motion model knows {limit} frames at once but would see {seen}. Set "
+                f"context_length to {limit} or less, also in AnimateDiff's Context Options if they are wired in."
+            )
+
+
+def _static(windows) -> bool:
+    return len(windows.contexts) == 1 and windows.context_schedule in STATIC_SCHEDULES
+
+
+def _check_settings(settings, node: str) -> None:
+    for found, what in (
+        (settings.iteration_opts.iterations > 1, "iterations (FreeInit and the like)"),
+        (not settings.image_injection.is_empty(), "image injection"),
+        (settings.noise_calibration is not None, "noise calibration"),
+    ):
+        if found:
+            raise ValueError(
+                f"{node}: AnimateDiff's Sample Settings have {what}, which would put other noise in the place of the "
+                "inverted frames. Take it out of Sample Settings, or use a model without them."
+            )
+    if settings.custom_cfg is not None:
+        log.warning("%s: AnimateDiff's Sample Settings have a custom CFG, which counts instead of this node's.", node)
+    if settings.noise_type != "default":
+        log.warning(
+            "%s: AnimateDiff's Sample Settings ask for noise of type %s. Here the inverted frames are the noise; core "
+            "samplers would replace what Inverted Latent to Noise gives them.",
+            node,
+            settings.noise_type,
+        )
