@@ -1,11 +1,15 @@
 """The nodes an artist sees; each is a schema and a thin call into `bivdiff_core`."""
 
 from .blend import MixedInversion
+from .bridging import BridgeGuider
+from .compare import CompareVideos
 from .demo_models import DemoModels
 from .frames import EncodeFrames, FrameChunks, FrameNoise, SelectFrames
 from .inversion import InvertedNoise, InvertImage, InvertVideo
 from .prompt2prompt import Prompt2Prompt
+from .reports import LatentReport, TemporalReport
 from .sampling import FrameSampler, TemporalSmoother
+from .sweep import RatioList, SweepGrid
 from .video_model import VideoModelLoader
 
 NODES = [
@@ -22,4 +26,10 @@ NODES = [
     Prompt2Prompt,
     VideoModelLoader,
     DemoModels,
+    BridgeGuider,
+    CompareVideos,
+    LatentReport,
+    TemporalReport,
+    RatioList,
+    SweepGrid,
 ]

@@ -1,0 +1,104 @@
+"""Bridging while denoising: the alternative that BIVDiff's paper compares itself with."""
+
+from comfy_api.latest import io
+
+from ..bivdiff_core.bridging import STRATEGIES
+from ..bivdiff_core.host.bridging import bridge_guider
+from ..bivdiff_core.host.sampling import image_branch
+from . import controls
+
+
+class BridgeGuider(io.ComfyNode):
+    """Two models in one guider."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BIVDiffBridgeGuider",
+            display_name="Bridge Guider",
+            category=controls.CATEGORY,
+            description="Lets an image model and a video model denoise together, for SamplerCustomAdvanced: no "
+            "inversion, one pass. The image model keeps its ControlNet while the video model steadies the frames. "
+            "BIVDiff's own way is one after the other; this is for comparing, and where you start from plain noise "
+            "(Frame Noise).",
+            search_aliases=["two models", "parallel sampling", "alternating sampler", "iv-mixed", "bivdiff"],
+            inputs=[
+                io.Model.Input("image_model", tooltip="The image model, with its LoRAs and patches."),
+                io.Conditioning.Input(
+                    "image_positive", tooltip="Its prompt, through ControlNet and the like: one hint for each frame."
+                ),
+                io.Conditioning.Input("image_negative", tooltip="What it is to keep out."),
+                io.Float.Input(
+                    "image_cfg",
+                    default=7.5,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="How strictly the image model follows its prompt.",
+                ),
+                io.Model.Input("video_model", tooltip="A video model that shares the image model's VAE."),
+                io.Conditioning.Input("video_positive", tooltip="The prompt, encoded by the video model's own CLIP."),
+                io.Conditioning.Input("video_negative", tooltip="What the video model is to keep out."),
+                io.Float.Input(
+                    "video_cfg",
+                    default=7.5,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="How strictly the video model follows its prompt.",
+                ),
+                io.Combo.Input(
+                    "strategy",
+                    options=list(STRATEGIES),
+                    default="parallel",
+                    tooltip="parallel: both models in every step, their predictions averaged. alternating: one model a "
+                    "step. interleaved: the image model in every step, with visits to the video model and back; wants "
+                    "the sampler ddim or euler.",
+                ),
+                io.Float.Input(
+                    "image_share",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="The image model's part: its weight, or its share of the steps. Lower it while the video "
+                    "flickers, raise it when shapes are lost. 1 is the image model alone, 0 the video model alone "
+                    "(interleaved: a visit in every step).",
+                ),
+                controls.FRAMES_PER_BATCH,
+            ],
+            outputs=[io.Guider.Output(display_name="GUIDER", tooltip="For SamplerCustomAdvanced.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image_model,
+        image_positive,
+        image_negative,
+        image_cfg,
+        video_model,
+        video_positive,
+        video_negative,
+        video_cfg,
+        strategy,
+        image_share,
+        frames_per_batch,
+    ) -> io.NodeOutput:
+        return io.NodeOutput(
+            bridge_guider(
+                image_branch(image_model, frames_per_batch, "Bridge Guider"),
+                image_positive,
+                image_negative,
+                image_cfg,
+                video_model,
+                video_positive,
+                video_negative,
+                video_cfg,
+                strategy,
+                image_share,
+                "Bridge Guider",
+            )
+        )
