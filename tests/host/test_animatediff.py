@@ -1,0 +1,283 @@
+"""MODELs of AnimateDiff-Evolved, through a stand-in: its windows, settings and keyframes in inversion and smoothing."""
+
+import logging
+
+import animatediff_standin as ade
+import comfy.context_windows as core
+import pytest
+import tiny_models as tiny
+import torch
+from analytic import rms
+from animatediff_standin import ContextOptions, Keyframe, SampleSettings
+from torch import Tensor
+
+F = 6
+STATIC = ContextOptions(context_length=4, context_overlap=2, context_schedule="standard_static", fuse_method="pyramid")
+UNIFORM = ContextOptions(
+    context_length=4, context_overlap=2, context_schedule="looped_uniform", fuse_method="pyramid", context_stride=1
+)
+NAMES = {"BIVDiffInvertVideo": "DDIM Inverse (Video)", "BIVDiffTemporalSmoother": "Video Temporal Smoother"}
+OF_VIDEO = pytest.mark.parametrize("node_id", NAMES)
+
+
+@pytest.fixture(scope="module")
+def sd():
+    return tiny.sd_model()
+
+
+@pytest.fixture(autouse=True)
+def runs():
+    ade.RUNS.clear()
+    return ade.RUNS
+
+
+def noise(*shape: int, seed: int = 7) -> Tensor:
+    return torch.randn(*(shape or (F, 4, 8, 8)), generator=torch.Generator().manual_seed(seed))
+
+
+def run(pack, node_id: str, model, samples: Tensor | None = None, **settings) -> Tensor:
+    """Invert or smooth noise, which an untrained network turns into noise again."""
+    latent = {"samples": noise() if samples is None else samples}
+    texts = {"conditioning": tiny.text(seed=1)}
+    if node_id == "BIVDiffTemporalSmoother":
+        texts = {"positive": tiny.text(seed=1), "negative": tiny.text(seed=2), "cfg": 2.0}
+    given = {"model": model, "latent": latent, "steps": 4, "scheduler": "normal", **texts, **settings}
+    return tiny.run(pack, node_id, **given)[0]["samples"]
+
+
+def calls() -> list[tuple]:
+    return ade.RUNS[-1]["calls"]
+
+
+# Windows
+
+
+@OF_VIDEO
+def test_windows_of_the_node_are_the_packs_own(pack, sd, node_id):
+    """What its own context node gives, not the host's windows, which would mislead its motion models."""
+    given = {"context_length": 4, "context_overlap": 2}
+    ours = run(pack, node_id, ade.use_evolved_sampling(sd), **given)
+    assert {tuple(window) for *_, window in calls()} == {(0, 1, 2, 3), (2, 3, 4, 5)}
+    theirs = run(pack, node_id, ade.use_evolved_sampling(sd, windows=STATIC))
+    assert torch.equal(ours, theirs)
+    assert rms(ours - run(pack, node_id, ade.use_evolved_sampling(sd))) > 1e-3 * rms(ours)
+
+
+@OF_VIDEO
+def test_windows_that_it_brings_stay_in_force(pack, sd, node_id):
+    model = ade.use_evolved_sampling(sd, windows=STATIC)
+    assert torch.equal(run(pack, node_id, model), run(pack, node_id, model, context_length=3, context_overlap=1))
+
+
+def test_the_model_wired_in_is_left_alone(pack, sd):
+    keyframes = (Keyframe(0.0, 0.2), Keyframe(0.5, 1.5, guarantee_steps=2))
+    model = ade.use_evolved_sampling(sd, keyframes=keyframes)
+    run(pack, "BIVDiffInvertVideo", model, context_length=4, context_overlap=2)
+    assert model.get_attachment("ADE_params").context_options.context_length is None
+    (motion,) = model.get_additional_models_with_key("ADE")
+    assert [k.guarantee_steps for k in motion.get_attachment("ADE").keyframes.keyframes] == [1, 2]
+
+
+@OF_VIDEO
+def test_windows_of_the_host_are_refused(pack, sd, node_id):
+    model = ade.use_evolved_sampling(sd)
+    model.model_options["context_handler"] = core.IndexListContextHandler(
+        core.get_matching_context_schedule("standard_static"), core.get_matching_fuse_method("pyramid"), 4, 2
+    )
+    with pytest.raises(ValueError, match="ComfyUI's Context Windows") as refusal:
+        run(pack, node_id, model)
+    assert str(refusal.value).startswith(NAMES[node_id])
+    assert not ade.RUNS
+
+
+@pytest.mark.parametrize(
+    ("windows", "warned"),
+    [(STATIC, False), (UNIFORM, True), ([STATIC, ContextOptions(**{**vars(STATIC), "start_percent": 0.5})], True)],
+    ids=["static", "uniform", "changing"],
+)
+@OF_VIDEO
+def test_windows_that_change_are_warned_of(pack, sd, caplog, node_id, windows, warned):
+    with caplog.at_level(logging.WARNING):
+        run(pack, node_id, ade.use_evolved_sampling(sd, windows=windows))
+    assert ("Standard Static" in caplog.text) is warned
+
+
+@pytest.mark.parametrize(("solver", "each"), [("ddim", 1), ("fireflow", 1), ("uni_inv", 1), ("fixed_point", 3)])
+def test_windows_move_on_once_a_step(pack, sd, solver, each):
+    """Whatever the number of model calls; the first slope of fireflow and uni_inv belongs to the first step."""
+    run(pack, "BIVDiffInvertVideo", ade.use_evolved_sampling(sd, windows=UNIFORM), solver=solver)
+    steps = [step for step, *_ in calls()][::3]  # three windows a call
+    first = [0] if solver in ("fireflow", "uni_inv") else []
+    assert steps == first + [step for step in range(4) for _ in range(each)]
+
+
+def test_windows_move_on_once_a_step_of_smoothing(pack, sd):
+    """As in core: heun calls the model twice a step, and reports the step between the two."""
+    run(pack, "BIVDiffTemporalSmoother", ade.use_evolved_sampling(sd, windows=UNIFORM), sampler_name="heun")
+    assert [step for step, *_ in calls()][::3] == [0, 1, 1, 2, 2, 3, 3]
+
+
+# What it makes on its own
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        (SampleSettings(iteration_opts=ade.IterationOptions(2)), "iterations"),
+        (SampleSettings(image_injection=ade.ImageInjections(["an image"])), "image injection"),
+        (SampleSettings(noise_calibration="some"), "noise calibration"),
+    ],
+    ids=["iterations", "injection", "calibration"],
+)
+@OF_VIDEO
+def test_settings_that_would_replace_the_inverted_frames_are_refused(pack, sd, node_id, settings, what):
+    with pytest.raises(ValueError, match=what) as refusal:
+        run(pack, node_id, ade.use_evolved_sampling(sd, settings=settings))
+    assert str(refusal.value).startswith(NAMES[node_id]) and "Sample Settings" in str(refusal.value)
+    assert not ade.RUNS
+
+
+@OF_VIDEO
+def test_its_noise_never_replaces_the_inverted_frames(pack, sd, caplog, node_id):
+    """A run begins with the frames as latent, no noise and a whole number as seed."""
+    with caplog.at_level(logging.WARNING):
+        out = run(pack, node_id, ade.use_evolved_sampling(sd, settings=SampleSettings(noise_type="constant")))
+    assert "noise of type constant" in caplog.text
+    assert torch.equal(out, run(pack, node_id, ade.use_evolved_sampling(sd)))
+    assert all(not r["noise"].any() and type(r["seed"]) is int for r in ade.RUNS)
+
+
+def test_a_custom_cfg_is_warned_of(pack, sd, caplog):
+    with caplog.at_level(logging.WARNING):
+        model = ade.use_evolved_sampling(sd, settings=SampleSettings(custom_cfg=5.0))
+        theirs = run(pack, "BIVDiffTemporalSmoother", model, cfg=2.0)
+    assert "counts instead of this node's" in caplog.text
+    torch.testing.assert_close(theirs, run(pack, "BIVDiffTemporalSmoother", ade.use_evolved_sampling(sd), cfg=5.0))
+
+
+def test_plain_settings_are_not_warned_of(pack, sd, caplog):
+    with caplog.at_level(logging.WARNING):
+        run(pack, "BIVDiffTemporalSmoother", ade.use_evolved_sampling(sd, windows=STATIC))
+    assert not caplog.records
+
+
+# Keyframes, per-block settings, limits
+
+KEYFRAMES = (Keyframe(0.0, 0.2), Keyframe(0.3, 0.7), Keyframe(0.5), Keyframe(0.7, 1.5, guarantee_steps=3))
+SCALES = {0.0: 0.2, 0.3: 0.7, 0.5: 0.7, 0.7: 1.5}
+"""The scale that holds from each start on; the third keyframe inherits the second's."""
+
+
+@pytest.mark.parametrize("solver", ["ddim", "fireflow", "uni_inv", "fixed_point"])
+def test_keyframes_hold_for_their_levels_while_sigma_rises(pack, sd, solver):
+    model = ade.use_evolved_sampling(sd, keyframes=KEYFRAMES)
+    sampling = model.get_model_object("model_sampling")
+    run(pack, "BIVDiffInvertVideo", model, solver=solver, steps=10)
+    for _, sigma, scale, _ in calls():
+        (*_, expected) = (s for start, s in SCALES.items() if sampling.percent_to_sigma(start) >= sigma)
+        assert scale == expected
+    assert {scale for *_, scale, _ in calls()} == set(SCALES.values())
+
+
+def test_keyframes_in_smoothing_are_left_to_the_pack(pack, sd):
+    """Guaranteed steps and all: what core's sampler gets from it."""
+    model = ade.use_evolved_sampling(sd, keyframes=KEYFRAMES)
+    run(pack, "BIVDiffTemporalSmoother", model, steps=10)
+    pack.run(
+        "KSampler", model=model, seed=1, steps=10, cfg=2.0, sampler_name="euler", scheduler="normal", denoise=1.0,
+        positive=tiny.text(seed=1), negative=tiny.text(seed=2), latent_image={"samples": torch.zeros(F, 4, 8, 8)},
+    )  # fmt: skip
+    ours, cores = ([call[:3] for call in r["calls"]] for r in ade.RUNS)
+    assert ours == cores
+
+
+@OF_VIDEO
+def test_per_block_settings_survive_our_clones(pack, sd, node_id):
+    """The pack's own clones lose them."""
+    model = ade.use_evolved_sampling(sd, per_block=[0.3, 0.5])
+    run(pack, node_id, model, context_length=4, context_overlap=2)
+    assert {scale for *_, scale, _ in calls()} == {0.15}
+
+
+@pytest.mark.parametrize(
+    ("windows", "given", "seen"),
+    [
+        (None, {}, F),
+        (None, {"context_length": 5, "context_overlap": 1}, 5),
+        (ContextOptions(**{**vars(STATIC), "context_length": 5}), {}, 5),
+    ],
+    ids=["whole", "ours", "theirs"],
+)
+@OF_VIDEO
+def test_more_frames_than_a_motion_model_knows(pack, sd, node_id, windows, given, seen):
+    """Told by the node, before the pack tells it in the middle of a run."""
+    with pytest.raises(ValueError, match=f"knows 4 frames at once but would see {seen}") as refusal:
+        run(pack, node_id, ade.use_evolved_sampling(sd, windows=windows, encoding_max_len=4), **given)
+    assert str(refusal.value).startswith(NAMES[node_id])
+    assert not ade.RUNS
+
+
+@OF_VIDEO
+def test_windows_that_a_motion_model_knows(pack, sd, node_id):
+    run(pack, node_id, ade.use_evolved_sampling(sd, encoding_max_len=4), context_length=4, context_overlap=2)
+    run(pack, node_id, ade.use_evolved_sampling(sd, encoding_max_len=4), noise(4, 4, 8, 8))
+    run(pack, node_id, ade.use_evolved_sampling(sd, encoding_max_len=None))
+    assert len(ade.RUNS) == 3
+
+
+# In the image branch
+
+
+@pytest.mark.parametrize("motion", [True, False])
+def test_frames_that_depend_on_each_other_are_no_image_models(pack, sd, motion):
+    model = ade.use_evolved_sampling(sd, motion=motion, windows=None if motion else STATIC)
+    text, latent = tiny.text(), {"samples": noise()}
+    for name, node_id, inputs in (
+        ("Frame Chunks", "BIVDiffFrameChunks", {}),
+        ("DDIM Inverse (Image)", "BIVDiffInvertImage", {"conditioning": text, "latent": latent}),
+        ("Frame-wise Image", "BIVDiffFrameSampler", {"positive": text, "negative": text, "latent_image": latent}),
+    ):
+        with pytest.raises(ValueError, match="from before the AnimateDiff nodes") as refusal:
+            tiny.run(pack, node_id, model=model, **inputs)
+        assert str(refusal.value).startswith(name)
+    assert not ade.RUNS
+
+
+def test_without_motion_models_it_is_an_image_model(pack, sd):
+    """Evolved sampling alone: frames in chunks are what they are in one."""
+    model = ade.use_evolved_sampling(sd, motion=False)
+    given = {"conditioning": tiny.text(), "latent": {"samples": noise()}, "steps": 4, "scheduler": "normal"}
+    whole, chunked = (
+        tiny.run(pack, "BIVDiffInvertImage", model=model, frames_per_batch=n, **given)[0]["samples"] for n in (F, 2)
+    )
+    assert rms(whole - chunked) < 2e-5 * rms(whole)
+
+
+# Beside the image model that it was made of
+
+
+def test_two_schedules_on_one_network(pack, sd):
+    """AnimateDiff's schedule is a patch on a clone of the image model: each branch reads its own, in any order."""
+    video = ade.use_evolved_sampling(sd)
+    text, latent = tiny.text(), {"samples": noise()}
+    given = {"conditioning": text, "latent": latent, "steps": 6, "scheduler": "normal"}
+
+    def invert(branch: str) -> dict:
+        model = sd if branch == "Image" else video
+        return tiny.run(pack, f"BIVDiffInvert{branch}", model=model, **given)[0]
+
+    first = {branch: invert(branch) for branch in ("Image", "Video")}
+    again = {branch: invert(branch) for branch in ("Image", "Image", "Video", "Video")}
+    for branch, sigma_max in (("Image", 14.6146), ("Video", 25.146)):
+        assert first[branch]["bivdiff"]["sigma"] == pytest.approx(sigma_max, rel=1e-4)
+        assert first[branch]["bivdiff"]["at_sigma_max"]
+        assert torch.equal(first[branch]["samples"], again[branch]["samples"])
+
+
+def test_frames_are_seen_together(pack, sd):
+    """A frame changed at one end moves the inversion at the other, by nothing without the motion model."""
+    other = torch.cat([noise()[:-1], noise(1, 4, 8, 8, seed=8)])
+    for motion in (True, False):
+        model = ade.use_evolved_sampling(sd, motion=motion)
+        a, b = (run(pack, "BIVDiffInvertVideo", model, samples)[0] for samples in (noise(), other))
+        assert (rms(a - b) > 1e-4 * rms(a)) is motion
