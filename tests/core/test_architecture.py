@@ -19,11 +19,12 @@ LIBRARIES = {
     "matplotlib",
     "numpy",
     "safetensors",
+    "skimage",
     "torch",
     "tqdm",
     "transformers",
 }
-HEAVY = {"diffusers", "kornia", "matplotlib", "transformers"}
+HEAVY = {"diffusers", "kornia", "matplotlib", "skimage", "transformers"}
 TRAINING = {CORE / "demo" / "train.py"}
 
 files = pytest.mark.parametrize("file", PACK, ids=lambda file: str(file.relative_to(ROOT)))

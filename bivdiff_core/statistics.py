@@ -1,0 +1,226 @@
+"""How far an inverted latent is from white noise, what that will do to the video, and which control mends it.
+
+Video models know N(0, I); from noise that is not like it they make dull, smeared or broken frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from .noise import MOST_CORRELATED_NOISE, spatial_correlation
+
+BANDS = (0.25, 0.5, 0.75)
+"""Radii that part the spectrum into four bands, in units of each axis's highest frequency."""
+
+HEALTHY = {
+    "std": (0.93, 1.07),
+    "spatial": (-0.1, 0.1),
+    "bands": (0.8, 1.25),
+    "frame std": (0.93, 1.07),
+    "frame spatial": (-0.1, 0.1),
+    "frame bands": (0.8, 1.25),
+    "channel std": (0.93, 1.07),
+    "channel mean": (-0.1, 0.1),
+    "temporal": (-0.1, 0.1),
+}
+"""Ranges inside which the video does not suffer: starting values, for benchmarks/alarm.py to calibrate."""
+
+ALARMING = ("std", "spatial", "bands", "frame std", "frame bands")
+"""Figures that raise the alarm. Not what the clip brings along: its tint, and that neighbouring frames are alike."""
+
+DRAWS, MOST_VALUES = (16, 256), 2**25
+"""How many draws of white noise tell what chance does: fewer of large latents, where chance does little."""
+
+PLAINLY_NO_NOISE = (0.5, 2.0)
+"""Standard deviations that no inversion of a whole clip leaves behind; 0 is an empty latent, 5 an encoded one of SD."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong with a latent, in an artist's words: its name, how it shows, what it does, what mends it."""
+
+    failure: str
+    seen: str
+    effect: str
+    cure: str
+
+
+def as_frames(latent: Tensor) -> Tensor:
+    """Frames `[F, C, H, W]` of a latent `[F, C, H, W]`, `[1, C, T, H, W]` or `[F, C, 1, H, W]`, in float32."""
+    frames = latent if latent.ndim == 4 else rearrange(latent, "b c t h w -> (b t) c h w")
+    return frames.float()
+
+
+def band_power(frames: Tensor) -> Tensor:
+    """Power `[F, 4]` of frames `[F, C, H, W]` in the four bands, coarse to fine; 1 for white noise of unit variance."""
+    height, width = frames.shape[-2:]
+    radius = torch.hypot(torch.fft.fftfreq(height, d=0.5)[:, None], torch.fft.fftfreq(width, d=0.5))
+    band = torch.bucketize(radius, torch.tensor(BANDS))
+    power = torch.fft.fft2(frames, norm="ortho").abs().square().mean(dim=1)  # [F, H, W]
+    return torch.stack([power[:, band == i].mean(dim=1) for i in range(len(BANDS) + 1)], dim=1)
+
+
+def measure(frames: Tensor) -> dict[str, Tensor]:
+    """What tells frames `[F, C, H, W]` from white noise; keys as in `HEALTHY`.
+
+    `spatial` is the correlation of values next to each other in a frame, `temporal` that of a frame with the next.
+    Each channel's mean over the clip is taken away before all but itself is measured. Band powers are relative to the
+    clip's variance: they show the spectrum's shape alone.
+    """
+    mean = frames.mean(dim=(0, 2, 3))
+    frames = frames - mean[:, None, None]
+    variance = frames.square().mean().clamp(min=1e-12)
+    bands = band_power(frames) / variance
+    return {
+        "std": variance.sqrt(),
+        "spatial": torch.tensor(spatial_correlation(frames)),
+        "bands": bands.mean(dim=0),  # [4]
+        "frame std": frames.square().mean(dim=(1, 2, 3)).sqrt(),  # [F]
+        "frame spatial": torch.tensor([spatial_correlation(frame[None]) for frame in frames]),  # [F]
+        "frame bands": bands,  # [F, 4]
+        "channel std": frames.square().mean(dim=(0, 2, 3)).sqrt(),  # [C]
+        "channel mean": mean,  # [C]
+        "temporal": torch.cosine_similarity(frames[1:].flatten(1), frames[:-1].flatten(1)),  # [F - 1]
+    }
+
+
+@lru_cache(maxsize=16)
+def limits(shape: tuple[int, int, int, int]) -> dict[str, tuple[float, float]]:
+    """Bounds that frames of a shape `[F, C, H, W]` do not overstep by chance, only if something is wrong.
+
+    Each is the wider of `HEALTHY` and the extremes among draws from N(0, I) of that shape, always the same ones.
+    """
+    generator = torch.Generator().manual_seed(0)
+    count = MOST_VALUES // torch.Size(shape).numel()
+    draws = [measure(torch.randn(shape, generator=generator)) for _ in range(min(max(count, DRAWS[0]), DRAWS[1]))]
+    found = {}
+    for name, (low, high) in HEALTHY.items():
+        values = torch.cat([draw[name].flatten() for draw in draws]).tolist()
+        found[name] = min([low, *values]), max([high, *values])
+    return found
+
+
+def excess(measured: dict[str, Tensor], bounds: dict[str, tuple[float, float]]) -> dict[str, Tensor]:
+    """How far off each of the `ALARMING` figures is, as a share of what health and chance allow: above 1 is too far.
+
+    The clip is held against white noise, a frame against the median frame of its clip, since what all frames have is
+    no fault of one.
+    """
+    off = {}
+    for name in ALARMING:
+        low, high = bounds[name]
+        ideal = 0.0 if name.endswith("spatial") else 1.0
+        values = measured[name]
+        if name.startswith("frame"):
+            values = values / values.median(dim=0).values
+        off[name] = torch.maximum((values - ideal) / (high - ideal), (values - ideal) / (low - ideal))
+    return off
+
+
+def severity(off: dict[str, Tensor]) -> float:
+    """The worst `excess` of all, the alarm's figure: above 1 it goes off."""
+    return max(values.max().item() for values in off.values())
+
+
+def bad_frames(off: dict[str, Tensor], strength: float) -> list[int]:
+    """Frames unlike the rest by more than chance, and than the whole clip is unlike noise, which would explain it.
+
+    At a strength below 1 a clip is meant to be unlike noise, and explains nothing.
+    """
+    count = len(off["frame std"])
+    worst = torch.cat([values.view(count, -1) for name, values in off.items() if name.startswith("frame")], dim=1)
+    allowed = max(1.0, *(off[name].max().item() for name in ("std", "spatial", "bands"))) if strength == 1 else 1.0
+    return (worst > allowed).any(dim=1).nonzero().flatten().tolist()
+
+
+def is_noise(measured: dict[str, Tensor]) -> bool:
+    """Whether a latent may be an inverted one at all, however poor."""
+    low, high = PLAINLY_NO_NOISE
+    return low < measured["std"] < high and measured["spatial"] < MOST_CORRELATED_NOISE
+
+
+def diagnose(measured: dict[str, Tensor], off: dict[str, Tensor], branch: str, strength: float) -> list[Finding]:
+    """What is wrong with a latent, the worst for the video first; nothing if its figures stay within their bounds.
+
+    Args:
+        off: its `excess`.
+        branch: `image`, `video`, `mix`, or empty where nobody knows.
+        strength: below 1 the frames are meant to show in the noise, and only single bad frames are named.
+    """
+    std, spatial, bands = measured["std"].item(), measured["spatial"].item(), measured["bands"].tolist()
+    if not is_noise(measured) and strength == 1:
+        return [
+            Finding(
+                "this is no inverted latent",
+                f"its strength is {std:.2f} and neighbouring values correlate at {spatial:.2f}; noise has 1 and 0",
+                "The smoother would not find noise to start from.",
+                "Wire the output of DDIM Inverse or Mixed Inversion Blend, not of VAE Encode or an empty latent. If it "
+                "comes from there, raise its steps.",
+            )
+        ]
+    findings = []
+    if off["std"] > 1 and strength == 1:
+        inversion = "In DDIM Inverse raise steps or set solver to fireflow."
+        if std < 1:
+            seen, effect = "lost variance", "The video will come out blurred and dull."
+            blend = "In Mixed Inversion Blend set mode to variance_preserving. If a report on the branches says the "
+            cure = f"{blend}same: {inversion[0].lower()}{inversion[1:]}" if branch == "mix" else inversion
+        else:
+            seen, effect = "too much variance", "The video will come out harsh, with colours that are too strong."
+            cure = f"{inversion} uni_inv and fixed_point overshoot at few steps."
+        findings.append(Finding(seen, f"the noise's strength is {std:.2f} instead of 1", effect, cure))
+    if max(off["spatial"], off["bands"].max()) > 1 and strength == 1:
+        findings.append(
+            Finding(
+                "structure left in the noise",
+                f"neighbouring values correlate at {spatial:.2f} instead of 0, and the power from coarse to fine is "
+                f"{', '.join(f'{band:.2f}' for band in bands)} instead of 1",
+                "Flat areas will smear, and shapes of the old frames will show through.",
+                "In DDIM Inverse raise steps, or set solver to fireflow.",
+            )
+        )
+    bad = bad_frames(off, strength)
+    if bad:
+        findings.append(
+            Finding(
+                "one bad frame" if len(bad) == 1 else f"{len(bad)} bad frames",
+                f"unlike the rest, counted from 0: {', '.join(map(str, bad))}",
+                "The video will break there, and its neighbours with it.",
+                "Look at the clip before the inversion: a cut, a black or a broken picture? Leave it out with Select "
+                "Frames, or make that frame again with another seed.",
+            )
+        )
+    return findings
+
+
+def summary(measured: dict[str, Tensor], findings: list[Finding], branch: str, strength: float) -> str:
+    """A report in words: what is wrong and what mends it, then the figures."""
+    lines = ["Healthy: as good as white noise."]
+    if findings:
+        lines = [f"ALARM: {found.failure}. Seen: {found.seen}. {found.effect} {found.cure}" for found in findings]
+    if strength < 1:
+        lines.append(
+            f"The inversion stopped at strength {strength:g}, so the frames are meant to show in the noise: only a "
+            "frame unlike the others raises the alarm."
+        )
+    if not branch:
+        lines.append("The latent does not say where it comes from: a saved one, or noise that never was a video.")
+    bands = ", ".join(f"{band:.2f}" for band in measured["bands"].tolist())
+    means = measured["channel mean"]
+    lines += [
+        f"strength of the noise: {measured['std']:.3f} (1 is right)",
+        f"neighbouring values correlate at {measured['spatial']:.3f} (0 is right)",
+        f"power from coarse to fine: {bands} (1 is right)",
+        f"channel means: {means.min():.2f} to {means.max():.2f} (0 is neutral, more tints the video)",
+    ]
+    if len(measured["temporal"]):
+        lines.append(
+            f"neighbouring frames correlate at {measured['temporal'].mean():.3f} (no fault: the image branch keeps "
+            "what the frames have in common)"
+        )
+    return "\n".join(lines)

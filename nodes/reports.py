@@ -1,0 +1,115 @@
+"""Instruments: what is wrong with a latent before its smoothing is paid for, and what smoothing did to a video."""
+
+import torch
+from comfy_api.latest import io
+
+from ..bivdiff_core import metrics, plots, statistics
+from ..bivdiff_core.host.latents import check_finite, description
+from . import controls
+
+
+class LatentReport(io.ComfyNode):
+    """Compares an inverted latent with white noise."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BIVDiffLatentReport",
+            display_name="Inverted Latent Report",
+            category=controls.CATEGORY,
+            description="Looks at the noise before the video model has to: shows what is wrong with it, what that will "
+            "do to the video, and which control mends it. Put it behind each DDIM Inverse and behind the blend.",
+            search_aliases=["latent statistics", "noise check", "diagnose latent", "why is my video blurry"],
+            inputs=[
+                io.Latent.Input(
+                    "latent", tooltip="From DDIM Inverse or Mixed Inversion Blend, what the smoother is to get."
+                )
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="plot",
+                    tooltip="The latent's frames and figures; green is healthy. Wire Preview Image.",
+                ),
+                io.String.Output(
+                    display_name="summary", tooltip="What is wrong and what to change, in words. Wire Preview as Text."
+                ),
+                io.Boolean.Output(
+                    display_name="alarm",
+                    tooltip="True if the video will suffer. Wire it to If/Else Switch to smooth only what is worth it: "
+                    "the side that is not chosen is never computed.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, latent) -> io.NodeOutput:
+        node = "Inverted Latent Report"
+        samples = latent["samples"]
+        if samples.numel() == 0:
+            raise ValueError(f"{node}: the latent holds no frames. Check the start and count of Select Frames.")
+        check_finite(samples, node)
+        told = description(latent)
+        branch, strength = told.get("branch", ""), told.get("strength", 1.0)
+        frames = statistics.as_frames(samples.cpu())
+        measured, bounds = statistics.measure(frames), statistics.limits(tuple(frames.shape))
+        off = statistics.excess(measured, bounds)
+        findings = statistics.diagnose(measured, off, branch, strength)
+        return io.NodeOutput(
+            plots.latent_report(frames, measured, bounds, findings, statistics.bad_frames(off, strength)),
+            statistics.summary(measured, findings, branch, strength),
+            bool(findings),
+        )
+
+
+class TemporalReport(io.ComfyNode):
+    """Measures a video, and what smoothing did to it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BIVDiffTemporalReport",
+            display_name="Temporal Report",
+            category=controls.CATEGORY,
+            description="Measures how steady a video is and what that cost: flicker, motion, sharpness and likeness, "
+            "frame by frame and against the video before smoothing. A video that only stands still or is only blurred "
+            "is said to be so.",
+            search_aliases=["flicker", "video quality", "temporal consistency", "metrics", "compare videos"],
+            inputs=[
+                io.Image.Input("images", tooltip="The video, smoothed and decoded."),
+                io.Image.Input(
+                    "reference_images",
+                    optional=True,
+                    tooltip="The video before smoothing, as many frames of the same size: what the result is compared "
+                    "with. Without it there are figures but no verdict.",
+                ),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip="A CLIP vision model, to measure whether frames go on showing the same thing (frame "
+                    "consistency, of consecutive frames).",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="plot", tooltip="Every figure, frame by frame: grey before, blue after."),
+                io.String.Output(display_name="summary", tooltip="The verdict and the figures. Wire Preview as Text."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, images, reference_images=None, clip_vision=None) -> io.NodeOutput:
+        node = "Temporal Report"
+        frames, reference, before = metrics.check_video(images, node), None, None
+        if reference_images is not None:
+            reference = metrics.check_video(reference_images, node, like=frames)
+            before = metrics.measure(reference, embeddings=_embeddings(clip_vision, reference))
+        after = metrics.measure(frames, reference, _embeddings(clip_vision, frames))
+        verdict = metrics.judge(after, before)
+        summary = "\n".join([f"{verdict.headline}.", *verdict.cautions, metrics.table(after, before)])
+        return io.NodeOutput(plots.temporal_report(after, before, verdict), summary)
+
+
+def _embeddings(clip_vision, frames: torch.Tensor) -> torch.Tensor | None:
+    """Image embeddings `[F, D]` of frames, made one by one to spare memory; None without a CLIP_VISION."""
+    if clip_vision is None:
+        return None
+    return torch.cat([clip_vision.encode_image(frame[None])["image_embeds"] for frame in frames]).float().cpu()

@@ -1,0 +1,169 @@
+"""A video's figures against independent definitions, and verdicts that neither stillness nor blur can win."""
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import structural_similarity
+from torch import Tensor
+
+from bivdiff_core import metrics
+from bivdiff_core.demo import world
+
+
+def textured(size: int = 64) -> Tensor:
+    """A picture `[H, W, 3]` with detail everywhere, that repeats at its borders."""
+    noise = torch.randn(3, size, size, generator=torch.Generator().manual_seed(0))
+    keep = torch.fft.fftfreq(size).abs() < 0.08
+    soft = torch.fft.ifft2(torch.fft.fft2(noise) * keep[:, None] * keep).real
+    soft = (soft - soft.amin()) / (soft.amax() - soft.amin())
+    return soft.movedim(0, -1)
+
+
+def moving(speed: int, frames: int = 4) -> Tensor:
+    """A texture that moves right by whole pixels a frame."""
+    return torch.stack([textured().roll(speed * t, 1) for t in range(frames)])
+
+
+def flickering(video: Tensor) -> Tensor:
+    """The same with another tint in every frame and place."""
+    tint = torch.randn(len(video), 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    tint = torch.nn.functional.interpolate(tint, size=video.shape[1:3], mode="bicubic").movedim(1, -1)
+    return (video + 0.1 * tint).clamp(0, 1)
+
+
+def blurred(video: Tensor) -> Tensor:
+    return torch.nn.functional.avg_pool2d(video.movedim(-1, 1), 5, 1, 2, count_include_pad=False).movedim(1, -1)
+
+
+@pytest.fixture(scope="module")
+def clip() -> Tensor:
+    return world.make_clip(world.HELD_OUT_SEEDS[0]).frames
+
+
+@pytest.fixture(scope="module")
+def before(clip) -> dict[str, Tensor]:
+    return metrics.measure(flickering(clip))
+
+
+def verdict_on(after: Tensor, before: dict[str, Tensor]) -> metrics.Verdict:
+    return metrics.judge(metrics.measure(after), before)
+
+
+def test_steadiness_is_vbenchs_temporal_flickering():
+    """Its loop over 8-bit frames: mean absolute difference of neighbours, (255 - mean) / 255."""
+    frames = (flickering(moving(2)) * 255).byte().numpy()
+    errors = [np.mean(np.abs(a.astype(np.float32) - b)) for a, b in zip(frames[:-1], frames[1:], strict=True)]
+    score = metrics.steadiness(torch.from_numpy(frames).float() / 255).mean().item()
+    assert score == pytest.approx((255.0 - np.mean(errors)) / 255.0, abs=1e-6)
+
+
+def test_similarity_is_ssim():
+    a, b = moving(0), flickering(moving(0))
+    expected = [
+        structural_similarity(
+            x, y, channel_axis=2, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        )
+        for x, y in zip(a.numpy(), b.numpy(), strict=True)
+    ]
+    assert metrics.similarity(a, b).tolist() == pytest.approx(expected, abs=2e-3)
+    assert metrics.similarity(a, a).tolist() == pytest.approx([1] * len(a))
+
+
+def test_sharpness_falls_with_blur_and_is_that_of_the_worlds_measure():
+    from bivdiff_core.demo.measure import sharpness
+
+    video = moving(1)
+    figure = metrics.sharpness(video)
+    assert figure.square().mean().sqrt().item() == pytest.approx(sharpness(video), rel=1e-5)
+    assert (metrics.sharpness(blurred(video)) < 0.8 * figure).all()
+
+
+@pytest.mark.parametrize("speed", [1, 3])
+def test_flow_and_motion_of_a_known_shift(speed):
+    video = moving(speed)
+    flow, reliable = metrics.optical_flow(video)
+    inner = flow[:, 8:-8, 8:-8]
+    torch.testing.assert_close(inner, torch.tensor([-float(speed), 0.0]).expand_as(inner), rtol=0, atol=0.3)
+    assert (inner - torch.tensor([-float(speed), 0.0])).norm(dim=-1).mean() < 0.06
+    assert reliable[:, 8:-8, 8:-8].float().mean() > 0.99
+    assert metrics.motion(flow, reliable).mean().item() == pytest.approx(speed / 64, rel=0.1)
+
+
+def test_warp_error_sees_flicker_and_not_motion():
+    steady, worse = (metrics.measure(video) for video in (moving(3), flickering(moving(3))))
+    assert steady["steadiness"].max() < 0.95  # it moves
+    assert steady["warp error"].max() < 1e-4 < 1e-2 / 2 < worse["warp error"].min()
+
+
+def test_where_no_motion_is_reliable_all_pixels_count():
+    frames = torch.stack([torch.zeros(8, 8, 3), torch.full((8, 8, 3), 0.5)])
+    error = metrics.warp_error(frames, torch.zeros(1, 8, 8, 2), torch.zeros(1, 8, 8, dtype=torch.bool))
+    assert error.item() == pytest.approx(0.25)
+
+
+def test_large_frames_are_reduced_for_motion_alone():
+    small = metrics.reduced(torch.rand(2, 300, 520, 3))
+    assert small.shape == (2, 147, 256, 3) or small.shape == (2, 148, 256, 3)
+    assert metrics.reduced(small) is small
+
+
+def test_consistency_is_of_consecutive_frames():
+    embeddings = torch.eye(3)[[0, 0, 1]]
+    assert metrics.consistency(embeddings).tolist() == [1, 0]
+
+
+def test_less_flicker_with_motion_and_sharpness_kept_is_a_gain(clip, before):
+    verdict = verdict_on(clip, before)
+    assert verdict.good and not verdict.cautions and verdict.headline.startswith("Steadier")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda clip: clip[:1].expand_as(clip), "stands still"),
+        (blurred, "is blurred"),
+        (lambda clip: clip.mean(dim=0, keepdim=True).expand_as(clip), "stands still and is blurred"),
+    ],
+    ids=["frozen", "blurred", "averaged"],
+)
+def test_a_still_or_blurred_video_does_not_win(clip, before, spoil, said):
+    spoiled = spoil(clip)
+    assert metrics.steadiness(spoiled).mean() > before["steadiness"].mean()
+    verdict = verdict_on(spoiled, before)
+    assert verdict.good is False and verdict.headline.startswith("No gain") and verdict.headline.endswith(said)
+    assert len(verdict.cautions) == said.count("s ")
+
+
+def test_the_same_video_is_no_gain(clip, before):
+    verdict = verdict_on(flickering(clip), before)
+    assert verdict.good is False and verdict.headline == "Not steadier"
+
+
+def test_one_video_alone_gets_no_verdict(clip):
+    assert metrics.judge(metrics.measure(clip), None).good is None
+    still = metrics.judge(metrics.measure(clip[:1].expand(3, -1, -1, -1)), None)
+    assert still.good is None and still.headline == "Almost nothing moves"
+
+
+def test_the_table_names_every_figure(clip, before):
+    after = metrics.measure(clip, flickering(clip), torch.eye(8))
+    lines = metrics.table(after, before).splitlines()
+    assert [line.split(":")[0] for line in lines] == list(metrics.FIGURES)
+    assert " -> " in lines[0] and " -> " not in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("video", "said"),
+    [
+        (torch.rand(1, 8, 8, 3), "1 frame is no video"),
+        (torch.rand(3, 8, 8, 3), "2 frames of 8x8 but another 3 frames of 8x8"),
+        (torch.rand(2, 8, 16, 3), "2 frames of 8x8 but another 2 frames of 16x8"),
+    ],
+)
+def test_videos_that_cannot_be_compared_are_refused(video, said):
+    with pytest.raises(ValueError, match=f"Report: .*{said}"):
+        metrics.check_video(video, "Report", like=torch.rand(2, 8, 8, 3))
+
+
+def test_alpha_is_left_out():
+    assert metrics.check_video(torch.rand(2, 8, 8, 4), "Report").shape == (2, 8, 8, 3)

@@ -1,0 +1,150 @@
+"""What the latent report sees: white noise passes at any size, each fault is named, and chance is no fault."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from bivdiff_core import statistics
+
+SHAPE = (8, 4, 32, 32)
+
+
+def white(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape or SHAPE, generator=torch.Generator().manual_seed(seed))
+
+
+def smeared(noise: Tensor) -> Tensor:
+    """Noise with structure in it, still of unit variance."""
+    soft = noise + 0.5 * noise.roll(1, -1) + 0.5 * noise.roll(1, -2)
+    return soft / soft.std()
+
+
+def failures(latent: Tensor, branch: str = "image", strength: float = 1.0) -> list[str]:
+    return [finding.failure for finding in findings(latent, branch, strength)]
+
+
+def findings(latent: Tensor, branch: str = "image", strength: float = 1.0) -> list[statistics.Finding]:
+    frames = statistics.as_frames(latent)
+    measured = statistics.measure(frames)
+    off = statistics.excess(measured, statistics.limits(tuple(frames.shape)))
+    found = statistics.diagnose(measured, off, branch, strength)
+    if strength == 1 and statistics.is_noise(measured):
+        assert bool(found) == (statistics.severity(off) > 1)
+    return found
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 8, 8), (8, 4, 8, 8), (1, 16, 5, 8, 12), (3, 16, 1, 16, 16), (1, 4, 16, 16)])
+def test_white_noise_passes_at_any_size(shape):
+    alarms = [bool(findings(white(*shape, seed=seed))) for seed in range(1, 21)]
+    assert sum(alarms) <= 1  # a bound is the worst of 256 draws, for each of five figures
+
+
+def test_what_chance_does_to_a_small_latent_is_no_fault():
+    low, high = statistics.HEALTHY["std"]
+    draws = [white(1, 4, 8, 8, seed=seed) for seed in range(1, 31)]
+    unlucky = [draw for draw in draws if not low < draw.std() < high]
+    assert len(unlucky) > 1
+    assert not any("variance" in name for draw in unlucky for name in failures(draw))
+
+
+def test_bounds_of_a_large_latent_are_those_of_health():
+    found = statistics.limits((16, 4, 64, 64))
+    for name in ("std", "spatial", "bands"):
+        assert found[name] == statistics.HEALTHY[name]
+
+
+def test_bounds_are_always_the_same_and_leave_other_noise_alone():
+    shape = (3, 4, 8, 8)
+    first, state = statistics.limits(shape), torch.random.get_rng_state()
+    statistics.limits.cache_clear()
+    assert statistics.limits(shape) == first
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(("scale", "failure"), [(0.85, "lost variance"), (1.2, "too much variance")])
+def test_strength_of_the_noise(scale, failure):
+    (found,) = findings(scale * white())
+    assert found.failure == failure and f"{scale:.2f}" in found.seen and "fireflow" in found.cure
+
+
+def test_variance_lost_in_the_mix_is_mended_in_the_blend():
+    (found,) = findings(0.8 * white(), branch="mix")
+    assert "variance_preserving" in found.cure
+    assert "variance_preserving" not in findings(0.8 * white(), branch="video")[0].cure
+
+
+def test_structure_is_named_and_nothing_else():
+    assert failures(smeared(white())) == ["structure left in the noise"]
+
+
+@pytest.mark.parametrize("spoil", [lambda frame: 0.6 * frame, smeared], ids=["weak", "smeared"])
+def test_a_bad_frame_is_named_by_its_number(spoil):
+    latent = white(16, 4, 32, 32)
+    latent[5] = spoil(latent[5])
+    (found,) = findings(latent)
+    assert found.failure == "one bad frame" and found.seen.endswith(": 5")
+
+
+def test_what_all_frames_have_is_the_fault_of_none():
+    assert failures(0.8 * white()) == ["lost variance"]
+
+
+@pytest.mark.parametrize("frames", [2, 8])
+def test_frames_that_are_alike_are_no_fault(frames):
+    latent = white(1, 4, 32, 32).expand(frames, -1, -1, -1)
+    assert statistics.measure(latent)["temporal"].tolist() == pytest.approx([1] * (frames - 1))
+    assert not findings(latent)
+
+
+@pytest.mark.parametrize(
+    "latent",
+    [torch.zeros(SHAPE), 5 * white(), torch.nn.functional.interpolate(white(8, 4, 8, 8), scale_factor=4)],
+    ids=["empty", "of another scale", "smooth"],
+)
+def test_what_was_never_inverted_is_said_to_be_so(latent):
+    (found,) = findings(latent)
+    assert found.failure == "this is no inverted latent" and "DDIM Inverse" in found.cure
+
+
+def test_below_full_strength_only_bad_frames_count():
+    latent = 0.8 * smeared(white())
+    assert failures(latent, strength=0.6) == []
+    latent[2] *= 0.5
+    assert failures(latent, strength=0.6) == ["one bad frame"]
+
+
+def test_a_video_latent_is_its_frames():
+    latent = white(6, 4, 16, 16)
+    for other in (latent.transpose(0, 1)[None], latent.unsqueeze(2)):
+        assert torch.equal(statistics.as_frames(other), latent)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 12), (32, 20)])
+def test_bands_equal_those_counted_one_by_one(size):
+    noise = white(2, 3, *size)
+    power = (np.abs(np.fft.fft2(noise.numpy())) ** 2 / (size[0] * size[1])).mean(axis=1)
+    bands = [[], [], [], []]
+    for i, y in enumerate(np.fft.fftfreq(size[0])):
+        for j, x in enumerate(np.fft.fftfreq(size[1])):
+            radius = 2 * (x * x + y * y) ** 0.5
+            bands[sum(radius > edge + 1e-6 for edge in (0.25, 0.5, 0.75))].append(power[:, i, j])
+    expected = torch.tensor(np.array([np.mean(band, axis=0) for band in bands]).T, dtype=torch.float32)
+    torch.testing.assert_close(statistics.band_power(noise), expected)
+
+
+def test_each_pattern_lies_in_its_band():
+    x = torch.arange(32)
+    coarse = torch.cos(2 * torch.pi * x / 16).expand(32, 32)
+    checkerboard = (-1.0) ** (x[:, None] + x)
+    found = statistics.band_power(torch.stack([coarse, checkerboard])[:, None])
+    assert (found > 0.01).tolist() == [[True, False, False, False], [False, False, False, True]]
+
+
+def test_the_summary_says_what_to_do():
+    measured = statistics.measure(0.8 * white())
+    found = findings(0.8 * white(), "mix")
+    said = statistics.summary(measured, found, "mix", 1.0)
+    assert said.startswith("ALARM: lost variance.") and found[0].cure in said and "0.80" in said
+    healthy = statistics.summary(statistics.measure(white()), [], "", 0.6)
+    assert healthy.startswith("Healthy") and "strength 0.6" in healthy and "does not say where" in healthy

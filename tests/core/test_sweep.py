@@ -1,0 +1,52 @@
+"""Lists of ratios, grids of videos, and which video is best."""
+
+import pytest
+import torch
+
+from bivdiff_core import sweep
+
+
+@pytest.mark.parametrize("text", ["0, .25 1", "0,0.25,1", " 0\n0.25;1".replace(";", " "), "0 25e-2 1,"])
+def test_ratios_are_read(text):
+    assert sweep.parse_ratios(text, "List") == [0.0, 0.25, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("0, half", "'half' is no number"), ("1.5", "1.5 must lie"), (" , ", "no ratios"), ("nan", "nan must lie")],
+)
+def test_what_is_no_ratio_is_refused(text, said):
+    with pytest.raises(ValueError, match=f"^List: .*{said}"):
+        sweep.parse_ratios(text, "List")
+
+
+def test_the_grid_shows_every_video_whole_under_its_name():
+    videos = [torch.full((3, 64, 48, 3), shade) for shade in (0.1, 0.3, 0.5, 0.7, 0.9)]
+    grid = sweep.grid(videos, [f"ratio {i}" for i in range(5)])
+    frames, height, width, _ = grid.shape
+    assert frames == 3 and width == 3 * 48 * 4  # three columns, enlarged to at least 192 pixels
+    for video in videos:
+        assert (grid == video[0, 0, 0, 0]).all(dim=-1).sum() == 3 * 256 * 192
+    captions = grid[:, : height // 2 - 256]
+    assert (captions < 0.3).any() and captions.mean() > 0.8  # dark on white
+
+
+def test_the_grid_moves():
+    video = torch.rand(4, 64, 256, 3)
+    grid = sweep.grid([video], ["ratio 1"])
+    assert grid.shape[2] == 256 and torch.equal(grid[:, -64:], video)
+
+
+def test_the_best_are_beaten_by_none():
+    likeness, flicker = [0.9, 0.8, 0.7, 0.6, 0.6], [0.5, 0.2, 0.3, 0.1, 0.1]
+    assert sweep.best_of(likeness, flicker, [False] * 5) == [0, 1, 3, 4]
+    assert sweep.best_of(likeness, flicker, [False, True, False, False, False]) == [0, 2, 3, 4]
+
+
+def test_a_frozen_video_is_never_best():
+    pattern = torch.rand(1, 8, 8, 3, generator=torch.Generator().manual_seed(0)).movedim(-1, 1)
+    picture = torch.nn.functional.interpolate(pattern, size=(64, 64), mode="bicubic")[0].movedim(0, -1).clamp(0, 1)
+    moving = torch.stack([picture.roll(2 * t, 1) for t in range(4)])
+    frozen = moving[:1].expand_as(moving)
+    likeness, flicker, best, lost = sweep.compare([moving, frozen], moving)
+    assert flicker[1] < flicker[0] and lost == [False, True] and best == [0] and likeness[0] > likeness[1]
