@@ -4,6 +4,8 @@ from comfy_api.latest import ComfyExtension, io
 
 from .nodes import NODES
 
+WEB_DIRECTORY = "./js"
+
 
 class BIVDiffExtension(ComfyExtension):
     """What the host asks for the pack's nodes."""

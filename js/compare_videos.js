@@ -1,0 +1,215 @@
+// Compare Videos: two clips under one wipe slider, in step, with each clip's flicker underneath.
+
+import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
+
+const NODE = "BIVDiffCompareVideos";
+const COLORS = { before: "#e8a33d", after: "#4fb3ff" };
+const MIN_SIZE = [360, 480];
+
+/** A DOM element with its properties and style set. */
+function element(tag, properties, style) {
+  const made = Object.assign(document.createElement(tag), properties);
+  Object.assign(made.style, style);
+  return made;
+}
+
+/** The picture that a saved temporary file holds. */
+function picture(file) {
+  const image = new Image();
+  image.src = api.apiURL(`/view?${new URLSearchParams(file)}`);
+  return image;
+}
+
+/** Write a line of text from or up to a point. */
+function label(context, text, color, x, y, align) {
+  Object.assign(context, { font: "12px sans-serif", textAlign: align, textBaseline: "top", fillStyle: color });
+  context.fillText(text, x, y);
+}
+
+/** The node's widget: pictures, playback and curves. */
+class Comparison {
+  /** @param {{before: string, after: string}} names what the two clips are called */
+  constructor(names) {
+    this.names = names;
+    this.clips = { before: [], after: [] };
+    this.flicker = { before: [], after: [] };
+    this.frame = 0;
+    this.wipe = 0.5;
+
+    this.view = element("canvas", { ariaLabel: "wipe" }, { flex: "1", minHeight: "0", cursor: "ew-resize" });
+    this.play = element("button", { textContent: "▶", ariaLabel: "play" }, { width: "2.5em" });
+    this.scrub = element("input", { type: "range", min: 0, max: 0, value: 0, ariaLabel: "frame" }, { flex: "1" });
+    this.count = element("span", { textContent: "–" }, { minWidth: "4em", textAlign: "right" });
+    this.curves = element("canvas", { ariaLabel: "flicker" }, { height: "90px" });
+    const controls = element("div", {}, { display: "flex", gap: "8px", alignItems: "center" });
+    controls.append(this.play, this.scrub, this.count);
+    this.element = element(
+      "div",
+      {},
+      { display: "flex", flexDirection: "column", gap: "6px", fontSize: "12px", color: "var(--input-text)" },
+    );
+    this.element.append(this.view, controls, this.curves);
+
+    this.view.addEventListener("pointerdown", (event) => {
+      this.view.setPointerCapture(event.pointerId);
+      this.moveWipe(event);
+    });
+    this.view.addEventListener("pointermove", (event) => {
+      if (event.buttons & 1) this.moveWipe(event);
+    });
+    this.play.addEventListener("click", () => (this.timer ? this.stop() : this.start()));
+    this.scrub.addEventListener("input", () => {
+      this.stop();
+      this.show(Number(this.scrub.value));
+    });
+    this.sizes = new ResizeObserver(() => this.draw());
+    this.sizes.observe(this.view);
+    this.sizes.observe(this.curves);
+  }
+
+  /** Take what the node sent: files of both clips, their flicker from frame to frame, the frame rate. */
+  load({ before, after, flicker, fps }) {
+    this.stop();
+    this.clips = { before: before.map(picture), after: after.map(picture) };
+    this.flicker = { before: flicker[0], after: flicker[1] };
+    this.fps = fps[0];
+    this.scrub.max = before.length - 1;
+    for (const image of [...this.clips.before, ...this.clips.after]) image.onload = () => this.draw();
+    this.show(0);
+    this.start();
+  }
+
+  start() {
+    const count = this.clips.before.length;
+    if (count < 2) return;
+    this.timer = setInterval(() => this.show((this.frame + 1) % count), 1000 / this.fps);
+    this.play.textContent = "❚❚";
+  }
+
+  stop() {
+    clearInterval(this.timer);
+    this.timer = undefined;
+    this.play.textContent = "▶";
+  }
+
+  remove() {
+    this.stop();
+    this.sizes.disconnect();
+  }
+
+  show(frame) {
+    this.frame = frame;
+    this.scrub.value = frame;
+    this.count.textContent = `${frame + 1} / ${this.clips.before.length}`;
+    this.draw();
+  }
+
+  /** Put the wipe under the pointer: right of it lies the second clip. */
+  moveWipe(event) {
+    const { left, width } = this.view.getBoundingClientRect();
+    const [x, , shown] = this.area();
+    const pointer = ((event.clientX - left) / width) * this.view.width; // the graph's zoom scales the rectangle
+    this.wipe = Math.min(Math.max((pointer - x) / shown, 0), 1);
+    this.draw();
+  }
+
+  /** Where on the canvas the pictures lie: x, y, width, height. */
+  area() {
+    const { width, height } = this.view;
+    const image = this.clips.after[this.frame];
+    const scale = Math.min(width / image.naturalWidth, height / image.naturalHeight);
+    const [w, h] = [image.naturalWidth * scale, image.naturalHeight * scale];
+    return [(width - w) / 2, (height - h) / 2, w, h];
+  }
+
+  draw() {
+    for (const canvas of [this.view, this.curves]) {
+      canvas.width = canvas.clientWidth; // also clears it
+      canvas.height = canvas.clientHeight;
+    }
+    const pair = [this.clips.before[this.frame], this.clips.after[this.frame]];
+    if (!pair.every((image) => image?.complete && image.naturalWidth)) return;
+    this.drawPictures(...pair);
+    this.drawCurves();
+  }
+
+  drawPictures(before, after) {
+    const context = this.view.getContext("2d");
+    const [x, y, width, height] = this.area();
+    const edge = x + this.wipe * width;
+    context.drawImage(after, x, y, width, height);
+    context.save();
+    context.beginPath();
+    context.rect(x, y, edge - x, height);
+    context.clip();
+    context.drawImage(before, x, y, width, height);
+    context.restore();
+    context.fillStyle = "white";
+    context.fillRect(edge - 1, y, 2, height);
+    context.fillStyle = "rgba(0, 0, 0, 0.6)";
+    context.fillRect(x, y, width, 20);
+    label(context, this.names.before, COLORS.before, x + 6, y + 4, "left");
+    label(context, this.names.after, COLORS.after, x + width - 6, y + 4, "right");
+  }
+
+  /** Each clip's flicker over the frames, its mean, and a line at the frame shown. */
+  drawCurves() {
+    const context = this.curves.getContext("2d");
+    const { width, height } = this.curves;
+    const [top, bottom] = [20, height - 6];
+    const last = Math.max(this.clips.before.length - 1, 1);
+    const highest = Math.max(...this.flicker.before, ...this.flicker.after, 1e-6);
+    const x = (frame) => 6 + (frame / last) * (width - 12);
+
+    context.fillStyle = "rgba(127, 127, 127, 0.5)";
+    context.fillRect(x(this.frame) - 1, top, 2, bottom - top);
+    for (const clip of ["before", "after"]) {
+      const values = this.flicker[clip];
+      context.beginPath();
+      // The first value is the change from frame 0 to frame 1, which shows in frame 1.
+      values.forEach((value, i) => context.lineTo(x(i + 1), bottom - (value / highest) * (bottom - top)));
+      context.strokeStyle = COLORS[clip];
+      context.lineWidth = 2;
+      context.stroke();
+      if (!values.length) continue;
+      const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+      const [at, align] = clip === "before" ? [6, "left"] : [width - 6, "right"];
+      label(context, `${this.names[clip]}: flicker ${mean.toFixed(2)}`, COLORS[clip], at, 2, align);
+    }
+  }
+}
+
+app.registerExtension({
+  name: "BIVDiff.CompareVideos",
+
+  nodeCreated(node) {
+    if (node.comfyClass !== NODE) return;
+    const [before, after] = node.inputs.map((input) => input.label ?? input.localized_name ?? input.name);
+    const comparison = new Comparison({ before, after });
+    const widget = node.addDOMWidget("comparison", "BIVDIFF_COMPARISON", comparison.element, {
+      serialize: false, // neither in the prompt,
+      getMinHeight: () => MIN_SIZE[1] - 120,
+    });
+    widget.serialize = false; // nor in the workflow
+    node.setSize(node.size.map((side, i) => Math.max(side, MIN_SIZE[i])));
+
+    const { onExecuted, onRemoved } = node;
+    node.onExecuted = function (output) {
+      onExecuted?.call(this, output);
+      comparison.load(output);
+    };
+    node.onRemoved = function () {
+      onRemoved?.call(this);
+      comparison.remove();
+    };
+  },
+
+  /** Another workflow's tab was opened, or this one's again. */
+  onNodeOutputsUpdated(outputs) {
+    for (const [id, output] of Object.entries(outputs)) {
+      const node = app.rootGraph.getNodeById(id);
+      if (node?.comfyClass === NODE) node.onExecuted(output);
+    }
+  },
+});

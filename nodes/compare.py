@@ -1,0 +1,49 @@
+"""Two videos against each other, in the graph."""
+
+from comfy_api.latest import io, ui
+
+from ..bivdiff_core.metrics import steadiness
+from . import controls
+
+
+class CompareVideos(io.ComfyNode):
+    """Two clips for js/compare_videos.js, as temporary files with their flicker."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BIVDiffCompareVideos",
+            display_name="Compare Videos",
+            category=controls.CATEGORY,
+            description="Plays two clips in step under one wipe: drag it across the picture. The curves show how much "
+            "each frame differs from the one before (mean absolute difference, 0 to 255): spikes and high ground are "
+            "flicker, or motion, which both clips share.",
+            search_aliases=["compare video", "before after", "wipe", "side by side", "flicker", "ab test"],
+            inputs=[
+                io.Image.Input("before", tooltip="The clip on the left: the source, or the frame-wise frames."),
+                io.Image.Input(
+                    "after", tooltip="The clip on the right, with as many frames. It may have another size."
+                ),
+                io.Float.Input(
+                    "fps",
+                    default=8.0,
+                    min=0.01,
+                    max=120.0,
+                    step=0.01,
+                    tooltip="Frames shown per second; wire Select Frames' fps in for the clip's own speed.",
+                ),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, before, after, fps) -> io.NodeOutput:
+        if len(before) != len(after):
+            raise ValueError(
+                f"Compare Videos: before has {len(before)} frames and after has {len(after)}. Give both the same "
+                "frames: Select Frames takes some out of a clip."
+            )
+        clips = (before, after)
+        files = [ui.PreviewImage(clip, cls=cls).values for clip in clips]
+        flicker = [((1 - steadiness(clip)) * 255).tolist() for clip in clips]
+        return io.NodeOutput(ui={"before": files[0], "after": files[1], "flicker": flicker, "fps": [fps]})

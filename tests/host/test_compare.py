@@ -1,0 +1,35 @@
+"""Compare Videos: what it hands to its widget in the browser."""
+
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms.functional import to_tensor
+
+
+def compare(pack, before, after, fps=8.0) -> dict:
+    return pack.classes["BIVDiffCompareVideos"].execute(before=before, after=after, fps=fps).ui
+
+
+def test_frames_flicker_and_rate_arrive(pack):
+    import folder_paths
+
+    steady = torch.full((4, 16, 24, 3), 0.4)
+    jumping = steady + torch.tensor([0.0, 0.2, 0.2, 0.0]).view(4, 1, 1, 1)
+    shown = compare(pack, jumping, torch.zeros(4, 8, 8, 3), fps=12.5)
+    assert shown["fps"] == [12.5]
+    assert shown["flicker"][0] == pytest.approx([51, 0, 51], abs=1e-3)
+    assert shown["flicker"][1] == [0, 0, 0]
+    for clip, frames in (("before", jumping), ("after", torch.zeros(4, 8, 8, 3))):
+        assert [file["type"] for file in shown[clip]] == ["temp"] * 4
+        files = [f"{folder_paths.get_temp_directory()}/{file['filename']}" for file in shown[clip]]
+        saved = torch.stack([to_tensor(Image.open(file)).movedim(0, -1) for file in files])
+        assert (saved - frames).abs().max() <= 1 / 255
+
+
+def test_one_picture_each_has_no_flicker(pack):
+    assert compare(pack, torch.zeros(1, 8, 8, 3), torch.zeros(1, 8, 8, 3))["flicker"] == [[], []]
+
+
+def test_other_frame_counts_are_refused(pack):
+    with pytest.raises(ValueError, match="before has 5 frames and after has 4.*Select Frames"):
+        compare(pack, torch.zeros(5, 8, 8, 3), torch.zeros(4, 8, 8, 3))
