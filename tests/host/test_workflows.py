@@ -1,0 +1,240 @@
+"""The shipped workflows: as the tool writes them, and each one's demo twin through a real server.
+
+The packaged clip is of the demo models' own world, so that what a task has to keep and to change is known.
+"""
+
+import json
+from dataclasses import replace
+from urllib.error import HTTPError
+
+import av
+import numpy as np
+import pytest
+import torch
+from comfy_cli.workflow_to_api import convert_ui_to_api
+from torch import Tensor
+
+from bivdiff_core.demo import measure, world
+from tools import workflows
+from tools.demo import frames_of, node_titled
+
+FILES = {"file", "ckpt_name", "control_net_name", "lora_name", "bg_removal_name", "name"}
+"""Inputs that name files which only the artist has."""
+RATE = 8
+EXPAND, BLUR = 2, 2
+"""Of the inpainting twin's mask, in pixels."""
+
+every_workflow = pytest.mark.parametrize("name", workflows.GRAPHS)
+every_twin = pytest.mark.parametrize("name", sorted(set(workflows.GRAPHS) - {"t2i_adapter"}))
+"""The demo models have no adapter; that one's hints follow their frames in test_chunks.py."""
+
+
+@pytest.fixture(scope="module")
+def object_info(server) -> dict:
+    return server.object_info()
+
+
+@pytest.fixture(scope="module")
+def clip() -> world.Clip:
+    return world.make_clip(world.PACKAGED_CLIP_SEED)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def inputs(server, clip):
+    """What the twins load: a mask around the shape, and frames whose colours jump."""
+    folder = server.base / "input"
+    write_video(folder / "bivdiff_mask.mp4", shape_mask(clip)[..., None].expand(-1, -1, -1, 3))
+    write_video(folder / "bivdiff_flicker.mp4", flickering(clip), sound=True)
+
+
+def shape_mask(clip: world.Clip) -> Tensor:
+    """The shape's pixels `[F, H, W]` and those next to them, 0 or 1."""
+    return grown((clip.ground < 0.99).float(), 2)
+
+
+def grown(mask: Tensor, by: int) -> Tensor:
+    return torch.nn.functional.max_pool2d(mask, 2 * by + 1, stride=1, padding=by)
+
+
+def flickering(clip: world.Clip) -> Tensor:
+    """The clip's frames, each a little lighter or darker in every colour."""
+    jumps = torch.randn(world.FRAMES, 1, 1, 3, generator=torch.Generator().manual_seed(0))
+    return (clip.frames * (1 + 0.12 * jumps)).clamp(0, 1)
+
+
+def write_video(path, frames: Tensor, sound: bool = False) -> None:
+    """Frames `[F, H, W, 3]` without loss, and one second of a tone."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=RATE, options={"crf": "0"})
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv444p"
+        tone = container.add_stream("aac", rate=44100, layout="mono") if sound else None
+        for picture in (frames * 255).round().byte().numpy():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture))))
+        container.mux(stream.encode())
+        if tone:
+            wave = np.sin(np.arange(44100) / 20).astype(np.float32)[None]
+            samples = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
+            samples.sample_rate = 44100
+            container.mux(tone.encode(samples))
+            container.mux(tone.encode())
+
+
+@pytest.fixture(scope="module")
+def twin(server, object_info):
+    """Runs a workflow's twin, some settings changed wherever a node has them; its previews and its video by title."""
+    done = {}
+
+    def run(name: str, **changes) -> dict:
+        key = name, *changes.items()
+        if key not in done:
+            prompt = convert_ui_to_api(workflows.workflow(name, object_info, demo=True), object_info)
+            for node in prompt.values():
+                node["inputs"].update({k: v for k, v in changes.items() if k in node["inputs"]})
+            ran = server.run(prompt)
+            assert not ran.error
+            titles = [n["_meta"]["title"] for n in prompt.values() if n["class_type"] == "PreviewImage"]
+            done[key] = {title: frames_of(server, ran, prompt, title) for title in titles}
+            (done[key]["video"],) = server.files(ran.outputs[node_titled(prompt, "Smoothed video")])
+        return done[key]
+
+    return run
+
+
+# The files
+
+
+@every_workflow
+def test_a_shipped_file_is_what_the_tool_writes(object_info, name):
+    shipped = (workflows.WORKFLOWS / f"{name}.json").read_text(encoding="utf-8")
+    assert shipped == workflows.as_text(workflows.workflow(name, object_info, demo=False))
+
+
+@every_workflow
+def test_the_server_finds_nothing_amiss_but_the_artists_files(server, object_info, name):
+    ui = json.loads((workflows.WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    prompt = convert_ui_to_api(ui, object_info)
+    assert len(prompt) == sum(node["type"] != "MarkdownNote" for node in ui["nodes"])
+    with pytest.raises(HTTPError) as refusal:
+        server.request("/prompt", {"prompt": prompt})
+    found = json.loads(refusal.value.read())["node_errors"]
+    for node in found.values():
+        for error in node["errors"]:
+            assert error["extra_info"].get("input_name") in FILES, error
+    wired = {value[0] for node in prompt.values() for value in node["inputs"].values() if isinstance(value, list)}
+    for key, node in prompt.items():
+        assert key in wired or object_info[node["class_type"]]["output_node"], f"{node['_meta']['title']} leads nowhere"
+
+
+@every_workflow
+@pytest.mark.parametrize("demo", [False, True])
+def test_nodes_lie_side_by_side_in_their_groups(object_info, name, demo):
+    ui = workflows.workflow(name, object_info, demo)
+    boxes = [box(node["pos"], node["size"], title=30) for node in ui["nodes"]]
+    for i, (left, top, right, bottom) in enumerate(boxes):
+        for other in boxes[:i]:
+            assert left >= other[2] or other[0] >= right or top >= other[3] or other[1] >= bottom
+    groups = [box(group["bounding"][:2], group["bounding"][2:]) for group in ui["groups"]]
+    assert [title["title"].split(":")[0] for title in ui["groups"]] == [
+        "Source and models",
+        *(f"Stage {i}" for i in (1, 2, 3)),
+    ]
+    for node, (left, top, right, bottom) in zip(ui["nodes"], boxes, strict=True):
+        within = [g for g in groups if left > g[0] and top > g[1] and right < g[2] and bottom < g[3]]
+        assert len(within) == (node["type"] != "MarkdownNote")
+
+
+def box(at: list, size: list, title: int = 0) -> tuple:
+    return at[0], at[1] - title, at[0] + size[0], at[1] + size[1]
+
+
+# The twins
+
+
+@every_twin
+def test_frames_in_batches_of_any_size_give_the_same_video(twin, name):
+    whole = twin(name, steps=4, frames_per_batch=world.FRAMES)
+    for size in (1, 3):
+        chunked = twin(name, steps=4, frames_per_batch=size)
+        for title, frames in whole.items():
+            if title != "video":
+                torch.testing.assert_close(chunked[title], frames, atol=1.5 / 255, rtol=0)
+
+
+def test_controlnet_follows_the_outlines(twin, clip):
+    made = twin("controlnet")
+    for row in ("Frame-wise", "Smoothed"):
+        assert measure.structure_iou(made[row], clip) > 0.6
+        assert measure.caption_accuracy(made[row], clip) > 0.8
+    assert total_flicker(made["Smoothed"], clip) < 0.6 * total_flicker(made["Frame-wise"], clip)
+
+
+def total_flicker(frames: Tensor, clip: world.Clip) -> float:
+    flicker = measure.flicker(frames, clip)
+    return flicker.shape + flicker.ground
+
+
+def test_own_frames_become_steady_and_keep_what_they_show(twin, clip):
+    made = twin("own_frames")
+    assert (made["Source"] - flickering(clip)).abs().max() < 0.02
+    assert total_flicker(made["Smoothed"], clip) < 0.6 * total_flicker(made["Source"], clip)
+    assert measure.structure_iou(made["Smoothed"], clip) > 0.6
+    assert measure.caption_accuracy(made["Smoothed"], clip) > 0.8
+
+
+def test_the_video_plays_at_the_clips_speed_with_its_sound(twin):
+    with av.open(str(twin("own_frames")["video"])) as container:
+        assert container.streams.video[0].average_rate == RATE
+        sound = sum(frame.samples / frame.sample_rate for frame in container.decode(audio=0))
+        assert sound == pytest.approx(world.FRAMES / RATE, abs=0.1)
+    with av.open(str(twin("own_frames", steps=4, stride=2, count=4)["video"])) as container:
+        assert container.streams.video[0].average_rate == RATE / 2
+
+
+def test_prompt2prompt_changes_the_word_and_keeps_the_rest(twin, clip):
+    made = twin("prompt2prompt")
+    source, edited, rebuilt = made["Source"], made["Frame-wise"], made["Reconstructed"]
+    red = replace(clip, caption="a red square on a yellow background")
+    ground, shape = measure.core(clip.ground), measure.core(clip.masks[0])
+    assert measure.caption_accuracy(rebuilt, clip) > 0.9
+    assert measure.caption_accuracy(edited, red) > 0.9
+    assert measure.structure_iou(edited, clip) > 0.6
+    change = (edited - rebuilt).abs().mean(dim=-1)
+    assert change[ground].mean() < 0.2 * change[shape].mean()
+    assert (rebuilt - source).abs().mean() < 0.1
+    assert measure.caption_accuracy(made["Smoothed"], red) > 0.8
+
+
+def test_inpainting_changes_what_the_mask_covers_and_nothing_else(twin, clip):
+    made = twin("inpainting")
+    mask = shape_mask(clip)
+    # The mask grows by a cross at a time, the blur's kernel is square: neither reaches further than this.
+    outside = grown(mask, EXPAND + BLUR) == 0
+    assert outside.any() and torch.equal(made["Smoothed"][outside], made["Source"][outside])
+    change = (made["Smoothed"] - made["Source"]).abs().mean(dim=-1)
+    assert change[mask > 0].mean() > 0.1
+    red, green, _ = made["Smoothed"][measure.core(clip.masks[0], 6)].mean(dim=0)
+    assert red > green + 0.2  # the ground is yellow, the square was blue
+
+
+def test_outpainting_keeps_the_middle_and_continues_it(twin, clip):
+    made = twin("outpainting")
+    assert made["Smoothed"].shape == clip.frames.shape
+    margin, feathering = 16, 4
+    kept = slice(margin + feathering, -margin - feathering)
+    assert torch.equal(made["Smoothed"][:, :, kept], made["Padded"][:, :, kept])
+    before, after = (made[row].diff(dim=2).abs().mean(dim=(0, 1, 3)) for row in ("Padded", "Smoothed"))
+    for seam in (margin, world.SIZE - margin):
+        assert after[seam - 2 : seam + 1].max() < 0.5 * before[seam - 1]
+    drawn = torch.cat([made["Smoothed"][:, :, :margin], made["Smoothed"][:, :, -margin:]], dim=2)
+    ground = clip.frames[measure.core(clip.ground)].mean(dim=0)
+    assert (drawn.mean(dim=(0, 1, 2)) - ground).abs().max() < 0.2
+
+
+def test_a_style_keeps_the_outlines(twin, clip):
+    assert measure.structure_iou(twin("style_lora")["Smoothed"], clip) > 0.6
+
+
+def test_an_upscaled_clip_is_larger_and_shows_the_same(twin, clip):
+    made = twin("tile_upscale")
+    assert made["Source"].shape[1] == world.SIZE // 2 and made["Smoothed"].shape == clip.frames.shape
+    assert measure.structure_iou(made["Smoothed"], clip) > 0.6

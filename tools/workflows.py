@@ -1,0 +1,844 @@
+"""Writes the shipped workflows from short descriptions, so that they stay consistent with the nodes and each other.
+
+    python tools/workflows.py
+
+Slot names, types and the order of widgets come from a running ComfyUI's /object_info. Every description can also be
+built as its demo twin: the same graph on the demo models, at their size and number of steps, which the tests run.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tools.host import COMFYUI  # noqa: E402
+from tools.server import Server  # noqa: E402
+
+WORKFLOWS = ROOT / "workflows"
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
+WIDTH, GAP = 330, 50
+TITLE, SLOT, WIDGET = 30, 22, 26
+TALL = {"LoadVideo": 340, "SaveVideo": 360, "PreviewImage": 260}
+"""What a node shows below its widgets, in pixels."""
+SOURCE_COLOUR, FRAMES_COLOUR, INVERSION_COLOUR, SMOOTHING_COLOUR = "#444", "#3f789e", "#8A8", "#b58b2a"
+
+
+class Output(NamedTuple):
+    """One output of a node."""
+
+    node: Node
+    slot: int
+
+
+@dataclass
+class Node:
+    """A node of a graph; ``node["name"]`` is one of its outputs, the node itself its first output that fits."""
+
+    number: int
+    class_type: str
+    schema: dict
+    title: str
+    at: tuple[int, int]
+    values: dict[str, object] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Output:
+        return Output(self, self.schema["output_name"].index(name))
+
+    def output_for(self, kind: str) -> Output:
+        """The first output of a type."""
+        return Output(self, self.schema["output"].index(kind))
+
+    def inputs(self) -> dict[str, list]:
+        """Its inputs' specifications by name, required ones first."""
+        groups = self.schema["input"]
+        return {**groups.get("required", {}), **groups.get("optional", {})}
+
+    def height(self) -> int:
+        """About what the frontend gives it, in pixels."""
+        specs = self.inputs()
+        widgets = [name for name, spec in specs.items() if is_widget(spec)]
+        sockets = sum(1 for name in specs if name not in widgets or isinstance(self.values[name], Output))
+        text = 90 * sum(1 for name in widgets if options(specs[name]).get("multiline"))
+        slots = max(sockets, len(self.schema["output"]))
+        return SLOT * slots + WIDGET * len(widgets) + text + TALL.get(self.class_type, 0) + 10
+
+
+def options(spec: list) -> dict:
+    """The second half of an input's specification."""
+    return spec[1] if len(spec) > 1 else {}
+
+
+def is_widget(spec: list) -> bool:
+    """Whether an input has a control of its own, as opposed to a socket alone."""
+    return (isinstance(spec[0], list) or spec[0] in WIDGETS) and not options(spec).get("forceInput")
+
+
+def default(spec: list) -> object:
+    """What a widget shows before anyone has touched it."""
+    kind, rest = spec[0], options(spec)
+    if kind == "COMFY_DYNAMICCOMBO_V3":
+        return rest["options"][0]["key"]
+    choices = kind if isinstance(kind, list) else rest.get("options", [""])
+    return rest.get("default", choices[0])
+
+
+class Graph:
+    """A workflow in the making: nodes go below one another, columns side by side, in labelled groups.
+
+    Args:
+        name: of the workflow and of the files that it saves.
+        object_info: the schemas of all nodes.
+        demo: for the demo models, not for an artist's own.
+    """
+
+    def __init__(self, name: str, object_info: dict, demo: bool) -> None:
+        self.name = name
+        self.object_info = object_info
+        self.demo = demo
+        self.nodes: list[Node] = []
+        self.notes: list[dict] = []
+        self.groups: list[dict] = []
+        self.x = 0
+        self.y = 0
+        self.bottom = 0
+
+    def choose(self, real: object, demo: object) -> object:
+        """One of two settings."""
+        return demo if self.demo else real
+
+    def group(self, title: str, colour: str) -> None:
+        """Begin a group of columns, right of what there is."""
+        left = self.groups[-1]["right"] + 30 if self.groups else 20
+        self.groups.append({"title": title, "color": colour, "left": left, "right": left + WIDTH + 40})
+        self.x, self.y = left + 20, 90
+
+    def column(self) -> None:
+        """Begin a column in the group."""
+        self.x, self.y = self.x + WIDTH + GAP, 90
+        self.groups[-1]["right"] = self.x + WIDTH + 20
+
+    def add(self, class_type: str, title: str = "", **values: object) -> Node:
+        """A node below the last one; values are settings, outputs, or nodes whose first fitting output is meant.
+
+        Raises:
+            ValueError: an input that the node does not have, or a socket without a wire.
+        """
+        schema = self.object_info[class_type]
+        node = Node(len(self.nodes) + 1, class_type, schema, title, (self.x, self.y))
+        specs = node.inputs()
+        if unknown := set(values) - set(specs):
+            raise ValueError(f"{class_type} has no input {', '.join(unknown)}")
+        for name, spec in specs.items():
+            value = values.get(name)
+            if isinstance(value, Node):
+                value = value.output_for(spec[0])
+            elif value is None and is_widget(spec):
+                value = default(spec)
+            elif value is None and name in schema["input"].get("required", {}):
+                raise ValueError(f"{class_type}: nothing is wired to {name}")
+            node.values[name] = value
+        self.nodes.append(node)
+        self.y += node.height() + TITLE + GAP
+        self.bottom = max(self.bottom, self.y - GAP)
+        return node
+
+    def note(self, text: str) -> None:
+        """A note left of everything."""
+        top = sum(note["size"][1] + TITLE + 20 for note in self.notes)
+        height = 40 + 20 * sum(1 + len(line) // 52 for line in text.splitlines())
+        self.notes.append({"text": text, "pos": [-440, 90 + top], "size": [420, height]})
+
+    def ui(self) -> dict:
+        """The workflow as the frontend saves it."""
+        links: list[list] = []
+        nodes = [self._ui_node(node, order, links) for order, node in enumerate(self.nodes)]
+        for link in links:
+            nodes[link[1] - 1]["outputs"][link[2]]["links"].append(link[0])
+        for note in self.notes:
+            text = {"title": "Read me first", "properties": {}, "widgets_values": [note["text"]]}
+            colours = {"color": "#432", "bgcolor": "#653"}
+            place = {"pos": note["pos"], "size": note["size"], "flags": {}, "order": len(nodes), "mode": 0}
+            nodes.append(
+                {"id": len(nodes) + 1, "type": "MarkdownNote", **place, "inputs": [], "outputs": [], **text, **colours}
+            )
+        groups = [
+            {
+                "id": number,
+                "title": group["title"],
+                "bounding": [group["left"], 10, group["right"] - group["left"], self.bottom],
+                "color": group["color"],
+                "font_size": 24,
+                "flags": {},
+            }
+            for number, group in enumerate(self.groups, start=1)
+        ]
+        return {
+            "id": str(uuid.uuid5(uuid.NAMESPACE_URL, self.name)),
+            "revision": 0,
+            "last_node_id": len(nodes),
+            "last_link_id": len(links),
+            "nodes": nodes,
+            "links": links,
+            "groups": groups,
+            "config": {},
+            "extra": {},
+            "version": 0.4,
+        }
+
+    def _ui_node(self, node: Node, order: int, links: list[list]) -> dict:
+        inputs, widgets = [], []
+        for name, spec in node.inputs().items():
+            value = node.values[name]
+            kind = "COMBO" if isinstance(spec[0], list) else spec[0]
+            if is_widget(spec):
+                widgets += self._widget_values(default(spec) if isinstance(value, Output) else value, spec)
+            if isinstance(value, Output) or not is_widget(spec):
+                socket = {"name": name, "type": kind, "link": None}
+                if name in node.schema["input"].get("optional", {}):
+                    socket["shape"] = 7
+                if is_widget(spec):
+                    socket["widget"] = {"name": name}
+                if isinstance(value, Output):
+                    socket["link"] = len(links) + 1
+                    from_kind = value.node.schema["output"][value.slot]
+                    links.append([socket["link"], value.node.number, value.slot, node.number, len(inputs), from_kind])
+                inputs.append(socket)
+        outputs = [
+            {"name": name, "type": kind, "links": []}
+            for name, kind in zip(node.schema["output_name"], node.schema["output"], strict=True)
+        ]
+        made = {
+            "id": node.number,
+            "type": node.class_type,
+            "pos": list(node.at),
+            "size": [WIDTH, node.height()],
+            "flags": {},
+            "order": order,
+            "mode": 0,
+            "inputs": inputs,
+            "outputs": outputs,
+            "properties": {"Node name for S&R": node.class_type},
+            "widgets_values": widgets,
+        }
+        return {**made, "title": node.title} if node.title else made
+
+    @staticmethod
+    def _widget_values(value: object, spec: list) -> list:
+        """A widget's value with those of the buttons that the frontend puts after it."""
+        rest = options(spec)
+        if rest.get("control_after_generate"):
+            return [value, "fixed"]
+        return [value, "image"] if rest.get("video_upload") else [value]
+
+
+# Parts that the workflows share
+
+
+class Source(NamedTuple):
+    """A clip at the size it is worked on, and what goes back into the video at the end."""
+
+    frames: Node
+    audio: Output
+    fps: Output
+
+
+class Models(NamedTuple):
+    """What the chain runs on; image and video model share the VAE."""
+
+    image: Output
+    image_clip: Output
+    video: Output
+    video_clip: Output
+    vae: Output
+    control_net: Output | None
+
+
+class Prompts(NamedTuple):
+    """Text for both models. Empty ones serve as the negative prompts and for the inversions."""
+
+    text: Node
+    image_empty: Node
+    video: Node
+    video_empty: Node
+
+
+def load_clip(g: Graph, file: str, title: str, size: tuple[int, int], **frames: object) -> Source:
+    """Frames of a video file, cut and scaled to a size (width, height)."""
+    components = g.add("GetVideoComponents", video=g.add("LoadVideo", title, file=file))
+    selected = g.add("BIVDiffSelectFrames", images=components["images"], fps=components["fps"], **frames)
+    width, height = size
+    scaled = g.add(
+        "ImageScale", "Resize", image=selected, upscale_method="area", width=width, height=height, crop="center"
+    )
+    return Source(scaled, components["audio"], selected["fps"])
+
+
+def square(g: Graph) -> tuple[int, int]:
+    """The paper's size, or the demo models'."""
+    return g.choose((512, 512), (64, 64))
+
+
+def source(g: Graph, size: tuple[int, int] | None = None, **frames: object) -> Source:
+    """The artist's clip, or the packaged one: 8 frames, every fourth of real footage."""
+    g.group("Source and models", SOURCE_COLOUR)
+    frames = {"stride": g.choose(4, 1), "count": 8, **frames}
+    clip = load_clip(g, g.choose("your_clip.mp4", "bivdiff_demo.mp4"), "Your clip", size or square(g), **frames)
+    g.add("PreviewImage", "Source", images=clip.frames)
+    return clip
+
+
+def load_models(g: Graph, control_net: str = "") -> Models:
+    """SD 1.5 and ZeroScope, with a ControlNet where one is named; or the demo models."""
+    g.column()
+    if g.demo:
+        demo = g.add("BIVDiffDemoModels")
+        control = demo["CONTROL_NET"] if control_net else None
+        return Models(demo["image_model"], demo["CLIP"], demo["video_model"], demo["CLIP"], demo["VAE"], control)
+    image = g.add("CheckpointLoaderSimple", "Image model", ckpt_name="v1-5-pruned-emaonly-fp16.safetensors")
+    video = g.add("BIVDiffVideoModelLoader", "Video model", name="zeroscope_v2_576w")
+    control = g.add("ControlNetLoader", control_net_name=control_net)["CONTROL_NET"] if control_net else None
+    return Models(image["MODEL"], image["CLIP"], video["MODEL"], video["CLIP"], image["VAE"], control)
+
+
+def prompts(g: Graph, models: Models, real: str, demo: str, title: str = "Prompt") -> Prompts:
+    """What the video shows, for the video model; stage 1 encodes it with `for_image` where it needs it."""
+    g.column()
+    text = g.add("PrimitiveStringMultiline", title, value=g.choose(real, demo))
+    return Prompts(
+        text,
+        g.add("CLIPTextEncode", "Empty prompt (image model)", clip=models.image_clip, text=""),
+        g.add("CLIPTextEncode", f"{title} (video model)", clip=models.video_clip, text=text),
+        g.add("CLIPTextEncode", "Empty prompt (video model)", clip=models.video_clip, text=""),
+    )
+
+
+def for_image(g: Graph, models: Models, text: object, title: str = "Prompt (image model)") -> Node:
+    """Text through the image model's own encoder."""
+    return g.add("CLIPTextEncode", title, clip=models.image_clip, text=text)
+
+
+def steps(g: Graph) -> int:
+    """Of every stage: the paper's, or what the demo models need."""
+    return g.choose(50, 25)
+
+
+def cfg(g: Graph) -> float:
+    """Of the image model: the paper's, or what the demo models need."""
+    return g.choose(7.5, 3.0)
+
+
+def sample_frames(
+    g: Graph, model: Output, positive: object, negative: object, latent: object, denoise: float = 1.0
+) -> Node:
+    """Stage 1's sampler at the paper's settings."""
+    return g.add(
+        "BIVDiffFrameSampler",
+        model=model,
+        positive=positive,
+        negative=negative,
+        latent_image=latent,
+        seed=42,
+        steps=steps(g),
+        cfg=cfg(g),
+        denoise=denoise,
+    )
+
+
+def controlled(g: Graph, models: Models, texts: Prompts, hints: object, strength: float = 1.0) -> Node:
+    """Both prompts with the control hints, one for each frame."""
+    return g.add(
+        "ControlNetApplyAdvanced",
+        positive=for_image(g, models, texts.text),
+        negative=texts.image_empty,
+        control_net=models.control_net,
+        image=hints,
+        strength=strength,
+    )
+
+
+def outlines(g: Graph, frames: object) -> Node:
+    """Canny's, at thresholds that suit the clip."""
+    edges = g.add("Canny", image=frames, low_threshold=g.choose(0.4, 0.3), high_threshold=g.choose(0.8, 0.6))
+    g.add("PreviewImage", "Control", images=edges)
+    return edges
+
+
+def empty(g: Graph, class_type: str, title: str, like: object, **settings: object) -> Node:
+    """Empty latents or pictures, as many and as large as the frames."""
+    size = g.add("GetImageSize", image=like)
+    sizes = {name: size[name] for name in ("width", "height", "batch_size")}
+    return g.add(class_type, title, **sizes, **settings)
+
+
+def show(g: Graph, title: str, latent: object, vae: Output) -> Node:
+    """Decode and preview."""
+    images = g.add("VAEDecode", samples=latent, vae=vae)
+    g.add("PreviewImage", title, images=images)
+    return images
+
+
+def smoothed(
+    g: Graph, models: Models, texts: Prompts, frames: object, task: str, ratio: float = 0.5, strength: float = 1.0
+) -> Node:
+    """Stages 2 and 3: LATENT frames to the smoothed clip's pictures."""
+    g.group("Stage 2: mixed inversion", INVERSION_COLOUR)
+    settings = {"latent": frames, "steps": steps(g), "strength": strength}
+    image = g.add("BIVDiffInvertImage", model=models.image, conditioning=texts.image_empty, **settings)
+    video = g.add("BIVDiffInvertVideo", model=models.video, conditioning=texts.video_empty, **settings)
+    mixed = g.add("BIVDiffMixedInversion", image_latent=image, video_latent=video, task=task, mixing_ratio=ratio)
+    g.group("Stage 3: temporal smoothing", SMOOTHING_COLOUR)
+    clip = g.add(
+        "BIVDiffTemporalSmoother",
+        model=models.video,
+        positive=texts.video,
+        negative=texts.video_empty,
+        latent=mixed,
+        steps=steps(g),
+        cfg=g.choose(7.5, 1.0),
+    )
+    return g.add("VAEDecode", samples=clip, vae=models.vae)
+
+
+def save(g: Graph, images: object, clip: Source) -> None:
+    """Preview, and a video with the source's sound at the frames' own rate."""
+    g.add("PreviewImage", "Smoothed", images=images)
+    g.column()
+    video = g.add("CreateVideo", images=images, fps=clip.fps, audio=clip.audio)
+    g.add("SaveVideo", "Smoothed video", video=video, filename_prefix=f"bivdiff_{g.name}")
+
+
+def paste_back(g: Graph, known: object, made: object, mask: object) -> Node:
+    """The made pixels inside a mask, the known ones outside."""
+    return g.add("ImageCompositeMasked", "Known pixels back", destination=known, source=made, mask=mask)
+
+
+MODELS = """### Models, by folder under models/
+
+- **checkpoints** `v1-5-pruned-emaonly-fp16.safetensors`: huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive
+- **diffusers** the whole folder `zeroscope_v2_576w`: huggingface.co/cerspense/zeroscope_v2_576w
+"""
+CONTROL_NETS = "huggingface.co/comfyanonymous/ControlNet-v1-1_fp16_safetensors"
+CHAIN = """- **stride** and **count**: the paper takes every fourth frame, 8 of them. ZeroScope knows clips of up to 24.
+- **steps**: the same number in stages 2 and 3.
+- **cfg** of the smoother: lower keeps the frames' shapes better, higher follows the prompt more.
+- The sound is the clip's own from its start: leave **start** at 0, or trim the clip itself.
+"""
+
+
+# The workflows
+
+
+def controlnet(g: Graph) -> None:
+    """A new video with a clip's outlines; depth and pose by another preprocessor."""
+    g.note(f"""### ControlNet
+
+A new video from a prompt, with the clip's outlines.
+
+{MODELS}- **controlnet** `control_v11p_sd15_canny_fp16.safetensors`: {CONTROL_NETS}
+
+### Depth or pose instead
+
+Put another preprocessor in Canny's place, and its ControlNet from the same page into the loader:
+
+- depth: Load, Run and Render Depth Anything 3, with `control_v11f1p_sd15_depth_fp16.safetensors`
+- pose: SDPose Keypoint Extractor and Draw Keypoints, with `control_v11p_sd15_openpose_fp16.safetensors`
+- any other pack's preprocessor: one hint for each frame is all it takes
+
+### What to turn
+
+- **task** controlnet mixes at the paper's 1: DDIM Inverse (Video) is then not even run. Set custom and lower \
+**mixing_ratio** to keep more of each frame.
+- **strength** of Apply ControlNet: lower it if the outlines look traced.
+{CHAIN}""")
+    from_outlines(g, "control_v11p_sd15_canny_fp16.safetensors", "controlnet")
+
+
+def t2i_adapter(g: Graph) -> None:
+    """A new video with a clip's outlines, by an adapter much smaller than a ControlNet."""
+    g.note(f"""### T2I-Adapter
+
+A new video from a prompt, with the clip's outlines. The adapter is a fifth of a ControlNet and runs once per frame.
+
+{MODELS}- **controlnet** `t2iadapter_canny_sd15v2.pth`: huggingface.co/TencentARC/T2I-Adapter
+
+### Depth instead
+
+Load, Run and Render Depth Anything 3 in Canny's place, and `t2iadapter_depth_sd15v2.pth` of the same page.
+
+### What to turn
+
+- **task** t2i_adapter mixes at the paper's 1: DDIM Inverse (Video) is then not even run. Set custom and lower \
+**mixing_ratio** to keep more of each frame.
+- **strength** of Apply ControlNet: adapters hold the frames less strictly than a ControlNet does.
+{CHAIN}""")
+    from_outlines(g, "t2iadapter_canny_sd15v2.pth", "t2i_adapter")
+
+
+def from_outlines(g: Graph, control_net: str, task: str) -> None:
+    """The whole chain, its frames drawn from noise to a clip's outlines."""
+    clip = source(g)
+    models = load_models(g, control_net)
+    texts = prompts(g, models, "a robot made of copper in a snowy street", "a blue square on a yellow background")
+    g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
+    control = controlled(g, models, texts, outlines(g, clip.frames))
+    g.column()
+    latent = empty(g, "EmptyLatentImage", "One empty latent per frame", like=clip.frames)
+    frames = sample_frames(g, models.image, control["positive"], control["negative"], latent)
+    show(g, "Frame-wise", frames, models.vae)
+    save(g, smoothed(g, models, texts, frames, task), clip)
+
+
+def instruct_pix2pix(g: Graph) -> None:
+    """A clip edited by an instruction."""
+    g.note(f"""### InstructPix2Pix
+
+Say what to do with the clip, and every frame is edited so.
+
+{MODELS}- **checkpoints** `instruct-pix2pix-00-22000.safetensors`: huggingface.co/timbrooks/instruct-pix2pix
+
+### What to turn
+
+- **Instruction**: what to do, such as *make it snow*. **Prompt**: what the clip shows once it is done.
+- **cfg_conds** of Dual CFG Guider: how strictly the instruction is followed.
+- **cfg_cond2_negative**: how closely the frames stay to the clip, 1.2 to 1.8.
+- **frames_per_batch** of Frame Chunks: fewer frames at once where memory is short.
+- **task** instruct_pix2pix mixes at the paper's 1. Set custom and lower **mixing_ratio** to keep more of each frame.
+{CHAIN}""")
+    clip = source(g)
+    models = load_models(g)
+    editor, editor_clip = models.image, models.image_clip
+    if not g.demo:  # whose own image model stands in, blind to the clip
+        loaded = g.add("CheckpointLoaderSimple", "Editing model", ckpt_name="instruct-pix2pix-00-22000.safetensors")
+        editor, editor_clip = loaded["MODEL"], loaded["CLIP"]
+    texts = prompts(g, models, "a mountain village in deep snow", "a red star on a white background")
+    g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
+    instruction = g.choose("make it a winter day in deep snow", "a red star on a white background")
+    nothing = g.add("CLIPTextEncode", "No instruction", clip=editor_clip, text="")
+    conditioned = g.add(
+        "InstructPixToPixConditioning",
+        positive=g.add("CLIPTextEncode", "Instruction", clip=editor_clip, text=instruction),
+        negative=nothing,
+        vae=models.vae,
+        pixels=clip.frames,
+    )
+    chunked = g.add("BIVDiffFrameChunks", model=editor)
+    guider = g.add(
+        "DualCFGGuider",
+        model=chunked,
+        cond1=conditioned["positive"],
+        cond2=conditioned["negative"],
+        negative=nothing,
+        cfg_conds=cfg(g),
+        cfg_cond2_negative=1.5,
+    )
+    g.column()
+    frames = g.add(
+        "SamplerCustomAdvanced",
+        noise=g.add("BIVDiffFrameNoise", seed=42),
+        guider=guider,
+        sampler=g.add("KSamplerSelect", sampler_name="ddim"),
+        sigmas=g.add("BasicScheduler", model=chunked, scheduler="ddim_uniform", steps=steps(g)),
+        latent_image=conditioned["latent"],
+    )
+    show(g, "Frame-wise", frames, models.vae)
+    save(g, smoothed(g, models, texts, frames, "instruct_pix2pix"), clip)
+
+
+def own_frames(g: Graph) -> None:
+    """Frames of any origin enter at the inversion."""
+    g.note(f"""### Bring your own frames
+
+Frames that any image model made one by one become steady: an edit, a style transfer, a colourisation. Load them as \
+a video, or wire any IMAGE batch into the node *Your frames*.
+
+{MODELS}
+### What to turn
+
+- **Prompt**: say what the frames show.
+- **mixing_ratio**: towards 1 steadier, towards 0 closer to the frames.
+- **strength** of both DDIM Inverse nodes: 1 is the paper's, 0.5 to 0.8 a gentle smoothing.
+{CHAIN}""")
+    g.group("Source and models", SOURCE_COLOUR)
+    clip = load_clip(
+        g, g.choose("your_frames.mp4", "bivdiff_flicker.mp4"), "Your frames as a video", square(g), stride=1, count=8
+    )
+    g.add("PreviewImage", "Source", images=clip.frames)
+    models = load_models(g)
+    texts = prompts(g, models, "a robot made of copper in a snowy street", "a blue square on a yellow background")
+    g.group("Stage 1: your frames", FRAMES_COLOUR)
+    frames = g.add("VAEEncode", "Your frames", pixels=clip.frames, vae=models.vae)
+    save(g, smoothed(g, models, texts, frames, "custom"), clip)
+
+
+def prompt2prompt(g: Graph) -> None:
+    """A clip edited by changing words of its description."""
+    g.note(f"""### Prompt2Prompt
+
+Describe the clip, change words of the description, and the clip changes with them while its layout stays.
+
+{MODELS}
+### What to turn
+
+- **Source prompt**: what the clip shows, in plain words. The inversion and the editor both take it from here.
+- **edit**: *replace* exchanges words one for one (as many words on both sides), *refine* adds or leaves out words, \
+*reweight* makes target words count more or less by **word_weights**, such as *snowy: 2*.
+- **local_blend_words**: the words whose place may change; everything else stays as it was.
+- **cross_replace_steps**, **self_replace_steps**: less lets shapes change more.
+- **Reconstructed** shows what the inversion and cfg lose before any edit: lower the editor's **cfg** if it is much.
+- **task** prompt2prompt mixes at the paper's 0.25.
+{CHAIN}""")
+    clip = source(g)
+    models = load_models(g)
+    source_text = g.add(
+        "PrimitiveStringMultiline",
+        "Source prompt",
+        value=g.choose("a cat walking on the grass", "a blue square on a yellow background"),
+    )
+    texts = prompts(
+        g, models, "a dog walking on the grass", "a red square on a yellow background", title="Target prompt"
+    )
+    g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
+    encoded = g.add("VAEEncode", pixels=clip.frames, vae=models.vae)
+    inverted = g.add(
+        "BIVDiffInvertImage",
+        "Invert with the source prompt",
+        model=models.image,
+        conditioning=for_image(g, models, source_text, "Source prompt (image model)"),
+        latent=encoded,
+        steps=steps(g),
+        solver="uni_inv",
+    )
+    edited = g.add(
+        "BIVDiffPrompt2Prompt",
+        model=models.image,
+        clip=models.image_clip,
+        latent=inverted,
+        source_prompt=source_text,
+        target_prompt=texts.text,
+        steps=steps(g),
+        cfg=cfg(g),
+        local_blend_words=g.choose("cat dog", "blue red"),
+    )
+    g.column()
+    show(g, "Reconstructed", edited["reconstructed"], models.vae)
+    show(g, "Frame-wise", edited["edited"], models.vae)
+    save(g, smoothed(g, models, texts, edited["edited"], "prompt2prompt"), clip)
+
+
+def inpainting(g: Graph) -> None:
+    """What a moving mask covers is drawn anew."""
+    g.note(f"""### Inpainting
+
+What the mask covers, frame by frame, is drawn anew from the prompt; everything else stays the clip's own, to the bit, \
+behind a feathered edge.
+
+{MODELS}
+### What to turn
+
+- **Your mask**: a video as long as the clip, white where to draw. Give both Select Frames the same settings.
+- **Grow Mask**: room around the mask for the new object.
+- **Blur Image**: the width of the feathered edge.
+- **denoise**: 1 draws anew, less keeps something of what was there.
+- **task** inpainting mixes at the paper's 0.1.
+{CHAIN}""")
+    stride = g.choose(4, 1)
+    clip = source(g, stride=stride)
+    models = load_models(g)
+    texts = prompts(g, models, "a red fox on the grass", "a red circle on a yellow background")
+    g.column()
+    mask = load_clip(
+        g, g.choose("your_mask.mp4", "bivdiff_mask.mp4"), "Your mask", square(g), stride=stride, count=8
+    ).frames
+    mask = g.add("ThresholdMask", mask=g.add("ImageToMask", image=mask, channel="red"), value=0.5)
+    mask = g.add("GrowMask", mask=mask, expand=g.choose(12, 2))
+    g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
+    encoded = g.add("VAEEncode", pixels=clip.frames, vae=models.vae)
+    masked = g.add("SetLatentNoiseMask", samples=encoded, mask=mask)
+    frames = sample_frames(g, models.image, for_image(g, models, texts.text), texts.image_empty, masked)
+    show(g, "Frame-wise", frames, models.vae)
+    video = smoothed(g, models, texts, frames, "inpainting")
+    soft = g.add(
+        "ImageBlur",
+        "Feathered edge",
+        image=g.add("MaskToImage", mask=mask),
+        blur_radius=g.choose(8, 2),
+        sigma=g.choose(4.0, 1.0),
+    )
+    soft = g.add("ImageToMask", image=soft, channel="red")
+    save(g, paste_back(g, clip.frames, video, soft), clip)
+
+
+def outpainting(g: Graph) -> None:
+    """A clip's picture continued beyond its edges."""
+    g.note(f"""### Outpainting
+
+The clip's picture goes on beyond its edges. As in the paper the middle half is kept and the outer quarters are drawn; \
+the known pixels stay the clip's own, to the bit, behind a feathered seam.
+
+{MODELS}
+### What to turn
+
+- **Pad Image for Outpainting**: any side, any amount, in steps of 8. *Resize* sets what is kept.
+- **feathering**: the width of the seam, inside the known picture.
+- **Prompt**: what the whole, wider picture shows.
+- **task** outpainting mixes at the paper's 0.1.
+{CHAIN}""")
+    clip = source(g, size=g.choose((256, 512), (32, 64)))
+    models = load_models(g)
+    texts = prompts(g, models, "a mountain road in autumn", "a blue square on a yellow background")
+    g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
+    margin = g.choose(128, 16)
+    padded = g.add("ImagePadForOutpaint", image=clip.frames, left=margin, right=margin, feathering=g.choose(24, 4))
+    g.add("PreviewImage", "Padded", images=padded)
+    encoded = g.add("VAEEncode", pixels=padded, vae=models.vae)
+    masked = g.add("SetLatentNoiseMask", samples=encoded, mask=padded)
+    g.column()
+    frames = sample_frames(g, models.image, for_image(g, models, texts.text), texts.image_empty, masked)
+    show(g, "Frame-wise", frames, models.vae)
+    video = smoothed(g, models, texts, frames, "outpainting")
+    save(g, paste_back(g, padded, video, padded), clip)
+
+
+def style_lora(g: Graph) -> None:
+    """A clip in the style of a LoRA."""
+    g.note(f"""### Style transfer by LoRA
+
+The clip redrawn in the style of a LoRA, its outlines kept by a ControlNet.
+
+{MODELS}- **controlnet** `control_v11p_sd15_canny_fp16.safetensors`: {CONTROL_NETS}
+- **loras** any style LoRA for SD 1.5, as `your_style.safetensors`
+
+### What to turn
+
+- **Prompt**: what the clip shows, with the words that call the style.
+- **strength_model** of the LoRA, and **denoise**: how far the style goes.
+- An image prompt instead of a LoRA: patch the model with IP-Adapter in Load LoRA's place.
+- **mixing_ratio**: the video model does not know the style; lower it where the style fades.
+- Both inversions run on the plain models: the style is in the frames.
+{CHAIN}""")
+    clip = source(g)
+    models = load_models(g, control_net="control_v11p_sd15_canny_fp16.safetensors")
+    styled = models.image
+    if not g.demo:  # which come without a LoRA
+        styled = g.add("LoraLoaderModelOnly", model=styled, lora_name="your_style.safetensors")["MODEL"]
+    texts = prompts(g, models, "a watercolor painting of a city street", "a blue square on a yellow background")
+    g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
+    control = controlled(g, models, texts, outlines(g, clip.frames))
+    g.column()
+    encoded = g.add("VAEEncode", pixels=clip.frames, vae=models.vae)
+    frames = sample_frames(g, styled, control["positive"], control["negative"], encoded, denoise=0.8)
+    show(g, "Frame-wise", frames, models.vae)
+    save(g, smoothed(g, models, texts, frames, "custom"), clip)
+
+
+def tile_upscale(g: Graph) -> None:
+    """A small clip enlarged, its detail drawn by a tile ControlNet."""
+    g.note(f"""### Super-resolution by tile ControlNet
+
+A small clip twice as large, with detail that an image model draws and the video model makes steady.
+
+{MODELS}- **controlnet** `control_v11f1e_sd15_tile_fp16.safetensors`: {CONTROL_NETS}
+
+### What to turn
+
+- **Upscale Image By**: how much larger. Memory grows with it; frames_per_batch keeps stage 1 in bounds.
+- **denoise**: how much detail is drawn anew.
+- **strength** of both DDIM Inverse nodes: lower keeps the picture closer to the frames.
+{CHAIN}""")
+    clip = source(g, size=g.choose((256, 256), (32, 32)))
+    models = load_models(g, control_net="control_v11f1e_sd15_tile_fp16.safetensors")
+    texts = prompts(g, models, "a sharp photograph, fine detail", "a blue square on a yellow background")
+    g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
+    large = g.add("ImageScaleBy", image=clip.frames, upscale_method="bicubic", scale_by=2.0)
+    control = controlled(g, models, texts, large)
+    encoded = g.add("VAEEncode", pixels=large, vae=models.vae)
+    g.column()
+    frames = sample_frames(g, models.image, control["positive"], control["negative"], encoded, denoise=0.5)
+    show(g, "Frame-wise", frames, models.vae)
+    save(g, smoothed(g, models, texts, frames, "custom", strength=0.6), clip)
+
+
+def matting(g: Graph) -> None:
+    """A clip's subject cut out, the mattes made steady."""
+    g.note(f"""### Matting
+
+A model cuts the subject out of every frame; the mattes, which flicker, go through the chain like any frames. The \
+paper does not try this: compare with *Frame-wise* before you trust it.
+
+{MODELS}- **background_removal** `birefnet.safetensors`: huggingface.co/Comfy-Org/BiRefNet
+
+### What to turn
+
+- **strength** of both DDIM Inverse nodes: raise it while the matte flickers, lower it once edges move.
+- **mixing_ratio**: towards 0 closer to the mattes.
+{CHAIN}""")
+    clip = source(g)
+    models = load_models(g)
+    texts = prompts(g, models, "a white silhouette on a black background", "a white square on a blue background")
+    g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
+    if g.demo:  # the packaged clip's square is the only thing in it without red
+        bright = g.add("ThresholdMask", mask=g.add("ImageToMask", image=clip.frames, channel="red"), value=0.5)
+        matte = g.add("InvertMask", mask=bright)
+    else:
+        remover = g.add("LoadBackgroundRemovalModel", bg_removal_name="birefnet.safetensors")
+        matte = g.add("RemoveBackground", bg_removal_model=remover, image=clip.frames)
+    mattes = g.add("MaskToImage", mask=matte)
+    g.add("PreviewImage", "Frame-wise", images=mattes)
+    frames = g.add("VAEEncode", pixels=mattes, vae=models.vae)
+    steady = smoothed(g, models, texts, frames, "custom", strength=0.6)
+    save(g, steady, clip)
+    screen = empty(g, "EmptyImage", "Green screen", like=clip.frames, color=0x00B140)
+    mask = g.add("ImageToMask", image=steady, channel="red")
+    cut = g.add("ImageCompositeMasked", "Subject on green", destination=screen, source=clip.frames, mask=mask)
+    g.column()
+    g.add("PreviewImage", "Cut out", images=cut)
+
+
+GRAPHS: dict[str, Callable[[Graph], None]] = {
+    graph.__name__: graph
+    for graph in (
+        controlnet,
+        t2i_adapter,
+        instruct_pix2pix,
+        prompt2prompt,
+        inpainting,
+        outpainting,
+        style_lora,
+        tile_upscale,
+        matting,
+        own_frames,
+    )
+}
+
+
+def workflow(name: str, object_info: dict, demo: bool) -> dict:
+    """A workflow in the frontend's format; ``demo`` for its twin on the demo models."""
+    graph = Graph(f"{name}_demo" if demo else name, object_info, demo)
+    GRAPHS[name](graph)
+    return graph.ui()
+
+
+def main() -> None:
+    """Write all shipped workflows."""
+    with tempfile.TemporaryDirectory() as base, Server(sys.executable, COMFYUI, Path(base), cpu=True) as server:
+        object_info = server.object_info()
+    for name in GRAPHS:
+        (WORKFLOWS / f"{name}.json").write_text(as_text(workflow(name, object_info, demo=False)), encoding="utf-8")
+
+
+def as_text(workflow: dict) -> str:
+    """A workflow as its file holds it."""
+    return json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    main()
