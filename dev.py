@@ -42,8 +42,9 @@ TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 DIFFUSERS = "diffusers==0.41.0"
 # The demo turns a saved workflow into a prompt by its converter, which is no public interface.
 COMFY_CLI = "comfy-cli==1.23.0"
-# Another ruff has other rules and formats in another way.
-TEST_TOOLS = ("ruff==0.17.6", "pytest==9.2.0")
+# Another ruff has other rules and formats in another way; Playwright drives Chromium, its own or the system's.
+TEST_TOOLS = ("ruff==0.17.6", "pytest==9.2.0", "playwright==1.65.2")
+CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 USES_GPU = """
 import torch
@@ -229,9 +230,18 @@ def demo(video: Path | None) -> int:
     return host.run("tools/demo.py", *arguments, *([video.resolve()] if video else []))
 
 
+def system_chromium() -> str | None:
+    """The Chromium that this machine has, if it has one on its path."""
+    return next(filter(None, map(shutil.which, CHROMIUMS)), None)
+
+
 def test() -> int:
     """Run the linter and every test."""
     host = environment(COMFY_CLI, *TEST_TOOLS)
+    if not system_chromium():
+        say("no Chromium on the path: getting Playwright's for the browser tests (170 MB) if it is not there yet")
+        if host.run("-m", "playwright", "install", "--no-shell", "chromium") != 0:
+            say("Chromium cannot be had: the browser tests will be skipped")
     # The tests' tensors are tiny: threads would only wait for one another, for minutes where other work is running.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     checks = [["ruff", "check"], ["ruff", "format", "--check"], ["pytest"]]
