@@ -25,7 +25,7 @@ passes for motion in part, up to half of it in the clips tried, hence the lower 
 """
 
 FIGURES = {
-    "steadiness": ("{:.3f}", "1 is no change between frames, motion included (VBench's temporal flickering)"),
+    "steadiness": ("{:.3f}", "1 is no change, motion included (VBench)"),
     "warp error": ("{:.5f}", "squared change along the motion; 0 is steady"),
     "motion": ("{:.2%}", "of the picture's longer side, per frame"),
     "sharpness": ("{:.3f}", "contrast of neighbouring pixels"),
@@ -37,11 +37,11 @@ FIGURES = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the figures of a video amount to: one line, whether it is good news (None if neither), and cautions."""
+    """What a video's figures amount to: one line, whether it is good news (None if neither), cautions by figure."""
 
     headline: str
     good: bool | None
-    cautions: list[str]
+    cautions: dict[str, str]
 
 
 def check_video(images: Tensor, node: str, like: Tensor | None = None) -> Tensor:
@@ -183,21 +183,21 @@ def judge(after: dict[str, Tensor], before: dict[str, Tensor] | None) -> Verdict
     now = {name: values.mean().item() for name, values in after.items()}
     if before is None:
         if now["motion"] < STILL:
-            return Verdict("Almost nothing moves", None, ["A video that stands still is always steady."])
-        return Verdict("The video's figures", None, ["Wire the video before smoothing to compare it."])
+            return Verdict("Almost nothing moves", None, {"motion": "A video that stands still is always steady."})
+        return Verdict("Figures of one video: wire reference_images for a verdict", None, {})
 
     was = {name: values.mean().item() for name, values in before.items()}
     steadier = now["warp error"] < WARP_ERROR_KEPT * was["warp error"]
-    lost, cautions = [], []
+    lost, cautions = [], {}
     if was["motion"] > STILL and now["motion"] < MOTION_KEPT * was["motion"]:
         lost.append("stands still")
-        cautions.append(
+        cautions["motion"] = (
             f"Motion fell to {now['motion'] / was['motion']:.0%}, and a video that stands still is always steady. If "
             "it should move, lower mixing_ratio or strength."
         )
     if now["sharpness"] < SHARPNESS_KEPT * was["sharpness"]:
         lost.append("is blurred")
-        cautions.append(
+        cautions["sharpness"] = (
             f"Sharpness fell to {now['sharpness'] / was['sharpness']:.0%}, and blur hides flicker. Raise steps, or set "
             "mode to variance_preserving in Mixed Inversion Blend."
         )

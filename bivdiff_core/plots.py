@@ -70,6 +70,12 @@ def dots(axes: Axes, values: Tensor, bounds: tuple[float, float]) -> None:
     axes.set_ylim(min(bottom, low - (high - low) / 2), max(top, high + (high - low) / 2))
 
 
+def line(axes: Axes, value: float, bounds: tuple[float, float]) -> None:
+    """The whole clip's value as a line, and where it may lie, which is narrower than for a frame."""
+    axes.axhspan(*bounds, color=GOOD, alpha=0.15, zorder=0)
+    axes.axhline(value, color=colour_of(value, bounds, NOW), linewidth=1.5)
+
+
 def latent_report(
     frames: Tensor,
     measured: dict[str, Tensor],
@@ -96,11 +102,14 @@ def latent_report(
         axes.set_title(name, fontsize=9, color=NEUTRAL if i is None else BAD if i in bad else NOW)
         axes.set_axis_off()
 
+    bottom.suptitle(
+        "Green is healthy: light for a frame (dots), dark for the whole clip (line). Red lies outside.", fontsize=10
+    )
     strength, likeness, spectrum, channels = bottom.subplots(1, 4)
     count, std, spatial = len(frames), measured["std"].item(), measured["spatial"].item()
     coarse, fine = measured["bands"][0].item(), measured["bands"][-1].item()
 
-    strength.axhline(std, color=BEFORE, linewidth=1)
+    line(strength, std, bounds["std"])
     dots(strength, measured["frame std"], bounds["frame std"])
     title = f"Strength: {std:.2f}\n1 is noise; less makes the video dull"
     panel(strength, title, "frame", colour_of(std, bounds["std"], GOOD))
@@ -109,6 +118,7 @@ def latent_report(
     likeness.plot(
         torch.arange(count - 1) + 0.5, measured["temporal"], "s--", color=BEFORE, label="frame to frame, no fault"
     )
+    line(likeness, spatial, bounds["spatial"])
     dots(likeness, measured["frame spatial"], bounds["frame spatial"])
     title = f"Likeness of neighbouring values: {spatial:.2f}\n0 is noise; more is structure"
     panel(likeness, title, "frame", colour_of(spatial, bounds["spatial"], GOOD))
@@ -143,10 +153,11 @@ def temporal_report(after: dict[str, Tensor], before: dict[str, Tensor] | None, 
             axes.plot(before[name], "o-", color=BEFORE, label="before", markersize=4)
             mean = f"{form.format(before[name].mean())} -> {mean}"
         axes.plot(values, "o-", color=NOW, label="after" if before else None, markersize=4)
-        panel(axes, f"{name}: {mean}\n{meaning}", "frame" if len(values) == len(after["sharpness"]) else "frame pair")
+        along = "frame" if len(values) == len(after["sharpness"]) else "frame pair"
+        panel(axes, f"{name}: {mean}\n{meaning}", along, BAD if name in verdict.cautions else "black")
         whole_numbers(axes, len(values))
         if name in ("warp error", "motion", "sharpness"):
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
         if before and name in before:
             axes.legend(fontsize=8)
     for axes in grid[len(after) :]:

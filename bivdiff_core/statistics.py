@@ -21,6 +21,8 @@ HEALTHY = {
     "std": (0.93, 1.07),
     "spatial": (-0.1, 0.1),
     "bands": (0.8, 1.25),
+    "odd std": (0.93, 1.07),
+    "odd bands": (0.8, 1.25),
     "frame std": (0.93, 1.07),
     "frame spatial": (-0.1, 0.1),
     "frame bands": (0.8, 1.25),
@@ -30,8 +32,11 @@ HEALTHY = {
 }
 """Ranges inside which the video does not suffer: starting values, for benchmarks/alarm.py to calibrate."""
 
-ALARMING = ("std", "spatial", "bands", "frame std", "frame bands")
-"""Figures that raise the alarm. Not what the clip brings along: its tint, and that neighbouring frames are alike."""
+ALARMING = ("std", "spatial", "bands", "odd std", "odd bands")
+"""Figures that raise the alarm: the clip's against white noise, a frame's against the others.
+
+Not what the clip brings along: its tint, and that neighbouring frames are alike.
+"""
 
 DRAWS, MOST_VALUES = (16, 256), 2**25
 """How many draws of white noise tell what chance does: fewer of large latents, where chance does little."""
@@ -68,19 +73,23 @@ def band_power(frames: Tensor) -> Tensor:
 def measure(frames: Tensor) -> dict[str, Tensor]:
     """What tells frames `[F, C, H, W]` from white noise; keys as in `HEALTHY`.
 
-    `spatial` is the correlation of values next to each other in a frame, `temporal` that of a frame with the next.
+    `spatial` is the correlation of values next to each other in a frame, `temporal` that of a frame with the next;
+    `odd` figures are a frame's over those of the clip's median frame, since what all frames have is the fault of none.
     Each channel's mean over the clip is taken away before all but itself is measured. Band powers are relative to the
     clip's variance: they show the spectrum's shape alone.
     """
     mean = frames.mean(dim=(0, 2, 3))
     frames = frames - mean[:, None, None]
     variance = frames.square().mean().clamp(min=1e-12)
+    stds = frames.square().mean(dim=(1, 2, 3)).sqrt()
     bands = band_power(frames) / variance
     return {
         "std": variance.sqrt(),
         "spatial": torch.tensor(spatial_correlation(frames)),
         "bands": bands.mean(dim=0),  # [4]
-        "frame std": frames.square().mean(dim=(1, 2, 3)).sqrt(),  # [F]
+        "odd std": stds / stds.median().clamp(min=1e-6),  # [F]
+        "odd bands": bands / bands.median(dim=0).values.clamp(min=1e-6),  # [F, 4]
+        "frame std": stds,  # [F]
         "frame spatial": torch.tensor([spatial_correlation(frame[None]) for frame in frames]),  # [F]
         "frame bands": bands,  # [F, 4]
         "channel std": frames.square().mean(dim=(0, 2, 3)).sqrt(),  # [C]
@@ -106,25 +115,22 @@ def limits(shape: tuple[int, int, int, int]) -> dict[str, tuple[float, float]]:
 
 
 def excess(measured: dict[str, Tensor], bounds: dict[str, tuple[float, float]]) -> dict[str, Tensor]:
-    """How far off each of the `ALARMING` figures is, as a share of what health and chance allow: above 1 is too far.
-
-    The clip is held against white noise, a frame against the median frame of its clip, since what all frames have is
-    no fault of one.
-    """
+    """How far off each of the `ALARMING` figures is, as a share of what health and chance allow: above 1 is too far."""
     off = {}
     for name in ALARMING:
         low, high = bounds[name]
-        ideal = 0.0 if name.endswith("spatial") else 1.0
-        values = measured[name]
-        if name.startswith("frame"):
-            values = values / values.median(dim=0).values
-        off[name] = torch.maximum((values - ideal) / (high - ideal), (values - ideal) / (low - ideal))
+        ideal = 0.0 if name == "spatial" else 1.0
+        distance = measured[name] - ideal
+        off[name] = torch.maximum(distance / (high - ideal), distance / (low - ideal))
     return off
 
 
-def severity(off: dict[str, Tensor]) -> float:
-    """The worst `excess` of all, the alarm's figure: above 1 it goes off."""
-    return max(values.max().item() for values in off.values())
+def severity(off: dict[str, Tensor], strength: float) -> float:
+    """The worst `excess` that counts, the alarm's figure: above 1 it goes off.
+
+    At a strength below 1 a clip is meant to be unlike noise, and only single frames count.
+    """
+    return max(values.max().item() for name, values in off.items() if strength == 1 or name.startswith("odd"))
 
 
 def bad_frames(off: dict[str, Tensor], strength: float) -> list[int]:
@@ -132,10 +138,9 @@ def bad_frames(off: dict[str, Tensor], strength: float) -> list[int]:
 
     At a strength below 1 a clip is meant to be unlike noise, and explains nothing.
     """
-    count = len(off["frame std"])
-    worst = torch.cat([values.view(count, -1) for name, values in off.items() if name.startswith("frame")], dim=1)
+    worst = torch.maximum(off["odd std"], off["odd bands"].amax(dim=1))
     allowed = max(1.0, *(off[name].max().item() for name in ("std", "spatial", "bands"))) if strength == 1 else 1.0
-    return (worst > allowed).any(dim=1).nonzero().flatten().tolist()
+    return (worst > allowed).nonzero().flatten().tolist()
 
 
 def is_noise(measured: dict[str, Tensor]) -> bool:

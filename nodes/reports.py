@@ -104,7 +104,7 @@ class TemporalReport(io.ComfyNode):
             before = metrics.measure(reference, embeddings=_embeddings(clip_vision, reference))
         after = metrics.measure(frames, reference, _embeddings(clip_vision, frames))
         verdict = metrics.judge(after, before)
-        summary = "\n".join([f"{verdict.headline}.", *verdict.cautions, metrics.table(after, before)])
+        summary = "\n".join([f"{verdict.headline}.", *verdict.cautions.values(), metrics.table(after, before)])
         return io.NodeOutput(plots.temporal_report(after, before, verdict), summary)
 
 
