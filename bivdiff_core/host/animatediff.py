@@ -96,6 +96,19 @@ def _clone(model):
     return clone
 
 
+def check_beside_another(model, node: str) -> None:
+    """Refuse to sample two MODELs at a time: AnimateDiff-Evolved exchanges the host's guidance while its own samples.
+
+    Raises:
+        ValueError: the MODEL is one of AnimateDiff-Evolved.
+    """
+    if model.get_attachment(PARAMS) is not None:
+        raise ValueError(
+            f"{node}: AnimateDiff-Evolved takes over all sampling while its model runs, so no other model can run "
+            "beside it. Use another video model (ZeroScope, ModelScope), or invert and smooth one after the other."
+        )
+
+
 def check_run(model, frames: int, node: str) -> None:
     """Refuse what would not survive an inversion or a start from inverted frames, and warn of what surprises.
 

@@ -7,6 +7,7 @@ import comfy.samplers
 from torch import Tensor
 
 from ..bridging import bridge
+from . import animatediff
 from .latents import sampling_family
 
 
@@ -80,8 +81,10 @@ def bridge_guider(
     """The guider of two MODELs, `image_model` with its windows set.
 
     Raises:
-        ValueError: the MODELs share no latent space or no kind of noise.
+        ValueError: the MODELs share no latent space or no kind of noise, or one of them is AnimateDiff-Evolved's.
     """
+    for model in (image_model, video_model):
+        animatediff.check_beside_another(model, node)
     for what, ours in (
         ("latent space", lambda model: type(model.get_model_object("latent_format")).__name__),
         ("kind of noise", lambda model: sampling_family(model, node)),
@@ -89,7 +92,7 @@ def bridge_guider(
         if ours(image_model) != ours(video_model):
             raise ValueError(
                 f"{node}: the image model's {what} is {ours(image_model)}, the video model's {ours(video_model)}. "
-                "Use models that share a VAE, such as Stable Diffusion 1.5 with ZeroScope or AnimateDiff."
+                "Use models that share a VAE, such as Stable Diffusion 1.5 with ZeroScope."
             )
     image = comfy.samplers.CFGGuider(image_model)
     image.set_conds(image_positive, image_negative)
