@@ -306,20 +306,6 @@ def test_frames_of_a_3d_image_model_are_a_clip_to_a_video_model(pack, wan, conte
     assert torch.equal(as_frames["samples"], as_clip["samples"])
 
 
-def test_image_branch_of_a_video_latent_is_its_slices(pack, wan):
-    """Every time slice inverted as a clip of length 1, whatever the chunk size."""
-    latent, text = tiny.frames(1, 16, 3, 8, 8), tiny.text()
-    given = {"model": wan, "conditioning": text, "steps": 3, "scheduler": "simple", "solver": "fireflow"}
-    outs = [
-        tiny.run(pack, "BIVDiffInvertImage", latent=latent, frames_per_batch=n, **given)[0]["samples"] for n in (1, 3)
-    ]
-    assert outs[0].shape == latent["samples"].shape
-    torch.testing.assert_close(outs[0], outs[1], rtol=1e-4, atol=1e-5)
-    for i, part in enumerate(latent["samples"].split(1, dim=2)):
-        (alone,) = tiny.run(pack, "BIVDiffInvertImage", latent={"samples": part}, **given)
-        torch.testing.assert_close(outs[0][:, :, i : i + 1], alone["samples"], rtol=1e-4, atol=1e-5)
-
-
 # Into core samplers
 
 

@@ -246,23 +246,31 @@ def video_model(pack, seed: int = 3) -> comfy.model_patcher.ModelPatcher:
 
 def wan_model(seed: int = 4, **config) -> comfy.model_patcher.ModelPatcher:
     """Wan 2.1, a flow model with 5-D latents of 16 channels."""
-    return _flow_model(comfy.supported_models.WAN21_T2V, {**WAN, **config}, seed)
+    return _flow_model(comfy.supported_models.WAN21_T2V, {**WAN, **config}, seed, "time_embedding.0")
 
 
 def ltx_model(seed: int = 4, **config) -> comfy.model_patcher.ModelPatcher:
     """LTX-Video, a flow model with 5-D latents of 128 channels; its text comes with an attention_mask."""
-    return _flow_model(comfy.supported_models.LTXV, {**LTX, **config}, seed)
+    time_layer = "adaln_single.emb.timestep_embedder.linear_1"
+    return _flow_model(comfy.supported_models.LTXV, {**LTX, **config}, seed, time_layer)
 
 
 def hunyuan_model(seed: int = 4, **config) -> comfy.model_patcher.ModelPatcher:
     """HunyuanVideo, a flow model with 5-D latents of 16 channels; its text comes with a pooled one."""
-    return _flow_model(comfy.supported_models.HunyuanVideo, {**HUNYUAN, **config}, seed)
+    time_layers = "time_in.in_layer", "txt_in.t_embedder.in_layer"
+    return _flow_model(comfy.supported_models.HunyuanVideo, {**HUNYUAN, **config}, seed, *time_layers)
 
 
-def _flow_model(kind, network: dict, seed: int) -> comfy.model_patcher.ModelPatcher:
+def _flow_model(kind, network: dict, seed: int, *time_layers: str) -> comfy.model_patcher.ModelPatcher:
+    """A MODEL deaf to the fast half of its time embedding: like trained ones it changes slowly with the noise."""
     config = kind(network)
     config.set_inference_dtype(torch.float32, None)
-    return _patcher(config.get_model({}, "", device=CPU), seed)
+    patcher = _patcher(config.get_model({}, "", device=CPU), seed)
+    for name in time_layers:
+        layer = patcher.model.diffusion_model.get_submodule(name)
+        by_speed = layer.weight.unflatten(1, (2, -1))  # cosines and sines, each from fast to slow
+        by_speed[:, :, : by_speed.shape[2] // 2] = 0
+    return patcher
 
 
 def wan_vae(seed: int = 7) -> comfy.sd.VAE:
