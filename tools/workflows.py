@@ -20,15 +20,19 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from bivdiff_core.blend import TASK_RATIOS  # noqa: E402
 from tools.host import COMFYUI  # noqa: E402
 from tools.server import Server  # noqa: E402
 
 WORKFLOWS = ROOT / "workflows"
+PACKAGED_CLIP = "bivdiff_demo.mp4"
+"""Stands where artists load their own."""
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
 WIDTH, GAP = 330, 50
 TITLE, SLOT, WIDGET = 30, 22, 26
 TALL = {"LoadVideo": 340, "SaveVideo": 360, "PreviewImage": 260}
 """What a node shows below its widgets, in pixels."""
+
 SOURCE_COLOUR, FRAMES_COLOUR, INVERSION_COLOUR, SMOOTHING_COLOUR = "#444", "#3f789e", "#8A8", "#b58b2a"
 
 
@@ -288,10 +292,10 @@ def square(g: Graph) -> tuple[int, int]:
 
 
 def source(g: Graph, size: tuple[int, int] | None = None, **frames: object) -> Source:
-    """The artist's clip, or the packaged one: 8 frames, every fourth of real footage."""
+    """The clip that everything follows: 8 frames, every fourth of real footage."""
     g.group("Source and models", SOURCE_COLOUR)
     frames = {"stride": g.choose(4, 1), "count": 8, **frames}
-    clip = load_clip(g, g.choose("your_clip.mp4", "bivdiff_demo.mp4"), "Your clip", size or square(g), **frames)
+    clip = load_clip(g, PACKAGED_CLIP, "Your clip", size or square(g), **frames)
     g.add("PreviewImage", "Source", images=clip.frames)
     return clip
 
@@ -387,13 +391,14 @@ def show(g: Graph, title: str, latent: object, vae: Output) -> Node:
 
 
 def smoothed(
-    g: Graph, models: Models, texts: Prompts, frames: object, task: str, ratio: float = 0.5, strength: float = 1.0
+    g: Graph, models: Models, texts: Prompts, frames: object, task: str = "custom", strength: float = 1.0
 ) -> Node:
     """Stages 2 and 3: LATENT frames to the smoothed clip's pictures."""
     g.group("Stage 2: mixed inversion", INVERSION_COLOUR)
     settings = {"latent": frames, "steps": steps(g), "strength": strength}
     image = g.add("BIVDiffInvertImage", model=models.image, conditioning=texts.image_empty, **settings)
     video = g.add("BIVDiffInvertVideo", model=models.video, conditioning=texts.video_empty, **settings)
+    ratio = TASK_RATIOS.get(task, 0.5)
     mixed = g.add("BIVDiffMixedInversion", image_latent=image, video_latent=video, task=task, mixing_ratio=ratio)
     g.group("Stage 3: temporal smoothing", SMOOTHING_COLOUR)
     clip = g.add(
@@ -569,14 +574,14 @@ a video, or wire any IMAGE batch into the node *Your frames*.
 {CHAIN}""")
     g.group("Source and models", SOURCE_COLOUR)
     clip = load_clip(
-        g, g.choose("your_frames.mp4", "bivdiff_flicker.mp4"), "Your frames as a video", square(g), stride=1, count=8
+        g, g.choose(PACKAGED_CLIP, "bivdiff_flicker.mp4"), "Your frames as a video", square(g), stride=1, count=8
     )
     g.add("PreviewImage", "Source", images=clip.frames)
     models = load_models(g)
     texts = prompts(g, models, "a robot made of copper in a snowy street", "a blue square on a yellow background")
     g.group("Stage 1: your frames", FRAMES_COLOUR)
     frames = g.add("VAEEncode", "Your frames", pixels=clip.frames, vae=models.vae)
-    save(g, smoothed(g, models, texts, frames, "custom"), clip)
+    save(g, smoothed(g, models, texts, frames), clip)
 
 
 def prompt2prompt(g: Graph) -> None:
@@ -656,7 +661,7 @@ behind a feathered edge.
     texts = prompts(g, models, "a red fox on the grass", "a red circle on a yellow background")
     g.column()
     mask = load_clip(
-        g, g.choose("your_mask.mp4", "bivdiff_mask.mp4"), "Your mask", square(g), stride=stride, count=8
+        g, g.choose(PACKAGED_CLIP, "bivdiff_mask.mp4"), "Your mask", square(g), stride=stride, count=8
     ).frames
     mask = g.add("ThresholdMask", mask=g.add("ImageToMask", image=mask, channel="red"), value=0.5)
     mask = g.add("GrowMask", mask=mask, expand=g.choose(12, 2))
@@ -737,7 +742,7 @@ The clip redrawn in the style of a LoRA, its outlines kept by a ControlNet.
     encoded = g.add("VAEEncode", pixels=clip.frames, vae=models.vae)
     frames = sample_frames(g, styled, control["positive"], control["negative"], encoded, denoise=0.8)
     show(g, "Frame-wise", frames, models.vae)
-    save(g, smoothed(g, models, texts, frames, "custom"), clip)
+    save(g, smoothed(g, models, texts, frames), clip)
 
 
 def tile_upscale(g: Graph) -> None:
@@ -764,7 +769,7 @@ A small clip twice as large, with detail that an image model draws and the video
     g.column()
     frames = sample_frames(g, models.image, control["positive"], control["negative"], encoded, denoise=0.5)
     show(g, "Frame-wise", frames, models.vae)
-    save(g, smoothed(g, models, texts, frames, "custom", strength=0.6), clip)
+    save(g, smoothed(g, models, texts, frames, strength=0.6), clip)
 
 
 def matting(g: Graph) -> None:
@@ -794,7 +799,7 @@ paper does not try this: compare with *Frame-wise* before you trust it.
     mattes = g.add("MaskToImage", mask=matte)
     g.add("PreviewImage", "Frame-wise", images=mattes)
     frames = g.add("VAEEncode", pixels=mattes, vae=models.vae)
-    steady = smoothed(g, models, texts, frames, "custom", strength=0.6)
+    steady = smoothed(g, models, texts, frames, strength=0.6)
     save(g, steady, clip)
     screen = empty(g, "EmptyImage", "Green screen", like=clip.frames, color=0x00B140)
     mask = g.add("ImageToMask", image=steady, channel="red")
