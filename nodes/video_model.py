@@ -7,7 +7,7 @@ from . import controls
 
 
 class VideoModelLoader(io.ComfyNode):
-    """Loads ModelScope, ZeroScope and their kin."""
+    """Loads ModelScope, ZeroScope and their kin, and VidRD."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -16,8 +16,9 @@ class VideoModelLoader(io.ComfyNode):
             display_name="Load Video Diffusion Model",
             category=controls.CATEGORY,
             description="Loads a video model saved by diffusers: ModelScope (text-to-video-ms-1.7b), ZeroScope v2 and "
-            "any other with a UNet3DConditionModel. Put its folder into models/diffusers.",
-            search_aliases=["zeroscope", "modelscope", "text to video", "load video model", "unet3d"],
+            "any other with a UNet3DConditionModel. Put its folder into models/diffusers. For VidRD put the folder of "
+            "Stable Diffusion 2.1 base there, and VidRD's ModelT2V.pth into it, beside unet.",
+            search_aliases=["zeroscope", "modelscope", "vidrd", "text to video", "load video model", "unet3d"],
             inputs=[
                 io.Combo.Input(
                     "name",

@@ -3,9 +3,11 @@
 import comfy.model_base
 
 from .video_unet import VideoModel
+from .vidrd import VidRDModel
 
 TEXT = {
     VideoModel: (lambda network: network.unet.config.cross_attention_dim, None),
+    VidRDModel: (lambda network: network.context_dim, None),
     comfy.model_base.WAN21: (lambda network: network.text_dim, None),
     comfy.model_base.LTXV: (lambda network: network.caption_channels, "attention_mask"),
     comfy.model_base.HunyuanVideo: (lambda network: network.params.context_in_dim, "pooled_output"),

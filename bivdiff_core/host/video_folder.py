@@ -1,7 +1,7 @@
 """A video model as diffusers saves it: a folder with a UNet3DConditionModel, its text encoder and its VAE.
 
-ModelScope and ZeroScope come so. Each part is built after its own config.json; device, precision and offloading are
-the host's choices.
+ModelScope and ZeroScope come so; VidRD is a checkpoint in the folder of Stable Diffusion 2.1. Each part is built after
+its own config.json; device, precision and offloading are the host's choices.
 """
 
 import json
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .loading import load_model
 from .video_unet import VideoModelConfig
+from .vidrd import VidRDConfig, find_checkpoint, load_part
 
 UNET_FILES = ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.safetensors")
 UNET_FILES += ("diffusion_pytorch_model.fp16.bin", "diffusion_pytorch_model.bin")
@@ -34,14 +35,15 @@ PREDICTIONS = {"epsilon": comfy.model_base.ModelType.EPS, "v_prediction": comfy.
 
 
 def video_folders() -> list[str]:
-    """Folders below models/diffusers whose UNet is a UNet3DConditionModel, relative to it."""
+    """Folders below models/diffusers with a UNet3DConditionModel or VidRD's checkpoint, relative to it."""
     tops = map(Path, folder_paths.get_folder_paths("diffusers"))
     unets = [(top, config) for top in tops for config in sorted(top.glob("**/unet/config.json"))]
     # Searched as text: a half-downloaded file must not keep the other nodes from loading.
     return [
         config.parent.parent.relative_to(top).as_posix()
         for top, config in unets
-        if '"UNet3DConditionModel"' in config.read_text(encoding="utf-8", errors="replace")
+        if find_checkpoint(config.parent.parent)
+        or '"UNet3DConditionModel"' in config.read_text(encoding="utf-8", errors="replace")
     ]
 
 
@@ -61,8 +63,9 @@ def load_video_folder(name: str):
 def load_unet(folder: Path, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
     """The MODEL, on the schedule of the folder's scheduler."""
     scheduler = _config(folder / "scheduler", "scheduler_config.json")
+    vidrd = find_checkpoint(folder)
 
-    class FolderModelConfig(VideoModelConfig):
+    class FolderModelConfig(VidRDConfig if vidrd else VideoModelConfig):
         latent_format = comfy.latent_formats.SD15
         sampling_settings = {
             "beta_schedule": SCHEDULES[scheduler["beta_schedule"]],
@@ -74,7 +77,7 @@ def load_unet(folder: Path, disable_dynamic: bool = False) -> comfy.model_patche
         def model_type(self, state_dict, prefix=""):
             return PREDICTIONS[scheduler.get("prediction_type", "epsilon")]
 
-    weights = _weights(folder / "unet", UNET_FILES)
+    weights = load_part(vidrd, "unet") if vidrd else _weights(folder / "unet", UNET_FILES)
     config = FolderModelConfig({k: v for k, v in _config(folder / "unet").items() if not k.startswith("_")})
     return load_model(config, weights, load_unet, (folder,), disable_dynamic)
 
@@ -102,7 +105,8 @@ def load_text_encoder(folder: Path, disable_dynamic: bool = False) -> comfy.sd.C
         def __init__(self, device="cpu", dtype=None, model_options=None):
             super().__init__(device, dtype, model_options or {}, clip_name="h", clip_model=TextModel)
 
-    weights = _weights(folder, TEXT_FILES)
+    vidrd = find_checkpoint(folder.parent)  # it may hold a text encoder trained along
+    weights = (vidrd and load_part(vidrd, "text_encoder")) or _weights(folder, TEXT_FILES)
     if not any(key.startswith("text_model.") for key in weights):  # as transformers 5 saves them
         weights = {f"text_model.{key}": tensor for key, tensor in weights.items()}
     clip = comfy.sd.CLIP(

@@ -1,0 +1,192 @@
+"""VidRD ("Reuse and Diffuse", arXiv 2309.03549) as a host MODEL: Stable Diffusion 2.1 with layers along time.
+
+The host's own UNet makes the frames, so ControlNets, LoRAs and patches for Stable Diffusion 2 apply. VidRD's layers
+are those of its released code (github.com/MCG-NJU/BIVDiff, models/ReuseAndDiffuse), as the released weights use them:
+
+- after every residual block four convolutions along time, each behind a group norm;
+- in every transformer block, between the attention to the text and the feed-forward, attention of a place in the
+  picture to itself in all frames, the frames numbered by sines and cosines;
+- the group norms outside the transformers take their statistics from the whole clip.
+
+They leave a clip of one frame as it is.
+"""
+
+from functools import partial
+from pathlib import Path
+
+import comfy.model_base
+import comfy.supported_models
+import comfy.utils
+import torch
+from comfy.ldm.modules.attention import BasicTransformerBlock, CrossAttention
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
+from einops import rearrange
+from torch import Tensor
+
+CHECKPOINTS = ("ModelT2V.safetensors", "ModelT2V.pth")
+"""The file that VidRD was released as, and what it is called once converted."""
+
+CONVERT = (
+    "import torch, safetensors.torch as s; "
+    "d = torch.load('ModelT2V.pth', map_location='cpu', weights_only=False)['state_dict']; "
+    "s.save_file({k: v.clone().contiguous() for k, v in d.items()}, 'ModelT2V.safetensors')"
+)
+
+
+class VidRDUNet(UNetModel):
+    """The host's UNet with VidRD's layers, which hang on its blocks as hooks: its own weights keep their names.
+
+    Args:
+        dtype, device, operations, unet_config: as the host's UNetModel takes them.
+    """
+
+    def __init__(self, dtype=None, device=None, operations=None, **unet_config):
+        super().__init__(dtype=dtype, device=device, operations=operations, **unet_config)
+        made = {"dtype": dtype, "device": device}
+        self.context_dim = unet_config["context_dim"]
+        self.frames = 1
+        self._norm_over_clips(self.out[0])
+        for block in list(self.modules()):
+            if isinstance(block, ResBlock):
+                width = block.out_channels
+                self._norm_over_clips(block.in_layers[0])
+                self._norm_over_clips(block.out_layers[0])
+                layers = []
+                for _ in range(4):
+                    norm = operations.GroupNorm(32, width, **made)
+                    convolution = operations.Conv3d(width, width, (3, 1, 1), padding=(1, 0, 0), **made)
+                    layers += [norm, torch.nn.SiLU(), torch.nn.Dropout(0.1), convolution]
+                block.temp_convs = torch.nn.Sequential(*layers)
+                block.register_forward_hook(self._convolve_along_time)
+            elif isinstance(block, BasicTransformerBlock):
+                width = block.n_heads * block.d_head
+                heads = {"heads": block.n_heads, "dim_head": block.d_head, "attn_precision": block.attn_precision}
+                block.temp_norm = operations.LayerNorm(width, **made)
+                block.temp_attn = CrossAttention(width, **heads, operations=operations, **made)
+                block.norm3.register_forward_pre_hook(partial(self._attend_along_time, block))
+
+    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, transformer_options: dict, **inputs) -> Tensor:
+        """Predict eps of whole clips.
+
+        Args:
+            x: `[B * F, C, H, W]`, B being the conds that the host batched in this call.
+            timesteps, context: `[B * F]` and `[B * F, L, D]`.
+            inputs: what else the host's UNetModel takes, control among it.
+        """
+        self.frames = x.shape[0] // len(transformer_options["cond_or_uncond"])
+        return super().forward(x, timesteps, context=context, transformer_options=transformer_options, **inputs)
+
+    def _norm_over_clips(self, norm: torch.nn.GroupNorm) -> None:
+        norm.register_forward_pre_hook(self._before_norm)
+        norm.register_forward_hook(self._after_norm)
+
+    def _before_norm(self, norm: torch.nn.GroupNorm, args: tuple[Tensor]) -> tuple[Tensor]:
+        return (self._as_clips(args[0]),)
+
+    def _after_norm(self, norm: torch.nn.GroupNorm, args: tuple[Tensor], out: Tensor) -> Tensor:
+        return self._as_frames(out)
+
+    def _convolve_along_time(self, block: ResBlock, args: tuple[Tensor, Tensor], out: Tensor) -> Tensor:
+        if self.frames == 1:
+            return out
+        return out + self._as_frames(block.temp_convs(self._as_clips(out)))
+
+    def _attend_along_time(self, block: BasicTransformerBlock, norm: torch.nn.LayerNorm, args: tuple[Tensor]) -> None:
+        """Change the block's state, `[B * F, H * W, C]`, in place: what norm3 reads is what the block adds to."""
+        (x,) = args
+        if self.frames == 1:
+            return
+        states = rearrange(x, "(b f) n c -> (b n) f c", f=self.frames) + frame_positions(self.frames, x)
+        states = states + block.temp_attn(block.temp_norm(states))
+        x.copy_(rearrange(states, "(b n) f c -> (b f) n c", n=x.shape[1]))
+
+    def _as_clips(self, x: Tensor) -> Tensor:
+        return rearrange(x, "(b f) c h w -> b c f h w", f=self.frames)
+
+    def _as_frames(self, x: Tensor) -> Tensor:
+        return rearrange(x, "b c f h w -> (b f) c h w")
+
+
+def frame_positions(frames: int, like: Tensor) -> Tensor:
+    """The frames' numbers as sines and cosines by turns, `[F, C]` (arXiv 1706.03762, section 3.5)."""
+    width = like.shape[-1]
+    even = torch.arange(0, width, 2, device=like.device)
+    angles = torch.arange(frames, device=like.device)[:, None] / 10000 ** (even / width)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).to(like.dtype)
+
+
+class VidRDModel(comfy.model_base.BaseModel):
+    """The host's sampling model around a VidRDUNet."""
+
+    def __init__(self, model_config, model_type=comfy.model_base.ModelType.EPS, device=None):
+        super().__init__(model_config, model_type, device=device, unet_model=VidRDUNet)
+
+
+class VidRDConfig(comfy.supported_models.SD20):
+    """The host's configuration of Stable Diffusion 2, made from that of diffusers' UNet2DConditionModel."""
+
+    def __init__(self, unet_config: dict):
+        widths, layers = unet_config["block_out_channels"], unet_config["layers_per_block"]
+        attends = [int(kind == "CrossAttnDownBlock2D") for kind in unet_config["down_block_types"]]
+        super().__init__(
+            {
+                "image_size": 32,
+                "in_channels": unet_config["in_channels"],
+                "out_channels": unet_config["out_channels"],
+                "model_channels": widths[0],
+                "channel_mult": [width // widths[0] for width in widths],
+                "num_res_blocks": [layers for _ in widths],
+                "transformer_depth": [depth for depth in attends for _ in range(layers)],
+                "transformer_depth_output": [depth for depth in attends for _ in range(layers + 1)],
+                "transformer_depth_middle": 1,
+                "context_dim": unet_config["cross_attention_dim"],
+                "use_spatial_transformer": True,
+                "use_linear_in_transformer": True,
+                "legacy": False,
+                "adm_in_channels": None,
+            }
+        )
+
+    def get_model(self, state_dict, prefix="", device=None) -> VidRDModel:
+        return VidRDModel(self, self.model_type(state_dict, prefix), device=device)
+
+    def process_unet_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Rename the checkpoint's keys, diffusers' but for the layers along time, to the host's."""
+        names = comfy.utils.unet_to_diffusers(self.unet_config)
+        return {_host_name(key, names): tensor for key, tensor in state_dict.items()}
+
+
+def _host_name(key: str, names: dict[str, str]) -> str:
+    """A layer along time goes where its neighbour in the same block goes."""
+    block, along_time, layer = key.partition(".temp_")
+    if not along_time:
+        return names[key]
+    if layer.startswith("convs."):  # temp_convs.1.convs.3.weight stands behind resnets.1
+        _, number, layer = layer.split(".", 2)
+        place = names[f"{block}.resnets.{number}.norm1.weight"].removesuffix("in_layers.0.weight")
+    else:
+        place = names[f"{block}.norm3.weight"].removesuffix("norm3.weight")
+    return f"{place}temp_{layer}"
+
+
+def find_checkpoint(folder: Path) -> Path | None:
+    """VidRD's checkpoint in a folder of Stable Diffusion 2.1."""
+    return next((folder / name for name in CHECKPOINTS if (folder / name).is_file()), None)
+
+
+def load_part(checkpoint: Path, part: str) -> dict[str, Tensor]:
+    """Weights of `unet` or `text_encoder`; none if the checkpoint has no such part.
+
+    Raises:
+        ValueError: the file is a pickle of more than weights.
+    """
+    try:
+        weights = comfy.utils.load_torch_file(str(checkpoint), safe_load=True)
+    except torch.serialization.pickle.UnpicklingError:  # from a weights-only load
+        raise ValueError(
+            f"Load Video Diffusion Model: {checkpoint} holds other objects beside the weights, which could run any "
+            "code and are not read. If you trust where it comes from, convert it once: open a terminal in its folder "
+            f'and run, with a Python that has PyTorch Lightning,\npython -c "{CONVERT}"'
+        ) from None
+    prefix = f"{part}."
+    return {key.removeprefix(prefix): tensor for key, tensor in weights.items() if key.startswith(prefix)}
