@@ -206,7 +206,7 @@ def judge(after: dict[str, Tensor], before: dict[str, Tensor] | None) -> Verdict
         return Verdict(f"Not steadier{', and the video ' + price if lost else ''}", False, cautions)
     fall = 1 - now["warp error"] / was["warp error"]
     if lost:
-        return Verdict(f"No gain: steadier only because the video {price}", False, cautions)
+        return Verdict(f"No clear gain: steadier, but the video {price}", False, cautions)
     return Verdict(f"Steadier: flicker fell by {fall:.0%}, with motion and sharpness kept", True, cautions)
 
 

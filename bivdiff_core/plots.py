@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from .metrics import FIGURES, Verdict
-from .statistics import Finding
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,9 +59,9 @@ def colour_of(value: float, bounds: tuple[float, float], fine: str) -> str:
     return fine if low <= value <= high else BAD
 
 
-def dots(axes: Axes, values: Tensor, bounds: tuple[float, float]) -> None:
+def dots(axes: Axes, values: np.ndarray, bounds: tuple[float, float]) -> None:
     """Values as dots, red where they lie out of their bounds, and those shaded with room around."""
-    colours = [colour_of(value, bounds, NOW) for value in values.tolist()]
+    colours = [colour_of(value, bounds, NOW) for value in values]
     axes.scatter(range(len(values)), values, c=colours, s=45, zorder=2)
     low, high = bounds
     axes.axhspan(low, high, color=GOOD, alpha=0.15, zorder=0)
@@ -80,14 +79,13 @@ def latent_report(
     frames: Tensor,
     measured: dict[str, Tensor],
     bounds: dict[str, tuple[float, float]],
-    findings: list[Finding],
+    headline: str,
+    alarm: bool,
     bad: list[int],
 ) -> Tensor:
     """Frames `[F, C, H, W]` of a latent as pictures, beside white noise, over their figures and what is healthy."""
-    title = "Healthy: as good as white noise"
-    if findings:
-        title = "Alarm: " + ", ".join(finding.failure for finding in findings)
-    page = figure(1200, 640, title, BAD if findings else GOOD)
+    measured = {name: values.numpy() for name, values in measured.items()}
+    page = figure(1200, 640, headline, BAD if alarm else GOOD)
     top, bottom = page.subfigures(2, 1, height_ratios=[1, 1.6])
 
     top.suptitle("Every frame should look like the white noise on the right: no shapes, no flat areas", fontsize=10)
@@ -97,7 +95,7 @@ def latent_report(
     for axes, i in zip(top.subplots(1, len(shown) + 1), [*shown, None], strict=True):
         latent = noise if i is None else frames[i]
         grey = latent.sum(dim=0) / len(latent) ** 0.5  # white noise stays of unit variance
-        axes.imshow(grey, cmap="gray", vmin=-2.5, vmax=2.5, interpolation="nearest")
+        axes.imshow(grey.numpy(), cmap="gray", vmin=-2.5, vmax=2.5, interpolation="nearest")
         name = "white noise" if i is None else f"frame {i}"
         axes.set_title(name, fontsize=9, color=NEUTRAL if i is None else BAD if i in bad else NOW)
         axes.set_axis_off()
@@ -106,8 +104,8 @@ def latent_report(
         "Green is healthy: light for a frame (dots), dark for the whole clip (line). Red lies outside.", fontsize=10
     )
     strength, likeness, spectrum, channels = bottom.subplots(1, 4)
-    count, std, spatial = len(frames), measured["std"].item(), measured["spatial"].item()
-    coarse, fine = measured["bands"][0].item(), measured["bands"][-1].item()
+    count, std, spatial = len(frames), measured["std"], measured["spatial"]
+    coarse, fine = measured["bands"][0], measured["bands"][-1]
 
     line(strength, std, bounds["std"])
     dots(strength, measured["frame std"], bounds["frame std"])
@@ -116,7 +114,7 @@ def latent_report(
     whole_numbers(strength, count)
 
     likeness.plot(
-        torch.arange(count - 1) + 0.5, measured["temporal"], "s--", color=BEFORE, label="frame to frame, no fault"
+        np.arange(count - 1) + 0.5, measured["temporal"], "s--", color=BEFORE, label="frame to frame, no fault"
     )
     line(likeness, spatial, bounds["spatial"])
     dots(likeness, measured["frame spatial"], bounds["frame spatial"])
@@ -128,7 +126,7 @@ def latent_report(
     spectrum.plot(measured["frame bands"].T, color=BEFORE, alpha=0.4, linewidth=0.8)
     dots(spectrum, measured["bands"], bounds["bands"])
     title = f"Coarse {coarse:.2f}, fine {fine:.2f}\n1 is noise; lines are frames"
-    worst = max(measured["bands"].tolist(), key=lambda band: abs(band - 1))
+    worst = max(measured["bands"], key=lambda band: abs(band - 1))
     panel(spectrum, title, "size of detail", colour_of(worst, bounds["bands"], GOOD))
     spectrum.set_xticks(range(4), ["coarse", "", "", "fine"])
 
@@ -150,9 +148,9 @@ def temporal_report(after: dict[str, Tensor], before: dict[str, Tensor] | None, 
         form, meaning = FIGURES[name]
         mean = form.format(values.mean())
         if before and name in before:
-            axes.plot(before[name], "o-", color=BEFORE, label="before", markersize=4)
+            axes.plot(before[name].numpy(), "o-", color=BEFORE, label="before", markersize=4)
             mean = f"{form.format(before[name].mean())} -> {mean}"
-        axes.plot(values, "o-", color=NOW, label="after" if before else None, markersize=4)
+        axes.plot(values.numpy(), "o-", color=NOW, label="after" if before else None, markersize=4)
         along = "frame" if len(values) == len(after["sharpness"]) else "frame pair"
         panel(axes, f"{name}: {mean}\n{meaning}", along, BAD if name in verdict.cautions else "black")
         whole_numbers(axes, len(values))

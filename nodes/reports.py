@@ -55,7 +55,14 @@ class LatentReport(io.ComfyNode):
         off = statistics.excess(measured, bounds)
         findings = statistics.diagnose(measured, off, branch, strength)
         return io.NodeOutput(
-            plots.latent_report(frames, measured, bounds, findings, statistics.bad_frames(off, strength)),
+            plots.latent_report(
+                frames,
+                measured,
+                bounds,
+                headline=statistics.headline(findings, strength),
+                alarm=bool(findings),
+                bad=statistics.bad_frames(off, strength),
+            ),
             statistics.summary(measured, findings, branch, strength),
             bool(findings),
         )

@@ -144,6 +144,12 @@ def test_the_summary_says_what_to_do():
     measured = statistics.measure(0.8 * white())
     found = findings(0.8 * white(), "mix")
     said = statistics.summary(measured, found, "mix", 1.0)
-    assert said.startswith("ALARM: lost variance.") and found[0].cure in said and "0.80" in said
+    assert said.startswith("Alarm: lost variance.") and found[0].cure in said and "0.80" in said
     healthy = statistics.summary(statistics.measure(white()), [], "", 0.6)
-    assert healthy.startswith("Healthy") and "strength 0.6" in healthy and "does not say where" in healthy
+    assert healthy.startswith("No bad frames") and "strength 0.6" in healthy and "does not say where" in healthy
+    assert statistics.headline([], 1.0).startswith("Healthy")
+
+
+def test_structure_in_the_mix_is_mended_by_the_whiter_branch():
+    assert "frequency" in findings(smeared(white()), branch="mix")[0].cure
+    assert "mixing_ratio" not in findings(smeared(white()), branch="image")[0].cure

@@ -1,0 +1,105 @@
+"""The instruments as nodes: what they report on real latents and videos, and what they refuse."""
+
+import comfy.clip_vision
+import pytest
+import tiny_models as tiny
+import torch
+from torch import Tensor
+
+from bivdiff_core.demo import world
+
+VISION = {
+    "model_type": "clip_vision_model",
+    "hidden_act": "quick_gelu",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "image_size": 32,
+    "patch_size": 8,
+    "num_attention_heads": 2,
+    "num_channels": 3,
+    "num_hidden_layers": 3,
+    "projection_dim": 16,
+}
+
+
+def noise(*shape: int, seed: int = 7) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def clip() -> Tensor:
+    return world.make_clip(world.HELD_OUT_SEEDS[1]).frames[:4]
+
+
+def is_picture(plot: Tensor) -> bool:
+    """One opaque page with something drawn on it."""
+    return plot.ndim == 4 and plot.shape[0] == 1 and plot.shape[3] == 3 and plot.std() > 0.05 and plot.max() == 1
+
+
+@pytest.mark.parametrize("shape", [(8, 4, 16, 16), (1, 16, 5, 8, 8), (5, 16, 1, 8, 8), (1, 4, 16, 16)])
+def test_healthy_noise_raises_no_alarm(pack, shape):
+    plot, summary, alarm = pack.run("BIVDiffLatentReport", latent={"samples": noise(*shape)})
+    assert is_picture(plot) and summary.startswith("Healthy") and alarm is False
+
+
+def test_the_cure_is_that_of_the_node_the_latent_comes_from(pack):
+    weak = {"samples": 0.7 * noise(8, 4, 16, 16), "bivdiff": {"branch": "mix", "strength": 1.0}}
+    _, summary, alarm = pack.run("BIVDiffLatentReport", latent=weak)
+    assert alarm is True and "lost variance" in summary and "variance_preserving" in summary
+    weak["bivdiff"] = {"branch": "image", "strength": 0.5}
+    assert pack.run("BIVDiffLatentReport", latent=weak)[2] is False
+
+
+def test_frames_that_were_never_inverted_raise_the_alarm(pack):
+    _, summary, alarm = pack.run("BIVDiffLatentReport", latent={"samples": torch.zeros(4, 4, 8, 8)})
+    assert alarm is True and "no inverted latent" in summary
+
+
+def test_inversions_of_the_chain_say_their_branch_and_strength(pack):
+    inputs = {"conditioning": tiny.text(), "latent": tiny.frames(4, 4, 8, 8), "steps": 3, "strength": 0.6}
+    (latent,) = tiny.run(pack, "BIVDiffInvertImage", model=tiny.sd_model(), **inputs)
+    _, summary, _ = pack.run("BIVDiffLatentReport", latent=latent)
+    assert "Below a strength of 1" in summary and "does not say where" not in summary
+
+
+def test_what_cannot_be_measured_is_refused(pack):
+    broken = noise(4, 4, 8, 8)
+    broken[2, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="^Inverted Latent Report: frame 2 is not finite"):
+        pack.run("BIVDiffLatentReport", latent={"samples": broken})
+    with pytest.raises(ValueError, match="^Inverted Latent Report: the latent holds no frames"):
+        pack.run("BIVDiffLatentReport", latent={"samples": noise(0, 4, 8, 8)})
+    with pytest.raises(ValueError, match="^Temporal Report: 1 frame is no video"):
+        pack.run("BIVDiffTemporalReport", images=torch.rand(1, 64, 64, 3))
+
+
+def test_a_frozen_video_is_no_gain(pack, clip):
+    frozen = clip[:1].expand_as(clip)
+    plot, summary = pack.run("BIVDiffTemporalReport", images=frozen, reference_images=clip)
+    assert is_picture(plot) and summary.startswith("No clear gain: steadier, but the video stands still.")
+    assert "Motion fell to 0%" in summary and "similarity: " in summary and "consistency" not in summary
+
+
+def test_frame_consistency_is_that_of_clips_embeddings(pack, clip):
+    vision = comfy.clip_vision.ClipVisionModel(VISION)
+    tiny.randomize(vision.model, 9)
+    plot, summary = pack.run("BIVDiffTemporalReport", images=clip, clip_vision=vision)
+    together = torch.nn.functional.normalize(vision.encode_image(clip)["image_embeds"])
+    expected = (together[1:] * together[:-1]).sum(dim=1).mean()
+    assert is_picture(plot) and f"consistency: {expected:.3f} " in summary
+    assert "similarity" not in summary
+
+
+def test_the_sweep_grid_holds_its_videos_against_the_frames(pack, clip):
+    videos = [clip, clip[:1].expand_as(clip)]
+    grid, plot = pack.run("BIVDiffSweepGrid", images=videos, ratios=[0.0, 1.0], reference_images=[clip])
+    assert is_picture(plot) and len(grid) == len(clip) and grid.shape[2] == 2 * 192  # before, 0, 1 in two columns
+    alone, other = pack.run("BIVDiffSweepGrid", images=videos, ratios=[0.0, 1.0])
+    assert is_picture(other) and alone.shape[1] < grid.shape[1]
+
+
+def test_a_sweep_that_does_not_add_up_is_refused(pack, clip):
+    with pytest.raises(ValueError, match="^Sweep Grid: 2 videos arrived with 1 ratios"):
+        pack.run("BIVDiffSweepGrid", images=[clip, clip], ratios=[0.5])
+    with pytest.raises(ValueError, match="^Sweep Grid: one video is 4 frames of 64x64 but another 3 frames"):
+        pack.run("BIVDiffSweepGrid", images=[clip, clip[:3]], ratios=[0.5, 1.0])
