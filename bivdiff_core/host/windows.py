@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import comfy.conds
 import comfy.context_windows
-import comfy.model_base
+import comfy.ldm.hunyuan_video.model
 import comfy.model_management
 import comfy.patcher_extension
 import comfy.sampler_helpers
@@ -337,9 +337,10 @@ def _begin_run(executor, noise, latent_image, *args, **kwargs):
 
 
 def _one_row_a_call(guider) -> bool:
-    """Whether the host's HunyuanVideo is to attend to masked text: it raises on more than one row of that."""
-    return isinstance(guider.model_patcher.model, comfy.model_base.HunyuanVideo) and any(
-        "attention_mask" in entry for cond in guider.conds.values() for entry in cond
+    """Whether the host's network of HunyuanVideo and HunyuanImage is to read masked text: it takes one row of that."""
+    network = guider.model_patcher.model.diffusion_model
+    return isinstance(network, comfy.ldm.hunyuan_video.model.HunyuanVideo) and any(
+        "attention_mask" in entry for cond in guider.conds.values() for entry in cond or ()
     )
 
 
