@@ -133,6 +133,21 @@ def test_one_model_in_both_branches(pack, video, ratio):
     assert out.shape == clip["samples"].shape and torch.isfinite(out).all()
 
 
+def test_from_frames_to_frames(pack, wan):
+    """One video model and its VAE, no image model: nine frames in, nine other ones out."""
+    vae, images = tiny.wan_vae(), torch.rand(9, 32, 32, 3, generator=torch.Generator().manual_seed(3))
+    frames, clip = (
+        tiny.run(pack, "BIVDiffEncodeFrames", vae=vae, images=images, stride=stride, mode=mode)[0]
+        for stride, mode in ((4, "single_frames"), (1, "clip"))
+    )
+    image, whole = invert(pack, wan, "Image", frames), invert(pack, wan, "Video", clip)
+    mixed, _ = tiny.run(pack, "BIVDiffMixedInversion", image_latent=image, video_latent=whole, mixing_ratio=0.25)
+    (out,) = pack.run("VAEDecode", vae=vae, samples={"samples": smooth(pack, wan, mixed, cfg=2.0)})
+    assert out.shape == images.shape and torch.isfinite(out).all()
+    (kept,) = pack.run("VAEDecode", vae=vae, samples=clip)
+    assert rms(out - kept) > 1e-3
+
+
 # The image branch
 
 
