@@ -58,8 +58,8 @@ class MixedInversion(io.ComfyNode):
                     default="linear",
                     tooltip="linear: the paper's; where the branches disagree it loses contrast and colour. "
                     "variance_preserving and slerp keep the noise's strength. frequency takes the coarse part from the "
-                    "image branch and the fine part from the video branch, and mixing_ratio is the share of the "
-                    "coarse part: try it when the layout is right but fine texture crawls.",
+                    "image branch and the fine part from the video branch, as much of it as mixing_ratio says: the "
+                    "cleanest noise, for when Inverted Latent Report finds structure or lost variance.",
                 ),
             ],
             outputs=[
