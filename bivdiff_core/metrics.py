@@ -21,7 +21,7 @@ MOTION_KEPT, SHARPNESS_KEPT, WARP_ERROR_KEPT = 0.5, 0.85, 0.9
 """Shares of the video before below which motion or sharpness was lost, and flicker gained upon.
 
 An average of three frames, the cheapest way to steadiness, keeps .71 to .77 of the sharpness (docs/claims.md). Flicker
-passes for motion in part, up to half of it in the clips tried, hence the lower share.
+passes for motion in part, hence the lower share: blotches of .1 on a still picture measured .3% to 1.3% a frame.
 """
 
 FIGURES = {
