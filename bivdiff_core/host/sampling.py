@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
 import comfy.model_sampling
@@ -234,6 +235,7 @@ def sample_frames(
     check_windows(model, samples, node)
     check_conditioning(model, [*positive, *negative], node)
     check_frame_counts([_cond_dicts(positive), _cond_dicts(negative)], samples.shape[0], node)
+    _check_picture(model, positive, latent, node)
     sampler = comfy.samplers.KSampler(
         model, steps, model.load_device, sampler_name, scheduler, denoise, model.model_options
     )
@@ -455,6 +457,25 @@ def check_made_for(model, latent: dict, node: str) -> None:
                 f"{node}: the latent was inverted in {what} {told[key]}, but this model's is {ours[key]}. Invert with "
                 "a model that shares its VAE; otherwise decode and encode again."
             )
+
+
+def _check_picture(model, positive: list, latent: dict, node: str) -> None:
+    """Refuse an inpainting or InstructPix2Pix MODEL without the picture that it works on.
+
+    The host would show it a blank one.
+    """
+    if any("concat_latent_image" in extra for _, extra in positive):
+        return
+    if isinstance(model.model, comfy.model_base.IP2P):
+        raise ValueError(
+            f"{node}: an InstructPix2Pix model edits a picture, and none is wired. Wire both prompts through "
+            "InstructPixToPixConditioning, with the clip's frames as pixels."
+        )
+    if "masked_image" in model.model.concat_keys and "noise_mask" not in latent:
+        raise ValueError(
+            f"{node}: an inpainting model fills in a mask, and none is wired. Wire both prompts through "
+            "InpaintModelConditioning, or the encoded clip through Set Latent Noise Mask."
+        )
 
 
 def _check_reference(model, samples: Tensor, steps: int, strength: float, node: str) -> None:

@@ -144,6 +144,16 @@ def test_core_windows_over_a_dimension_without_frames(pack, sd, wan):
         refused(pack, node_id, windowed, *parts, latent=latent, scheduler="simple")
 
 
+def test_a_model_that_works_on_a_picture_without_one(pack):
+    editor, inpainter = tiny.sd_model(in_channels=8), tiny.sd_model(in_channels=9)
+    refused(pack, "BIVDiffFrameSampler", editor, "InstructPix2Pix model", "InstructPixToPixConditioning")
+    refused(pack, "BIVDiffFrameSampler", inpainter, "inpainting model", "InpaintModelConditioning")
+    masked = {**tiny.frames(*LATENT), "noise_mask": torch.ones(1, 1, 64, 64)}
+    settings = {"positive": pair()[0], "negative": pair()[1], "latent_image": masked, "steps": 2}
+    (out,) = tiny.run(pack, "BIVDiffFrameSampler", model=inpainter, **settings)
+    assert out["samples"].isfinite().all()
+
+
 # Frame counts that differ
 
 
