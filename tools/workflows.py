@@ -98,6 +98,8 @@ def default(spec: list) -> object:
 class Graph:
     """A workflow in the making: nodes go below one another, columns side by side, in labelled groups.
 
+    ``note`` is what an artist reads first.
+
     Args:
         name: of the workflow and of the files that it saves.
         object_info: the schemas of all nodes.
@@ -109,7 +111,7 @@ class Graph:
         self.object_info = object_info
         self.demo = demo
         self.nodes: list[Node] = []
-        self.notes: list[dict] = []
+        self.note = ""
         self.groups: list[dict] = []
         self.x = 0
         self.y = 0
@@ -155,25 +157,13 @@ class Graph:
         self.bottom = max(self.bottom, self.y - GAP)
         return node
 
-    def note(self, text: str) -> None:
-        """A note left of everything."""
-        top = sum(note["size"][1] + TITLE + 20 for note in self.notes)
-        height = 40 + 20 * sum(1 + len(line) // 52 for line in text.splitlines())
-        self.notes.append({"text": text, "pos": [-440, 90 + top], "size": [420, height]})
-
     def ui(self) -> dict:
         """The workflow as the frontend saves it."""
         links: list[list] = []
         nodes = [self._ui_node(node, order, links) for order, node in enumerate(self.nodes)]
         for link in links:
             nodes[link[1] - 1]["outputs"][link[2]]["links"].append(link[0])
-        for note in self.notes:
-            text = {"title": "Read me first", "properties": {}, "widgets_values": [note["text"]]}
-            colours = {"color": "#432", "bgcolor": "#653"}
-            place = {"pos": note["pos"], "size": note["size"], "flags": {}, "order": len(nodes), "mode": 0}
-            nodes.append(
-                {"id": len(nodes) + 1, "type": "MarkdownNote", **place, "inputs": [], "outputs": [], **text, **colours}
-            )
+        nodes.append(self._ui_note(len(nodes)))
         groups = [
             {
                 "id": number,
@@ -234,6 +224,25 @@ class Graph:
             "widgets_values": widgets,
         }
         return {**made, "title": node.title} if node.title else made
+
+    def _ui_note(self, order: int) -> dict:
+        height = 40 + 20 * sum(1 + len(line) // 52 for line in self.note.splitlines())
+        return {
+            "id": order + 1,
+            "type": "MarkdownNote",
+            "pos": [-440, 90],
+            "size": [420, height],
+            "flags": {},
+            "order": order,
+            "mode": 0,
+            "inputs": [],
+            "outputs": [],
+            "title": "Read me first",
+            "properties": {},
+            "widgets_values": [self.note],
+            "color": "#432",
+            "bgcolor": "#653",
+        }
 
     @staticmethod
     def _widget_values(value: object, spec: list) -> list:
@@ -444,7 +453,7 @@ CHAIN = """- **stride** and **count**: the paper takes every fourth frame, 8 of 
 
 def controlnet(g: Graph) -> None:
     """A new video with a clip's outlines; depth and pose by another preprocessor."""
-    g.note(f"""### ControlNet
+    g.note = f"""### ControlNet
 
 A new video from a prompt, with the clip's outlines.
 
@@ -463,13 +472,13 @@ Put another preprocessor in Canny's place, and its ControlNet from the same page
 - **task** controlnet mixes at the paper's 1: DDIM Inverse (Video) is then not even run. Set custom and lower \
 **mixing_ratio** to keep more of each frame.
 - **strength** of Apply ControlNet: lower it if the outlines look traced.
-{CHAIN}""")
+{CHAIN}"""
     from_outlines(g, "control_v11p_sd15_canny_fp16.safetensors", "controlnet")
 
 
 def t2i_adapter(g: Graph) -> None:
     """A new video with a clip's outlines, by an adapter much smaller than a ControlNet."""
-    g.note(f"""### T2I-Adapter
+    g.note = f"""### T2I-Adapter
 
 A new video from a prompt, with the clip's outlines. The adapter is a fifth of a ControlNet and runs once per frame.
 
@@ -484,7 +493,7 @@ Load, Run and Render Depth Anything 3 in Canny's place, and `t2iadapter_depth_sd
 - **task** t2i_adapter mixes at the paper's 1: DDIM Inverse (Video) is then not even run. Set custom and lower \
 **mixing_ratio** to keep more of each frame.
 - **strength** of Apply ControlNet: adapters hold the frames less strictly than a ControlNet does.
-{CHAIN}""")
+{CHAIN}"""
     from_outlines(g, "t2iadapter_canny_sd15v2.pth", "t2i_adapter")
 
 
@@ -504,7 +513,7 @@ def from_outlines(g: Graph, control_net: str, task: str) -> None:
 
 def instruct_pix2pix(g: Graph) -> None:
     """A clip edited by an instruction."""
-    g.note(f"""### InstructPix2Pix
+    g.note = f"""### InstructPix2Pix
 
 Say what to do with the clip, and every frame is edited so.
 
@@ -517,7 +526,7 @@ Say what to do with the clip, and every frame is edited so.
 - **cfg_cond2_negative**: how closely the frames stay to the clip, 1.2 to 1.8.
 - **frames_per_batch** of Frame Chunks: fewer frames at once where memory is short.
 - **task** instruct_pix2pix mixes at the paper's 1. Set custom and lower **mixing_ratio** to keep more of each frame.
-{CHAIN}""")
+{CHAIN}"""
     clip = source(g)
     models = load_models(g)
     editor, editor_clip = models.image, models.image_clip
@@ -560,7 +569,7 @@ Say what to do with the clip, and every frame is edited so.
 
 def own_frames(g: Graph) -> None:
     """Frames of any origin enter at the inversion."""
-    g.note(f"""### Bring your own frames
+    g.note = f"""### Bring your own frames
 
 Frames that any image model made one by one become steady: an edit, a style transfer, a colourisation. Load them as \
 a video, or wire any IMAGE batch into the node *Your frames*.
@@ -571,7 +580,7 @@ a video, or wire any IMAGE batch into the node *Your frames*.
 - **Prompt**: say what the frames show.
 - **mixing_ratio**: towards 1 steadier, towards 0 closer to the frames.
 - **strength** of both DDIM Inverse nodes: 1 is the paper's, 0.5 to 0.8 a gentle smoothing.
-{CHAIN}""")
+{CHAIN}"""
     g.group("Source and models", SOURCE_COLOUR)
     clip = load_clip(
         g, g.choose(PACKAGED_CLIP, "bivdiff_flicker.mp4"), "Your frames as a video", square(g), stride=1, count=8
@@ -586,7 +595,7 @@ a video, or wire any IMAGE batch into the node *Your frames*.
 
 def prompt2prompt(g: Graph) -> None:
     """A clip edited by changing words of its description."""
-    g.note(f"""### Prompt2Prompt
+    g.note = f"""### Prompt2Prompt
 
 Describe the clip, change words of the description, and the clip changes with them while its layout stays.
 
@@ -600,7 +609,7 @@ Describe the clip, change words of the description, and the clip changes with th
 - **cross_replace_steps**, **self_replace_steps**: less lets shapes change more.
 - **Reconstructed** shows what the inversion and cfg lose before any edit: lower the editor's **cfg** if it is much.
 - **task** prompt2prompt mixes at the paper's 0.25.
-{CHAIN}""")
+{CHAIN}"""
     clip = source(g)
     models = load_models(g)
     source_text = g.add(
@@ -641,7 +650,7 @@ Describe the clip, change words of the description, and the clip changes with th
 
 def inpainting(g: Graph) -> None:
     """What a moving mask covers is drawn anew."""
-    g.note(f"""### Inpainting
+    g.note = f"""### Inpainting
 
 What the mask covers, frame by frame, is drawn anew from the prompt; everything else stays the clip's own, to the bit, \
 behind a feathered edge.
@@ -654,7 +663,7 @@ behind a feathered edge.
 - **Blur Image**: the width of the feathered edge.
 - **denoise**: 1 draws anew, less keeps something of what was there.
 - **task** inpainting mixes at the paper's 0.1.
-{CHAIN}""")
+{CHAIN}"""
     stride = g.choose(4, 1)
     clip = source(g, stride=stride)
     models = load_models(g)
@@ -684,7 +693,7 @@ behind a feathered edge.
 
 def outpainting(g: Graph) -> None:
     """A clip's picture continued beyond its edges."""
-    g.note(f"""### Outpainting
+    g.note = f"""### Outpainting
 
 The clip's picture goes on beyond its edges. As in the paper the middle half is kept and the outer quarters are drawn; \
 the known pixels stay the clip's own, to the bit, behind a feathered seam.
@@ -696,7 +705,7 @@ the known pixels stay the clip's own, to the bit, behind a feathered seam.
 - **feathering**: the width of the seam, inside the known picture.
 - **Prompt**: what the whole, wider picture shows.
 - **task** outpainting mixes at the paper's 0.1.
-{CHAIN}""")
+{CHAIN}"""
     clip = source(g, size=g.choose((256, 512), (32, 64)))
     models = load_models(g)
     texts = prompts(g, models, "a mountain road in autumn", "a blue square on a yellow background")
@@ -715,7 +724,7 @@ the known pixels stay the clip's own, to the bit, behind a feathered seam.
 
 def style_lora(g: Graph) -> None:
     """A clip in the style of a LoRA."""
-    g.note(f"""### Style transfer by LoRA
+    g.note = f"""### Style transfer by LoRA
 
 The clip redrawn in the style of a LoRA, its outlines kept by a ControlNet.
 
@@ -729,7 +738,7 @@ The clip redrawn in the style of a LoRA, its outlines kept by a ControlNet.
 - An image prompt instead of a LoRA: patch the model with IP-Adapter in Load LoRA's place.
 - **mixing_ratio**: the video model does not know the style; lower it where the style fades.
 - Both inversions run on the plain models: the style is in the frames.
-{CHAIN}""")
+{CHAIN}"""
     clip = source(g)
     models = load_models(g, control_net="control_v11p_sd15_canny_fp16.safetensors")
     styled = models.image
@@ -747,7 +756,7 @@ The clip redrawn in the style of a LoRA, its outlines kept by a ControlNet.
 
 def tile_upscale(g: Graph) -> None:
     """A small clip enlarged, its detail drawn by a tile ControlNet."""
-    g.note(f"""### Super-resolution by tile ControlNet
+    g.note = f"""### Super-resolution by tile ControlNet
 
 A small clip twice as large, with detail that an image model draws and the video model makes steady.
 
@@ -758,7 +767,7 @@ A small clip twice as large, with detail that an image model draws and the video
 - **Upscale Image By**: how much larger. Memory grows with it; frames_per_batch keeps stage 1 in bounds.
 - **denoise**: how much detail is drawn anew.
 - **strength** of both DDIM Inverse nodes: lower keeps the picture closer to the frames.
-{CHAIN}""")
+{CHAIN}"""
     clip = source(g, size=g.choose((256, 256), (32, 32)))
     models = load_models(g, control_net="control_v11f1e_sd15_tile_fp16.safetensors")
     texts = prompts(g, models, "a sharp photograph, fine detail", "a blue square on a yellow background")
@@ -774,7 +783,7 @@ A small clip twice as large, with detail that an image model draws and the video
 
 def matting(g: Graph) -> None:
     """A clip's subject cut out, the mattes made steady."""
-    g.note(f"""### Matting
+    g.note = f"""### Matting
 
 A model cuts the subject out of every frame; the mattes, which flicker, go through the chain like any frames. The \
 paper does not try this: compare with *Frame-wise* before you trust it.
@@ -785,7 +794,7 @@ paper does not try this: compare with *Frame-wise* before you trust it.
 
 - **strength** of both DDIM Inverse nodes: raise it while the matte flickers, lower it once edges move.
 - **mixing_ratio**: towards 0 closer to the mattes.
-{CHAIN}""")
+{CHAIN}"""
     clip = source(g)
     models = load_models(g)
     texts = prompts(g, models, "a white silhouette on a black background", "a white square on a blue background")
