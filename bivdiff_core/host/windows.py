@@ -17,6 +17,7 @@ import comfy.model_management
 import comfy.patcher_extension
 import comfy.sampler_helpers
 import comfy.utils
+import torch
 from comfy.context_windows import (
     ContextFuseMethods,
     ContextSchedule,
@@ -107,7 +108,8 @@ class FrameWindows(IndexListContextHandler):
         def calc_window(model, conds, x_in, timestep, model_options):
             nonlocal done
             window = model_options["transformer_options"]["context_window"]
-            with _WindowHints(controls, window, frames, self.encoded_hints):
+            model_options["transformer_options"]["ad_params"] = told = _announcement(window, frames)
+            with _WindowHints(controls, window, told, self.encoded_hints):
                 out = calc_cond_batch(model, conds, x_in, timestep, model_options)
             done += 1
             if self.on_window is not None:
@@ -175,13 +177,31 @@ def _controls(conds) -> Iterator:
                 control = control.previous_controlnet
 
 
-class _WindowHints:
-    """Controls see only a window's hints while this is open; what they encode is kept, off the GPU, for next time."""
+def _announcement(window: IndexListContextWindow, frames: int) -> dict:
+    """A window in the words in which AnimateDiff-Evolved tells other packs of its own.
 
-    def __init__(self, controls: list, window: IndexListContextWindow, frames: int, encoded: dict[tuple, tuple]):
-        self.controls = controls
+    IP-Adapter Plus takes its images for each frame by them.
+    """
+    indices = window.get_tensor(torch.arange(frames), dim=0).tolist()
+    return {"full_length": frames, "context_length": len(indices), "sub_idxs": indices}
+
+
+def _slices_itself(control) -> bool:
+    """Whether a control takes its part of hints, masks and strengths itself (Advanced-ControlNet's do)."""
+    return hasattr(control, "sub_idxs")
+
+
+class _WindowHints:
+    """Controls see only a window's hints while this is open; what they encode is kept, off the GPU, for next time.
+
+    Controls that slice for themselves are told which frames the window has, in Advanced-ControlNet's attributes.
+    """
+
+    def __init__(self, controls: list, window: IndexListContextWindow, told: dict, encoded: dict[tuple, tuple]):
+        self.controls = [control for control in controls if not _slices_itself(control)]
+        self.self_slicing = [control for control in controls if _slices_itself(control)]
         self.window = window
-        self.frames = frames
+        self.told = told
         self.encoded = encoded
 
     def __enter__(self):
@@ -193,8 +213,14 @@ class _WindowHints:
             control.cond_hint = _to(hint, device)
             if "control_input" in whole:
                 control.control_input = _to(control_input, device)
+        for control in self.self_slicing:
+            control.sub_idxs = self.told["sub_idxs"]
+            control.full_latent_length = self.told["full_length"]
+            control.context_length = self.told["context_length"]
 
     def __exit__(self, *error):
+        for control in self.self_slicing:
+            control.sub_idxs, control.full_latent_length, control.context_length = None, 0, 0
         for control, whole in zip(self.controls, self.whole, strict=True):
             hint = control.cond_hint
             if hint is not None and self._key(control) not in self.encoded:
@@ -211,7 +237,7 @@ class _WindowHints:
         if hint is None:
             return None
         for dim in (self.window.dim, 0):
-            if hint.ndim > dim and hint.shape[dim] == self.frames:
+            if hint.ndim > dim and hint.shape[dim] == self.told["full_length"]:
                 return self.window.get_tensor(hint, hint.device, dim=dim)
         return hint
 
@@ -247,8 +273,9 @@ def check_frame_counts(conds, frames: int, node: str) -> None:
             )
 
     for control in _controls(conds):
-        hint = control.cond_hint_original
-        check(hint, "control hint", "Trim the longer one (Select Frames, Latent From Batch)")
+        if not _slices_itself(control):
+            hint = control.cond_hint_original
+            check(hint, "control hint", "Trim the longer one (Select Frames, Latent From Batch)")
     for cond in conds:
         for entry in cond or ():
             mask = entry.get("mask")

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 
 import comfy.context_windows
+import comfy.controlnet
 import comfy.model_management
 import comfy.samplers
 import pytest
@@ -78,6 +79,42 @@ def adapter_alone(pack, flip):
     return tiny.sd_model(), *controlled(pack, pair(), tiny.t2i_adapter(), 1, flip, *RANGE), empty()
 
 
+class SelfSlicing(comfy.controlnet.ControlNet):
+    """A control as Advanced-ControlNet makes them: told a window's frames, it takes their part of the hints, of which
+    the last holds for all frames beyond it, and of the strengths, one for each frame."""
+
+    sub_idxs, full_latent_length, context_length = None, 0, 0
+
+    def copy(self):
+        copied = super().copy()
+        copied.__class__ = SelfSlicing
+        return copied
+
+    def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
+        hints, self.cond_hint = self.cond_hint_original, None
+        self.batched_number = batched_number
+        try:
+            if self.sub_idxs is not None:
+                missing = self.full_latent_length - len(hints)
+                self.cond_hint_original = torch.cat([hints, hints[-1:].expand(missing, -1, -1, -1)])[self.sub_idxs]
+            return super().get_control(x_noisy, t, cond, batched_number, transformer_options)
+        finally:
+            self.cond_hint_original = hints
+
+    def control_merge(self, control, control_prev, output_dtype):
+        strengths = torch.linspace(0.2, 1.8, F)[self.sub_idxs or slice(F)].repeat(self.batched_number)
+        scaled = {key: [x * strengths.view(-1, 1, 1, 1) for x in outs] for key, outs in control.items()}
+        return super().control_merge(scaled, control_prev, output_dtype)
+
+
+def self_slicing_before_control_net(pack, flip):
+    """One that slices for itself and one of the host's in the same chain."""
+    control = tiny.control_net(1)
+    control.__class__ = SelfSlicing
+    conds = controlled(pack, pair(), control, 1, flip, *RANGE)
+    return tiny.sd_model(), *controlled(pack, conds, tiny.control_net(2), 2, False, 0.3, 1.0, 0.5), empty()
+
+
 def noise_mask(pack, flip):
     _, positive, negative, latent = plain(pack, False)
     (latent,) = pack.run("SetLatentNoiseMask", samples=latent, mask=per_frame(random(F, 64, 64, seed=1).round(), flip))
@@ -139,8 +176,9 @@ def reference_latents(pack, flip):
 SCENARIOS: dict[str, Callable] = {
     f.__name__: f
     for f in (
-        plain, control_net, chain_of_two, adapter_before_control_net, adapter_alone, noise_mask, conditioning_masks,
-        text_per_frame, pooled_text_per_frame, concat_latents, prompts_in_areas, reference_latents,
+        plain, control_net, chain_of_two, adapter_before_control_net, adapter_alone, self_slicing_before_control_net,
+        noise_mask, conditioning_masks, text_per_frame, pooled_text_per_frame, concat_latents, prompts_in_areas,
+        reference_latents,
     )
 }  # fmt: skip
 CONDITIONED = [name for name in SCENARIOS if name not in ("plain", "noise_mask")]
@@ -254,6 +292,59 @@ def test_instruct_pix2pix_through_dual_cfg(pack, frames_per_batch):
 
     (chunked,) = tiny.run(pack, "BIVDiffFrameChunks", model=model, frames_per_batch=frames_per_batch)
     same(sample(chunked), sample(model))
+
+
+# Other packs that slice for themselves
+
+
+def with_image_prompts(model, flip: bool = False):
+    """A MODEL with an image prompt for each frame, patched in as IP-Adapter Plus does: it takes the rows of the window
+    that it is told of, and the first ones where it is told of none."""
+    images = per_frame(random(F, 1, 1, seed=3), flip)
+
+    def patch(features: Tensor, options: dict) -> Tensor:
+        conds = len(options["cond_or_uncond"])
+        window = options.get("ad_params", {}).get("sub_idxs") or range(len(features) // conds)
+        return features + images[list(window)].repeat(conds, 1, 1)
+
+    model = model.clone()
+    model.set_model_attn2_output_patch(patch)
+    return model
+
+
+@pytest.mark.parametrize("frames_per_batch", [1, 2])
+def test_image_prompts_follow_their_frames(pack, frames_per_batch):
+    given = dict(zip(("model", "positive", "negative", "latent_image"), plain(pack, False), strict=True))
+    model = given.pop("model")
+    whole, flipped = (
+        pack.run("KSampler", model=with_image_prompts(model, flip), **given, **KSAMPLER)[0]["samples"]
+        for flip in (False, True)
+    )
+    assert rms(flipped - whole) > 5e-3 * rms(whole)
+    (chunked,) = tiny.run(
+        pack, "BIVDiffFrameChunks", model=with_image_prompts(model), frames_per_batch=frames_per_batch
+    )
+    same(pack.run("KSampler", model=chunked, **given, **KSAMPLER)[0]["samples"], whole)
+
+
+def test_hints_for_some_frames_only(pack):
+    """A control that slices for itself may have fewer hints than frames, and decides what that means."""
+    control = tiny.control_net(1)
+    control.__class__ = SelfSlicing
+    hints = random(F, 64, 64, 3, seed=1)
+    hints[2:] = hints[1]
+    chunked = []
+    for n, given in ((F, hints), (2, hints[:2])):
+        positive, negative = pack.run(
+            "ControlNetApplyAdvanced", positive=pair()[0], negative=pair()[1], control_net=control, image=given,
+            strength=1.0, start_percent=0.0, end_percent=1.0,
+        )  # fmt: skip
+        (out,) = tiny.run(
+            pack, "BIVDiffFrameSampler", model=tiny.sd_model(), positive=positive, negative=negative,
+            latent_image=empty(), frames_per_batch=n, **KSAMPLER,
+        )  # fmt: skip
+        chunked.append(out["samples"])
+    same(*chunked)
 
 
 # Windows of a video model
