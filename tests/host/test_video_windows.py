@@ -32,6 +32,11 @@ def smooth(pack, model, **settings):
     return latent["samples"]
 
 
+def clean() -> torch.Tensor:
+    """Frames without structure in space: an untrained model cannot turn that into what passes for noise."""
+    return torch.randn(FRAMES, 4, 8, 8, generator=torch.Generator().manual_seed(2)) / 0.18215
+
+
 def with_core_windows(model):
     """The MODEL as the host's Context Windows (Manual) node leaves it."""
     model = model.clone()
@@ -59,19 +64,29 @@ def test_windows_that_the_model_brings_stay_in_force(pack, model):
     torch.testing.assert_close(brought, smooth(pack, model, **WINDOWS))
 
 
+@pytest.mark.parametrize("ours", [{}, {"context_length": 3, "context_overlap": 1}], ids=["none", "others"])
+def test_windows_that_the_model_brings_stay_in_force_in_inversion(pack, model, ours):
+    given = {"conditioning": tiny.text(), "latent": {"samples": clean()}, "steps": 4, "scheduler": "normal"}
+    brought, expected, whole = (
+        tiny.run(pack, "BIVDiffInvertVideo", model=m, **given, **windows)[0]["samples"]
+        for m, windows in ((with_core_windows(model), ours), (model, WINDOWS), (model, {}))
+    )
+    torch.testing.assert_close(brought, expected)
+    assert not torch.allclose(brought, whole)
+
+
 def test_a_clip_that_fits_is_shown_whole(pack, model):
     assert torch.equal(smooth(pack, model, context_length=FRAMES, context_overlap=2), smooth(pack, model))
 
 
 def test_inversion_and_smoothing_come_back_through_windows(pack, model):
     """Windows are the same both ways, so the round trip is as exact as without them."""
-    # Without structure in space: an untrained model cannot turn that into what passes for noise.
-    clean = {"samples": torch.randn(FRAMES, 4, 8, 8, generator=torch.Generator().manual_seed(2)) / 0.18215}
+    latent = {"samples": clean()}
     settings = {"model": model, "steps": 12, "scheduler": "normal"}
 
     def error(**windows) -> float:
         (inverted,) = tiny.run(
-            pack, "BIVDiffInvertVideo", conditioning=tiny.text(), latent=clean, solver="uni_inv", **settings, **windows
+            pack, "BIVDiffInvertVideo", conditioning=tiny.text(), latent=latent, solver="uni_inv", **settings, **windows
         )
         (back,) = tiny.run(
             pack,
@@ -83,7 +98,7 @@ def test_inversion_and_smoothing_come_back_through_windows(pack, model):
             **settings,
             **windows,
         )
-        return (back["samples"] - clean["samples"]).norm() / clean["samples"].norm()
+        return (back["samples"] - latent["samples"]).norm() / latent["samples"].norm()
 
     assert error(**WINDOWS) < 1.2 * error()
 
