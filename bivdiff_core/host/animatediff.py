@@ -38,7 +38,7 @@ def motion_models(model) -> list:
 def takes_frames_together(model) -> bool:
     """Whether a MODEL's frames depend on each other or on windows that AnimateDiff-Evolved cuts."""
     params = model.get_attachment(PARAMS)
-    return params is not None and bool(motion_models(model) or params.context_options.context_length)
+    return params is not None and (bool(motion_models(model)) or _brought(params.context_options))
 
 
 def set_windows(model, length: int, overlap: int):
@@ -48,7 +48,7 @@ def set_windows(model, length: int, overlap: int):
     the same at every step, so that inversion and denoising see the same ones.
     """
     params = model.get_attachment(PARAMS)
-    if params.context_options.context_length:
+    if _brought(params.context_options):
         return model
     pack = sys.modules[type(params.context_options).__module__]
     windows = pack.ContextOptionsGroup()
@@ -131,7 +131,7 @@ def check_run(model, frames: int, node: str) -> None:
             f"{node}: the model has AnimateDiff, but also ComfyUI's Context Windows, which do not tell it how many "
             "frames it sees. Remove Context Windows and set context_length, or wire in AnimateDiff's Context Options."
         )
-    if windows.context_length and not _static(windows):
+    if _brought(windows) and not _static(windows):
         log.warning(
             "%s: AnimateDiff's context options change from step to step, so that inversion and smoothing see different "
             "windows and the frames come back less exactly. Standard Static is the schedule that does not.",
@@ -147,8 +147,14 @@ def check_run(model, frames: int, node: str) -> None:
             )
 
 
+def _brought(windows) -> bool:
+    """Whether a MODEL has context options; without, there is one without a schedule."""
+    return windows.context_schedule is not None
+
+
 def _static(windows) -> bool:
-    return len(windows.contexts) == 1 and windows.context_schedule in STATIC_SCHEDULES
+    cuts = [options.context_schedule for options in (windows, windows.view_options) if options is not None]
+    return len(windows.contexts) == 1 and set(cuts) <= set(STATIC_SCHEDULES)
 
 
 def _check_settings(settings, node: str) -> None:

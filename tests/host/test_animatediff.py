@@ -16,6 +16,11 @@ STATIC = ContextOptions(context_length=4, context_overlap=2, context_schedule="s
 UNIFORM = ContextOptions(
     context_length=4, context_overlap=2, context_schedule="looped_uniform", fuse_method="pyramid", context_stride=1
 )
+VIEWS, MOVING_VIEWS = (
+    ContextOptions(context_schedule="view_as_context", use_on_equal_length=True, view_options=cut)
+    for cut in (STATIC, UNIFORM)
+)
+"""Windows that only the motion models see; the pack's node for them sets no context_length."""
 NAMES = {"BIVDiffInvertVideo": "DDIM Inverse (Video)", "BIVDiffTemporalSmoother": "Video Temporal Smoother"}
 OF_VIDEO = pytest.mark.parametrize("node_id", NAMES)
 
@@ -63,9 +68,10 @@ def test_windows_of_the_node_are_the_packs_own(pack, sd, node_id):
     assert rms(ours - run(pack, node_id, ade.use_evolved_sampling(sd))) > 1e-3 * rms(ours)
 
 
+@pytest.mark.parametrize("windows", [STATIC, VIEWS], ids=["windows", "views"])
 @OF_VIDEO
-def test_windows_that_it_brings_stay_in_force(pack, sd, node_id):
-    model = ade.use_evolved_sampling(sd, windows=STATIC)
+def test_windows_that_it_brings_stay_in_force(pack, sd, node_id, windows):
+    model = ade.use_evolved_sampling(sd, windows=windows)
     assert torch.equal(run(pack, node_id, model), run(pack, node_id, model, context_length=3, context_overlap=1))
 
 
@@ -92,8 +98,14 @@ def test_windows_of_the_host_are_refused(pack, sd, node_id):
 
 @pytest.mark.parametrize(
     ("windows", "warned"),
-    [(STATIC, False), (UNIFORM, True), ([STATIC, ContextOptions(**{**vars(STATIC), "start_percent": 0.5})], True)],
-    ids=["static", "uniform", "changing"],
+    [
+        (STATIC, False),
+        (VIEWS, False),
+        (UNIFORM, True),
+        (MOVING_VIEWS, True),
+        ([STATIC, ContextOptions(**{**vars(STATIC), "start_percent": 0.5})], True),
+    ],
+    ids=["static", "views", "uniform", "moving views", "changing"],
 )
 @OF_VIDEO
 def test_windows_that_change_are_warned_of(pack, sd, caplog, node_id, windows, warned):
@@ -251,6 +263,14 @@ def test_without_motion_models_it_is_an_image_model(pack, sd):
         tiny.run(pack, "BIVDiffInvertImage", model=model, frames_per_batch=n, **given)[0]["samples"] for n in (F, 2)
     )
     assert rms(whole - chunked) < 2e-5 * rms(whole)
+
+
+def test_no_other_model_runs_beside_it(pack, sd):
+    """It would find the pack's guidance in the place of the host's."""
+    text = tiny.text()
+    texts = {f"{of}_{kind}": text for of in ("image", "video") for kind in ("positive", "negative")}
+    with pytest.raises(ValueError, match="Bridge Guider: AnimateDiff-Evolved takes over all sampling"):
+        tiny.run(pack, "BIVDiffBridgeGuider", image_model=sd, video_model=ade.use_evolved_sampling(sd), **texts)
 
 
 # Beside the image model that it was made of
