@@ -17,7 +17,7 @@ SOFTWARE_RENDERING = ["--disable-gpu", "--use-gl=angle", "--use-angle=swiftshade
 TIMEOUT = 600_000  # ms, for a machine that is busy with other work
 
 
-@pytest.fixture(scope="package")  # Playwright's event loop must be gone before other tests call asyncio.run
+@pytest.fixture(scope="module")  # Playwright's event loop must be gone before other tests call asyncio.run
 def chromium():
     """The system's Chromium, or the one that `python dev.py test` has fetched."""
     arguments = [*SOFTWARE_RENDERING, "--no-sandbox", "--disable-dev-shm-usage"]
@@ -80,7 +80,7 @@ class Comfy:
             self.errors.append(message.text)
 
 
-@pytest.fixture(params=["classic", "vue"], scope="package")
+@pytest.fixture(params=["classic", "vue"], scope="module")
 def comfy(request, chromium: Browser, server: Server):
     """ComfyUI's page, with nodes drawn on its canvas or made of HTML."""
     settings = {

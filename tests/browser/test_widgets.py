@@ -1,0 +1,190 @@
+"""The pack's parts of the page, used with the mouse: task presets, Compare Videos, the blueprint, an error's words."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bivdiff_core.blend import TASK_RATIOS
+
+
+def workflow(*nodes: dict, links: list[list] = ()) -> dict:
+    """A graph of nodes side by side; a link is [id, from node, slot, to node, slot, type], as in saved workflows."""
+    for i, node in enumerate(nodes):
+        node.update(id=i + 1, pos=[350 * i, 0], size=[320, 200])
+        for slots in ("inputs", "outputs"):
+            if not isinstance(node.get(slots), list):
+                node[slots] = [{"name": name, "type": kind} for name, kind in node.get(slots, {}).items()]
+    for key, source, out, target, into, _ in links:
+        nodes[source - 1]["outputs"][out].setdefault("links", []).append(key)
+        nodes[target - 1]["inputs"][into]["link"] = key
+    return {"nodes": list(nodes), "links": list(links), "version": 0.4, "last_node_id": 99, "last_link_id": 99}
+
+
+LOAD_VIDEO = {"type": "LoadVideo", "outputs": {"VIDEO": "VIDEO"}, "widgets_values": ["bivdiff_demo.mp4", "image"]}
+COMPONENTS = {"type": "GetVideoComponents", "inputs": {"video": "VIDEO"}, "outputs": {"images": "IMAGE"}}
+BLUEPRINT = Path(__file__).resolve().parents[2] / "subgraphs" / "BIVDiff.json"
+
+
+def blend(task: str, ratio: float) -> dict:
+    return workflow({"type": "BIVDiffMixedInversion", "widgets_values": [task, ratio, "linear"]})
+
+
+def comparison(after: dict, links: list[list] = ()) -> dict:
+    """The packaged clip before; after it, what another node makes."""
+    return workflow(
+        {**LOAD_VIDEO},
+        {**COMPONENTS},
+        after,
+        {"type": "BIVDiffCompareVideos", "inputs": {"before": "IMAGE", "after": "IMAGE"}, "widgets_values": [8.0]},
+        links=[
+            [1, 1, 0, 2, 0, "VIDEO"],
+            [2, 2, 0, 4, 0, "IMAGE"],
+            [3, 3, 0, 4, 1, "IMAGE"],
+            *links,
+        ],
+    )
+
+
+def choose(comfy, task: str) -> None:
+    """Pick a task from the blend's list."""
+    if comfy.nodes == "vue":
+        comfy.page.get_by_role("combobox", name="task").click()
+        comfy.page.get_by_role("option", name=task, exact=True).click()
+        return
+    middle = "[node.pos[0] + node.size[0] / 2, node.pos[1] + node.widgets[0].last_y + 10]"
+    comfy.page.wait_for_timeout(500)  # the canvas lays widgets out as it draws them
+    x, y = comfy.on_node("BIVDiffMixedInversion", f"app.canvas.ds.convertOffsetToCanvas({middle})")
+    comfy.page.mouse.click(x, y)
+    comfy.page.locator(".litemenu-entry").get_by_text(task, exact=True).click()
+
+
+def ratio(comfy) -> tuple:
+    """What the blend's mixing_ratio shows: its value, its label, whether it is locked."""
+    widget = "node.widgets.find(widget => widget.name === 'mixing_ratio')"
+    return tuple(comfy.on_node("BIVDiffMixedInversion", f"(w => [w.value, w.label, w.disabled])({widget})"))
+
+
+def test_a_task_shows_its_ratio_and_locks_it(comfy):
+    comfy.load(blend("custom", 0.5), "blend")
+    assert ratio(comfy) == (0.5, "mixing_ratio", False)
+    choose(comfy, "inpainting")
+    assert ratio(comfy) == (0.1, "mixing_ratio = 0.1", True)
+    if comfy.nodes == "vue":
+        assert comfy.page.get_by_role("spinbutton").is_disabled()
+    comfy.screenshot("task-preset")
+    choose(comfy, "custom")
+    assert ratio(comfy) == (0.1, "mixing_ratio", False)
+    assert comfy.errors == []
+
+
+@pytest.mark.parametrize("task", TASK_RATIOS)
+def test_a_saved_preset_comes_back_locked(comfy, task):
+    comfy.load(blend(task, 0.9), "blend")
+    value, label, locked = ratio(comfy)
+    assert value == float(label.removeprefix("mixing_ratio = ")) == TASK_RATIOS[task]
+    assert locked
+
+
+def test_two_videos_are_compared(comfy):
+    inverted = {"type": "ImageInvert", "inputs": {"image": "IMAGE"}, "outputs": {"IMAGE": "IMAGE"}}
+    comfy.load(comparison(inverted, links=[[4, 2, 0, 3, 0, "IMAGE"]]), "compare")
+    assert comfy.run()["status"]["status_str"] == "success"
+    view, frame = comfy.page.get_by_label("wipe"), comfy.page.get_by_label("frame")
+
+    def yellow(x: float) -> bool:
+        """Whether a point of the picture is yellow as the clip's ground, and not blue as the negative's."""
+        pixel = "view.getContext('2d').getImageData(x * view.width, 0.2 * view.height, 1, 1).data"
+        red, _, blue, _ = view.evaluate(f"(view, x) => [...{pixel}]", x)
+        return red > blue
+
+    comfy.page.wait_for_function("frame => frame.value !== '0'", arg=frame.element_handle())  # it plays by itself
+    frame.fill("0")  # and stops for whoever scrubs
+    assert comfy.page.get_by_text("1 / 8").is_visible()
+    comfy.page.get_by_label("play").scroll_into_view_if_needed()
+    assert yellow(0.4) and not yellow(0.6)
+    box = view.bounding_box()
+    comfy.page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"])
+    comfy.page.mouse.down()
+    comfy.page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.5 * box["height"])
+    comfy.page.mouse.up()
+    assert yellow(0.4) and yellow(0.6)
+    comfy.screenshot("compare-videos")
+    tabs = comfy.page.get_by_test_id("topbar-workflow-tabs")
+    tabs.get_by_text("Unsaved Workflow").click()
+    view.wait_for(state="detached")
+    tabs.get_by_text("compare", exact=True).click()
+    comfy.page.get_by_text("/ 8").wait_for()  # the videos are there again
+    assert comfy.errors == []
+
+
+def test_an_error_says_what_to_do(comfy):
+    comfy.load(
+        comparison({"type": "EmptyImage", "outputs": {"IMAGE": "IMAGE"}, "widgets_values": [64, 64, 3, 0]}), "error"
+    )
+    assert comfy.run()["status"]["status_str"] == "error"
+    comfy.page.get_by_test_id("error-overlay-see-errors").click()
+    words = comfy.page.get_by_text("Compare Videos: before has 8 frames and after has 3.")
+    words.first.wait_for()
+    assert "Select Frames" in words.first.inner_text()
+    comfy.screenshot("error")
+
+
+def test_the_blueprint_runs_as_one_node_and_opens(comfy):
+    blueprint = json.loads(BLUEPRINT.read_text(encoding="utf-8"))
+    (chain,) = blueprint["nodes"]
+    chain["widgets_values"] = ["a blue square", 0, 3, 3.0, 1.0, 1.0, 1.0]
+    models = ["image_model", "video_model", "CLIP", "VAE", "CONTROL_NET"]
+    kinds = ["MODEL", "MODEL", "CLIP", "VAE", "CONTROL_NET"]
+    graph = workflow(
+        {**LOAD_VIDEO},
+        {**COMPONENTS},
+        {
+            "type": "ImageScale",
+            "inputs": {"image": "IMAGE"},
+            "outputs": {"IMAGE": "IMAGE"},
+            "widgets_values": ["area", 64, 64, "center"],
+        },
+        {"type": "Canny", "inputs": {"image": "IMAGE"}, "outputs": {"IMAGE": "IMAGE"}, "widgets_values": [0.3, 0.6]},
+        {"type": "BIVDiffDemoModels", "outputs": dict(zip(models, kinds, strict=True)), "widgets_values": ["base"]},
+        chain,
+        {"type": "PreviewImage", "inputs": {"images": "IMAGE"}},
+        links=[
+            [1, 1, 0, 2, 0, "VIDEO"],
+            [2, 2, 0, 3, 0, "IMAGE"],
+            [3, 3, 0, 4, 0, "IMAGE"],
+            [4, 4, 0, 6, 6, "IMAGE"],
+            [5, 5, 0, 6, 0, "MODEL"],
+            [6, 5, 1, 6, 1, "MODEL"],
+            [7, 5, 2, 6, 2, "CLIP"],
+            [8, 5, 2, 6, 3, "CLIP"],
+            [9, 5, 3, 6, 4, "VAE"],
+            [10, 5, 4, 6, 5, "CONTROL_NET"],
+            [11, 6, 0, 7, 0, "IMAGE"],
+        ],
+    )
+    comfy.load({**graph, "definitions": blueprint["definitions"]}, "blueprint")
+    assert comfy.missing_nodes() == []
+    unknown = "node.subgraph.nodes.filter(n => !(n.type in LiteGraph.registered_node_types)).map(n => n.type)"
+    assert comfy.on_node(chain["type"], unknown) == []
+    comfy.screenshot("blueprint")
+    done = comfy.run()
+    assert done["status"]["status_str"] == "success"
+    assert len(done["outputs"]["7"]["images"]) == 8
+    comfy.on_node(chain["type"], "void app.canvas.openSubgraph(node.subgraph, node)")
+    comfy.page.wait_for_timeout(1000)
+    comfy.screenshot("blueprint-open")
+    assert comfy.errors == []
+
+
+def test_the_blueprint_is_offered(server):
+    offered = server.request("/global_subgraphs").values()
+    assert [entry["name"] for entry in offered if entry["source"] == "custom_node"] == ["BIVDiff"]
+
+
+def test_help_opens_from_the_node(comfy):
+    comfy.load(blend("custom", 0.5), "help")
+    comfy.on_node("BIVDiffMixedInversion", "app.canvas.selectNode(node)")
+    comfy.page.get_by_test_id("info-button").click()
+    comfy.page.get_by_text("BIVDiff's bridge: mixes the noise").wait_for()
+    comfy.screenshot("help")
