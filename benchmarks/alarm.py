@@ -4,7 +4,7 @@
 
 Every run takes a clip of the toy world through the real nodes and the demo models with controls drawn at random. The
 report sees the mixed latent, never the video; whether the video is bad is settled on its decoded frames alone. Writes
-docs/alarm.md, from which bivdiff_core/statistics.py takes its bounds.
+docs/alarm.md, the evidence for the bounds in bivdiff_core/statistics.py.
 """
 
 from __future__ import annotations
