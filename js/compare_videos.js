@@ -170,7 +170,7 @@ class Comparison {
       // The first value is the change from frame 0 to frame 1, which shows in frame 1.
       values.forEach((value, i) => context.lineTo(x(i + 1), bottom - (value / highest) * (bottom - top)));
       context.strokeStyle = COLORS[clip];
-      context.lineWidth = 2;
+      context.lineWidth = clip === "before" ? 4 : 2; // equal curves both show
       context.stroke();
       if (!values.length) continue;
       const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
@@ -188,7 +188,7 @@ app.registerExtension({
     const [before, after] = node.inputs.map((input) => input.label ?? input.localized_name ?? input.name);
     const comparison = new Comparison({ before, after });
     const widget = node.addDOMWidget("comparison", "BIVDIFF_COMPARISON", comparison.element, {
-      serialize: false, // neither in the prompt,
+      serialize: false, // neither in the prompt
       getMinHeight: () => MIN_SIZE[1] - 120,
     });
     widget.serialize = false; // nor in the workflow

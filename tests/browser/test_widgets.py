@@ -90,7 +90,7 @@ def test_two_videos_are_compared(comfy):
     inverted = {"type": "ImageInvert", "inputs": {"image": "IMAGE"}, "outputs": {"IMAGE": "IMAGE"}}
     comfy.load(comparison(inverted, links=[[4, 2, 0, 3, 0, "IMAGE"]]), "compare")
     assert comfy.run()["status"]["status_str"] == "success"
-    view, frame = comfy.page.get_by_label("wipe"), comfy.page.get_by_label("frame")
+    view, frame = comfy.page.get_by_label("wipe"), comfy.page.get_by_label("frame", exact=True)
 
     def yellow(x: float) -> bool:
         """Whether a point of the picture is yellow as the clip's ground, and not blue as the negative's."""
