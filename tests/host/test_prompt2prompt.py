@@ -9,6 +9,7 @@ import comfy.utils
 import pytest
 import tiny_models
 import torch
+from animatediff_standin import use_evolved_sampling
 from diffusers import DDIMScheduler, UNet2DConditionModel
 
 STEPS, CFG, FRAMES = 5, 3.0, 4
@@ -283,6 +284,12 @@ def test_windows_that_part_a_frame_from_its_source_are_refused(pack, model, clip
     )  # fmt: skip
     with pytest.raises(ValueError, match="would part frames from their sources"):
         edit(pack, windowed, clip, latent)
+
+
+def test_animatediff_is_refused(pack, model, clip, latent):
+    """Its motion would mix sources with targets."""
+    with pytest.raises(ValueError, match="Prompt2Prompt Frame Editor: the model has AnimateDiff"):
+        edit(pack, use_evolved_sampling(model), clip, latent)
 
 
 def test_frame_chunks_on_the_model_do_no_harm(pack, model, clip, latent):
