@@ -59,7 +59,7 @@ class MixedInversion(io.ComfyNode):
                     tooltip="linear: the paper's; where the branches disagree it loses contrast and colour. "
                     "variance_preserving and slerp keep the noise's strength. frequency takes the coarse part from the "
                     "image branch and the fine part from the video branch, as much of it as mixing_ratio says: the "
-                    "cleanest noise, for when Inverted Latent Report finds structure or lost variance.",
+                    "whitest noise, but on most demo clips linear is steadier and keeps shapes better.",
                 ),
             ],
             outputs=[

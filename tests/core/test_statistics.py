@@ -151,5 +151,5 @@ def test_the_summary_says_what_to_do():
 
 
 def test_structure_in_the_mix_is_mended_by_the_whiter_branch():
-    assert "frequency" in findings(smeared(white()), branch="mix")[0].cure
+    assert "mixing_ratio" in findings(smeared(white()), branch="mix")[0].cure
     assert "mixing_ratio" not in findings(smeared(white()), branch="image")[0].cure
