@@ -1,18 +1,9 @@
 // Compare Videos: two clips under one wipe slider, in step, with each clip's flicker underneath.
 
 import { api } from "../../scripts/api.js";
-import { app } from "../../scripts/app.js";
+import { element, showOutput } from "./output_widget.js";
 
-const NODE = "BIVDiffCompareVideos";
 const COLORS = { before: "#e8a33d", after: "#4fb3ff" };
-const MIN_SIZE = [360, 480];
-
-/** A DOM element with its properties and style set. */
-function element(tag, properties, style) {
-  const made = Object.assign(document.createElement(tag), properties);
-  Object.assign(made.style, style);
-  return made;
-}
 
 /** The picture that a saved temporary file holds. */
 function picture(file) {
@@ -61,7 +52,7 @@ class Comparison {
     this.play.addEventListener("click", () => (this.timer ? this.stop() : this.start()));
     this.scrub.addEventListener("input", () => {
       this.stop();
-      this.show(Number(this.scrub.value));
+      this.showFrame(Number(this.scrub.value));
     });
     this.sizes = new ResizeObserver(() => this.draw());
     this.sizes.observe(this.view);
@@ -69,21 +60,21 @@ class Comparison {
   }
 
   /** Take what the node sent: files of both clips, their flicker from frame to frame, the frame rate. */
-  load({ before, after, flicker, fps }) {
+  show({ before, after, flicker, fps }) {
     this.stop();
     this.clips = { before: before.map(picture), after: after.map(picture) };
     this.flicker = { before: flicker[0], after: flicker[1] };
     this.fps = fps[0];
     this.scrub.max = before.length - 1;
     for (const image of [...this.clips.before, ...this.clips.after]) image.onload = () => this.draw();
-    this.show(0);
+    this.showFrame(0);
     this.start();
   }
 
   start() {
     const count = this.clips.before.length;
     if (count < 2) return;
-    this.timer = setInterval(() => this.show((this.frame + 1) % count), 1000 / this.fps);
+    this.timer = setInterval(() => this.showFrame((this.frame + 1) % count), 1000 / this.fps);
     this.play.textContent = "❚❚";
   }
 
@@ -98,7 +89,7 @@ class Comparison {
     this.sizes.disconnect();
   }
 
-  show(frame) {
+  showFrame(frame) {
     this.frame = frame;
     this.scrub.value = frame;
     this.count.textContent = `${frame + 1} / ${this.clips.before.length}`;
@@ -107,20 +98,11 @@ class Comparison {
 
   /** Put the wipe under the pointer: right of it lies the second clip. */
   moveWipe(event) {
+    if (!this.area) return; // nothing has been drawn yet
     const { left, width } = this.view.getBoundingClientRect();
-    const [x, , shown] = this.area();
     const pointer = ((event.clientX - left) / width) * this.view.width; // the graph's zoom scales the rectangle
-    this.wipe = Math.min(Math.max((pointer - x) / shown, 0), 1);
+    this.wipe = Math.min(Math.max((pointer - this.area.x) / this.area.width, 0), 1);
     this.draw();
-  }
-
-  /** Where on the canvas the pictures lie: x, y, width, height. */
-  area() {
-    const { width, height } = this.view;
-    const image = this.clips.after[this.frame];
-    const scale = Math.min(width / image.naturalWidth, height / image.naturalHeight);
-    const [w, h] = [image.naturalWidth * scale, image.naturalHeight * scale];
-    return [(width - w) / 2, (height - h) / 2, w, h];
   }
 
   draw() {
@@ -136,7 +118,10 @@ class Comparison {
 
   drawPictures(before, after) {
     const context = this.view.getContext("2d");
-    const [x, y, width, height] = this.area();
+    const scale = Math.min(this.view.width / after.naturalWidth, this.view.height / after.naturalHeight);
+    const [width, height] = [after.naturalWidth * scale, after.naturalHeight * scale];
+    const [x, y] = [(this.view.width - width) / 2, (this.view.height - height) / 2];
+    this.area = { x, width };
     const edge = x + this.wipe * width;
     context.drawImage(after, x, y, width, height);
     context.save();
@@ -180,36 +165,7 @@ class Comparison {
   }
 }
 
-app.registerExtension({
-  name: "BIVDiff.CompareVideos",
-
-  nodeCreated(node) {
-    if (node.comfyClass !== NODE) return;
-    const [before, after] = node.inputs.map((input) => input.label ?? input.localized_name ?? input.name);
-    const comparison = new Comparison({ before, after });
-    const widget = node.addDOMWidget("comparison", "BIVDIFF_COMPARISON", comparison.element, {
-      serialize: false, // neither in the prompt
-      getMinHeight: () => MIN_SIZE[1] - 120,
-    });
-    widget.serialize = false; // nor in the workflow
-    node.setSize(node.size.map((side, i) => Math.max(side, MIN_SIZE[i])));
-
-    const { onExecuted, onRemoved } = node;
-    node.onExecuted = function (output) {
-      onExecuted?.call(this, output);
-      comparison.load(output);
-    };
-    node.onRemoved = function () {
-      onRemoved?.call(this);
-      comparison.remove();
-    };
-  },
-
-  /** Another workflow's tab was opened, or this one's again. */
-  onNodeOutputsUpdated(outputs) {
-    for (const [id, output] of Object.entries(outputs)) {
-      const node = app.rootGraph.getNodeById(id);
-      if (node?.comfyClass === NODE) node.onExecuted(output);
-    }
-  },
+showOutput("BIVDiffCompareVideos", [360, 480], (node) => {
+  const [before, after] = node.inputs.map((input) => input.label ?? input.localized_name ?? input.name);
+  return new Comparison({ before, after });
 });

@@ -54,17 +54,19 @@ class LatentReport(io.ComfyNode):
         measured, bounds = statistics.measure(frames), statistics.limits(tuple(frames.shape))
         off = statistics.excess(measured, bounds)
         findings = statistics.diagnose(measured, off, branch, strength)
+        summary, alarm = statistics.summary(measured, findings, branch, strength), bool(findings)
         return io.NodeOutput(
             plots.latent_report(
                 frames,
                 measured,
                 bounds,
                 headline=statistics.headline(findings, strength),
-                alarm=bool(findings),
+                alarm=alarm,
                 bad=statistics.bad_frames(off, strength),
             ),
-            statistics.summary(measured, findings, branch, strength),
-            bool(findings),
+            summary,
+            alarm,
+            ui={"summary": [summary], "alarm": [alarm]},
         )
 
 

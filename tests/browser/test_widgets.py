@@ -130,6 +130,27 @@ def test_an_error_says_what_to_do(comfy):
     comfy.screenshot("error")
 
 
+def test_a_lit_alarm_shows_on_the_node(comfy):
+    comfy.load(
+        workflow(
+            {"type": "EmptyLatentImage", "outputs": {"LATENT": "LATENT"}, "widgets_values": [64, 64, 8]},
+            {"type": "BIVDiffLatentReport", "inputs": {"latent": "LATENT"}, "outputs": {"plot": "IMAGE"}},
+            {"type": "PreviewImage", "inputs": {"images": "IMAGE"}},
+            links=[[1, 1, 0, 2, 0, "LATENT"], [2, 2, 0, 3, 0, "IMAGE"]],
+        ),
+        "alarm",
+    )
+    report = comfy.page.get_by_role("status").and_(comfy.page.locator("[style*='pre-wrap']"))
+    assert report.inner_text() == ""
+    assert comfy.run()["status"]["status_str"] == "success"
+    comfy.page.wait_for_function("report => report.textContent", arg=report.element_handle())
+    assert "strength of the noise: 0.000" in report.inner_text()
+    red, green, _ = report.evaluate("report => getComputedStyle(report).backgroundColor.match(/\\d+/g).map(Number)")
+    assert red > green
+    comfy.screenshot("alarm")
+    assert comfy.errors == []
+
+
 def test_the_blueprint_runs_as_one_node_and_opens(comfy):
     blueprint = json.loads(BLUEPRINT.read_text(encoding="utf-8"))
     (chain,) = blueprint["nodes"]
