@@ -169,7 +169,7 @@ def _check_settings(settings, node: str) -> None:
                 "inverted frames. Take it out of Sample Settings, or use a model without them."
             )
     if settings.custom_cfg is not None:
-        log.warning("%s: AnimateDiff's Sample Settings have a custom CFG, which counts instead of this node's.", node)
+        log.warning("%s: AnimateDiff's Sample Settings have a custom CFG, which overrides the smoother's cfg.", node)
     if settings.noise_type != "default":
         log.warning(
             "%s: AnimateDiff's Sample Settings ask for noise of type %s. Here the inverted frames are the noise; core "

@@ -163,7 +163,7 @@ def test_a_custom_cfg_is_warned_of(pack, sd, caplog):
     with caplog.at_level(logging.WARNING):
         model = ade.use_evolved_sampling(sd, settings=SampleSettings(custom_cfg=5.0))
         theirs = run(pack, "BIVDiffTemporalSmoother", model, cfg=2.0)
-    assert "counts instead of this node's" in caplog.text
+    assert "overrides the smoother's cfg" in caplog.text
     torch.testing.assert_close(theirs, run(pack, "BIVDiffTemporalSmoother", ade.use_evolved_sampling(sd), cfg=5.0))
 
 
