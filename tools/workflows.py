@@ -441,6 +441,10 @@ MODELS = """### Models, by folder under models/
 - **diffusers** the whole folder `zeroscope_v2_576w`: huggingface.co/cerspense/zeroscope_v2_576w
 """
 CONTROL_NETS = "huggingface.co/comfyanonymous/ControlNet-v1-1_fp16_safetensors"
+INPAINTING_MODEL = """- An inpainting checkpoint, which the paper uses, draws better: `sd-v1-5-inpainting` from \
+huggingface.co/stable-diffusion-v1-5/stable-diffusion-inpainting for stage 1, with InpaintModelConditioning in Set \
+Latent Noise Mask's place. Both inversions keep the plain model.
+"""
 CHAIN = """- **stride** and **count**: the paper takes every fourth frame, 8 of them. ZeroScope knows clips of up to 24.
 - **steps**: the same number in stages 2 and 3.
 - **cfg** of the smoother: lower keeps the frames' shapes better, higher follows the prompt more.
@@ -662,7 +666,7 @@ behind a feathered edge.
 - **Grow Mask**: room around the mask for the new object.
 - **Blur Image**: the width of the feathered edge.
 - **denoise**: 1 draws anew, less keeps something of what was there.
-- **task** inpainting mixes at the paper's 0.1.
+{INPAINTING_MODEL}- **task** inpainting mixes at the paper's 0.1.
 {CHAIN}"""
     stride = g.choose(4, 1)
     clip = source(g, stride=stride)
@@ -704,7 +708,7 @@ the known pixels stay the clip's own, to the bit, behind a feathered seam.
 - **Pad Image for Outpainting**: any side, any amount, in steps of 8. *Resize* sets what is kept.
 - **feathering**: the width of the seam, inside the known picture.
 - **Prompt**: what the whole, wider picture shows.
-- **task** outpainting mixes at the paper's 0.1.
+{INPAINTING_MODEL}- **task** outpainting mixes at the paper's 0.1.
 {CHAIN}"""
     clip = source(g, size=g.choose((256, 512), (32, 64)))
     models = load_models(g)
