@@ -23,15 +23,18 @@ class DemoModels(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "variant",
-                    options=["base"],
+                    options=list(demo_models.VARIANTS),
                     default="base",
-                    tooltip="base draws from a prompt and, with the control net, from outlines.",
+                    tooltip="What the image model does. base draws from a prompt and, with the control net, from "
+                    "outlines. instruct_pix2pix gives things of a clip another colour (InstructPixToPixConditioning; "
+                    "the instruction is like: a red star). inpaint fills masked parts (InpaintModelConditioning). "
+                    "Invert with base.",
                 ),
             ],
             outputs=[
                 io.Model.Output(
                     display_name="image_model",
-                    tooltip="Draws single frames; for Frame-wise Image Sampler, KSampler and DDIM Inverse (Image).",
+                    tooltip="Works on single frames; for Frame-wise Image Sampler, KSampler and DDIM Inverse (Image).",
                 ),
                 io.Model.Output(
                     display_name="video_model",
@@ -53,7 +56,7 @@ class DemoModels(io.ComfyNode):
     @classmethod
     def execute(cls, variant) -> io.NodeOutput:
         return io.NodeOutput(
-            demo_models.load_image_model(),
+            demo_models.load_image_model(variant),
             demo_models.load_video_model(),
             demo_models.load_clip(),
             demo_models.load_vae(),

@@ -31,7 +31,9 @@ WORKFLOW = ROOT / "workflows" / "bivdiff_demo.json"
 OUTPUT = ROOT / "output"
 STRIDE = 4  # as the paper takes frames from real clips
 ROWS = ("Source", "Control", "Frame-wise", "Smoothed")
+PLAYED = ("Source", "Frame-wise", "Smoothed")
 TILE, LABEL = 128, 110
+PANEL, CAPTION, FPS = 200, 28, 8
 
 
 def main() -> None:
@@ -64,6 +66,8 @@ def main() -> None:
     (saved,) = server.files(run.outputs[node_titled(prompt, "Smoothed video")])
     shutil.copy(saved, OUTPUT / f"{name}-smoothed.mp4")
     contact_sheet(videos).save(OUTPUT / f"{name}-sheet.png")
+    first, *rest = animation(videos)
+    first.save(OUTPUT / f"{name}.gif", save_all=True, append_images=rest, duration=round(1000 / FPS), loop=0)
     if arguments.video:
         print(f"\nFrames {', '.join(str(i * stride) for i in range(world.FRAMES))} of {clip.name}, cut to a square.")
         print("The demo models know one or two flat shapes on a plain ground: a real clip is outside of what they have")
@@ -73,6 +77,7 @@ def main() -> None:
         truth = world.make_clip(world.PACKAGED_CLIP_SEED)
         print_table({row: against_truth(videos[row], truth) for row in ROWS if row != "Control"})
     print(f"\nVideo: {OUTPUT / f'{name}-smoothed.mp4'}\nSheet: {OUTPUT / f'{name}-sheet.png'}")
+    print(f"Side by side: {OUTPUT / f'{name}.gif'}")
 
 
 def frame_stride(video: Path) -> int:
@@ -123,6 +128,20 @@ def contact_sheet(videos: dict[str, torch.Tensor]) -> Image.Image:
             tile = to_pil_image(frame.movedim(-1, 0)).resize((TILE - 4, TILE - 4), Image.Resampling.BICUBIC)
             sheet.paste(tile, (LABEL + x * TILE + 2, y * TILE + 2))
     return sheet
+
+
+def animation(videos: dict[str, torch.Tensor]) -> list[Image.Image]:
+    """The videos side by side under their names, a picture for each frame."""
+    pictures = []
+    for i in range(len(videos[PLAYED[0]])):
+        picture = Image.new("RGB", (len(PLAYED) * PANEL, CAPTION + PANEL), "white")
+        draw = ImageDraw.Draw(picture)
+        for x, label in enumerate(PLAYED):
+            draw.text(((x + 0.5) * PANEL, CAPTION / 2), label, "black", ImageFont.load_default(16), anchor="mm")
+            frame = to_pil_image(videos[label][i].movedim(-1, 0))
+            picture.paste(frame.resize((PANEL - 4, PANEL - 4), Image.Resampling.BICUBIC), (x * PANEL + 2, CAPTION))
+        pictures.append(picture)
+    return pictures
 
 
 def against_truth(frames: torch.Tensor, clip: world.Clip) -> dict[str, float | None]:

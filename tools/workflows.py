@@ -378,6 +378,23 @@ def controlled(g: Graph, models: Models, texts: Prompts, hints: object, strength
     )
 
 
+def filled(g: Graph, models: Models, texts: Prompts, pixels: object, mask: object) -> Node:
+    """What a mask covers, drawn by an inpainting model; the rest of the latents is kept."""
+    if g.demo:
+        inpainter = g.add("BIVDiffDemoModels", "Inpainting model", variant="inpaint")["image_model"]
+    else:
+        inpainter = g.add("CheckpointLoaderSimple", "Inpainting model", ckpt_name="sd-v1-5-inpainting.ckpt")["MODEL"]
+    masked = g.add(
+        "InpaintModelConditioning",
+        positive=for_image(g, models, texts.text),
+        negative=texts.image_empty,
+        vae=models.vae,
+        pixels=pixels,
+        mask=mask,
+    )
+    return sample_frames(g, inpainter, masked["positive"], masked["negative"], masked["latent"])
+
+
 def outlines(g: Graph, frames: object) -> Node:
     """Canny's, at thresholds that suit the clip."""
     edges = g.add("Canny", image=frames, low_threshold=g.choose(0.4, 0.3), high_threshold=g.choose(0.8, 0.6))
@@ -441,9 +458,10 @@ MODELS = """### Models, by folder under models/
 - **diffusers** the whole folder `zeroscope_v2_576w`: huggingface.co/cerspense/zeroscope_v2_576w
 """
 CONTROL_NETS = "huggingface.co/comfyanonymous/ControlNet-v1-1_fp16_safetensors"
-INPAINTING_MODEL = """- An inpainting checkpoint, which the paper uses, draws better: `sd-v1-5-inpainting` from \
-huggingface.co/stable-diffusion-v1-5/stable-diffusion-inpainting for stage 1, with InpaintModelConditioning in Set \
-Latent Noise Mask's place. Both inversions keep the plain model.
+INPAINTING_MODEL = """- **checkpoints** `sd-v1-5-inpainting.ckpt`: huggingface.co/stable-diffusion-v1-5/\
+stable-diffusion-inpainting
+
+It draws the frames; both inversions keep the plain model.
 """
 CHAIN = """- **stride** and **count**: the paper takes every fourth frame, 8 of them. ZeroScope knows clips of up to 24.
 - **steps**: the same number in stages 2 and 3.
@@ -533,13 +551,15 @@ Say what to do with the clip, and every frame is edited so.
 {CHAIN}"""
     clip = source(g)
     models = load_models(g)
-    editor, editor_clip = models.image, models.image_clip
-    if not g.demo:  # whose own image model stands in, blind to the clip
+    if g.demo:
+        loaded = g.add("BIVDiffDemoModels", "Editing model", variant="instruct_pix2pix")
+        editor, editor_clip = loaded["image_model"], loaded["CLIP"]
+    else:
         loaded = g.add("CheckpointLoaderSimple", "Editing model", ckpt_name="instruct-pix2pix-00-22000.safetensors")
         editor, editor_clip = loaded["MODEL"], loaded["CLIP"]
-    texts = prompts(g, models, "a mountain village in deep snow", "a red star on a white background")
+    texts = prompts(g, models, "a mountain village in deep snow", "a red square on a yellow background")
     g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
-    instruction = g.choose("make it a winter day in deep snow", "a red star on a white background")
+    instruction = g.choose("make it a winter day in deep snow", "a red square")
     nothing = g.add("CLIPTextEncode", "No instruction", clip=editor_clip, text="")
     conditioned = g.add(
         "InstructPixToPixConditioning",
@@ -659,14 +679,14 @@ def inpainting(g: Graph) -> None:
 What the mask covers, frame by frame, is drawn anew from the prompt; everything else stays the clip's own, to the bit, \
 behind a feathered edge.
 
-{MODELS}
+{MODELS}{INPAINTING_MODEL}
 ### What to turn
 
 - **Your mask**: a video as long as the clip, white where to draw. Give both Select Frames the same settings.
 - **Grow Mask**: room around the mask for the new object.
 - **Blur Image**: the width of the feathered edge.
 - **denoise**: 1 draws anew, less keeps something of what was there.
-{INPAINTING_MODEL}- **task** inpainting mixes at the paper's 0.1.
+- **task** inpainting mixes at the paper's 0.1.
 {CHAIN}"""
     stride = g.choose(4, 1)
     clip = source(g, stride=stride)
@@ -679,9 +699,7 @@ behind a feathered edge.
     mask = g.add("ThresholdMask", mask=g.add("ImageToMask", image=mask, channel="red"), value=0.5)
     mask = g.add("GrowMask", mask=mask, expand=g.choose(12, 2))
     g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
-    encoded = g.add("VAEEncode", pixels=clip.frames, vae=models.vae)
-    masked = g.add("SetLatentNoiseMask", samples=encoded, mask=mask)
-    frames = sample_frames(g, models.image, for_image(g, models, texts.text), texts.image_empty, masked)
+    frames = filled(g, models, texts, clip.frames, mask)
     show(g, "Frame-wise", frames, models.vae)
     video = smoothed(g, models, texts, frames, "inpainting")
     soft = g.add(
@@ -702,13 +720,13 @@ def outpainting(g: Graph) -> None:
 The clip's picture goes on beyond its edges. As in the paper the middle half is kept and the outer quarters are drawn; \
 the known pixels stay the clip's own, to the bit, behind a feathered seam.
 
-{MODELS}
+{MODELS}{INPAINTING_MODEL}
 ### What to turn
 
 - **Pad Image for Outpainting**: any side, any amount, in steps of 8. *Resize* sets what is kept.
 - **feathering**: the width of the seam, inside the known picture.
 - **Prompt**: what the whole, wider picture shows.
-{INPAINTING_MODEL}- **task** outpainting mixes at the paper's 0.1.
+- **task** outpainting mixes at the paper's 0.1.
 {CHAIN}"""
     clip = source(g, size=g.choose((256, 512), (32, 64)))
     models = load_models(g)
@@ -717,10 +735,8 @@ the known pixels stay the clip's own, to the bit, behind a feathered seam.
     margin = g.choose(128, 16)
     padded = g.add("ImagePadForOutpaint", image=clip.frames, left=margin, right=margin, feathering=g.choose(24, 4))
     g.add("PreviewImage", "Padded", images=padded)
-    encoded = g.add("VAEEncode", pixels=padded, vae=models.vae)
-    masked = g.add("SetLatentNoiseMask", samples=encoded, mask=padded)
     g.column()
-    frames = sample_frames(g, models.image, for_image(g, models, texts.text), texts.image_empty, masked)
+    frames = filled(g, models, texts, padded, padded)
     show(g, "Frame-wise", frames, models.vae)
     video = smoothed(g, models, texts, frames, "outpainting")
     save(g, paste_back(g, padded, video, padded), clip)

@@ -27,9 +27,10 @@ WEIGHTS = Path(__file__).parent / "weights"
 CONTEXT_LENGTH = 16
 CONTEXT_DIM = 64
 HEAD_WIDTH = 16
+RANK = 16
 
 # Not the usual 32: with one channel a group, normalisation would wipe out a picture's mean colours.
-AUTOENCODER_GROUPS = 4
+AUTOENCODER_GROUPS = 1
 
 AUTOENCODER = {
     "in_channels": 3,
@@ -37,7 +38,7 @@ AUTOENCODER = {
     "latent_channels": 4,
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "block_out_channels": (32, 32, 64, 64),
+    "block_out_channels": (16, 32, 64, 64),
     "layers_per_block": 1,
     "norm_num_groups": AUTOENCODER_GROUPS,
     "sample_size": 64,
@@ -136,8 +137,39 @@ def _quiet(net: torch.nn.Module, ends: str) -> None:
             torch.nn.init.zeros_(tensor)
 
 
+@torch.no_grad()
+def _pass_colours(net: AutoencoderKL) -> None:
+    """Let the first channels of an autoencoder carry colours to the latent and back; the others begin at random.
+
+    Found by itself, that way takes hundreds of steps. Colours run along twice, as c and -c, because the activation
+    before the last layer cuts them in half: silu(c) - silu(-c) = c.
+    """
+
+    def connect(conv: torch.nn.Conv2d, way: torch.Tensor, taps: slice) -> None:
+        outputs, inputs = way.shape
+        conv.weight[:outputs] = 0
+        conv.bias[:outputs] = 0
+        area = conv.weight[:outputs, :inputs, taps, taps]
+        area += way[:, :, None, None] / area[0, 0].numel()
+
+    once = torch.eye(3)
+    split = torch.cat((once, -once))
+    for half in (net.encoder, net.decoder):
+        connect(half.conv_in, split, slice(1, 2))
+        connect(half.conv_out, split.T / 2, slice(1, 2))
+        for name, layer in half.named_modules():
+            if name.endswith("downsamplers.0.conv"):  # padded below and to the right alone
+                connect(layer, torch.eye(6), slice(0, 2))
+            elif name.endswith("upsamplers.0.conv"):
+                connect(layer, torch.eye(6), slice(1, 2))
+            elif name.endswith("conv_shortcut"):
+                connect(layer, torch.eye(6), slice(0, 1))
+    connect(net.quant_conv, torch.eye(4), slice(0, 1))
+    connect(net.post_quant_conv, torch.eye(4), slice(0, 1))
+
+
 def autoencoder() -> AutoencoderKL:
-    """An untrained f=8 autoencoder with 4 latent channels.
+    """An untrained f=8 autoencoder with 4 latent channels, which already passes on the mean colour of 8x8 pixels.
 
     Its posterior begins narrow (std .05): with diffusers' start, about 1, the noise hides the picture for long.
     """
@@ -145,6 +177,7 @@ def autoencoder() -> AutoencoderKL:
 
     net = AutoencoderKL(**AUTOENCODER)
     _quiet(net, r"conv2\.weight$|to_out")
+    _pass_colours(net)
     torch.nn.init.zeros_(net.quant_conv.weight[4:])
     torch.nn.init.constant_(net.quant_conv.bias[4:], -6.0)
     return net
@@ -205,17 +238,73 @@ def inflate(image: UNet2DConditionModel) -> UNet3DConditionModel:
     return video
 
 
-def latent_scaling(name: str = "autoencoder") -> dict[str, torch.Tensor]:
-    """What the autoencoder's file says of its latents: mean and std ``[4]``, rgb_factors ``[4, 3]``, rgb_bias ``[3]``.
+class LowRank(torch.nn.Module):
+    """A weight plus a product of two thin matrices, of which only these learn (LoRA, arXiv 2106.09685)."""
 
-    Models work on ``(latent - mean) / std``; the factors turn that into a preview in -1..1.
+    def __init__(self, weight: torch.Tensor):
+        super().__init__()
+        self.down = torch.nn.Parameter(torch.randn(RANK, weight[0].numel()) / RANK)
+        self.up = torch.nn.Parameter(torch.zeros(len(weight), RANK))
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        """The weight with its change."""
+        return weight + (self.up @ self.down).view_as(weight)
+
+
+def variant(image: UNet2DConditionModel, channels: int) -> UNet2DConditionModel:
+    """The image model with further input channels, all of it frozen but its first layer and low-rank changes.
+
+    At first it does what the image model does, whatever the new channels hold.
+    """
+    from diffusers import UNet2DConditionModel
+
+    net = UNet2DConditionModel(**IMAGE_UNET | {"in_channels": 4 + channels})
+    weights = image.state_dict()
+    weights["conv_in.weight"] = torch.nn.functional.pad(weights["conv_in.weight"], (0, 0, 0, 0, 0, channels))
+    net.load_state_dict(weights)
+    net.requires_grad_(False)
+    for name, layer in list(net.named_modules()):
+        if name == "conv_in":
+            layer.weight.requires_grad_(True)
+        elif getattr(layer, "weight", None) is not None and layer.weight.ndim > 1 and len(layer.weight) > RANK:
+            torch.nn.utils.parametrize.register_parametrization(layer, "weight", LowRank(layer.weight))
+    return net
+
+
+def variant_changes(net: UNet2DConditionModel) -> dict[str, torch.Tensor]:
+    """What sets a variant apart from the image model: its first layer, and `up` and `down` of the others."""
+    learnt = {name: tensor for name, tensor in net.named_parameters() if tensor.requires_grad}
+    return {name.replace(".parametrizations.weight.0", ""): tensor for name, tensor in learnt.items()}
+
+
+def load_variant(name: str) -> dict[str, torch.Tensor]:
+    """The image UNet's state dict with the changes of a variant, instruct_pix2pix or inpaint."""
+    weights, changes = load_weights("image_unet"), load_weights(name)
+    weights["conv_in.weight"] = changes["conv_in.weight"]
+    for key, up in changes.items():
+        layer, kind = key.rsplit(".", 1)
+        if kind == "up":
+            weight = weights[f"{layer}.weight"]
+            change = (up.float() @ changes[f"{layer}.down"].float()).view_as(weight)
+            weights[f"{layer}.weight"] = (weight.float() + change).to(weight.dtype)
+    return weights
+
+
+def latent_scaling(name: str = "autoencoder") -> dict[str, torch.Tensor]:
+    """What a weight file says of latents.
+
+    autoencoder: mean and std ``[4]``, models work on ``(latent - mean) / std``; rgb_factors ``[4, 3]`` and rgb_bias
+    ``[3]`` turn that into a preview in -1..1. inpaint: grey ``[4]``, what an all-masked picture is encoded as.
     """
     with safe_open(WEIGHTS / f"{name}.safetensors", "pt") as file:
         return {key: torch.tensor(value) for key, value in json.loads(file.metadata()["latents"]).items()}
 
 
 def load_weights(name: str) -> dict[str, torch.Tensor]:
-    """State dict in diffusers' keys of one of autoencoder, text_encoder, image_unet, control_net, video_unet."""
+    """State dict in diffusers' keys of one of autoencoder, text_encoder, image_unet, control_net, video_unet.
+
+    The variants' files, instruct_pix2pix and inpaint, hold changes to image_unet: see `load_variant`.
+    """
     with safe_open(WEIGHTS / f"{name}.safetensors", "pt") as file:
         return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - a file, not a dict
 

@@ -1,13 +1,11 @@
-"""Train the demo models from nothing: ``python -m bivdiff_core.demo.train`` (an hour and a quarter on two CPU cores).
+"""Train the demo models from nothing: ``python -m bivdiff_core.demo.train`` (an hour and a half on two CPU cores).
 
-Five stages, one after another: autoencoder, text encoder with image UNet, ControlNet, video UNet, decoder alone.
+Stages, one after another: autoencoder, text encoder with image UNet, ControlNet, video UNet, decoder alone, and the
+image UNet's two variants, for InstructPix2Pix and for inpainting.
 Each saves a checkpoint every minute under the run folder and is taken up from there when the command is repeated;
 each leaves a picture there to judge it by, and its weights, in fp16, in the package's weights folder.
 On Linux, `MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592` in the environment saves a third of the
 time: freed activations then stay with the process.
-
-The weights in the package came from these stages, but with warm restarts by hand (ControlNet, video UNet) and step
-counts changed on the way (autoencoder, image): a run in one go gives models like them, not the same.
 """
 
 from __future__ import annotations
@@ -32,7 +30,17 @@ from . import models, world
 log = logging.getLogger("bivdiff.demo.train")
 
 CLIPS = 4096
-STEPS = {"autoencoder": 2200, "image": 2500, "control": 1500, "video": 2000, "decoder": 500}
+STEPS = {
+    "autoencoder": 4500,
+    "image": 2500,
+    "control": 1500,
+    "video": 3000,
+    "decoder": 800,
+    "instruct_pix2pix": 700,
+    "inpaint": 700,
+}
+VARIANT_CLIPS = 2048
+VARIANT_STRIDE = 2
 SAVE_EVERY = 60.0
 SNR_CAP = 5.0
 KL_WEIGHT = 1e-6
@@ -325,6 +333,114 @@ def train_video(folder: Path, footage: Footage, latents: torch.Tensor, image: nn
 
 
 @torch.no_grad()
+def encode_edits(folder: Path, encode: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor | list[str]]:
+    """Latents ``[N, 4, 8, 8]`` of frames before and after a change of colour, and the instructions."""
+    path = folder / "edits.pt"
+    if not path.exists():
+        before, after, captions = [], [], []
+        for seed in tqdm(world.TRAIN_SEEDS[:VARIANT_CLIPS], desc="encoding edits"):
+            clip = world.make_clip(seed)
+            edited = world.recolour(clip, seed)
+            pair = torch.cat((clip.frames[::VARIANT_STRIDE], edited.frames[::VARIANT_STRIDE])).movedim(-1, 1)
+            for latents, half in zip((before, after), encode(pair * 2 - 1).chunk(2), strict=True):
+                latents.append(half)
+            captions += [edited.caption] * len(before[-1])
+        save({"before": torch.cat(before), "after": torch.cat(after), "captions": captions}, path)
+    return torch.load(path, weights_only=True)
+
+
+def train_instruct_pix2pix(
+    folder: Path, image: nn.ModuleDict, scaling: dict[str, list], encode: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    """The variant that recolours what it is told to (arXiv 2211.09800): the frame to edit in four further channels.
+
+    Text, frame and both are each left out in one case of twenty, so that guidance can weigh them. A frame left out is
+    what the host puts there: zeros in the VAE's own scale.
+    """
+    torch.manual_seed(stage_seed("instruct_pix2pix"))
+    net = models.variant(image["unet"], channels=4)
+    pairs, noised = encode_edits(folder, encode), Noiser()
+    ids, empty = models.token_ids(pairs["captions"]), models.token_ids([""])
+    nothing = -(torch.tensor(scaling["mean"]) / torch.tensor(scaling["std"]))[:, None, None]
+
+    def loss(generator: torch.Generator) -> torch.Tensor:
+        index = torch.randint(len(ids), (64,), generator=generator)
+        x, t, noise, weight = noised(pairs["after"][index], generator)
+        left_out = torch.rand(len(index), generator=generator)
+        told = torch.where((left_out < 0.1)[:, None], empty, ids[index])
+        shown = torch.where(
+            ((left_out > 0.05) & (left_out < 0.15))[:, None, None, None], nothing, pairs["before"][index]
+        )
+        context = image["text"](input_ids=told).last_hidden_state
+        return (weight * (net(torch.cat((x, shown), dim=1), t, context).sample - noise).square()).mean()
+
+    learning = [tensor for tensor in net.parameters() if tensor.requires_grad]
+    fit("instruct_pix2pix", folder, net, [{"params": learning, "lr": 2e-3}], loss, average=0.99)
+    models.save_weights("instruct_pix2pix", models.variant_changes(net))
+
+
+def random_masks(count: int, generator: torch.Generator) -> torch.Tensor:
+    """Masks ``[N, 1, H, W]`` of what is to be drawn anew, 0 or 1: blocks, discs, or one side of the picture."""
+    grid = world.pixel_grid().movedim(-1, 0)[None]
+    centre = world.SIZE * torch.rand(count, 2, 1, 1, generator=generator)
+    reach = world.SIZE * (0.12 + 0.25 * torch.rand(count, 2, 1, 1, generator=generator))
+    away = (grid - centre) / reach
+    block, disc = away.abs().amax(dim=1) < 1, away.square().sum(dim=1) < 1
+    turn = torch.randint(4, (count,), generator=generator)
+    sides = torch.stack((grid[:, 0], world.SIZE - 1 - grid[:, 0], grid[:, 1], world.SIZE - 1 - grid[:, 1]))[:, 0]
+    side = sides[turn] < reach[:, 0]
+    kind = torch.randint(3, (count, 1, 1), generator=generator)
+    return torch.where(kind == 0, block, torch.where(kind == 1, disc, side))[:, None].float()
+
+
+@torch.no_grad()
+def encode_holes(
+    folder: Path, footage: Footage, encode: Callable[[torch.Tensor], torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Frames with a hole as the host's inpainting hands them to a model: grey there, then encoded; one mask a frame.
+
+    index: of the frame, ``[N]``. masks: ``[N, 1, 8, 8]``, 1 in the hole. masked: latents ``[N, 4, 8, 8]``.
+    """
+    path = folder / "holes.pt"
+    if not path.exists():
+        generator = torch.Generator().manual_seed(stage_seed("inpaint") - 1)
+        index = torch.arange(0, VARIANT_CLIPS * world.FRAMES, VARIANT_STRIDE)
+        masks = random_masks(len(index), generator)
+        pieces = tqdm(batches(len(index), 64), total=math.ceil(len(index) / 64), desc="encoding holes")
+        masked = torch.cat([encode(footage.images(index[piece]) * (1 - masks[piece])) for piece in pieces])
+        small = F.interpolate(masks, size=masked.shape[-2:], mode="bilinear").round()
+        save({"index": index, "masks": small, "masked": masked}, path)
+    return torch.load(path, weights_only=True)
+
+
+def train_inpaint(
+    folder: Path,
+    footage: Footage,
+    latents: torch.Tensor,
+    image: nn.ModuleDict,
+    encode: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    """The variant that fills holes: the mask and the masked frame in five further channels, as SD's has them."""
+    torch.manual_seed(stage_seed("inpaint"))
+    net = models.variant(image["unet"], channels=5)
+    ids, flat, noised = models.token_ids(footage.captions), latents.flatten(0, 1), Noiser()
+    holes = encode_holes(folder, footage, encode)
+
+    def loss(generator: torch.Generator) -> torch.Tensor:
+        row = torch.randint(len(holes["index"]), (64,), generator=generator)
+        index = holes["index"][row]
+        x, t, noise, weight = noised(flat[index], generator)
+        context = image["text"](input_ids=drop_captions(ids[index // world.FRAMES], generator)).last_hidden_state
+        seen = torch.cat((x, holes["masks"][row], holes["masked"][row]), dim=1)
+        return (weight * (net(seen, t, context).sample - noise).square()).mean()
+
+    learning = [tensor for tensor in net.parameters() if tensor.requires_grad]
+    fit("inpaint", folder, net, [{"params": learning, "lr": 2e-3}], loss, average=0.99)
+    grey = encode(torch.zeros(1, 3, world.SIZE, world.SIZE)).mean(dim=(0, 2, 3))
+    models.save_weights("inpaint", models.variant_changes(net), {"grey": grey.tolist()})
+
+
+@torch.no_grad()
 def sample(
     predict: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
     image: nn.ModuleDict,
@@ -386,6 +502,13 @@ def main() -> None:
     show_samples(folder, autoencoder, scaling, image, control)
     train_video(folder, footage, latents, image)
     polish_decoder(folder, footage, autoencoder, scaling)
+
+    def encode(frames: torch.Tensor) -> torch.Tensor:
+        mean, std = (torch.tensor(scaling[key])[:, None, None] for key in ("mean", "std"))
+        return (autoencoder.encode(frames).latent_dist.mean - mean) / std
+
+    train_instruct_pix2pix(folder, image, scaling, encode)
+    train_inpaint(folder, footage, latents, image, encode)
 
 
 if __name__ == "__main__":

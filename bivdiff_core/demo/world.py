@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -159,9 +159,9 @@ def pixel_grid(size: int = SIZE) -> torch.Tensor:
 
 
 def make_clip(seed: int) -> Clip:
-    """The clip of ``seed``: 8 frames of 64x64, one shape or (one clip in six) two that cross."""
+    """The clip of ``seed``: 8 frames of 64x64, one shape or (one clip in ten) two that cross."""
     rng = np.random.default_rng(seed)
-    pair = rng.random() < 1 / 6
+    pair = rng.random() < 0.1
     halves = (DARK, LIGHT) if rng.random() < 0.5 else (LIGHT, DARK)
     ground = str(rng.choice(list(halves[1])))
     colours = [str(name) for name in rng.choice(list(halves[0]), size=2, replace=False)]
@@ -208,6 +208,27 @@ def _surface(rng: np.random.Generator, name: str, tilt: float, wavelength: tuple
     wave = 2 * math.pi / length * np.array([math.cos(angle), math.sin(angle)])
     phase = rng.uniform(0, 2 * math.pi)
     return Surface(name, tuple(map(float, colour)), tuple(map(float, tint)), tuple(map(float, wave)), float(phase))
+
+
+def recolour(clip: Clip, seed: int) -> Clip:
+    """The clip with another colour on its first-named shape or on its background, the stripes kept.
+
+    Its caption is an instruction: it names the new colour and leaves out those that stay.
+    """
+    rng = np.random.default_rng(seed)
+    things = [shape.surface for shape in clip.shapes] + [clip.background]
+    changed = 0 if rng.random() < 0.5 else len(things) - 1
+    surface = things[changed]
+    half = DARK if surface.name in DARK else LIGHT
+    name = str(rng.choice([name for name in half if name not in {thing.name for thing in things}]))
+    shade = np.array(surface.colour) - PALETTE[surface.name]
+    colour = np.clip(PALETTE[name] + shade, np.abs(surface.tint), 1 - np.abs(surface.tint))
+    things[changed] = replace(surface, name=name, colour=tuple(map(float, colour)))
+    shapes = [replace(shape, surface=thing) for shape, thing in zip(clip.shapes, things, strict=False)]
+    said = [(name if i == changed else None, shape.kind) for i, shape in enumerate(shapes)]
+    caption = Caption(tuple(said), name if changed == len(shapes) else None)
+    frames, masks = _render(shapes, things[-1], clip.drift)
+    return Clip(clip.seed, str(caption), tuple(shapes), things[-1], clip.drift, frames, masks)
 
 
 def _leave_out_colours(rng: np.random.Generator, said: Caption) -> Caption:

@@ -8,6 +8,7 @@ import comfy.cldm.cldm
 import comfy.clip_model
 import comfy.controlnet
 import comfy.latent_formats
+import comfy.model_base
 import comfy.model_management as mm
 import comfy.model_patcher
 import comfy.ops
@@ -49,7 +50,7 @@ VAE = {
     "resolution": 64,
     "in_channels": 3,
     "out_ch": 3,
-    "ch": 32,
+    "ch": 2 * models.AUTOENCODER["block_out_channels"][0],
     "ch_mult": [1, 1, 2, 2],
     "num_res_blocks": 1,
     "attn_resolutions": [],
@@ -85,6 +86,32 @@ class DemoImageModel(comfy.supported_models_base.BASE):
         """Rename diffusers' keys to the host's."""
         names = comfy.utils.unet_to_diffusers(self.unet_config)
         return {names[key]: tensor for key, tensor in state_dict.items()}
+
+
+class _DemoEdit(comfy.model_base.IP2P, comfy.model_base.BaseModel):
+    def process_ip2p_image_in(self, image: Tensor) -> Tensor:
+        return self.process_latent_in(image)
+
+
+class DemoEditModel(DemoImageModel):
+    """The image UNet that sees a frame to edit, as InstructPixToPixConditioning hands it over."""
+
+    def get_model(self, state_dict, prefix="", device=None):
+        return _DemoEdit(self, device=device)
+
+
+class DemoInpaintModel(DemoImageModel):
+    """The image UNet that sees a mask and a masked frame, as InpaintModelConditioning hands them over."""
+
+    def get_model(self, state_dict, prefix="", device=None):
+        model = super().get_model(state_dict, prefix, device)
+        grey = models.latent_scaling("inpaint")["grey"].view(1, 4, 1, 1)
+        model.blank_inpaint_image_like = lambda latent: grey.to(latent).expand_as(latent)
+        return model
+
+
+VARIANTS = {"base": (DemoImageModel, 0), "instruct_pix2pix": (DemoEditModel, 4), "inpaint": (DemoInpaintModel, 5)}
+"""Configuration and further input channels of each image MODEL."""
 
 
 class DemoVideoModel(VideoModelConfig):
@@ -156,10 +183,12 @@ class DemoClip(comfy.sd1_clip.SD1ClipModel):
         super().__init__(device, dtype, model_options or {}, clip_name="demo", clip_model=DemoClipModel)
 
 
-def load_image_model(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
-    """The image MODEL."""
-    weights = models.load_weights("image_unet")
-    return load_model(DemoImageModel(UNET), weights, load_image_model, (), disable_dynamic)
+def load_image_model(variant: str = "base", disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    """The image MODEL, or its variant for InstructPix2Pix or inpainting."""
+    weights = models.load_weights("image_unet") if variant == "base" else models.load_variant(variant)
+    configuration, channels = VARIANTS[variant]
+    config = configuration(UNET | {"in_channels": 4 + channels})
+    return load_model(config, weights, load_image_model, (variant,), disable_dynamic)
 
 
 def load_video_model(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
@@ -184,12 +213,33 @@ def _load_clip_patcher(disable_dynamic: bool = False) -> comfy.model_patcher.Mod
 
 def load_vae() -> comfy.sd.VAE:
     """The VAE, f=8 with 4 channels."""
-    vae = comfy.sd.VAE(sd=models.load_weights("autoencoder"), config={"params": {"ddconfig": VAE, "embed_dim": 4}})
-    for layer in vae.first_stage_model.modules():
+    weights = {key: _widened(tensor) for key, tensor in models.load_weights("autoencoder").items()}
+    vae = comfy.sd.VAE(sd=weights, config={"params": {"ddconfig": VAE, "embed_dim": 4}})
+    net = vae.first_stage_model
+    for layer in net.modules():
         if isinstance(layer, torch.nn.GroupNorm):  # the host's VAE knows only 32 groups
             layer.num_groups = models.AUTOENCODER_GROUPS
+    # Widened, two blocks have as many channels in as out, and the host left their shortcuts away.
+    for name, block in (
+        ("encoder.down_blocks.1.resnets.0", net.encoder.down[1].block[0]),
+        ("decoder.up_blocks.3.resnets.0", net.decoder.up[0].block[0]),
+    ):
+        block.in_channels //= 2
+        block.nin_shortcut = type(block.conv1)(block.out_channels, block.out_channels, 1).to(block.conv1.weight)
+        block.nin_shortcut.load_state_dict({k: weights[f"{name}.conv_shortcut.{k}"] for k in ("weight", "bias")})
     vae.patcher.cached_patcher_init = (_load_vae_patcher, ())
     return vae
+
+
+def _widened(weight: Tensor) -> Tensor:
+    """The weight for an autoencoder that has each of its narrowest channels twice, which changes nothing.
+
+    The host's VAE takes only widths that 32 divides.
+    """
+    narrow = models.AUTOENCODER["block_out_channels"][0]
+    if weight.ndim > 1 and weight.shape[1] == narrow:
+        weight = weight.repeat_interleave(2, dim=1) / 2
+    return weight.repeat_interleave(2, dim=0) if weight.shape[0] == narrow else weight
 
 
 def _load_vae_patcher(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:

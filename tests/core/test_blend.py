@@ -31,7 +31,9 @@ def test_ends_are_the_branches(mode, rho):
 def test_ratio_is_the_weight_of_the_image_branch(mode):
     image, video = pair(0.0)
     mixed = blend.MODES[mode](image, video, 0.9)
-    assert blend.correlation(mixed, image) > 0.9 > 0.4 > blend.correlation(mixed, video)
+    # The bands of frequency are soft, and a tenth of the spectrum reaches into the rest: .34.
+    share = 0.4 if mode == "frequency" else 0.3
+    assert blend.correlation(mixed, image) > 0.9 > share > blend.correlation(mixed, video)
 
 
 @pytest.mark.parametrize("ratio", RATIOS)

@@ -1,0 +1,105 @@
+"""The shipped workflows' demo twins, run to make the thumbnails that stand beside them.
+
+    python tools/twins.py
+
+A thumbnail's upper row is what the image model drew frame by frame, its lower row the smoothed video, both from a real
+run on the demo models and the packaged clip. What the twins load besides that clip is written here, for the tests too.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from comfy_cli.workflow_to_api import convert_ui_to_api
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from bivdiff_core.demo import world  # noqa: E402
+from tools.demo import frames_of  # noqa: E402
+from tools.host import COMFYUI  # noqa: E402
+from tools.server import Server  # noqa: E402
+from tools.workflows import GRAPHS, PACKAGED_CLIP, WORKFLOWS, workflow  # noqa: E402
+
+TWINS = sorted(set(GRAPHS) - {"t2i_adapter"})
+"""The demo models have no adapter; that one's hints follow their frames in tests/host/test_chunks.py."""
+
+RATE = 8
+BEFORE = {"own_frames": "Source", "matting": "Source"}
+"""What the upper row shows where it is not the frames that the image model drew."""
+
+
+def write_inputs(folder: Path, clip: world.Clip) -> None:
+    """What the twins load: a mask around the shape, and frames whose colours jump."""
+    write_video(folder / "bivdiff_mask.mp4", shape_mask(clip)[..., None].expand(-1, -1, -1, 3))
+    write_video(folder / "bivdiff_flicker.mp4", flickering(clip), sound=True)
+
+
+def shape_mask(clip: world.Clip) -> Tensor:
+    """The shape's pixels `[F, H, W]` and those next to them, 0 or 1."""
+    return grown((clip.ground < 0.99).float(), 2)
+
+
+def grown(mask: Tensor, by: int) -> Tensor:
+    """The mask with everything up to `by` pixels from it."""
+    return torch.nn.functional.max_pool2d(mask, 2 * by + 1, stride=1, padding=by)
+
+
+def flickering(clip: world.Clip) -> Tensor:
+    """The clip's frames, each a little lighter or darker in every colour."""
+    jumps = torch.randn(world.FRAMES, 1, 1, 3, generator=torch.Generator().manual_seed(0))
+    return (clip.frames * (1 + 0.12 * jumps)).clamp(0, 1)
+
+
+def write_video(path, frames: Tensor, sound: bool = False) -> None:
+    """Frames `[F, H, W, 3]` without loss, and one second of a tone."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=RATE, options={"crf": "0"})
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv444p"
+        tone = container.add_stream("aac", rate=44100, layout="mono") if sound else None
+        for picture in (frames * 255).round().byte().numpy():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture))))
+        container.mux(stream.encode())
+        if tone:
+            wave = np.sin(np.arange(44100) / 20).astype(np.float32)[None]
+            samples = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
+            samples.sample_rate = 44100
+            container.mux(tone.encode(samples))
+            container.mux(tone.encode())
+
+
+def thumbnail(before: Tensor, after: Tensor) -> Tensor:
+    """Every other frame `[3, H, W]` of two videos `[F, H, W, 3]`, one above the other, at four times their size."""
+    rows = [torch.cat(list(video[::2]), dim=1) for video in (before, after)]
+    sheet = torch.cat(rows, dim=0).movedim(-1, 0)
+    return torch.nn.functional.interpolate(sheet[None], scale_factor=3, mode="bicubic")[0].clamp(0, 1)
+
+
+def main() -> None:
+    """Run every twin and write its thumbnail."""
+    with tempfile.TemporaryDirectory() as base, Server(sys.executable, COMFYUI, Path(base), cpu=True) as server:
+        write_inputs(server.base / "input", world.make_clip(world.PACKAGED_CLIP_SEED))
+        shutil.copy(WORKFLOWS / PACKAGED_CLIP, server.base / "input")
+        object_info = server.object_info()
+        for name in TWINS:
+            prompt = convert_ui_to_api(workflow(name, object_info, demo=True), object_info)
+            run = server.run(prompt)
+            if run.error:
+                sys.exit(f"{name}: {run.error}")
+            before, after = (
+                frames_of(server, run, prompt, title) for title in (BEFORE.get(name, "Frame-wise"), "Smoothed")
+            )
+            to_pil_image(thumbnail(before, after)).save(WORKFLOWS / f"{name}.jpg", quality=90)
+            print(name, flush=True)
+
+
+if __name__ == "__main__":
+    main()
