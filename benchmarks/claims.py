@@ -25,7 +25,7 @@ from tools.host import Pack, use_comfyui  # noqa: E402
 
 STEPS, FRAME_CFG, SMOOTH_CFG = 25, 3.0, 1.0
 RATIOS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
-DEMO_RATIO = 0.5
+DEMO_RATIO, DEMO_STRENGTH = 0.75, 0.75
 SCHEDULE = {"steps": STEPS, "scheduler": "ddim_uniform"}
 SHEET_CLIPS = 6
 SHEET_ROWS = (
@@ -34,7 +34,7 @@ SHEET_ROWS = (
     "frame-wise, shared noise",
     "BIVDiff 0",
     "BIVDiff 0.25",
-    "BIVDiff 0.5",
+    "BIVDiff 0.75",
     "BIVDiff 1",
 )
 PART_ROWS = (
@@ -86,9 +86,10 @@ class Chain:
             **SCHEDULE,
         )[0]
 
-    def invert(self, latent: dict, conditioning: list) -> tuple[dict, dict]:
+    def invert(self, latent: dict, conditioning: list, strength: float = DEMO_STRENGTH) -> tuple[dict, dict]:
         """The LATENT inverted by the image model and by the video model."""
-        common = {"conditioning": conditioning, "latent": latent, "solver": "ddim", "strength": 1.0, "grid": "matched"}
+        common = {"conditioning": conditioning, "latent": latent, "strength": strength}
+        common |= {"solver": "ddim", "grid": "matched"}
         (image,) = self.pack.run("BIVDiffInvertImage", model=self.image, frames_per_batch=0, **common, **SCHEDULE)
         (video,) = self.pack.run(
             "BIVDiffInvertVideo", model=self.video, context_length=0, context_overlap=0, **common, **SCHEDULE
@@ -157,10 +158,10 @@ class Chain:
             for ratio in RATIOS:
                 latent = self.blend(*inverted[noise], ratio)
                 rows[f"BIVDiff {ratio:g}{suffix}"] = self.smooth(self.video, positive, latent)
-        without_caption = self.invert(made["independent"], self.empty)
-        for ratio in (0.0, 0.5, 1.0):
-            latent = self.blend(*without_caption, ratio)
-            rows[f"BIVDiff {ratio:g}, inverted without caption"] = self.smooth(self.video, positive, latent)
+        for conditioning, name in ((positive, "strength 1"), (self.empty, "strength 1, no caption")):
+            both = self.invert(made["independent"], conditioning, strength=1.0)
+            for ratio in (0.5, 1.0):
+                rows[f"BIVDiff {ratio:g}, {name}"] = self.smooth(self.video, positive, self.blend(*both, ratio))
         for ratio in (0.5, 1.0):
             latent = self.blend(*inverted["independent"], ratio)
             rows[f"image model on the latents of {ratio:g}"] = self.smooth(self.image, positive, latent)
@@ -243,9 +244,10 @@ PAGE = """# What BIVDiff does to flicker, measured
 
 {date}, `python benchmarks/claims.py --clips {clips}`: {clips} clips of the toy world that no model was trained on, all
 with drifting backgrounds, through the real nodes and the demo models on {device}. {steps} steps, frames drawn with the
-outline ControlNet at cfg {frame_cfg:g}, inverted with their caption and smoothed at cfg {smooth_cfg:g}; solver ddim,
-linear blend. The number after BIVDiff is the mixing ratio: 1 is the image branch alone, the paper's choice for
-ControlNet. The paper inverts without the caption; rows of that stand below.
+outline ControlNet at cfg {frame_cfg:g}, inverted with their caption to strength {strength:g} and smoothed at cfg
+{smooth_cfg:g}; solver ddim, linear blend. The number after BIVDiff is the mixing ratio: 1 is the image branch alone, the
+paper's choice for ControlNet. The paper inverts all the way to noise (strength 1) and without the caption: rows of that
+stand below.
 
 - **shape flicker, background flicker**: mean absolute colour change, 0 to 1, along the known motion from each frame to
   the next, inside the shapes and on the background.
@@ -256,7 +258,7 @@ ControlNet. The paper inverts without the caption; rows of that stand below.
 
 {table}
 
-At the demo workflow's settings (ratio {ratio:g} on independent frames):
+At the demo workflow's settings (ratio {ratio:g}, strength {strength:g}, independent frames):
 
 {verdict}
 
@@ -319,6 +321,7 @@ def main() -> None:
         steps=STEPS,
         frame_cfg=FRAME_CFG,
         smooth_cfg=SMOOTH_CFG,
+        strength=DEMO_STRENGTH,
         table=table(results),
         ratio=DEMO_RATIO,
         verdict=verdict(results),
