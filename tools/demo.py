@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.append(str(ROOT))
 
 from bivdiff_core.demo import measure, world  # noqa: E402
 from tools.server import Server, ServerError  # noqa: E402

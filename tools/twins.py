@@ -21,7 +21,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.append(str(ROOT))
 
 from bivdiff_core.demo import world  # noqa: E402
 from tools.demo import frames_of  # noqa: E402

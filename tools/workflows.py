@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.append(str(ROOT))
 
 from bivdiff_core.blend import TASK_RATIOS  # noqa: E402
 from tools.host import COMFYUI  # noqa: E402

