@@ -245,9 +245,9 @@ PAGE = """# What BIVDiff does to flicker, measured
 {date}, `python benchmarks/claims.py --clips {clips}`: {clips} clips of the toy world that no model was trained on, all
 with drifting backgrounds, through the real nodes and the demo models on {device}. {steps} steps, frames drawn with the
 outline ControlNet at cfg {frame_cfg:g}, inverted with their caption to strength {strength:g} and smoothed at cfg
-{smooth_cfg:g}; solver ddim, linear blend. The number after BIVDiff is the mixing ratio: 1 is the image branch alone, the
-paper's choice for ControlNet. The paper inverts all the way to noise (strength 1) and without the caption: rows of that
-stand below.
+{smooth_cfg:g}; solver ddim, linear blend. The number after BIVDiff is the mixing ratio: 1 is the image branch alone,
+the paper's choice for ControlNet. The paper inverts all the way to noise (strength 1) and without the caption: rows of
+that stand below.
 
 - **shape flicker, background flicker**: mean absolute colour change, 0 to 1, along the known motion from each frame to
   the next, inside the shapes and on the background.
