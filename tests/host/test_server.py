@@ -2,7 +2,6 @@
 
 import copy
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -47,18 +46,13 @@ def demo(server) -> dict:
     return prompt
 
 
-def test_start_up_is_quick(server):
-    (seconds,) = re.findall(rf"([\d.]+) seconds: {re.escape(str(ROOT))}\s", server.log)
-    assert float(seconds) < 0.3
-
-
 def test_start_up_leaves_heavy_libraries_alone():
     load = """
 from tools.host import use_comfyui
 use_comfyui(cpu=True)
 import asyncio, nodes, sys
 assert asyncio.run(nodes.load_custom_node("."))
-assert not {"diffusers", "matplotlib"} & set(sys.modules)
+assert not {"diffusers", "matplotlib", "skimage"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", load], cwd=ROOT, check=True)
 
