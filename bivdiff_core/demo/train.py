@@ -1,4 +1,4 @@
-"""Train the demo models from nothing: ``python -m bivdiff_core.demo.train`` (an hour and a quarter on two quiet CPU cores).
+"""Train the demo models from nothing: ``python -m bivdiff_core.demo.train``, an hour and a quarter on two quiet cores.
 
 Stages, one after another: autoencoder, text encoder with image UNet, ControlNet, video UNet, decoder alone, and the
 image UNet's two variants, for InstructPix2Pix and for inpainting.
