@@ -63,9 +63,9 @@ def steps(default: int, tooltip: str) -> io.Int.Input:
     return io.Int.Input("steps", default=default, min=1, max=1000, tooltip=tooltip)
 
 
-def cfg(default: float, tooltip: str) -> io.Float.Input:
+def cfg(default: float, tooltip: str, name: str = "cfg") -> io.Float.Input:
     """Classifier-free guidance."""
-    return io.Float.Input("cfg", default=default, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=tooltip)
+    return io.Float.Input(name, default=default, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=tooltip)
 
 
 def scheduler(default: str, tooltip: str) -> io.Combo.Input:

@@ -77,7 +77,7 @@ def write_video(path, frames: Tensor, sound: bool = False) -> None:
 
 
 def thumbnail(before: Tensor, after: Tensor) -> Tensor:
-    """Every other frame `[3, H, W]` of two videos `[F, H, W, 3]`, one above the other, at four times their size."""
+    """Every other frame `[3, H, W]` of two videos `[F, H, W, 3]`, one above the other, at three times their size."""
     rows = [torch.cat(list(video[::2]), dim=1) for video in (before, after)]
     sheet = torch.cat(rows, dim=0).movedim(-1, 0)
     return torch.nn.functional.interpolate(sheet[None], scale_factor=3, mode="bicubic")[0].clamp(0, 1)
