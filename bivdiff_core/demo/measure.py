@@ -61,7 +61,7 @@ def changes_along_motion(frames: Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
         parts = []
         for t in range(len(frames) - 1):
             here = grid[inner[t]]
-            there = carry(here, t, t + 1)
+            there = carry(here, *clip.times[t : t + 2])
             within = ((there >= 0) & (there <= frames.shape[1] - 1)).all(dim=-1)
             there_inner = sample_at(inner[t + 1, ..., None].float(), there)[:, 0] > 0.99
             keep = within & there_inner

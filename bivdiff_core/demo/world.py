@@ -50,7 +50,7 @@ WORDS = ("a", "an", "on", "background", "in", "front", "of", *SHAPES, *PALETTE)
 
 @dataclass(frozen=True)
 class Rigid:
-    """Motion of one shape: at frame t its centre is ``centre + t * velocity``, its angle ``angle + t * spin``.
+    """Motion of one shape: at time t its centre is ``centre + t * velocity``, its angle ``angle + t * spin``.
 
     Pixels (x right, y down, pixel centres at whole numbers) and radians.
     """
@@ -61,7 +61,7 @@ class Rigid:
     spin: float
 
     def place(self, t: float) -> tuple[float, float, float]:
-        """Centre x, centre y and angle at frame ``t``."""
+        """Centre x, centre y and angle at time ``t``."""
         return (
             self.centre[0] + t * self.velocity[0],
             self.centre[1] + t * self.velocity[1],
@@ -69,7 +69,7 @@ class Rigid:
         )
 
     def carry(self, points: torch.Tensor, start: float, end: float) -> torch.Tensor:
-        """Where points ``[..., 2]`` fixed to the shape at frame ``start`` lie at frame ``end``."""
+        """Where points ``[..., 2]`` fixed to the shape at time ``start`` lie at time ``end``."""
         x0, y0, a0 = self.place(start)
         x1, y1, a1 = self.place(end)
         cos, sin = math.cos(a1 - a0), math.sin(a1 - a0)
@@ -109,7 +109,7 @@ class Clip:
 
     frames: ``[F, H, W, 3]`` in 0..1. masks: ``[S, F, H, W]`` in 0..1, the visible part of each shape.
     caption: what is to be seen, colours possibly left out. shapes: front to back, in the order of the caption.
-    drift: background motion in pixels per frame, (x, y).
+    drift: background motion in pixels per unit of time, (x, y). times: when each frame is, neighbours one unit apart.
     """
 
     seed: int
@@ -117,6 +117,7 @@ class Clip:
     shapes: tuple[Shape, ...]
     background: Surface
     drift: tuple[float, float]
+    times: tuple[int, ...]
     frames: torch.Tensor
     masks: torch.Tensor
 
@@ -158,8 +159,11 @@ def pixel_grid(size: int = SIZE) -> torch.Tensor:
     return torch.stack((x, y), dim=-1).float()
 
 
-def make_clip(seed: int) -> Clip:
-    """The clip of ``seed``: 8 frames of 64x64, one shape or (one clip in ten) two that cross."""
+def make_clip(seed: int, frames: int = FRAMES) -> Clip:
+    """The clip of ``seed``: frames of 64x64, one shape or (one clip in ten) two that cross.
+
+    More than ``FRAMES`` go on until a shape would leave the picture, then back in time, and so on to and fro.
+    """
     rng = np.random.default_rng(seed)
     pair = rng.random() < 0.1
     halves = (DARK, LIGHT) if rng.random() < 0.5 else (LIGHT, DARK)
@@ -180,8 +184,25 @@ def make_clip(seed: int) -> Clip:
     drift = (-heading * DRIFT, 0.0)
     said = Caption(tuple((shape.surface.name, shape.kind) for shape in shapes), ground)
     caption = str(_leave_out_colours(rng, said))
-    frames, masks = _render(shapes, background, drift)
-    return Clip(seed, caption, tuple(shapes), background, drift, frames, masks)
+    times = _times(shapes, frames)
+    return Clip(seed, caption, tuple(shapes), background, drift, times, *_render(shapes, background, drift, times))
+
+
+def _times(shapes: list[Shape], frames: int) -> tuple[int, ...]:
+    """When each frame is: 0, 1, 2, ..., to and fro between the first and last time with all shapes in the picture."""
+    first, last = 0, FRAMES - 1
+    while all(_inside(shape, first - 1) for shape in shapes):
+        first -= 1
+    while all(_inside(shape, last + 1) for shape in shapes):
+        last += 1
+    swing = last - first
+    return tuple(last - abs((t - first) % (2 * swing) - swing) for t in range(frames))
+
+
+def _inside(shape: Shape, t: float) -> bool:
+    """Whether the whole shape is in the picture at time ``t``, a pixel away from its border."""
+    x, y, _ = shape.motion.place(t)
+    return all(shape.radius + 1 <= c <= SIZE - 2 - shape.radius for c in (x, y))
 
 
 def _motion(rng: np.random.Generator, radius: float, heading: float, speed: tuple[float, float]) -> Rigid:
@@ -227,8 +248,31 @@ def recolour(clip: Clip, seed: int) -> Clip:
     shapes = [replace(shape, surface=thing) for shape, thing in zip(clip.shapes, things, strict=False)]
     said = [(name if i == changed else None, shape.kind) for i, shape in enumerate(shapes)]
     caption = Caption(tuple(said), name if changed == len(shapes) else None)
-    frames, masks = _render(shapes, things[-1], clip.drift)
-    return Clip(clip.seed, str(caption), tuple(shapes), things[-1], clip.drift, frames, masks)
+    frames, masks = _render(shapes, things[-1], clip.drift, clip.times)
+    return Clip(clip.seed, str(caption), tuple(shapes), things[-1], clip.drift, clip.times, frames, masks)
+
+
+def black_and_white(frames: torch.Tensor) -> torch.Tensor:
+    """Frames ``[..., 3]`` without their colours, in whatever range they have: the style of the demo LoRA."""
+    return (frames * LUMA).sum(dim=-1, keepdim=True).expand_as(frames)
+
+
+def with_motion(clip: Clip, speed: float, spin: float | None = None) -> Clip:
+    """The clip with shapes and camera ``speed`` times as fast, and shapes that turn by ``spin`` radians a frame.
+
+    Halfway, every shape is where it was; without ``spin`` they turn ``speed`` times as fast too.
+    """
+    halfway = (FRAMES - 1) / 2
+    shapes = []
+    for shape in clip.shapes:
+        x, y, angle = shape.motion.place(halfway)
+        vx, vy = (speed * v for v in shape.motion.velocity)
+        turn = speed * shape.motion.spin if spin is None else math.copysign(spin, shape.motion.spin)
+        motion = Rigid((x - halfway * vx, y - halfway * vy), (vx, vy), angle - halfway * turn, turn)
+        shapes.append(replace(shape, motion=motion))
+    drift = (speed * clip.drift[0], speed * clip.drift[1])
+    frames, masks = _render(shapes, clip.background, drift, clip.times)
+    return replace(clip, shapes=tuple(shapes), drift=drift, frames=frames, masks=masks)
 
 
 def _leave_out_colours(rng: np.random.Generator, said: Caption) -> Caption:
@@ -278,11 +322,13 @@ def _distance(kind: str, points: torch.Tensor) -> torch.Tensor:
     return torch.where(crossings.sum(dim=-1) % 2 == 1, -distance, distance) - ROUNDING
 
 
-def _render(shapes: list[Shape], background: Surface, drift: tuple[float, float]) -> tuple[torch.Tensor, torch.Tensor]:
+def _render(
+    shapes: list[Shape], background: Surface, drift: tuple[float, float], times: tuple[int, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Frames ``[F, H, W, 3]`` and visible masks ``[S, F, H, W]``, edges anti-aliased over one pixel."""
     grid = pixel_grid()
     frames, masks = [], []
-    for t in range(FRAMES):
+    for t in times:
         frame = background.paint(grid - t * torch.tensor(drift))
         visible = torch.ones(SIZE, SIZE)
         layers = []

@@ -1,5 +1,7 @@
 """The toy world: every clip is known exactly, and the measures on it say what they claim."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -35,6 +37,28 @@ def test_the_known_motion_carries_each_frame_into_the_next():
         steady = measure.flicker(clip.frames, clip)
         assert steady.ground < 1e-5
         assert steady.shape < 3e-3  # resampling between pixels
+
+
+def test_another_motion_is_as_well_known():
+    for clip in CLIPS[:8]:
+        assert torch.allclose(world.with_motion(clip, speed=1).frames, clip.frames, atol=1e-4)
+        fast = world.with_motion(clip, speed=2, spin=0.25)
+        steady = measure.flicker(fast.frames, fast)
+        assert steady.ground < 1e-5
+        assert steady.shape < 3e-3
+        travelled = [shape.motion.place(7)[0] - shape.motion.place(0)[0] for shape in (*clip.shapes, *fast.shapes)]
+        assert travelled[-1] == pytest.approx(2 * travelled[len(clip.shapes) - 1])
+
+
+def test_a_long_clip_goes_on_with_its_shapes_in_the_picture():
+    for clip in CLIPS[:8]:
+        longer = world.make_clip(clip.seed, 40)
+        assert torch.equal(longer.frames[: world.FRAMES], clip.frames) and longer.caption == clip.caption
+        assert all(abs(end - start) == 1 for start, end in pairwise(longer.times))
+        assert longer.ground[:, [0, -1]].min() > 0.99 and longer.ground[:, :, [0, -1]].min() > 0.99
+        steady = measure.flicker(longer.frames, longer)
+        assert steady.ground < 1e-5
+        assert steady.shape < 3e-3
 
 
 def test_the_motion_matters():
