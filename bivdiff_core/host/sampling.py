@@ -19,6 +19,7 @@ import comfy.utils
 import latent_preview
 import torch
 from einops import rearrange
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from ..grids import (
@@ -78,10 +79,12 @@ class Progress:
     """A node's bar, in steps times windows; stops the run on the first non-finite frame.
 
     Every step previews the next frame, so that the run shows them all: the host's previews are single pictures.
+    An inversion previews the frame as it is by now, and says that it is to be noise; other runs what it is to become.
     """
 
-    def __init__(self, model, node: str, steps: int):
+    def __init__(self, model, node: str, steps: int, inverts: bool):
         self.node = node
+        self.inverts = inverts
         self.steps = steps
         self.done = 0
         self.windows = 1
@@ -96,10 +99,27 @@ class Progress:
     def __call__(self, step: int, denoised: Tensor, x: Tensor, steps: int) -> None:
         check_finite(denoised, self.node, step)
         self.done = step + 1
-        dim = frame_dim(denoised)
-        frame = denoised.narrow(dim, step % denoised.shape[dim], 1)
-        preview = self.previewer and self.previewer.decode_latent_to_preview_image("JPEG", frame)
+        preview = self.previewer and self.preview(x if self.inverts else denoised, step)
         self.bar.update_absolute(self.done * self.windows, steps * self.windows, preview)
+
+    def preview(self, latent: Tensor, step: int) -> tuple[str, Image.Image, int]:
+        """A frame of a latent as the host sends it to the browser."""
+        dim = frame_dim(latent)
+        frame = latent.narrow(dim, step % latent.shape[dim], 1)
+        if not self.inverts:
+            return self.previewer.decode_latent_to_preview_image("JPEG", frame)
+        form, picture, side = self.previewer.decode_latent_to_preview_image("JPEG", frame / frame.std())
+        return form, captioned(ImageOps.contain(picture, (side, side)), "turning into noise"), side
+
+
+def captioned(picture: Image.Image, text: str) -> Image.Image:
+    """The picture with a line of text over its lower edge."""
+    width, height = picture.size
+    line = width // 10
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle((0, height - line, width, height), "black")
+    draw.text((width / 2, height - line / 2), text, "white", ImageFont.load_default(line * 0.7), anchor="mm")
+    return picture
 
 
 class _Predictor(comfy.samplers.KSamplerX0Inpaint):
@@ -152,7 +172,7 @@ def run(
 ) -> Tensor:
     """Sample, without noise where none is given; progress and the NaN guard as every node of the chain has them."""
     model = guider.model_patcher
-    progress = Progress(model, node, len(sigmas) - 1)
+    progress = Progress(model, node, len(sigmas) - 1, inverts=bool(sigmas[0] < sigmas[-1]))
     _watch_windows(guider, progress)
     samples = guider.sample(
         torch.zeros_like(latent_image) if noise is None else noise,
@@ -287,6 +307,10 @@ def invert(
     Raises:
         ValueError: before any sampling where the inputs do not fit; after it where a frame is not finite.
     """
+    if solver not in SOLVERS:  # the host does not check a word that is wired in
+        raise ValueError(
+            f"{node}: solver {solver} is none of {', '.join(SOLVERS)}. Wire Solver List to it, or unlink it."
+        )
     samples = check_latent(latent, model, node, video=branch == "video")
     check_encoded(samples, node)
     slices = branch == "image" and samples.ndim == 5 and samples.shape[2] > 1

@@ -81,9 +81,41 @@ def test_each_step_shows_the_next_frame(pack, monkeypatch, shape):
     )
     dim = shape.index(3)
     levels = torch.tensor([-1.0, 0.0, 1.0]).view([3 if i == dim else 1 for i in range(len(shape))])
-    progress = pack.import_module("bivdiff_core.host.sampling").Progress(tiny.sd_model(), "Test", 7)
+    progress = pack.import_module("bivdiff_core.host.sampling").Progress(tiny.sd_model(), "Test", 7, inverts=False)
     for step in range(7):
         progress(step, levels.expand(shape), levels.expand(shape), 7)
     colours = [picture.getpixel((4, 4)) for picture in pictures]
     assert len(set(colours[:3])) == 3
     assert colours[3:] == [*colours[:3], colours[0]]
+
+
+def test_an_inversion_shows_its_latent_and_calls_it_noise(pack, monkeypatch):
+    import latent_preview
+    import numpy as np
+
+    monkeypatch.setattr(latent_preview.args, "preview_method", latent_preview.LatentPreviewMethod.Latent2RGB)
+    monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0)
+    previews = []
+    monkeypatch.setattr(
+        comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, node_id=None: previews.append(preview[1])
+    )
+    model = tiny.sd_model()
+    settings = {"model": model, "steps": 5, "scheduler": "normal"}
+    clip = tiny.frames(3, 4, 16, 16)
+    (inverted,) = tiny.run(pack, "BIVDiffInvertImage", conditioning=tiny.text(), latent=clip, **settings)
+    steps_of_inversion = len(previews)
+    text = {"positive": tiny.text(), "negative": tiny.text(seed=9)}
+    tiny.run(pack, "BIVDiffFrameSampler", latent_image=clip, **text, **settings)
+
+    frame = inverted["samples"][[(steps_of_inversion - 1) % 3]]
+    previewer = latent_preview.get_previewer(model.load_device, model.get_model_object("latent_format"))
+    expected = previewer.decode_latent_to_preview(frame / frame.std()).resize((16, 16))
+    last = previews[steps_of_inversion - 1]
+    shown = last.crop((0, 0, last.width, last.height * 3 // 4)).resize((16, 12), resample=4)
+    difference = np.abs(np.asarray(shown, float) - np.asarray(expected, float)[:12])
+    assert difference.mean() < 20
+    for picture in previews[:steps_of_inversion]:
+        caption = np.asarray(picture.crop((0, picture.height * 19 // 20, picture.width, picture.height)))
+        assert caption.min() == 0 and caption.max() == 255
+        assert np.ptp(caption, axis=-1).max() == 0, "black and white"
+    assert {picture.size for picture in previews[steps_of_inversion:]} == {(16, 16)}, "as the host makes them"
