@@ -9,24 +9,16 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import logging
-import sys
-from pathlib import Path
 from statistics import mean
 
 import torch
+from chain import FRAME_CFG, ROOT, SMOOTH_CFG, Chain, average_of_three, device, start
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from tools.host import Pack, use_comfyui  # noqa: E402
-
-STEPS, FRAME_CFG, SMOOTH_CFG = 25, 3.0, 1.0
+STEPS = 25
 RATIOS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 DEMO_RATIO, DEMO_STRENGTH = 0.75, 0.75
-SCHEDULE = {"steps": STEPS, "scheduler": "ddim_uniform"}
 SHEET_CLIPS = 6
 SHEET_ROWS = (
     "source",
@@ -45,147 +37,46 @@ PART_ROWS = (
 )
 
 
-class Chain:
-    """The chain of the demo workflow, node by node, for one clip of the toy world."""
-
-    def __init__(self, pack: Pack) -> None:
-        self.pack = pack
-        self.image, self.video, self.clip, self.vae, self.control_net = pack.run("BIVDiffDemoModels", variant="base")
-        self.world = pack.import_module("bivdiff_core.demo.world")
-        self.measure = pack.import_module("bivdiff_core.demo.measure")
-        (self.empty,) = pack.run("CLIPTextEncode", clip=self.clip, text="")
-
-    def decode(self, latent: dict) -> torch.Tensor:
-        """Frames ``[F, H, W, 3]`` of a LATENT."""
-        return self.pack.run("VAEDecode", vae=self.vae, samples=latent)[0]
-
-    def frames(self, clip, positive: list, seed: int, noise: str) -> dict:
-        """The clip's outlines drawn frame by frame, a LATENT."""
-        positive, negative = self.pack.run(
-            "ControlNetApplyAdvanced",
-            positive=positive,
-            negative=self.empty,
-            control_net=self.control_net,
-            image=self.world.canny_control(clip.frames),
-            strength=1.0,
-            start_percent=0.0,
-            end_percent=1.0,
-        )
-        return self.pack.run(
-            "BIVDiffFrameSampler",
-            model=self.image,
-            positive=positive,
-            negative=negative,
-            latent_image={"samples": torch.zeros(len(clip.frames), 4, 8, 8)},
-            seed=seed,
-            cfg=FRAME_CFG,
-            sampler_name="ddim",
-            denoise=1.0,
-            frame_noise=noise,
-            frames_per_batch=0,
-            **SCHEDULE,
-        )[0]
-
-    def invert(self, latent: dict, conditioning: list, strength: float = DEMO_STRENGTH) -> tuple[dict, dict]:
-        """The LATENT inverted by the image model and by the video model."""
-        common = {"conditioning": conditioning, "latent": latent, "strength": strength}
-        common |= {"solver": "ddim", "grid": "matched"}
-        (image,) = self.pack.run("BIVDiffInvertImage", model=self.image, frames_per_batch=0, **common, **SCHEDULE)
-        (video,) = self.pack.run(
-            "BIVDiffInvertVideo", model=self.video, context_length=0, context_overlap=0, **common, **SCHEDULE
-        )
-        return image, video
-
-    def blend(self, image: dict, video: dict, ratio: float) -> dict:
-        """The mixed inversion of the two."""
-        return self.pack.run(
-            "BIVDiffMixedInversion",
-            image_latent=image,
-            video_latent=video,
-            task="custom",
-            mixing_ratio=ratio,
-            mode="linear",
-        )[0]
-
-    def smooth(self, model, positive: list, latent: dict, cfg: float = SMOOTH_CFG) -> torch.Tensor:
-        """Frames of an inverted LATENT denoised by ``model``."""
-        return self.decode(
-            self.pack.run(
-                "BIVDiffTemporalSmoother",
-                model=model,
-                positive=positive,
-                negative=self.empty,
-                latent=latent,
-                cfg=cfg,
-                sampler_name="ddim",
-                strength=1.0,
-                grid="matched",
-                context_length=0,
-                context_overlap=0,
-                **SCHEDULE,
-            )[0]
-        )
-
-    def video_alone(self, positive: list, seed: int, count: int) -> torch.Tensor:
-        """Frames that the video model draws from the caption and plain noise."""
-        return self.decode(
-            self.pack.run(
-                "KSampler",
-                model=self.video,
-                seed=seed,
-                cfg=FRAME_CFG,
-                sampler_name="ddim",
-                positive=positive,
-                negative=self.empty,
-                latent_image={"samples": torch.zeros(count, 4, 8, 8)},
-                denoise=1.0,
-                **SCHEDULE,
-            )[0]
-        )
+class Claims(Chain):
+    """What each row of the page is made of."""
 
     def rows(self, clip, seed: int) -> dict[str, torch.Tensor]:
         """Every row's frames for a clip."""
-        (positive,) = self.pack.run("CLIPTextEncode", clip=self.clip, text=clip.caption)
-        (encoded,) = self.pack.run("VAEEncode", vae=self.vae, pixels=clip.frames)
-        rows = {"source": self.decode(encoded)}
+        positive = self.encode_text(clip.caption)
+        empty = {"samples": torch.zeros(len(clip.frames), 4, 8, 8)}
+        rows = {"source": self.decode(self.encode(clip.frames))}
         made, inverted = {}, {}
         for noise, name in (("independent", "frame-wise"), ("shared", "frame-wise, shared noise")):
-            made[noise] = self.frames(clip, positive, seed, noise)
+            made[noise] = self.draw(*self.outlined(clip.frames, positive), empty, seed, noise, STEPS)
             rows[name] = self.decode(made[noise])
             rows[f"{name}, average of 3"] = average_of_three(rows[name])
-            inverted[noise] = self.invert(made[noise], positive)
+            inverted[noise] = self.invert(made[noise], positive, DEMO_STRENGTH)
         for noise, suffix in (("independent", ""), ("shared", ", shared noise")):
             for ratio in RATIOS:
                 latent = self.blend(*inverted[noise], ratio)
-                rows[f"BIVDiff {ratio:g}{suffix}"] = self.smooth(self.video, positive, latent)
+                rows[f"BIVDiff {ratio:g}{suffix}"] = self.smoothed(latent, positive)
         for conditioning, name in ((positive, "strength 1"), (self.empty, "strength 1, no caption")):
-            both = self.invert(made["independent"], conditioning, strength=1.0)
+            both = self.invert(made["independent"], conditioning, 1.0)
             for ratio in (0.5, 1.0):
-                rows[f"BIVDiff {ratio:g}, {name}"] = self.smooth(self.video, positive, self.blend(*both, ratio))
+                rows[f"BIVDiff {ratio:g}, {name}"] = self.smoothed(self.blend(*both, ratio), positive)
         for ratio in (0.5, 1.0):
             latent = self.blend(*inverted["independent"], ratio)
-            rows[f"image model on the latents of {ratio:g}"] = self.smooth(self.image, positive, latent)
+            rows[f"image model on the latents of {ratio:g}"] = self.smoothed(latent, positive, model=self.image)
         latent = self.blend(*inverted["independent"], DEMO_RATIO)
-        rows[f"BIVDiff {DEMO_RATIO:g}, guidance 3"] = self.smooth(self.video, positive, latent, 3.0)
-        rows["video model alone"] = self.video_alone(positive, seed, len(clip.frames))
+        rows[f"BIVDiff {DEMO_RATIO:g}, guidance 3"] = self.smoothed(latent, positive, cfg=3.0)
+        rows["video model alone"] = self.decode(self.sample(self.video, positive, empty, seed, steps=STEPS))
         return rows
 
-    def figures(self, frames: torch.Tensor, clip, reference: float) -> dict[str, float | None]:
-        """One row's measures; sharpness against that of the source through the autoencoder."""
-        flicker = self.measure.flicker(frames, clip)
-        return {
-            "shape flicker": flicker.shape,
-            "background flicker": flicker.ground,
-            "IoU": self.measure.structure_iou(frames, clip),
-            "caption": self.measure.caption_accuracy(frames, clip),
-            "sharpness": self.measure.sharpness(frames) / reference,
-        }
+    def invert(self, latent: dict, conditioning: list, strength: float) -> tuple[dict, dict]:
+        """The LATENT inverted by the image model and by the video model."""
+        return (
+            self.invert_image(latent, conditioning, strength, steps=STEPS),
+            self.invert_video(latent, conditioning, strength, steps=STEPS),
+        )
 
-
-def average_of_three(frames: torch.Tensor) -> torch.Tensor:
-    """Each frame averaged with its neighbours; the end frames count themselves twice."""
-    padded = torch.cat((frames[:1], frames, frames[-1:]))
-    return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
+    def smoothed(self, latent: dict, positive: list, cfg: float = SMOOTH_CFG, model=None) -> torch.Tensor:
+        """Frames of an inverted LATENT."""
+        return self.decode(self.smooth(latent, positive, STEPS, cfg, model))
 
 
 def average(figures: list[dict[str, float | None]]) -> dict[str, float]:
@@ -279,14 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=24, help="how many held-out clips")
     count = parser.parse_args().clips
-    accelerator = torch.accelerator.is_available()
-    use_comfyui(cpu=not accelerator)
-    pack = Pack()
-    logging.disable(logging.INFO)
-    import comfy.utils
-
-    comfy.utils.PROGRESS_BAR_ENABLED = False
-    chain = Chain(pack)
+    chain = Claims(start())
 
     figures: dict[str, list] = {}
     colourless, shown = [], []
@@ -295,7 +179,8 @@ def main() -> None:
         rows = chain.rows(clip, seed=i)
         reference = chain.measure.sharpness(rows["source"])
         for name, frames in rows.items():
-            figures.setdefault(name, []).append(chain.figures(frames, clip, reference))
+            found = chain.figures(frames, clip)
+            figures.setdefault(name, []).append(found | {"sharpness": found["sharpness"] / reference})
         said = chain.world.parse_caption(clip.caption)
         colourless.append(said.background is None or said.shapes[0][0] is None)
         if len(shown) < SHEET_CLIPS:
@@ -317,7 +202,7 @@ def main() -> None:
     page = PAGE.format(
         date=datetime.date.today().isoformat(),
         clips=count,
-        device="a GPU" if accelerator else "a CPU",
+        device=device(),
         steps=STEPS,
         frame_cfg=FRAME_CFG,
         smooth_cfg=SMOOTH_CFG,
