@@ -26,6 +26,8 @@ from .latents import FLOW, check_inverted, check_latent, sampling_family
 from .sampling import UnitScaleSampler, check_made_for, denoising_sigmas, finished, named, run
 from .windows import FrameWindows, PairedWindows, set_windows
 
+LEAST_BLEND_CELLS = 8
+"""On a side of the local blend's maps. On fewer, a word's place and the cells around it are the whole picture."""
 COND = 0
 """How the host numbers the positive prompt in `cond_or_uncond`."""
 
@@ -62,7 +64,7 @@ class AttentionPatches:
     Args:
         edit: of the cross-attention, through the first `cross_steps` steps.
         self_steps: steps in which layers of at most `coarse` tokens take over the source's self-attention.
-        blend: gathers the maps of layers with `coarse` tokens; None where no local blend is wanted.
+        blend: gathers the maps of layers of its size; None where no local blend is wanted.
     """
 
     def __init__(
@@ -102,7 +104,7 @@ class AttentionPatches:
         heads = options["n_heads"]
         out = optimized_attention(q, k, v, heads, attn_precision=options["attn_precision"])
         replacing = self.step < self.cross_steps
-        looking = self.blend is not None and q.shape[1] == self.coarse
+        looking = self.blend is not None and q.shape[1] == math.prod(self.blend.size)
         if replacing or looking:
             for rows in _cond_rows(q, options):
                 probabilities = attention_probabilities(q[rows], k[rows], heads)
@@ -143,14 +145,15 @@ def _denoise_pair(model, x, sigmas, extra_args=None, callback=None, disable=None
     return x
 
 
-def coarse_size(model, height: int, width: int) -> tuple[int, int]:
+def map_size(model, height: int, width: int, least: int = 1) -> tuple[int, int]:
     """Height and width of the attention maps that injection and blend work on.
 
-    A quarter of the latent's side, 16x16 for SD 1.5 at 512x512; the UNet's coarsest where it does not go that far.
+    A quarter of the latent's side, 16x16 for SD 1.5 at 512x512; the UNet's coarsest where it does not go that far, and
+    finer ones where that would leave fewer than `least` cells on a side.
     """
     levels = len(model.model.model_config.unet_config["channel_mult"]) - 1
-    factor = 2 ** min(levels, 2)
-    return math.ceil(height / factor), math.ceil(width / factor)
+    sizes = [(math.ceil(height / 2**level), math.ceil(width / 2**level)) for level in range(min(levels, 2), -1, -1)]
+    return next((size for size in sizes if min(size) >= least), sizes[-1])
 
 
 def edit_frames(
@@ -208,18 +211,19 @@ def edit_frames(
     length = texts[0][0].shape[1]
     alignment = named(node, align, edit, source, target, named(node, parse_weights, word_weights), length)
 
-    height, width = coarse_size(model, *samples.shape[-2:])
     words = local_blend_words.replace(",", " ").split()
     found = [[i for word in words for i in prompt.find(word)] for prompt in (source, target)]
     for word in words:
         if not source.find(word) and not target.find(word):
             raise ValueError(f"{node}: local_blend_words has {word!r}, which is in neither prompt.")
+    coarse = math.prod(map_size(model, *samples.shape[-2:]))
+    blend_size = map_size(model, *samples.shape[-2:], least=LEAST_BLEND_CELLS)
     patches = AttentionPatches(
         alignment,
         round(cross_replace_steps * steps),
         round(self_replace_steps * steps),
-        height * width,
-        LocalBlend(found, frames, (height, width)) if words else None,
+        coarse,
+        LocalBlend(found, frames, blend_size) if words else None,
     )
 
     sampling = model.get_model_object("model_sampling")

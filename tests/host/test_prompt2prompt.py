@@ -111,7 +111,7 @@ def edit(pack, model, clip, latent, **settings) -> tuple[torch.Tensor, torch.Ten
     """Edited and reconstructed samples."""
     settings = {"source_prompt": SOURCE, "target_prompt": TARGET, "negative_prompt": "", **settings}
     outputs = tiny_models.run(
-        pack, "BIVDiffPrompt2Prompt", model=model, clip=clip, latent=latent, steps=STEPS, cfg=CFG, **settings
+        pack, "BIVDiffPrompt2Prompt", model=model, clip=clip, latent=latent, **{"steps": STEPS, "cfg": CFG, **settings}
     )
     return tuple(output["samples"] for output in outputs)
 
@@ -184,15 +184,13 @@ class Oracle:
 @pytest.mark.parametrize(
     ("cross", "self_", "words"), [(0.4, 0.0, ""), (0.0, 0.4, ""), (0.8, 0.4, ""), (0.4, 0.4, "cat dog")]
 )
-def test_equals_an_independent_implementation(pack, model, clip, latent, cross, self_, words, monkeypatch):
-    module = pack.import_module("bivdiff_core.host.prompt2prompt")
-    # The oracle injects at 4x4 and blends at 8x8: two sizes show which of them is used where.
-    monkeypatch.setattr(module, "coarse_size", lambda *_: (8, 8) if words else (4, 4))
+def test_equals_an_independent_implementation(pack, model, clip, latent, cross, self_, words):
+    """Injection at 4x4, a quarter of the latent's side; the blend at 8x8, the least it takes."""
     texts = [clip.encode_from_tokens(clip.tokenize(text)) for text in (SOURCE, TARGET, "", "")]
-    settings = {"cross_replace_steps": cross, "self_replace_steps": 0.0 if words else self_, "local_blend_words": words}
+    settings = {"cross_replace_steps": cross, "self_replace_steps": self_, "local_blend_words": words}
     outputs = edit(pack, model, clip, latent, **settings)
     for frame in range(FRAMES):
-        oracle = Oracle(model, round(cross * STEPS), 0 if words else round(self_ * STEPS), 5 if words else None)
+        oracle = Oracle(model, round(cross * STEPS), round(self_ * STEPS), 5 if words else None)
         expected = oracle(latent["samples"][frame], torch.cat(texts))
         made = torch.stack([output[frame] for output in outputs]) * 0.18215
         assert (made - expected).norm() / expected.norm() < 1e-4
@@ -296,3 +294,23 @@ def test_frame_chunks_on_the_model_do_no_harm(pack, model, clip, latent):
     (chunked,) = pack.run("BIVDiffFrameChunks", model=model, frames_per_batch=3)
     for made, expected in zip(edit(pack, chunked, clip, latent), edit(pack, model, clip, latent), strict=True):
         assert torch.equal(made, expected)
+
+
+def test_local_blend_keeps_what_lies_off_its_words(pack):
+    """On the demo models: where the shape is, the picture changes; most cells off it are the source's to the bit."""
+    world = pack.import_module("bivdiff_core.demo.world")
+    shown = world.make_clip(world.PACKAGED_CLIP_SEED)
+    model, _, clip, vae, _ = pack.run("BIVDiffDemoModels", variant="base")
+    source = "a blue square on a yellow background"
+    (frames,) = pack.run("VAEEncode", vae=vae, pixels=shown.frames)
+    (conditioning,) = pack.run("CLIPTextEncode", clip=clip, text=source)
+    steps = {"steps": 12, "scheduler": "ddim_uniform"}
+    (inverted,) = tiny_models.run(
+        pack, "BIVDiffInvertImage", model=model, conditioning=conditioning, latent=frames, solver="uni_inv", **steps
+    )
+    words = {"source_prompt": source, "target_prompt": source.replace("blue", "red"), "local_blend_words": "blue red"}
+    edited, rebuilt = edit(pack, model, clip, inverted, **words, **steps)
+    kept = (edited == rebuilt).all(dim=1)
+    on = torch.nn.functional.max_pool2d(shown.masks[0][:, None], 8)[:, 0] > 0.01
+    assert not kept[torch.nn.functional.avg_pool2d(shown.masks[0][:, None], 8)[:, 0] > 0.99].any()
+    assert kept[~on].float().mean() > 0.4
