@@ -6,8 +6,10 @@ figure of it stands beside motion and sharpness.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -109,11 +111,14 @@ def reduced(frames: Tensor) -> Tensor:
     return small.movedim(1, -1)
 
 
-def optical_flow(frames: Tensor) -> tuple[Tensor, Tensor]:
+def optical_flow(frames: Tensor, on_pair: Callable[[], None] = lambda: None) -> tuple[Tensor, Tensor]:
     """Where each frame's pixels were in the frame before.
 
     TV-L1 (Zach et al., DAGM 2007), which needs no weights. A pixel's motion is reliable if the motion the other way
     leads back to it (Sundaram et al., ECCV 2010, eq. 5): covered and uncovered pixels are not.
+
+    Args:
+        on_pair: called after each of the F - 1 pairs of frames, which take a second each where they are large.
 
     Returns:
         flow: `[F - 1, H, W, 2]` in pixels, x and y.
@@ -122,11 +127,12 @@ def optical_flow(frames: Tensor) -> tuple[Tensor, Tensor]:
     from skimage.registration import optical_flow_tvl1
 
     grey = (frames @ frames.new_tensor([0.299, 0.587, 0.114])).numpy()
-    pairs = list(zip(grey[:-1], grey[1:], strict=True))
+    flows = []
+    for before, now in zip(grey[:-1], grey[1:], strict=True):
+        flows.append(np.stack([optical_flow_tvl1(now, before), optical_flow_tvl1(before, now)]))
+        on_pair()
     # Rows come first there.
-    back = torch.stack([torch.from_numpy(optical_flow_tvl1(now, before)).flip(0) for before, now in pairs])
-    forth = torch.stack([torch.from_numpy(optical_flow_tvl1(before, now)).flip(0) for before, now in pairs])
-    back, forth = back.movedim(1, -1).float(), forth.movedim(1, -1).float()
+    back, forth = torch.from_numpy(np.stack(flows, axis=1)).flip(2).movedim(2, -1).float()
     returned, inside = sample(forth, back)
     off = (back + returned).square().sum(dim=-1)
     reliable = off < 0.01 * (back.square() + returned.square()).sum(dim=-1) + 0.5
@@ -161,10 +167,19 @@ def warp_error(frames: Tensor, flow: Tensor, reliable: Tensor) -> Tensor:
     return (error * counts).sum(dim=(1, 2)) / counts.sum(dim=(1, 2))
 
 
-def measure(frames: Tensor, reference: Tensor | None = None, embeddings: Tensor | None = None) -> dict[str, Tensor]:
-    """All figures of a video, keys as in `FIGURES`; those without what they need are left out."""
+def measure(
+    frames: Tensor,
+    reference: Tensor | None = None,
+    embeddings: Tensor | None = None,
+    on_pair: Callable[[], None] = lambda: None,
+) -> dict[str, Tensor]:
+    """All figures of a video, keys as in `FIGURES`; those without what they need are left out.
+
+    Args:
+        on_pair: called after each of the F - 1 pairs of frames, whose optical flow takes nearly all the time.
+    """
     small = reduced(frames)
-    flow, reliable = optical_flow(small)
+    flow, reliable = optical_flow(small, on_pair)
     found = {
         "steadiness": steadiness(frames),
         "warp error": warp_error(small, flow, reliable),

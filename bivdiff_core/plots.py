@@ -174,7 +174,7 @@ def trade_off(
         lost: whether a video paid with its motion or sharpness.
         against: what the likeness is to.
     """
-    page = figure(840, 640, "What each ratio buys: up is steadier, right is closer to the frames", NEUTRAL)
+    page = figure(840, 640, "What each choice buys: up is steadier, right is closer to the frames", NEUTRAL)
     axes = page.subplots()
     kinds = {
         "no other is better in both": ("o", GOOD, best),

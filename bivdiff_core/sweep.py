@@ -1,4 +1,6 @@
-"""One video for each of several mixing ratios: the list that starts them, and the grid that shows them side by side."""
+"""One video for each of several settings: the lists that start them, and the grid that shows them side by side."""
+
+from collections.abc import Callable, Collection
 
 import numpy as np
 import torch
@@ -28,6 +30,21 @@ def parse_ratios(text: str, node: str) -> list[float]:
     if not ratios:
         raise ValueError(f"{node}: there are no ratios. Write some like 0, 0.25, 0.5, 1")
     return ratios
+
+
+def parse_choices(text: str, choices: Collection[str], node: str) -> list[str]:
+    """Some of a control's choices out of text such as `linear, slerp`, in the text's order.
+
+    Raises:
+        ValueError: a word is none of the choices, or there is none.
+    """
+    words = text.replace(",", " ").split()
+    for word in words:
+        if word not in choices:
+            raise ValueError(f"{node}: {word!r} is none of {', '.join(choices)}")
+    if not words:
+        raise ValueError(f"{node}: there is nothing to try. Write some of {', '.join(choices)}")
+    return words
 
 
 def caption(text: str, width: int) -> Tensor:
@@ -66,10 +83,16 @@ def best_of(likeness: list[float], flicker: list[float], lost: list[bool]) -> li
     return [i for i in kept if not beaten(i)]
 
 
-def compare(videos: list[Tensor], reference: Tensor) -> tuple[list[float], list[float], list[int], list[bool]]:
-    """Each video's likeness to a reference and flicker, which are the best, and which lost motion or sharpness."""
-    before = metrics.measure(reference)
-    figures = [metrics.measure(video, reference) for video in videos]
+def compare(
+    videos: list[Tensor], reference: Tensor, on_pair: Callable[[], None] = lambda: None
+) -> tuple[list[float], list[float], list[int], list[bool]]:
+    """Each video's likeness to a reference and flicker, which are the best, and which lost motion or sharpness.
+
+    Args:
+        on_pair: as in `metrics.measure`, over the reference and all videos.
+    """
+    before = metrics.measure(reference, on_pair=on_pair)
+    figures = [metrics.measure(video, reference, on_pair=on_pair) for video in videos]
     likeness = [found["similarity"].mean().item() for found in figures]
     flicker = [found["warp error"].mean().item() for found in figures]
     lost = [bool(metrics.judge(found, before).cautions) for found in figures]

@@ -9,7 +9,7 @@ from .inversion import InvertedNoise, InvertImage, InvertVideo
 from .prompt2prompt import Prompt2Prompt
 from .reports import LatentReport, TemporalReport
 from .sampling import FrameSampler, TemporalSmoother
-from .sweep import RatioList, SweepGrid
+from .sweep import ModeList, RatioList, SolverList, SweepGrid
 from .video_model import VideoModelLoader
 
 NODES = [
@@ -32,4 +32,6 @@ NODES = [
     TemporalReport,
     RatioList,
     SweepGrid,
+    ModeList,
+    SolverList,
 ]

@@ -83,6 +83,12 @@ class MixedInversion(io.ComfyNode):
 
     @classmethod
     def check_lazy_status(cls, task, mixing_ratio, mode, image_latent=None, video_latent=None) -> list[str]:
+        """The branches that have weight; before them a mode that is wired in, which the host does not check."""
+        if mode not in MODES:
+            raise ValueError(
+                f"Mixed Inversion Blend: mode {mode} is none of {', '.join(MODES)}. Wire Blend Mode List to it, or "
+                "unlink it."
+            )
         ratio = _ratio(task, mixing_ratio)
         branches = {
             "image_latent": image_latent if ratio > 0 else (),

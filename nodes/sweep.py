@@ -1,9 +1,26 @@
-"""One graph, every mixing ratio: the list that feeds the blend, and the grid that compares what comes of it."""
+"""One graph, many ratios, modes or solvers: lists that feed the chain, and the grid that compares what comes of it."""
 
+from collections.abc import Callable
+from functools import partial
+
+import comfy.utils
 from comfy_api.latest import io
 
 from ..bivdiff_core import metrics, plots, sweep
+from ..bivdiff_core.blend import MODES
+from ..bivdiff_core.solvers import SOLVERS
 from . import controls
+
+
+def _valid(parse: Callable[..., list], text: str | None, *args) -> bool | str:
+    """Whether a list's text can be read, for the host to ask before it runs anything; a linked text is not there yet.
+
+    What it says goes to the artist.
+    """
+    try:
+        return text is None or bool(parse(text, *args))
+    except ValueError as refused:
+        return str(refused)
 
 
 class RatioList(io.ComfyNode):
@@ -37,15 +54,88 @@ class RatioList(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, ratios=None) -> bool | str:
-        """Refuses what is no list of ratios before anything is sampled; a linked text does not arrive here."""
-        try:
-            return ratios is None or bool(sweep.parse_ratios(ratios, "Mixing Ratio List"))
-        except ValueError as refused:
-            return str(refused)
+        return _valid(sweep.parse_ratios, ratios, "Mixing Ratio List")
 
     @classmethod
     def execute(cls, ratios) -> io.NodeOutput:
         return io.NodeOutput(sweep.parse_ratios(ratios, "Mixing Ratio List"))
+
+
+class ModeList(io.ComfyNode):
+    """Blend modes, for which the host runs what follows once each."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BIVDiffModeList",
+            display_name="Blend Mode List",
+            category=controls.CATEGORY,
+            description="Renders a video for each of several blend modes in one run. Wire it to mode of Mixed "
+            "Inversion Blend: the inversions run once, blend and smoother once per mode.",
+            search_aliases=["mode sweep", "compare modes", "xy plot", "parameter sweep"],
+            inputs=[
+                io.String.Input(
+                    "modes",
+                    default=", ".join(MODES),
+                    tooltip=f"Modes to try, of {', '.join(MODES)}; parted by commas. Each costs one smoothing. They "
+                    "differ most at a mixing_ratio near 0.5, and not at all at 0 and 1.",
+                )
+            ],
+            outputs=[
+                io.Combo.Output(
+                    display_name="modes",
+                    is_output_list=True,
+                    tooltip="For mode of Mixed Inversion Blend, and for labels of Sweep Grid.",
+                )
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, modes=None) -> bool | str:
+        return _valid(sweep.parse_choices, modes, MODES, "Blend Mode List")
+
+    @classmethod
+    def execute(cls, modes) -> io.NodeOutput:
+        return io.NodeOutput(sweep.parse_choices(modes, MODES, "Blend Mode List"))
+
+
+class SolverList(io.ComfyNode):
+    """Inversion solvers, for which the host runs what follows once each."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BIVDiffSolverList",
+            display_name="Solver List",
+            category=controls.CATEGORY,
+            description="Renders a video for each of several inversion solvers in one run. Wire it to solver of both "
+            "DDIM Inverse nodes: the frames are made once, inversions, blend and smoother once per solver.",
+            search_aliases=["solver sweep", "compare solvers", "xy plot", "parameter sweep"],
+            inputs=[
+                io.String.Input(
+                    "solvers",
+                    default=", ".join(SOLVERS),
+                    tooltip=f"Solvers to try, of {', '.join(SOLVERS)}; parted by commas. Each costs its inversions and "
+                    "one smoothing; fixed_point inverts three times as long as the others.",
+                )
+            ],
+            outputs=[
+                io.Combo.Output(
+                    display_name="solvers",
+                    is_output_list=True,
+                    tooltip="For solver of DDIM Inverse (Image) and of DDIM Inverse (Video), and for labels of Sweep "
+                    "Grid.",
+                )
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, solvers=None) -> bool | str:
+        return _valid(sweep.parse_choices, solvers, SOLVERS, "Solver List")
+
+    @classmethod
+    def execute(cls, solvers) -> io.NodeOutput:
+        return io.NodeOutput(sweep.parse_choices(solvers, SOLVERS, "Solver List"))
 
 
 class SweepGrid(io.ComfyNode):
@@ -57,22 +147,34 @@ class SweepGrid(io.ComfyNode):
             node_id="BIVDiffSweepGrid",
             display_name="Sweep Grid",
             category=controls.CATEGORY,
-            description="Puts the videos of a Mixing Ratio List side by side, labelled, and plots how steady each is "
-            "against how much it still looks like the frames. Choose from the joined points.",
+            description="Puts the videos of a Mixing Ratio List, Blend Mode List or Solver List side by side, "
+            "labelled, and plots how steady each is against how much it still looks like the frames. Choose from the "
+            "joined points.",
             search_aliases=["compare ratios", "contact sheet", "xy plot", "pareto"],
             is_input_list=True,
             inputs=[
-                io.Image.Input("images", tooltip="The smoothed videos, from VAE Decode: one for each ratio."),
+                io.Image.Input(
+                    "images", tooltip="The smoothed videos, from VAE Decode: one for each word or number of the list."
+                ),
                 io.Float.Input(
                     "ratios",
                     force_input=True,
-                    tooltip="The ratio of each video, from Mixing Ratio List or from ratio of Mixed Inversion Blend.",
+                    optional=True,
+                    tooltip="The ratio of each video, from Mixing Ratio List or from ratio of Mixed Inversion Blend. "
+                    "Not needed where labels is wired.",
                 ),
                 io.Image.Input(
                     "reference_images",
                     optional=True,
                     tooltip="The frames before smoothing, which the videos should still look like; shown first in the "
-                    "grid. Without them the likeness is to the video of the smallest ratio.",
+                    "grid. Without them the likeness is to the video of the smallest ratio, or to the first.",
+                ),
+                io.MultiType.Input(
+                    "labels",
+                    [io.Combo, io.String],
+                    optional=True,
+                    tooltip="What stands over each video instead of its ratio: wire Blend Mode List or Solver List, or "
+                    "any list of texts. With neither labels nor ratios the videos are numbered.",
                 ),
             ],
             outputs=[
@@ -85,21 +187,29 @@ class SweepGrid(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, images, ratios, reference_images=None) -> io.NodeOutput:
+    def execute(cls, images, ratios=None, reference_images=None, labels=None) -> io.NodeOutput:
         node = "Sweep Grid"
-        if len(images) != len(ratios):
+        standard = 0
+        if labels:
+            names = labels
+        elif ratios:
+            names, standard = [f"ratio {ratio:g}" for ratio in ratios], ratios.index(min(ratios))
+        else:
+            names = [f"video {i + 1}" for i in range(len(images))]
+        if len(images) != len(names):
+            wire = "labels" if labels else "ratios"
             raise ValueError(
-                f"{node}: {len(images)} videos arrived with {len(ratios)} ratios. Wire ratios to the Mixing Ratio List "
-                "that the videos come from."
+                f"{node}: {len(images)} videos arrived with {len(names)} {wire}. Wire {wire} to the list that the "
+                "videos come from."
             )
         first = metrics.check_video(images[0], node)
         videos = [metrics.check_video(video, node, like=first) for video in images]
-        names = [f"ratio {ratio:g}" for ratio in ratios]
         if reference_images:
             reference, against = metrics.check_video(reference_images[0], node, like=first), "the frames before"
             grid = sweep.grid([reference, *videos], ["before", *names])
         else:
-            smallest = ratios.index(min(ratios))
-            reference, against = videos[smallest], names[smallest]
+            reference, against = videos[standard], names[standard]
             grid = sweep.grid(videos, names)
-        return io.NodeOutput(grid, plots.trade_off(names, *sweep.compare(videos, reference), against))
+        bar = comfy.utils.ProgressBar((len(first) - 1) * (1 + len(videos)))  # it also stops a run that is cancelled
+        compared = sweep.compare(videos, reference, on_pair=partial(bar.update, 1))
+        return io.NodeOutput(grid, plots.trade_off(names, *compared, against))

@@ -1,4 +1,4 @@
-"""Lists of ratios, grids of videos, and which video is best."""
+"""Lists of ratios and of words, grids of videos, and which video is best."""
 
 import pytest
 import torch
@@ -18,6 +18,16 @@ def test_ratios_are_read(text):
 def test_what_is_no_ratio_is_refused(text, said):
     with pytest.raises(ValueError, match=f"^List: .*{said}"):
         sweep.parse_ratios(text, "List")
+
+
+def test_words_are_read_in_their_order():
+    assert sweep.parse_choices(" b,a\n c,", {"a": 1, "b": 2, "c": 3}, "List") == ["b", "a", "c"]
+
+
+@pytest.mark.parametrize(("text", "said"), [("a, d", "'d' is none of a, b"), (" , ", "nothing to try.* a, b")])
+def test_what_is_no_choice_is_refused(text, said):
+    with pytest.raises(ValueError, match=f"^List: .*{said}"):
+        sweep.parse_choices(text, ("a", "b"), "List")
 
 
 def test_the_grid_shows_every_video_whole_under_its_name():

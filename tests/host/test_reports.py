@@ -98,8 +98,28 @@ def test_the_sweep_grid_holds_its_videos_against_the_frames(pack, clip):
     assert is_picture(other) and alone.shape[1] < grid.shape[1]
 
 
+def test_the_sweep_grid_labels_its_videos_with_words_or_numbers(pack, clip):
+    """What stands over a video is what is wired to labels, else its ratio, else its number in the list."""
+    videos = [clip, clip[:1].expand_as(clip)]
+    wired = {
+        "words": {"labels": ["slerp", "linear"]},
+        "words before ratios": {"labels": ["slerp", "linear"], "ratios": [0.5, 0.5]},
+        "ratios": {"ratios": [0.5, 0.5]},
+        "nothing": {},
+        "numbers": {"labels": ["video 1", "video 2"]},
+    }
+    grids = {name: pack.run("BIVDiffSweepGrid", images=videos, **inputs)[0] for name, inputs in wired.items()}
+    assert torch.equal(grids["words"], grids["words before ratios"])
+    assert torch.equal(grids["nothing"], grids["numbers"])
+    for other in ("ratios", "nothing"):
+        changed = (grids["words"] != grids[other]).any(dim=-1).any(dim=0)
+        assert changed[:24].any() and not changed[24:].any()  # the captions alone
+
+
 def test_a_sweep_that_does_not_add_up_is_refused(pack, clip):
     with pytest.raises(ValueError, match="^Sweep Grid: 2 videos arrived with 1 ratios"):
         pack.run("BIVDiffSweepGrid", images=[clip, clip], ratios=[0.5])
+    with pytest.raises(ValueError, match="^Sweep Grid: 2 videos arrived with 3 labels. Wire labels"):
+        pack.run("BIVDiffSweepGrid", images=[clip, clip], ratios=[0.5, 0.5], labels=["a", "b", "c"])
     with pytest.raises(ValueError, match="^Sweep Grid: one video is 4 frames of 64x64 but another 3 frames"):
         pack.run("BIVDiffSweepGrid", images=[clip, clip[:3]], ratios=[0.5, 1.0])

@@ -1,15 +1,24 @@
-"""A sweep in a running server: every ratio out of one graph, the inversions once, and an alarm that stops a graph."""
+"""A sweep in a running server: every ratio, mode or solver out of one graph, nothing made twice that does not depend
+on it; and an alarm that stops a graph.
+"""
 
 from collections import Counter
+from itertools import combinations
 
 import pytest
 import torch
 from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
+from bivdiff_core.blend import MODES
+from bivdiff_core.solvers import SOLVERS
+from tools.server import ServerError
+
 STEPS = {"steps": 2, "scheduler": "ddim_uniform", "strength": 1.0, "grid": "matched"}
 SOLVED = {"conditioning": ["text", 0], "latent": ["frames", 0], "solver": "ddim", **STEPS}
 WHOLE = {"context_length": 0, "context_overlap": 0}
+LISTS = {"mode": ("BIVDiffModeList", ["blend"]), "solver": ("BIVDiffSolverList", ["image", "video"])}
+"""The node that sweeps a control, and whose control it is in the prompt."""
 
 
 @pytest.fixture
@@ -101,12 +110,78 @@ def test_a_sweep_inverts_once_and_smooths_every_ratio(server, prompt):
     assert {"ratios", "blend", "smoother", "decode", "grid"} <= set(again)
 
 
-def test_a_ratio_that_is_none_stops_the_graph_before_it_starts(server, prompt):
-    from tools.server import ServerError
+def sweep(prompt: dict, control: str, text: str) -> None:
+    """Put another list in the place of that of the ratios, its words wired to a control and to the grid."""
+    class_type, wired = LISTS[control]
+    prompt["words"] = {"class_type": class_type, "inputs": {f"{control}s": text}}
+    for key in wired:
+        prompt[key]["inputs"][control] = ["words", 0]
+    prompt["blend"]["inputs"]["mixing_ratio"] = 0.5
+    prompt["grid"]["inputs"]["labels"] = ["words", 0]
+    del prompt["ratios"], prompt["grid"]["inputs"]["ratios"]
 
+
+@pytest.mark.parametrize(
+    ("control", "words", "once", "each"),
+    [
+        ("mode", list(MODES), {"frames", "image", "video"}, {"smoother"}),
+        ("solver", list(SOLVERS), {"frames"}, {"image", "video", "smoother"}),
+    ],
+)
+def test_a_sweep_over_words_makes_anew_only_what_depends_on_them(server, prompt, control, words, once, each):
+    sweep(prompt, control, ", ".join(words))
+    prompt["frames"]["inputs"]["seed"] = 12 + len(control)  # nothing of it is cached
+    executed, steps, pictures = run(server, prompt)
+    assert {*executed, "models", "text", "empty"} == set(prompt)
+    counted = {key: steps[key] / STEPS["steps"] for key in once | each}
+    assert counted == dict.fromkeys(once, 1) | dict.fromkeys(each, len(words))
+    cells = torch.stack([to_tensor(picture) for picture in pictures["save"]])
+    assert cells.shape[2:] == (2 * 216, 2 * 192) and len(pictures["plot"]) == 1
+    corners = [(y, x) for y in (0, 216) for x in (0, 192)]
+    videos = [cells[..., y + 24 : y + 216, x : x + 192] for y, x in corners]
+    captions = [cells[0, :, y : y + 24, x : x + 192] for y, x in corners]
+    assert all((video - videos[0]).abs().max() > 0.01 for video in videos[1:])
+    assert not any(torch.equal(one, other) for one, other in combinations(captions, 2))
+
+    prompt["words"]["inputs"][f"{control}s"] = ", ".join(words[1:])
+    again, _, _ = run(server, prompt)
+    assert not once & set(again)
+    assert {"words", *each, "blend", "decode", "grid"} <= set(again)
+
+
+def test_a_ratio_that_is_none_stops_the_graph_before_it_starts(server, prompt):
     prompt["ratios"]["inputs"]["ratios"] = "0.25, 2"
     with pytest.raises(ServerError, match="2 must lie between 0"):
         server.run(prompt)
+
+
+@pytest.mark.parametrize(
+    ("control", "text", "said"),
+    [
+        ("mode", "linear, slurp", "Blend Mode List: 'slurp' is none of linear"),
+        ("solver", "ddim linear", "Solver List: 'linear' is none of ddim"),
+    ],
+)
+def test_a_wrong_word_stops_the_graph_before_it_starts(server, prompt, control, text, said):
+    sweep(prompt, control, text)
+    with pytest.raises(ServerError, match=said):
+        server.run(prompt)
+
+
+@pytest.mark.parametrize(
+    ("control", "at", "wrong", "said", "never"),
+    [
+        ("mode", "image", "solver", "DDIM Inverse (Image): solver linear is none of ddim", {"smoother"}),
+        ("solver", "blend", "mode", "Mixed Inversion Blend: mode ddim is none of linear", {"image", "video"}),
+    ],
+)
+def test_a_list_at_the_wrong_control_is_refused_before_sampling(server, prompt, control, at, wrong, said, never):
+    sweep(prompt, control, {"mode": "linear", "solver": "ddim"}[control])
+    prompt[at]["inputs"][wrong] = ["words", 0]
+    prompt["frames"]["inputs"]["seed"] = 20 + len(control)  # nothing of it is cached
+    ran = server.run(prompt)
+    assert ran.error.startswith(said)
+    assert not never & set(ran.executed)
 
 
 @pytest.mark.parametrize(("strength", "smoothed"), [(0.5, True), (1.0, False)])
