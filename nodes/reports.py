@@ -1,5 +1,8 @@
 """Instruments: what is wrong with a latent before its smoothing is paid for, and what smoothing did to a video."""
 
+from functools import partial
+
+import comfy.utils
 import torch
 from comfy_api.latest import io
 
@@ -108,10 +111,13 @@ class TemporalReport(io.ComfyNode):
     def execute(cls, images, reference_images=None, clip_vision=None) -> io.NodeOutput:
         node = "Temporal Report"
         frames, reference, before = metrics.check_video(images, node), None, None
+        videos = 1 if reference_images is None else 2
+        bar = comfy.utils.ProgressBar((len(frames) - 1) * videos)  # it also stops a run that is cancelled
+        on_pair = partial(bar.update, 1)
         if reference_images is not None:
             reference = metrics.check_video(reference_images, node, like=frames)
-            before = metrics.measure(reference, embeddings=_embeddings(clip_vision, reference))
-        after = metrics.measure(frames, reference, _embeddings(clip_vision, frames))
+            before = metrics.measure(reference, embeddings=_embeddings(clip_vision, reference), on_pair=on_pair)
+        after = metrics.measure(frames, reference, _embeddings(clip_vision, frames), on_pair)
         verdict = metrics.judge(after, before)
         summary = "\n".join([f"{verdict.headline}.", *verdict.cautions.values(), metrics.table(after, before)])
         return io.NodeOutput(plots.temporal_report(after, before, verdict), summary)

@@ -80,6 +80,28 @@ def test_a_frozen_video_is_no_gain(pack, clip):
     assert "Motion fell to 0%" in summary and "similarity: " in summary and "consistency" not in summary
 
 
+def test_a_cancel_stops_the_report_within_a_pair_of_frames(server):
+    large = {"upscale_method": "bicubic", "width": 256, "height": 256, "crop": "disabled"}
+    nodes = {
+        "clip": ("LoadVideo", {"file": "bivdiff_demo.mp4"}),
+        "frames": ("GetVideoComponents", {"video": ["clip", 0]}),
+        "large": ("ImageScale", {"image": ["frames", 0], **large}),
+        "report": ("BIVDiffTemporalReport", {"images": ["large", 0]}),
+        "plot": ("PreviewImage", {"images": ["report", 0]}),
+    }
+    pairs = []
+
+    def watch(event: str, content: dict) -> None:
+        if event == "progress" and content["node"] == "report":
+            pairs.append((content["value"], content["max"]))
+            if len(pairs) == 2:
+                server.interrupt()
+
+    ran = server.run({key: {"class_type": name, "inputs": inputs} for key, (name, inputs) in nodes.items()}, watch)
+    assert ran.interrupted and "plot" not in ran.executed
+    assert pairs[:2] == [(1, 7), (2, 7)] and len(pairs) <= 3
+
+
 def test_frame_consistency_is_that_of_clips_embeddings(pack, clip):
     vision = comfy.clip_vision.ClipVisionModel(VISION)
     tiny.randomize(vision.model, 9)
