@@ -218,6 +218,12 @@ def average_of_three(frames: Tensor) -> Tensor:
     return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
 
 
+def with_jumping_colours(frames: Tensor, seed: int) -> Tensor:
+    """Frames `[F, H, W, 3]`, each a little lighter or darker in every colour: footage that flickers."""
+    jumps = torch.randn(len(frames), 1, 1, 3, generator=torch.Generator().manual_seed(seed))
+    return (frames * (1 + 0.12 * jumps)).clamp(0, 1)
+
+
 class Records:
     """Results that outlive an interruption: a file of one JSON line each, found again by what they are results of.
 

@@ -57,7 +57,8 @@ class LatentReport(io.ComfyNode):
         measured, bounds = statistics.measure(frames), statistics.limits(tuple(frames.shape))
         off = statistics.excess(measured, bounds)
         findings = statistics.diagnose(measured, off, branch, strength)
-        summary, alarm = statistics.summary(measured, findings, branch, strength), bool(findings)
+        summary = statistics.summary(measured, findings, branch, strength)
+        alarm = any(finding.alarming for finding in findings)
         return io.NodeOutput(
             plots.latent_report(
                 frames,
@@ -65,7 +66,7 @@ class LatentReport(io.ComfyNode):
                 bounds,
                 headline=statistics.headline(findings, strength),
                 alarm=alarm,
-                bad=statistics.bad_frames(off, strength),
+                bad=statistics.bad_frames(off),
             ),
             summary,
             alarm,
