@@ -4,18 +4,12 @@ Every pair runs the demo models on the same frames, alternating, and the ratio o
 `python dev.py bench`.
 """
 
-import logging
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from tools.host import Pack, use_comfyui  # noqa: E402
+from chain import start
 
 FRAMES, STEPS, ROUNDS = 8, 20, 15
 
@@ -29,9 +23,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 def main() -> None:
     """Print a ratio for each node."""
-    use_comfyui(cpu=not torch.accelerator.is_available())
-    pack = Pack()
-    logging.disable(logging.INFO)
+    pack = start()
     image, video, clip, _, control_net = pack.run("BIVDiffDemoModels", variant="base")
     (positive,) = pack.run("CLIPTextEncode", clip=clip, text="a red star on a cyan background")
     (negative,) = pack.run("CLIPTextEncode", clip=clip, text="")
