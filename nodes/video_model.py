@@ -17,14 +17,15 @@ class VideoModelLoader(io.ComfyNode):
             category=controls.CATEGORY,
             description="Loads a video model saved by diffusers: ModelScope (text-to-video-ms-1.7b), ZeroScope v2 and "
             "any other with a UNet3DConditionModel. Put its folder into models/diffusers. For VidRD put the folder of "
-            "Stable Diffusion 2.1 base there, and VidRD's ModelT2V.pth into it, beside unet.",
+            "Stable Diffusion 2.1 base there, and VidRD's ModelT2V.pth into it, beside unet. Fine-tunes in "
+            "ModelScope's own layout, with a configuration.json, load as they are.",
             search_aliases=["zeroscope", "modelscope", "vidrd", "text to video", "load video model", "unet3d"],
             inputs=[
                 io.Combo.Input(
                     "name",
                     options=video_folders(),
-                    tooltip="A folder in models/diffusers with unet, text_encoder, vae and scheduler in it, as "
-                    "downloaded from the model's page.",
+                    tooltip="A folder in models/diffusers with unet, text_encoder, vae and scheduler in it, or with "
+                    "ModelScope's configuration.json, as downloaded from the model's page.",
                 )
             ],
             outputs=[

@@ -1,7 +1,7 @@
 """A video model as diffusers saves it: a folder with a UNet3DConditionModel, its text encoder and its VAE.
 
-ModelScope and ZeroScope come so; VidRD is a checkpoint in the folder of Stable Diffusion 2.1. Each part is built after
-its own config.json; device, precision and offloading are the host's choices.
+ModelScope and ZeroScope come so; VidRD is a checkpoint in the folder of Stable Diffusion 2.1. ModelScope's own layout
+is read as well. Each part is built after its own configuration; device, precision and offloading are the host's.
 """
 
 import json
@@ -19,6 +19,7 @@ import comfy.utils
 import folder_paths
 from torch import Tensor
 
+from . import modelscope
 from .loading import load_model
 from .video_unet import VideoModelConfig
 from .vidrd import VidRDConfig, find_checkpoint, load_part
@@ -35,16 +36,20 @@ PREDICTIONS = {"epsilon": comfy.model_base.ModelType.EPS, "v_prediction": comfy.
 
 
 def video_folders() -> list[str]:
-    """Folders below models/diffusers with a UNet3DConditionModel or VidRD's checkpoint, relative to it."""
-    tops = map(Path, folder_paths.get_folder_paths("diffusers"))
-    unets = [(top, config) for top in tops for config in sorted(top.glob("**/unet/config.json"))]
-    # Searched as text: a half-downloaded file must not keep the other nodes from loading.
-    return [
-        config.parent.parent.relative_to(top).as_posix()
-        for top, config in unets
-        if find_checkpoint(config.parent.parent)
-        or '"UNet3DConditionModel"' in config.read_text(encoding="utf-8", errors="replace")
-    ]
+    """Folders below models/diffusers with a video model that `load_video_folder` reads, relative to it."""
+    found = []
+    for top in map(Path, folder_paths.get_folder_paths("diffusers")):
+        # Searched as text: a half-downloaded file must not keep the other nodes from loading.
+        folders = {
+            config.parent.parent
+            for config in top.glob("**/unet/config.json")
+            if find_checkpoint(config.parent.parent)
+            or '"UNet3DConditionModel"' in config.read_text(encoding="utf-8", errors="replace")
+        }
+        configurations = top.glob(f"**/{modelscope.CONFIGURATION}")
+        folders |= {config.parent for config in configurations if modelscope.has_layout(config.parent)}
+        found += [folder.relative_to(top).as_posix() for folder in sorted(folders)]
+    return found
 
 
 def load_video_folder(name: str):
@@ -57,13 +62,18 @@ def load_video_folder(name: str):
     folder = next((top for top in tops if top.is_dir()), None)
     if folder is None:
         raise FileNotFoundError(f"Load Video Diffusion Model: there is no folder {name} in models/diffusers.")
-    return load_unet(folder), load_text_encoder(folder / "text_encoder"), load_autoencoder(folder / "vae")
+    return load_unet(folder), load_text_encoder(folder), load_autoencoder(folder)
 
 
 def load_unet(folder: Path, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
     """The MODEL, on the schedule of the folder's scheduler."""
-    scheduler = _config(folder / "scheduler", "scheduler_config.json")
     vidrd = find_checkpoint(folder)
+    if modelscope.has_layout(folder):
+        scheduler, unet = modelscope.SCHEDULE, modelscope.unet_config(folder)
+        weights = modelscope.unet_weights(folder)
+    else:
+        scheduler, unet = _config(folder / "scheduler", "scheduler_config.json"), _config(folder / "unet")
+        weights = load_part(vidrd, "unet") if vidrd else _weights(folder / "unet", UNET_FILES)
 
     class FolderModelConfig(VidRDConfig if vidrd else VideoModelConfig):
         latent_format = comfy.latent_formats.SD15
@@ -77,8 +87,7 @@ def load_unet(folder: Path, disable_dynamic: bool = False) -> comfy.model_patche
         def model_type(self, state_dict, prefix=""):
             return PREDICTIONS[scheduler.get("prediction_type", "epsilon")]
 
-    weights = load_part(vidrd, "unet") if vidrd else _weights(folder / "unet", UNET_FILES)
-    config = FolderModelConfig({k: v for k, v in _config(folder / "unet").items() if not k.startswith("_")})
+    config = FolderModelConfig({k: v for k, v in unet.items() if not k.startswith("_")})
     return load_model(config, weights, load_unet, (folder,), disable_dynamic)
 
 
@@ -87,7 +96,12 @@ def load_text_encoder(folder: Path, disable_dynamic: bool = False) -> comfy.sd.C
 
     Saved text encoders end at the layer that Stable Diffusion 2 reads, so their last layer is its penultimate one.
     """
-    config = _config(folder)
+    if modelscope.has_layout(folder):
+        config, weights = modelscope.text_encoder(folder)
+    else:
+        config = _config(folder / "text_encoder")
+        vidrd = find_checkpoint(folder)  # it may hold a text encoder trained along
+        weights = (vidrd and load_part(vidrd, "text_encoder")) or _weights(folder / "text_encoder", TEXT_FILES)
 
     class TextModel(comfy.sd1_clip.SDClipModel):
         def __init__(self, device="cpu", dtype=None, model_options=None):
@@ -105,8 +119,6 @@ def load_text_encoder(folder: Path, disable_dynamic: bool = False) -> comfy.sd.C
         def __init__(self, device="cpu", dtype=None, model_options=None):
             super().__init__(device, dtype, model_options or {}, clip_name="h", clip_model=TextModel)
 
-    vidrd = find_checkpoint(folder.parent)  # it may hold a text encoder trained along
-    weights = (vidrd and load_part(vidrd, "text_encoder")) or _weights(folder, TEXT_FILES)
     if not any(key.startswith("text_model.") for key in weights):  # as transformers 5 saves them
         weights = {f"text_model.{key}": tensor for key, tensor in weights.items()}
     clip = comfy.sd.CLIP(
@@ -126,7 +138,9 @@ def _load_text_patcher(folder: Path, disable_dynamic: bool = False) -> comfy.mod
 
 def load_autoencoder(folder: Path) -> comfy.sd.VAE:
     """The VAE, of the size that the folder says."""
-    config = _config(folder)
+    if modelscope.has_layout(folder):
+        return comfy.sd.VAE(sd=modelscope.autoencoder_weights(folder))
+    config = _config(folder / "vae")
     widths = config["block_out_channels"]
     layout = {
         "double_z": True,
@@ -140,7 +154,7 @@ def load_autoencoder(folder: Path) -> comfy.sd.VAE:
         "attn_resolutions": [],
         "dropout": 0.0,
     }
-    weights = _weights(folder, UNET_FILES)
+    weights = _weights(folder / "vae", UNET_FILES)
     return comfy.sd.VAE(sd=weights, config={"params": {"ddconfig": layout, "embed_dim": config["latent_channels"]}})
 
 

@@ -1,5 +1,7 @@
 """Video models saved by diffusers, loaded by the host: every part equals what diffusers and transformers compute."""
 
+from pathlib import Path
+
 import folder_paths
 import pytest
 import tiny_models as tiny
@@ -31,12 +33,23 @@ def autoencoder() -> AutoencoderKL:
     return AutoencoderKL(block_out_channels=(32, 32, 64, 64), layers_per_block=1, latent_channels=4, **blocks)
 
 
-@pytest.fixture(scope="module")
-def parts() -> dict:
+def tiny_parts() -> dict:
     made = {"unet": UNet3DConditionModel(**tiny.UNET_3D), "text_encoder": text_model(), "vae": autoencoder()}
     for seed, network in enumerate(made.values()):
         tiny.randomize(network, seed)
     return made
+
+
+def write_folder(folder: Path) -> None:
+    """A ZeroScope but for its size."""
+    for part, network in tiny_parts().items():
+        network.save_pretrained(folder / part)
+    DDIMScheduler(**SCHEDULE, beta_schedule="scaled_linear").save_pretrained(folder / "scheduler")
+
+
+@pytest.fixture(scope="module")
+def parts() -> dict:
+    return tiny_parts()
 
 
 @pytest.fixture(scope="module")

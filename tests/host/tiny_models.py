@@ -4,6 +4,9 @@ Random networks are neither contractive nor near a denoiser, so nothing averages
 the zero-initialised layers of a fresh UNet, ControlNet or adapter would hide what goes into them.
 """
 
+import json
+from pathlib import Path
+
 import comfy.cldm.cldm
 import comfy.controlnet
 import comfy.latent_formats
@@ -17,6 +20,7 @@ import comfy.sd
 import comfy.supported_models
 import comfy.supported_models_base
 import comfy.t2i_adapter.adapter
+import safetensors.torch
 import torch
 from comfy.model_base import ModelType
 from torch import Tensor
@@ -247,6 +251,19 @@ def video_model(pack, seed: int = 3) -> comfy.model_patcher.ModelPatcher:
 def wan_model(seed: int = 4, **config) -> comfy.model_patcher.ModelPatcher:
     """Wan 2.1, a flow model with 5-D latents of 16 channels."""
     return _flow_model(comfy.supported_models.WAN21_T2V, {**WAN, **config}, seed, "time_embedding.0")
+
+
+def write_wan(models: Path, unet: str, vae: str, **config) -> None:
+    """`wan_model` and `wan_vae` as files for core's loaders, in their folders below `models`.
+
+    Core takes from a file's metadata what the shapes of its weights do not tell.
+    """
+    network = wan_model(**config).model.diffusion_model.state_dict()
+    (models / "diffusion_models").mkdir(parents=True, exist_ok=True)
+    metadata = {"config": json.dumps({"transformer": {**WAN, **config}})}
+    safetensors.torch.save_file(network, models / "diffusion_models" / f"{unet}.safetensors", metadata)
+    (models / "vae").mkdir(exist_ok=True)
+    safetensors.torch.save_file(wan_vae().first_stage_model.state_dict(), models / "vae" / f"{vae}.safetensors")
 
 
 def ltx_model(seed: int = 4, **config) -> comfy.model_patcher.ModelPatcher:

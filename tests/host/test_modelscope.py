@@ -1,0 +1,222 @@
+"""ModelScope's own layout of a video model: every part equals the network whose weights were written in it."""
+
+import json
+from pathlib import Path
+
+import comfy.ldm.models.autoencoder
+import comfy.sd
+import folder_paths
+import pytest
+import tiny_models as tiny
+import torch
+from diffusers import DDIMScheduler, UNet3DConditionModel
+from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
+from test_video_folder import PROMPT, SCHEDULE, denoised
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+MODEL = {
+    "unet_in_dim": 4,
+    "unet_dim": 32,
+    "unet_y_dim": 768,
+    "unet_context_dim": 64,
+    "unet_out_dim": 4,
+    "unet_dim_mult": [1, 2, 2],
+    "unet_num_heads": 8,
+    "unet_head_dim": 16,
+    "unet_res_blocks": 1,
+    "unet_attn_scales": [1, 0.5],
+    "temporal_attention": "True",
+}
+UNET = {
+    "block_out_channels": (32, 64, 64),
+    "down_block_types": ("CrossAttnDownBlock3D", "CrossAttnDownBlock3D", "DownBlock3D"),
+    "up_block_types": ("UpBlock3D", "CrossAttnUpBlock3D", "CrossAttnUpBlock3D"),
+    "layers_per_block": 1,
+    "cross_attention_dim": 64,
+    "attention_head_dim": 16,
+}
+"""The same in diffusers' words."""
+FILES = {
+    "ckpt_clip": "open_clip_pytorch_model.bin",
+    "ckpt_unet": "text2video_pytorch_model.pth",
+    "ckpt_autoencoder": "../VQGAN_autoencoder.pth",
+}
+RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+
+
+def as_unet_sd(unet: UNet3DConditionModel) -> dict[str, Tensor]:
+    """A UNet's weights as ModelScope's UNetSD names them, its blocks numbered in the order in which they run."""
+    named = {}
+
+    def put(place: str, module: torch.nn.Module, names: dict[str, str] | None = None) -> None:
+        for key, tensor in module.state_dict().items():
+            layer, kind = key.rsplit(".", 1)
+            if isinstance(module, TransformerTemporalModel) and layer in ("proj_in", "proj_out") and kind == "weight":
+                tensor = tensor[..., None]  # a convolution over one frame
+            named[f"{place}.{(names or {}).get(layer, layer)}.{kind}"] = tensor
+
+    def put_layer(place: str, block: torch.nn.Module, i: int) -> None:
+        put(f"{place}.0", block.resnets[i], RESNET)
+        put(f"{place}.0.temopral_conv", block.temp_convs[i])
+        if hasattr(block, "attentions"):
+            put(f"{place}.1", block.attentions[i])
+            put(f"{place}.2", block.temp_attentions[i])
+
+    put("time_embed", unet.time_embedding, {"linear_1": "0", "linear_2": "2"})
+    put("input_blocks.0", torch.nn.ModuleList([unet.conv_in]))
+    put("input_blocks.0.1", unet.transformer_in)
+    n = 1
+    for block in unet.down_blocks:
+        for i in range(len(block.resnets)):
+            put_layer(f"input_blocks.{n}", block, i)
+            n += 1
+        if block.downsamplers:
+            put(f"input_blocks.{n}", block.downsamplers[0], {"conv": "op"})
+            n += 1
+    put("middle_block.1", unet.mid_block.attentions[0])
+    put("middle_block.2", unet.mid_block.temp_attentions[0])
+    for i, place in enumerate(("middle_block.0", "middle_block.3")):
+        put(place, unet.mid_block.resnets[i], RESNET)
+        put(f"{place}.temopral_conv", unet.mid_block.temp_convs[i])
+    n = 0
+    for block in unet.up_blocks:
+        for i in range(len(block.resnets)):
+            put_layer(f"output_blocks.{n}", block, i)
+            n += 1
+        if block.upsamplers:
+            put(f"output_blocks.{n - 1}.{3 if hasattr(block, 'attentions') else 1}", block.upsamplers[0])
+    put("out", torch.nn.ModuleList([unet.conv_norm_out, torch.nn.SiLU(), unet.conv_out]))
+    return named
+
+
+def as_open_clip(text: CLIPTextModel) -> dict[str, Tensor]:
+    """A text model's weights as OpenCLIP names them, beside some of its picture model's."""
+    weights = {key.removeprefix("text_model."): tensor for key, tensor in text.state_dict().items()}
+    named = {
+        "positional_embedding": weights["embeddings.position_embedding.weight"],
+        "token_embedding.weight": weights["embeddings.token_embedding.weight"],
+        "text_projection": torch.eye(64),
+        "logit_scale": torch.ones(()),
+        "visual.positional_embedding": torch.ones(2, 64),
+        "visual.transformer.resblocks.0.ln_1.weight": torch.ones(64),
+    }
+    names = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
+    names |= {"attn.out_proj": "self_attn.out_proj"}
+    for kind in ("weight", "bias"):
+        named[f"ln_final.{kind}"] = weights[f"final_layer_norm.{kind}"]
+        for i in range(text.config.num_hidden_layers):
+            ours, theirs = f"transformer.resblocks.{i}", f"encoder.layers.{i}"
+            named |= {f"{ours}.{name}.{kind}": weights[f"{theirs}.{other}.{kind}"] for name, other in names.items()}
+            attention = [weights[f"{theirs}.self_attn.{name}_proj.{kind}"] for name in "qkv"]
+            named[f"{ours}.attn.in_proj_{kind}"] = torch.cat(attention)
+    return named
+
+
+@pytest.fixture(scope="module")
+def unet() -> UNet3DConditionModel:
+    return tiny.randomize(UNet3DConditionModel(**UNET), seed=21)
+
+
+@pytest.fixture(scope="module")
+def text() -> CLIPTextModel:
+    """Three layers, of which ModelScope reads two."""
+    config = CLIPTextConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=1, hidden_act="gelu"
+    )
+    return tiny.randomize(CLIPTextModel(config), seed=22)
+
+
+@pytest.fixture(scope="module")
+def autoencoder() -> dict[str, Tensor]:
+    """Stable Diffusion's, at full size: the host reads no other from a checkpoint."""
+    layout = {**tiny.PICTURE_VAE, "ch": 128, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2}
+    return comfy.ldm.models.autoencoder.AutoencoderKL(ddconfig=layout, embed_dim=4).half().state_dict()
+
+
+@pytest.fixture(scope="module")
+def folder(pack, unet, text, autoencoder, tmp_path_factory) -> Path:
+    """models/diffusers/original/animov, its autoencoder a folder above it."""
+    top = tmp_path_factory.mktemp("diffusers")
+    folder = top / "original" / "animov"
+    folder.mkdir(parents=True)
+    model = {"type": "latent-text-to-video-synthesis", "model_args": {**FILES, "max_frames": 16}, "model_cfg": MODEL}
+    configuration = {"framework": "pytorch", "task": "text-to-video-synthesis", "model": model}
+    (folder / "configuration.json").write_text(json.dumps(configuration))
+    torch.save(as_unet_sd(unet), folder / FILES["ckpt_unet"])
+    torch.save(as_open_clip(text), folder / FILES["ckpt_clip"])
+    whole = {f"first_stage_model.{key}": tensor for key, tensor in autoencoder.items()}
+    torch.save({"state_dict": {**whole, "betas": torch.ones(2)}}, folder / FILES["ckpt_autoencoder"])
+    folder_paths.add_model_folder_path("diffusers", str(top))
+    yield folder
+    folder_paths.folder_names_and_paths["diffusers"][0].remove(str(top))
+
+
+@pytest.fixture(scope="module")
+def loaded(pack, folder) -> tuple:
+    return pack.run("BIVDiffVideoModelLoader", name="original/animov")
+
+
+def test_every_weight_at_full_size_has_its_place(pack):
+    with torch.device("meta"):
+        unet = UNet3DConditionModel()
+    rename = pack.import_module("bivdiff_core.host.modelscope").diffusers_name
+    named = as_unet_sd(unet)
+    places = {rename(key, layers=2): tensor.numel() for key, tensor in named.items()}
+    assert places == {key: tensor.numel() for key, tensor in unet.state_dict().items()}
+    assert len(places) == len(named)
+
+
+def test_the_folder_is_listed(pack, folder):
+    assert "original/animov" in pack.classes["BIVDiffVideoModelLoader"].INPUT_TYPES()["required"]["name"][1]["options"]
+
+
+def test_model_equals_diffusers(loaded, unet):
+    alphas = DDIMScheduler(**SCHEDULE, beta_schedule="scaled_linear").alphas_cumprod
+    generator = torch.Generator().manual_seed(1)
+    x, context = torch.randn(5, 4, 8, 8, generator=generator) * 4, torch.randn(1, 7, 64, generator=generator)
+    t = 400
+    z, a = x * alphas[t].sqrt(), alphas[t]
+    with torch.no_grad():
+        eps = unet(z.transpose(0, 1)[None], t, context).sample[0].transpose(0, 1)
+    expected = (z - (1 - a).sqrt() * eps) / a.sqrt()
+    made = denoised(loaded[0], x, ((1 - a) / a).sqrt().item(), context)
+    torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_text_is_read_before_the_last_layer(pack, loaded, text):
+    import comfy.sd1_clip
+
+    ((made, _),) = pack.run("CLIPTextEncode", clip=loaded[1], text=PROMPT)[0]
+    tokenizer = CLIPTokenizer.from_pretrained(f"{comfy.sd1_clip.__file__.rpartition('/')[0]}/sd1_tokenizer")
+    ids = tokenizer(PROMPT)["input_ids"]
+    with torch.no_grad():
+        states = text(torch.tensor([ids + [0] * (77 - len(ids))]), output_hidden_states=True).hidden_states
+        inner = getattr(text, "text_model", text)
+        expected = inner.final_layer_norm(states[-2])
+    # The host keeps text encoders in fp16, on the CPU too.
+    torch.testing.assert_close(made, expected, rtol=0, atol=5e-3)
+
+
+def test_autoencoder_is_stable_diffusion_s(loaded, autoencoder):
+    found = loaded[2].first_stage_model.state_dict()
+    assert found.keys() == autoencoder.keys()
+    # The host may choose another 16-bit type for the VAE.
+    assert all(torch.allclose(found[key].float(), autoencoder[key].float(), rtol=0.01) for key in found)
+
+
+def test_a_missing_checkpoint_is_named(pack, folder):
+    path = folder / FILES["ckpt_clip"]
+    path.rename(path.with_suffix(".away"))
+    try:
+        with pytest.raises(FileNotFoundError, match="animov has no open_clip_pytorch_model.bin"):
+            pack.run("BIVDiffVideoModelLoader", name="original/animov")
+    finally:
+        path.with_suffix(".away").rename(path)
