@@ -6,160 +6,77 @@ Each length runs the whole chain on the demo models in a process of its own, who
 memory: frames drawn from outlines, both inversions, blend, smoothing, in windows of 8 frames that overlap by 4. Drawing
 and decoding take 8 frames at a time too, so that what grows is what the frames themselves need.
 
-The source is a clip of the toy world played back and forth, so its motion from any frame to the next is known.
+The source is a clip of the toy world whose shape goes to and fro, so its motion from any frame to the next is known.
 Appearance change is measured along that motion (`bivdiff_core.demo.measure`). A border is a step from one frame to the
-next at which a window begins or ends; the seam is the mean change there over the mean change elsewhere. In any 28 steps
-each pair of the source's frames lies at a border once and elsewhere three times, so long clips compare like with like.
+next at which a window begins or ends; the seam is the mean change there over the mean change elsewhere. To and fro take
+22 frames, no multiple of the 4 from border to border: every pair of places comes both at borders and elsewhere.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
-import logging
 import math
 import resource
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import torch
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from tools.host import Pack, use_comfyui  # noqa: E402
+from chain import Chain, start
+from torch import Tensor
 
 CLIP_SEED = 1_000_003
 LENGTH, OVERLAP, RATIO = 8, 4, 0.5
 LARGEST_SEAM = 1.2
 
 
-def back_and_forth(count: int, frames: int) -> list[int]:
-    """Which of a clip's frames come one after another: 0, 1, ..., count - 1, count - 2, ..., 0, 1, ..."""
-    period = 2 * (count - 1)
-    return [min(t % period, period - t % period) for t in range(frames)]
+def decode(chain: Chain, latent: dict) -> Tensor:
+    """Frames `[F, H, W, 3]`, 8 at a time."""
+    return torch.cat([chain.decode({"samples": part}) for part in latent["samples"].split(LENGTH)])
 
 
-class Chain:
-    """The nodes of the chain on the demo models, 8 frames at a time."""
+def changes(chain: Chain, frames: Tensor, clip) -> list[float]:
+    """Mean appearance change along the known motion at each step from a frame to the next, `[F - 1]`."""
+    found = []
+    for t in range(len(frames) - 1):
+        pair = slice(t, t + 2)
+        part = replace(clip, times=clip.times[pair], masks=clip.masks[:, pair])
+        found.append(torch.cat(chain.measure.changes_along_motion(frames[pair], part)).mean().item())
+    return found
 
-    def __init__(self, steps: int):
-        use_comfyui(cpu=not torch.accelerator.is_available())
-        self.pack = Pack()
-        logging.disable(logging.INFO)
-        self.image, self.video, self.clip, self.vae, self.control_net = self.pack.run(
-            "BIVDiffDemoModels", variant="base"
-        )
-        self.schedule = {"steps": steps, "scheduler": "ddim_uniform"}
-        self.world = self.pack.import_module("bivdiff_core.demo.world")
-        self.measure = self.pack.import_module("bivdiff_core.demo.measure")
 
-    def draw(self, source: torch.Tensor, positive: list, negative: list) -> dict:
-        """Frames drawn one by one from the source's outlines, a LATENT."""
-        positive, negative = self.pack.run(
-            "ControlNetApplyAdvanced",
-            positive=positive,
-            negative=negative,
-            control_net=self.control_net,
-            image=torch.cat([self.world.canny_control(part) for part in source.split(LENGTH)]),
-            strength=1.0,
-            start_percent=0.0,
-            end_percent=1.0,
-        )
-        return self.pack.run(
-            "BIVDiffFrameSampler",
-            model=self.image,
-            positive=positive,
-            negative=negative,
-            latent_image={"samples": torch.zeros(len(source), 4, 8, 8)},
-            seed=1,
-            cfg=3.0,
-            sampler_name="ddim",
-            denoise=1.0,
-            frame_noise="independent",
-            frames_per_batch=LENGTH,
-            **self.schedule,
-        )[0]
-
-    def smooth(self, drawn: dict, positive: list, negative: list) -> dict:
-        """The drawn frames inverted by both models, mixed, and denoised by the video model in windows, a LATENT."""
-        windows = {"context_length": LENGTH, "context_overlap": OVERLAP}
-        given = {"conditioning": negative, "latent": drawn, "solver": "ddim", "strength": 1.0, "grid": "matched"}
-        (image,) = self.pack.run(
-            "BIVDiffInvertImage", model=self.image, frames_per_batch=LENGTH, **given, **self.schedule
-        )
-        (video,) = self.pack.run("BIVDiffInvertVideo", model=self.video, **windows, **given, **self.schedule)
-        mixed, _ = self.pack.run(
-            "BIVDiffMixedInversion",
-            image_latent=image,
-            video_latent=video,
-            task="custom",
-            mixing_ratio=RATIO,
-            mode="linear",
-        )
-        return self.pack.run(
-            "BIVDiffTemporalSmoother",
-            model=self.video,
-            positive=positive,
-            negative=negative,
-            latent=mixed,
-            cfg=1.0,
-            sampler_name="ddim",
-            strength=1.0,
-            grid="matched",
-            **windows,
-            **self.schedule,
-        )[0]
-
-    def decode(self, latent: dict) -> torch.Tensor:
-        """Frames `[F, H, W, 3]`."""
-        parts = latent["samples"].split(LENGTH)
-        return torch.cat([self.pack.run("VAEDecode", vae=self.vae, samples={"samples": part})[0] for part in parts])
-
-    def changes(self, frames: torch.Tensor, clip, order: list[int]) -> list[float]:
-        """Mean appearance change along the known motion at each step from a frame to the next, `[F - 1]`."""
-        found = []
-        for pair, places in zip(frames.unfold(0, 2, 1), zip(order, order[1:], strict=False), strict=True):
-            pair, start = pair.movedim(-1, 0), min(places)
-            if places[0] > places[1]:
-                pair = pair.flip(0)
-            moving = []
-            for shape in clip.shapes:
-                x, y, angle = shape.motion.place(start)
-                moving.append(replace(shape, motion=replace(shape.motion, centre=(x, y), angle=angle)))
-            part = replace(clip, shapes=tuple(moving), masks=clip.masks[:, start : start + 2])
-            found.append(torch.cat(self.measure.changes_along_motion(pair, part)).mean().item())
-        return found
-
-    def borders(self, frames: int) -> set[int]:
-        """Steps t (from frame t to t + 1) at which a window begins or ends."""
-        windows = self.pack.import_module("bivdiff_core.host.windows").FrameWindows(LENGTH, OVERLAP)
-        cut = windows.context_schedule.func(frames, windows, {})
-        return {w[0] - 1 for w in cut if w[0] > 0} | {w[-1] for w in cut if w[-1] < frames - 1}
+def borders(chain: Chain, frames: int) -> set[int]:
+    """Steps t (from frame t to t + 1) at which a window begins or ends."""
+    windows = chain.pack.import_module("bivdiff_core.host.windows").FrameWindows(LENGTH, OVERLAP)
+    cut = windows.context_schedule.func(frames, windows, {})
+    return {w[0] - 1 for w in cut if w[0] > 0} | {w[-1] for w in cut if w[-1] < frames - 1}
 
 
 def run(frames: int, steps: int) -> dict:
     """The chain at one length, and what it took."""
-    chain = Chain(steps)
-    clip = chain.world.make_clip(CLIP_SEED)
-    order = back_and_forth(len(clip.frames), frames)
-    source = clip.frames[order]
-    (positive,) = chain.pack.run("CLIPTextEncode", clip=chain.clip, text=clip.caption)
-    (negative,) = chain.pack.run("CLIPTextEncode", clip=chain.clip, text="")
-    drawn = chain.draw(source, positive, negative)
-    smoothed = chain.smooth(drawn, positive, negative)
-    out = chain.decode(smoothed)
+    chain = Chain(start())
+    clip = chain.world.make_clip(CLIP_SEED, frames)
+    positive = chain.encode_text(clip.caption)
+    batches = {"steps": steps, "frames_per_batch": LENGTH}
+    windows = {"steps": steps, "windows": (LENGTH, OVERLAP)}
+    empty = {"samples": torch.zeros(frames, 4, 8, 8)}
+    drawn = chain.draw(*chain.outlined(clip.frames, positive), empty, seed=1, **batches)
+    image = chain.invert_image(drawn, chain.empty, strength=1.0, **batches)
+    video = chain.invert_video(drawn, chain.empty, strength=1.0, **windows)
+    smoothed = chain.smooth(chain.blend(image, video, RATIO), positive, **windows)
+    out = decode(chain, smoothed)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     # Source, hints, the hints that the control keeps for the prompt and for the negative one, and the result; the
     # latents drawn, inverted twice, mixed and smoothed.
-    own = 5 * source.nbytes + 5 * drawn["samples"].nbytes
+    own = 5 * clip.frames.nbytes + 5 * drawn["samples"].nbytes
 
     found = {"frames": frames, "peak": peak, "own": own}
-    borders = chain.borders(frames)
-    for name, video in {"source": source, "drawn": chain.decode(drawn), "smoothed": out}.items():
-        changes = chain.changes(video, clip, order)
-        at_borders = [change for t, change in enumerate(changes) if t in borders]
-        elsewhere = [change for t, change in enumerate(changes) if t not in borders]
+    seams = borders(chain, frames)
+    for name, video in {"source": clip.frames, "drawn": decode(chain, drawn), "smoothed": out}.items():
+        by_step = changes(chain, video, clip)
+        at_borders = [change for t, change in enumerate(by_step) if t in seams]
+        elsewhere = [change for t, change in enumerate(by_step) if t not in seams]
         found[name] = [sum(part) / len(part) if part else math.nan for part in (at_borders, elsewhere)]
     return found
 
