@@ -16,7 +16,7 @@ from dataclasses import replace
 from statistics import mean
 
 import torch
-from chain import ROOT, Chain, Records, device, start, with_jumping_colours
+from _chain import ROOT, Chain, Records, device, start, with_jumping_colours
 from torch import Tensor
 from tqdm import tqdm
 

@@ -12,7 +12,7 @@ import datetime
 from statistics import mean
 
 import torch
-from chain import FRAME_CFG, ROOT, SMOOTH_CFG, Chain, average_of_three, device, start
+from _chain import FRAME_CFG, ROOT, SMOOTH_CFG, Chain, average_of_three, device, start
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 

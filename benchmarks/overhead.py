@@ -9,7 +9,7 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
-from chain import start
+from _chain import start
 
 FRAMES, STEPS, ROUNDS = 8, 20, 15
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
-from chain import Chain, device, start
+from _chain import Chain, device, start
 
 STEPS, SMOOTH_CFG = 50, 7.5
 CLIP_SEED = 1_000_003
