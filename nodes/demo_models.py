@@ -28,7 +28,7 @@ class DemoModels(io.ComfyNode):
                     tooltip="What the image model does. base draws from a prompt and, with the control net, from "
                     "outlines. instruct_pix2pix gives things of a clip another colour (InstructPixToPixConditioning; "
                     "the instruction is like: a red star). inpaint fills masked parts (InpaintModelConditioning). "
-                    "Invert with base.",
+                    "t2i_adapter is base with a T2I-Adapter as its control net. Invert with base.",
                 ),
             ],
             outputs=[
@@ -48,7 +48,8 @@ class DemoModels(io.ComfyNode):
                 io.Vae.Output(display_name="VAE", tooltip="For VAE Encode and VAE Decode, at 64x64 pixels."),
                 io.ControlNet.Output(
                     display_name="CONTROL_NET",
-                    tooltip="For Apply ControlNet, with outlines from Detect Edges (Canny) at low 0.3 and high 0.6.",
+                    tooltip="For Apply ControlNet, with outlines from Detect Edges (Canny) at low 0.3 and high 0.6. "
+                    "With the variant t2i_adapter it is a T2I-Adapter, else a ControlNet.",
                 ),
             ],
         )
@@ -60,5 +61,5 @@ class DemoModels(io.ComfyNode):
             demo_models.load_video_model(),
             demo_models.load_clip(),
             demo_models.load_vae(),
-            demo_models.load_control_net(),
+            demo_models.load_t2i_adapter() if variant == "t2i_adapter" else demo_models.load_control_net(),
         )

@@ -8,6 +8,7 @@ as a width.
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from pathlib import Path
@@ -20,7 +21,7 @@ from safetensors.torch import save_file
 from .world import WORDS
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel, UNet3DConditionModel
+    from diffusers import AutoencoderKL, ControlNetModel, T2IAdapter, UNet2DConditionModel, UNet3DConditionModel
     from transformers import CLIPTextModel
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -28,6 +29,8 @@ CONTEXT_LENGTH = 16
 CONTEXT_DIM = 64
 HEAD_WIDTH = 16
 RANK = 16
+LORA_RANK = 8
+LORA = "loras/bivdiff_black_and_white"
 
 # Not the usual 32: with one channel a group, normalisation would wipe out a picture's mean colours.
 AUTOENCODER_GROUPS = 1
@@ -54,6 +57,13 @@ IMAGE_UNET = {
     "cross_attention_dim": CONTEXT_DIM,
     "attention_head_dim": 4,
     "use_linear_projection": True,
+}
+T2I_ADAPTER = {
+    "in_channels": 1,
+    "channels": (64, 64),
+    "num_res_blocks": 2,
+    "downscale_factor": 8,
+    "adapter_type": "full_adapter",
 }
 VIDEO_UNET = {
     "sample_size": 8,
@@ -214,6 +224,15 @@ def control_net(image: UNet2DConditionModel) -> ControlNetModel:
     return net
 
 
+def t2i_adapter() -> T2IAdapter:
+    """A T2I-Adapter that adds nothing yet: outlines ``[B, 1, 64, 64]`` in 0..1 to a feature for each level."""
+    from diffusers import T2IAdapter
+
+    net = T2IAdapter(**T2I_ADAPTER)
+    _quiet(net, r"conv_in|block2")
+    return net
+
+
 def video_unet() -> UNet3DConditionModel:
     """An untrained video model of ModelScope's architecture."""
     from diffusers import UNet3DConditionModel
@@ -241,10 +260,10 @@ def inflate(image: UNet2DConditionModel) -> UNet3DConditionModel:
 class LowRank(torch.nn.Module):
     """A weight plus a product of two thin matrices, of which only these learn (LoRA, arXiv 2106.09685)."""
 
-    def __init__(self, weight: torch.Tensor):
+    def __init__(self, weight: torch.Tensor, rank: int):
         super().__init__()
-        self.down = torch.nn.Parameter(torch.randn(RANK, weight[0].numel()) / RANK)
-        self.up = torch.nn.Parameter(torch.zeros(len(weight), RANK))
+        self.down = torch.nn.Parameter(torch.randn(rank, weight[0].numel()) / rank)
+        self.up = torch.nn.Parameter(torch.zeros(len(weight), rank))
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """The weight with its change."""
@@ -267,14 +286,32 @@ def variant(image: UNet2DConditionModel, channels: int) -> UNet2DConditionModel:
         if name == "conv_in":
             layer.weight.requires_grad_(True)
         elif getattr(layer, "weight", None) is not None and layer.weight.ndim > 1 and len(layer.weight) > RANK:
-            torch.nn.utils.parametrize.register_parametrization(layer, "weight", LowRank(layer.weight))
+            torch.nn.utils.parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, RANK))
     return net
 
 
 def variant_changes(net: UNet2DConditionModel) -> dict[str, torch.Tensor]:
-    """What sets a variant apart from the image model: its first layer, and `up` and `down` of the others."""
+    """What sets a net apart from the image model: a variant's first layer, and `up` and `down` of the others."""
     learnt = {name: tensor for name, tensor in net.named_parameters() if tensor.requires_grad}
     return {name.replace(".parametrizations.weight.0", ""): tensor for name, tensor in learnt.items()}
+
+
+def lora(image: UNet2DConditionModel) -> UNet2DConditionModel:
+    """The image model with low-rank changes, still zero, of its transformers' layers; nothing else learns."""
+    net = copy.deepcopy(image).requires_grad_(False)
+    for name, layer in list(net.named_modules()):
+        if "transformer_blocks" in name and isinstance(layer, torch.nn.Linear):
+            torch.nn.utils.parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, LORA_RANK))
+    return net
+
+
+def lora_weights(net: UNet2DConditionModel) -> dict[str, torch.Tensor]:
+    """The low-rank changes under the names that LoRA files for Stable Diffusion give them."""
+    named = {}
+    for key, tensor in variant_changes(net).items():
+        layer, kind = key.rsplit(".", 1)
+        named[f"lora_unet_{layer.replace('.', '_')}.lora_{kind}.weight"] = tensor
+    return named
 
 
 def load_variant(name: str) -> dict[str, torch.Tensor]:
@@ -301,9 +338,10 @@ def latent_scaling(name: str = "autoencoder") -> dict[str, torch.Tensor]:
 
 
 def load_weights(name: str) -> dict[str, torch.Tensor]:
-    """State dict in diffusers' keys of one of autoencoder, text_encoder, image_unet, control_net, video_unet.
+    """State dict in diffusers' keys: autoencoder, text_encoder, image_unet, control_net, t2i_adapter or video_unet.
 
-    The variants' files, instruct_pix2pix and inpaint, hold changes to image_unet: see `load_variant`.
+    The variants' files, instruct_pix2pix and inpaint, hold changes to image_unet: see `load_variant`. `LORA` has the
+    keys of LoRA files.
     """
     with safe_open(WEIGHTS / f"{name}.safetensors", "pt") as file:
         return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - a file, not a dict
@@ -311,6 +349,7 @@ def load_weights(name: str) -> dict[str, torch.Tensor]:
 
 def save_weights(name: str, weights: dict[str, torch.Tensor], latents: dict[str, list] | None = None) -> None:
     """Store a state dict as fp16 safetensors; ``latents`` is what ``latent_scaling`` reads back."""
-    WEIGHTS.mkdir(exist_ok=True)
+    path = WEIGHTS / f"{name}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
     half = {key: tensor.detach().half().contiguous() for key, tensor in weights.items()}
-    save_file(half, WEIGHTS / f"{name}.safetensors", {"latents": json.dumps(latents)} if latents else None)
+    save_file(half, path, {"latents": json.dumps(latents)} if latents else None)

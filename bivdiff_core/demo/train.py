@@ -1,7 +1,7 @@
-"""Train the demo models from nothing: ``python -m bivdiff_core.demo.train``, an hour and a quarter on two quiet cores.
+"""Train the demo models from nothing: ``python -m bivdiff_core.demo.train``, 80 minutes on two quiet cores.
 
-Stages, one after another: autoencoder, text encoder with image UNet, ControlNet, video UNet, decoder alone, and the
-image UNet's two variants, for InstructPix2Pix and for inpainting.
+Stages, one after another: autoencoder, text encoder with image UNet, ControlNet, video UNet, decoder alone, the
+image UNet's two variants, for InstructPix2Pix and for inpainting, a T2I-Adapter, and a LoRA for a style.
 Each saves a checkpoint every minute under the run folder and is taken up from there when the command is repeated;
 each leaves a picture there to judge it by, and its weights, in fp16, in the package's weights folder.
 On Linux, `MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592` in the environment saves a third of the
@@ -38,6 +38,8 @@ STEPS = {
     "decoder": 800,
     "instruct_pix2pix": 700,
     "inpaint": 700,
+    "t2i_adapter": 600,
+    "lora": 250,
 }
 VARIANT_CLIPS = 2048
 VARIANT_STRIDE = 2
@@ -286,25 +288,63 @@ def train_image(folder: Path, footage: Footage, latents: torch.Tensor) -> nn.Mod
     return net.requires_grad_(False)
 
 
-def train_control(folder: Path, footage: Footage, latents: torch.Tensor, image: nn.ModuleDict) -> nn.Module:
-    """The ControlNet, on single frames and what Canny sees in them; the image model stays as it is."""
-    torch.manual_seed(stage_seed("control"))
-    net = models.control_net(image["unet"]).requires_grad_(True)
+Steer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], dict]
+"""From noised latents, timesteps, context and control images what the image UNet takes beside the first three."""
+
+
+def by_control_net(net: nn.Module) -> Steer:
+    """How a ControlNet steers the image UNet."""
+
+    def steer(x: torch.Tensor, t: torch.Tensor, context: torch.Tensor, hints: torch.Tensor) -> dict:
+        down, mid = net(x, t, context, hints, return_dict=False)
+        return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+
+    return steer
+
+
+def by_t2i_adapter(net: nn.Module) -> Steer:
+    """How a T2I-Adapter steers the image UNet: it sees the outlines alone, neither noise nor text."""
+    return lambda x, t, context, hints: {"down_intrablock_additional_residuals": net(hints[:, :1])}
+
+
+def train_steering(
+    stage: str,
+    folder: Path,
+    footage: Footage,
+    latents: torch.Tensor,
+    image: nn.ModuleDict,
+    net: nn.Module,
+    steer: Steer,
+) -> None:
+    """A net that steers, on single frames and what Canny sees in them; the image model stays as it is."""
     ids, flat, noised = models.token_ids(footage.captions), latents.flatten(0, 1), Noiser()
 
     def loss(generator: torch.Generator) -> torch.Tensor:
         index = torch.randint(len(flat), (64,), generator=generator)
         x, t, noise, weight = noised(flat[index], generator)
         context = image["text"](input_ids=drop_captions(ids[index // world.FRAMES], generator)).last_hidden_state
-        down, mid = net(x, t, context, footage.hints(index), return_dict=False)
-        made = image["unet"](
-            x, t, context, down_block_additional_residuals=down, mid_block_additional_residual=mid
-        ).sample
+        made = image["unet"](x, t, context, **steer(x, t, context, footage.hints(index))).sample
         return (weight * (made - noise).square()).mean()
 
-    fit("control", folder, net, [{"params": list(net.parameters()), "lr": 1.2e-3}], loss, average=0.995)
+    fit(stage, folder, net, [{"params": list(net.parameters()), "lr": 1.2e-3}], loss, average=0.995)
+
+
+def train_control(folder: Path, footage: Footage, latents: torch.Tensor, image: nn.ModuleDict) -> Steer:
+    """The ControlNet."""
+    torch.manual_seed(stage_seed("control"))
+    net = models.control_net(image["unet"]).requires_grad_(True)
+    train_steering("control", folder, footage, latents, image, net, by_control_net(net))
     models.save_weights("control_net", net.state_dict())
-    return net.requires_grad_(False)
+    return by_control_net(net)
+
+
+def train_t2i_adapter(folder: Path, footage: Footage, latents: torch.Tensor, image: nn.ModuleDict) -> Steer:
+    """The T2I-Adapter (arXiv 2302.08453)."""
+    torch.manual_seed(stage_seed("t2i_adapter"))
+    net = models.t2i_adapter()
+    train_steering("t2i_adapter", folder, footage, latents, image, net, by_t2i_adapter(net))
+    models.save_weights("t2i_adapter", net.state_dict())
+    return by_t2i_adapter(net)
 
 
 def train_video(folder: Path, footage: Footage, latents: torch.Tensor, image: nn.ModuleDict) -> nn.Module:
@@ -441,6 +481,42 @@ def train_inpaint(
 
 
 @torch.no_grad()
+def encode_style(
+    folder: Path, footage: Footage, encode: Callable[[torch.Tensor], torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The first frames of clips in the LoRA's style. index: of the frame, ``[N]``. latents: ``[N, 4, 8, 8]``."""
+    path = folder / "style.pt"
+    if not path.exists():
+        index = torch.arange(0, VARIANT_CLIPS * world.FRAMES, world.FRAMES)
+        latents = []
+        for piece in tqdm(batches(len(index), 64), total=math.ceil(len(index) / 64), desc="encoding style"):
+            frames = footage.images(index[piece]).movedim(1, -1)
+            latents.append(encode(world.black_and_white(frames).movedim(-1, 1)))
+        save({"index": index, "latents": torch.cat(latents)}, path)
+    return torch.load(path, weights_only=True)
+
+
+def train_lora(
+    folder: Path, footage: Footage, image: nn.ModuleDict, encode: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    """The LoRA: whatever the caption says, without colours."""
+    torch.manual_seed(stage_seed("lora"))
+    net = models.lora(image["unet"])
+    ids, styled, noised = models.token_ids(footage.captions), encode_style(folder, footage, encode), Noiser()
+
+    def loss(generator: torch.Generator) -> torch.Tensor:
+        row = torch.randint(len(styled["index"]), (64,), generator=generator)
+        x, t, noise, weight = noised(styled["latents"][row], generator)
+        told = drop_captions(ids[styled["index"][row] // world.FRAMES], generator)
+        context = image["text"](input_ids=told).last_hidden_state
+        return (weight * (net(x, t, context).sample - noise).square()).mean()
+
+    learning = [tensor for tensor in net.parameters() if tensor.requires_grad]
+    fit("lora", folder, net, [{"params": learning, "lr": 2e-3}], loss, average=0.99)
+    models.save_weights(models.LORA, models.lora_weights(net))
+
+
+@torch.no_grad()
 def sample(
     predict: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
     image: nn.ModuleDict,
@@ -464,26 +540,22 @@ def sample(
 
 @torch.no_grad()
 def show_samples(
-    folder: Path, autoencoder: nn.Module, scaling: dict[str, list], image: nn.ModuleDict, control: nn.Module | None
+    path: Path, autoencoder: nn.Module, scaling: dict[str, list], image: nn.ModuleDict, steer: Steer | None = None
 ) -> None:
-    """A picture of held-out captions drawn by the image model, under their control images where there are any."""
+    """A picture of held-out captions drawn by the image model, under their control images where those steer it."""
     clips = [world.make_clip(seed) for seed in world.HELD_OUT_SEEDS[:16]]
     hints = torch.cat([world.canny_control(clip.frames[:1]) for clip in clips]).movedim(-1, 1)
 
     def predict(x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        if control is None:
-            return image["unet"](x, t, context).sample
-        down, mid = control(x, t, context, torch.cat((hints, hints)), return_dict=False)
-        residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
-        return image["unet"](x, t, context, **residuals).sample
+        steering = steer(x, t, context, torch.cat((hints, hints))) if steer else {}
+        return image["unet"](x, t, context, **steering).sample
 
     noise = torch.randn(16, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     latent = sample(predict, image, [clip.caption for clip in clips], noise)
     mean, std = (torch.tensor(scaling[key])[:, None, None] for key in ("mean", "std"))
     made = autoencoder.decode(latent * std + mean).sample
-    top = torch.stack([clip.frames[0].movedim(-1, 0) for clip in clips]) if control is None else hints
-    rows = [top[:8] * 2 - 1, made[:8], top[8:] * 2 - 1, made[8:]]
-    show(folder / ("image.png" if control is None else "control.png"), rows)
+    top = hints if steer else torch.stack([clip.frames[0].movedim(-1, 0) for clip in clips])
+    show(path, [top[:8] * 2 - 1, made[:8], top[8:] * 2 - 1, made[8:]])
 
 
 def main() -> None:
@@ -497,9 +569,9 @@ def main() -> None:
     autoencoder = train_autoencoder(folder, footage)
     latents, scaling = encode_footage(folder, footage, autoencoder)
     image = train_image(folder, footage, latents)
-    show_samples(folder, autoencoder, scaling, image, None)
+    show_samples(folder / "image.png", autoencoder, scaling, image)
     control = train_control(folder, footage, latents, image)
-    show_samples(folder, autoencoder, scaling, image, control)
+    show_samples(folder / "control.png", autoencoder, scaling, image, control)
     train_video(folder, footage, latents, image)
     polish_decoder(folder, footage, autoencoder, scaling)
 
@@ -509,6 +581,9 @@ def main() -> None:
 
     train_instruct_pix2pix(folder, image, scaling, encode)
     train_inpaint(folder, footage, latents, image, encode)
+    adapter = train_t2i_adapter(folder, footage, latents, image)
+    show_samples(folder / "t2i_adapter.png", autoencoder, scaling, image, adapter)
+    train_lora(folder, footage, image, encode)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import comfy.ops
 import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models_base
+import comfy.t2i_adapter.adapter
 import comfy.utils
 import torch
 from torch import Tensor
@@ -110,7 +111,12 @@ class DemoInpaintModel(DemoImageModel):
         return model
 
 
-VARIANTS = {"base": (DemoImageModel, 0), "instruct_pix2pix": (DemoEditModel, 4), "inpaint": (DemoInpaintModel, 5)}
+VARIANTS = {
+    "base": (DemoImageModel, 0),
+    "instruct_pix2pix": (DemoEditModel, 4),
+    "inpaint": (DemoInpaintModel, 5),
+    "t2i_adapter": (DemoImageModel, 0),
+}
 """Configuration and further input channels of each image MODEL."""
 
 
@@ -185,8 +191,8 @@ class DemoClip(comfy.sd1_clip.SD1ClipModel):
 
 def load_image_model(variant: str = "base", disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
     """The image MODEL, or its variant for InstructPix2Pix or inpainting."""
-    weights = models.load_weights("image_unet") if variant == "base" else models.load_variant(variant)
     configuration, channels = VARIANTS[variant]
+    weights = models.load_variant(variant) if channels else models.load_weights("image_unet")
     config = configuration(UNET | {"in_channels": 4 + channels})
     return load_model(config, weights, load_image_model, (variant,), disable_dynamic)
 
@@ -260,6 +266,30 @@ def load_control_net() -> comfy.controlnet.ControlNet:
     )
     net.load_state_dict(weights)
     return comfy.controlnet.ControlNet(net, load_device=mm.get_torch_device(), manual_cast_dtype=manual_cast)
+
+
+class DemoAdapter(comfy.t2i_adapter.adapter.Adapter):
+    """The host's T2I-Adapter for a UNet with one block a level, where SD has two."""
+
+    def forward(self, x: Tensor) -> dict[str, list[Tensor | None]]:
+        features = [feature for feature in super().forward(x)["input"] if feature is not None]  # the last level first
+        return {"input": [place for feature in features for place in (feature, None)]}
+
+
+def load_t2i_adapter() -> comfy.controlnet.T2IAdapter:
+    """The CONTROL_NET as an adapter, for the same images; core's loader knows only the published widths."""
+    settings = models.T2I_ADAPTER
+    blocks = settings["num_res_blocks"]
+    names = {
+        f"adapter.body.{level}.resnets.{block}.": f"body.{level * blocks + block}."
+        for level in range(len(settings["channels"]))
+        for block in range(blocks)
+    }
+    weights = comfy.utils.state_dict_prefix_replace(models.load_weights("t2i_adapter"), names | {"adapter.": ""})
+    cells = settings["in_channels"] * settings["downscale_factor"] ** 2
+    net = DemoAdapter(list(settings["channels"]), blocks, cells, ksize=1, sk=True, use_conv=False, xl=False)
+    net.load_state_dict(weights)
+    return comfy.controlnet.T2IAdapter(net, net.input_channels, settings["downscale_factor"], "nearest-exact")
 
 
 def _control_key(key: str) -> str:

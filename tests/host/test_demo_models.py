@@ -79,6 +79,23 @@ def test_the_image_unet_and_the_control_net_equal_diffusers(models, host, clip_o
         assert (steered - expected).abs().mean() > 1e-3, "the control net does nothing"
 
 
+@torch.inference_mode()
+def test_the_t2i_adapter_equals_diffusers(pack, models, host, clip_of_the_world):
+    unet = trained(models, models.image_unet(), "image_unet")
+    net = trained(models, models.t2i_adapter(), "t2i_adapter")
+    *_, adapter = pack.run("BIVDiffDemoModels", variant="t2i_adapter")
+    context = host[2].encode_from_tokens(host[2].tokenize(CAPTION)).expand(2, -1, -1)
+    outlines = pack.import_module("bivdiff_core.demo.world").canny_control(clip_of_the_world.frames[:2])
+    hint = outlines.movedim(-1, 1)[:, :1]
+    for level in (1, 500, 981):
+        x, t = white(2, 4, 8, 8), torch.tensor([level, level])
+        expected = unet(x, t, context, down_intrablock_additional_residuals=net(hint)).sample
+        control = adapter.control_merge(adapter.t2i_model(hint), None, torch.float32)
+        got = eps_of(host[0], x, t.float(), context, control)
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+        assert (expected - unet(x, t, context).sample).abs().mean() > 1e-3, "the adapter does nothing"
+
+
 @pytest.mark.parametrize(("variant", "channels"), [("instruct_pix2pix", 4), ("inpaint", 5)])
 @torch.inference_mode()
 def test_a_variant_equals_diffusers_and_sees_its_channels(pack, models, host, variant, channels):
@@ -146,11 +163,12 @@ def test_control_images_are_the_hosts_canny(pack, clip_of_the_world):
     assert torch.equal(world.canny_control(clip_of_the_world.frames), hosts)
 
 
-def test_core_nodes_draw_the_control(pack, host, clip_of_the_world):
+@pytest.mark.parametrize("variant", ["base", "t2i_adapter"])
+def test_core_nodes_draw_the_control(pack, clip_of_the_world, variant):
     """CLIPTextEncode, ControlNetApplyAdvanced, KSampler and VAEDecode on the demo models follow the outline."""
     measure = pack.import_module("bivdiff_core.demo.measure")
     world = pack.import_module("bivdiff_core.demo.world")
-    image, _, clip, vae, control = host
+    image, _, clip, vae, control = pack.run("BIVDiffDemoModels", variant=variant)
     (positive,) = pack.run("CLIPTextEncode", clip=clip, text=clip_of_the_world.caption)
     (negative,) = pack.run("CLIPTextEncode", clip=clip, text="")
     positive, negative = pack.run(
@@ -196,6 +214,23 @@ def test_loras_patch_both_models(host, which):
     after = eps_of(patched, x, t, context)
     assert (after - before).abs().mean() > 1e-3
     torch.testing.assert_close(eps_of(host[which], x, t, context), before)
+
+
+@torch.inference_mode()
+def test_the_lora_equals_diffusers(models, host):
+    unet = trained(models, models.image_unet(), "image_unet")
+    layers = {f"lora_unet_{name.replace('.', '_')}": layer for name, layer in unet.named_modules()}
+    lora = models.load_weights(models.LORA)
+    for key in lora:
+        name, _, kind = key.partition(".")
+        if kind == "lora_up.weight":
+            layers[name].weight += lora[key].float() @ lora[f"{name}.lora_down.weight"].float()
+    patched, _ = comfy.sd.load_lora_for_models(host[0], None, lora, 1.0, 0.0)
+    context = host[2].encode_from_tokens(host[2].tokenize(CAPTION)).expand(2, -1, -1)
+    x, t = white(2, 4, 8, 8), torch.tensor([500, 500])
+    got = eps_of(patched, x, t.float(), context)
+    torch.testing.assert_close(got, unet(x, t, context).sample, atol=1e-5, rtol=1e-5)
+    assert (got - eps_of(host[0], x, t.float(), context)).abs().mean() > 1e-2
 
 
 SAMPLING = {"seed": 0, "steps": 20, "cfg": 3.0, "sampler_name": "ddim", "scheduler": "ddim_uniform", "denoise": 1.0}
