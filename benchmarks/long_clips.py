@@ -23,7 +23,7 @@ import sys
 from dataclasses import replace
 
 import torch
-from chain import Chain, start
+from _chain import Chain, start
 from torch import Tensor
 
 CLIP_SEED = 1_000_003
