@@ -47,32 +47,35 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def server_command(python: str | Path, comfyui: Path, base: Path, port: int, cpu: bool) -> list[str]:
-    """The command line of a ComfyUI that reads and writes under ``base``, with this pack as its only custom node.
+def server_command(python: str | Path, comfyui: Path, base: Path, port: int, cpu: bool, pack: Path = ROOT) -> list[str]:
+    """The command line of a ComfyUI that reads and writes under ``base``, with one pack: this one, or a copy of it.
 
-    The shipped workflows' clips are put into its input folder.
+    The shipped workflows' clips are put into its input folder, and it finds the demo LoRA and the models of ``base``.
     """
     for folder in ("custom_nodes", "input"):
         (base / folder).mkdir(parents=True, exist_ok=True)
-    for clip in (ROOT / "workflows").glob("*.mp4"):
+    for clip in (pack / "workflows").glob("*.mp4"):
         shutil.copy(clip, base / "input")
     # A search path in place of a link in custom_nodes: Windows lets only administrators make links.
     search_paths = base / "search_paths.yaml"
-    search_paths.write_text(f"bivdiff:\n  custom_nodes: {json.dumps(str(ROOT.parent))}\n", encoding="utf-8")
+    folders = {"custom_nodes": pack.parent, "loras": pack / "bivdiff_core" / "demo" / "weights" / "loras"}
+    folders |= {kind: base / "models" / kind for kind in ("diffusers", "diffusion_models", "vae")}
+    lines = [f"  {name}: {json.dumps(str(folder))}" for name, folder in folders.items()]
+    search_paths.write_text("\n".join(["bivdiff:", *lines, ""]), encoding="utf-8")
     command = [str(python), str(comfyui / "main.py"), "--port", str(port), "--base-directory", str(base)]
     command += ["--models-directory", str(comfyui / "models"), "--database-url", "sqlite:///:memory:"]
     command += ["--extra-model-paths-config", str(search_paths), "--disable-api-nodes"]
-    command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", ROOT.name]
+    command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", pack.name]
     return [*command, "--cpu"] if cpu else command
 
 
 class Server:
     """A ComfyUI on a free port of 127.0.0.1 for the length of a ``with`` block; its log is ``base / "server.log"``."""
 
-    def __init__(self, python: str | Path, comfyui: Path, base: Path, cpu: bool) -> None:
+    def __init__(self, python: str | Path, comfyui: Path, base: Path, cpu: bool, pack: Path = ROOT) -> None:
         self.base = base
         self.port = free_port()
-        self.command = server_command(python, comfyui, base, self.port, cpu)
+        self.command = server_command(python, comfyui, base, self.port, cpu, pack)
 
     def __enter__(self) -> Server:
         with open(self.base / "server.log", "wb") as log:

@@ -3,7 +3,8 @@
     python tools/twins.py
 
 A thumbnail's upper row is what the image model drew frame by frame, its lower row the smoothed video, both from a real
-run on the demo models and the packaged clip. What the twins load besides that clip is written here, for the tests too.
+run on the demo models and the packaged clip; the sweep's is its grid and its plot. What the twins load besides that
+clip is written here, for the tests too.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import av
@@ -29,8 +31,8 @@ from tools.host import COMFYUI  # noqa: E402
 from tools.server import Server  # noqa: E402
 from tools.workflows import GRAPHS, PACKAGED_CLIP, WORKFLOWS, workflow  # noqa: E402
 
-TWINS = sorted(set(GRAPHS) - {"t2i_adapter"})
-"""The demo models have no adapter; that one's hints follow their frames in tests/host/test_chunks.py."""
+NOISE = {"wan"}
+"""Twins on random weights: there is no demo model of their kind, and their pictures show nothing."""
 
 RATE = 8
 BEFORE = {"own_frames": "Source", "matting": "Source"}
@@ -83,21 +85,32 @@ def thumbnail(before: Tensor, after: Tensor) -> Tensor:
     return torch.nn.functional.interpolate(sheet[None], scale_factor=3, mode="bicubic")[0].clamp(0, 1)
 
 
+def sweep_thumbnail(grid: Tensor, plot: Tensor) -> Tensor:
+    """A frame `[3, H, W]` out of a sweep's grid `[F, H, W, 3]`, and beside it the plot `[1, H, W, 3]`, as high."""
+    frame, plot = (pictures[len(pictures) // 2].movedim(-1, 0) for pictures in (grid, plot))
+    scale = frame.shape[1] / plot.shape[1]
+    size = frame.shape[1], round(plot.shape[2] * scale)
+    plot = torch.nn.functional.interpolate(plot[None], size=size, mode="bicubic", antialias=True)[0].clamp(0, 1)
+    return torch.cat([frame, plot], dim=2)
+
+
 def main() -> None:
     """Run every twin and write its thumbnail."""
     with tempfile.TemporaryDirectory() as base, Server(sys.executable, COMFYUI, Path(base), cpu=True) as server:
         write_inputs(server.base / "input", world.make_clip(world.PACKAGED_CLIP_SEED))
         shutil.copy(WORKFLOWS / PACKAGED_CLIP, server.base / "input")
         object_info = server.object_info()
-        for name in TWINS:
+        for name in sorted(set(GRAPHS) - NOISE):
             prompt = convert_ui_to_api(workflow(name, object_info, demo=True), object_info)
             run = server.run(prompt)
             if run.error:
                 sys.exit(f"{name}: {run.error}")
-            before, after = (
-                frames_of(server, run, prompt, title) for title in (BEFORE.get(name, "Frame-wise"), "Smoothed")
-            )
-            to_pil_image(thumbnail(before, after)).save(WORKFLOWS / f"{name}.jpg", quality=90)
+            shown = partial(frames_of, server, run, prompt)
+            if name == "sweep":
+                picture = sweep_thumbnail(shown("Smoothed"), shown("Plot"))
+            else:
+                picture = thumbnail(shown(BEFORE.get(name, "Frame-wise")), shown("Smoothed"))
+            to_pil_image(picture).save(WORKFLOWS / f"{name}.jpg", quality=90)
             print(name, flush=True)
 
 

@@ -27,6 +27,8 @@ from tools.server import Server  # noqa: E402
 WORKFLOWS = ROOT / "workflows"
 PACKAGED_CLIP = "bivdiff_demo.mp4"
 """Stands where artists load their own."""
+ANIMATEDIFF = "AnimateDiff Loader goes here"
+"""Marks the place of another pack's node, without which the shipped workflows must open: no run gets past it."""
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
 WIDTH, GAP = 330, 50
 TITLE, SLOT, WIDGET = 30, 22, 26
@@ -265,7 +267,10 @@ class Source(NamedTuple):
 
 
 class Models(NamedTuple):
-    """What the chain runs on; image and video model share the VAE."""
+    """What the chain runs on, and how these models want it; image and video model share the VAE.
+
+    ``windows`` are the length and the overlap of what the video model sees at once.
+    """
 
     image: Output
     image_clip: Output
@@ -273,6 +278,10 @@ class Models(NamedTuple):
     video_clip: Output
     vae: Output
     control_net: Output | None
+    scheduler: str = "ddim_uniform"
+    solver: str = "ddim"
+    windows: tuple[int, int] = (0, 0)
+    cfg: float = 7.5
 
 
 class Prompts(NamedTuple):
@@ -309,29 +318,35 @@ def source(g: Graph, size: tuple[int, int] | None = None, **frames: object) -> S
     return clip
 
 
-def load_models(g: Graph, control_net: str = "") -> Models:
-    """SD 1.5 and ZeroScope, with a ControlNet where one is named; or the demo models."""
+def load_models(g: Graph, control_net: str = "", variant: str = "base", animatediff: bool = False) -> Models:
+    """SD 1.5 and ZeroScope or AnimateDiff, with a ControlNet where one is named; or a variant of the demo models."""
     g.column()
     if g.demo:
-        demo = g.add("BIVDiffDemoModels")
+        demo = g.add("BIVDiffDemoModels", variant=variant)
         control = demo["CONTROL_NET"] if control_net else None
         return Models(demo["image_model"], demo["CLIP"], demo["video_model"], demo["CLIP"], demo["VAE"], control)
     image = g.add("CheckpointLoaderSimple", "Image model", ckpt_name="v1-5-pruned-emaonly-fp16.safetensors")
-    video = g.add("BIVDiffVideoModelLoader", "Video model", name="zeroscope_v2_576w")
+    if animatediff:
+        video, video_clip = g.add("UNETLoader", ANIMATEDIFF, unet_name=ANIMATEDIFF)["MODEL"], image["CLIP"]
+    else:
+        loaded = g.add("BIVDiffVideoModelLoader", "Video model", name="zeroscope_v2_576w")
+        video, video_clip = loaded["MODEL"], loaded["CLIP"]
     control = g.add("ControlNetLoader", control_net_name=control_net)["CONTROL_NET"] if control_net else None
-    return Models(image["MODEL"], image["CLIP"], video["MODEL"], video["CLIP"], image["VAE"], control)
+    return Models(image["MODEL"], image["CLIP"], video, video_clip, image["VAE"], control)
 
 
 def prompts(g: Graph, models: Models, real: str, demo: str, title: str = "Prompt") -> Prompts:
     """What the video shows, for the video model; stage 1 encodes it with `for_image` where it needs it."""
     g.column()
     text = g.add("PrimitiveStringMultiline", title, value=g.choose(real, demo))
-    return Prompts(
-        text,
-        g.add("CLIPTextEncode", "Empty prompt (image model)", clip=models.image_clip, text=""),
-        g.add("CLIPTextEncode", f"{title} (video model)", clip=models.video_clip, text=text),
-        g.add("CLIPTextEncode", "Empty prompt (video model)", clip=models.video_clip, text=""),
-    )
+    shared = models.image_clip == models.video_clip
+    whose = "Empty prompt" if shared else "Empty prompt (image model)"
+    image_empty = g.add("CLIPTextEncode", whose, clip=models.image_clip, text="")
+    video = g.add("CLIPTextEncode", f"{title} (video model)", clip=models.video_clip, text=text)
+    if shared:
+        return Prompts(text, image_empty, video, image_empty)
+    video_empty = g.add("CLIPTextEncode", "Empty prompt (video model)", clip=models.video_clip, text="")
+    return Prompts(text, image_empty, video, video_empty)
 
 
 def for_image(g: Graph, models: Models, text: object, title: str = "Prompt (image model)") -> Node:
@@ -417,26 +432,43 @@ def show(g: Graph, title: str, latent: object, vae: Output) -> Node:
 
 
 def smoothed(
-    g: Graph, models: Models, texts: Prompts, frames: object, task: str = "custom", strength: float = 1.0
+    g: Graph,
+    models: Models,
+    texts: Prompts,
+    frames: object,
+    task: str = "custom",
+    strength: float = 1.0,
+    mixing_ratio: object = 0.5,
+    clip: Node | None = None,
 ) -> Node:
-    """Stages 2 and 3: LATENT frames to the smoothed clip's pictures."""
+    """Stages 2 and 3: LATENT frames to the smoothed clip's pictures. A video VAE has another LATENT of the clip."""
     g.group("Stage 2: mixed inversion", INVERSION_COLOUR)
-    settings = {"latent": frames, "steps": steps(g), "strength": strength}
-    image = g.add("BIVDiffInvertImage", model=models.image, conditioning=texts.image_empty, **settings)
-    video = g.add("BIVDiffInvertVideo", model=models.video, conditioning=texts.video_empty, **settings)
-    ratio = TASK_RATIOS.get(task, 0.5)
+    schedule = {"steps": steps(g), "scheduler": models.scheduler}
+    settings = {"solver": models.solver, "strength": strength, **schedule}
+    windows = {"context_length": models.windows[0], "context_overlap": models.windows[1]}
+    image = g.add("BIVDiffInvertImage", model=models.image, conditioning=texts.image_empty, latent=frames, **settings)
+    video = g.add(
+        "BIVDiffInvertVideo",
+        model=models.video,
+        conditioning=texts.video_empty,
+        latent=clip or frames,
+        **settings,
+        **windows,
+    )
+    ratio = TASK_RATIOS.get(task, mixing_ratio)
     mixed = g.add("BIVDiffMixedInversion", image_latent=image, video_latent=video, task=task, mixing_ratio=ratio)
     g.group("Stage 3: temporal smoothing", SMOOTHING_COLOUR)
-    clip = g.add(
+    smooth = g.add(
         "BIVDiffTemporalSmoother",
         model=models.video,
         positive=texts.video,
         negative=texts.video_empty,
         latent=mixed,
-        steps=steps(g),
-        cfg=g.choose(7.5, 1.0),
+        cfg=g.choose(models.cfg, 1.0),
+        **schedule,
+        **windows,
     )
-    return g.add("VAEDecode", samples=clip, vae=models.vae)
+    return g.add("VAEDecode", samples=smooth, vae=models.vae)
 
 
 def save(g: Graph, images: object, clip: Source) -> None:
@@ -463,11 +495,13 @@ stable-diffusion-inpainting
 
 It draws the frames; both inversions keep the plain model.
 """
-CHAIN = """- **stride** and **count**: the paper takes every fourth frame, 8 of them. ZeroScope knows clips of up to 24.
-- **steps**: the same number in stages 2 and 3.
+EVERY_CHAIN = """- **steps**: the same number in stages 2 and 3.
 - **cfg** of the smoother: lower keeps the frames' shapes better, higher follows the prompt more.
 - The sound is the clip's own from its start: leave **start** at 0, or trim the clip itself.
 """
+CHAIN = f"""\
+- **stride** and **count**: the paper takes every fourth frame, 8 of them. ZeroScope knows clips of up to 24.
+{EVERY_CHAIN}"""
 
 
 # The workflows
@@ -495,7 +529,7 @@ Put another preprocessor in Canny's place, and its ControlNet from the same page
 **mixing_ratio** to keep more of each frame.
 - **strength** of Apply ControlNet: lower it if the outlines look traced.
 {CHAIN}"""
-    from_outlines(g, "control_v11p_sd15_canny_fp16.safetensors", "controlnet")
+    from_outlines(g, source(g), load_models(g, "control_v11p_sd15_canny_fp16.safetensors"), "controlnet")
 
 
 def t2i_adapter(g: Graph) -> None:
@@ -516,13 +550,11 @@ Load, Run and Render Depth Anything 3 in Canny's place, and `t2iadapter_depth_sd
 **mixing_ratio** to keep more of each frame.
 - **strength** of Apply ControlNet: adapters hold the frames less strictly than a ControlNet does.
 {CHAIN}"""
-    from_outlines(g, "t2iadapter_canny_sd15v2.pth", "t2i_adapter")
+    from_outlines(g, source(g), load_models(g, "t2iadapter_canny_sd15v2.pth", "t2i_adapter"), "t2i_adapter")
 
 
-def from_outlines(g: Graph, control_net: str, task: str) -> None:
+def from_outlines(g: Graph, clip: Source, models: Models, task: str) -> None:
     """The whole chain, its frames drawn from noise to a clip's outlines."""
-    clip = source(g)
-    models = load_models(g, control_net)
     texts = prompts(g, models, "a robot made of copper in a snowy street", "a blue square on a yellow background")
     g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
     control = controlled(g, models, texts, outlines(g, clip.frames))
@@ -761,10 +793,9 @@ The clip redrawn in the style of a LoRA, its outlines kept by a ControlNet.
 {CHAIN}"""
     clip = source(g)
     models = load_models(g, control_net="control_v11p_sd15_canny_fp16.safetensors")
-    styled = models.image
-    if not g.demo:  # which come without a LoRA
-        styled = g.add("LoraLoaderModelOnly", model=styled, lora_name="your_style.safetensors")["MODEL"]
-    texts = prompts(g, models, "a watercolor painting of a city street", "a blue square on a yellow background")
+    style = g.choose("your_style.safetensors", "bivdiff_black_and_white.safetensors")
+    styled = g.add("LoraLoaderModelOnly", model=models.image, lora_name=style)["MODEL"]
+    texts = prompts(g, models, "a watercolor painting of a city street", "a square")
     g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
     control = controlled(g, models, texts, outlines(g, clip.frames))
     g.column()
@@ -787,7 +818,7 @@ A small clip twice as large, with detail that an image model draws and the video
 - **Upscale Image By**: how much larger. Memory grows with it; frames_per_batch keeps stage 1 in bounds.
 - **denoise**: how much detail is drawn anew.
 - **strength** of both DDIM Inverse nodes: lower keeps the picture closer to the frames.
-{CHAIN}"""
+{CHAIN}{g.choose("", "- The demo models have no tile ControlNet: the one for outlines stands in.")}"""
     clip = source(g, size=g.choose((256, 256), (32, 32)))
     models = load_models(g, control_net="control_v11f1e_sd15_tile_fp16.safetensors")
     texts = prompts(g, models, "a sharp photograph, fine detail", "a blue square on a yellow background")
@@ -837,6 +868,154 @@ paper does not try this: compare with *Frame-wise* before you trust it.
     g.add("PreviewImage", "Cut out", images=cut)
 
 
+def sweep(g: Graph) -> None:
+    """A clip at every mixing ratio, side by side and in a plot."""
+    g.note = f"""### Sweep
+
+Which mixing ratio suits your clip? One run draws it at each of several, side by side in one video, and plots what \
+each buys. The frames and both inversions are made once, blend and smoother once per ratio.
+
+{MODELS}- **controlnet** `control_v11p_sd15_canny_fp16.safetensors`: {CONTROL_NETS}
+
+### What to turn
+
+- **What to try**: the ratios, parted by commas.
+- **Plot**: the joined points are steadier or closer to the frames than every other; crosses only stand still or are \
+only blurred.
+- Modes instead: wire **Blend Mode List** to **mode** of Mixed Inversion Blend and to **labels** of Sweep Grid, and \
+unlink the ratios.
+- Solvers instead: wire **Solver List** to **solver** of both DDIM Inverse nodes and to **labels** of Sweep Grid, and \
+unlink the ratios.
+{CHAIN}"""
+    clip = source(g)
+    models = load_models(g, control_net="control_v11p_sd15_canny_fp16.safetensors")
+    texts = prompts(g, models, "a robot made of copper in a snowy street", "a blue square on a yellow background")
+    ratios = g.add("BIVDiffRatioList", "What to try")
+    g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
+    control = controlled(g, models, texts, outlines(g, clip.frames))
+    g.column()
+    latent = empty(g, "EmptyLatentImage", "One empty latent per frame", like=clip.frames)
+    frames = sample_frames(g, models.image, control["positive"], control["negative"], latent)
+    before = show(g, "Frame-wise", frames, models.vae)
+    videos = smoothed(g, models, texts, frames, mixing_ratio=ratios)
+    compared = g.add("BIVDiffSweepGrid", images=videos, ratios=ratios, reference_images=before)
+    g.add("PreviewImage", "Plot", images=compared["plot"])
+    save(g, compared["grid"], clip)
+
+
+def zeroscope(g: Graph) -> None:
+    """A clip of any length repainted, at the video model's own size and in windows."""
+    g.note = f"""### ZeroScope, clips of any length
+
+Every frame is repainted after your prompt, and the video model makes the clip steady, 16 frames at a time in windows \
+that overlap.
+
+{MODELS}
+ModelScope goes the same way: the folder `text-to-video-ms-1.7b` of huggingface.co/ali-vilab/text-to-video-ms-1.7b, at \
+256x256.
+
+### What to turn
+
+- **Resize**: 576x320 is what ZeroScope knows, and widths and heights near it. Other sizes fall apart.
+- **count**: as many frames as you like; what the video model needs grows with **context_length** only.
+- **context_length**, **context_overlap**: the same in DDIM Inverse (Video) and the smoother. Up to 24 for ZeroScope; \
+less overlap is quicker, and jumps every so many frames are a sign of too little.
+- **denoise** of the Frame-wise Image Sampler: how far from your clip the frames go.
+- **frame_noise** shared: frames that differ less, where little moves.
+- **mixing_ratio**: towards 1 steadier, towards 0 closer to the frames.
+{EVERY_CHAIN}"""
+    clip = source(g, size=g.choose((576, 320), (64, 64)), stride=1, count=g.choose(48, 8))
+    models = load_models(g)._replace(windows=g.choose((16, 4), (6, 3)))
+    texts = prompts(g, models, "a watercolor painting of a city street", "a blue square on a yellow background")
+    g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
+    encoded = g.add("VAEEncode", pixels=clip.frames, vae=models.vae)
+    frames = sample_frames(g, models.image, for_image(g, models, texts.text), texts.image_empty, encoded, denoise=0.6)
+    show(g, "Frame-wise", frames, models.vae)
+    save(g, smoothed(g, models, texts, frames), clip)
+
+
+def animatediff(g: Graph) -> None:
+    """A new video with a clip's outlines, both branches on one SD 1.5."""
+    g.note = f"""### AnimateDiff
+
+A new video from a prompt, with the clip's outlines. AnimateDiff is a motion module inside SD 1.5: any fine-tune of it \
+draws the frames and the video alike.
+
+### First put AnimateDiff in
+
+ComfyUI has no loader of its own for motion modules, so a placeholder stands where one belongs: **{ANIMATEDIFF}**. \
+Until you replace it, the run stops there.
+
+1. Install *AnimateDiff Evolved* (by Kosinkadink) in the Manager.
+2. Add its node **AnimateDiff Loader 🎭🅐🅓①**, choose the motion module, leave **beta_schedule** at autoselect.
+3. Wire MODEL of *Image model* to it, and its own MODEL to DDIM Inverse (Video) and Video Temporal Smoother, in place \
+of the placeholder's.
+
+DDIM Inverse (Image) and the Frame-wise Image Sampler keep the plain image model.
+
+### Models, by folder under models/
+
+- **checkpoints** `v1-5-pruned-emaonly-fp16.safetensors`: huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive, or \
+any fine-tune of SD 1.5
+- **animatediff_models** `v3_sd15_mm.ckpt`: huggingface.co/guoyww/animatediff
+- **controlnet** `control_v11p_sd15_canny_fp16.safetensors`: {CONTROL_NETS}
+
+### What to turn
+
+- **count**: motion modules know 16 frames. For more set **context_length** 16 and **context_overlap** 4 in DDIM \
+Inverse (Video) and the smoother, or wire Context Options of that pack to its loader.
+- **stride**: every fourth frame of footage at 24 to 30 frames a second moves as these modules know it.
+- **mixing_ratio**: towards 1 steadier, towards 0 closer to the frames.
+{EVERY_CHAIN}"""
+    clip = source(g, count=g.choose(16, 8))
+    models = load_models(g, "control_v11p_sd15_canny_fp16.safetensors", animatediff=True)
+    from_outlines(g, clip, models, "custom")
+
+
+def wan(g: Graph) -> None:
+    """Frames of any origin, both branches on one flow model."""
+    g.note = f"""### Wan 2.1, bring your own frames
+
+Frames that any image model made one by one become steady. Wan packs four frames into one latent, which no image model \
+does: it serves both branches itself, single frames for one and the clip for the other.
+
+### Models, by folder under models/, all from huggingface.co/Comfy-Org/Wan_2.1_ComfyUI_repackaged
+
+- **diffusion_models** `wan2.1_t2v_1.3B_fp16.safetensors`
+- **text_encoders** `umt5_xxl_fp8_e4m3fn_scaled.safetensors`
+- **vae** `wan_2.1_vae.safetensors`
+
+### What to turn
+
+- **Prompt**: say what the frames show.
+- **count**: 5, 9, 13, ... frames, one more than a multiple of four. **Resize**: sides in steps of 16.
+- **mixing_ratio**: towards 1 the single frames' noise, towards 0 the clip's.
+- **strength** of both DDIM Inverse nodes: 1 goes to pure noise, 0.5 to 0.8 is a gentle smoothing.
+- **shift**, **scheduler** and **steps**: the same for the whole chain. simple, normal and beta reach pure noise; \
+others are refused.
+- **context_length** of both video nodes counts latents: 21 are 81 frames, what Wan knows.
+{EVERY_CHAIN}"""
+    g.group("Source and models", SOURCE_COLOUR)
+    size = g.choose((832, 480), (64, 64))
+    clip = load_clip(g, PACKAGED_CLIP, "Your frames as a video", size, stride=1, count=g.choose(33, 5))
+    g.add("PreviewImage", "Source", images=clip.frames)
+    g.column()
+    unet = g.add("UNETLoader", "Wan", unet_name="wan2.1_t2v_1.3B_fp16.safetensors")
+    model = g.add("ModelSamplingSD3", "The whole chain's shift", model=unet, shift=8.0)["MODEL"]
+    if g.demo:
+        text = g.add("BIVDiffDemoModels")["CLIP"]
+    else:
+        text = g.add("CLIPLoader", clip_name="umt5_xxl_fp8_e4m3fn_scaled.safetensors", type="wan")["CLIP"]
+    vae = g.add("VAELoader", vae_name="wan_2.1_vae.safetensors")["VAE"]
+    models = Models(model, text, model, text, vae, None, scheduler="simple", solver="fireflow", cfg=6.0)
+    texts = prompts(g, models, "a robot made of copper in a snowy street", "a blue square on a yellow background")
+    g.group("Stage 1: your frames", FRAMES_COLOUR)
+    encode = {"vae": vae, "images": clip.frames}
+    single = g.add("BIVDiffEncodeFrames", "Every fourth frame on its own", stride=4, mode="single_frames", **encode)
+    whole = g.add("BIVDiffEncodeFrames", "The clip", stride=1, mode="clip", **encode)
+    save(g, smoothed(g, models, texts, single, clip=whole), clip)
+
+
 GRAPHS: dict[str, Callable[[Graph], None]] = {
     graph.__name__: graph
     for graph in (
@@ -850,6 +1029,10 @@ GRAPHS: dict[str, Callable[[Graph], None]] = {
         tile_upscale,
         matting,
         own_frames,
+        zeroscope,
+        animatediff,
+        wan,
+        sweep,
     )
 }
 

@@ -9,21 +9,24 @@ from urllib.error import HTTPError
 
 import av
 import pytest
+import tiny_models as tiny
 import torch
 from comfy_cli.workflow_to_api import convert_ui_to_api
+from test_video_folder import write_folder
 from torch import Tensor
 
 from bivdiff_core.demo import measure, world
+from bivdiff_core.demo.models import CONTEXT_DIM
 from tools import twins, workflows
 from tools.demo import frames_of, node_titled
 
 FILES = {"file", "ckpt_name", "control_net_name", "lora_name", "bg_removal_name", "name"}
+FILES |= {"unet_name", "clip_name", "vae_name"}
 """Inputs that name files which only the artist has."""
 EXPAND, BLUR = 2, 2
 """Of the inpainting twin's mask, in pixels."""
 
 every_workflow = pytest.mark.parametrize("name", workflows.GRAPHS)
-every_twin = pytest.mark.parametrize("name", twins.TWINS)
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +41,9 @@ def clip() -> world.Clip:
 
 @pytest.fixture(scope="module", autouse=True)
 def inputs(server, clip):
-    """What the twins load: a mask around the shape, and frames whose colours jump."""
+    """What the twins load: a mask around the shape, frames whose colours jump, and a Wan of random weights."""
     twins.write_inputs(server.base / "input", clip)
+    tiny.write_wan(server.base / "models", "wan2.1_t2v_1.3B_fp16", "wan_2.1_vae", text_dim=CONTEXT_DIM)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +121,7 @@ def box(at: list, size: list, title: int = 0) -> tuple:
 # The twins
 
 
-@every_twin
+@pytest.mark.parametrize("name", sorted(set(workflows.GRAPHS) - {"sweep"}))  # whose frames are controlnet's
 def test_frames_in_batches_of_any_size_give_the_same_video(twin, name):
     whole = twin(name, steps=4, frames_per_batch=world.FRAMES)
     for size in (1, 3):
@@ -127,8 +131,9 @@ def test_frames_in_batches_of_any_size_give_the_same_video(twin, name):
                 torch.testing.assert_close(chunked[title], frames, atol=1.5 / 255, rtol=0)
 
 
-def test_controlnet_follows_the_outlines(twin, clip):
-    made = twin("controlnet")
+@pytest.mark.parametrize("name", ["controlnet", "t2i_adapter"])
+def test_outlines_are_followed(twin, clip, name):
+    made = twin(name)
     for row in ("Frame-wise", "Smoothed"):
         assert measure.structure_iou(made[row], clip) > 0.6
         assert measure.caption_accuracy(made[row], clip) > 0.8
@@ -138,6 +143,21 @@ def test_controlnet_follows_the_outlines(twin, clip):
 def total_flicker(frames: Tensor, clip: world.Clip) -> float:
     flicker = measure.flicker(frames, clip)
     return flicker.shape + flicker.ground
+
+
+def test_a_sweep_shows_the_frames_and_each_ratio_s_own_video(twin):
+    made, alone = twin("sweep", steps=4), twin("controlnet", steps=4, frames_per_batch=world.FRAMES)
+    caption, size = 24, 192
+
+    def cell(row: int, column: int) -> Tensor:
+        """One of the grid's videos at the size that it was made in."""
+        top, left = row * (caption + size) + caption, column * size
+        return made["Smoothed"][:, top : top + size : 3, left : left + size : 3]
+
+    torch.testing.assert_close(cell(0, 0), made["Frame-wise"], atol=1.5 / 255, rtol=0)
+    torch.testing.assert_close(cell(1, 2), alone["Smoothed"], atol=1.5 / 255, rtol=0)  # ratio 1, as task controlnet
+    assert (cell(0, 1) - cell(1, 2)).abs().mean() > 0.005  # ratio 0
+    assert made["Plot"].std() > 0.05
 
 
 def test_own_frames_become_steady_and_keep_what_they_show(twin, clip):
@@ -197,8 +217,17 @@ def test_outpainting_keeps_the_middle_and_continues_it(twin, clip):
     assert (drawn.mean(dim=(0, 1, 2)) - ground).abs().max() < 0.2
 
 
-def test_a_style_keeps_the_outlines(twin, clip):
-    assert measure.structure_iou(twin("style_lora")["Smoothed"], clip) > 0.6
+def test_a_style_takes_the_colours_and_keeps_the_outlines(twin, clip):
+    made, plain = twin("style_lora"), twin("style_lora", strength_model=0.0)
+    for row in ("Frame-wise", "Smoothed"):
+        assert colourfulness(made[row]) < 0.3 * colourfulness(made["Source"])
+        assert colourfulness(plain[row]) > 0.6 * colourfulness(made["Source"])
+        assert measure.structure_iou(made[row], clip) > 0.6
+
+
+def colourfulness(frames: Tensor) -> float:
+    """How far the channels of a pixel lie apart, 0..1, on average."""
+    return (frames.amax(dim=-1) - frames.amin(dim=-1)).mean().item()
 
 
 def test_an_upscaled_clip_is_larger_and_shows_the_same(twin, clip):
@@ -219,3 +248,36 @@ def test_an_instruction_is_followed_and_the_rest_is_kept(twin, clip):
     for row in ("Frame-wise", "Smoothed"):
         assert measure.caption_accuracy(made[row], red) > 0.8
         assert measure.structure_iou(made[row], clip) > 0.7
+
+
+def test_a_clip_in_windows_keeps_what_it_shows(twin, clip):
+    made = twin("zeroscope")
+    for row in ("Frame-wise", "Smoothed"):
+        assert measure.structure_iou(made[row], clip) > 0.6
+        assert measure.caption_accuracy(made[row], clip) > 0.8
+    assert total_flicker(made["Smoothed"], clip) < 0.6 * total_flicker(made["Frame-wise"], clip)
+
+
+def test_zeroscope_s_own_graph_runs_on_a_folder_of_diffusers(server, object_info):
+    """At a small size, on random weights; shown one frame at a time, they stand in for Stable Diffusion 1.5 as well."""
+    write_folder(server.base / "models" / "diffusers" / "zeroscope_v2_576w")
+    prompt = convert_ui_to_api(workflows.workflow("zeroscope", object_info, demo=False), object_info)
+    small = {"steps": 2, "width": 64, "height": 32, "count": 6, "frames_per_batch": 1}
+    small |= {"context_length": 4, "context_overlap": 2}
+    for node in prompt.values():
+        node["inputs"].update({key: value for key, value in small.items() if key in node["inputs"]})
+        if node["class_type"] == "CheckpointLoaderSimple":
+            node.update(class_type="BIVDiffVideoModelLoader", inputs={"name": "zeroscope_v2_576w"})
+    ran = server.run(prompt)
+    assert not ran.error
+    assert frames_of(server, ran, prompt, "Smoothed").shape == (6, 32, 64, 3)
+
+
+def test_animatediff_s_outlines_are_followed(twin, clip):
+    assert measure.structure_iou(twin("animatediff")["Smoothed"], clip) > 0.6
+
+
+def test_wan_hears_both_branches(twin):
+    ends = [twin("wan", steps=4, mixing_ratio=ratio)["Smoothed"] for ratio in (0.0, 1.0)]
+    assert ends[0].shape == ends[1].shape == (5, world.SIZE, world.SIZE, 3)
+    assert (ends[0] - ends[1]).abs().mean() > 0.01
