@@ -200,8 +200,28 @@ def test_the_blueprint_runs_as_one_node_and_opens(comfy):
 
 def test_the_blueprint_is_offered(server):
     offered = server.request("/global_subgraphs").values()
-    # A set: the server also offers that of another copy of the pack beside this one.
-    assert {entry["name"] for entry in offered if entry["source"] == "custom_node"} == {"BIVDiff"}
+    assert [entry["name"] for entry in offered if entry["source"] == "custom_node"] == ["BIVDiff"]
+
+
+def test_a_list_of_words_is_wired_to_a_combo_and_to_the_labels(comfy):
+    comfy.load(
+        workflow(
+            {"type": "BIVDiffModeList", "outputs": {"modes": "COMBO"}, "widgets_values": ["linear, slerp"]},
+            *blend("custom", 0.5)["nodes"],
+            {"type": "BIVDiffSweepGrid"},
+        ),
+        "lists",
+    )
+    wire = "([to, name]) => { const [list, ...rest] = app.rootGraph.nodes;"
+    wire += " const node = rest.find(node => node.type === to); list.connect(0, node, node.findInputSlot(name)); }"
+    for target in (["BIVDiffMixedInversion", "mode"], ["BIVDiffSweepGrid", "labels"]):
+        comfy.page.evaluate(wire, target)
+    comfy.page.wait_for_timeout(500)  # for the screenshot: the page draws the wires
+    comfy.screenshot("lists")
+    prompt = comfy.page.evaluate("async () => (await app.graphToPrompt()).output")
+    assert prompt["2"]["inputs"]["mode"] == prompt["3"]["inputs"]["labels"] == ["1", 0]
+    assert prompt["1"]["inputs"]["modes"] == "linear, slerp"
+    assert comfy.errors == []
 
 
 def test_help_opens_from_the_node(comfy):
