@@ -1,11 +1,35 @@
-"""A running ComfyUI server with the pack, shared by the tests that speak HTTP to it and those that use a browser."""
+"""What tests in several folders share: the pack's archive, and a running ComfyUI server with the pack."""
 
+import shutil
+import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 
 from tools.host import COMFYUI
 from tools.server import Server
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory) -> zipfile.ZipFile:
+    """What `comfy node pack` makes of the tree without what git ignores; it also validates pyproject.toml."""
+    tree = tmp_path_factory.mktemp("package") / "bivdiff"
+    shutil.copytree(
+        ROOT,
+        tree,
+        ignore=shutil.ignore_patterns(
+            ".git", ".venv", ".host", "output", "__pycache__", ".pytest_cache", ".ruff_cache"
+        ),
+    )
+    comfy = [sys.executable, "-m", "comfy_cli", "--skip-prompt", "--no-enable-telemetry", "node"]
+    for command in ("pack", "validate"):  # validating leaves a cache behind
+        subprocess.run([*comfy, command], cwd=tree, check=True, capture_output=True, timeout=120)
+    with zipfile.ZipFile(tree / "node.zip") as file:
+        yield file
 
 
 @pytest.fixture(scope="session")

@@ -1,100 +1,40 @@
-"""Chromium on the running server. Screenshots go to output/browser/, to be looked at."""
+"""Chromium on a ComfyUI into which the packed archive has been installed."""
 
-import time
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+import sys
+from contextlib import ExitStack
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Error, Page, sync_playwright
+from playwright.sync_api import Browser, Error
 
-from dev import system_chromium
+from tools.browser import chromium as started
+from tools.browser import opened
+from tools.host import COMFYUI
 from tools.server import Server
 
-SCREENSHOTS = Path(__file__).resolve().parents[2] / "output" / "browser"
-SOFTWARE_RENDERING = ["--disable-gpu", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-TIMEOUT = 600_000  # ms, for a machine that is busy with other work
+
+@pytest.fixture(scope="session")
+def server(archive, tmp_path_factory):
+    """A running ComfyUI whose only pack is what the registry hands out, where the Manager puts it."""
+    base = tmp_path_factory.mktemp("clean")
+    pack = base / "custom_nodes" / "bivdiff"
+    archive.extractall(pack)
+    with Server(sys.executable, COMFYUI, base, cpu=True, pack=pack) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")  # Playwright's event loop must be gone before other tests call asyncio.run
 def chromium():
-    """The system's Chromium, or the one that `python dev.py test` has fetched."""
-    arguments = [*SOFTWARE_RENDERING, "--no-sandbox", "--disable-dev-shm-usage"]
-    with sync_playwright() as playwright:
+    """A browser, where one can be had."""
+    with ExitStack() as stack:
         try:
-            browser = playwright.chromium.launch(channel="chromium", executable_path=system_chromium(), args=arguments)
+            browser = stack.enter_context(started())
         except Error as error:
             pytest.skip(f"Chromium does not start: {error.message.splitlines()[0]}")
         yield browser
-        browser.close()
-
-
-@dataclass
-class Comfy:
-    """ComfyUI's page in the browser."""
-
-    page: Page
-    server: Server
-    nodes: str
-    errors: list[str] = field(default_factory=list)
-
-    def open(self) -> None:
-        """Load the page and wait until it can take a workflow."""
-        self.page.goto(f"http://127.0.0.1:{self.server.port}")
-        self.page.wait_for_function("window.app?.vueAppReady && window.app.rootGraph?.nodes.length")
-
-    def load(self, workflow: dict, name: str) -> None:
-        """Open a workflow as the template browser does; only what it says from here on is kept."""
-        self.errors.clear()
-        self.page.evaluate("([workflow, name]) => app.loadGraphData(workflow, true, true, name)", [workflow, name])
-
-    def missing_nodes(self) -> list[str]:
-        """The types of the open workflow's nodes that the page does not know."""
-        unknown = "app.rootGraph.nodes.filter(n => !(n.type in LiteGraph.registered_node_types)).map(n => n.type)"
-        return self.page.evaluate(unknown)
-
-    def run(self) -> dict[str, Any]:
-        """Click Run and wait for the end of the prompt: its entry in the server's history."""
-        before = self.server.request("/history").keys()
-        self.page.get_by_test_id("queue-button").click()
-        deadline = time.monotonic() + TIMEOUT / 1000
-        while time.monotonic() < deadline:
-            if new := self.server.request("/history").keys() - before:
-                return self.server.request("/history")[new.pop()]
-            self.page.wait_for_timeout(200)
-        raise TimeoutError("the prompt did not end")
-
-    def on_node(self, node_type: str, expression: str) -> Any:
-        """What a JavaScript expression over `node`, the only one of a type, gives."""
-        return self.page.evaluate(f"(node => {expression})(app.rootGraph.nodes.find(n => n.type === '{node_type}'))")
-
-    def screenshot(self, name: str) -> None:
-        """Keep what the page shows as output/browser/NAME-NODES.png."""
-        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(path=SCREENSHOTS / f"{name}-{self.nodes}.png")
-
-    def on_console(self, message: ConsoleMessage) -> None:
-        """Keep an error that this server's page caused; there may be no network beyond it."""
-        if message.type == "error" and urlsplit(message.location["url"]).port == self.server.port:
-            self.errors.append(message.text)
 
 
 @pytest.fixture(params=["classic", "vue"], scope="module")
 def comfy(request, chromium: Browser, server: Server):
     """ComfyUI's page, with nodes drawn on its canvas or made of HTML."""
-    settings = {
-        "Comfy.TutorialCompleted": True,
-        "Comfy.VueNodes.Enabled": request.param == "vue",
-        "Comfy.RightSidePanel.IsOpen": False,  # what the last page left open covers this one's graph
-        "Comfy.Minimap.Visible": False,
-    }
-    server.request("/settings", settings)
-    page = chromium.new_page(viewport={"width": 1600, "height": 900})
-    page.set_default_timeout(TIMEOUT)
-    comfy = Comfy(page, server, request.param)
-    page.on("console", comfy.on_console)
-    page.on("pageerror", lambda error: comfy.errors.append(str(error)))
-    comfy.open()
-    yield comfy
-    page.close()
+    with opened(chromium, server, request.param) as comfy:
+        yield comfy

@@ -23,6 +23,17 @@ def workflow(*nodes: dict, links: list[list] = ()) -> dict:
 
 LOAD_VIDEO = {"type": "LoadVideo", "outputs": {"VIDEO": "VIDEO"}, "widgets_values": ["bivdiff_demo.mp4", "image"]}
 COMPONENTS = {"type": "GetVideoComponents", "inputs": {"video": "VIDEO"}, "outputs": {"images": "IMAGE"}}
+DEMO_MODELS = {
+    "type": "BIVDiffDemoModels",
+    "outputs": {
+        "image_model": "MODEL",
+        "video_model": "MODEL",
+        "CLIP": "CLIP",
+        "VAE": "VAE",
+        "CONTROL_NET": "CONTROL_NET",
+    },
+    "widgets_values": ["base"],
+}
 BLUEPRINT = Path(__file__).resolve().parents[2] / "subgraphs" / "BIVDiff.json"
 
 
@@ -151,12 +162,62 @@ def test_a_lit_alarm_shows_on_the_node(comfy):
     assert comfy.errors == []
 
 
+DARKEST_AND_BRIGHTEST_OF_THE_LOWER_EDGE = """
+new Promise(resolve => app.api.addEventListener("b_preview_with_metadata", async ({ detail }) => {
+  const picture = await createImageBitmap(detail.blob);
+  const context = new OffscreenCanvas(picture.width, picture.height).getContext("2d");
+  context.drawImage(picture, 0, 0);
+  const edge = context.getImageData(0, picture.height - 30, picture.width, 20).data;
+  resolve([Math.min(...edge), Math.max(...edge.filter((_, i) => i % 4 !== 3))]);
+}))
+"""
+
+
+def test_an_inversions_preview_says_that_it_is_noise(comfy):
+    comfy.load(
+        workflow(
+            {"type": "EmptyImage", "outputs": {"IMAGE": "IMAGE"}, "widgets_values": [64, 64, 4, 0x4488FF]},
+            {**DEMO_MODELS},
+            {"type": "VAEEncode", "inputs": {"pixels": "IMAGE", "vae": "VAE"}, "outputs": {"LATENT": "LATENT"}},
+            {
+                "type": "CLIPTextEncode",
+                "inputs": {"clip": "CLIP"},
+                "outputs": {"CONDITIONING": "CONDITIONING"},
+                "widgets_values": [""],
+            },
+            {
+                "type": "BIVDiffInvertImage",
+                "inputs": {"model": "MODEL", "conditioning": "CONDITIONING", "latent": "LATENT"},
+                "outputs": {"LATENT": "LATENT"},
+                "widgets_values": [10, "ddim_uniform", "ddim", 1.0, "matched", 0],
+            },
+            {"type": "BIVDiffLatentReport", "inputs": {"latent": "LATENT"}, "outputs": {"plot": "IMAGE"}},
+            {"type": "PreviewImage", "inputs": {"images": "IMAGE"}},
+            links=[
+                [1, 1, 0, 3, 0, "IMAGE"],
+                [2, 2, 3, 3, 1, "VAE"],
+                [3, 2, 2, 4, 0, "CLIP"],
+                [4, 2, 0, 5, 0, "MODEL"],
+                [5, 4, 0, 5, 1, "CONDITIONING"],
+                [6, 3, 0, 5, 2, "LATENT"],
+                [7, 5, 0, 6, 0, "LATENT"],
+                [8, 6, 0, 7, 0, "IMAGE"],
+            ],
+        ),
+        "noise",
+    )
+    comfy.page.evaluate(f"void (window.preview = {DARKEST_AND_BRIGHTEST_OF_THE_LOWER_EDGE})")
+    assert comfy.run()["status"]["status_str"] == "success"
+    darkest, brightest = comfy.page.evaluate("window.preview")
+    assert darkest < 20 and brightest > 235
+    comfy.screenshot("noise")
+    assert comfy.errors == []
+
+
 def test_the_blueprint_runs_as_one_node_and_opens(comfy):
     blueprint = json.loads(BLUEPRINT.read_text(encoding="utf-8"))
     (chain,) = blueprint["nodes"]
     chain["widgets_values"] = ["a blue square", 0, 3, 3.0, 1.0, 1.0, 1.0]
-    models = ["image_model", "video_model", "CLIP", "VAE", "CONTROL_NET"]
-    kinds = ["MODEL", "MODEL", "CLIP", "VAE", "CONTROL_NET"]
     graph = workflow(
         {**LOAD_VIDEO},
         {**COMPONENTS},
@@ -167,7 +228,7 @@ def test_the_blueprint_runs_as_one_node_and_opens(comfy):
             "widgets_values": ["area", 64, 64, "center"],
         },
         {"type": "Canny", "inputs": {"image": "IMAGE"}, "outputs": {"IMAGE": "IMAGE"}, "widgets_values": [0.3, 0.6]},
-        {"type": "BIVDiffDemoModels", "outputs": dict(zip(models, kinds, strict=True)), "widgets_values": ["base"]},
+        {**DEMO_MODELS},
         chain,
         {"type": "PreviewImage", "inputs": {"images": "IMAGE"}},
         links=[
@@ -229,4 +290,6 @@ def test_help_opens_from_the_node(comfy):
     comfy.on_node("BIVDiffMixedInversion", "app.canvas.selectNode(node)")
     comfy.page.get_by_test_id("info-button").click()
     comfy.page.get_by_text("BIVDiff's bridge: mixes the noise").wait_for()
+    picture = comfy.page.locator("img[src*='BIVDiffMixedInversion.jpg']")
+    comfy.page.wait_for_function("picture => picture.naturalWidth > 0", arg=picture.element_handle())
     comfy.screenshot("help")
