@@ -1,0 +1,490 @@
+"""The help pages' pictures, js/docs/<node id>.jpg: what each node did in a run on the demo models.
+
+    python tools/pictures.py [NODE_ID ...]
+
+The clip, its prompt and the settings are the demo workflow's unless a picture is about one of them. Two nodes are
+shown as the page shows them, in Chromium.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from textwrap import wrap
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT))
+
+from benchmarks._chain import SCHEDULER, Chain, start  # noqa: E402
+from tools.browser import Comfy, chromium, opened  # noqa: E402
+from tools.host import COMFYUI  # noqa: E402
+from tools.server import Server  # noqa: E402
+from tools.workflows import SOURCE_COLOUR, WORKFLOWS, Graph  # noqa: E402
+
+PAGES = ROOT / "js" / "docs"
+STEPS, STRENGTH, RATIO = 25, 0.75, 0.75
+WIDTH, GAP = 720, 4
+LETTERS, SIZE, LINE, INK = 54, 27, 36, "#222"
+"""Of captions: letters and pixels that a line takes, so large because the help's panel shows the page at 280 pixels."""
+
+QUALITY = 80
+
+Rows = dict[str, Tensor]
+"""Pictures `[N, H, W, 3]` in 0..1 to stand side by side, by what is said above them."""
+
+
+def sheet(rows: Rows) -> Image.Image:
+    """Every row under its caption, as wide as the page."""
+    strips = [
+        strip for caption, pictures in rows.items() for strip in (*map(line, wrap(caption, LETTERS)), row(pictures))
+    ]
+    page = Image.new("RGB", (WIDTH, sum(strip.height for strip in strips)), "white")
+    y = 0
+    for strip in strips:
+        page.paste(strip, (0, y))
+        y += strip.height
+    return page
+
+
+def line(text: str) -> Image.Image:
+    """A line of a caption."""
+    strip = Image.new("RGB", (WIDTH, LINE), "white")
+    ImageDraw.Draw(strip).text((GAP, LINE / 2), text, INK, ImageFont.load_default(SIZE), anchor="lm")
+    return strip
+
+
+def row(pictures: Tensor) -> Image.Image:
+    """Pictures `[N, H, W, 3]` side by side."""
+    tiles = [tile(picture, len(pictures)) for picture in pictures]
+    strip = Image.new("RGB", (WIDTH, tiles[0].height + GAP), "white")
+    for i, picture in enumerate(tiles):
+        strip.paste(picture, (round(i * (WIDTH + GAP) / len(tiles)), 0))
+    return strip
+
+
+def tile(picture: Tensor, beside: int) -> Image.Image:
+    """One of so many pictures `[H, W, 3]` that fill the page's width."""
+    width = round((WIDTH + GAP) / beside) - GAP
+    height = round(width * picture.shape[0] / picture.shape[1])
+    return to_pil_image(picture.movedim(-1, 0)).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def some(frames: Tensor) -> Tensor:
+    """Every other frame, so that they are large enough to be seen."""
+    return frames[::2]
+
+
+class Demo(Chain):
+    """The demo workflow's chain on its clip, each stage computed once."""
+
+    def __init__(self) -> None:
+        super().__init__(start())
+        self.source = self.world.make_clip(self.world.PACKAGED_CLIP_SEED).frames
+        self.prompt = self.encode_text("a blue square")
+        self.controlled = self.outlined(self.source, self.prompt)
+        self.blank = {"samples": torch.zeros(len(self.source), 4, 8, 8)}
+
+    @cached_property
+    def drawn(self) -> dict:
+        """The frame-wise frames, a LATENT."""
+        return self.draw(*self.controlled, self.blank, seed=0)
+
+    @cached_property
+    def inverted(self) -> tuple[dict, dict]:
+        """They as noise, by the image model and by the video model."""
+        return tuple(invert(self.drawn, self.prompt, STRENGTH) for invert in (self.invert_image, self.invert_video))
+
+    def smoothed(self, ratio: float) -> Tensor:
+        """The clip's frames at a mixing ratio."""
+        return self.decode(self.smooth(self.blend(*self.inverted, ratio), self.prompt))
+
+    def custom(self, guider, noise, sampler: str = "ddim", model=None) -> Tensor:
+        """Frames out of SamplerCustomAdvanced."""
+        (sigmas,) = self.pack.run(
+            "BasicScheduler", model=model or self.image, scheduler=SCHEDULER, steps=STEPS, denoise=1.0
+        )
+        (chosen,) = self.pack.run("KSamplerSelect", sampler_name=sampler)
+        made = self.pack.run(
+            "SamplerCustomAdvanced", noise=noise, guider=guider, sampler=chosen, sigmas=sigmas, latent_image=self.blank
+        )
+        return self.decode(made[0])
+
+    def guider(self, model, positive: list, negative: list, cfg: float):
+        """Core's CFGGuider."""
+        return self.pack.run("CFGGuider", model=model, positive=positive, negative=negative, cfg=cfg)[0]
+
+
+# The pictures
+
+
+def frame_sampler(demo: Demo) -> Rows:
+    """Hints, and the frames that follow them."""
+    return {
+        "The control: outlines, one for each frame": some(demo.world.canny_control(demo.source)),
+        'Drawn one by one, "a blue square": they follow it, and flicker': some(demo.decode(demo.drawn)),
+    }
+
+
+def invert_image(demo: Demo) -> Rows:
+    """A frame on its way to noise, and back from each stop."""
+    stops = [demo.invert_image(demo.drawn, demo.prompt, strength) for strength in (0.25, 0.5, 0.75, 1.0)]
+    back = [demo.smooth(stop, demo.prompt, model=demo.image) for stop in stops]
+    captions = {
+        "A frame, and its noise at strength 0.25, 0.5, 0.75 and 1, decoded to be seen": stops,
+        "Denoised again by the same model": back,
+    }
+    return {
+        caption: torch.cat([demo.decode(each)[:1] for each in (demo.drawn, *row)]) for caption, row in captions.items()
+    }
+
+
+def invert_video(demo: Demo) -> Rows:
+    """Frames, their noise, and what the video model makes of it alone."""
+    noise = demo.invert_video(demo.drawn, demo.prompt, 1.0)
+    return {
+        "Frame-wise frames": some(demo.decode(demo.drawn)),
+        "The output: noise, decoded here to be seen": some(demo.decode(noise)),
+        "Denoised from it by the same model: the frames again, flicker too": some(
+            demo.decode(demo.smooth(noise, demo.prompt))
+        ),
+    }
+
+
+def mixed_inversion(demo: Demo) -> Rows:
+    """What ratios do."""
+    rows = {
+        0.0: "mixing_ratio 0, the video branch alone: close to the frames",
+        0.75: "mixing_ratio 0.75",
+        1.0: "mixing_ratio 1, the image branch alone: steady, further from the frames",
+    }
+    return {
+        "Frame-wise frames": some(demo.decode(demo.drawn)),
+        **{caption: some(demo.smoothed(ratio)) for ratio, caption in rows.items()},
+    }
+
+
+def temporal_smoother(demo: Demo) -> Rows:
+    """Before, in between, after."""
+    return {
+        "Frame-wise frames": some(demo.decode(demo.drawn)),
+        "The input: their blended noise (strength 0.75), decoded here to be seen": some(
+            demo.decode(demo.blend(*demo.inverted, RATIO))
+        ),
+        "The output: one steady clip": some(demo.smoothed(RATIO)),
+    }
+
+
+def inverted_noise(demo: Demo) -> Rows:
+    """The inverted latent through a core sampler, well and badly."""
+    (noise,) = demo.pack.run("BIVDiffInvertedNoise", latent=demo.invert_video(demo.drawn, demo.prompt, 1.0))
+    guider = demo.guider(demo.video, demo.prompt, demo.empty, 1.0)
+    return {
+        "Frame-wise frames, inverted and handed to SamplerCustomAdvanced": some(demo.decode(demo.drawn)),
+        "Its sampler is ddim: it finds the frames again": some(demo.custom(guider, noise, "ddim", demo.video)),
+        "euler_ancestral adds noise of its own: the frames are lost": some(
+            demo.custom(guider, noise, "euler_ancestral", demo.video)
+        ),
+    }
+
+
+def frame_noise(demo: Demo) -> Rows:
+    """The same outlines from noise of each kind; the prompt leaves no colour open, so that the noise is what shows."""
+    prompt = demo.encode_text("a blue square on a yellow background")
+    guider = demo.guider(demo.image, *demo.outlined(demo.source, prompt), 3.0)
+    captions = {
+        "independent": "independent: texture jumps from frame to frame",
+        "shared": "shared: texture stays, and sticks to the screen while the square moves",
+        "progressive": "progressive: texture changes slowly",
+    }
+    noise = {mode: demo.pack.run("BIVDiffFrameNoise", seed=0, mode=mode)[0] for mode in captions}
+    return {caption: some(demo.custom(guider, noise[mode])) for mode, caption in captions.items()}
+
+
+def frame_chunks(demo: Demo) -> Rows:
+    """KSampler with and without chunks."""
+    (chunked,) = demo.pack.run("BIVDiffFrameChunks", model=demo.image, frames_per_batch=3)
+    whole, parts = (
+        demo.decode(demo.sample(model, demo.controlled[0], demo.blank, seed=0)) for model in (demo.image, chunked)
+    )
+    return {
+        "KSampler, 8 frames at once": some(whole),
+        "KSampler behind Frame Chunks, 3 at a time": some(parts),
+        "What they differ by, ten times as bright: nothing": some((parts - whole).abs().mul(10).clamp(0, 1)),
+    }
+
+
+def select_frames(demo: Demo) -> Rows:
+    """A filmstrip and what is taken out of it, in its place."""
+    taken, _ = demo.pack.run("BIVDiffSelectFrames", images=demo.source, start=1, stride=2, count=3, fps=8.0)
+    placed = torch.ones_like(demo.source)
+    placed[[1, 3, 5]] = taken
+    return {
+        "A clip of 8 frames, 8 a second": demo.source,
+        "start 1, stride 2, count 3: frames 1, 3 and 5 of 0 to 7, 4 a second": placed,
+    }
+
+
+def encode_frames(demo: Demo) -> Rows:
+    """Frames, their latents, and the frames again."""
+    latent = demo.pack.run("BIVDiffEncodeFrames", vae=demo.vae, images=demo.source, stride=1, mode="single_frames")[0]
+    form = demo.image.get_model_object("latent_format")
+    colours = torch.tensor(form.latent_rgb_factors), torch.tensor(form.latent_rgb_factors_bias)
+    small = form.process_in(latent["samples"]).movedim(1, -1) @ colours[0] + colours[1]
+    large = ((small + 1) / 2).clamp(0, 1).repeat_interleave(8, dim=1).repeat_interleave(8, dim=2)
+    return {
+        "The frames": some(demo.source),
+        "Their latents: an eighth as wide, here in like colours": some(large),
+        "Decoded again": some(demo.decode(latent)),
+    }
+
+
+def prompt2prompt(demo: Demo) -> Rows:
+    """A word changed."""
+    source, target = ("a blue square on a yellow background", "a red square on a yellow background")
+    inverted = demo.invert_image(demo.encode(demo.source), demo.encode_text(source), 1.0, solver="uni_inv")
+    edited, rebuilt = demo.pack.run(
+        "BIVDiffPrompt2Prompt",
+        model=demo.image,
+        clip=demo.clip,
+        latent=inverted,
+        source_prompt=source,
+        target_prompt=target,
+        negative_prompt="",
+        steps=STEPS,
+        cfg=3.0,
+        scheduler=SCHEDULER,
+        edit="replace",
+        cross_replace_steps=0.4,
+        self_replace_steps=0.4,
+        local_blend_words="blue red",
+        word_weights="",
+        frames_per_batch=0,
+    )
+    return {
+        f"The clip: {source}": some(demo.source),
+        f"edited: {target}": some(demo.decode(edited)),
+        "reconstructed: what the inversion and cfg lose without an edit": some(demo.decode(rebuilt)),
+    }
+
+
+def demo_models(demo: Demo) -> Rows:
+    """What they can draw."""
+    words = ("a red star on yellow", "a green circle on pink", "a purple cross on white", "a blue triangle on orange")
+    frame = {"samples": demo.blank["samples"][:1]}
+    pictures = [demo.draw(demo.encode_text(f"{text} background"), demo.empty, frame, seed=0) for text in words]
+    clip = demo.sample(demo.video, demo.encode_text("a red star on a yellow background"), demo.blank, seed=1)
+    return {
+        "image_model: a red star, a green circle, a purple cross, a blue triangle": torch.cat(
+            [demo.decode(picture) for picture in pictures]
+        ),
+        "with CONTROL_NET: a blue square, to a clip's outlines": some(demo.decode(demo.drawn)),
+        "video_model: a clip of a red star on a yellow background": some(demo.decode(clip)),
+    }
+
+
+def bridge_guider(demo: Demo) -> Rows:
+    """The image model alone, and both together."""
+    (noise,) = demo.pack.run("BIVDiffFrameNoise", seed=0, mode="independent")
+    positive, negative = demo.controlled
+
+    def bridged(image_share: float) -> Tensor:
+        (guider,) = demo.pack.run(
+            "BIVDiffBridgeGuider",
+            image_model=demo.image,
+            image_positive=positive,
+            image_negative=negative,
+            image_cfg=3.0,
+            video_model=demo.video,
+            video_positive=demo.prompt,
+            video_negative=demo.empty,
+            video_cfg=3.0,
+            strategy="parallel",
+            image_share=image_share,
+            frames_per_batch=0,
+        )
+        return demo.custom(guider, noise)
+
+    return {
+        "image_share 1: the image model alone, with its ControlNet": some(bridged(1.0)),
+        "image_share 0.5: both models in every step": some(bridged(0.5)),
+    }
+
+
+def latent_report(demo: Demo) -> Rows:
+    """What a wrong wire looks like in it."""
+    return {
+        "Encoded frames, wired in by mistake: alarm": demo.pack.run("BIVDiffLatentReport", latent=demo.drawn)[0],
+    }
+
+
+def temporal_report(demo: Demo) -> Rows:
+    """The demo before and after."""
+    plot = demo.pack.run(
+        "BIVDiffTemporalReport", images=demo.smoothed(RATIO), reference_images=demo.decode(demo.drawn), clip_vision=None
+    )[0]
+    return {"images: the smoothed clip; reference_images: the frame-wise frames": plot}
+
+
+def swept(demo: Demo, videos: list[Tensor], **names: list) -> tuple[Tensor, Tensor]:
+    """Sweep Grid's video and plot, the frame-wise frames before it."""
+    return demo.pack.run("BIVDiffSweepGrid", images=videos, reference_images=[demo.decode(demo.drawn)], **names)
+
+
+def ratios(demo: Demo) -> tuple[Tensor, Tensor]:
+    """The sweep of a Mixing Ratio List."""
+    (ratios,) = demo.pack.run("BIVDiffRatioList", ratios="0, 0.25, 0.5, 0.75, 1")
+    return swept(demo, [demo.smoothed(ratio) for ratio in ratios], ratios=ratios)
+
+
+def ratio_list(demo: Demo) -> Rows:
+    """One frame of what the list makes."""
+    return {"0, 0.25, 0.5, 0.75, 1: one run, five videos (a frame of Sweep Grid)": ratios(demo)[0][4:5]}
+
+
+def sweep_grid(demo: Demo) -> Rows:
+    """Two frames of the grid, and the plot."""
+    grid, plot = ratios(demo)
+    return {"grid: two of its frames": grid[[2, 5]], "plot: which ratio to take": plot}
+
+
+def mode_list(demo: Demo) -> Rows:
+    """One frame of what the list makes."""
+    (modes,) = demo.pack.run("BIVDiffModeList", modes="linear, variance_preserving, slerp, frequency")
+    mixed = [demo.blend(*demo.inverted, 0.5, mode) for mode in modes]
+    grid, _ = swept(demo, [demo.decode(demo.smooth(each, demo.prompt)) for each in mixed], labels=modes)
+    return {"All modes at mixing_ratio 0.5: one run, four videos (a frame of Sweep Grid)": grid[4:5]}
+
+
+def solver_list(demo: Demo) -> Rows:
+    """One frame of what the list makes."""
+    (solvers,) = demo.pack.run("BIVDiffSolverList", solvers="ddim, uni_inv, fireflow, fixed_point")
+    inverted = [demo.invert_image(demo.drawn, demo.prompt, 1.0, solver=solver, steps=5) for solver in solvers]
+    grid, _ = swept(demo, [demo.decode(demo.smooth(each, demo.prompt)) for each in inverted], labels=solvers)
+    return {"All solvers with 5 inversion steps: one run, four videos (a frame of Sweep Grid)": grid[4:5]}
+
+
+PICTURES: dict[str, Callable[[Demo], Rows]] = {
+    "BIVDiffFrameSampler": frame_sampler,
+    "BIVDiffInvertImage": invert_image,
+    "BIVDiffInvertVideo": invert_video,
+    "BIVDiffMixedInversion": mixed_inversion,
+    "BIVDiffTemporalSmoother": temporal_smoother,
+    "BIVDiffInvertedNoise": inverted_noise,
+    "BIVDiffFrameNoise": frame_noise,
+    "BIVDiffFrameChunks": frame_chunks,
+    "BIVDiffSelectFrames": select_frames,
+    "BIVDiffEncodeFrames": encode_frames,
+    "BIVDiffPrompt2Prompt": prompt2prompt,
+    "BIVDiffDemoModels": demo_models,
+    "BIVDiffBridgeGuider": bridge_guider,
+    "BIVDiffLatentReport": latent_report,
+    "BIVDiffTemporalReport": temporal_report,
+    "BIVDiffRatioList": ratio_list,
+    "BIVDiffSweepGrid": sweep_grid,
+    "BIVDiffModeList": mode_list,
+    "BIVDiffSolverList": solver_list,
+}
+
+
+# The page
+
+
+def compare_videos(comfy: Comfy) -> Image.Image:
+    """The node after a run of the demo workflow, on its first frame."""
+    comfy.load(json.loads((WORKFLOWS / "bivdiff_demo.json").read_text(encoding="utf-8")), "demo")
+    comfy.run()
+    comfy.page.get_by_label("frame", exact=True).fill("0")
+    return photograph(comfy, ["BIVDiffCompareVideos"])
+
+
+def video_model_loader(comfy: Comfy) -> Image.Image:
+    """The node and what its outputs are wired to, in the middle of a graph."""
+    g = Graph("loader", comfy.server.object_info(), demo=False)
+    g.group("", SOURCE_COLOUR)
+    clip = g.add("GetVideoComponents", video=g.add("LoadVideo", file="bivdiff_demo.mp4"))
+    g.column()
+    loaded = g.add("BIVDiffVideoModelLoader", name=MODEL)
+    g.column()
+    text = g.add("CLIPTextEncode", clip=loaded["CLIP"], text="")
+    frames = g.add("BIVDiffEncodeFrames", vae=loaded["VAE"], images=clip["images"])
+    g.column()
+    g.add("BIVDiffInvertVideo", model=loaded["MODEL"], conditioning=text, latent=frames)
+    comfy.load({**g.ui(), "groups": []}, "loader")
+    return photograph(comfy, ["BIVDiffVideoModelLoader", "CLIPTextEncode", "BIVDiffEncodeFrames", "BIVDiffInvertVideo"])
+
+
+def photograph(comfy: Comfy, types: list[str]) -> Image.Image:
+    """The part of the graph that holds the nodes of some types, moved into view."""
+    left, top, right, bottom = comfy.page.evaluate(
+        """types => {
+          const boxes = app.rootGraph.nodes.filter(node => types.includes(node.type)).map(node => node.boundingRect);
+          const [left, top] = [0, 1].map(i => Math.min(...boxes.map(box => box[i])) - 20);
+          const [right, bottom] = [0, 1].map(i => Math.max(...boxes.map(box => box[i] + box[i + 2])) + 20);
+          app.canvas.ds.scale = 1;
+          app.canvas.ds.offset = [100 - left, 100 - top];
+          app.canvas.setDirty(true, true);
+          const corners = [[left, top], [right, bottom]].map(at => app.canvas.ds.convertOffsetToCanvas(at));
+          const page = app.canvas.canvas.getBoundingClientRect();
+          return corners.flatMap(([x, y]) => [x + page.left, y + page.top]);
+        }""",
+        types,
+    )
+    comfy.page.wait_for_timeout(2000)  # the page redraws
+    clip = {"x": left, "y": top, "width": right - left, "height": bottom - top}
+    return Image.open(BytesIO(comfy.page.screenshot(clip=clip))).convert("RGB")
+
+
+MODEL = "zeroscope_v2_576w"
+"""A folder of this name stands where the loader looks, so that the page does not show it as missing."""
+
+PHOTOGRAPHS: dict[str, Callable[[Comfy], Image.Image]] = {
+    "BIVDiffCompareVideos": compare_videos,
+    "BIVDiffVideoModelLoader": video_model_loader,
+}
+
+
+def main() -> None:
+    """Make the named nodes' pictures, or all."""
+    named = set(sys.argv[1:]) or {*PICTURES, *PHOTOGRAPHS}
+    if named & set(PICTURES):
+        demo = Demo()
+        for node_id in sorted(named & set(PICTURES)):
+            save(node_id, sheet(PICTURES[node_id](demo)))
+    if named & set(PHOTOGRAPHS):
+        with tempfile.TemporaryDirectory() as base:
+            config = Path(base, "models", "diffusers", MODEL, "unet", "config.json")
+            config.parent.mkdir(parents=True)
+            config.write_text('{"_class_name": "UNet3DConditionModel"}')
+            photographs(sorted(named & set(PHOTOGRAPHS)), Path(base))
+
+
+def photographs(node_ids: list[str], base: Path) -> None:
+    """Nodes as a page shows them whose server reads and writes under `base`."""
+    with (
+        Server(sys.executable, COMFYUI, base, cpu=True) as server,
+        chromium() as browser,
+        opened(browser, server, "vue") as comfy,
+    ):
+        comfy.page.evaluate("app.extensionManager.setting.set('Comfy.NodeBadge.NodeSourceBadgeMode', 'None')")
+        for node_id in node_ids:
+            save(node_id, PHOTOGRAPHS[node_id](comfy))
+
+
+def save(node_id: str, picture: Image.Image) -> None:
+    """Keep a node's picture."""
+    picture.save(PAGES / f"{node_id}.jpg", quality=QUALITY)
+    print(node_id, flush=True)
+
+
+if __name__ == "__main__":
+    main()
