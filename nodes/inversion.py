@@ -28,10 +28,10 @@ def _inversion_inputs(model_tooltip: str, latent_tooltip: str) -> list[io.Input]
         io.Combo.Input(
             "solver",
             options=list(SOLVERS),
-            default="ddim",
-            tooltip="ddim: the paper's, fast, shrinks the noise a little. uni_inv: most exact per model call, best to "
-            "get the frames back. fireflow: keeps the noise closest to true noise, and the one for flow models. "
-            "fixed_point: exact inverse of DDIM, three times the time.",
+            default="uni_inv",
+            tooltip="uni_inv: most exact per model call, keeps shapes better than ddim in the same time. ddim: the "
+            "paper's, shrinks the noise a little. fireflow: keeps the noise closest to true noise, and the one for "
+            "flow models. fixed_point: exact inverse of DDIM, three times the time.",
         ),
         controls.strength(
             "How far to go towards noise. 1 goes all the way, as the paper does. Less keeps the frames closer to what "
