@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "js" / "docs"
+LARGEST_PICTURE = 80_000
 CHINESE = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
 
 
@@ -33,6 +34,14 @@ def test_pages_name_what_there_is(schemas):
         assert page.startswith(f"# {schema.display_name}\n"), node_id
         names = {item.id for item in schema.inputs} | {item.display_name for item in schema.outputs}
         assert named_controls(page) <= names, node_id
+
+
+def test_every_page_shows_a_small_picture(schemas):
+    for node_id in schemas:
+        for page in (PAGES / f"{node_id}.md", PAGES / node_id / "zh.md"):
+            shown = re.findall(r"!\[.+]\((.+)\)", page.read_text(encoding="utf-8"))
+            assert shown == [f"{node_id}.jpg"], page
+        assert (PAGES / f"{node_id}.jpg").stat().st_size < LARGEST_PICTURE, node_id
 
 
 def test_chinese_pages_name_what_there_is():
