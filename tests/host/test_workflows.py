@@ -220,7 +220,7 @@ def test_outpainting_keeps_the_middle_and_continues_it(twin, clip):
 def test_a_style_takes_the_colours_and_keeps_the_outlines(twin, clip):
     made, plain = twin("style_lora"), twin("style_lora", strength_model=0.0)
     for row in ("Frame-wise", "Smoothed"):
-        assert colourfulness(made[row]) < 0.3 * colourfulness(made["Source"])
+        assert colourfulness(made[row]) < 0.25 * colourfulness(made["Source"])
         assert colourfulness(plain[row]) > 0.6 * colourfulness(made["Source"])
         assert measure.structure_iou(made[row], clip) > 0.6
 
