@@ -269,7 +269,8 @@ class Source(NamedTuple):
 class Models(NamedTuple):
     """What the chain runs on, and how these models want it; image and video model share the VAE.
 
-    ``windows`` are the length and the overlap of what the video model sees at once.
+    ``windows`` are the length and the overlap of what the video model sees at once. Without a scheduler or solver the
+    nodes' own defaults count.
     """
 
     image: Output
@@ -278,8 +279,8 @@ class Models(NamedTuple):
     video_clip: Output
     vae: Output
     control_net: Output | None
-    scheduler: str = "ddim_uniform"
-    solver: str = "ddim"
+    scheduler: str | None = None
+    solver: str | None = None
     windows: tuple[int, int] = (0, 0)
     cfg: float = 7.5
 
@@ -802,7 +803,7 @@ The clip redrawn in the style of a LoRA, its outlines kept by a ControlNet.
     encoded = g.add("VAEEncode", pixels=clip.frames, vae=models.vae)
     frames = sample_frames(g, styled, control["positive"], control["negative"], encoded, denoise=0.8)
     show(g, "Frame-wise", frames, models.vae)
-    save(g, smoothed(g, models, texts, frames), clip)
+    save(g, smoothed(g, models, texts, frames, mixing_ratio=g.choose(0.5, 0.2)), clip)
 
 
 def tile_upscale(g: Graph) -> None:
