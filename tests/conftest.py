@@ -27,7 +27,7 @@ def archive(tmp_path_factory) -> zipfile.ZipFile:
     )
     comfy = [sys.executable, "-m", "comfy_cli", "--skip-prompt", "--no-enable-telemetry", "node"]
     for command in ("pack", "validate"):  # validating leaves a cache behind
-        subprocess.run([*comfy, command], cwd=tree, check=True, capture_output=True, timeout=120)
+        subprocess.run([*comfy, command], cwd=tree, check=True, capture_output=True, timeout=600)
     with zipfile.ZipFile(tree / "node.zip") as file:
         yield file
 
