@@ -7,13 +7,13 @@ from dataclasses import asdict, replace
 from itertools import product
 
 import torch
-from _chain import FRAME_CFG, ROOT, SMOOTH_CFG, device
 from study import (
     BRIDGES,
     MODES,
     MOTIONS,
     PAIRS,
     RATIOS,
+    ROOT,
     SHARES,
     SOLVERS,
     STEPS,
@@ -26,6 +26,8 @@ from study import (
     plain,
 )
 from torch import Tensor
+
+from tools.chain import FRAME_CFG, SMOOTH_CFG, device
 
 DRAWS = 2000
 LEAST_IOU, LEAST_COLOURS, SHARPNESS = 0.6, 0.75, (0.7, 1.4)

@@ -12,13 +12,20 @@ from __future__ import annotations
 import argparse
 import datetime
 import random
+import sys
 from dataclasses import replace
+from pathlib import Path
 from statistics import mean
 
 import torch
-from _chain import ROOT, Chain, Records, device, start, with_jumping_colours
+from _records import Records
 from torch import Tensor
 from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT))
+
+from tools.chain import Chain, device, start, with_jumping_colours  # noqa: E402
 
 CLIPS, FIRST_CLIP = 20, 100  # not those of claims.py
 CONTROLS = {

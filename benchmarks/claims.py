@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import sys
+from pathlib import Path
 from statistics import mean
 
 import torch
-from _chain import FRAME_CFG, ROOT, SMOOTH_CFG, Chain, average_of_three, device, start
 from PIL import Image, ImageDraw
 from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT))
+
+from tools.chain import FRAME_CFG, SMOOTH_CFG, Chain, average_of_three, device, start  # noqa: E402
 
 STEPS = 25
 RATIOS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)

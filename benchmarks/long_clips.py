@@ -21,10 +21,15 @@ import resource
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import torch
-from _chain import Chain, start
 from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT))
+
+from tools.chain import Chain, start  # noqa: E402
 
 CLIP_SEED = 1_000_003
 LENGTH, OVERLAP, RATIO = 8, 4, 0.5

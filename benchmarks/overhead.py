@@ -4,12 +4,18 @@ Every pair runs the demo models on the same frames, alternating, and the ratio o
 `python dev.py bench`.
 """
 
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 
 import torch
-from _chain import start
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT))
+
+from tools.chain import start  # noqa: E402
 
 FRAMES, STEPS, ROUNDS = 8, 20, 15
 

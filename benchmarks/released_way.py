@@ -11,12 +11,18 @@ rounds on the demo models.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 
 import torch
-from _chain import Chain, device, start
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT))
+
+from tools.chain import Chain, device, start  # noqa: E402
 
 STEPS, SMOOTH_CFG = 50, 7.5
 CLIP_SEED = 1_000_003

@@ -11,16 +11,23 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import product
+from pathlib import Path
 
 import torch
-from _chain import FRAME_CFG, ROOT, SCHEDULER, Chain, Records, average_of_three, start, with_jumping_colours
+from _records import Records
 from torch import Tensor
 from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT))
+
+from tools.chain import FRAME_CFG, SCHEDULER, Chain, average_of_three, start, with_jumping_colours  # noqa: E402
 
 FIRST_CLIP = 5000  # not those of claims.py and alarm.py
 MOTIONS = {

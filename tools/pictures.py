@@ -25,14 +25,14 @@ from torchvision.transforms.functional import to_pil_image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
-from benchmarks._chain import SCHEDULER, Chain, start  # noqa: E402
 from tools.browser import Comfy, chromium, opened  # noqa: E402
+from tools.chain import SCHEDULER, Chain, start  # noqa: E402
 from tools.host import COMFYUI  # noqa: E402
 from tools.server import Server  # noqa: E402
 from tools.workflows import SOURCE_COLOUR, WORKFLOWS, Graph  # noqa: E402
 
 PAGES = ROOT / "js" / "docs"
-STEPS, STRENGTH, RATIO = 25, 0.75, 0.75
+STEPS, STRENGTH, RATIO = 25, 0.5, 1.0
 WIDTH, GAP = 720, 4
 LETTERS, SIZE, LINE, INK = 54, 27, 36, "#222"
 """Of captions: letters and pixels that a line takes, so large because the help's panel shows the page at 280 pixels."""
@@ -164,7 +164,7 @@ def mixed_inversion(demo: Demo) -> Rows:
     """What ratios do."""
     rows = {
         0.0: "mixing_ratio 0, the video branch alone: close to the frames",
-        0.75: "mixing_ratio 0.75",
+        0.5: "mixing_ratio 0.5",
         1.0: "mixing_ratio 1, the image branch alone: steady, further from the frames",
     }
     return {
@@ -177,7 +177,7 @@ def temporal_smoother(demo: Demo) -> Rows:
     """Before, in between, after."""
     return {
         "Frame-wise frames": some(demo.decode(demo.drawn)),
-        "The input: their blended noise (strength 0.75), decoded here to be seen": some(
+        f"The input: their noise (strength {STRENGTH}), decoded to be seen": some(
             demo.decode(demo.blend(*demo.inverted, RATIO))
         ),
         "The output: one steady clip": some(demo.smoothed(RATIO)),

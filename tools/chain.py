@@ -1,20 +1,13 @@
-"""BIVDiff on the demo models for the benchmarks: the real nodes, run one by one inside a ComfyUI of this process."""
+"""BIVDiff on the demo models for benchmarks and pictures: the real nodes, one by one in a ComfyUI of this process."""
 
 from __future__ import annotations
 
-import json
 import logging
-import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT))
-
-from tools.host import Pack, use_comfyui  # noqa: E402
+from tools.host import Pack, use_comfyui
 
 FRAME_CFG, SMOOTH_CFG = 3.0, 1.0
 SCHEDULER = "ddim_uniform"
@@ -222,24 +215,3 @@ def with_jumping_colours(frames: Tensor, seed: int) -> Tensor:
     """Frames `[F, H, W, 3]`, each a little lighter or darker in every colour: footage that flickers."""
     jumps = torch.randn(len(frames), 1, 1, 3, generator=torch.Generator().manual_seed(seed))
     return (frames * (1 + 0.12 * jumps)).clamp(0, 1)
-
-
-class Records:
-    """Results that outlive an interruption: a file of one JSON line each, found again by what they are results of.
-
-    Remove the file to measure anew.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        self.found = dict(map(json.loads, lines))
-
-    def get(self, key: str, make: Callable[[], dict]) -> dict:
-        """The result of that name, made now if there is none yet."""
-        if key not in self.found:
-            self.found[key] = make()
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([key, self.found[key]]) + "\n")
-        return self.found[key]
