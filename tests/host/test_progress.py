@@ -63,6 +63,7 @@ def test_every_step_shows_a_frame(pack, bar, monkeypatch):
         latent=tiny.frames(3, 4, 8, 8),
         steps=5,
         scheduler="normal",
+        solver="ddim",  # one model call a step
         frames_per_batch=1,
     )
     assert [preview for _, _, preview in bar] == [False, False, True] * 5
