@@ -43,6 +43,7 @@ class Comfy:
         """Load the page and wait until it can take a workflow."""
         self.page.goto(f"http://127.0.0.1:{self.server.port}")
         self.page.wait_for_function("window.app?.vueAppReady && window.app.rootGraph?.nodes.length")
+        self.page.wait_for_load_state("networkidle")  # the page's own first workflow has had its say
 
     def load(self, workflow: dict, name: str) -> None:
         """Open a workflow as the template browser does; only what it says from here on is kept."""
