@@ -1,6 +1,6 @@
 """The shipped workflows' demo twins, run to make the thumbnails that stand beside them.
 
-    python tools/twins.py
+    python tools/twins.py [NAME ...]
 
 A thumbnail's upper row is what the image model drew frame by frame, its lower row the smoothed video, both from a real
 run on the demo models and the packaged clip; the sweep's is its grid and its plot. What the twins load besides that
@@ -9,6 +9,7 @@ clip is written here, for the tests too.
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import tempfile
@@ -26,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
 from bivdiff_core.demo import world  # noqa: E402
-from tools.demo import frames_of  # noqa: E402
+from tools.demo import WORKFLOW, frames_of  # noqa: E402
 from tools.host import COMFYUI  # noqa: E402
 from tools.server import Server  # noqa: E402
 from tools.workflows import GRAPHS, PACKAGED_CLIP, WORKFLOWS, workflow  # noqa: E402
@@ -95,13 +96,17 @@ def sweep_thumbnail(grid: Tensor, plot: Tensor) -> Tensor:
 
 
 def main() -> None:
-    """Run every twin and write its thumbnail."""
+    """Run every twin, or those named, and write its thumbnail."""
     with tempfile.TemporaryDirectory() as base, Server(sys.executable, COMFYUI, Path(base), cpu=True) as server:
         write_inputs(server.base / "input", world.make_clip(world.PACKAGED_CLIP_SEED))
         shutil.copy(WORKFLOWS / PACKAGED_CLIP, server.base / "input")
         object_info = server.object_info()
-        for name in sorted(set(GRAPHS) - NOISE):
-            prompt = convert_ui_to_api(workflow(name, object_info, demo=True), object_info)
+        for name in sys.argv[1:] or sorted({WORKFLOW.stem, *GRAPHS} - NOISE):
+            if name == WORKFLOW.stem:
+                graph = json.loads(WORKFLOW.read_text(encoding="utf-8"))  # it stands on the demo models itself
+            else:
+                graph = workflow(name, object_info, demo=True)
+            prompt = convert_ui_to_api(graph, object_info)
             run = server.run(prompt)
             if run.error:
                 sys.exit(f"{name}: {run.error}")

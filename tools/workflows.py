@@ -445,7 +445,8 @@ def smoothed(
     """Stages 2 and 3: LATENT frames to the smoothed clip's pictures. A video VAE has another LATENT of the clip."""
     g.group("Stage 2: mixed inversion", INVERSION_COLOUR)
     schedule = {"steps": steps(g), "scheduler": models.scheduler}
-    settings = {"solver": models.solver, "strength": strength, **schedule}
+    # Small latents lose their picture under less noise than large ones: docs/study.md, "Strength".
+    settings = {"solver": models.solver, "strength": g.choose(strength, min(strength, 0.5)), **schedule}
     windows = {"context_length": models.windows[0], "context_overlap": models.windows[1]}
     image = g.add("BIVDiffInvertImage", model=models.image, conditioning=texts.image_empty, latent=frames, **settings)
     video = g.add(
