@@ -820,13 +820,13 @@ A small clip twice as large, with detail that an image model draws and the video
 - **Upscale Image By**: how much larger. Memory grows with it; frames_per_batch keeps stage 1 in bounds.
 - **denoise**: how much detail is drawn anew.
 - **strength** of both DDIM Inverse nodes: lower keeps the picture closer to the frames.
-{CHAIN}{g.choose("", "- The demo models have no tile ControlNet: the one for outlines stands in.")}"""
+{CHAIN}{g.choose("", "- The demo models have no tile ControlNet: that for outlines stands in.")}"""
     clip = source(g, size=g.choose((256, 256), (32, 32)))
     models = load_models(g, control_net="control_v11f1e_sd15_tile_fp16.safetensors")
     texts = prompts(g, models, "a sharp photograph, fine detail", "a blue square on a yellow background")
     g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
     large = g.add("ImageScaleBy", image=clip.frames, upscale_method="bicubic", scale_by=2.0)
-    control = controlled(g, models, texts, large)
+    control = controlled(g, models, texts, outlines(g, large) if g.demo else large)
     encoded = g.add("VAEEncode", pixels=large, vae=models.vae)
     g.column()
     frames = sample_frames(g, models.image, control["positive"], control["negative"], encoded, denoise=0.5)
