@@ -89,10 +89,11 @@ def compare(
     """Each video's likeness to a reference and flicker, which are the best, and which lost motion or sharpness.
 
     Args:
-        on_pair: as in `metrics.measure`, over the reference and all videos.
+        on_pair: as in `metrics.measure`, over all videos and the reference, if that is none of them.
     """
-    before = metrics.measure(reference, on_pair=on_pair)
     figures = [metrics.measure(video, reference, on_pair=on_pair) for video in videos]
+    own = (found for video, found in zip(videos, figures, strict=True) if video is reference)
+    before = next(own, None) or metrics.measure(reference, on_pair=on_pair)
     likeness = [found["similarity"].mean().item() for found in figures]
     flicker = [found["warp error"].mean().item() for found in figures]
     lost = [bool(metrics.judge(found, before).cautions) for found in figures]

@@ -210,6 +210,7 @@ class SweepGrid(io.ComfyNode):
         else:
             reference, against = videos[standard], names[standard]
             grid = sweep.grid(videos, names)
-        bar = comfy.utils.ProgressBar((len(first) - 1) * (1 + len(videos)))  # it also stops a run that is cancelled
+        measured = len(videos) + bool(reference_images)
+        bar = comfy.utils.ProgressBar((len(first) - 1) * measured)  # it also stops a run that is cancelled
         compared = sweep.compare(videos, reference, on_pair=partial(bar.update, 1))
         return io.NodeOutput(grid, plots.trade_off(names, *compared, against))
