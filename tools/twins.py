@@ -26,7 +26,8 @@ from torchvision.transforms.functional import to_pil_image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
-from bivdiff_core.demo import world  # noqa: E402
+from bivdiff_core.demo import measure, world  # noqa: E402
+from tools.chain import with_jumping_colours  # noqa: E402
 from tools.demo import WORKFLOW, frames_of  # noqa: E402
 from tools.host import COMFYUI  # noqa: E402
 from tools.server import Server  # noqa: E402
@@ -43,23 +44,12 @@ BEFORE = {"own_frames": "Source", "matting": "Source"}
 def write_inputs(folder: Path, clip: world.Clip) -> None:
     """What the twins load: a mask around the shape, and frames whose colours jump."""
     write_video(folder / "bivdiff_mask.mp4", shape_mask(clip)[..., None].expand(-1, -1, -1, 3))
-    write_video(folder / "bivdiff_flicker.mp4", flickering(clip), sound=True)
+    write_video(folder / "bivdiff_flicker.mp4", with_jumping_colours(clip.frames, seed=0), sound=True)
 
 
 def shape_mask(clip: world.Clip) -> Tensor:
     """The shape's pixels `[F, H, W]` and those next to them, 0 or 1."""
-    return grown((clip.ground < 0.99).float(), 2)
-
-
-def grown(mask: Tensor, by: int) -> Tensor:
-    """The mask with everything up to `by` pixels from it."""
-    return torch.nn.functional.max_pool2d(mask, 2 * by + 1, stride=1, padding=by)
-
-
-def flickering(clip: world.Clip) -> Tensor:
-    """The clip's frames, each a little lighter or darker in every colour."""
-    jumps = torch.randn(world.FRAMES, 1, 1, 3, generator=torch.Generator().manual_seed(0))
-    return (clip.frames * (1 + 0.12 * jumps)).clamp(0, 1)
+    return measure.grown((clip.ground < 0.99).float(), 2)
 
 
 def write_video(path, frames: Tensor, sound: bool = False) -> None:

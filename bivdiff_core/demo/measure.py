@@ -25,15 +25,17 @@ class Flicker:
     ground: float
 
 
+def grown(mask: Tensor, by: int) -> Tensor:
+    """A mask ``[..., H, W]`` with everything up to ``by`` pixels from it, along either axis."""
+    return F.max_pool2d(mask.flatten(0, -3)[:, None], 2 * by + 1, stride=1, padding=by).view(mask.shape)
+
+
 def core(mask: Tensor, margin: int = MARGIN) -> Tensor:
     """Pixels of a soft mask ``[..., H, W]`` at least ``margin`` pixels away from its edge, bool.
 
     The border of the picture is no edge.
     """
-    outside = (mask < 0.99).float()
-    size = 2 * margin + 1
-    near = F.max_pool2d(outside.flatten(0, -3)[:, None], size, stride=1, padding=margin)
-    return near.view(mask.shape) == 0
+    return grown((mask < 0.99).float(), margin) == 0
 
 
 def sample_at(image: Tensor, points: Tensor) -> Tensor:
