@@ -56,7 +56,7 @@ class Runs(Chain):
         if (number, kind) not in self.made:
             clip = self.clips[number]
             if kind == "drawn":
-                empty = {"samples": torch.zeros(len(clip.frames), 4, 8, 8)}
+                empty = self.nothing(len(clip.frames))
                 outlined = self.outlined(clip.frames, self.encode_text(clip.caption))
                 made = self.draw(*outlined, empty, seed=number)
             else:

@@ -48,7 +48,7 @@ class Claims(Chain):
     def rows(self, clip, seed: int) -> dict[str, torch.Tensor]:
         """Every row's frames for a clip."""
         positive = self.encode_text(clip.caption)
-        empty = {"samples": torch.zeros(len(clip.frames), 4, 8, 8)}
+        empty = self.nothing(len(clip.frames))
         rows = {"source": self.decode(self.encode(clip.frames))}
         made, inverted = {}, {}
         for noise, name in (("independent", "frame-wise"), ("shared", "frame-wise, shared noise")):

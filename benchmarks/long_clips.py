@@ -65,7 +65,7 @@ def run(frames: int, steps: int) -> dict:
     positive = chain.encode_text(clip.caption)
     batches = {"steps": steps, "frames_per_batch": LENGTH}
     windows = {"steps": steps, "windows": (LENGTH, OVERLAP)}
-    empty = {"samples": torch.zeros(frames, 4, 8, 8)}
+    empty = chain.nothing(frames)
     drawn = chain.draw(*chain.outlined(clip.frames, positive), empty, seed=1, **batches)
     image = chain.invert_image(drawn, chain.empty, strength=1.0, **batches)
     video = chain.invert_video(drawn, chain.empty, strength=1.0, **windows)

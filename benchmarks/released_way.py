@@ -17,8 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-import torch
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
@@ -36,7 +34,7 @@ class Ways(Chain):
         clip = self.world.make_clip(CLIP_SEED, frames)
         self.positive = self.encode_text(clip.caption)
         self.outlines = self.outlined(clip.frames, self.positive)
-        self.nothing = {"samples": torch.zeros(frames, 4, 8, 8)}
+        self.blank = self.nothing(frames)
 
     def released(self) -> None:
         """The released code's way."""
@@ -59,7 +57,7 @@ class Ways(Chain):
 
     def frames(self, at_once: int) -> dict:
         """The frames drawn from their outlines, a LATENT."""
-        return self.draw(*self.outlines, self.nothing, seed=1, steps=STEPS, frames_per_batch=at_once)
+        return self.draw(*self.outlines, self.blank, seed=1, steps=STEPS, frames_per_batch=at_once)
 
     def finish(self, image: dict | None, video: dict | None, ratio: float) -> None:
         """Blend, smooth and decode."""

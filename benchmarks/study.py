@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from itertools import product
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
-from tools.chain import FRAME_CFG, SCHEDULER, Chain, average_of_three, start, with_jumping_colours  # noqa: E402
+from tools.chain import FRAME_CFG, Chain, average_of_three, start, with_jumping_colours  # noqa: E402
 
 FIRST_CLIP = 5000  # not those of claims.py and alarm.py
 MOTIONS = {
@@ -161,9 +160,7 @@ class Study(Chain):
     def begin(self, scene: Scene, seed: int) -> None:
         """Go on to a scene."""
         self.scene, self.seed, self.stages = scene, seed, {}
-        shape = (scene.source.masks[0] > 0.01).float()[:, None]
-        grown = torch.nn.functional.max_pool2d(shape, 2 * MASK_MARGIN + 1, stride=1, padding=MASK_MARGIN)
-        self.mask = grown[:, 0]
+        self.mask = self.measure.grown((scene.source.masks[0] > 0.01).float(), MASK_MARGIN)
 
     def stage(self, name: tuple, make: Callable[[], object]) -> Made:
         """What `make` returns, made once a scene, with its price."""
@@ -178,20 +175,16 @@ class Study(Chain):
         goal = self.scene.source if task in ("controlnet", "own_frames") else self.scene.goal
         return self.encode_text(goal.caption), goal
 
-    @cached_property
-    def nothing(self) -> dict:
-        """An empty LATENT of a clip."""
-        return {"samples": torch.zeros(self.world.FRAMES, 4, 8, 8)}
-
     def frames_of(self, task: str, noise: str) -> dict:
         """What the task's image model makes of each frame, a LATENT."""
         source, (positive, _) = self.scene.source, self.texts(task)
         if task == "controlnet":
-            return self.draw(*self.outlined(source.frames, positive), self.nothing, self.seed, noise)
+            return self.draw(*self.outlined(source.frames, positive), self.nothing(self.world.FRAMES), self.seed, noise)
         if task == "instruct_pix2pix":
             return self.edit_by_instruction(noise)
         if task == "prompt2prompt":
-            return self.edit_by_words()
+            said = full_caption(self.world, source)
+            return self.edit_words(source.frames, said, self.scene.goal.caption)[0]
         if task == "own_frames":
             return self.encode(with_jumping_colours(source.frames, self.seed))
         positive, negative, latent = self.pack.run(
@@ -228,42 +221,7 @@ class Study(Chain):
             cfg_cond2_negative=1.5,
             style="regular",
         )
-        return self.sample_custom(guider, self.editor, latent, noise, 25)
-
-    def sample_custom(self, guider, model, latent: dict, noise: str, steps: int) -> dict:
-        """SamplerCustomAdvanced over frames whose noise is related as asked, a LATENT."""
-        return self.pack.run(
-            "SamplerCustomAdvanced",
-            noise=self.pack.run("BIVDiffFrameNoise", seed=self.seed, mode=noise)[0],
-            guider=guider,
-            sampler=self.pack.run("KSamplerSelect", sampler_name="ddim")[0],
-            sigmas=self.pack.run("BasicScheduler", model=model, scheduler=SCHEDULER, steps=steps, denoise=1.0)[0],
-            latent_image=latent,
-        )[0]
-
-    def edit_by_words(self) -> dict:
-        """The frames edited by Prompt2Prompt, a LATENT."""
-        said = full_caption(self.world, self.scene.source)
-        encoded = self.encode(self.scene.source.frames)
-        inverted = self.invert_image(encoded, self.encode_text(said), strength=1.0, solver="uni_inv")
-        return self.pack.run(
-            "BIVDiffPrompt2Prompt",
-            model=self.image,
-            clip=self.clip,
-            latent=inverted,
-            source_prompt=said,
-            target_prompt=self.scene.goal.caption,
-            negative_prompt="",
-            steps=25,
-            cfg=FRAME_CFG,
-            scheduler=SCHEDULER,
-            edit="replace",
-            cross_replace_steps=0.4,
-            self_replace_steps=0.4,
-            local_blend_words="",
-            word_weights="",
-            frames_per_batch=0,
-        )[0]
+        return self.sample_custom(guider, self.frame_noise(self.seed, noise), latent, model=self.editor)
 
     def run(self, case: Case) -> dict:
         """A case's figures on the scene."""
@@ -273,7 +231,7 @@ class Study(Chain):
         elif case.method == "tuned per clip":
             stages = [self.stage(("tuned",), self.tune), self.stage(("tuned", case.task), self.edit_tuned)]
         elif case.method in BRIDGES:
-            stages = [self.stage((case,), lambda: self.bridge(case, positive))]
+            stages = [self.stage((case,), lambda: self.bridged(case, positive))]
         else:
             stages = [self.stage(("frames", case.task, case.noise), lambda: self.frames_of(case.task, case.noise))]
             drawn = {"samples": stages[0].result["samples"]}  # without a mask: the video model sees the whole picture
@@ -306,24 +264,12 @@ class Study(Chain):
             video = self.stage(("video", case.pair, *name), lambda: self.invert_video(drawn, positive, **given))
         return image, video
 
-    def bridge(self, case: Case, positive: list) -> dict:
+    def bridged(self, case: Case, positive: list) -> dict:
         """Both models at once from plain noise, a LATENT."""
-        image_positive, image_negative = self.outlined(self.scene.source.frames, positive)
-        (guider,) = self.pack.run(
-            "BIVDiffBridgeGuider",
-            image_model=self.image,
-            image_positive=image_positive,
-            image_negative=image_negative,
-            image_cfg=FRAME_CFG,
-            video_model=self.video,
-            video_positive=positive,
-            video_negative=self.empty,
-            video_cfg=1.0,
-            strategy=case.method,
-            image_share=case.ratio,
-            frames_per_batch=0,
-        )
-        return self.sample_custom(guider, self.image, self.nothing, case.noise, case.steps)
+        outlined = self.outlined(self.scene.source.frames, positive)
+        guider = self.bridge(outlined, positive, 1.0, case.method, case.ratio)
+        noise = self.frame_noise(self.seed, case.noise)
+        return self.sample_custom(guider, noise, self.nothing(self.world.FRAMES), case.steps)
 
     def tune(self) -> object:
         """A video MODEL that has seen the source clip alone: Tune-A-Video's way (arXiv 2212.11565).

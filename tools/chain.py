@@ -177,6 +177,10 @@ class Chain:
             context_overlap=windows[1],
         )[0]
 
+    def nothing(self, frames: int) -> dict:
+        """An empty LATENT of so many frames."""
+        return {"samples": torch.zeros(frames, 4, 8, 8)}
+
     def sample(self, model, positive: list, latent: dict, seed: int, denoise: float = 1.0, steps: int = 25) -> dict:
         """What core's KSampler makes of a LATENT."""
         return self.pack.run(
@@ -192,6 +196,62 @@ class Chain:
             latent_image=latent,
             denoise=denoise,
         )[0]
+
+    def sample_custom(self, guider, noise, latent: dict, steps: int = 25, sampler: str = "ddim", model=None) -> dict:
+        """What core's SamplerCustomAdvanced makes of a LATENT, on the image model's levels or another MODEL's."""
+        return self.pack.run(
+            "SamplerCustomAdvanced",
+            noise=noise,
+            guider=guider,
+            sampler=self.pack.run("KSamplerSelect", sampler_name=sampler)[0],
+            sigmas=self.pack.run(
+                "BasicScheduler", model=model or self.image, scheduler=SCHEDULER, steps=steps, denoise=1.0
+            )[0],
+            latent_image=latent,
+        )[0]
+
+    def frame_noise(self, seed: int, mode: str):
+        """The NOISE of Frame Noise."""
+        return self.pack.run("BIVDiffFrameNoise", seed=seed, mode=mode)[0]
+
+    def bridge(self, image_prompts: tuple[list, list], positive: list, video_cfg: float, strategy: str, share: float):
+        """A GUIDER of both models; the image model's prompts carry its control."""
+        return self.pack.run(
+            "BIVDiffBridgeGuider",
+            image_model=self.image,
+            image_positive=image_prompts[0],
+            image_negative=image_prompts[1],
+            image_cfg=FRAME_CFG,
+            video_model=self.video,
+            video_positive=positive,
+            video_negative=self.empty,
+            video_cfg=video_cfg,
+            strategy=strategy,
+            image_share=share,
+            frames_per_batch=0,
+        )[0]
+
+    def edit_words(self, frames: Tensor, source: str, target: str, blend_words: str = "") -> tuple[dict, dict]:
+        """Frames `[F, H, W, 3]` edited by Prompt2Prompt, and brought back without the edit: two LATENTs."""
+        inverted = self.invert_image(self.encode(frames), self.encode_text(source), 1.0, solver="uni_inv")
+        return self.pack.run(
+            "BIVDiffPrompt2Prompt",
+            model=self.image,
+            clip=self.clip,
+            latent=inverted,
+            source_prompt=source,
+            target_prompt=target,
+            negative_prompt="",
+            steps=25,
+            cfg=FRAME_CFG,
+            scheduler=SCHEDULER,
+            edit="replace",
+            cross_replace_steps=0.4,
+            self_replace_steps=0.4,
+            local_blend_words=blend_words,
+            word_weights="",
+            frames_per_batch=0,
+        )
 
     def figures(self, frames: Tensor, clip) -> dict[str, float | None]:
         """Pixel rules on frames `[F, H, W, 3]`, against what is known of the clip."""

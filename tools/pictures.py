@@ -26,13 +26,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
 from tools.browser import Comfy, chromium, opened  # noqa: E402
-from tools.chain import SCHEDULER, Chain, start  # noqa: E402
+from tools.chain import Chain, start  # noqa: E402
 from tools.host import COMFYUI  # noqa: E402
 from tools.server import Server  # noqa: E402
 from tools.workflows import SOURCE_COLOUR, WORKFLOWS, Graph  # noqa: E402
 
 PAGES = ROOT / "js" / "docs"
-STEPS, STRENGTH, RATIO = 25, 0.5, 1.0
+STRENGTH, RATIO = 0.5, 1.0
 WIDTH, GAP = 720, 4
 LETTERS, SIZE, LINE, INK = 54, 27, 36, "#222"
 """Of captions: letters and pixels that a line takes, so large because the help's panel shows the page at 280 pixels."""
@@ -92,7 +92,7 @@ class Demo(Chain):
         self.source = self.world.make_clip(self.world.PACKAGED_CLIP_SEED).frames
         self.prompt = self.encode_text("a blue square")
         self.controlled = self.outlined(self.source, self.prompt)
-        self.blank = {"samples": torch.zeros(len(self.source), 4, 8, 8)}
+        self.blank = self.nothing(len(self.source))
 
     @cached_property
     def drawn(self) -> dict:
@@ -110,14 +110,7 @@ class Demo(Chain):
 
     def custom(self, guider, noise, sampler: str = "ddim", model=None) -> Tensor:
         """Frames out of SamplerCustomAdvanced."""
-        (sigmas,) = self.pack.run(
-            "BasicScheduler", model=model or self.image, scheduler=SCHEDULER, steps=STEPS, denoise=1.0
-        )
-        (chosen,) = self.pack.run("KSamplerSelect", sampler_name=sampler)
-        made = self.pack.run(
-            "SamplerCustomAdvanced", noise=noise, guider=guider, sampler=chosen, sigmas=sigmas, latent_image=self.blank
-        )
-        return self.decode(made[0])
+        return self.decode(self.sample_custom(guider, noise, self.blank, sampler=sampler, model=model))
 
     def guider(self, model, positive: list, negative: list, cfg: float):
         """Core's CFGGuider."""
@@ -206,7 +199,7 @@ def frame_noise(demo: Demo) -> Rows:
         "shared": "shared: texture stays, and sticks to the screen while the square moves",
         "progressive": "progressive: texture changes slowly",
     }
-    noise = {mode: demo.pack.run("BIVDiffFrameNoise", seed=0, mode=mode)[0] for mode in captions}
+    noise = {mode: demo.frame_noise(0, mode) for mode in captions}
     return {caption: some(demo.custom(guider, noise[mode])) for mode, caption in captions.items()}
 
 
@@ -251,25 +244,7 @@ def encode_frames(demo: Demo) -> Rows:
 def prompt2prompt(demo: Demo) -> Rows:
     """A word changed."""
     source, target = ("a blue square on a yellow background", "a red square on a yellow background")
-    inverted = demo.invert_image(demo.encode(demo.source), demo.encode_text(source), 1.0, solver="uni_inv")
-    edited, rebuilt = demo.pack.run(
-        "BIVDiffPrompt2Prompt",
-        model=demo.image,
-        clip=demo.clip,
-        latent=inverted,
-        source_prompt=source,
-        target_prompt=target,
-        negative_prompt="",
-        steps=STEPS,
-        cfg=3.0,
-        scheduler=SCHEDULER,
-        edit="replace",
-        cross_replace_steps=0.4,
-        self_replace_steps=0.4,
-        local_blend_words="blue red",
-        word_weights="",
-        frames_per_batch=0,
-    )
+    edited, rebuilt = demo.edit_words(demo.source, source, target, "blue red")
     return {
         f"The clip: {source}": some(demo.source),
         f"edited: {target}": some(demo.decode(edited)),
@@ -294,25 +269,10 @@ def demo_models(demo: Demo) -> Rows:
 
 def bridge_guider(demo: Demo) -> Rows:
     """The image model alone, and both together."""
-    (noise,) = demo.pack.run("BIVDiffFrameNoise", seed=0, mode="independent")
-    positive, negative = demo.controlled
+    noise = demo.frame_noise(0, "independent")
 
     def bridged(image_share: float) -> Tensor:
-        (guider,) = demo.pack.run(
-            "BIVDiffBridgeGuider",
-            image_model=demo.image,
-            image_positive=positive,
-            image_negative=negative,
-            image_cfg=3.0,
-            video_model=demo.video,
-            video_positive=demo.prompt,
-            video_negative=demo.empty,
-            video_cfg=3.0,
-            strategy="parallel",
-            image_share=image_share,
-            frames_per_batch=0,
-        )
-        return demo.custom(guider, noise)
+        return demo.custom(demo.bridge(demo.controlled, demo.prompt, 3.0, "parallel", image_share), noise)
 
     return {
         "image_share 1: the image model alone, with its ControlNet": some(bridged(1.0)),
