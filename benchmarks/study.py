@@ -278,7 +278,7 @@ class Study(Chain):
         """
         models = self.pack.import_module("bivdiff_core.demo.models")
         train = self.pack.import_module("bivdiff_core.demo.train")
-        demo = self.pack.import_module("bivdiff_core.host.demo_models")
+        demo = self.pack.import_module("bivdiff_core.host.loaders.demo_models")
         latent = self.encode(self.scene.source.frames)["samples"]
         clips = self.video.model.process_latent_in(latent).clone().transpose(0, 1)[None]
         caption = self.encode_text(full_caption(self.world, self.scene.source))[0][0].clone()

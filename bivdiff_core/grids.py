@@ -6,19 +6,58 @@ inversion that ends at t = 998 and a denoiser that starts at t = 981 and ends at
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+GRIDS = ("matched", "reference")
 
 LARGEST_FIRST_SIGMA = 0.5
 """A matched diffusion grid whose lowest non-zero level lies above this leaves the image in one blind step."""
 
 REFERENCE_LAST_TIMESTEP = 998
 
+LARGEST_SHARE_AT_THE_TOP = 0.33
+"""Image share up to which a diffusion model's level counts as full noise.
+
+Stable Diffusion's own top, sigma 14.6, keeps .068 of the image and AnimateDiff's .040. Of the host's schedulers only
+`ddim_uniform` stops below: at .076 (50 steps), .085 (25), .118 (10), .134 (8), .191 (5), .236 (4) and .323 (3); with 2
+steps it keeps .52. Schedules of other packs that stop at sigma 1 keep .71.
+"""
+
+SAME_SHARE = 0.02
+"""Difference of image share within which two levels below full noise count as one."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What settles the noise levels of a run, as every node of the chain asks for it.
+
+    Args:
+        steps: number of steps.
+        scheduler: the host's name of how the levels are spaced.
+        strength: how far towards noise an inversion goes, in (0, 1].
+        grid: one of `GRIDS`.
+    """
+
+    steps: int
+    scheduler: str
+    strength: float = 1.0
+    grid: str = "matched"
+
 
 def unit_scale(sigma: float) -> float:
     """sqrt(1 + sigma^2): x_sigma of a diffusion (eps, v) model divided by it is diffusers' unit-variance latent."""
     return math.sqrt(1.0 + sigma * sigma)
+
+
+def image_share(sigma: float, flow: bool) -> float:
+    """What is left of the image at a level, 0..1, by which the levels of different models are compared.
+
+    The weight of x0 in the unit-variance latent: `1 / sqrt(1 + sigma^2)` for diffusion models, `1 - sigma` for flow.
+    """
+    return 1.0 - sigma if flow else 1.0 / unit_scale(sigma)
 
 
 def sd_sigma(timestep: float) -> float:
@@ -42,52 +81,73 @@ def strength_sigma(strength: float, flow: bool) -> float:
     return strength if flow else sd_sigma(1000.0 * strength)
 
 
-def levels_up_to(schedule: Tensor, sigma: float) -> Tensor:
-    """The part of a schedule at and below `sigma`, with `sigma` as its top (clipped to the schedule's own).
+def levels_up_to(levels: Tensor, sigma: float) -> Tensor:
+    """The part of a schedule's levels at and below `sigma`, with `sigma` as its top (clipped to the levels' own).
 
     Args:
-        schedule: falling levels ending at 0, `[steps + 1]`, as the host's schedulers give them.
+        levels: falling, ending at 0, `[steps + 1]`, as the host's schedulers give them.
     """
-    top = min(sigma, schedule[0].item())
-    return torch.cat([schedule.new_tensor([top]), schedule[schedule < top * (1 - 1e-6)]])
+    top = min(sigma, levels[0].item())
+    return torch.cat([levels.new_tensor([top]), levels[levels < top * (1 - 1e-6)]])
 
 
-def denoising_grid(schedule: Tensor, flow: bool, top: float | None = None) -> Tensor:
+def denoising_grid(levels: Tensor, scheduler: str, flow: bool, top: float | None = None) -> Tensor:
     """Falling levels from an inverted latent's to 0.
 
     Args:
-        schedule: falling levels ending at 0, as the host's schedulers give them.
+        levels: falling, ending at 0, as the host's schedulers give them.
+        scheduler: their name, for messages.
         flow: whether the model is a flow model (sigma in 0..1).
-        top: the level of a latent that was not inverted to full noise.
+        top: the level of a latent that was not inverted to full noise; None for one that was.
 
     Raises:
-        ValueError: a flow model's schedule does not reach noise.
+        ValueError: the levels do not reach full noise, or not the latent's level.
     """
-    if top is not None:
-        return levels_up_to(schedule, top)
-    if flow and not math.isclose(schedule[0].item(), 1.0, abs_tol=1e-4):
+    highest = levels[0].item()
+    if top is None:
+        _check_top(highest, scheduler, flow)
+        return levels
+    if image_share(highest, flow) - image_share(top, flow) > SAME_SHARE:
         raise ValueError(
-            f"this scheduler tops out at sigma {schedule[0].item():.3f}, but a flow model's latent is pure noise only "
-            "at 1. Choose scheduler simple, normal or beta."
+            f"scheduler {scheduler} tops out at sigma {highest:.3g}, short of sigma {top:.3g}, where the inversion is "
+            "to end and smoothing to begin. Set scheduler to normal or ddim_uniform, raise steps, or lower strength."
         )
-    return schedule
+    return levels_up_to(levels, top)
 
 
-def matched_inversion_grid(schedule: Tensor, flow: bool, strength: float = 1.0) -> Tensor:
+def _check_top(highest: float, scheduler: str, flow: bool) -> None:
+    if flow and not math.isclose(highest, 1.0, abs_tol=1e-4):
+        raise ValueError(
+            f"scheduler {scheduler} tops out at sigma {highest:.3f}, but a flow model's latent is pure noise only at "
+            "1. Set scheduler to simple, normal or beta."
+        )
+    share = image_share(highest, flow)
+    if share > LARGEST_SHARE_AT_THE_TOP:
+        raise ValueError(
+            f"scheduler {scheduler} tops out at sigma {highest:.3g}, where {share:.0%} of the image is left, and full "
+            f"noise has {LARGEST_SHARE_AT_THE_TOP:.0%} at the most. Set scheduler to normal or ddim_uniform, raise "
+            "steps, or lower strength to stop there on purpose."
+        )
+
+
+def matched_inversion_grid(levels: Tensor, schedule: Schedule, flow: bool) -> Tensor:
     """Rising levels from 0 to where denoising will begin: `denoising_grid` walked backwards.
 
     Args:
-        strength: below 1 the grid ends at `strength_sigma(strength, flow)`.
+        levels: falling, ending at 0, as the host's scheduler of that name gives them.
+        schedule: below a strength of 1 the grid ends at `strength_sigma`.
 
     Raises:
         ValueError: as `denoising_grid`, and where a diffusion model's first step would be too large.
     """
-    grid = denoising_grid(schedule, flow, strength_sigma(strength, flow) if strength < 1 else None)
+    top = strength_sigma(schedule.strength, flow) if schedule.strength < 1 else None
+    grid = denoising_grid(levels, schedule.scheduler, flow, top)
     lowest = grid[grid > 0][-1].item()
     if not flow and lowest > LARGEST_FIRST_SIGMA:
         raise ValueError(
-            f"the schedule's lowest level is sigma {lowest:.2f}, and a first step from the clean frames to there "
-            f"(more than {LARGEST_FIRST_SIGMA}) loses them. Raise steps, or choose scheduler ddim_uniform or karras."
+            f"scheduler {schedule.scheduler}'s lowest level is sigma {lowest:.2f}, and a first step from the clean "
+            f"frames to there (more than {LARGEST_FIRST_SIGMA}) loses them. Raise steps, or set scheduler to "
+            "ddim_uniform or karras."
         )
     return grid.flip(0)
 

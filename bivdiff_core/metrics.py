@@ -1,7 +1,7 @@
-"""What a video is worth in figures, frame by frame: steadiness, motion, sharpness, likeness to another.
+"""What a video is worth in figures, frame by frame: flicker, motion, sharpness, similarity to another.
 
-Frames are `[F, H, W, 3]` in 0..1. Steadiness means nothing alone: a still or blurred video is the steadiest, so every
-figure of it stands beside motion and sharpness.
+Frames are `[F, H, W, 3]` in 0..1. Little flicker means nothing alone: a still or blurred video has the least, so it
+stands beside motion and sharpness.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ FLOW_SIZE = 256
 STILL = 0.0005
 """Motion below which a video stands still, an eighth of a pixel at `FLOW_SIZE`."""
 
-MOTION_KEPT, SHARPNESS_KEPT, WARP_ERROR_KEPT = 0.5, 0.85, 0.9
+MOTION_KEPT, SHARPNESS_KEPT, FLICKER_KEPT = 0.5, 0.85, 0.9
 """Shares of the video before below which motion or sharpness was lost, and flicker gained upon.
 
-An average of three frames, the cheapest way to steadiness, keeps .71 to .77 of the sharpness (docs/claims.md). Flicker
-passes for motion in part, hence the lower share: blotches of .1 on a still picture measured .3% to 1.3% a frame.
+An average of three frames, the cheapest way to less flicker, keeps .71 to .77 of the sharpness (docs/claims.md).
+Flicker passes for motion in part, hence the lower share: blotches of .1 on a still picture measured .3% to 1.3% a
+frame.
 """
 
 FIGURES = {
-    "steadiness": ("{:.3f}", "1 is no change, motion included (VBench)"),
-    "warp error": ("{:.5f}", "squared change along the motion; 0 is steady"),
+    "change": ("{:.4f}", "from frame to frame, motion included; 0 is a still picture"),
+    "flicker": ("{:.5f}", "squared change along the motion; 0 is steady"),
     "motion": ("{:.2%}", "of the picture's longer side, per frame"),
     "sharpness": ("{:.3f}", "contrast of neighbouring pixels"),
     "similarity": ("{:.3f}", "SSIM to the reference; 1 is the same video"),
@@ -46,7 +47,7 @@ class Verdict:
     cautions: dict[str, str]
 
 
-def check_video(images: Tensor, node: str, like: Tensor | None = None) -> Tensor:
+def check_video(images: Tensor, like: Tensor | None = None) -> Tensor:
     """Frames `[F, H, W, 3]` of an IMAGE on the CPU, without alpha.
 
     Raises:
@@ -56,11 +57,11 @@ def check_video(images: Tensor, node: str, like: Tensor | None = None) -> Tensor
     frames = images[..., :3].float().cpu()
     if len(frames) < 2:
         raise ValueError(
-            f"{node}: {len(frames)} frame is no video, at least 2 are needed. Wire all frames as one batch of images."
+            f"{len(frames)} frame is no video, at least 2 are needed. Wire all frames as one batch of images."
         )
     if like is not None and frames.shape != like.shape:
         raise ValueError(
-            f"{node}: one video is {_size(like)} but another {_size(frames)}. Give them the same size with Upscale "
+            f"one video is {_size(like)} but another {_size(frames)}. Give them the same size with Upscale "
             "Image and the same frames with Select Frames."
         )
     return frames
@@ -70,12 +71,12 @@ def _size(frames: Tensor) -> str:
     return f"{len(frames)} frames of {frames.shape[2]}x{frames.shape[1]}"
 
 
-def steadiness(frames: Tensor) -> Tensor:
-    """Likeness `[F - 1]` of each frame to the one before, 0..1; VBench's temporal flickering score is its mean.
+def change(frames: Tensor) -> Tensor:
+    """Mean absolute difference `[F - 1]` of each frame to the one before, 0..1; motion counts too.
 
-    `(255 - mean |difference|) / 255` on values of 0..255 (arXiv 2311.17982); motion counts as change too.
+    VBench's temporal flickering score is 1 minus its mean (arXiv 2311.17982).
     """
-    return 1 - frames.diff(dim=0).abs().mean(dim=(1, 2, 3))
+    return frames.diff(dim=0).abs().mean(dim=(1, 2, 3))
 
 
 def sharpness(frames: Tensor) -> Tensor:
@@ -156,10 +157,10 @@ def motion(flow: Tensor, reliable: Tensor) -> Tensor:
     return length.sum(dim=(1, 2)) / reliable.sum(dim=(1, 2)).clamp(min=1) / max(flow.shape[1:3])
 
 
-def warp_error(frames: Tensor, flow: Tensor, reliable: Tensor) -> Tensor:
+def flicker(frames: Tensor, flow: Tensor, reliable: Tensor) -> Tensor:
     """Mean squared difference `[F - 1]` of each frame to the one before, moved along the flow, where that is reliable.
 
-    Lai et al., ECCV 2018, eq. 10; 0 is steady. Where the flow is reliable nowhere all pixels count.
+    The warp error of Lai et al., ECCV 2018, eq. 10; 0 is steady. Where the flow is reliable nowhere all pixels count.
     """
     before, _ = sample(frames[:-1], flow)
     error = (frames[1:] - before).square().mean(dim=-1)
@@ -181,8 +182,8 @@ def measure(
     small = reduced(frames)
     flow, reliable = optical_flow(small, on_pair)
     found = {
-        "steadiness": steadiness(frames),
-        "warp error": warp_error(small, flow, reliable),
+        "change": change(frames),
+        "flicker": flicker(small, flow, reliable),
         "motion": motion(flow, reliable),
         "sharpness": sharpness(frames),
     }
@@ -202,7 +203,7 @@ def judge(after: dict[str, Tensor], before: dict[str, Tensor] | None) -> Verdict
         return Verdict("Figures of one video: wire reference_images for a verdict", None, {})
 
     was = {name: values.mean().item() for name, values in before.items()}
-    steadier = now["warp error"] < WARP_ERROR_KEPT * was["warp error"]
+    steadier = now["flicker"] < FLICKER_KEPT * was["flicker"]
     lost, cautions = [], {}
     if was["motion"] > STILL and now["motion"] < MOTION_KEPT * was["motion"]:
         lost.append("stands still")
@@ -219,7 +220,7 @@ def judge(after: dict[str, Tensor], before: dict[str, Tensor] | None) -> Verdict
     price = " and ".join(lost)
     if not steadier:
         return Verdict(f"Not steadier{', and the video ' + price if lost else ''}", False, cautions)
-    fall = 1 - now["warp error"] / was["warp error"]
+    fall = 1 - now["flicker"] / was["flicker"]
     if lost:
         return Verdict(f"No clear gain: steadier, but the video {price}", False, cautions)
     return Verdict(f"Steadier: flicker fell by {fall:.0%}, with motion and sharpness kept", True, cautions)

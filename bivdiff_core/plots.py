@@ -103,25 +103,25 @@ def latent_report(
     bottom.suptitle(
         "Green is healthy: light for a frame (dots), dark for the whole clip (line). Red lies outside.", fontsize=10
     )
-    strength, likeness, spectrum, channels = bottom.subplots(1, 4)
+    deviation, correlation, spectrum, channels = bottom.subplots(1, 4)
     count, std, spatial = len(frames), measured["std"], measured["spatial"]
     coarse, fine = measured["bands"][0], measured["bands"][-1]
 
-    line(strength, std, bounds["std"])
-    dots(strength, measured["frame std"], bounds["frame std"])
-    title = f"Strength: {std:.2f}\n1 is noise; less makes the video dull"
-    panel(strength, title, "frame", colour_of(std, bounds["std"], GOOD))
-    whole_numbers(strength, count)
+    line(deviation, std, bounds["std"])
+    dots(deviation, measured["frame std"], bounds["frame std"])
+    title = f"Noise std: {std:.2f}\n1 is noise; less makes the video dull"
+    panel(deviation, title, "frame", colour_of(std, bounds["std"], GOOD))
+    whole_numbers(deviation, count)
 
-    likeness.plot(
+    correlation.plot(
         np.arange(count - 1) + 0.5, measured["temporal"], "s--", color=BEFORE, label="frame to frame, no fault"
     )
-    line(likeness, spatial, bounds["spatial"])
-    dots(likeness, measured["frame spatial"], bounds["frame spatial"])
-    title = f"Likeness of neighbouring values: {spatial:.2f}\n0 is noise; more is structure"
-    panel(likeness, title, "frame", colour_of(spatial, bounds["spatial"], GOOD))
-    likeness.legend(fontsize=8, loc="upper right")
-    whole_numbers(likeness, count)
+    line(correlation, spatial, bounds["spatial"])
+    dots(correlation, measured["frame spatial"], bounds["frame spatial"])
+    title = f"Spatial correlation: {spatial:.2f}\n0 is noise; more is structure"
+    panel(correlation, title, "frame", colour_of(spatial, bounds["spatial"], GOOD))
+    correlation.legend(fontsize=8, loc="upper right")
+    whole_numbers(correlation, count)
 
     spectrum.plot(measured["frame bands"].T, color=BEFORE, alpha=0.4, linewidth=0.8)
     dots(spectrum, measured["bands"], bounds["bands"])
@@ -154,7 +154,7 @@ def temporal_report(after: dict[str, Tensor], before: dict[str, Tensor] | None, 
         along = "frame" if len(values) == len(after["sharpness"]) else "frame pair"
         panel(axes, f"{name}: {mean}\n{meaning}", along, BAD if name in verdict.cautions else "black")
         whole_numbers(axes, len(values))
-        if name in ("warp error", "motion", "sharpness"):
+        if name in ("flicker", "motion", "sharpness"):
             axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
         if before and name in before:
             axes.legend(fontsize=8)
@@ -164,15 +164,15 @@ def temporal_report(after: dict[str, Tensor], before: dict[str, Tensor] | None, 
 
 
 def trade_off(
-    names: list[str], likeness: list[float], flicker: list[float], best: list[int], lost: list[bool], against: str
+    names: list[str], similarity: list[float], flicker: list[float], best: list[int], lost: list[bool], against: str
 ) -> Tensor:
     """Videos as points, steadier upwards and more like a reference rightwards.
 
     Args:
-        likeness, flicker: mean similarity and mean warp error of each.
+        similarity, flicker: mean similarity and mean flicker of each.
         best: those that no other beats in both, to be joined by a line.
         lost: whether a video paid with its motion or sharpness.
-        against: what the likeness is to.
+        against: what the similarity is to.
     """
     page = figure(840, 640, "What each choice buys: up is steadier, right is closer to the frames", NEUTRAL)
     axes = page.subplots()
@@ -187,15 +187,15 @@ def trade_off(
     }
     for label, (marker, colour, members) in kinds.items():
         if members:
-            points = [likeness[i] for i in members], [flicker[i] for i in members]
+            points = [similarity[i] for i in members], [flicker[i] for i in members]
             axes.scatter(*points, s=90, marker=marker, color=colour, label=label, zorder=2)
-    along = sorted(best, key=lambda i: likeness[i])
-    axes.plot([likeness[i] for i in along], [flicker[i] for i in along], color=GOOD, zorder=1)
-    for name, x, y in zip(names, likeness, flicker, strict=True):
+    along = sorted(best, key=lambda i: similarity[i])
+    axes.plot([similarity[i] for i in along], [flicker[i] for i in along], color=GOOD, zorder=1)
+    for name, x, y in zip(names, similarity, flicker, strict=True):
         axes.annotate(name, (x, y), textcoords="offset points", xytext=(9, 7), fontsize=10)
     axes.margins(0.2)
     axes.invert_yaxis()
-    panel(axes, "", f"likeness to {against} (SSIM, 1 is the same)")
+    panel(axes, "", f"similarity to {against} (SSIM, 1 is the same)")
     axes.set_ylabel("flicker left (squared change along the motion, 0 is none)", fontsize=9)
     axes.legend(fontsize=9, loc="best")
     return picture(page)

@@ -39,8 +39,8 @@ brings along: its tint, and that neighbouring frames are alike.
 DRAWS, MOST_VALUES = (16, 256), 2**25
 """How many draws of white noise tell what chance does: fewer of large latents, where chance does little."""
 
-PLAINLY_NO_NOISE = (0.5, 2.0)
-"""Standard deviations that no inversion of a whole clip leaves behind; 0 is an empty latent, 5 an encoded one of SD."""
+NOISE_STD = (0.5, 2.0)
+"""Noise std that an inversion of a whole clip leaves behind; 0 is an empty latent, 5 an encoded one of SD."""
 
 MORE_EXACT = "In DDIM Inverse raise steps, or set solver to fireflow."
 """What brings an inversion closer to noise.
@@ -150,10 +150,30 @@ def bad_frames(off: dict[str, Tensor]) -> list[int]:
     return (worst > 1).nonzero().flatten().tolist()
 
 
-def is_noise(measured: dict[str, Tensor]) -> bool:
-    """Whether a latent may be an inverted one at all, however poor."""
-    low, high = PLAINLY_NO_NOISE
-    return low < measured["std"].item() < high and measured["spatial"].item() < MOST_CORRELATED_NOISE
+def noise_figures(latent: Tensor) -> tuple[float, float]:
+    """Noise std and spatial correlation of a latent, the two figures by which `is_noise` judges."""
+    frames = as_frames(latent)
+    centred = frames - frames.mean(dim=(0, 2, 3))[:, None, None]
+    return centred.square().mean().sqrt().item(), spatial_correlation(frames)
+
+
+def has_noise_std(std: float) -> bool:
+    """Whether a latent's values are as large as those of an inverted one, to whatever strength."""
+    low, high = NOISE_STD
+    return low < std < high
+
+
+def is_noise(std: float, spatial: float) -> bool:
+    """Whether a latent may be one inverted to full noise, however poor, as far as its figures tell.
+
+    Inversions of smooth footage exceed the bound on the correlation; what says that it was inverted is believed.
+    """
+    return has_noise_std(std) and spatial < MOST_CORRELATED_NOISE
+
+
+def is_white(std: float, spatial: float) -> bool:
+    """Whether a latent looks like white noise: inverted all the way, or never anything else."""
+    return all(low < value < high for value, (low, high) in ((std, HEALTHY["std"]), (spatial, HEALTHY["spatial"])))
 
 
 def diagnose(measured: dict[str, Tensor], off: dict[str, Tensor], branch: str, strength: float) -> list[Finding]:
@@ -165,11 +185,11 @@ def diagnose(measured: dict[str, Tensor], off: dict[str, Tensor], branch: str, s
         strength: below 1 the frames are meant to show in the noise, and only single bad frames are named.
     """
     std, spatial, bands = measured["std"].item(), measured["spatial"].item(), measured["bands"].tolist()
-    if not is_noise(measured) and strength == 1:
+    if not branch and strength == 1 and not is_noise(std, spatial):
         return [
             Finding(
                 "this is no inverted latent",
-                f"its strength is {std:.2f} and neighbouring values correlate at {spatial:.2f}; noise has 1 and 0",
+                f"its noise std is {std:.2f} and neighbouring values correlate at {spatial:.2f}; noise has 1 and 0",
                 "The smoother would not find noise to start from.",
                 "Encoded frames and empty latents look like this: wire the output of DDIM Inverse or Mixed Inversion "
                 "Blend instead. If this is their output, raise the steps of DDIM Inverse.",
@@ -183,7 +203,7 @@ def diagnose(measured: dict[str, Tensor], off: dict[str, Tensor], branch: str, s
             name, effect = "too much variance", "The video may come out harsh, with colours that are too strong."
         elif branch == "mix":
             cure = f"In Mixed Inversion Blend set mode to variance_preserving. {MORE_EXACT}"
-        seen = f"the noise's strength is {std:.2f} instead of 1"
+        seen = f"the noise std is {std:.2f} instead of 1"
         findings.append(Finding(name, seen, effect, cure, alarming=off["std"].item() > ALARMING["std"]))
     if max(off["spatial"], off["bands"].max()) > 1 and strength == 1:
         cure = MORE_EXACT
@@ -237,7 +257,7 @@ def summary(measured: dict[str, Tensor], findings: list[Finding], branch: str, s
     bands = ", ".join(f"{band:.2f}" for band in measured["bands"].tolist())
     means = measured["channel mean"]
     lines += [
-        f"strength of the noise: {measured['std']:.3f} (1 is right)",
+        f"noise std: {measured['std']:.3f} (1 is right)",
         f"neighbouring values correlate at {measured['spatial']:.3f} (0 is right)",
         f"power from coarse to fine: {bands} (1 is right)",
         f"channel means: {means.min():.2f} to {means.max():.2f} (0 is neutral, more tints the video)",

@@ -13,7 +13,7 @@ CELL_WIDTH = 192
 """Width in pixels that a cell has at least; smaller videos are enlarged by a whole number."""
 
 
-def parse_ratios(text: str, node: str) -> list[float]:
+def parse_ratios(text: str) -> list[float]:
     """Mixing ratios out of text such as `0, 0.25 1`.
 
     Raises:
@@ -24,15 +24,17 @@ def parse_ratios(text: str, node: str) -> list[float]:
         try:
             ratios.append(float(word))
         except ValueError:
-            raise ValueError(f"{node}: {word!r} is no number. Write ratios like 0, 0.25, 0.5, 1") from None
+            raise ValueError(
+                f"expected comma-separated numbers, got {word!r}. Write ratios like 0, 0.25, 0.5, 1"
+            ) from None
         if not 0 <= ratios[-1] <= 1:
-            raise ValueError(f"{node}: {word} must lie between 0 (video branch) and 1 (image branch)")
+            raise ValueError(f"{word} must lie between 0 (video branch) and 1 (image branch)")
     if not ratios:
-        raise ValueError(f"{node}: there are no ratios. Write some like 0, 0.25, 0.5, 1")
+        raise ValueError("there are no ratios. Write some like 0, 0.25, 0.5, 1")
     return ratios
 
 
-def parse_choices(text: str, choices: Collection[str], node: str) -> list[str]:
+def parse_choices(text: str, choices: Collection[str]) -> list[str]:
     """Some of a control's choices out of text such as `linear, slerp`, in the text's order.
 
     Raises:
@@ -41,9 +43,9 @@ def parse_choices(text: str, choices: Collection[str], node: str) -> list[str]:
     words = text.replace(",", " ").split()
     for word in words:
         if word not in choices:
-            raise ValueError(f"{node}: {word!r} is none of {', '.join(choices)}")
+            raise ValueError(f"{word!r} is none of {', '.join(choices)}")
     if not words:
-        raise ValueError(f"{node}: there is nothing to try. Write some of {', '.join(choices)}")
+        raise ValueError(f"there is nothing to try. Write some of {', '.join(choices)}")
     return words
 
 
@@ -68,12 +70,12 @@ def grid(videos: list[Tensor], names: list[str]) -> Tensor:
     return torch.cat(rows, dim=1)
 
 
-def best_of(likeness: list[float], flicker: list[float], lost: list[bool]) -> list[int]:
+def best_of(similarity: list[float], flicker: list[float], lost: list[bool]) -> list[int]:
     """Which videos no other beats: as much like the reference and as steady, and better in one (Pareto's front).
 
     Videos that lost their motion or sharpness neither count nor beat others.
     """
-    points = list(zip(likeness, flicker, strict=True))
+    points = list(zip(similarity, flicker, strict=True))
     kept = [i for i, is_lost in enumerate(lost) if not is_lost]
 
     def beaten(i: int) -> bool:
@@ -86,7 +88,7 @@ def best_of(likeness: list[float], flicker: list[float], lost: list[bool]) -> li
 def compare(
     videos: list[Tensor], reference: Tensor, on_pair: Callable[[], None] = lambda: None
 ) -> tuple[list[float], list[float], list[int], list[bool]]:
-    """Each video's likeness to a reference and flicker, which are the best, and which lost motion or sharpness.
+    """Each video's similarity to a reference and flicker, which are the best, and which lost motion or sharpness.
 
     Args:
         on_pair: as in `metrics.measure`, over all videos and the reference, if that is none of them.
@@ -94,7 +96,7 @@ def compare(
     figures = [metrics.measure(video, reference, on_pair=on_pair) for video in videos]
     own = (found for video, found in zip(videos, figures, strict=True) if video is reference)
     before = next(own, None) or metrics.measure(reference, on_pair=on_pair)
-    likeness = [found["similarity"].mean().item() for found in figures]
-    flicker = [found["warp error"].mean().item() for found in figures]
+    similarity = [found["similarity"].mean().item() for found in figures]
+    flicker = [found["flicker"].mean().item() for found in figures]
     lost = [bool(metrics.judge(found, before).cautions) for found in figures]
-    return likeness, flicker, best_of(likeness, flicker, lost), lost
+    return similarity, flicker, best_of(similarity, flicker, lost), lost

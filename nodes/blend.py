@@ -3,15 +3,17 @@
 from comfy_api.latest import io
 
 from ..bivdiff_core.blend import MODES, TASK_RATIOS
-from ..bivdiff_core.host.latents import mix
+from ..bivdiff_core.host.gate import admit_inverted
+from ..bivdiff_core.host.inverted import mix
 from . import controls
+from .node import Node, error_prefix
 
 
 def _ratio(task: str, mixing_ratio: float) -> float:
     return TASK_RATIOS.get(task, mixing_ratio)
 
 
-class MixedInversion(io.ComfyNode):
+class MixedInversion(Node):
     """Blends the two branches' inverted latents; a branch without weight is never computed."""
 
     @classmethod
@@ -57,7 +59,7 @@ class MixedInversion(io.ComfyNode):
                     options=list(MODES),
                     default="linear",
                     tooltip="linear: the paper's; where the branches disagree it loses contrast and colour. "
-                    "variance_preserving and slerp keep the noise's strength. frequency takes the coarse part from the "
+                    "variance_preserving and slerp keep the noise std at 1. frequency takes the coarse part from the "
                     "image branch and the fine part from the video branch, as much of it as mixing_ratio says: the "
                     "whitest noise, but on most demo clips linear is steadier and keeps shapes better.",
                 ),
@@ -85,10 +87,10 @@ class MixedInversion(io.ComfyNode):
     def check_lazy_status(cls, task, mixing_ratio, mode, image_latent=None, video_latent=None) -> list[str]:
         """The branches that have weight; before them a mode that is wired in, which the host does not check."""
         if mode not in MODES:
-            raise ValueError(
-                f"Mixed Inversion Blend: mode {mode} is none of {', '.join(MODES)}. Wire Blend Mode List to it, or "
-                "unlink it."
-            )
+            with error_prefix(cls):
+                raise ValueError(
+                    f"mode {mode} is none of {', '.join(MODES)}. Wire Blend Mode List to it, or unlink it."
+                )
         ratio = _ratio(task, mixing_ratio)
         branches = {
             "image_latent": image_latent if ratio > 0 else (),
@@ -97,6 +99,9 @@ class MixedInversion(io.ComfyNode):
         return [name for name, latent in branches.items() if latent is None]
 
     @classmethod
-    def execute(cls, task, mixing_ratio, mode, image_latent=None, video_latent=None) -> io.NodeOutput:
+    def run(cls, task, mixing_ratio, mode, image_latent=None, video_latent=None) -> io.NodeOutput:
         ratio = _ratio(task, mixing_ratio)
-        return io.NodeOutput(mix(image_latent, video_latent, ratio, mode, "Mixed Inversion Blend"), ratio)
+        weights = ((image_latent, ratio), (video_latent, 1 - ratio))
+        for latent in (latent for latent, weight in weights if weight > 0):
+            admit_inverted(latent)
+        return io.NodeOutput(mix(image_latent, video_latent, ratio, mode), ratio)

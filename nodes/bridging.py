@@ -4,11 +4,12 @@ from comfy_api.latest import io
 
 from ..bivdiff_core.bridging import STRATEGIES
 from ..bivdiff_core.host.bridging import bridge_guider
-from ..bivdiff_core.host.sampling import image_branch
+from ..bivdiff_core.host.gate import Prompts, chunk_frames
 from . import controls
+from .node import Node
 
 
-class BridgeGuider(io.ComfyNode):
+class BridgeGuider(Node):
     """Two models in one guider."""
 
     @classmethod
@@ -57,7 +58,7 @@ class BridgeGuider(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
+    def run(
         cls,
         image_model,
         image_positive,
@@ -73,16 +74,11 @@ class BridgeGuider(io.ComfyNode):
     ) -> io.NodeOutput:
         return io.NodeOutput(
             bridge_guider(
-                image_branch(image_model, frames_per_batch, "Bridge Guider"),
-                image_positive,
-                image_negative,
-                image_cfg,
+                chunk_frames(image_model, frames_per_batch),
+                Prompts(image_positive, image_negative, image_cfg),
                 video_model,
-                video_positive,
-                video_negative,
-                video_cfg,
+                Prompts(video_positive, video_negative, video_cfg),
                 strategy,
                 image_share,
-                "Bridge Guider",
             )
         )

@@ -2,11 +2,12 @@
 
 from comfy_api.latest import io, ui
 
-from ..bivdiff_core.metrics import steadiness
+from ..bivdiff_core.metrics import change
 from . import controls
+from .node import Node
 
 
-class CompareVideos(io.ComfyNode):
+class CompareVideos(Node):
     """Two clips for js/compare_videos.js, as temporary files with their flicker."""
 
     @classmethod
@@ -37,13 +38,13 @@ class CompareVideos(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, before, after, fps) -> io.NodeOutput:
+    def run(cls, before, after, fps) -> io.NodeOutput:
         if len(before) != len(after):
             raise ValueError(
-                f"Compare Videos: before has {len(before)} frames and after has {len(after)}. Give both the same "
+                f"before has {len(before)} frames and after has {len(after)}. Give both the same "
                 "frames: Select Frames takes some out of a clip."
             )
         clips = (before, after)
         files = [ui.PreviewImage(clip, cls=cls).values for clip in clips]
-        flicker = [((1 - steadiness(clip)) * 255).tolist() for clip in clips]
+        flicker = [(change(clip) * 255).tolist() for clip in clips]
         return io.NodeOutput(ui={"before": files[0], "after": files[1], "flicker": flicker, "fps": [fps]})

@@ -3,7 +3,7 @@
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..bivdiff_core.host.sampling import GRIDS
+from ..bivdiff_core.grids import GRIDS
 from ..bivdiff_core.noise import FRAME_NOISE_MODES
 
 CATEGORY = "BIVDiff"

@@ -2,11 +2,12 @@
 
 from comfy_api.latest import io
 
-from ..bivdiff_core.host import demo_models
+from ..bivdiff_core.host.loaders import demo_models
 from . import controls
+from .node import Node
 
 
-class DemoModels(io.ComfyNode):
+class DemoModels(Node):
     """The demo models as host objects."""
 
     @classmethod
@@ -55,7 +56,7 @@ class DemoModels(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, variant) -> io.NodeOutput:
+    def run(cls, variant) -> io.NodeOutput:
         return io.NodeOutput(
             demo_models.load_image_model(variant),
             demo_models.load_video_model(),

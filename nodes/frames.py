@@ -2,9 +2,11 @@
 
 from comfy_api.latest import io
 
-from ..bivdiff_core.host import sampling
 from ..bivdiff_core.host.encoding import ENCODE_MODES, encode_frames
+from ..bivdiff_core.host.gate import admit_samples, chunk_frames
+from ..bivdiff_core.host.stages import frame_noise
 from . import controls
+from .node import Node, error_prefix
 
 
 class _FrameNoise:
@@ -15,10 +17,11 @@ class _FrameNoise:
         self.mode = mode
 
     def generate_noise(self, latent: dict):
-        return sampling.frame_noise(latent, self.seed, self.mode)
+        with error_prefix(FrameNoise):
+            return frame_noise(admit_samples(latent), latent.get("batch_index"), self.seed, self.mode)
 
 
-class FrameNoise(io.ComfyNode):
+class FrameNoise(Node):
     """Noise for SamplerCustomAdvanced over frames."""
 
     @classmethod
@@ -37,11 +40,11 @@ class FrameNoise(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, seed, mode) -> io.NodeOutput:
+    def run(cls, seed, mode) -> io.NodeOutput:
         return io.NodeOutput(_FrameNoise(seed, mode))
 
 
-class FrameChunks(io.ComfyNode):
+class FrameChunks(Node):
     """Frame chunks as a patch of a MODEL."""
 
     @classmethod
@@ -62,11 +65,11 @@ class FrameChunks(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, frames_per_batch) -> io.NodeOutput:
-        return io.NodeOutput(sampling.image_branch(model, frames_per_batch, "Frame Chunks"))
+    def run(cls, model, frames_per_batch) -> io.NodeOutput:
+        return io.NodeOutput(chunk_frames(model, frames_per_batch))
 
 
-class SelectFrames(io.ComfyNode):
+class SelectFrames(Node):
     """Frames out of a clip."""
 
     @classmethod
@@ -102,17 +105,17 @@ class SelectFrames(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, images, start, stride, count, fps) -> io.NodeOutput:
+    def run(cls, images, start, stride, count, fps) -> io.NodeOutput:
         frames = images[start::stride]
         if count > len(frames) or not len(frames):
             raise ValueError(
-                f"Select Frames: the clip has {len(images)} frames, which gives {len(frames)} from frame {start} on at "
+                f"the clip has {len(images)} frames, which gives {len(frames)} from frame {start} on at "
                 f"a stride of {stride}, but {count or 'some'} are wanted. Lower start, stride or count."
             )
         return io.NodeOutput(frames[: count or None], fps / stride)
 
 
-class EncodeFrames(io.ComfyNode):
+class EncodeFrames(Node):
     """Frames into latents, whole clips or frame by frame."""
 
     @classmethod
@@ -156,5 +159,5 @@ class EncodeFrames(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, vae, images, stride, mode) -> io.NodeOutput:
-        return io.NodeOutput({"samples": encode_frames(vae, images[::stride], mode, "Encode Frames")})
+    def run(cls, vae, images, stride, mode) -> io.NodeOutput:
+        return io.NodeOutput({"samples": encode_frames(vae, images[::stride], mode)})

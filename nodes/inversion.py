@@ -3,11 +3,14 @@
 import torch
 from comfy_api.latest import io
 
-from ..bivdiff_core.grids import unit_scale
-from ..bivdiff_core.host import sampling
-from ..bivdiff_core.host.latents import FLOW, check_inverted, description
+from ..bivdiff_core.grids import Schedule, unit_scale
+from ..bivdiff_core.host import gate, stages
+from ..bivdiff_core.host.families import FLOW
+from ..bivdiff_core.host.gate import Prompts
+from ..bivdiff_core.host.windows import Windows
 from ..bivdiff_core.solvers import SOLVERS
 from . import controls
+from .node import Node, error_prefix
 
 
 def _inversion_inputs(model_tooltip: str, latent_tooltip: str) -> list[io.Input]:
@@ -51,7 +54,7 @@ INVERTED = io.Latent.Output(
 )
 
 
-class InvertImage(io.ComfyNode):
+class InvertImage(Node):
     """The image branch of Mixed Inversion."""
 
     @classmethod
@@ -74,27 +77,15 @@ class InvertImage(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
+    def run(
         cls, model, conditioning, latent, steps, scheduler, solver, strength, grid, frames_per_batch
     ) -> io.NodeOutput:
-        node = "DDIM Inverse (Image)"
-        return io.NodeOutput(
-            sampling.invert(
-                sampling.image_branch(model, frames_per_batch, node),
-                conditioning,
-                latent,
-                node=node,
-                branch="image",
-                steps=steps,
-                scheduler=scheduler,
-                solver=solver,
-                strength=strength,
-                grid=grid,
-            )
-        )
+        prompts = Prompts.unguided(conditioning)
+        clip = gate.admit(gate.INVERT_FRAMES, model, latent, prompts, Windows(frames_per_batch))
+        return io.NodeOutput(stages.invert(clip, Schedule(steps, scheduler, strength, grid), solver))
 
 
-class InvertVideo(io.ComfyNode):
+class InvertVideo(Node):
     """The video branch of Mixed Inversion."""
 
     @classmethod
@@ -117,24 +108,12 @@ class InvertVideo(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
+    def run(
         cls, model, conditioning, latent, steps, scheduler, solver, strength, grid, context_length, context_overlap
     ) -> io.NodeOutput:
-        node = "DDIM Inverse (Video)"
-        return io.NodeOutput(
-            sampling.invert(
-                sampling.video_branch(model, latent, context_length, context_overlap, node),
-                conditioning,
-                latent,
-                node=node,
-                branch="video",
-                steps=steps,
-                scheduler=scheduler,
-                solver=solver,
-                strength=strength,
-                grid=grid,
-            )
-        )
+        prompts = Prompts.unguided(conditioning)
+        clip = gate.admit(gate.INVERT_CLIP, model, latent, prompts, Windows(context_length, context_overlap))
+        return io.NodeOutput(stages.invert(clip, Schedule(steps, scheduler, strength, grid), solver))
 
 
 class _InvertedNoise:
@@ -151,21 +130,22 @@ class _InvertedNoise:
         Raises:
             ValueError: another shape, or a latent with an image in it, which would be added to the noise.
         """
-        samples = latent["samples"]
-        if samples.shape != self.noise.shape:
-            raise ValueError(
-                f"Inverted Latent to Noise: the sampler's latent is {list(samples.shape)} but the noise is "
-                f"{list(self.noise.shape)}. Give the sampler an empty latent of the clip's size and frame count."
-            )
-        if samples.any():
-            raise ValueError(
-                "Inverted Latent to Noise: the sampler's latent is not empty, and its image would be added to the "
-                "noise, which remembers the frames already. Give the sampler an empty latent."
-            )
+        with error_prefix(InvertedNoise):
+            samples = gate.admit_samples(latent)
+            if samples.shape != self.noise.shape:
+                raise ValueError(
+                    f"the sampler's latent is {list(samples.shape)} but the noise is {list(self.noise.shape)}. Give "
+                    "the sampler an empty latent of the clip's size and frame count."
+                )
+            if samples.any():
+                raise ValueError(
+                    "the sampler's latent is not empty, and its image would be added to the noise, which remembers the "
+                    "frames already. Give the sampler an empty latent."
+                )
         return self.noise.clone()
 
 
-class InvertedNoise(io.ComfyNode):
+class InvertedNoise(Node):
     """Hands an inverted latent to the host's own samplers."""
 
     @classmethod
@@ -193,11 +173,10 @@ class InvertedNoise(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, latent) -> io.NodeOutput:
-        samples = check_inverted(latent, "Inverted Latent to Noise")
-        told = description(latent)
-        if not told.get("at_sigma_max", True):
+    def run(cls, latent) -> io.NodeOutput:
+        inversion, samples = gate.admit_inverted(latent), latent["samples"]
+        if inversion is not None and not inversion.at_sigma_max:
             # Below its highest level the host multiplies noise by sigma.
-            scale = 1.0 if told["family"] == FLOW else unit_scale(told["sigma"])
-            samples = samples * scale / told["sigma"]
+            scale = 1.0 if inversion.family == FLOW else unit_scale(inversion.sigma)
+            samples = samples * scale / inversion.sigma
         return io.NodeOutput(_InvertedNoise(samples))

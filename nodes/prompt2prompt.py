@@ -2,12 +2,14 @@
 
 from comfy_api.latest import io
 
-from ..bivdiff_core.host.prompt2prompt import edit_frames
+from ..bivdiff_core.grids import Schedule
+from ..bivdiff_core.host.prompt2prompt import WordEdit, edit_frames
 from ..bivdiff_core.prompt2prompt import EDITS
 from . import controls
+from .node import Node
 
 
-class Prompt2Prompt(io.ComfyNode):
+class Prompt2Prompt(Node):
     """Edits inverted frames by changing their prompt."""
 
     @classmethod
@@ -91,5 +93,8 @@ class Prompt2Prompt(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, clip, latent, **settings) -> io.NodeOutput:
-        return io.NodeOutput(*edit_frames(model, clip, latent, node="Prompt2Prompt Frame Editor", **settings))
+    def run(cls, model, clip, latent, steps, cfg, scheduler, frames_per_batch, edit, **words) -> io.NodeOutput:
+        word_edit = WordEdit(kind=edit, **words)
+        return io.NodeOutput(
+            *edit_frames(model, clip, latent, word_edit, Schedule(steps, scheduler), cfg, frames_per_batch)
+        )

@@ -7,11 +7,14 @@ import torch
 from comfy_api.latest import io
 
 from ..bivdiff_core import metrics, plots, statistics
-from ..bivdiff_core.host.latents import check_finite, description
+from ..bivdiff_core.host.gate import admit_samples
+from ..bivdiff_core.host.inverted import inversion_of
+from ..bivdiff_core.host.latents import check_finite
 from . import controls
+from .node import Node
 
 
-class LatentReport(io.ComfyNode):
+class LatentReport(Node):
     """Compares an inverted latent with white noise."""
 
     @classmethod
@@ -45,14 +48,11 @@ class LatentReport(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, latent) -> io.NodeOutput:
-        node = "Inverted Latent Report"
-        samples = latent["samples"]
-        if samples.numel() == 0:
-            raise ValueError(f"{node}: the latent holds no frames. Check the start and count of Select Frames.")
-        check_finite(samples, node)
-        told = description(latent)
-        branch, strength = told.get("branch", ""), told.get("strength", 1.0)
+    def run(cls, latent) -> io.NodeOutput:
+        samples = admit_samples(latent)
+        check_finite(samples)
+        inversion = inversion_of(latent)
+        branch, strength = (inversion.branch, inversion.strength) if inversion else ("", 1.0)
         frames = statistics.as_frames(samples.cpu())
         measured, bounds = statistics.measure(frames), statistics.limits(tuple(frames.shape))
         off = statistics.excess(measured, bounds)
@@ -74,7 +74,7 @@ class LatentReport(io.ComfyNode):
         )
 
 
-class TemporalReport(io.ComfyNode):
+class TemporalReport(Node):
     """Measures a video, and what smoothing did to it."""
 
     @classmethod
@@ -83,7 +83,7 @@ class TemporalReport(io.ComfyNode):
             node_id="BIVDiffTemporalReport",
             display_name="Temporal Report",
             category=controls.CATEGORY,
-            description="Measures how steady a video is and what that cost: flicker, motion, sharpness and likeness, "
+            description="Measures how steady a video is and what that cost: flicker, motion, sharpness and similarity, "
             "frame by frame and against the video before smoothing. A video that only stands still or is only blurred "
             "is said to be so.",
             search_aliases=["flicker", "video quality", "temporal consistency", "metrics", "compare videos"],
@@ -109,14 +109,13 @@ class TemporalReport(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, images, reference_images=None, clip_vision=None) -> io.NodeOutput:
-        node = "Temporal Report"
-        frames, reference, before = metrics.check_video(images, node), None, None
+    def run(cls, images, reference_images=None, clip_vision=None) -> io.NodeOutput:
+        frames, reference, before = metrics.check_video(images), None, None
         videos = 1 if reference_images is None else 2
         bar = comfy.utils.ProgressBar((len(frames) - 1) * videos)  # it also stops a run that is cancelled
         on_pair = partial(bar.update, 1)
         if reference_images is not None:
-            reference = metrics.check_video(reference_images, node, like=frames)
+            reference = metrics.check_video(reference_images, like=frames)
             before = metrics.measure(reference, embeddings=_embeddings(clip_vision, reference), on_pair=on_pair)
         after = metrics.measure(frames, reference, _embeddings(clip_vision, frames), on_pair)
         verdict = metrics.judge(after, before)

@@ -3,11 +3,15 @@
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..bivdiff_core.host import sampling
+from ..bivdiff_core.grids import Schedule
+from ..bivdiff_core.host import gate, stages
+from ..bivdiff_core.host.gate import Prompts
+from ..bivdiff_core.host.windows import Windows
 from . import controls
+from .node import Node
 
 
-class FrameSampler(io.ComfyNode):
+class FrameSampler(Node):
     """KSampler for many frames."""
 
     @classmethod
@@ -63,7 +67,7 @@ class FrameSampler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
+    def run(
         cls,
         model,
         positive,
@@ -78,26 +82,14 @@ class FrameSampler(io.ComfyNode):
         frame_noise,
         frames_per_batch,
     ) -> io.NodeOutput:
-        node = "Frame-wise Image Sampler"
+        prompts = Prompts(positive, negative, cfg)
+        clip = gate.admit(gate.MAKE_FRAMES, model, latent_image, prompts, Windows(frames_per_batch))
         return io.NodeOutput(
-            sampling.sample_frames(
-                sampling.image_branch(model, frames_per_batch, node),
-                positive,
-                negative,
-                latent_image,
-                node=node,
-                seed=seed,
-                steps=steps,
-                cfg=cfg,
-                sampler_name=sampler_name,
-                scheduler=scheduler,
-                denoise=denoise,
-                noise_mode=frame_noise,
-            )
+            stages.sample_frames(clip, Schedule(steps, scheduler), sampler_name, seed, denoise, frame_noise)
         )
 
 
-class TemporalSmoother(io.ComfyNode):
+class TemporalSmoother(Node):
     """Denoises inverted frames with the video model."""
 
     @classmethod
@@ -125,7 +117,7 @@ class TemporalSmoother(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "sampler_name",
-                    options=list(sampling.DETERMINISTIC_SAMPLERS),
+                    options=list(stages.DETERMINISTIC_SAMPLERS),
                     default="ddim",
                     tooltip="Only samplers that add no noise are listed: noise would drown what the inversion "
                     "remembers. ddim is the paper's.",
@@ -154,7 +146,7 @@ class TemporalSmoother(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
+    def run(
         cls,
         model,
         positive,
@@ -169,19 +161,7 @@ class TemporalSmoother(io.ComfyNode):
         context_length,
         context_overlap,
     ) -> io.NodeOutput:
-        node = "Video Temporal Smoother"
-        return io.NodeOutput(
-            sampling.smooth(
-                sampling.video_branch(model, latent, context_length, context_overlap, node),
-                positive,
-                negative,
-                latent,
-                node=node,
-                steps=steps,
-                cfg=cfg,
-                sampler_name=sampler_name,
-                scheduler=scheduler,
-                strength=strength,
-                grid=grid,
-            )
-        )
+        prompts = Prompts(positive, negative, cfg)
+        windows = Windows(context_length, context_overlap)
+        clip = gate.admit(gate.SMOOTH_CLIP, model, latent, prompts, windows, strength)
+        return io.NodeOutput(stages.smooth(clip, Schedule(steps, scheduler, strength, grid), sampler_name))

@@ -10,20 +10,22 @@ from ..bivdiff_core import metrics, plots, sweep
 from ..bivdiff_core.blend import MODES
 from ..bivdiff_core.solvers import SOLVERS
 from . import controls
+from .node import Node, error_prefix
 
 
-def _valid(parse: Callable[..., list], text: str | None, *args) -> bool | str:
+def _valid(node: type[Node], parse: Callable[..., list], text: str | None, *args) -> bool | str:
     """Whether a list's text can be read, for the host to ask before it runs anything; a linked text is not there yet.
 
     What it says goes to the artist.
     """
     try:
-        return text is None or bool(parse(text, *args))
+        with error_prefix(node):
+            return text is None or bool(parse(text, *args))
     except ValueError as refused:
         return str(refused)
 
 
-class RatioList(io.ComfyNode):
+class RatioList(Node):
     """Mixing ratios, for which the host runs what follows once each."""
 
     @classmethod
@@ -40,7 +42,7 @@ class RatioList(io.ComfyNode):
                     "ratios",
                     default="0, 0.25, 0.5, 0.75, 1",
                     tooltip="Weights of the image branch, between 0 (video branch alone) and 1 (image branch alone), "
-                    "parted by commas. Each costs one smoothing.",
+                    "comma-separated. Each costs one smoothing.",
                 )
             ],
             outputs=[
@@ -54,14 +56,14 @@ class RatioList(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, ratios=None) -> bool | str:
-        return _valid(sweep.parse_ratios, ratios, "Mixing Ratio List")
+        return _valid(cls, sweep.parse_ratios, ratios)
 
     @classmethod
-    def execute(cls, ratios) -> io.NodeOutput:
-        return io.NodeOutput(sweep.parse_ratios(ratios, "Mixing Ratio List"))
+    def run(cls, ratios) -> io.NodeOutput:
+        return io.NodeOutput(sweep.parse_ratios(ratios))
 
 
-class ModeList(io.ComfyNode):
+class ModeList(Node):
     """Blend modes, for which the host runs what follows once each."""
 
     @classmethod
@@ -77,7 +79,7 @@ class ModeList(io.ComfyNode):
                 io.String.Input(
                     "modes",
                     default=", ".join(MODES),
-                    tooltip=f"Modes to try, of {', '.join(MODES)}; parted by commas. Each costs one smoothing. They "
+                    tooltip=f"Modes to try, of {', '.join(MODES)}; comma-separated. Each costs one smoothing. They "
                     "differ most at a mixing_ratio near 0.5, and not at all at 0 and 1.",
                 )
             ],
@@ -92,14 +94,14 @@ class ModeList(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, modes=None) -> bool | str:
-        return _valid(sweep.parse_choices, modes, MODES, "Blend Mode List")
+        return _valid(cls, sweep.parse_choices, modes, MODES)
 
     @classmethod
-    def execute(cls, modes) -> io.NodeOutput:
-        return io.NodeOutput(sweep.parse_choices(modes, MODES, "Blend Mode List"))
+    def run(cls, modes) -> io.NodeOutput:
+        return io.NodeOutput(sweep.parse_choices(modes, MODES))
 
 
-class SolverList(io.ComfyNode):
+class SolverList(Node):
     """Inversion solvers, for which the host runs what follows once each."""
 
     @classmethod
@@ -115,7 +117,7 @@ class SolverList(io.ComfyNode):
                 io.String.Input(
                     "solvers",
                     default=", ".join(SOLVERS),
-                    tooltip=f"Solvers to try, of {', '.join(SOLVERS)}; parted by commas. Each costs its inversions and "
+                    tooltip=f"Solvers to try, of {', '.join(SOLVERS)}; comma-separated. Each costs its inversions and "
                     "one smoothing; fixed_point inverts three times as long as the others.",
                 )
             ],
@@ -131,14 +133,14 @@ class SolverList(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, solvers=None) -> bool | str:
-        return _valid(sweep.parse_choices, solvers, SOLVERS, "Solver List")
+        return _valid(cls, sweep.parse_choices, solvers, SOLVERS)
 
     @classmethod
-    def execute(cls, solvers) -> io.NodeOutput:
-        return io.NodeOutput(sweep.parse_choices(solvers, SOLVERS, "Solver List"))
+    def run(cls, solvers) -> io.NodeOutput:
+        return io.NodeOutput(sweep.parse_choices(solvers, SOLVERS))
 
 
-class SweepGrid(io.ComfyNode):
+class SweepGrid(Node):
     """All videos of a sweep side by side, and what each is worth."""
 
     @classmethod
@@ -148,8 +150,8 @@ class SweepGrid(io.ComfyNode):
             display_name="Sweep Grid",
             category=controls.CATEGORY,
             description="Puts the videos of a Mixing Ratio List, Blend Mode List or Solver List side by side, "
-            "labelled, and plots how steady each is against how much it still looks like the frames. Choose from the "
-            "joined points.",
+            "labelled, and plots each one's flicker against its similarity to the frames. Choose from the joined "
+            "points.",
             search_aliases=["compare ratios", "contact sheet", "xy plot", "pareto"],
             is_input_list=True,
             inputs=[
@@ -167,7 +169,7 @@ class SweepGrid(io.ComfyNode):
                     "reference_images",
                     optional=True,
                     tooltip="The frames before smoothing, which the videos should still look like; shown first in the "
-                    "grid. Without them the likeness is to the video of the smallest ratio, or to the first.",
+                    "grid. Without them the similarity is to the video of the smallest ratio, or to the first.",
                 ),
                 io.MultiType.Input(
                     "labels",
@@ -181,14 +183,13 @@ class SweepGrid(io.ComfyNode):
                 io.Image.Output(display_name="grid", tooltip="One video of all of them, for Create Video."),
                 io.Image.Output(
                     display_name="plot",
-                    tooltip="Steadiness against likeness. Crosses only stand still or are only blurred.",
+                    tooltip="Flicker against similarity. Crosses only stand still or are only blurred.",
                 ),
             ],
         )
 
     @classmethod
-    def execute(cls, images, ratios=None, reference_images=None, labels=None) -> io.NodeOutput:
-        node = "Sweep Grid"
+    def run(cls, images, ratios=None, reference_images=None, labels=None) -> io.NodeOutput:
         standard = 0
         if labels:
             names = labels
@@ -199,13 +200,13 @@ class SweepGrid(io.ComfyNode):
         if len(images) != len(names):
             wire = "labels" if labels else "ratios"
             raise ValueError(
-                f"{node}: {len(images)} videos arrived with {len(names)} {wire}. Wire {wire} to the list that the "
+                f"{len(images)} videos arrived with {len(names)} {wire}. Wire {wire} to the list that the "
                 "videos come from."
             )
-        first = metrics.check_video(images[0], node)
-        videos = [metrics.check_video(video, node, like=first) for video in images]
+        first = metrics.check_video(images[0])
+        videos = [metrics.check_video(video, like=first) for video in images]
         if reference_images:
-            reference, against = metrics.check_video(reference_images[0], node, like=first), "the frames before"
+            reference, against = metrics.check_video(reference_images[0], like=first), "the frames before"
             grid = sweep.grid([reference, *videos], ["before", *names])
         else:
             reference, against = videos[standard], names[standard]

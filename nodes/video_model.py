@@ -2,11 +2,12 @@
 
 from comfy_api.latest import io
 
-from ..bivdiff_core.host.video_folder import load_video_folder, video_folders
+from ..bivdiff_core.host.loaders.video_folder import load_video_folder, video_folders
 from . import controls
+from .node import Node
 
 
-class VideoModelLoader(io.ComfyNode):
+class VideoModelLoader(Node):
     """Loads ModelScope, ZeroScope and their kin, and VidRD."""
 
     @classmethod
@@ -40,5 +41,5 @@ class VideoModelLoader(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, name) -> io.NodeOutput:
+    def run(cls, name) -> io.NodeOutput:
         return io.NodeOutput(*load_video_folder(name))

@@ -11,7 +11,7 @@ NEEDED = {
     "pyproject.toml",
     "requirements.txt",
     "nodes/sampling.py",
-    "bivdiff_core/host/sampling.py",
+    "bivdiff_core/host/stages.py",
     "js/compare_videos.js",
     "js/docs/BIVDiffCompareVideos.md",
     "locales/zh/nodeDefs.json",

@@ -40,7 +40,7 @@ class Pack:
         self.node_ids = [name for name, node in self.classes.items() if node.__module__.startswith(f"{self.name}.")]
 
     def import_module(self, module: str) -> ModuleType:
-        """A module of the pack: ``import_module("bivdiff_core.host.sampling")``."""
+        """A module of the pack: ``import_module("bivdiff_core.host.stages")``."""
         return importlib.import_module(f"{self.name}.{module}")
 
     def run(self, node_id: str, **inputs) -> tuple:

@@ -1,4 +1,4 @@
-"""A guider of two MODELs, for SamplerCustomAdvanced: the video model denoises, and the image model has its say."""
+"""A guider of two MODELs, for SamplerCustomAdvanced: the video model denoises, and the image model takes part."""
 
 from functools import partial
 
@@ -7,8 +7,10 @@ import comfy.samplers
 from torch import Tensor
 
 from ..bridging import bridge
-from . import animatediff
-from .latents import sampling_family
+from .families import noise_of
+from .foreign import animatediff
+from .gate import Prompts, admit_model
+from .stages import guider
 
 
 class BridgeGuider(comfy.samplers.CFGGuider):
@@ -66,38 +68,27 @@ class _Opened(comfy.samplers.Sampler):
 
 
 def bridge_guider(
-    image_model,
-    image_positive: list,
-    image_negative: list,
-    image_cfg: float,
-    video_model,
-    video_positive: list,
-    video_negative: list,
-    video_cfg: float,
-    strategy: str,
-    share: float,
-    node: str,
+    image_model, image_prompts: Prompts, video_model, video_prompts: Prompts, strategy: str, share: float
 ) -> BridgeGuider:
     """The guider of two MODELs, `image_model` with its windows set.
 
     Raises:
-        ValueError: the MODELs share no latent space or no kind of noise, or one of them is AnimateDiff-Evolved's.
+        ValueError: the MODELs share no latent space or no kind of noise, one of them is AnimateDiff-Evolved's, or each
+            is not what it should be.
     """
     for model in (image_model, video_model):
-        animatediff.check_beside_another(model, node)
+        animatediff.check_beside_another(model)
+    admit_model(video_model, video=True, prompts=video_prompts)
     for what, ours in (
         ("latent space", lambda model: type(model.get_model_object("latent_format")).__name__),
-        ("kind of noise", lambda model: sampling_family(model, node)),
+        ("kind of noise", noise_of),
     ):
         if ours(image_model) != ours(video_model):
             raise ValueError(
-                f"{node}: the image model's {what} is {ours(image_model)}, the video model's {ours(video_model)}. "
-                "Use models that share a VAE, such as Stable Diffusion 1.5 with ZeroScope."
+                f"the image model's {what} is {ours(image_model)}, the video model's {ours(video_model)}. Use models "
+                "that share a VAE, such as Stable Diffusion 1.5 with ZeroScope."
             )
-    image = comfy.samplers.CFGGuider(image_model)
-    image.set_conds(image_positive, image_negative)
-    image.set_cfg(image_cfg)
-    guider = BridgeGuider(image, video_model, strategy, share)
-    guider.set_conds(video_positive, video_negative)
-    guider.set_cfg(video_cfg)
-    return guider
+    made = BridgeGuider(guider(image_model, image_prompts), video_model, strategy, share)
+    made.set_conds(video_prompts.positive, video_prompts.negative)
+    made.set_cfg(video_prompts.cfg)
+    return made

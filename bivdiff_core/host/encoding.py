@@ -8,7 +8,7 @@ from torch import Tensor
 ENCODE_MODES = ("clip", "single_frames")
 
 
-def encode_frames(vae, images: Tensor, mode: str, node: str) -> Tensor:
+def encode_frames(vae, images: Tensor, mode: str) -> Tensor:
     """Encode frames without losing any of them, or of their pixels.
 
     Args:
@@ -23,11 +23,11 @@ def encode_frames(vae, images: Tensor, mode: str, node: str) -> Tensor:
     Raises:
         ValueError: before anything is encoded, where the host would cut edges or last frames off.
     """
-    _check_size(vae, images, node)
+    _check_size(vae, images)
     if not _of_video(vae):
         return vae.encode(images)
     if mode == "clip":
-        _check_count(vae, len(images), node)
+        _check_count(vae, len(images))
         return vae.encode(images)
     bar = comfy.utils.ProgressBar(len(images))
     latents = []
@@ -42,25 +42,25 @@ def _of_video(vae) -> bool:
     return vae.latent_dim == 3 and not vae.not_video
 
 
-def _check_size(vae, images: Tensor, node: str) -> None:
+def _check_size(vae, images: Tensor) -> None:
     """The host centre-crops to whole latent pixels, and the frames no longer lie on their hints and masks."""
     unit = vae.spacial_compression_encode()
     height, width = images.shape[1:3]
     if vae.crop_input and (height % unit or width % unit):
         raise ValueError(
-            f"{node}: the images are {width}x{height}, but this VAE takes multiples of {unit} pixels and would cut the "
+            f"the images are {width}x{height}, but this VAE takes multiples of {unit} pixels and would cut the "
             f"edges off. Crop or resize them, for instance to {width // unit * unit}x{height // unit * unit}."
         )
 
 
-def _check_count(vae, frames: int, node: str) -> None:
+def _check_count(vae, frames: int) -> None:
     """Video VAEs pack several frames in a latent, and the host drops the last ones where they do not fill it."""
     to_latent, to_frames = vae.downscale_ratio[0], vae.upscale_ratio[0]
     latents = to_latent(frames)
     fit = to_frames(latents)
     if fit != frames:
         raise ValueError(
-            f"{node}: this VAE packs frames in groups, and holds {fit} or {to_frames(latents + 1)} frames but not "
+            f"this VAE packs frames in groups, and holds {fit} or {to_frames(latents + 1)} frames but not "
             f"{frames}: the last ones would be lost. Set count of Select Frames to one of these, or mode to "
             "single_frames."
         )

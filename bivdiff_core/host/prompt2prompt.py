@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import comfy.samplers
@@ -11,6 +12,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 from tqdm.auto import trange
 
+from ..grids import Schedule
 from ..prompt2prompt import (
     BLEND_FROM,
     CrossAttentionEdit,
@@ -22,9 +24,11 @@ from ..prompt2prompt import (
     parse_weights,
     share_self_attention,
 )
-from .latents import FLOW, check_inverted, check_latent, sampling_family
-from .sampling import UnitScaleSampler, check_made_for, denoising_sigmas, finished, named, run
-from .windows import FrameWindows, PairedWindows, set_windows
+from . import gate
+from .gate import Clip, Prompts
+from .latents import latent_with
+from .stages import denoise, denoising_sigmas, guider
+from .windows import FrameWindows, PairedWindows, Windows, set_windows
 
 LEAST_BLEND_CELLS = 8
 """On a side of the local blend's maps. On fewer, a word's place and the cells around it are the whole picture."""
@@ -32,7 +36,7 @@ COND = 0
 """How the host numbers the positive prompt in `cond_or_uncond`."""
 
 
-def read_prompt(clip, text: str, node: str) -> Prompt:
+def read_prompt(clip, text: str) -> Prompt:
     """A prompt's words with the tokens that the CLIP makes of each.
 
     Raises:
@@ -42,17 +46,38 @@ def read_prompt(clip, text: str, node: str) -> Prompt:
     def tokens(text: str) -> tuple[int, ...]:
         encoders = clip.tokenize(text, return_word_ids=True).values()
         if any(len(sections) > 1 for sections in encoders):
-            raise ValueError(f"{node}: the prompt {text!r} is longer than one section of 75 tokens. Shorten it.")
+            raise ValueError(f"the prompt {text!r} is longer than one section of 75 tokens. Shorten it.")
         return tuple(token for token, _, word in next(iter(encoders))[0] if word)
 
     words = tuple(text.split())
     prompt = Prompt(words, tuple(map(tokens, words)))
     if sum(prompt.tokens, ()) != tokens(text):
         raise ValueError(
-            f"{node}: the prompt {text!r} has weights in brackets or embeddings, whose tokens cannot be told word by "
+            f"the prompt {text!r} has weights in brackets or embeddings, whose tokens cannot be told word by "
             "word. Write plain words; word_weights changes how much a word counts."
         )
     return prompt
+
+
+@dataclass(frozen=True)
+class WordEdit:
+    """What is to become of a prompt's words.
+
+    Args:
+        kind: one of `prompt2prompt.EDITS`.
+        cross_replace_steps, self_replace_steps: shares of the steps, 0..1.
+        local_blend_words: words of either prompt, separated by blanks or commas; empty edits the whole picture.
+        word_weights: as `prompt2prompt.parse_weights` reads them.
+    """
+
+    source_prompt: str
+    target_prompt: str
+    negative_prompt: str
+    kind: str
+    cross_replace_steps: float
+    self_replace_steps: float
+    local_blend_words: str
+    word_weights: str
 
 
 class AttentionPatches:
@@ -157,30 +182,13 @@ def map_size(model, height: int, width: int, least: int = 1) -> tuple[int, int]:
 
 
 def edit_frames(
-    model,
-    clip,
-    latent: dict,
-    *,
-    node: str,
-    source_prompt: str,
-    target_prompt: str,
-    negative_prompt: str,
-    steps: int,
-    cfg: float,
-    scheduler: str,
-    edit: str,
-    cross_replace_steps: float,
-    self_replace_steps: float,
-    local_blend_words: str,
-    word_weights: str,
-    frames_per_batch: int,
+    model, clip, latent: dict, edit: WordEdit, schedule: Schedule, cfg: float, frames_per_batch: int
 ) -> tuple[dict, dict]:
     """Denoise inverted frames twice side by side, with the source prompt and, its attention edited, with the target.
 
     Args:
+        clip: CLIP of the MODEL.
         latent: LATENT `[F, C, H, W]` inverted with the source prompt.
-        cross_replace_steps, self_replace_steps: shares of the steps, 0..1.
-        local_blend_words: words of either prompt, separated by blanks or commas; empty edits the whole picture.
 
     Returns:
         The edited and the reconstructed LATENT.
@@ -190,57 +198,67 @@ def edit_frames(
     """
     if not isinstance(model.model.diffusion_model, UNetModel):
         raise ValueError(
-            f"{node}: {type(model.model.diffusion_model).__name__} has no attention that words can be exchanged in. "
-            "Use an SD 1.5, SD 2 or SDXL model."
+            f"{type(model.model.diffusion_model).__name__} has no attention that words can be exchanged in. Use an "
+            "SD 1.5, SD 2 or SDXL model."
         )
-    check_inverted(latent, node)
-    samples = check_latent(latent, model, node)
-    check_made_for(model, latent, node)
+    _check_chunks(model)
+    texts = [
+        clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)
+        for text in (edit.source_prompt, edit.target_prompt, edit.negative_prompt)
+    ]
+    source, target, negative = ([[text, {"pooled_output": pooled}]] for text, pooled in texts)
+    admitted = gate.admit(gate.EDIT_FRAMES, model, latent, Prompts(source + target, negative, cfg), Windows())
+    frames = admitted.samples.shape[0]
+    patches = _patches(admitted, clip, edit, schedule.steps, length=texts[0][0].shape[1])
+
+    sampling = model.get_model_object("model_sampling")
+    levels = comfy.samplers.calculate_sigmas(sampling, schedule.scheduler, schedule.steps)
+    sigmas = denoising_sigmas(admitted, levels, schedule)
+    text, pooled = (
+        torch.cat([row.repeat_interleave(frames, dim=0) for row in rows]) for rows in zip(*texts[:2], strict=True)
+    )
+    out = denoise(
+        admitted,
+        guider(
+            set_windows(patches.patch(admitted.model), PairedWindows(frames_per_batch)),
+            Prompts([[text, {"pooled_output": pooled}]], negative, cfg),
+        ),
+        partial(_denoise_pair, patches=patches),
+        sigmas,
+        torch.cat([admitted.samples, admitted.samples]),
+    )
+    reconstructed, edited = out.chunk(2)
+    return latent_with(latent, edited), latent_with(latent, reconstructed)
+
+
+def _check_chunks(model) -> None:
     windows = model.model_options.get("context_handler")
     if windows is not None and not (isinstance(windows, FrameWindows) and windows.independent):
         raise ValueError(
-            f"{node}: the model brings context windows, which would part frames from their sources. Wire in the model "
-            "from before Context Windows; frames_per_batch is what saves memory here."
+            "the model brings context windows, which would part frames from their sources. Wire in the model from "
+            "before Context Windows; frames_per_batch is what saves memory here."
         )
-    frames = samples.shape[0]
-    source, target = (read_prompt(clip, text, node) for text in (source_prompt, target_prompt))
-    *texts, negative = (
-        clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)
-        for text in (source_prompt, target_prompt, negative_prompt)
-    )
-    length = texts[0][0].shape[1]
-    alignment = named(node, align, edit, source, target, named(node, parse_weights, word_weights), length)
 
-    words = local_blend_words.replace(",", " ").split()
-    found = [[i for word in words for i in prompt.find(word)] for prompt in (source, target)]
+
+def _patches(admitted: Clip, clip, edit: WordEdit, steps: int, length: int) -> AttentionPatches:
+    """The attention patches of an edit.
+
+    Args:
+        length: of the encoded prompts, in tokens.
+    """
+    source, target = (read_prompt(clip, text) for text in (edit.source_prompt, edit.target_prompt))
+    alignment = align(edit.kind, source, target, parse_weights(edit.word_weights), length)
+    words = edit.local_blend_words.replace(",", " ").split()
     for word in words:
         if not source.find(word) and not target.find(word):
-            raise ValueError(f"{node}: local_blend_words has {word!r}, which is in neither prompt.")
-    coarse = math.prod(map_size(model, *samples.shape[-2:]))
-    blend_size = map_size(model, *samples.shape[-2:], least=LEAST_BLEND_CELLS)
-    patches = AttentionPatches(
+            raise ValueError(f"local_blend_words has {word!r}, which is in neither prompt.")
+    found = [[i for word in words for i in prompt.find(word)] for prompt in (source, target)]
+    frames, _, height, width = admitted.samples.shape
+    blend_size = map_size(admitted.model, height, width, least=LEAST_BLEND_CELLS)
+    return AttentionPatches(
         alignment,
-        round(cross_replace_steps * steps),
-        round(self_replace_steps * steps),
-        coarse,
+        round(edit.cross_replace_steps * steps),
+        round(edit.self_replace_steps * steps),
+        math.prod(map_size(admitted.model, height, width)),
         LocalBlend(found, frames, blend_size) if words else None,
     )
-
-    sampling = model.get_model_object("model_sampling")
-    flow = sampling_family(model, node) == FLOW
-    sigmas = denoising_sigmas(latent, comfy.samplers.calculate_sigmas(sampling, scheduler, steps), flow, 1.0, node)
-
-    guider = comfy.samplers.CFGGuider(set_windows(patches.patch(model), PairedWindows(frames_per_batch), node))
-    positive = [torch.cat([t.repeat_interleave(frames, dim=0) for t in row]) for row in zip(*texts, strict=True)]
-    guider.set_conds(*([[text, {"pooled_output": pooled}]] for text, pooled in (positive, negative)))
-    guider.set_cfg(cfg)
-    pair = torch.cat([samples, samples]).float()
-    out = run(
-        guider,
-        node,
-        UnitScaleSampler(partial(_denoise_pair, patches=patches), flow),
-        sigmas,
-        model.model.process_latent_out(pair),
-    )
-    reconstructed, edited = out.chunk(2)
-    return finished(latent, edited), finished(latent, reconstructed)

@@ -60,6 +60,10 @@ def falling(*levels: float) -> torch.Tensor:
     return torch.tensor(levels)
 
 
+def inverted(levels: torch.Tensor, flow: bool, strength: float = 1.0) -> torch.Tensor:
+    return grids.matched_inversion_grid(levels, grids.Schedule(len(levels) - 1, "bong_tangent", strength), flow)
+
+
 def test_levels_up_to_cuts_the_schedule_at_sigma():
     schedule = falling(14.6, 7.0, 3.0, 1.0, 0.3, 0.0)
     assert grids.levels_up_to(schedule, 2.0).tolist() == pytest.approx([2.0, 1.0, 0.3, 0.0])
@@ -70,37 +74,74 @@ def test_levels_up_to_cuts_the_schedule_at_sigma():
 
 def test_matched_grid_is_the_denoising_schedule_backwards():
     schedule = falling(14.6, 7.0, 3.0, 1.0, 0.3, 0.0)
-    assert torch.equal(grids.matched_inversion_grid(schedule, flow=False), schedule.flip(0))
+    assert torch.equal(inverted(schedule, flow=False), schedule.flip(0))
 
 
 def test_strength_is_the_same_level_for_every_model():
     """SD's sigma at t = 1000 * strength, also on a model whose own schedule goes elsewhere."""
     plain, shifted = falling(14.6, 3.0, 0.4, 0.0), falling(25.1, 2.0, 0.3, 0.0)
-    tops = [grids.matched_inversion_grid(s, flow=False, strength=0.5)[-1].item() for s in (plain, shifted)]
+    tops = [inverted(s, flow=False, strength=0.5)[-1].item() for s in (plain, shifted)]
     assert tops == pytest.approx([MODEL_SIGMAS[500].item()] * 2, rel=1e-4)
-    flow = grids.matched_inversion_grid(falling(1.0, 0.7, 0.3, 0.0), flow=True, strength=0.5)
+    flow = inverted(falling(1.0, 0.7, 0.3, 0.0), flow=True, strength=0.5)
     assert flow.tolist() == pytest.approx([0.0, 0.3, 0.5])
 
 
 def test_strength_lets_a_flow_schedule_stop_short_of_noise():
     """Only a full inversion must reach 1."""
-    grid = grids.matched_inversion_grid(falling(0.987, 0.4, 0.1, 0.0), flow=True, strength=0.6)
+    grid = inverted(falling(0.987, 0.4, 0.1, 0.0), flow=True, strength=0.6)
     assert grid.tolist() == pytest.approx([0.0, 0.1, 0.4, 0.6])
 
 
 def test_rounding_at_the_top_of_a_flow_schedule_is_no_error():
-    assert grids.matched_inversion_grid(falling(0.99999994, 0.5, 0.0), flow=True)[-1] > 0.9999
+    assert inverted(falling(0.99999994, 0.5, 0.0), flow=True)[-1] > 0.9999
 
 
 def test_flow_schedule_that_stops_short_is_refused():
     with pytest.raises(ValueError, match=re.escape("0.987")) as refusal:
-        grids.matched_inversion_grid(falling(0.987, 0.4, 0.0), flow=True)
-    assert "Choose scheduler simple, normal or beta" in str(refusal.value)
+        inverted(falling(0.987, 0.4, 0.0), flow=True)
+    assert "Set scheduler to simple, normal or beta" in str(refusal.value)
 
 
 def test_blind_first_step_is_refused():
     with pytest.raises(ValueError, match=re.escape("0.86")) as refusal:
-        grids.matched_inversion_grid(falling(14.6, 0.86, 0.0), flow=False)
+        inverted(falling(14.6, 0.86, 0.0), flow=False)
     assert "Raise steps" in str(refusal.value) and "ddim_uniform" in str(refusal.value)
-    grids.matched_inversion_grid(falling(14.6, 0.49, 0.0), flow=False)
-    grids.matched_inversion_grid(falling(1.0, 0.86, 0.0), flow=True)  # flow velocity is near constant: no limit
+    inverted(falling(14.6, 0.49, 0.0), flow=False)
+    inverted(falling(1.0, 0.86, 0.0), flow=True)  # flow velocity is near constant: no limit
+
+
+def test_image_share_is_what_is_left_of_the_image():
+    """The weight of x0 in the unit-variance latent, which correlates with x0 by just that."""
+    generator = torch.Generator().manual_seed(0)
+    x0, noise = torch.randn(2, 200_000, generator=generator)
+    for sigma in (0.5, 3.0):
+        z = (x0 + sigma * noise) / grids.unit_scale(sigma)
+        assert torch.corrcoef(torch.stack([x0, z]))[0, 1].item() == pytest.approx(
+            grids.image_share(sigma, False), abs=0.01
+        )
+    assert grids.image_share(0.25, flow=True) == 0.75
+    assert grids.image_share(0.0, flow=False) == grids.image_share(0.0, flow=True) == 1
+
+
+@pytest.mark.parametrize("flow", [False, True])
+def test_schedules_that_stop_far_below_noise_are_refused(flow):
+    """By the level that they reach, whatever strength was asked for."""
+    with pytest.raises(ValueError, match="bong_tangent tops out at sigma") as refusal:
+        inverted(falling(0.9, 0.4, 0.1, 0.0), flow)
+    assert "Set scheduler" in str(refusal.value)
+    with pytest.raises(ValueError, match="tops out at sigma 0.9, short of sigma"):
+        inverted(falling(0.9, 0.4, 0.1, 0.0), flow, strength=0.97)
+    assert inverted(falling(0.9, 0.4, 0.1, 0.0), flow, strength=0.2)[-1] <= 0.9
+
+
+@pytest.mark.parametrize("top", [13.1, 25.1, 2.93])
+def test_tops_of_any_model_and_of_few_steps_count_as_noise(top):
+    """ddim_uniform's with 50 steps, AnimateDiff's, ddim_uniform's with 3 steps."""
+    assert inverted(falling(top, 1.0, 0.3, 0.0), flow=False)[-1].item() == pytest.approx(top)
+
+
+def test_smoothing_begins_at_the_latents_level_or_not_at_all():
+    levels = falling(13.1, 4.0, 1.0, 0.3, 0.0)
+    assert grids.denoising_grid(levels, "normal", flow=False, top=2.0).tolist() == pytest.approx([2.0, 1.0, 0.3, 0.0])
+    with pytest.raises(ValueError, match="scheduler short tops out at sigma 1, short of sigma 2"):
+        grids.denoising_grid(falling(1.0, 0.3, 0.0), "short", flow=False, top=2.0)

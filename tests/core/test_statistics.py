@@ -63,7 +63,7 @@ def test_bounds_are_always_the_same_and_leave_other_noise_alone():
 
 
 @pytest.mark.parametrize(("scale", "failure"), [(0.85, "lost variance"), (1.2, "too much variance")])
-def test_strength_of_the_noise(scale, failure):
+def test_noise_std(scale, failure):
     (found,) = findings(scale * white())
     assert found.failure == failure and f"{scale:.2f}" in found.seen and "fireflow" in found.cure
 
@@ -118,8 +118,14 @@ def test_frames_that_are_alike_are_no_fault(frames):
     ids=["empty", "of another scale", "smooth"],
 )
 def test_what_was_never_inverted_is_said_to_be_so(latent):
-    (found,) = findings(latent)
+    (found,) = findings(latent, branch="")
     assert found.failure == "this is no inverted latent" and "DDIM Inverse" in found.cure
+
+
+def test_what_says_that_it_was_inverted_is_believed():
+    """Inversions of smooth footage stay as smooth as this at any number of steps."""
+    smooth = torch.nn.functional.interpolate(white(8, 4, 8, 8), scale_factor=4)
+    assert failures(smooth, branch="video") == ["structure left in the noise"]
 
 
 def test_below_full_strength_only_bad_frames_count():

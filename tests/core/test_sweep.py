@@ -8,26 +8,31 @@ from bivdiff_core import sweep
 
 @pytest.mark.parametrize("text", ["0, .25 1", "0,0.25,1", " 0\n0.25;1".replace(";", " "), "0 25e-2 1,"])
 def test_ratios_are_read(text):
-    assert sweep.parse_ratios(text, "List") == [0.0, 0.25, 1.0]
+    assert sweep.parse_ratios(text) == [0.0, 0.25, 1.0]
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("0, half", "'half' is no number"), ("1.5", "1.5 must lie"), (" , ", "no ratios"), ("nan", "nan must lie")],
+    [
+        ("0, half", "got 'half'"),
+        ("1.5", "1.5 must lie"),
+        (" , ", "no ratios"),
+        ("nan", "nan must lie"),
+    ],
 )
 def test_what_is_no_ratio_is_refused(text, said):
-    with pytest.raises(ValueError, match=f"^List: .*{said}"):
-        sweep.parse_ratios(text, "List")
+    with pytest.raises(ValueError, match=said):
+        sweep.parse_ratios(text)
 
 
 def test_words_are_read_in_their_order():
-    assert sweep.parse_choices(" b,a\n c,", {"a": 1, "b": 2, "c": 3}, "List") == ["b", "a", "c"]
+    assert sweep.parse_choices(" b,a\n c,", {"a": 1, "b": 2, "c": 3}) == ["b", "a", "c"]
 
 
 @pytest.mark.parametrize(("text", "said"), [("a, d", "'d' is none of a, b"), (" , ", "nothing to try.* a, b")])
 def test_what_is_no_choice_is_refused(text, said):
-    with pytest.raises(ValueError, match=f"^List: .*{said}"):
-        sweep.parse_choices(text, ("a", "b"), "List")
+    with pytest.raises(ValueError, match=said):
+        sweep.parse_choices(text, ("a", "b"))
 
 
 def test_the_grid_shows_every_video_whole_under_its_name():
@@ -48,9 +53,9 @@ def test_the_grid_moves():
 
 
 def test_the_best_are_beaten_by_none():
-    likeness, flicker = [0.9, 0.8, 0.7, 0.6, 0.6], [0.5, 0.2, 0.3, 0.1, 0.1]
-    assert sweep.best_of(likeness, flicker, [False] * 5) == [0, 1, 3, 4]
-    assert sweep.best_of(likeness, flicker, [False, True, False, False, False]) == [0, 2, 3, 4]
+    similarity, flicker = [0.9, 0.8, 0.7, 0.6, 0.6], [0.5, 0.2, 0.3, 0.1, 0.1]
+    assert sweep.best_of(similarity, flicker, [False] * 5) == [0, 1, 3, 4]
+    assert sweep.best_of(similarity, flicker, [False, True, False, False, False]) == [0, 2, 3, 4]
 
 
 def test_a_frozen_video_is_never_best():
@@ -58,5 +63,5 @@ def test_a_frozen_video_is_never_best():
     picture = torch.nn.functional.interpolate(pattern, size=(64, 64), mode="bicubic")[0].movedim(0, -1).clamp(0, 1)
     moving = torch.stack([picture.roll(2 * t, 1) for t in range(4)])
     frozen = moving[:1].expand_as(moving)
-    likeness, flicker, best, lost = sweep.compare([moving, frozen], moving)
-    assert flicker[1] < flicker[0] and lost == [False, True] and best == [0] and likeness[0] > likeness[1]
+    similarity, flicker, best, lost = sweep.compare([moving, frozen], moving)
+    assert flicker[1] < flicker[0] and lost == [False, True] and best == [0] and similarity[0] > similarity[1]

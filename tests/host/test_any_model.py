@@ -33,6 +33,8 @@ def run(pack, name: str, model, positive: list, negative: list) -> Tensor:
     if node_id.startswith("BIVDiffInvert"):
         texts = {"conditioning": positive}
     latent = {"latent_image" if node_id == "BIVDiffFrameSampler" else "latent": {"samples": noise}}
+    if node_id in ("BIVDiffInvertVideo", "BIVDiffTemporalSmoother"):
+        model = tiny.seeing_together(model)
     given = {"model": model, "steps": 3, "scheduler": "normal", **texts, **latent, **settings}
     return tiny.run(pack, node_id, **given)[0]["samples"]
 
@@ -218,7 +220,7 @@ def test_a_patched_schedule_beside_stable_diffusions(pack, name, strength):
     """
     image = tiny.exact_model(tiny.TinySD, MIXTURE)
     patch, kind, sigma_max = PATCHES[name]
-    video = patch(pack, tiny.exact_model(tiny.TinySD, MIXTURE))
+    video = patch(pack, tiny.seeing_together(tiny.exact_model(tiny.TinySD, MIXTURE)))
     network = video.model.diffusion_model
     network.sigmas, network.kind = video.get_model_object("model_sampling").sigmas, kind
 

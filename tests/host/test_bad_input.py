@@ -10,6 +10,8 @@ import torch
 from test_chunks import F, controlled, pair, random
 from torch import Tensor
 
+from bivdiff_core.grids import sd_sigma
+
 LATENT = (F, 4, 8, 8)
 NAMES = {
     "BIVDiffFrameSampler": "Frame-wise Image Sampler",
@@ -263,9 +265,11 @@ def test_branches_of_different_kinds(pack, inverted):
     for key, value, what in (
         ("latent_format", "SDXL", "latent space, image SDXL and video SD15"),
         ("family", "flow", "kind of noise, image flow and video diffusion"),
-        ("strength", 0.5, "strength, image 0.5 and video 1.0"),
+        ("strength", 0.5, "different noise levels, image at sigma 1.62 (strength 0.5) and video at sigma"),
     ):
         other = {**inverted, "bivdiff": {**told, key: value}}
+        if key == "strength":
+            other["bivdiff"]["sigma"] = sd_sigma(500)
         refused(pack, "BIVDiffMixedInversion", None, what, image_latent=other, video_latent=inverted, mixing_ratio=0.5)
 
 

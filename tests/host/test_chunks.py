@@ -354,6 +354,7 @@ def test_hints_for_some_frames_only(pack):
 def test_overlapping_windows_on_independent_frames(pack, name):
     """On a model that sees no motion, overlapping windows must fuse to the whole, each hint with its frame."""
     model, positive, negative, latent = SCENARIOS[name](pack, flip=False)
+    model = tiny.seeing_together(model)
     z = torch.randn(latent["samples"].shape, generator=torch.Generator().manual_seed(9))
     given = {"positive": positive, "negative": negative, "latent": {"samples": z}, "steps": 3, "cfg": 3.0}
     given["scheduler"] = "normal"
@@ -367,7 +368,8 @@ def test_overlapping_windows_on_independent_frames(pack, name):
 def test_windows_of_a_video_model_are_seen_together(pack):
     """A window sees all its frames and no others; windows of the whole clip's length are the clip itself."""
     model, text, latent = tiny.video_model(pack), tiny.text(), tiny.frames(*LATENT)
-    given = {"model": model, "conditioning": text, "steps": 1, "solver": "ddim"}  # one call: windows meet in a second
+    # One call, a short way up: windows meet in a second.
+    given = {"model": model, "conditioning": text, "steps": 1, "strength": 0.01, "solver": "ddim"}
     other = {"samples": torch.cat([latent["samples"][:-1], tiny.frames(1, 4, 8, 8, seed=99)["samples"]])}
 
     def moved(length: int, overlap: int) -> list[bool]:
@@ -627,6 +629,7 @@ def test_core_windows_get_the_right_hints(pack, causal_window_fix):
 def test_core_windows_get_the_right_hints_in_the_smoother(pack, context_length):
     """A MODEL with windows of its own needs none from the node."""
     model, positive, negative, _ = control_net(pack, flip=False)
+    model = tiny.seeing_together(model)
     (windowed,) = pack.run("ContextWindowsManual", model=model, **CORE_WINDOWS)
     z = torch.randn(LATENT, generator=torch.Generator().manual_seed(9))
     given = {"positive": positive, "negative": negative, "latent": {"samples": z}, "steps": 3, "cfg": 3.0}
@@ -662,4 +665,26 @@ def test_frame_noise_is_the_hosts_noise(pack):
     (shared,) = tiny.run(pack, "BIVDiffFrameNoise", seed=5, mode="shared")
     noise = shared.generate_noise(latent)
     assert all(torch.equal(frame, noise[0]) for frame in noise)
-    assert torch.equal(noise[0], core.generate_noise(latent)[0])
+    assert torch.equal(noise[0], core.generate_noise(empty())[0])
+
+
+@pytest.mark.parametrize("mode", ["independent", "shared", "progressive"])
+def test_a_frames_noise_depends_on_its_place_in_the_clip(pack, mode):
+    """Frames taken out by Latent From Batch, also in parts, get what they get in the whole clip."""
+    (noise,) = tiny.run(pack, "BIVDiffFrameNoise", seed=5, mode=mode)
+    whole = noise.generate_noise(empty())
+    (part,) = pack.run("LatentFromBatch", samples=empty(), batch_index=2, length=3)
+    assert torch.equal(noise.generate_noise(part), whole[2:])
+    (last,) = pack.run("LatentFromBatch", samples=part, batch_index=2, length=1)
+    assert torch.equal(noise.generate_noise(last), whole[4:])
+
+
+@pytest.mark.parametrize("mode", ["independent", "shared", "progressive"])
+def test_frames_of_one_seed_are_alike_and_of_unit_variance(pack, mode):
+    """Latent Batch Seed Behavior fixed: one place for all frames."""
+    large = {"samples": torch.zeros(8, 4, 32, 32)}
+    (fixed,) = pack.run("LatentBatchSeedBehavior", samples=large, seed_behavior="fixed")
+    (noise,) = tiny.run(pack, "BIVDiffFrameNoise", seed=5, mode=mode)
+    drawn = noise.generate_noise(fixed)
+    assert all(torch.equal(frame, drawn[0]) for frame in drawn)
+    assert drawn.std(dim=(1, 2, 3)).tolist() == pytest.approx([1] * 8, abs=0.05)

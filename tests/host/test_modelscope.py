@@ -168,7 +168,7 @@ def loaded(pack, folder) -> tuple:
 def test_every_weight_at_full_size_has_its_place(pack):
     with torch.device("meta"):
         unet = UNet3DConditionModel()
-    rename = pack.import_module("bivdiff_core.host.modelscope").diffusers_name
+    rename = pack.import_module("bivdiff_core.host.loaders.modelscope").diffusers_name
     named = as_unet_sd(unet)
     places = {rename(key, layers=2): tensor.numel() for key, tensor in named.items()}
     assert places == {key: tensor.numel() for key, tensor in unet.state_dict().items()}

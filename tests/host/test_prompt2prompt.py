@@ -224,7 +224,7 @@ def test_without_replaced_steps_it_is_plain_sampling(pack, architecture, latent)
     (plain,) = tiny_models.run(
         pack,
         "BIVDiffTemporalSmoother",
-        model=model,
+        model=tiny_models.seeing_together(model),
         positive=[[text, {"pooled_output": pooled}]],
         negative=[negative],
         latent={"samples": latent["samples"].repeat(2, 1, 1, 1)},
@@ -267,7 +267,7 @@ def test_a_model_without_words_to_exchange_is_refused(pack, clip, latent):
 
 
 def test_a_latent_of_another_models_space_is_refused(pack, model, clip, latent):
-    inverted = {**latent, "bivdiff": {"strength": 1.0, "latent_format": "SDXL", "family": "diffusion"}}
+    inverted = tiny_models.inverted(pack, latent["samples"], latent_format="SDXL")
     calls = tiny_models.Calls()
     with pytest.raises(ValueError, match="latent space SDXL, but this model's is SD15"):
         edit(pack, calls.on(model), clip, inverted)

@@ -43,10 +43,10 @@ def test_healthy_noise_raises_no_alarm(pack, shape):
 
 
 def test_the_cure_is_that_of_the_node_the_latent_comes_from(pack):
-    weak = {"samples": 0.6 * noise(8, 4, 16, 16), "bivdiff": {"branch": "mix", "strength": 1.0}}
+    weak = tiny.inverted(pack, 0.6 * noise(8, 4, 16, 16), branch="mix")
     _, summary, alarm = pack.run("BIVDiffLatentReport", latent=weak)
     assert alarm is True and "lost variance" in summary and "variance_preserving" in summary
-    weak["bivdiff"] = {"branch": "image", "strength": 0.5}
+    weak = tiny.inverted(pack, weak["samples"], branch="image", strength=0.5)
     assert pack.run("BIVDiffLatentReport", latent=weak)[2] is False
 
 

@@ -394,14 +394,14 @@ def test_conditioning_of_another_model_is_refused(pack, video, frames_first):
 
 def test_sigmas_stay_as_they_are(pack, wan):
     """uni_pc writes into those that it gets."""
-    sampling = pack.import_module("bivdiff_core.host.sampling")
+    sampler = pack.import_module("bivdiff_core.host.sampler")
     ksampler = comfy.samplers.sampler_object("uni_pc")
     guider = comfy.samplers.CFGGuider(wan.model)
     guider.set_conds(wan.text(), wan.text())
     guider.set_cfg(1.0)
     sigmas = comfy.samplers.calculate_sigmas(wan.model.get_model_object("model_sampling"), "simple", 4)
     before = sigmas.clone()
-    sampler = sampling.UnitScaleSampler(ksampler.sampler_function, flow=True)
+    uni_pc = sampler.UnitScaleSampler(ksampler.sampler_function, flow=True)
     with torch.inference_mode():
-        sampling.run(guider, "test", sampler, sigmas, noise(1, 16, T, 8, 8))
+        sampler.run(guider, uni_pc, sigmas, noise(1, 16, T, 8, 8))
     assert torch.equal(sigmas, before)

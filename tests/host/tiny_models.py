@@ -23,6 +23,7 @@ import comfy.t2i_adapter.adapter
 import safetensors.torch
 import torch
 from comfy.model_base import ModelType
+from comfy.patcher_extension import PatcherInjection
 from torch import Tensor
 
 CPU = torch.device("cpu")
@@ -237,7 +238,7 @@ def t2i_adapter(seed: int = 2) -> comfy.controlnet.T2IAdapter:
 
 def video_model(pack, seed: int = 3) -> comfy.model_patcher.ModelPatcher:
     """A UNet3DConditionModel as the pack wraps it."""
-    wrapped = pack.import_module("bivdiff_core.host.video_unet")
+    wrapped = pack.import_module("bivdiff_core.host.loaders.video_unet")
 
     class TinyVideo(wrapped.VideoModelConfig):
         latent_format = comfy.latent_formats.SD15
@@ -246,6 +247,13 @@ def video_model(pack, seed: int = 3) -> comfy.model_patcher.ModelPatcher:
     config = TinyVideo(UNET_3D)
     config.set_inference_dtype(torch.float32, None)
     return _patcher(config.get_model({}, "", device=CPU), seed)
+
+
+def seeing_together(model: comfy.model_patcher.ModelPatcher) -> comfy.model_patcher.ModelPatcher:
+    """An image MODEL that passes for a video model: a motion module of a pack that nobody knows, of strength 0."""
+    model = model.clone()
+    model.set_injections("motion", [PatcherInjection(lambda patcher: None, lambda patcher: None)])
+    return model
 
 
 def wan_model(seed: int = 4, **config) -> comfy.model_patcher.ModelPatcher:
@@ -370,6 +378,14 @@ def frames(*shape: int, seed: int = 6) -> dict:
     padded = torch.nn.functional.pad(flat, (1, 1, 1, 1), mode="circular")
     smooth = torch.nn.functional.conv2d(padded, kernel, groups=noise.shape[-3]) if noise.ndim == 4 else noise
     return {"samples": smooth.reshape(shape) / smooth.std() / 0.18215}
+
+
+def inverted(pack, samples: Tensor, **told) -> dict:
+    """A LATENT of these samples that says of itself that it was inverted, to full noise and by a video model."""
+    module = pack.import_module("bivdiff_core.host.inverted")
+    full = {"sigma": 13.12, "at_sigma_max": False, "strength": 1.0, "grid": "matched", "branch": "video"}
+    inversion = module.Inversion(**{**full, "latent_format": "SD15", "family": "diffusion", **told})
+    return module.inverted_latent({}, samples, inversion)
 
 
 class Calls:

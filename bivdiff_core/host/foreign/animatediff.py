@@ -11,7 +11,11 @@ import sys
 
 from comfy.patcher_extension import WrappersMP
 
+from . import names_of
+
 log = logging.getLogger(__name__)
+
+of_animatediff = names_of("AnimateDiff-Evolved 1.5.7")
 
 PARAMS, SAMPLE_SETTINGS, MOTION = "ADE_params", "ADE_sample_settings", "ADE"
 WRAPPER_KEY = "bivdiff_keyframes"
@@ -35,12 +39,14 @@ def motion_models(model) -> list:
     return model.get_additional_models_with_key(MOTION)
 
 
+@of_animatediff
 def takes_frames_together(model) -> bool:
     """Whether a MODEL's frames depend on each other or on windows that AnimateDiff-Evolved cuts."""
     params = model.get_attachment(PARAMS)
-    return params is not None and (bool(motion_models(model)) or _brought(params.context_options))
+    return params is not None and (bool(motion_models(model)) or has_windows(params.context_options))
 
 
+@of_animatediff
 def set_windows(model, length: int, overlap: int):
     """A clone of a MODEL with AnimateDiff-Evolved's own windows; those that the MODEL brings stay in force.
 
@@ -48,7 +54,7 @@ def set_windows(model, length: int, overlap: int):
     the same at every step, so that inversion and denoising see the same ones.
     """
     params = model.get_attachment(PARAMS)
-    if _brought(params.context_options):
+    if has_windows(params.context_options):
         return model
     pack = sys.modules[type(params.context_options).__module__]
     windows = pack.ContextOptionsGroup()
@@ -64,6 +70,7 @@ def set_windows(model, length: int, overlap: int):
     return model
 
 
+@of_animatediff
 def for_inversion(model):
     """A clone of a MODEL whose keyframes hold for the noise levels that they name; other MODELs as they are.
 
@@ -96,7 +103,20 @@ def _clone(model):
     return clone
 
 
-def check_beside_another(model, node: str) -> None:
+def check_alone(model) -> None:
+    """Refuse a MODEL whose frames depend on each other where every frame is on its own.
+
+    Raises:
+        ValueError: it has motion models, or windows of AnimateDiff-Evolved.
+    """
+    if takes_frames_together(model):
+        raise ValueError(
+            "the model has AnimateDiff, which makes frames together, but here every frame is on its own. Wire in the "
+            "image model from before the AnimateDiff nodes."
+        )
+
+
+def check_beside_another(model) -> None:
     """Refuse to sample two MODELs at a time: AnimateDiff-Evolved exchanges the host's guidance while its own samples.
 
     Raises:
@@ -104,12 +124,13 @@ def check_beside_another(model, node: str) -> None:
     """
     if model.get_attachment(PARAMS) is not None:
         raise ValueError(
-            f"{node}: AnimateDiff-Evolved takes over all sampling while its model runs, so no other model can run "
+            "AnimateDiff-Evolved takes over all sampling while its model runs, so no other model can run "
             "beside it. Use another video model (ZeroScope, ModelScope), or invert and smooth one after the other."
         )
 
 
-def check_run(model, frames: int, node: str) -> None:
+@of_animatediff
+def check_run(model, frames: int) -> None:
     """Refuse what would not survive an inversion or a start from inverted frames, and warn of what surprises.
 
     Args:
@@ -124,31 +145,30 @@ def check_run(model, frames: int, node: str) -> None:
         return
     settings = model.get_attachment(SAMPLE_SETTINGS)
     if settings is not None:
-        _check_settings(settings, node)
+        _check_settings(settings)
     windows = params.context_options
     if takes_frames_together(model) and model.model_options.get("context_handler") is not None:
         raise ValueError(
-            f"{node}: the model has AnimateDiff, but also ComfyUI's Context Windows, which do not tell it how many "
+            "the model has AnimateDiff, but also ComfyUI's Context Windows, which do not tell it how many "
             "frames it sees. Remove Context Windows and set context_length, or wire in AnimateDiff's Context Options."
         )
-    if _brought(windows) and not _static(windows):
+    if has_windows(windows) and not _static(windows):
         log.warning(
-            "%s: AnimateDiff's context options change from step to step, so that inversion and smoothing see different "
-            "windows and the frames come back less exactly. Standard Static is the schedule that does not.",
-            node,
+            "AnimateDiff's context options change from step to step, so that inversion and smoothing see different "
+            "windows and the frames come back less exactly. Standard Static is the schedule that does not."
         )
     seen = min(frames, (windows.view_options or windows).context_length or frames)
     for motion in motion_models(model):
         limit = motion.model.encoding_max_len
         if limit is not None and seen > limit:
             raise ValueError(
-                f"{node}: AnimateDiff's motion model knows {limit} frames at once but would see {seen}. Set "
+                f"AnimateDiff's motion model knows {limit} frames at once but would see {seen}. Set "
                 f"context_length to {limit} or less, also in AnimateDiff's Context Options if they are wired in."
             )
 
 
-def _brought(windows) -> bool:
-    """Whether a MODEL has context options; without, there is one without a schedule."""
+def has_windows(windows) -> bool:
+    """Whether context options cut anything; a MODEL without any has some without a schedule."""
     return windows.context_schedule is not None
 
 
@@ -157,7 +177,7 @@ def _static(windows) -> bool:
     return len(windows.contexts) == 1 and set(cuts) <= set(STATIC_SCHEDULES)
 
 
-def _check_settings(settings, node: str) -> None:
+def _check_settings(settings) -> None:
     for found, what in (
         (settings.iteration_opts.iterations > 1, "iterations (FreeInit and the like)"),
         (not settings.image_injection.is_empty(), "image injection"),
@@ -165,15 +185,14 @@ def _check_settings(settings, node: str) -> None:
     ):
         if found:
             raise ValueError(
-                f"{node}: AnimateDiff's Sample Settings have {what}, which would put other noise in the place of the "
+                f"AnimateDiff's Sample Settings have {what}, which would put other noise in the place of the "
                 "inverted frames. Take it out of Sample Settings, or use a model without them."
             )
     if settings.custom_cfg is not None:
-        log.warning("%s: AnimateDiff's Sample Settings have a custom CFG, which overrides the smoother's cfg.", node)
+        log.warning("AnimateDiff's Sample Settings have a custom CFG, which overrides the smoother's cfg.")
     if settings.noise_type != "default":
         log.warning(
-            "%s: AnimateDiff's Sample Settings ask for noise of type %s. Here the inverted frames are the noise; core "
+            "AnimateDiff's Sample Settings ask for noise of type %s. Here the inverted frames are the noise; core "
             "samplers would replace what Inverted Latent to Noise gives them.",
-            node,
             settings.noise_type,
         )

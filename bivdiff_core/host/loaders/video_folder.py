@@ -61,7 +61,7 @@ def load_video_folder(name: str):
     tops = [Path(top, name) for top in folder_paths.get_folder_paths("diffusers")]
     folder = next((top for top in tops if top.is_dir()), None)
     if folder is None:
-        raise FileNotFoundError(f"Load Video Diffusion Model: there is no folder {name} in models/diffusers.")
+        raise FileNotFoundError(f"there is no folder {name} in models/diffusers.")
     return load_unet(folder), load_text_encoder(folder), load_autoencoder(folder)
 
 
@@ -162,14 +162,12 @@ def _config(folder: Path, name: str = "config.json") -> dict:
     try:
         return json.loads((folder / name).read_text(encoding="utf-8"))
     except OSError:
-        raise FileNotFoundError(
-            f"Load Video Diffusion Model: {folder} has no {name}. Download the folder whole."
-        ) from None
+        raise FileNotFoundError(f"{folder} has no {name}. Download the folder whole.") from None
 
 
 def _weights(folder: Path, names: tuple[str, ...]) -> dict[str, Tensor]:
     """The first of the files that is there; pickles are read weights-only, by the host's safe loader."""
     path = next((folder / name for name in names if os.path.exists(folder / name)), None)
     if path is None:
-        raise FileNotFoundError(f"Load Video Diffusion Model: {folder} holds none of {', '.join(names)}.")
+        raise FileNotFoundError(f"{folder} holds none of {', '.join(names)}.")
     return comfy.utils.load_torch_file(str(path), safe_load=True)

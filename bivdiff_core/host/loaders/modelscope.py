@@ -131,7 +131,6 @@ def _checkpoint(folder: Path, part: str) -> dict[str, Tensor]:
     path = folder / _model(folder)["model_args"][f"ckpt_{part}"]
     if not path.is_file():
         raise FileNotFoundError(
-            f"Load Video Diffusion Model: {folder} has no {path.name}, which its {CONFIGURATION} names. Download the "
-            "folder whole."
+            f"{folder} has no {path.name}, which its {CONFIGURATION} names. Download the folder whole."
         )
     return comfy.utils.load_torch_file(str(path), safe_load=True)

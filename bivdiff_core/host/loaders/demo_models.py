@@ -20,7 +20,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..demo import models
+from ...demo import models
 from .loading import load_model, precision
 from .video_unet import VideoModelConfig
 

@@ -184,7 +184,7 @@ def load_part(checkpoint: Path, part: str) -> dict[str, Tensor]:
         weights = comfy.utils.load_torch_file(str(checkpoint), safe_load=True)
     except torch.serialization.pickle.UnpicklingError:  # from a weights-only load
         raise ValueError(
-            f"Load Video Diffusion Model: {checkpoint} holds other objects beside the weights, which could run any "
+            f"{checkpoint} holds other objects beside the weights, which could run any "
             "code and are not read. If you trust where it comes from, convert it once: open a terminal in its folder "
             f'and run, with a Python that has PyTorch Lightning,\npython -c "{CONVERT}"'
         ) from None

@@ -8,7 +8,7 @@ import comfy.supported_models_base
 import torch
 from torch import Tensor
 
-SWAPPED_LAYERS = ("Linear", "Conv1d", "Conv2d", "Conv3d", "GroupNorm", "LayerNorm")
+from ..foreign.comfyui import use_host_layers
 
 
 class VideoUNet(torch.nn.Module):
@@ -39,10 +39,7 @@ class VideoUNet(torch.nn.Module):
             self.unet, dtype
         )  # ModelMixin's own .to warns of layers to be kept in fp32, of which none are
         self.dtype = dtype
-        for module in self.unet.modules():
-            for name in SWAPPED_LAYERS:
-                if type(module) is getattr(torch.nn, name):
-                    module.__class__ = getattr(operations, name)
+        use_host_layers(self.unet, operations)
 
     def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, transformer_options: dict, **_) -> Tensor:
         """Predict eps of whole clips.

@@ -1,0 +1,390 @@
+"""The one way in: what a node was given is held against itself, and admitted whole or refused before any sampling.
+
+The order is the same for every node: the latent alone, the latent against the MODEL, the MODEL against what the node
+needs, what the latent is, windows, conditioning. What only may be wrong is a warning, logged; the node shows it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+
+import comfy.sample
+from comfy.hooks import EnumHookType
+from einops import rearrange
+from torch import Tensor
+
+from ..statistics import has_noise_std, is_noise, is_white, noise_figures
+from .families import Family, distilled_guidance, family_of, noise_of, takes_video_latents
+from .foreign import animatediff
+from .foreign.comfyui import mechanisms_on
+from .inverted import Inversion, inversion_of
+from .latents import as_clip, frame_dim
+from .windows import FrameWindows, Windows, check_frame_counts, check_windows, set_windows
+
+log = logging.getLogger(__name__)
+
+CLIP_CONDITIONING = ("concat_latent_image", "concat_mask", "reference_latents", "time_dim_concat", "keyframe_idxs")
+"""Conditioning of a whole video, meaningless for its time slices taken one by one."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a node does with a MODEL and a LATENT.
+
+    Args:
+        video: whether the MODEL is to see the clip as a whole, as opposed to its frames one by one.
+        latent: `start` (empty or encoded), `clean` (encoded) or `inverted`.
+        inverts: whether noise rises.
+    """
+
+    video: bool
+    latent: str
+    inverts: bool = False
+
+
+MAKE_FRAMES = Role(video=False, latent="start")
+INVERT_FRAMES = Role(video=False, latent="clean", inverts=True)
+INVERT_CLIP = Role(video=True, latent="clean", inverts=True)
+SMOOTH_CLIP = Role(video=True, latent="inverted")
+EDIT_FRAMES = Role(video=False, latent="inverted")
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What guides a run: CONDITIONING for and against, and how strictly; an inversion has one and no guidance."""
+
+    positive: list
+    negative: list
+    cfg: float = 1.0
+
+    @classmethod
+    def unguided(cls, conditioning: list) -> Prompts:
+        """One CONDITIONING without guidance."""
+        return cls(conditioning, conditioning)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """An admitted request: MODEL, LATENT and prompts that fit each other, and what is known of them.
+
+    Args:
+        role: what the node does with it.
+        model: with its windows set.
+        family: the MODEL's kind.
+        noise: kind of noise, `diffusion` or `flow`; empty where the node need not know.
+        latent: as it came.
+        samples: as the MODEL takes them.
+        sliced: whether they are the time slices of a video, `[T, C, 1, H, W]`, that goes on as `[1, C, T, H, W]`.
+        prompts: as the MODEL takes them.
+        inversion: how the latent was inverted, where it says so.
+    """
+
+    role: Role
+    model: object
+    family: Family
+    noise: str
+    latent: dict
+    samples: Tensor
+    sliced: bool
+    prompts: Prompts
+    inversion: Inversion | None
+
+
+def admit(role: Role, model, latent: dict, prompts: Prompts, windows: Windows, strength: float = 1.0) -> Clip:
+    """Hold a node's inputs against each other.
+
+    Args:
+        windows: in which the MODEL is to see the frames.
+        strength: how far an inverted latent went that does not say so itself.
+
+    Raises:
+        ValueError: what arrived, what was expected, and which control or wire settles it.
+    """
+    samples = admit_samples(latent)
+    if role.latent == "start":
+        spacial, temporal = (latent.get(f"downscale_ratio_{name}") for name in ("spacial", "temporal"))
+        samples = comfy.sample.fix_empty_latent_channels(model, samples, spacial, temporal)
+    samples = _fit_model(samples, model, role)
+    if latent.get("noise_mask") is not None:
+        _check_mask(latent["noise_mask"], samples)
+    family = admit_model(model, role.video, prompts)
+    noise = "" if role.latent == "start" else noise_of(model)
+    inversion = _admit_content(role, model, noise, latent, samples, strength)
+
+    sliced = role.inverts and not role.video and samples.ndim == 5 and samples.shape[2] > 1
+    if sliced:
+        samples, prompts = _slice(samples, prompts)
+    model = _window_clip(model, windows, samples) if role.video else set_windows(model, FrameWindows(windows.length))
+    check_windows(model, samples)
+    if role.latent != "start":
+        animatediff.check_run(model, samples.shape[0])
+    prompts = _admit_prompts(role, family, model, prompts, latent, samples)
+    return Clip(role, model, family, noise, latent, samples, sliced, prompts, inversion)
+
+
+def chunk_frames(model, frames_per_batch: int):
+    """An image MODEL with its frames in independent chunks, 0 for as many as free memory holds.
+
+    Raises:
+        ValueError: a MODEL whose frames depend on each other.
+    """
+    if model.model_options.get("context_handler") is None:
+        admit_model(model, video=False)
+    else:  # windows that it brings stay in force, and there are no chunks
+        animatediff.check_alone(model)
+    return set_windows(model, FrameWindows(frames_per_batch))
+
+
+def _window_clip(model, windows: Windows, samples: Tensor):
+    """A video MODEL with overlapping windows over a clip, as it is where their length is 0."""
+    if windows.length == 0:
+        return model
+    if windows.overlap >= windows.length:
+        raise ValueError(
+            f"windows of {windows.length} frames that overlap by {windows.overlap} do not move on. Set context_overlap "
+            "below context_length."
+        )
+    if samples.ndim == 5 and samples.shape[0] > 1:
+        raise ValueError(
+            f"the latent holds {samples.shape[0]} videos, and windows cut one at a time. Pass one (Latent From Batch), "
+            "or set context_length 0."
+        )
+    return set_windows(model, FrameWindows(windows.length, windows.overlap, frame_dim(samples)))
+
+
+def admit_samples(latent: dict) -> Tensor:
+    """The samples of a LATENT of one part that holds frames.
+
+    Raises:
+        ValueError: sound beside the video, or no frames.
+    """
+    samples = latent["samples"]
+    if samples.is_nested:
+        raise ValueError(
+            "got a latent of several parts (video and audio), expected the video alone. Take it out with Separate AV "
+            "Latent."
+        )
+    if samples.numel() == 0:
+        raise ValueError("the latent holds no frames. Check the start and count of Select Frames.")
+    return samples
+
+
+def admit_inverted(latent: dict, strength: float = 1.0) -> Inversion | None:
+    """How a LATENT was inverted, where it says so; noise that does not say so passes too.
+
+    One rule for every node: what says that it was inverted is believed, and what does not must look like noise.
+
+    Args:
+        strength: how far it went if it does not say so.
+
+    Raises:
+        ValueError: the latent plainly is no noise.
+    """
+    samples = admit_samples(latent)
+    inversion = inversion_of(latent)
+    std, spatial = noise_figures(samples)
+    seen = f"its noise std is {std:.2f} and neighbouring values correlate at {spatial:.2f}"
+    if inversion is not None:
+        if inversion.strength == 1 and not is_noise(std, spatial):
+            log.warning(
+                "The inverted latent is far from noise: %s, where noise has 1 and 0. Smooth footage (a sky, a wall) "
+                "does that at any number of steps; if the video smears, look at it with Inverted Latent Report.",
+                seen,
+            )
+    elif not has_noise_std(std) or (strength == 1 and not is_noise(std, spatial)):
+        raise ValueError(
+            f"this latent is no noise: {seen}, expected about 1 and 0. Wire the output of DDIM Inverse or Mixed "
+            "Inversion Blend. One that was saved says that it was inverted if Save Inverted Latent saved it; otherwise "
+            "set strength to what its inversion had."
+        )
+    elif strength == 1 and not is_white(std, spatial):
+        log.warning(
+            "The latent does not say how far it was inverted, and it is taken for full noise, though %s. If its "
+            "inversion had a strength below 1, set that strength here too, or save it with Save Inverted Latent.",
+            seen,
+        )
+    return inversion
+
+
+def admit_model(model, video: bool, prompts: Prompts | None = None) -> Family:
+    """A MODEL's family, if it sees what it is to see.
+
+    Args:
+        video: whether it is to see a clip as a whole.
+        prompts: whose hooks may change what the MODEL sees.
+
+    Raises:
+        ValueError: an image model where a video model belongs, or the other way round.
+    """
+    family = family_of(model)
+    if video and not family.video:
+        found = mechanisms_on(model) + (_hooks(prompts) if prompts else [])
+        if not found:
+            raise ValueError(
+                "got an image model, expected a video model: frames would go through one by one and "
+                "stay as unsteady as they are. Wire ZeroScope or ModelScope (Load Video Diffusion Model), AnimateDiff, "
+                "Wan or another model that sees frames together."
+            )
+        log.warning(
+            "Got what looks like an image model, with %s. If none of that makes it see frames together, nothing will "
+            "be steadier: wire a video model.",
+            ", ".join(found),
+        )
+    if not video:
+        animatediff.check_alone(model)
+    if not video and family.video and not takes_video_latents(model):
+        raise ValueError(
+            f"got a video model ({family.name}), expected an image model: here every frame is on its own. Wire the "
+            "image model that makes or made the frames; the video model belongs in DDIM Inverse (Video) and Video "
+            "Temporal Smoother."
+        )
+    return family
+
+
+def _hooks(prompts: Prompts) -> list[str]:
+    """Hooks on CONDITIONING that change more than weights, in words."""
+    groups = [extra["hooks"] for _, extra in [*prompts.positive, *prompts.negative] if "hooks" in extra]
+    kinds = {hook.hook_type.value for group in groups for hook in group.hooks if hook.hook_type != EnumHookType.Weight}
+    return [f"hooks ({', '.join(sorted(kinds))})"] if kinds else []
+
+
+def _fit_model(samples: Tensor, model, role: Role) -> Tensor:
+    """Samples of the layout and channels that the MODEL takes; a clip where the MODEL is to see motion."""
+    latent_format = model.get_model_object("latent_format")
+    dims = latent_format.latent_dimensions + 2
+    if samples.ndim != dims:
+        need = "frames in the batch, [F, C, H, W]" if dims == 4 else "a video latent, [1, C, T, H, W]"
+        raise ValueError(
+            f"the latent is {samples.ndim}-D, {list(samples.shape)}, but this model needs {need}. Encode the frames "
+            "with the VAE that belongs to this model."
+        )
+    if samples.shape[1] != latent_format.latent_channels:
+        raise ValueError(
+            f"the latent has {samples.shape[1]} channels but this model needs {latent_format.latent_channels}. Encode "
+            "the frames with the VAE that belongs to this model."
+        )
+    if role.video:
+        samples = as_clip(samples)
+    dim = frame_dim(samples)
+    if role.video and samples.shape[dim] == 1:
+        raise ValueError("the latent has one frame, and there is no motion in one frame. Give at least 2.")
+    if role.latent == "start" and dim != 0:
+        raise ValueError(
+            f"the latent is a video of {samples.shape[2]} latent frames, which this model would make as one. For "
+            "frames on their own give it Empty Latent Image with batch_size set to the frame count."
+        )
+    return samples
+
+
+def _check_mask(mask: Tensor, samples: Tensor) -> None:
+    """The host would repeat a noise_mask of another frame count, and stretch one of another shape, silently."""
+    frames = samples.shape[frame_dim(samples)]
+    count = mask.shape[-3] if mask.ndim == 5 else mask.shape[0]
+    (mask_height, mask_width), (height, width) = mask.shape[-2:], samples.shape[-2:]
+    if count not in (1, frames):
+        raise ValueError(
+            f"the mask has {count} frames but the latent has {frames}. Give one mask, or one for each frame."
+        )
+    if not math.isclose(mask_width / mask_height, width / height, rel_tol=0.02):
+        raise ValueError(
+            f"the mask is {mask_width}x{mask_height} but the latent {width}x{height}. Give Set Latent Noise Mask a "
+            "mask of the frames' own size."
+        )
+
+
+def _admit_content(role: Role, model, noise: str, latent: dict, samples: Tensor, strength: float) -> Inversion | None:
+    """How a latent was inverted, if that is what the node takes; frames where it takes frames."""
+    if role.latent == "inverted":
+        inversion = admit_inverted(latent, strength)
+        if inversion is not None:
+            _check_origin(inversion, model, noise)
+        return inversion
+    if inversion_of(latent) is not None:
+        raise ValueError(
+            "got an inverted latent, expected frames. Wire the output of Frame-wise Image Sampler or VAE Encode; "
+            "inverted latents go to Mixed Inversion Blend, Video Temporal Smoother or Inverted Latent to Noise."
+        )
+    if role.latent == "clean":
+        if not samples.any():
+            raise ValueError(
+                "the latent is empty (all zeros), there is nothing to invert. Wire the frames that the image model "
+                "made, or VAE Encode."
+            )
+        if is_white(*noise_figures(samples)):
+            log.warning(
+                "The latent to invert looks like noise, not like frames. Wire the output of Frame-wise Image Sampler "
+                "or VAE Encode, not of another DDIM Inverse."
+            )
+    return None
+
+
+def _check_origin(inversion: Inversion, model, noise: str) -> None:
+    ours = type(model.get_model_object("latent_format")).__name__
+    for what, theirs, mine in (
+        ("latent space", inversion.latent_format, ours),
+        ("kind of noise", inversion.family, noise),
+    ):
+        if theirs != mine:
+            raise ValueError(
+                f"the latent was inverted in {what} {theirs}, but this model's is {mine}. Invert with a model that "
+                "shares its VAE; otherwise decode and encode again."
+            )
+
+
+def _slice(samples: Tensor, prompts: Prompts) -> tuple[Tensor, Prompts]:
+    """A video's time slices as clips of length 1, and prompts without what belongs to the whole."""
+    if samples.shape[0] > 1:
+        raise ValueError(f"the latent holds {samples.shape[0]} videos. Pass one (Latent From Batch).")
+    plain = [
+        (text, {key: value for key, value in extra.items() if key not in CLIP_CONDITIONING})
+        for text, extra in prompts.positive
+    ]
+    return rearrange(samples, "1 c t h w -> t c 1 h w"), Prompts.unguided(plain)
+
+
+def _admit_prompts(role: Role, family: Family, model, prompts: Prompts, latent: dict, samples: Tensor) -> Prompts:
+    """CONDITIONING that the MODEL can read, of as many frames as the latent; an inversion's without guidance."""
+    conds = [*prompts.positive, *prompts.negative]
+    for text, extra in conds:
+        _check_text(text, extra, family, family.text_width(model.model))
+    if role.latent == "start" and family.picture and not any("concat_latent_image" in e for _, e in prompts.positive):
+        _check_picture(family, latent)
+    if frame_dim(samples) == 0:
+        check_frame_counts([[{"cross_attn": text, **extra} for text, extra in conds]], samples.shape[0])
+    if not role.inverts:
+        return prompts
+    if not role.video and any("control" in extra for _, extra in conds):
+        log.warning(
+            "Got a prompt with a ControlNet, expected a plain one: what the control shows is left out of the noise, "
+            "and a video model without it loses the shapes. Wire the prompt from before Apply ControlNet."
+        )
+    if distilled_guidance(model):  # the host's own default is one for generating (Flux 3.5, HunyuanVideo 6)
+        prompts = Prompts.unguided([(text, {"guidance": 1.0, **extra}) for text, extra in prompts.positive])
+    return prompts
+
+
+def _check_text(text: Tensor, extra: dict, family: Family, width: int | None) -> None:
+    if width is not None and (text.shape[-1] != width or (family.text_key and family.text_key not in extra)):
+        lacks = f" and {family.text_key}" if family.text_key else ""
+        raise ValueError(
+            f"another model's text encoder made this prompt (vectors of {text.shape[-1]} values; this model reads "
+            f"{width}{lacks}). Encode it with the CLIP that belongs to this model."
+        )
+    if not family.control and "control" in extra:
+        raise ValueError(
+            "this video model takes no ControlNet. Wire the prompt from CLIP Text Encode, before Apply ControlNet: the "
+            "frames follow the control already."
+        )
+    if not family.prompt_per_frame and text.shape[0] > 1:
+        raise ValueError(f"this video model reads one prompt a clip, not {text.shape[0]}. Give it one for all frames.")
+
+
+def _check_picture(family: Family, latent: dict) -> None:
+    """The host would show an InstructPix2Pix or inpainting model a blank picture."""
+    if family.mask_will_do and "noise_mask" in latent:
+        return
+    raise ValueError(
+        f"got an {family.name} model but no picture for it to work on. Wire both prompts through {family.picture}."
+    )

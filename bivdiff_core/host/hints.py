@@ -1,0 +1,133 @@
+"""What goes with the frames of a clip, cut to the frames of a window: control hints, and conditioning that is a list.
+
+The host's context handler slices latents and conditioning tensors; control hints it leaves whole, so that every window
+would follow the first frames' hints. Here they are exchanged in place around each window's model call: copies of a
+control lose what its pre_run prepared.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import comfy.conds
+from comfy.context_windows import IndexListContextWindow
+from torch import Tensor
+
+from .foreign import controls as foreign
+
+HINT_FIELDS = ("cond_hint_original", "cond_hint", "control_input", "extra_concat_orig")
+
+
+def controls_of(conds) -> Iterator:
+    """Every control of the conds' chains once, with its clones for other devices."""
+    seen = set()
+    for cond in conds:
+        for entry in cond or ():
+            control = entry.get("control")
+            while control is not None:
+                for c in (control, *control.multigpu_clones.values()):
+                    if id(c) not in seen:
+                        seen.add(id(c))
+                        yield c
+                control = control.previous_controlnet
+
+
+def slice_lists(key, value, window: IndexListContextWindow, x_in, device, conds):
+    """Slice conditioning that is a list of tensors (reference_latents), which the host's handler does not look into."""
+    if not isinstance(value, comfy.conds.CONDList):
+        return None
+    frames = x_in.shape[window.dim]
+    return value._copy_with(
+        [
+            window.get_tensor(t, device) if t.ndim > window.dim and t.shape[window.dim] == frames else t
+            for t in value.cond
+        ]
+    )
+
+
+@contextmanager
+def hints_of(window: IndexListContextWindow, options: dict, controls: list, encoded: dict[tuple, tuple]):
+    """Controls see only a window's hints while this is open.
+
+    Args:
+        options: the window as `foreign.controls.window_options` says it.
+        controls: of the conds' chains.
+        encoded: what controls have made of a window's hints, kept off the GPU for the next step.
+    """
+    sliced = [control for control in controls if not foreign.slices_itself(control)]
+    whole = [{f: getattr(c, f) for f in HINT_FIELDS if hasattr(c, f)} for c in sliced]
+
+    def key(control) -> tuple:
+        return id(control), tuple(window.index_list)
+
+    def cut(hint: Tensor | None) -> Tensor | None:
+        """A window's part of a hint, frames in its batch (`[F, 3, H, W]`) or along the window's dimension."""
+        if hint is None:
+            return None
+        for dim in (window.dim, 0):
+            if hint.ndim > dim and hint.shape[dim] == options["full_length"]:
+                return window.get_tensor(hint, hint.device, dim=dim)
+        return hint
+
+    try:
+        for control, fields in zip(sliced, whole, strict=True):
+            control.cond_hint_original = cut(control.cond_hint_original)
+            control.extra_concat_orig = [cut(t) for t in control.extra_concat_orig]
+            hint, control_input, device = encoded.get(key(control), (None, None, None))
+            control.cond_hint = _to(hint, device)
+            if "control_input" in fields:
+                control.control_input = _to(control_input, device)
+        with foreign.window_of([control for control in controls if foreign.slices_itself(control)], options):
+            yield
+    finally:
+        for control, fields in zip(sliced, whole, strict=True):
+            hint = control.cond_hint
+            if hint is not None and key(control) not in encoded:
+                control_input = getattr(control, "control_input", None)
+                encoded[key(control)] = (_to(hint, "cpu"), _to(control_input, "cpu"), hint.device)
+            for field, value in fields.items():
+                setattr(control, field, value)
+
+
+def _to(value, device):
+    """Move a hint, or an adapter's dict of lists of features, to a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: [_to(t, device) for t in features] for key, features in value.items()}
+    return value
+
+
+def check_frame_counts(conds, frames: int) -> None:
+    """Refuse conditioning that belongs to a clip of another length.
+
+    The host would repeat or cut it silently, frame 0's hint ending up on another frame.
+
+    Args:
+        conds: lists of the host's cond dicts (as CONDITIONING's second halves or as guiders hold them).
+        frames: of the latent.
+
+    Raises:
+        ValueError: a control hint, mask, text, concat or reference latent has neither 1 nor `frames` frames.
+    """
+
+    def check(tensor, what: str, cure: str) -> None:
+        if isinstance(tensor, Tensor) and tensor.ndim and tensor.shape[0] not in (1, frames):
+            raise ValueError(
+                f"the {what} has {tensor.shape[0]} frames but the latent has {frames}. {cure} so that both "
+                f"have {frames}, or give one for all frames."
+            )
+
+    for control in controls_of(conds):
+        if not foreign.slices_itself(control):
+            hint = control.cond_hint_original
+            check(hint, "control hint", "Trim the longer one (Select Frames, Latent From Batch)")
+    for cond in conds:
+        for entry in cond or ():
+            mask = entry.get("mask")
+            if mask is not None and mask.ndim > 2:
+                check(mask, "conditioning mask", "Give Conditioning (Set Mask) as many masks")
+            check(entry.get("cross_attn"), "text conditioning", "Make as many prompts")
+            check(entry.get("concat_latent_image"), "concat latent of the conditioning", "Encode as many frames")
+            check(entry.get("concat_mask"), "concat mask of the conditioning", "Give as many masks")
+            for reference in entry.get("reference_latents") or ():
+                check(reference, "reference latent", "Encode as many references")

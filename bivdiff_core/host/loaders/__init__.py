@@ -1,0 +1,1 @@
+"""Networks that core knows no loader for, as host objects."""

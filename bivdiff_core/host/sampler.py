@@ -1,0 +1,92 @@
+"""One run through a host guider, from a latent as it is: the host's samplers would mix noise in and rescale.
+
+Everything goes through `CFGGuider.sample`, so wrappers, hooks and injections that other packs put on a MODEL take part.
+"""
+
+import copy
+from collections.abc import Callable
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.samplers
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ..grids import unit_scale
+from .latents import check_finite
+from .progress import Progress
+from .windows import frame_windows
+
+
+class _Predictor(comfy.samplers.KSamplerX0Inpaint):
+    """The guider as k-diffusion's model; a cancel takes effect before the next call."""
+
+    def __call__(self, x, sigma, model_options=None, seed=None):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        return self.inner_model(x, sigma, model_options=model_options, seed=seed)
+
+
+class UnitScaleSampler(comfy.samplers.Sampler):
+    """Runs a k-diffusion function from a latent in diffusers' scale to one in diffusers' scale.
+
+    `latent_image` is taken as z at the grid's first level, x = z * sqrt(1 + sigma^2) (flow models: x = z), and the
+    result is brought back from the last level likewise. Noise and mask are ignored.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], flow: bool):
+        self.function = function
+        self.scale = (lambda sigma: 1.0) if flow else unit_scale
+
+    def sample(
+        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
+    ):
+        def report(step: dict) -> None:
+            callback(step["i"], step["denoised"], step["x"], len(sigmas) - 1)
+
+        first, last = sigmas[0].item(), sigmas[-1].item()
+        x = self.function(
+            _Predictor(model_wrap, sigmas),
+            latent_image * self.scale(first),
+            sigmas.clone(),  # uni_pc writes into it
+            extra_args=extra_args,
+            callback=report,
+            disable=disable_pbar,
+        )
+        return x / self.scale(last)
+
+
+def run(
+    guider,
+    sampler,
+    sigmas: Tensor,
+    latent_image: Tensor,
+    *,
+    noise: Tensor | None = None,
+    denoise_mask: Tensor | None = None,
+    seed: int = 0,
+) -> Tensor:
+    """Sample, without noise where none is given; progress and the NaN guard as every node of the chain has them."""
+    model = guider.model_patcher
+    progress = Progress(model, len(sigmas) - 1, inverts=bool(sigmas[0] < sigmas[-1]))
+    _watch_windows(guider, progress)
+    samples = guider.sample(
+        torch.zeros_like(latent_image) if noise is None else noise,
+        latent_image,
+        sampler,
+        sigmas,
+        denoise_mask,
+        callback=progress,
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=seed,
+    )
+    check_finite(samples)
+    return samples
+
+
+def _watch_windows(guider, progress: Progress) -> None:
+    windows = frame_windows(guider.model_options.get("context_handler"))
+    if windows is not None:
+        guider.model_options = comfy.model_patcher.create_model_options_clone(guider.model_options)
+        guider.model_options["context_handler"] = windows = copy.copy(windows)
+        windows.on_window = progress.on_window

@@ -1,0 +1,218 @@
+"""The chain's stages on an admitted clip: make frames, invert them, smooth the clip."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import comfy.sample
+import comfy.samplers
+from einops import rearrange
+from torch import Tensor
+
+from ..grids import (
+    Schedule,
+    denoising_grid,
+    matched_inversion_grid,
+    reference_denoising_grid,
+    reference_inversion_grid,
+    strength_sigma,
+)
+from ..noise import correlate_frames
+from ..solvers import SOLVERS
+from .families import FLOW, is_released_kind
+from .gate import Clip, Prompts
+from .inverted import Inversion, inverted_latent
+from .latents import frame_dim, latent_with
+from .sampler import UnitScaleSampler, run
+
+DETERMINISTIC_SAMPLERS = (
+    "ddim",
+    "euler",
+    "heun",
+    "heunpp2",
+    "dpm_2",
+    "lms",
+    "dpmpp_2m",
+    "ipndm",
+    "ipndm_v",
+    "deis",
+    "res_multistep",
+    "gradient_estimation",
+    "uni_pc",
+    "uni_pc_bh2",
+)
+"""Host samplers that add no noise of their own, which an inverted latent would not survive."""
+
+
+def sample_frames(
+    clip: Clip, schedule: Schedule, sampler_name: str, seed: int, denoise: float, noise_mode: str
+) -> dict:
+    """The host's KSampler on frames in chunks.
+
+    Args:
+        denoise: as KSampler's, 0..1.
+        noise_mode: how the frames' noise is related (`noise.correlate_frames`).
+
+    Raises:
+        ValueError: no steps are left, or a frame is not finite.
+    """
+    model = clip.model
+    sampler = comfy.samplers.KSampler(
+        model, schedule.steps, model.load_device, sampler_name, schedule.scheduler, denoise, model.model_options
+    )
+    if len(sampler.sigmas) < 2:
+        raise ValueError(f"denoise {denoise} leaves no steps to do. Raise denoise, or steps.")
+    samples = run(
+        guider(model, clip.prompts),
+        comfy.samplers.sampler_object(sampler_name),
+        sampler.sigmas,
+        clip.samples,
+        noise=frame_noise(clip.samples, clip.latent.get("batch_index"), seed, noise_mode),
+        denoise_mask=clip.latent.get("noise_mask"),
+        seed=seed,
+    )
+    return latent_with(clip.latent, samples)
+
+
+def invert(clip: Clip, schedule: Schedule, solver: str) -> dict:
+    """Carry clean frames back to noise along the MODEL's own ODE, without guidance.
+
+    A noise_mask stays in the LATENT for later, but every pixel is inverted.
+
+    Returns:
+        The inverted LATENT, samples in model space.
+
+    Raises:
+        ValueError: before any sampling where schedule, solver and MODEL do not fit; after it where a frame is not
+            finite.
+    """
+    _check_solver(clip, solver)
+    sampling = clip.model.get_model_object("model_sampling")
+    flow = clip.noise == FLOW
+    if schedule.grid == "reference":
+        _check_reference(clip, schedule)
+        if solver != "ddim":
+            raise ValueError(f"grid reference is the released code's DDIM loop, not {solver}. Set solver ddim.")
+        sigmas = reference_inversion_grid(sampling.sigmas, schedule.steps)
+    else:
+        levels = comfy.samplers.calculate_sigmas(sampling, schedule.scheduler, schedule.steps)
+        sigmas = matched_inversion_grid(levels, schedule, flow)
+
+    function = partial(SOLVERS[solver], sigma_min=float(sampling.sigma_min))
+    model = clip.family.for_inversion(clip.model)
+    out = run(guider(model, clip.prompts), UnitScaleSampler(function, flow), sigmas, clip.samples)
+    inverted = model.model.process_latent_in(out.float())
+    if clip.sliced:
+        inverted = rearrange(inverted, "t c 1 h w -> 1 c t h w")
+    sigma = sigmas[-1].item()
+    inversion = Inversion(
+        sigma=sigma,
+        at_sigma_max=math.isclose(sigma, float(sampling.sigma_max), rel_tol=1e-5),
+        strength=schedule.strength,
+        grid=schedule.grid,
+        branch="video" if clip.role.video else "image",
+        latent_format=type(model.get_model_object("latent_format")).__name__,
+        family=clip.noise,
+    )
+    return inverted_latent(clip.latent, inverted, inversion)
+
+
+def smooth(clip: Clip, schedule: Schedule, sampler_name: str) -> dict:
+    """Denoise an inverted clip with the video MODEL, unmasked.
+
+    Args:
+        schedule: its strength says where to start if the LATENT does not; grid `reference` takes the latent as z at
+            t = 981 and ends at t = 0 like the released code.
+        sampler_name: one of `DETERMINISTIC_SAMPLERS`.
+
+    Returns:
+        The clean LATENT, in the VAE's space, with the noise_mask it came with.
+
+    Raises:
+        ValueError: before any sampling where schedule, sampler and latent do not fit; after it where a frame is not
+            finite.
+    """
+    model = clip.model
+    if schedule.grid == "reference":
+        _check_reference(clip, schedule)
+        if sampler_name not in ("ddim", "euler"):
+            raise ValueError(f"grid reference denoises by DDIM, not {sampler_name}. Set sampler_name ddim.")
+        sigmas = reference_denoising_grid(model.get_model_object("model_sampling").sigmas, schedule.steps)
+    else:
+        levels = comfy.samplers.KSampler(
+            model, schedule.steps, model.load_device, sampler_name, schedule.scheduler, None, model.model_options
+        ).sigmas
+        sigmas = denoising_sigmas(clip, levels, schedule)
+    ksampler = comfy.samplers.sampler_object(sampler_name)
+    function = partial(ksampler.sampler_function, **ksampler.extra_options)
+    return latent_with(clip.latent, denoise(clip, guider(model, clip.prompts), function, sigmas, clip.samples))
+
+
+def denoise(clip: Clip, guide: comfy.samplers.CFGGuider, function, sigmas: Tensor, samples: Tensor) -> Tensor:
+    """Clean samples, in the VAE's space, out of inverted ones.
+
+    Args:
+        function: as k-diffusion's samplers.
+        samples: the clip's, in model space, or batches of them.
+    """
+    out = clip.model.model.process_latent_out(samples.float())
+    return run(guide, UnitScaleSampler(function, clip.noise == FLOW), sigmas, out)
+
+
+def denoising_sigmas(clip: Clip, levels: Tensor, schedule: Schedule) -> Tensor:
+    """A schedule's levels from where an inverted clip stopped, or from the schedule's strength if it does not say.
+
+    Raises:
+        ValueError: the levels do not reach that.
+    """
+    flow, inversion = clip.noise == FLOW, clip.inversion
+    if (inversion or schedule).strength == 1:
+        top = None
+    else:
+        top = inversion.sigma if inversion else strength_sigma(schedule.strength, flow)
+    return denoising_grid(levels, schedule.scheduler, flow, top)
+
+
+def guider(model, prompts: Prompts) -> comfy.samplers.CFGGuider:
+    """The host's guider of a MODEL, prompts and guidance set."""
+    made = comfy.samplers.CFGGuider(model)
+    made.set_conds(prompts.positive, prompts.negative)
+    made.set_cfg(prompts.cfg)
+    return made
+
+
+def frame_noise(samples: Tensor, places: Sequence[int] | None, seed: int, mode: str) -> Tensor:
+    """The host's noise for a latent, related from frame to frame.
+
+    Args:
+        places: of the latent's frames in the whole clip (a LATENT's batch_index), whose noise they get; None for a
+            whole clip. Of a latent of videos they count the videos.
+        mode: see `noise.correlate_frames`.
+    """
+    dim = frame_dim(samples)
+    if places is None or mode == "independent" or dim != 0:
+        return correlate_frames(comfy.sample.prepare_noise(samples, seed, places), mode, dim)
+    whole = comfy.sample.prepare_noise(samples, seed, range(max(places) + 1))
+    return correlate_frames(whole, mode)[list(places)]
+
+
+def _check_solver(clip: Clip, solver: str) -> None:
+    if solver not in SOLVERS:  # the host does not check a word that is wired in
+        raise ValueError(f"solver {solver} is none of {', '.join(SOLVERS)}. Wire Solver List to it, or unlink it.")
+    if solver not in clip.family.solvers:
+        raise ValueError(
+            f"a {clip.family.name} model looks ahead to the next noise level, and solver {solver} asks it at the last "
+            f"one. Set solver {' or '.join(clip.family.solvers)}."
+        )
+
+
+def _check_reference(clip: Clip, schedule: Schedule) -> None:
+    if not is_released_kind(clip.model) or (clip.inversion or schedule).strength < 1:
+        raise ValueError(
+            "grid reference reproduces the released code: an eps model of 1000 timesteps with frames in the batch, "
+            "strength 1. Set grid matched."
+        )
+    if schedule.steps > 999:
+        raise ValueError(
+            f"grid reference has room for 999 steps between t = 1 and 999, not {schedule.steps}. Lower steps."
+        )

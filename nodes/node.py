@@ -1,0 +1,67 @@
+"""What every node of the pack has in common: how it says that something is wrong."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from comfy_api.latest import io
+from comfy_execution.utils import get_executing_context
+
+PACK = logging.getLogger(__name__.rsplit(".", 2)[0])
+"""The logger above all others of the pack."""
+
+
+class Node(io.ComfyNode):
+    """A node whose errors begin with its name, and whose warnings show on it and are part of its output.
+
+    Subclasses define `run`, as nodes elsewhere define `execute`.
+    """
+
+    @classmethod
+    def execute(cls, **inputs) -> io.NodeOutput:
+        """Run the node; the warnings that the pack logs meanwhile go to the artist too."""
+        with error_prefix(cls), _Warnings() as warnings:
+            output = cls.run(**inputs)
+        if warnings.messages:
+            warnings.show()
+            output.ui = {**(output.ui or {}), "text": warnings.messages}
+        return output
+
+
+@contextmanager
+def error_prefix(node: type[io.ComfyNode]) -> Iterator[None]:
+    """Put a node's name before what its work raises, which knows no nodes."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        message = f"{node.SCHEMA.display_name}: {error}"
+        raise type(error)(message).with_traceback(error.__traceback__) from error.__cause__
+
+
+class _Warnings(logging.Handler):
+    """Collects what the pack warns of while it is open."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage() not in self.messages:
+            self.messages.append(record.getMessage())
+
+    def show(self) -> None:
+        """As text on the node that runs, where a browser may see it."""
+        running = get_executing_context()
+        if running is not None:
+            from server import PromptServer
+
+            PromptServer.instance.send_progress_text("\n".join(self.messages), running.node_id)
+
+    def __enter__(self) -> _Warnings:
+        PACK.addHandler(self)
+        return self
+
+    def __exit__(self, *error) -> None:
+        PACK.removeHandler(self)
