@@ -66,7 +66,9 @@ class Claims(Chain):
                 rows[f"BIVDiff {ratio:g}, {name}"] = self.smoothed(self.blend(*both, ratio), positive)
         for ratio in (0.5, 1.0):
             latent = self.blend(*inverted["independent"], ratio)
-            rows[f"image model on the latents of {ratio:g}"] = self.smoothed(latent, positive, model=self.image)
+            rows[f"image model on the latents of {ratio:g}"] = self.decode(
+                self.draw_from_noise(latent, positive, STEPS)
+            )
         latent = self.blend(*inverted["independent"], DEMO_RATIO)
         rows[f"BIVDiff {DEMO_RATIO:g}, guidance 3"] = self.smoothed(latent, positive, cfg=3.0)
         rows["video model alone"] = self.decode(self.sample(self.video, positive, empty, seed, steps=STEPS))
@@ -79,9 +81,9 @@ class Claims(Chain):
             self.invert_video(latent, conditioning, strength, steps=STEPS),
         )
 
-    def smoothed(self, latent: dict, positive: list, cfg: float = SMOOTH_CFG, model=None) -> torch.Tensor:
+    def smoothed(self, latent: dict, positive: list, cfg: float = SMOOTH_CFG) -> torch.Tensor:
         """Frames of an inverted LATENT."""
-        return self.decode(self.smooth(latent, positive, STEPS, cfg, model))
+        return self.decode(self.smooth(latent, positive, STEPS, cfg))
 
 
 def average(figures: list[dict[str, float | None]]) -> dict[str, float]:

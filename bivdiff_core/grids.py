@@ -110,7 +110,7 @@ def denoising_grid(levels: Tensor, scheduler: str, flow: bool, top: float | None
     if image_share(highest, flow) - image_share(top, flow) > SAME_SHARE:
         raise ValueError(
             f"scheduler {scheduler} tops out at sigma {highest:.3g}, short of sigma {top:.3g}, where the inversion is "
-            "to end and smoothing to begin. Set scheduler to normal or ddim_uniform, raise steps, or lower strength."
+            "to end and smoothing to begin. Set scheduler to normal, raise steps, or lower strength."
         )
     return levels_up_to(levels, top)
 
@@ -125,8 +125,8 @@ def _check_top(highest: float, scheduler: str, flow: bool) -> None:
     if share > LARGEST_SHARE_AT_THE_TOP:
         raise ValueError(
             f"scheduler {scheduler} tops out at sigma {highest:.3g}, where {share:.0%} of the image is left, and full "
-            f"noise has {LARGEST_SHARE_AT_THE_TOP:.0%} at the most. Set scheduler to normal or ddim_uniform, raise "
-            "steps, or lower strength to stop there on purpose."
+            f"noise has {LARGEST_SHARE_AT_THE_TOP:.0%} at the most. Set scheduler to normal, raise steps, or lower "
+            "strength to stop there on purpose."
         )
 
 

@@ -177,6 +177,19 @@ class Chain:
             context_overlap=windows[1],
         )[0]
 
+    def draw_from_noise(self, latent: dict, positive: list, steps: int = 25, cfg: float = SMOOTH_CFG) -> dict:
+        """An inverted LATENT denoised by the image model, frame by frame: what the smoother does, without the clip."""
+        levels = self.pack.run("BasicScheduler", model=self.image, scheduler=SCHEDULER, steps=steps, denoise=1.0)[0]
+        reached = self.pack.import_module("bivdiff_core.host.inverted").inversion_of(latent).sigma
+        return self.pack.run(
+            "SamplerCustomAdvanced",
+            noise=self.pack.run("BIVDiffInvertedNoise", latent=latent)[0],
+            guider=self.pack.run("CFGGuider", model=self.image, positive=positive, negative=self.empty, cfg=cfg)[0],
+            sampler=self.pack.run("KSamplerSelect", sampler_name="ddim")[0],
+            sigmas=self.pack.import_module("bivdiff_core.grids").levels_up_to(levels, reached),
+            latent_image=self.nothing(len(latent["samples"])),
+        )[0]
+
     def nothing(self, frames: int) -> dict:
         """An empty LATENT of so many frames."""
         return {"samples": torch.zeros(frames, 4, 8, 8)}

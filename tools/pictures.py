@@ -131,7 +131,7 @@ def frame_sampler(demo: Demo) -> Rows:
 def invert_image(demo: Demo) -> Rows:
     """A frame on its way to noise, and back from each stop."""
     stops = [demo.invert_image(demo.drawn, demo.prompt, strength) for strength in (0.25, 0.5, 0.75, 1.0)]
-    back = [demo.smooth(stop, demo.prompt, model=demo.image) for stop in stops]
+    back = [demo.draw_from_noise(stop, demo.prompt) for stop in stops]
     captions = {
         "A frame, and its noise at strength 0.25, 0.5, 0.75 and 1, decoded to be seen": stops,
         "Denoised again by the same model": back,

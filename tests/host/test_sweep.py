@@ -14,7 +14,7 @@ from bivdiff_core.blend import MODES
 from bivdiff_core.solvers import SOLVERS
 from tools.server import ServerError
 
-STEPS = {"steps": 2, "scheduler": "ddim_uniform", "strength": 1.0, "grid": "matched"}
+STEPS = {"steps": 2, "scheduler": "karras", "strength": 1.0, "grid": "matched"}
 SOLVED = {"conditioning": ["text", 0], "latent": ["frames", 0], "solver": "ddim", **STEPS}
 WHOLE = {"context_length": 0, "context_overlap": 0}
 LISTS = {"mode": ("BIVDiffModeList", ["blend"]), "solver": ("BIVDiffSolverList", ["image", "video"])}

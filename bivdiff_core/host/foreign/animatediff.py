@@ -11,7 +11,7 @@ import sys
 
 from comfy.patcher_extension import WrappersMP
 
-from . import names_of
+from .guard import names_of
 
 log = logging.getLogger(__name__)
 

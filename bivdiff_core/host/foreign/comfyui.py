@@ -2,7 +2,7 @@
 
 import torch
 
-from . import names_of
+from .guard import names_of
 
 SWAPPED_LAYERS = ("Linear", "Conv1d", "Conv2d", "Conv3d", "GroupNorm", "LayerNorm")
 

@@ -1,0 +1,23 @@
+"""A name that has moved is said in words, instead of ending a run with an AttributeError from deep inside."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def names_of(owner: str) -> Iterator[None]:
+    """Say whose name has moved; as a decorator, of everything in a function.
+
+    Args:
+        owner: the pack or host that has the names, with the version that they are known from.
+
+    Raises:
+        ValueError: a name is not where it was.
+    """
+    try:
+        yield
+    except (AttributeError, KeyError, ImportError) as error:
+        raise ValueError(
+            f"{owner} is known to this pack, but what is installed has other names inside ({error}). Update BIVDiff, "
+            "or go back to that version until it follows."
+        ) from error
