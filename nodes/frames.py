@@ -76,8 +76,8 @@ class SelectFrames(io.ComfyNode):
             node_id="BIVDiffSelectFrames",
             display_name="Select Frames",
             category=controls.CATEGORY,
-            description="Takes every so many frames of a clip, with their sound, and says at what rate they play. Video "
-            "models know clips of 8 to 32 frames; the paper takes every fourth frame, 8 of them.",
+            description="Takes every so many frames of a clip, with their sound, and says at what rate they play. "
+            "Video models know clips of 8 to 32 frames; the paper takes every fourth frame, 8 of them.",
             search_aliases=["frame stride", "skip frames", "trim video", "every nth frame"],
             inputs=[
                 io.Image.Input("images", tooltip="The frames of a clip, from Get Video Components."),
@@ -98,8 +98,8 @@ class SelectFrames(io.ComfyNode):
                 io.Audio.Input(
                     "audio",
                     optional=True,
-                    tooltip="The clip's sound, from Get Video Components like fps, which says when each frame is shown. "
-                    "For a clip of variable frame rate fps is an average, and sound may be off.",
+                    tooltip="The clip's sound, from Get Video Components like fps, which places the frames in it. A "
+                    "clip of variable frame rate has only an average fps: its sound may be off.",
                 ),
             ],
             outputs=[
