@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from ..bivdiff_core.audio import cut_audio
 from ..bivdiff_core.host.encoding import ENCODE_MODES, encode_frames
 from ..bivdiff_core.host.gate import admit_samples, chunk_frames
 from ..bivdiff_core.host.stages import frame_noise
@@ -78,8 +79,8 @@ class SelectFrames(Node):
             node_id="BIVDiffSelectFrames",
             display_name="Select Frames",
             category=controls.CATEGORY,
-            description="Takes every so many frames of a clip and says at what rate they play. Video models know clips "
-            "of 8 to 32 frames; the paper takes every fourth frame, 8 of them.",
+            description="Takes every so many frames of a clip, with their sound, and says at what rate they play. "
+            "Video models know clips of 8 to 32 frames; the paper takes every fourth frame, 8 of them.",
             search_aliases=["frame stride", "skip frames", "trim video", "every nth frame"],
             inputs=[
                 io.Image.Input("images", tooltip="The frames of a clip, from Get Video Components."),
@@ -97,22 +98,37 @@ class SelectFrames(Node):
                     "count", default=0, min=0, max=1 << 20, tooltip="How many frames to take; 0 takes all there are."
                 ),
                 io.Float.Input("fps", default=24.0, min=0.01, max=1000.0, step=0.01, tooltip="The clip's frame rate."),
+                io.Audio.Input(
+                    "audio",
+                    optional=True,
+                    tooltip="The clip's sound, from Get Video Components like fps, which places the frames in it. A "
+                    "clip of variable frame rate has only an average fps: its sound may be off.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="IMAGE", tooltip="The frames taken."),
                 io.Float.Output(display_name="fps", tooltip="The rate at which they play at the clip's own speed."),
+                io.Audio.Output(
+                    display_name="audio",
+                    tooltip="The sound from the first frame taken on, as long as the frames play; for Create Video.",
+                ),
             ],
         )
 
     @classmethod
-    def run(cls, images, start, stride, count, fps) -> io.NodeOutput:
+    def run(cls, images, start, stride, count, fps, audio=None) -> io.NodeOutput:
         frames = images[start::stride]
         if count > len(frames) or not len(frames):
             raise ValueError(
                 f"the clip has {len(images)} frames, which gives {len(frames)} from frame {start} on at "
                 f"a stride of {stride}, but {count or 'some'} are wanted. Lower start, stride or count."
             )
-        return io.NodeOutput(frames[: count or None], fps / stride)
+        frames = frames[: count or None]
+        if audio is not None:
+            rate = audio["sample_rate"]
+            waveform = cut_audio(audio["waveform"], rate, fps, start, start + len(frames) * stride)
+            audio = {"waveform": waveform, "sample_rate": rate}
+        return io.NodeOutput(frames, fps / stride, audio)
 
 
 class EncodeFrames(Node):

@@ -218,7 +218,7 @@ def frame_chunks(demo: Demo) -> Rows:
 
 def select_frames(demo: Demo) -> Rows:
     """A filmstrip and what is taken out of it, in its place."""
-    taken, _ = demo.pack.run("BIVDiffSelectFrames", images=demo.source, start=1, stride=2, count=3, fps=8.0)
+    taken, *_ = demo.pack.run("BIVDiffSelectFrames", images=demo.source, start=1, stride=2, count=3, fps=8.0)
     placed = torch.ones_like(demo.source)
     placed[[1, 3, 5]] = taken
     return {

@@ -295,14 +295,15 @@ class Prompts(NamedTuple):
 
 
 def load_clip(g: Graph, file: str, title: str, size: tuple[int, int], **frames: object) -> Source:
-    """Frames of a video file, cut and scaled to a size (width, height)."""
+    """Frames of a video file with their sound, cut and scaled to a size (width, height)."""
     components = g.add("GetVideoComponents", video=g.add("LoadVideo", title, file=file))
-    selected = g.add("BIVDiffSelectFrames", images=components["images"], fps=components["fps"], **frames)
+    wired = {name: components[name] for name in ("images", "fps", "audio")}
+    selected = g.add("BIVDiffSelectFrames", **wired, **frames)
     width, height = size
     scaled = g.add(
         "ImageScale", "Resize", image=selected, upscale_method="area", width=width, height=height, crop="center"
     )
-    return Source(scaled, components["audio"], selected["fps"])
+    return Source(scaled, selected["audio"], selected["fps"])
 
 
 def square(g: Graph) -> tuple[int, int]:
@@ -474,7 +475,7 @@ def smoothed(
 
 
 def save(g: Graph, images: object, clip: Source) -> None:
-    """Preview, and a video with the source's sound at the frames' own rate."""
+    """Preview, and a video with the frames' sound at their own rate."""
     g.add("PreviewImage", "Smoothed", images=images)
     g.column()
     video = g.add("CreateVideo", images=images, fps=clip.fps, audio=clip.audio)
@@ -499,7 +500,7 @@ It draws the frames; both inversions keep the plain model.
 """
 EVERY_CHAIN = """- **steps**: the same number in stages 2 and 3.
 - **cfg** of the smoother: lower keeps the frames' shapes better, higher follows the prompt more.
-- The sound is the clip's own from its start: leave **start** at 0, or trim the clip itself.
+- **start** of Select Frames: anywhere in the clip; the sound follows.
 """
 CHAIN = f"""\
 - **stride** and **count**: the paper takes every fourth frame, 8 of them. ZeroScope knows clips of up to 24.

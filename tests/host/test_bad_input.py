@@ -520,5 +520,5 @@ def test_frames_that_the_clip_does_not_have(pack, start, stride, count):
 
 def test_frames_that_it_has(pack):
     images = random(9, 8, 8, 3, seed=1)
-    taken, fps = tiny.run(pack, "BIVDiffSelectFrames", images=images, start=1, stride=3, count=2, fps=24.0)
+    taken, fps, _ = tiny.run(pack, "BIVDiffSelectFrames", images=images, start=1, stride=3, count=2, fps=24.0)
     assert torch.equal(taken, images[[1, 4]]) and fps == 8.0

@@ -19,7 +19,7 @@ from bivdiff_core.demo import measure, world
 from bivdiff_core.demo.models import CONTEXT_DIM
 from tools import twins, workflows
 from tools.chain import with_jumping_colours
-from tools.demo import frames_of, node_titled
+from tools.demo import WORKFLOW, frames_of, node_titled
 
 FILES = {"file", "ckpt_name", "control_net_name", "lora_name", "bg_removal_name", "name"}
 FILES |= {"unet_name", "clip_name", "vae_name"}
@@ -95,6 +95,28 @@ def test_the_server_finds_nothing_amiss_but_the_artists_files(server, object_inf
     wired = {value[0] for node in prompt.values() for value in node["inputs"].values() if isinstance(value, list)}
     for key, node in prompt.items():
         assert key in wired or object_info[node["class_type"]]["output_node"], f"{node['_meta']['title']} leads nowhere"
+
+
+@pytest.mark.parametrize("name", [WORKFLOW.stem, *workflows.GRAPHS])
+def test_a_saved_video_has_the_sound_and_the_rate_of_the_frames_taken(object_info, name):
+    ui = json.loads((workflows.WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    prompt = convert_ui_to_api(ui, object_info)
+    videos = [node["inputs"] for node in prompt.values() if node["class_type"] == "CreateVideo"]
+    assert videos
+    for video in videos:
+        taken = video["audio"][0]
+        assert prompt[taken]["class_type"] == "BIVDiffSelectFrames"
+        assert from_node(object_info, prompt, taken, "fps", "audio").items() <= video.items()
+        clip = prompt[taken]["inputs"]["images"][0]
+        assert prompt[clip]["class_type"] == "GetVideoComponents"
+        parts = from_node(object_info, prompt, clip, "images", "fps", "audio")
+        assert parts.items() <= prompt[taken]["inputs"].items()
+
+
+def from_node(object_info: dict, prompt: dict, key: str, *names: str) -> dict[str, list]:
+    """Wires from a node's outputs to the inputs of the same names."""
+    outputs = object_info[prompt[key]["class_type"]]["output_name"]
+    return {name: [key, outputs.index(name)] for name in names}
 
 
 @every_workflow
