@@ -6,6 +6,7 @@ from .compare import CompareVideos
 from .demo_models import DemoModels
 from .frames import EncodeFrames, FrameChunks, FrameNoise, SelectFrames
 from .inversion import InvertedNoise, InvertImage, InvertVideo
+from .latent_files import LoadLatent, SaveLatent
 from .prompt2prompt import Prompt2Prompt
 from .reports import LatentReport, TemporalReport
 from .sampling import FrameSampler, TemporalSmoother
@@ -34,4 +35,6 @@ NODES = [
     SweepGrid,
     ModeList,
     SolverList,
+    SaveLatent,
+    LoadLatent,
 ]

@@ -190,6 +190,34 @@ def inverted_noise(demo: Demo) -> Rows:
     }
 
 
+def save_latent(demo: Demo) -> Rows:
+    """Frames inverted halfway, what the smoother makes of them, and what it makes of them without their description."""
+    inverted, _ = demo.inverted
+    bare = {"samples": inverted["samples"]}  # what core's Save Latent keeps
+    return {
+        f"Frame-wise frames, inverted to strength {STRENGTH:g} and saved": some(demo.decode(demo.drawn)),
+        "Loaded and smoothed: the latent says where it stopped": some(demo.decode(demo.smooth(inverted, demo.prompt))),
+        "Saved by core's Save Latent: taken for full noise, strength 1": some(
+            demo.decode(demo.smooth(bare, demo.prompt))
+        ),
+    }
+
+
+def load_latent(demo: Demo) -> Rows:
+    """One inversion, saved, and three videos made of it."""
+    image, video = demo.inverted
+    ratios = (0.0, 0.5, 1.0)
+    return {
+        "Two inversions, saved once": some(demo.decode(image)),
+        **{
+            f"Loaded, blended at mixing ratio {ratio:g} and smoothed": some(
+                demo.decode(demo.smooth(demo.blend(image, video, ratio), demo.prompt))
+            )
+            for ratio in ratios
+        },
+    }
+
+
 def frame_noise(demo: Demo) -> Rows:
     """The same outlines from noise of each kind; the prompt leaves no colour open, so that the noise is what shows."""
     prompt = demo.encode_text("a blue square on a yellow background")
@@ -340,6 +368,8 @@ PICTURES: dict[str, Callable[[Demo], Rows]] = {
     "BIVDiffMixedInversion": mixed_inversion,
     "BIVDiffTemporalSmoother": temporal_smoother,
     "BIVDiffInvertedNoise": inverted_noise,
+    "BIVDiffSaveLatent": save_latent,
+    "BIVDiffLoadLatent": load_latent,
     "BIVDiffFrameNoise": frame_noise,
     "BIVDiffFrameChunks": frame_chunks,
     "BIVDiffSelectFrames": select_frames,

@@ -8,6 +8,8 @@ import pytest
 
 FROZEN = Path(__file__).with_name("schema.json")
 HOSTS_CHOICES = (list(comfy.samplers.SAMPLER_NAMES), list(comfy.samplers.SCHEDULER_NAMES))
+FILES = ("name", "latent")
+"""Inputs whose choices are files on the user's disk."""
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,7 @@ def shape(schema) -> dict[str, list]:
 
 def own_choices(item) -> bool:
     """Whether an input is a list of choices that the pack itself makes up: not the host's, not files."""
-    return item.get_io_type() == "COMBO" and item.options not in HOSTS_CHOICES and item.id != "name"
+    return item.get_io_type() == "COMBO" and item.options not in HOSTS_CHOICES and item.id not in FILES
 
 
 def test_every_change_is_an_append(schemas):

@@ -1,0 +1,63 @@
+"""Inverted LATENTs as files: safetensors in the layout of the host's .latent, with what that leaves out.
+
+The host's Load Latent reads them too, without their description.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import comfy.utils
+import torch
+from safetensors import SafetensorError, safe_open
+
+from .inverted import inversion_of
+from .latents import DESCRIPTION
+
+SAMPLES, VERSION, MASK, PLACES = "latent_tensor", "latent_format_version_0", "noise_mask", "batch_index"
+SCALE_BEFORE_VERSION_0 = 0.18215
+"""Files without a version hold Stable Diffusion's latents times this."""
+
+
+def write_latent(latent: dict, path: Path, metadata: dict[str, str]) -> None:
+    """Write a LATENT whole or not at all: samples, mask, places of its frames and, where it fits them, description.
+
+    Args:
+        metadata: what else is to stand in the file.
+    """
+    tensors = {SAMPLES: latent["samples"].contiguous(), VERSION: torch.tensor([])}
+    if latent.get("noise_mask") is not None:
+        tensors[MASK] = latent["noise_mask"].contiguous()
+    if latent.get("batch_index") is not None:
+        metadata = {**metadata, PLACES: json.dumps([int(place) for place in latent["batch_index"]])}
+    if inversion_of(latent) is not None:
+        metadata = {**metadata, DESCRIPTION: json.dumps(latent[DESCRIPTION])}
+    part = path.with_name(f"{path.name}.part")
+    comfy.utils.save_torch_file(tensors, str(part), metadata=metadata)
+    os.replace(part, path)
+
+
+def read_latent(path: Path) -> dict:
+    """The LATENT in a file of `write_latent` or of the host's Save Latent.
+
+    Raises:
+        ValueError: the file is no such file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+    except SafetensorError as error:
+        raise ValueError(f"{path.name} is no latent, or only part of one ({error}). Save it again.") from None
+    if SAMPLES not in tensors:
+        raise ValueError(
+            f"{path.name} holds {', '.join(tensors) or 'nothing'}, expected a latent. Choose another file."
+        )
+    scale = 1.0 if VERSION in tensors else 1 / SCALE_BEFORE_VERSION_0
+    latent = {"samples": tensors[SAMPLES].float() * scale}
+    if MASK in tensors:
+        latent["noise_mask"] = tensors[MASK]
+    for key in (PLACES, DESCRIPTION):
+        if key in metadata:
+            latent[key] = json.loads(metadata[key])
+    return latent

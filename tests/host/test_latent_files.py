@@ -1,0 +1,150 @@
+"""Inverted latents on disk: what they say of themselves survives, and what core's files leave out is asked for."""
+
+import json
+import os
+
+import folder_paths
+import pytest
+import safetensors
+import tiny_models as tiny
+import torch
+
+from bivdiff_core.grids import sd_sigma
+
+F = 3
+
+
+@pytest.fixture(scope="module")
+def video(pack):
+    return tiny.video_model(pack)
+
+
+@pytest.fixture(scope="module")
+def halfway(pack, video) -> dict:
+    """Inverted to strength .5, with a mask and the places of its frames."""
+    latent = {**tiny.frames(F, 4, 8, 8), "noise_mask": torch.rand(F, 64, 64), "batch_index": [4, 5, 6]}
+    given = {"model": video, "conditioning": tiny.text(), "latent": latent, "steps": 4, "strength": 0.5}
+    return tiny.run(pack, "BIVDiffInvertVideo", **given)[0]
+
+
+def listed(pack) -> set[str]:
+    """What Load Inverted Latent offers."""
+    return set(pack.classes["BIVDiffLoadLatent"].INPUT_TYPES()["required"]["latent"][1]["options"])
+
+
+def save(pack, latent: dict, by_core: bool = False) -> str:
+    """The name under which Load Inverted Latent lists a saved latent."""
+    before = listed(pack)
+    if by_core:
+        pack.classes["SaveLatent"]().save(latent, "latents/test")
+    else:
+        pack.run("BIVDiffSaveLatent", latent=latent, filename_prefix="latents/test")
+    (name,) = listed(pack) - before
+    return name
+
+
+def load(pack, name: str):
+    node = pack.classes["BIVDiffLoadLatent"]
+    assert node.validate_inputs(name) is True
+    return node.execute(latent=name)
+
+
+def smooth(pack, video, latent: dict, **settings) -> torch.Tensor:
+    text = {"positive": tiny.text(seed=1), "negative": tiny.text(seed=2)}
+    given = {"model": video, "latent": latent, "steps": 4, **text, **settings}
+    return tiny.run(pack, "BIVDiffTemporalSmoother", **given)[0]["samples"]
+
+
+def test_everything_comes_back(pack, video, halfway):
+    loaded = load(pack, save(pack, halfway))
+    (latent,) = loaded.args
+    assert latent.keys() == halfway.keys()
+    for key in ("samples", "noise_mask"):
+        assert torch.equal(latent[key], halfway[key])
+    assert latent["bivdiff"] == halfway["bivdiff"] and latent["batch_index"] == halfway["batch_index"]
+    assert not loaded.ui
+    assert torch.equal(smooth(pack, video, latent), smooth(pack, video, halfway))
+
+
+def test_it_passes_its_latent_on_and_numbers_its_files(pack, halfway):
+    node = pack.classes["BIVDiffSaveLatent"]
+    outputs = [node.execute(latent=halfway, filename_prefix="latents/numbered") for _ in range(2)]
+    assert all(output.args[0] is halfway for output in outputs)
+    names = [output.ui["latents"][0]["filename"] for output in outputs]
+    assert names == ["numbered_00001_.latent", "numbered_00002_.latent"]
+    folder = os.path.join(folder_paths.get_output_directory(), "latents")
+    assert not [name for name in os.listdir(folder) if not name.endswith(".latent")], "nothing half-written"
+
+
+def test_cores_files_ask_for_the_strength(pack, video, halfway):
+    """And smoothed at it they give what the described latent gives; core's node reads ours as well."""
+    loaded = load(pack, save(pack, halfway, by_core=True))
+    (latent,) = loaded.args
+    assert latent.keys() == {"samples"}
+    (warning,) = loaded.ui["text"]
+    assert "does not say how far" in warning and "set strength" in warning
+    described = smooth(pack, video, halfway)
+    torch.testing.assert_close(smooth(pack, video, latent, strength=0.5), described, rtol=1e-4, atol=1e-4)
+
+    name = save(pack, halfway)
+    (core,) = pack.run("LoadLatent", latent=name)
+    assert torch.equal(core["samples"], halfway["samples"]) and core.keys() == {"samples"}
+
+
+def test_the_file_holds_the_graph_that_made_it(pack, halfway, server):
+    """As core's files do."""
+    prompt = {
+        "models": {"class_type": "BIVDiffDemoModels", "inputs": {"variant": "base"}},
+        "text": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["models", 2], "text": "a red star"}},
+        "empty": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 2}},
+        "frames": {
+            "class_type": "KSampler",
+            "inputs": {
+                "model": ["models", 0], "positive": ["text", 0], "negative": ["text", 0], "latent_image": ["empty", 0],
+                "seed": 1, "steps": 3, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0,
+            },
+        },
+        "inverted": {
+            "class_type": "BIVDiffInvertImage",
+            "inputs": {
+                "model": ["models", 0], "conditioning": ["text", 0], "latent": ["frames", 0], "steps": 4,
+                "scheduler": "ddim_uniform", "solver": "ddim", "strength": 0.5, "grid": "matched",
+                "frames_per_batch": 0,
+            },
+        },
+        "save": {
+            "class_type": "BIVDiffSaveLatent",
+            "inputs": {"latent": ["inverted", 0], "filename_prefix": "latents/served"},
+        },
+    }  # fmt: skip
+    ran = server.run(prompt)
+    (saved,) = ran.outputs["save"]["latents"]
+    with safetensors.safe_open(server.base / "output" / saved["subfolder"] / saved["filename"], "pt") as file:
+        metadata = file.metadata()
+    assert json.loads(metadata["prompt"]).keys() == prompt.keys()
+    assert json.loads(metadata["bivdiff"])["sigma"] == pytest.approx(sd_sigma(500), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "is no latent, or only part of one"), (b"version https://git-lfs", "is no latent"), (None, "holds weights")],
+)
+def test_what_is_no_latent_is_refused(pack, content, message):
+    path = os.path.join(folder_paths.get_input_directory(), "broken.latent")
+    if content is None:
+        safetensors.torch.save_file({"weights": torch.zeros(1)}, path)
+    else:
+        with open(path, "wb") as file:
+            file.write(content)
+    with pytest.raises(ValueError, match=f"^Load Inverted Latent: broken.latent {message}"):
+        pack.run("BIVDiffLoadLatent", latent="broken.latent")
+    os.remove(path)
+    assert "there is no file broken.latent" in pack.classes["BIVDiffLoadLatent"].validate_inputs("broken.latent")
+
+
+@pytest.mark.parametrize(
+    "samples", [torch.zeros(2, 4, 8, 8), tiny.frames(2, 4, 8, 8)["samples"]], ids=["empty", "clean"]
+)
+def test_clean_latents_are_not_saved_as_noise(pack, samples):
+    with pytest.raises(ValueError, match="^Save Inverted Latent: this latent is no noise"):
+        pack.run("BIVDiffSaveLatent", latent={"samples": samples}, filename_prefix="latents/clean")
