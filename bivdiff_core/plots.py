@@ -132,7 +132,7 @@ def latent_report(
 
     channels.axhline(1, color=NOW, linewidth=0.8)
     channels.axhline(0, color=BEFORE, linewidth=0.8)
-    channels.plot(measured["channel std"], "o", color=NOW, label="strength, 1 is noise")
+    channels.plot(measured["channel std"], "o", color=NOW, label="std, 1 is noise")
     channels.plot(measured["channel mean"], "s", color=BEFORE, label="mean, 0 is noise")
     panel(channels, "Channels\na mean off 0 tints the video", "channel")
     channels.legend(fontsize=8, loc="center right")

@@ -20,6 +20,8 @@ from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
 ROOT = Path(__file__).resolve().parents[1]
+PROGRESS_TEXT = 3
+"""The host's number for text that a node shows while it runs, among its binary messages."""
 
 # A proxy set for the internet must not see requests to 127.0.0.1.
 _open = build_opener(ProxyHandler({})).open
@@ -127,7 +129,8 @@ class Server:
     def run(self, prompt: dict, watch: Callable[[str, dict], None] = lambda event, content: None) -> Run:
         """Queue a prompt in API format and wait for its end.
 
-        ``watch(event, content)`` gets the server's messages as they come ("executing", "progress", ...).
+        ``watch(event, content)`` gets the server's messages as they come ("executing", "progress", ...), text that a
+        node shows while it runs as "progress_text".
         An error inside a node is returned in ``Run.error``; a prompt that fails validation raises.
         """
         import websocket
@@ -141,8 +144,10 @@ class Server:
                 raise ServerError(_refusal(json.loads(refusal.read()))) from None
             while True:
                 message = messages.recv()
-                if isinstance(message, bytes):  # a preview image
-                    continue
+                if isinstance(message, bytes):
+                    if int.from_bytes(message[:4], "big") == PROGRESS_TEXT:
+                        watch("progress_text", _progress_text(message[4:]))
+                    continue  # a preview image
                 event, content = (parsed := json.loads(message))["type"], parsed["data"]
                 if content.get("prompt_id") != run.prompt_id:
                     continue
@@ -166,6 +171,12 @@ class Server:
             for file in entries
             if isinstance(file, dict)
         ]
+
+
+def _progress_text(message: bytes) -> dict:
+    """A node and its text out of the server's binary message: the node's id behind its length, then the text."""
+    length = int.from_bytes(message[:4], "big")
+    return {"node": message[4 : 4 + length].decode(), "text": message[4 + length :].decode()}
 
 
 def _refusal(answer: dict) -> str:
