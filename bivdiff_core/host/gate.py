@@ -109,7 +109,7 @@ def admit(role: Role, model, latent: dict, prompts: Prompts, windows: Windows, s
     samples = _fit_model(samples, model, role)
     if latent.get("noise_mask") is not None:
         _check_mask(latent["noise_mask"], samples)
-    family = admit_model(model, role.video, prompts)
+    family = admit_model(model, role.video, prompts, one_by_one=windows.length == 1)
     noise = "" if role.latent == "start" else noise_of(model)
     inversion = _admit_content(role, model, noise, latent, samples, strength)
 
@@ -131,7 +131,7 @@ def chunk_frames(model, frames_per_batch: int):
         ValueError: a MODEL whose frames depend on each other.
     """
     if model.model_options.get("context_handler") is None:
-        admit_model(model, video=False)
+        admit_model(model, video=False, one_by_one=frames_per_batch == 1)
     else:  # windows that it brings stay in force, and there are no chunks
         animatediff.check_alone(model)
     return set_windows(model, FrameWindows(frames_per_batch))
@@ -208,12 +208,13 @@ def admit_inverted(latent: dict, strength: float = 1.0) -> Inversion | None:
     return inversion
 
 
-def admit_model(model, video: bool, prompts: Prompts | None = None) -> Family:
+def admit_model(model, video: bool, prompts: Prompts | None = None, one_by_one: bool = False) -> Family:
     """A MODEL's family, if it sees what it is to see.
 
     Args:
         video: whether it is to see a clip as a whole.
         prompts: whose hooks may change what the MODEL sees.
+        one_by_one: whether frames go through one a call, when a video model is an image model too.
 
     Raises:
         ValueError: an image model where a video model belongs, or the other way round.
@@ -234,11 +235,11 @@ def admit_model(model, video: bool, prompts: Prompts | None = None) -> Family:
         )
     if not video:
         animatediff.check_alone(model)
-    if not video and family.video and not takes_video_latents(model):
+    if not video and family.video and not one_by_one and not takes_video_latents(model):
         raise ValueError(
             f"got a video model ({family.name}), expected an image model: here every frame is on its own. Wire the "
-            "image model that makes or made the frames; the video model belongs in DDIM Inverse (Video) and Video "
-            "Temporal Smoother."
+            "image model that makes or made the frames, or set frames_per_batch to 1 if there is none; the video model "
+            "belongs in DDIM Inverse (Video) and Video Temporal Smoother."
         )
     return family
 

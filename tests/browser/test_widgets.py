@@ -155,7 +155,7 @@ def test_a_lit_alarm_shows_on_the_node(comfy):
     assert report.inner_text() == ""
     assert comfy.run()["status"]["status_str"] == "success"
     comfy.page.wait_for_function("report => report.textContent", arg=report.element_handle())
-    assert "strength of the noise: 0.000" in report.inner_text()
+    assert "noise std: 0.000" in report.inner_text()
     red, green, _ = report.evaluate("report => getComputedStyle(report).backgroundColor.match(/\\d+/g).map(Number)")
     assert red > green
     comfy.screenshot("alarm")

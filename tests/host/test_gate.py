@@ -195,6 +195,15 @@ def test_a_video_model_is_no_image_model(pack, video, node_id):
         tiny.run(pack, node_id, **inputs_of(node_id, video, tiny.frames(*LATENT)))
 
 
+def test_a_video_model_shown_single_frames_is_an_image_model(pack, video):
+    """For families without an image model of their own; each frame is then what it is alone."""
+    clip = tiny.frames(*LATENT)
+    given = {**inputs_of("BIVDiffInvertImage", video, clip), "frames_per_batch": 1}
+    (inverted,) = tiny.run(pack, "BIVDiffInvertImage", **given)
+    (alone,) = tiny.run(pack, "BIVDiffInvertImage", **{**given, "latent": {"samples": clip["samples"][2:3]}})
+    torch.testing.assert_close(inverted["samples"][2:3], alone["samples"], rtol=1e-4, atol=1e-5)
+
+
 def test_a_video_model_is_not_cut_into_chunks(pack, video):
     with pytest.raises(ValueError, match="^Frame Chunks: got a video model .* expected an image model"):
         tiny.run(pack, "BIVDiffFrameChunks", model=video)

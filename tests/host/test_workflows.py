@@ -285,7 +285,7 @@ def test_zeroscope_s_own_graph_runs_on_a_folder_of_diffusers(server, object_info
     """At a small size, on random weights; shown one frame at a time, they stand in for Stable Diffusion 1.5 as well."""
     write_folder(server.base / "models" / "diffusers" / "zeroscope_v2_576w")
     prompt = convert_ui_to_api(workflows.workflow("zeroscope", object_info, demo=False), object_info)
-    small = {"steps": 2, "width": 64, "height": 32, "count": 6, "frames_per_batch": 1}
+    small = {"steps": 3, "width": 64, "height": 32, "count": 6, "frames_per_batch": 1}
     small |= {"context_length": 4, "context_overlap": 2}
     for node in prompt.values():
         node["inputs"].update({key: value for key, value in small.items() if key in node["inputs"]})
