@@ -162,6 +162,58 @@ def test_a_lit_alarm_shows_on_the_node(comfy):
     assert comfy.errors == []
 
 
+def test_a_warning_shows_on_its_node(comfy):
+    """An image model with something on it where a video model belongs: it runs, and the node says what is odd."""
+    comfy.load(
+        workflow(
+            {**LOAD_VIDEO},
+            {**COMPONENTS},
+            {**DEMO_MODELS},
+            {
+                "type": "CLIPTextEncode",
+                "inputs": {"clip": "CLIP"},
+                "outputs": {"CONDITIONING": "CONDITIONING"},
+                "widgets_values": [f"a blue square, {comfy.nodes}"],  # each page a run of its own: no cached node speaks
+            },
+            {"type": "VAEEncode", "inputs": {"pixels": "IMAGE", "vae": "VAE"}, "outputs": {"LATENT": "LATENT"}},
+            {
+                "type": "FreeU_V2",
+                "inputs": {"model": "MODEL"},
+                "outputs": {"MODEL": "MODEL"},
+                "widgets_values": [1.0, 1.0, 1.0, 1.0],
+            },
+            {
+                "type": "BIVDiffInvertVideo",
+                "inputs": {"model": "MODEL", "conditioning": "CONDITIONING", "latent": "LATENT"},
+                "outputs": {"LATENT": "LATENT"},
+                "widgets_values": [4, "ddim_uniform", "ddim", 1.0, "matched", 0, 0],
+            },
+            {"type": "BIVDiffLatentReport", "inputs": {"latent": "LATENT"}, "outputs": {"plot": "IMAGE"}},
+            {"type": "PreviewImage", "inputs": {"images": "IMAGE"}},
+            links=[
+                [1, 1, 0, 2, 0, "VIDEO"],
+                [2, 2, 0, 5, 0, "IMAGE"],
+                [3, 3, 3, 5, 1, "VAE"],
+                [4, 3, 2, 4, 0, "CLIP"],
+                [5, 3, 0, 6, 0, "MODEL"],
+                [6, 6, 0, 7, 0, "MODEL"],
+                [7, 4, 0, 7, 1, "CONDITIONING"],
+                [8, 5, 0, 7, 2, "LATENT"],
+                [9, 7, 0, 8, 0, "LATENT"],
+                [10, 8, 0, 9, 0, "IMAGE"],
+            ],
+        ),
+        "warning",
+    )
+    assert comfy.run()["status"]["status_str"] == "success"
+    comfy.on_node("BIVDiffInvertVideo", "{ app.canvas.ds.scale = 1; app.canvas.centerOnNode(node); }")
+    text = comfy.page.get_by_text("Got what looks like an image model").first
+    text.wait_for()
+    assert "wire a video model" in text.inner_text()
+    comfy.screenshot("warning")
+    assert comfy.errors == []
+
+
 DARKEST_AND_BRIGHTEST_OF_THE_LOWER_EDGE = """
 new Promise(resolve => app.api.addEventListener("b_preview_with_metadata", async ({ detail }) => {
   const picture = await createImageBitmap(detail.blob);
