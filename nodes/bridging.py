@@ -4,7 +4,8 @@ from comfy_api.latest import io
 
 from ..bivdiff_core.bridging import STRATEGIES
 from ..bivdiff_core.host.bridging import bridge_guider
-from ..bivdiff_core.host.gate import Prompts, chunk_frames
+from ..bivdiff_core.host.gate import chunk_frames
+from ..bivdiff_core.host.prompts import Prompts
 from . import controls
 from .node import Node
 

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 from ..bivdiff_core.grids import Schedule, unit_scale
 from ..bivdiff_core.host import gate, stages
 from ..bivdiff_core.host.families import FLOW
-from ..bivdiff_core.host.gate import Prompts
+from ..bivdiff_core.host.prompts import Prompts
 from ..bivdiff_core.host.windows import Windows
 from ..bivdiff_core.solvers import SOLVERS
 from . import controls

@@ -5,7 +5,7 @@ from comfy_api.latest import io
 
 from ..bivdiff_core.grids import Schedule
 from ..bivdiff_core.host import gate, stages
-from ..bivdiff_core.host.gate import Prompts
+from ..bivdiff_core.host.prompts import Prompts
 from ..bivdiff_core.host.windows import Windows
 from . import controls
 from .node import Node

@@ -9,7 +9,8 @@ from torch import Tensor
 from ..bridging import bridge
 from .families import noise_of
 from .foreign import animatediff
-from .gate import Prompts, admit_model
+from .gate import admit_model
+from .prompts import Prompts
 from .stages import guider
 
 

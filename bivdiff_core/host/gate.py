@@ -21,6 +21,7 @@ from .foreign import animatediff
 from .foreign.comfyui import mechanisms_on
 from .inverted import Inversion, inversion_of
 from .latents import as_clip, frame_dim
+from .prompts import Prompts, check_picture, check_text, without_built_in_guidance
 from .windows import FrameWindows, Windows, check_frame_counts, check_windows, set_windows
 
 log = logging.getLogger(__name__)
@@ -49,20 +50,6 @@ INVERT_FRAMES = Role(video=False, latent="clean", inverts=True)
 INVERT_CLIP = Role(video=True, latent="clean", inverts=True)
 SMOOTH_CLIP = Role(video=True, latent="inverted")
 EDIT_FRAMES = Role(video=False, latent="inverted")
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """What guides a run: CONDITIONING for and against, and how strictly; an inversion has one and no guidance."""
-
-    positive: list
-    negative: list
-    cfg: float = 1.0
-
-    @classmethod
-    def unguided(cls, conditioning: list) -> Prompts:
-        """One CONDITIONING without guidance."""
-        return cls(conditioning, conditioning)
 
 
 @dataclass(frozen=True)
@@ -349,9 +336,9 @@ def _admit_prompts(role: Role, family: Family, model, prompts: Prompts, latent: 
     """CONDITIONING that the MODEL can read, of as many frames as the latent; an inversion's without guidance."""
     conds = [*prompts.positive, *prompts.negative]
     for text, extra in conds:
-        _check_text(text, extra, family, family.text_width(model.model))
-    if role.latent == "start" and family.picture and not any("concat_latent_image" in e for _, e in prompts.positive):
-        _check_picture(family, latent)
+        check_text(text, extra, family, family.text_width(model.model))
+    if role.latent == "start":
+        check_picture(family, prompts, latent)
     if frame_dim(samples) == 0:
         check_frame_counts([[{"cross_attn": text, **extra} for text, extra in conds]], samples.shape[0])
     if not role.inverts:
@@ -361,31 +348,4 @@ def _admit_prompts(role: Role, family: Family, model, prompts: Prompts, latent: 
             "Got a prompt with a ControlNet, expected a plain one: what the control shows is left out of the noise, "
             "and a video model without it loses the shapes. Wire the prompt from before Apply ControlNet."
         )
-    if distilled_guidance(model):  # the host's own default is one for generating (Flux 3.5, HunyuanVideo 6)
-        prompts = Prompts.unguided([(text, {"guidance": 1.0, **extra}) for text, extra in prompts.positive])
-    return prompts
-
-
-def _check_text(text: Tensor, extra: dict, family: Family, width: int | None) -> None:
-    if width is not None and (text.shape[-1] != width or (family.text_key and family.text_key not in extra)):
-        lacks = f" and {family.text_key}" if family.text_key else ""
-        raise ValueError(
-            f"another model's text encoder made this prompt (vectors of {text.shape[-1]} values; this model reads "
-            f"{width}{lacks}). Encode it with the CLIP that belongs to this model."
-        )
-    if not family.control and "control" in extra:
-        raise ValueError(
-            "this video model takes no ControlNet. Wire the prompt from CLIP Text Encode, before Apply ControlNet: the "
-            "frames follow the control already."
-        )
-    if not family.prompt_per_frame and text.shape[0] > 1:
-        raise ValueError(f"this video model reads one prompt a clip, not {text.shape[0]}. Give it one for all frames.")
-
-
-def _check_picture(family: Family, latent: dict) -> None:
-    """The host would show an InstructPix2Pix or inpainting model a blank picture."""
-    if family.mask_will_do and "noise_mask" in latent:
-        return
-    raise ValueError(
-        f"got an {family.name} model but no picture for it to work on. Wire both prompts through {family.picture}."
-    )
+    return without_built_in_guidance(prompts) if distilled_guidance(model) else prompts

@@ -25,8 +25,9 @@ from ..prompt2prompt import (
     share_self_attention,
 )
 from . import gate
-from .gate import Clip, Prompts
+from .gate import Clip
 from .latents import latent_with
+from .prompts import Prompts
 from .stages import denoise, denoising_sigmas, guider
 from .windows import FrameWindows, PairedWindows, Windows, set_windows
 

@@ -20,9 +20,11 @@ from ..grids import (
 from ..noise import correlate_frames
 from ..solvers import SOLVERS
 from .families import FLOW, is_released_kind
-from .gate import Clip, Prompts
+from .gate import Clip
 from .inverted import Inversion, inverted_latent
 from .latents import frame_dim, latent_with
+from .prompts import Prompts, check_gaps
+from .rising import for_rising_noise
 from .sampler import UnitScaleSampler, run
 
 DETERMINISTIC_SAMPLERS = (
@@ -62,6 +64,7 @@ def sample_frames(
     )
     if len(sampler.sigmas) < 2:
         raise ValueError(f"denoise {denoise} leaves no steps to do. Raise denoise, or steps.")
+    check_gaps(model, clip.prompts, sampler.sigmas)
     samples = run(
         guider(model, clip.prompts),
         comfy.samplers.sampler_object(sampler_name),
@@ -99,8 +102,9 @@ def invert(clip: Clip, schedule: Schedule, solver: str) -> dict:
         sigmas = matched_inversion_grid(levels, schedule, flow)
 
     function = partial(SOLVERS[solver], sigma_min=float(sampling.sigma_min))
-    model = clip.family.for_inversion(clip.model)
-    out = run(guider(model, clip.prompts), UnitScaleSampler(function, flow), sigmas, clip.samples)
+    check_gaps(clip.model, clip.prompts, sigmas)
+    model, prompts = for_rising_noise(clip.family.for_inversion(clip.model), clip.prompts)
+    out = run(guider(model, prompts), UnitScaleSampler(function, flow), sigmas, clip.samples)
     inverted = model.model.process_latent_in(out.float())
     if clip.sliced:
         inverted = rearrange(inverted, "t c 1 h w -> 1 c t h w")
@@ -143,6 +147,7 @@ def smooth(clip: Clip, schedule: Schedule, sampler_name: str) -> dict:
             model, schedule.steps, model.load_device, sampler_name, schedule.scheduler, None, model.model_options
         ).sigmas
         sigmas = denoising_sigmas(clip, levels, schedule)
+    check_gaps(model, clip.prompts, sigmas)
     ksampler = comfy.samplers.sampler_object(sampler_name)
     function = partial(ksampler.sampler_function, **ksampler.extra_options)
     return latent_with(clip.latent, denoise(clip, guider(model, clip.prompts), function, sigmas, clip.samples))

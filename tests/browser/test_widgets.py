@@ -173,7 +173,7 @@ def test_a_warning_shows_on_its_node(comfy):
                 "type": "CLIPTextEncode",
                 "inputs": {"clip": "CLIP"},
                 "outputs": {"CONDITIONING": "CONDITIONING"},
-                "widgets_values": [f"a blue square, {comfy.nodes}"],  # each page a run of its own: no cached node speaks
+                "widgets_values": [f"a blue square, {comfy.nodes}"],  # for each page a run: cached nodes say nothing
             },
             {"type": "VAEEncode", "inputs": {"pixels": "IMAGE", "vae": "VAE"}, "outputs": {"LATENT": "LATENT"}},
             {

@@ -65,7 +65,7 @@ def set_windows(model, length: int, overlap: int):
     )
     params = params.clone()
     params.set_context(windows)
-    model = _clone(model)
+    model = clone_model(model)
     model.set_attachments(PARAMS, params)
     return model
 
@@ -79,7 +79,7 @@ def for_inversion(model):
     """
     if not motion_models(model):
         return model
-    model = _clone(model)
+    model = clone_model(model)
     for motion in motion_models(model):
         group = motion.get_attachment(MOTION).keyframes
         group.keyframes = [copy.copy(keyframe) for keyframe in group.keyframes]
@@ -95,8 +95,8 @@ def _restart_keyframes(executor, *args, **kwargs):
     return executor(*args, **kwargs)
 
 
-def _clone(model):
-    """A clone of a MODEL with the per-block settings that AnimateDiff-Evolved's own cloning drops."""
+def clone_model(model):
+    """A clone of a MODEL, with the per-block settings that AnimateDiff-Evolved's own cloning drops."""
     clone = model.clone()
     for ours, theirs in zip(motion_models(clone), motion_models(model), strict=True):
         ours.get_attachment(MOTION).per_block_list = theirs.get_attachment(MOTION).per_block_list

@@ -1,5 +1,6 @@
 """Names inside ComfyUI that are nobody's interface."""
 
+import comfy.hooks
 import torch
 
 from .guard import names_of
@@ -47,3 +48,75 @@ def mechanisms_on(model) -> list[str]:
         "exchanged layers": [name for name in model.object_patches if name.startswith("diffusion_model")],
     }
     return [f"{what} ({', '.join(sorted(set(names)))})" for what, names in found.items() if names]
+
+
+GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function")
+"""Options of a MODEL that change its prediction beside cfg: Self-Attention Guidance, Perturbed-Attention Guidance."""
+
+
+@names_of("ComfyUI 0.30")
+def remove_guidance(model) -> list[str]:
+    """Take guidance beside cfg off a MODEL; what it was, by the nodes that put it there."""
+    options = model.model_options
+    found = []
+    for name in GUIDANCE:
+        functions = options.pop(name, [])
+        found += functions if isinstance(functions, list) else [functions]
+    options.pop("disable_cfg1_optimization", None)
+    return [function.__qualname__.split(".")[0] for function in found]
+
+
+STEP_CACHES = {"easycache": "EasyCache", "lazycache": "LazyCache"}
+"""Mechanisms that skip steps, by the keys of their wrappers; both keep their state under one option."""
+STEP_CACHE_STATE = "easycache"
+
+
+@names_of("ComfyUI 0.30")
+def remove_step_caches(model) -> list[str]:
+    """Take the host's step caches off a MODEL; what they were."""
+    found = [key for key in STEP_CACHES if any(key in by_key for by_key in model.wrappers.values())]
+    for key in found:
+        for kind in model.wrappers:
+            model.remove_wrappers_with_key(kind, key)
+    model.model_options["transformer_options"].pop(STEP_CACHE_STATE, None)
+    return [STEP_CACHES[key] for key in found]
+
+
+class KeyframesByLevel(comfy.hooks.HookKeyframeGroup):
+    """Hook keyframes, each in force at the levels that it names, whichever way noise goes.
+
+    The host's move on to later ones only, as sigma falls, and give each its guaranteed steps.
+    """
+
+    def __init__(self, keyframes: list):
+        super().__init__()
+        self.keyframes = keyframes
+        self._set_first_as_current()
+
+    def prepare_current_keyframe(self, curr_t, transformer_options) -> bool:
+        """Whether another strength holds from here on, as the host asks before every model call."""
+        before = self.strength
+        for keyframe in self.keyframes:
+            if keyframe.start_t >= curr_t:
+                self._current_keyframe = keyframe
+        return self.strength != before
+
+
+@names_of("ComfyUI 0.30")
+def hooks_by_level(conditioning: list) -> list:
+    """CONDITIONING whose hooks have `KeyframesByLevel`; hooks that prompts share stay shared."""
+    groups: dict[int, comfy.hooks.HookGroup] = {}
+    keyframes: dict[int, KeyframesByLevel] = {}
+
+    def by_level(group: comfy.hooks.HookGroup) -> comfy.hooks.HookGroup:
+        if id(group) not in groups:
+            groups[id(group)] = clone = group.clone()
+            for hook in clone.hooks:
+                theirs = hook.hook_keyframe
+                hook.hook_keyframe = keyframes.setdefault(id(theirs), KeyframesByLevel(theirs.clone().keyframes))
+        return groups[id(group)]
+
+    return [
+        (text, {**extra, "hooks": by_level(extra["hooks"])} if "hooks" in extra else extra)
+        for text, extra in conditioning
+    ]

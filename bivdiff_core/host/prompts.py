@@ -1,0 +1,101 @@
+"""CONDITIONING held against the MODEL that is to read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .families import Family
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What guides a run: CONDITIONING for and against, and how strictly; an inversion has one and no guidance."""
+
+    positive: list
+    negative: list
+    cfg: float = 1.0
+
+    @classmethod
+    def unguided(cls, conditioning: list) -> Prompts:
+        """One CONDITIONING without guidance."""
+        return cls(conditioning, conditioning)
+
+
+def check_text(text: Tensor, extra: dict, family: Family, width: int | None) -> None:
+    """Refuse a prompt that a MODEL of a family cannot read.
+
+    Args:
+        text, extra: one of a CONDITIONING.
+        width: length of the vectors that the MODEL reads, None where any will do.
+
+    Raises:
+        ValueError: another encoder made the text, or it carries what does not reach the MODEL.
+    """
+    if width is not None and (text.shape[-1] != width or (family.text_key and family.text_key not in extra)):
+        lacks = f" and {family.text_key}" if family.text_key else ""
+        raise ValueError(
+            f"another model's text encoder made this prompt (vectors of {text.shape[-1]} values; this model reads "
+            f"{width}{lacks}). Encode it with the CLIP that belongs to this model."
+        )
+    if not family.control and "control" in extra:
+        raise ValueError(
+            "this video model takes no ControlNet. Wire the prompt from CLIP Text Encode, before Apply ControlNet: the "
+            "frames follow the control already."
+        )
+    if not family.prompt_per_frame and text.shape[0] > 1:
+        raise ValueError(f"this video model reads one prompt a clip, not {text.shape[0]}. Give it one for all frames.")
+
+
+def check_picture(family: Family, prompts: Prompts, latent: dict) -> None:
+    """Refuse an InstructPix2Pix or inpainting MODEL without the picture that it works on.
+
+    Raises:
+        ValueError: the host would show it a blank one.
+    """
+    given = any("concat_latent_image" in extra for _, extra in prompts.positive)
+    if family.picture is None or given or (family.mask_will_do and "noise_mask" in latent):
+        return
+    raise ValueError(
+        f"got an {family.name} model but no picture for it to work on. Wire both prompts through {family.picture}."
+    )
+
+
+def check_gaps(model, prompts: Prompts, sigmas: Tensor) -> None:
+    """Refuse prompts that leave noise levels of a run without any, where the host would not ask the MODEL at all.
+
+    Args:
+        sigmas: the run's levels, rising or falling.
+
+    Raises:
+        ValueError: naming the level and the control that closes the gap.
+    """
+    sampling = model.get_model_object("model_sampling")
+    between = (sigmas[1:] + sigmas[:-1]) / 2  # where solvers and samplers of second order look
+    levels = torch.cat([sigmas, between]).clamp(min=float(sampling.sigma_min)).tolist()
+    sides = {"positive": prompts.positive, "negative": prompts.negative if prompts.cfg != 1 else prompts.positive}
+    for side, conditioning in sides.items():
+        ranges = [_sigma_range(extra, sampling) for _, extra in conditioning]
+        for sigma in levels:
+            if not any(end <= sigma <= start * (1 + 1e-5) for start, end in ranges):
+                raise ValueError(
+                    f"no {side} prompt is in force at sigma {sigma:.3g}, and the model would not be asked there. Close "
+                    "the gap: in Set Timestep Range, or with a prompt for the rest of the range."
+                )
+
+
+def _sigma_range(extra: dict, sampling) -> tuple[float, float]:
+    """Highest and lowest level at which one of a CONDITIONING is in force, as the host counts its percents."""
+    start = max(extra.get("start_percent", 0.0), extra.get("clip_start_percent", 0.0))
+    end = min(extra.get("end_percent", 1.0), extra.get("clip_end_percent", 1.0))
+    return float(sampling.percent_to_sigma(start)), float(sampling.percent_to_sigma(end))
+
+
+def without_built_in_guidance(prompts: Prompts) -> Prompts:
+    """An inversion's prompts with distilled guidance of 1, unless one is wired.
+
+    The host's own default is one for generating (Flux 3.5, HunyuanVideo 6).
+    """
+    return Prompts.unguided([(text, {"guidance": 1.0, **extra}) for text, extra in prompts.positive])

@@ -1,0 +1,149 @@
+"""In an inversion noise rises: what follows the schedule acts at the level that it names, guidance is left out."""
+
+import comfy.hooks
+import pytest
+import tiny_models as tiny
+import torch
+from analytic import rms
+from test_gate import inputs_of, warnings
+from torch import Tensor
+
+F = 4
+LATENT = (F, 4, 8, 8)
+NODES = ["BIVDiffInvertImage", "BIVDiffInvertVideo"]
+WEAKER = 0.5
+"""Of the LoRA below: at strength 1 the network's last layer answers with half its output."""
+
+
+def model_for(node_id: str):
+    model = tiny.sd_model()
+    return tiny.seeing_together(model) if node_id == "BIVDiffInvertVideo" else model
+
+
+def invert(pack, node_id: str, model, text: list, **settings) -> Tensor:
+    given = {**inputs_of(node_id, model, tiny.frames(*LATENT), text), "steps": 6, **settings}
+    return tiny.run(pack, node_id, **given)[0]["samples"]
+
+
+# Hook keyframes
+
+STRENGTHS = {0.0: 0.3, 0.3: 1.0, 0.7: -0.5}
+"""Of the LoRA, from these shares of the schedule on."""
+
+
+def keyframed_text() -> list:
+    """A prompt with a LoRA hook whose strength changes twice on the way."""
+    layer = tiny.sd_model().model.diffusion_model.out[2]
+    weights = {
+        "diffusion_model.out.2.diff": (WEAKER - 1) * layer.weight,
+        "diffusion_model.out.2.diff_b": (WEAKER - 1) * layer.bias,
+    }
+    hooks = comfy.hooks.create_hook_lora(weights, 1.0, 0.0)
+    keyframes = comfy.hooks.HookKeyframeGroup()
+    for start, strength in STRENGTHS.items():
+        keyframes.add(comfy.hooks.HookKeyframe(strength, start_percent=start))
+    hooks.set_keyframes_on_hooks(keyframes)
+    return comfy.hooks.set_hooks_for_conditioning(tiny.text(), hooks)
+
+
+def by_hand(model):
+    """The MODEL whose output is scaled, at every level, as the LoRA of the keyframe in force there scales it."""
+    sampling = model.get_model_object("model_sampling")
+    starts = {sampling.percent_to_sigma(start): strength for start, strength in STRENGTHS.items()}
+
+    def scaled(apply_model, args):
+        x, sigma = args["input"], args["timestep"][0].item()
+        (*_, strength) = (strength for start, strength in starts.items() if start >= sigma)
+        denoised = apply_model(x, args["timestep"], **args["c"])
+        return x - (1 + strength * (WEAKER - 1)) * (x - denoised)
+
+    model = model.clone()
+    model.set_model_unet_function_wrapper(scaled)
+    return model
+
+
+@pytest.mark.parametrize("solver", ["ddim", "uni_inv", "fireflow", "fixed_point"])
+@pytest.mark.parametrize("node_id", NODES)
+def test_hook_keyframes_hold_at_their_levels(pack, node_id, solver):
+    text = keyframed_text()
+    out = invert(pack, node_id, model_for(node_id), text, solver=solver)
+    expected = invert(pack, node_id, by_hand(model_for(node_id)), tiny.text(), solver=solver)
+    # Weights patched and outputs scaled round differently, and fixed_point's iterations enlarge that on this network.
+    assert rms(out - expected) < 1e-3 * rms(expected)
+    assert rms(out - invert(pack, node_id, model_for(node_id), tiny.text(), solver=solver)) > 0.05 * rms(out)
+
+
+def test_the_hooks_wired_in_are_left_alone(pack):
+    """A core sampler after the inversion does what it does without one."""
+    text, model = keyframed_text(), tiny.sd_model()
+    given = {"latent_image": {"samples": torch.zeros(LATENT)}, "seed": 1, "steps": 6, "cfg": 1.0, "denoise": 1.0}
+    given |= {"sampler_name": "euler", "scheduler": "normal", "negative": tiny.text(seed=2)}
+    (before,) = pack.run("KSampler", model=model, positive=keyframed_text(), **given)
+    invert(pack, "BIVDiffInvertImage", model, text)
+    (after,) = pack.run("KSampler", model=model, positive=text, **given)
+    assert torch.equal(after["samples"], before["samples"])
+    assert type(text[0][1]["hooks"].hooks[0].hook_keyframe) is comfy.hooks.HookKeyframeGroup
+
+
+# Switched off
+
+SWITCHED_OFF = {
+    "PerturbedAttentionGuidance": {"scale": 3.0},
+    "SelfAttentionGuidance": {"scale": 0.5, "blur_sigma": 2.0},
+    "RescaleCFG": {"multiplier": 0.7},
+    "EasyCache": {"reuse_threshold": 0.2, "start_percent": 0.15, "end_percent": 0.95, "verbose": False},
+    "LazyCache": {"reuse_threshold": 0.2, "start_percent": 0.15, "end_percent": 0.95, "verbose": False},
+}
+"""Core's nodes that guide beside cfg or skip steps, and their settings."""
+
+
+@pytest.mark.parametrize("patch", SWITCHED_OFF)
+@pytest.mark.parametrize("node_id", NODES)
+def test_guidance_and_step_caches_are_left_out_with_a_word(pack, node_id, patch):
+    plain = model_for(node_id)
+    (patched,) = pack.run(patch, model=plain, **SWITCHED_OFF[patch])
+    options = {key: list(by_key) for key, by_key in patched.wrappers.items()}
+    assert torch.equal(invert(pack, node_id, patched, tiny.text()), invert(pack, node_id, plain, tiny.text()))
+    said = warnings(pack, node_id, **inputs_of(node_id, patched, tiny.frames(*LATENT)))
+    assert f"Switched off for the inversion: {patch}" in said
+    assert {key: list(by_key) for key, by_key in patched.wrappers.items()} == options, "the MODEL wired in is as it was"
+
+
+# Prompts for part of the schedule
+
+
+def part(pack, text: list, start: float, end: float) -> list:
+    return pack.run("ConditioningSetTimestepRange", conditioning=text, start=start, end=end)[0]
+
+
+@pytest.mark.parametrize("ends", [(0.0, 0.5), (0.3, 1.0)])
+@pytest.mark.parametrize("node_id", [*NODES, "BIVDiffFrameSampler", "BIVDiffTemporalSmoother"])
+def test_levels_without_a_prompt_are_refused(pack, node_id, ends):
+    calls = tiny.Calls()
+    model = calls.on(model_for(node_id))
+    latent = tiny.frames(*LATENT)
+    if node_id == "BIVDiffTemporalSmoother":
+        latent = {"samples": torch.randn(LATENT, generator=torch.Generator().manual_seed(7))}
+    with pytest.raises(ValueError, match="no positive prompt is in force at sigma .* Set Timestep Range"):
+        tiny.run(pack, node_id, **inputs_of(node_id, model, latent, part(pack, tiny.text(), *ends)))
+    assert calls.rows == []
+
+
+@pytest.mark.parametrize("node_id", NODES)
+def test_two_prompts_that_share_the_schedule_hold_at_their_levels(pack, node_id):
+    """Where one ends the other begins; each step is what its prompt alone would make of it."""
+    early, late = tiny.text(seed=1), tiny.text(seed=3)
+    shared = part(pack, early, 0.0, 0.45) + part(pack, late, 0.45, 1.0)
+    model = model_for(node_id)
+    boundary = model.get_model_object("model_sampling").percent_to_sigma(0.45)
+
+    def choose(apply_model, args):
+        text = early if args["timestep"][0].item() >= boundary else late
+        c = {**args["c"], "c_crossattn": text[0][0].expand(args["input"].shape[0], -1, -1)}
+        return apply_model(args["input"], args["timestep"], **c)
+
+    chosen = model.clone()
+    chosen.set_model_unet_function_wrapper(choose)
+    out, expected = invert(pack, node_id, model, shared), invert(pack, node_id, chosen, early)
+    assert rms(out - expected) < 2e-5 * rms(expected)
+    assert rms(out - invert(pack, node_id, model, early)) > 1e-3 * rms(out)
