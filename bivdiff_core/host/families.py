@@ -15,6 +15,7 @@ from comfy.model_base import BaseModel
 
 from ..solvers import SOLVERS
 from .foreign import animatediff
+from .loaders.attention import PATCHES
 from .loaders.video_unet import VideoModel
 from .loaders.vidrd import VidRDModel
 
@@ -36,6 +37,7 @@ class Family:
         text_key: what its text encoder gives beside them, and the model cannot do without.
         control: whether ControlNets reach it.
         prompt_per_frame: whether frames can have prompts of their own.
+        patches: which of the host's patches reach its network; None for all.
         picture: which node gives the picture that it works on; None for models that need none.
         mask_will_do: whether a noise_mask does instead of that.
         solvers: of inversion, that it can be inverted with.
@@ -50,6 +52,7 @@ class Family:
     text_key: str | None = None
     control: bool = True
     prompt_per_frame: bool = True
+    patches: tuple[str, ...] | None = None
     picture: str | None = None
     mask_will_do: bool = False
     solvers: tuple[str, ...] = tuple(SOLVERS)
@@ -90,6 +93,7 @@ FAMILIES = (
         text_width=lambda model: model.diffusion_model.unet.config.cross_attention_dim,
         control=False,
         prompt_per_frame=False,
+        patches=PATCHES,
     ),
     Family("VidRD", _is_a(VidRDModel), video=True, text_width=_unet_text_width),
     Family("Stable Video Diffusion", _is_a(comfy.model_base.SVD_img2vid), video=True),

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..statistics import has_noise_std, is_noise, is_white, noise_figures
 from .families import Family, distilled_guidance, family_of, noise_of, takes_video_latents
 from .foreign import animatediff
-from .foreign.comfyui import mechanisms_on
+from .foreign.comfyui import mechanisms_on, patches_on
 from .inverted import Inversion, inversion_of
 from .latents import as_clip, frame_dim
 from .prompts import Prompts, check_picture, check_text, without_built_in_guidance
@@ -97,6 +97,7 @@ def admit(role: Role, model, latent: dict, prompts: Prompts, windows: Windows, s
     if latent.get("noise_mask") is not None:
         _check_mask(latent["noise_mask"], samples)
     family = admit_model(model, role.video, prompts, one_by_one=windows.length == 1)
+    _check_patches(family, model)
     noise = "" if role.latent == "start" else noise_of(model)
     inversion = _admit_content(role, model, noise, latent, samples, strength)
 
@@ -229,6 +230,17 @@ def admit_model(model, video: bool, prompts: Prompts | None = None, one_by_one: 
             "belongs in DDIM Inverse (Video) and Video Temporal Smoother."
         )
     return family
+
+
+def _check_patches(family: Family, model) -> None:
+    lost = [name for name in patches_on(model) if family.patches is not None and name not in family.patches]
+    if lost:
+        log.warning(
+            "What another node has put on the model does not reach it: %s (a %s has no place for that). Take it off, "
+            "or use it on the image model.",
+            ", ".join(lost),
+            family.name,
+        )
 
 
 def _hooks(prompts: Prompts) -> list[str]:

@@ -1,5 +1,8 @@
 """Nothing assumes how a MODEL was made: what other nodes put on it stays in force, and so does its own schedule."""
 
+import copy
+import itertools
+
 import comfy.hooks
 import comfy.sd
 import pytest
@@ -7,15 +10,16 @@ import tiny_models as tiny
 import torch
 from analytic import GaussianMixture, rms
 from animatediff_standin import LinearBetas
+from comfy.ldm.modules.attention import optimized_attention
 from comfy.model_base import ModelType
 from comfy.patcher_extension import PatcherInjection, WrappersMP, add_wrapper_with_key
+from test_gate import inputs_of, warnings
 from torch import Tensor
 
 from bivdiff_core.grids import sd_sigma
 
 F = 4
 SCALE = 0.9
-LAYER = "diffusion_model.out.2"
 RUNS = {
     "frames": ("BIVDiffFrameSampler", {"frames_per_batch": 2, "seed": 1}),
     "inverted frames": ("BIVDiffInvertImage", {"frames_per_batch": 2}),
@@ -24,6 +28,14 @@ RUNS = {
     "smoothed clip": ("BIVDiffTemporalSmoother", {"sampler_name": "heun"}),
     "smoothed windows": ("BIVDiffTemporalSmoother", {"context_length": 3, "context_overlap": 2}),
 }
+OF_VIDEO = [name for name, (node_id, _) in RUNS.items() if node_id.endswith(("Video", "Smoother"))]
+MODELS = {
+    "image": (lambda pack: tiny.sd_model(), "out.2", [name for name in RUNS if name not in OF_VIDEO]),
+    "image as video": (lambda pack: tiny.seeing_together(tiny.sd_model()), "out.2", OF_VIDEO),
+    "UNet3D": (tiny.video_model, "unet.conv_out", OF_VIDEO),
+    "VidRD": (tiny.vidrd_model, "out.2", OF_VIDEO),
+}
+"""Kinds of MODEL that the pack makes or takes: how to make one, its network's last layer, what it runs in."""
 
 
 def run(pack, name: str, model, positive: list, negative: list) -> Tensor:
@@ -33,8 +45,6 @@ def run(pack, name: str, model, positive: list, negative: list) -> Tensor:
     if node_id.startswith("BIVDiffInvert"):
         texts = {"conditioning": positive}
     latent = {"latent_image" if node_id == "BIVDiffFrameSampler" else "latent": {"samples": noise}}
-    if node_id in ("BIVDiffInvertVideo", "BIVDiffTemporalSmoother"):
-        model = tiny.seeing_together(model)
     given = {"model": model, "steps": 3, "scheduler": "normal", **texts, **latent, **settings}
     return tiny.run(pack, node_id, **given)[0]["samples"]
 
@@ -46,45 +56,45 @@ def scaled_denoised(x: Tensor, denoised: Tensor) -> Tensor:
     return x - SCALE * (x - denoised)
 
 
-def scaled_layer(network: torch.nn.Module) -> None:
-    for parameter in network.out[2].parameters():
+def scaled_layer(network: torch.nn.Module, layer: str) -> None:
+    for parameter in network.get_submodule(layer).parameters():
         parameter.data *= SCALE
 
 
-def lora() -> dict[str, Tensor]:
-    layer = tiny.sd_model().model.diffusion_model.out[2]
-    return {f"{LAYER}.diff": (SCALE - 1) * layer.weight, f"{LAYER}.diff_b": (SCALE - 1) * layer.bias}
+def lora(model, layer: str) -> dict[str, Tensor]:
+    last, name = model.model.diffusion_model.get_submodule(layer), f"diffusion_model.{layer}"
+    return {f"{name}.diff": (SCALE - 1) * last.weight, f"{name}.diff_b": (SCALE - 1) * last.bias}
 
 
-def with_lora(model, *conds):
-    return comfy.sd.load_lora_for_models(model, None, lora(), 1.0, 0.0)[0], *conds
+def with_lora(model, layer, *conds):
+    return comfy.sd.load_lora_for_models(model, None, lora(model, layer), 1.0, 0.0)[0], *conds
 
 
-def with_hooks(model, *conds):
-    hooks = comfy.hooks.create_hook_lora(lora(), 1.0, 0.0)
+def with_hooks(model, layer, *conds):
+    hooks = comfy.hooks.create_hook_lora(lora(model, layer), 1.0, 0.0)
     return model, *(comfy.hooks.set_hooks_for_conditioning(cond, hooks) for cond in conds)
 
 
-def with_object_patch(model, *conds):
-    layer = tiny.sd_model().model.diffusion_model.out[2]
-    for parameter in layer.parameters():
+def with_object_patch(model, layer, *conds):
+    last = copy.deepcopy(model.model.diffusion_model.get_submodule(layer))
+    for parameter in last.parameters():
         parameter.data *= SCALE
-    model.add_object_patch(LAYER, layer)
+    model.add_object_patch(f"diffusion_model.{layer}", last)
     return model, *conds
 
 
-def with_injection(model, *conds):
+def with_injection(model, layer, *conds):
     hooks = []
 
     def inject(patcher):
-        layer = patcher.model.diffusion_model.out[2]
-        hooks.append(layer.register_forward_hook(lambda layer, args, out: SCALE * out))
+        last = patcher.model.diffusion_model.get_submodule(layer)
+        hooks.append(last.register_forward_hook(lambda layer, args, out: SCALE * out))
 
     model.set_injections("test", [PatcherInjection(inject, lambda patcher: hooks.pop().remove())])
     return model, *conds
 
 
-def with_function_wrapper(model, *conds):
+def with_function_wrapper(model, layer, *conds):
     def wrapper(apply_model, args):
         return scaled_denoised(args["input"], apply_model(args["input"], args["timestep"], **args["c"]))
 
@@ -92,7 +102,7 @@ def with_function_wrapper(model, *conds):
     return model, *conds
 
 
-def with_post_cfg_function(model, *conds):
+def with_post_cfg_function(model, layer, *conds):
     model.set_model_sampler_post_cfg_function(lambda args: scaled_denoised(args["input"], args["denoised"]))
     return model, *conds
 
@@ -123,21 +133,46 @@ def of_run(executor, *args, **kwargs):
 
 
 def with_wrapper(kind: str, function):
-    def apply(model, *conds):
+    def apply(model, layer, *conds):
         model.add_wrapper_with_key(kind, "test", function)
         return model, *conds
 
     return apply
 
 
-def halved_values(network: torch.nn.Module) -> None:
+def halved(network: torch.nn.Module, layers: str) -> None:
+    """Layers of the attention within a frame, not along time."""
     for name, parameter in network.named_parameters():
-        if name.endswith("attn1.to_v.weight"):
+        if f".{layers}." in name and "temp_" not in name and "transformer_in." not in name:
             parameter.data *= 0.5
 
 
-def with_attention_patch(model, *conds):
+def halved_values(network: torch.nn.Module, layer: str) -> None:
+    halved(network, "attn1.to_v")
+
+
+def halved_text(network: torch.nn.Module, layer: str) -> None:
+    halved(network, "attn2.to_out.0")
+
+
+def with_attention_patch(model, layer, *conds):
     model.set_model_attn1_patch(lambda queries, context, values, options: (queries, context, 0.5 * values))
+    return model, *conds
+
+
+def with_attention_output_patch(model, layer, *conds):
+    model.set_model_attn2_output_patch(lambda out, options: 0.5 * out)
+    return model, *conds
+
+
+def with_replaced_attention(model, layer, *conds):
+    """In every place that a network of this size may have."""
+
+    def attention(q, k, v, options):
+        return optimized_attention(q, k, 0.5 * v, options["n_heads"])
+
+    for part, number in itertools.product(("input", "middle", "output"), range(12)):
+        model.set_model_attn1_replace(attention, part, number)
     return model, *conds
 
 
@@ -155,37 +190,74 @@ MECHANISMS = {
     "sampler sample": (with_wrapper(WrappersMP.SAMPLER_SAMPLE, of_sampler), scaled_layer),
     "outer sample": (with_wrapper(WrappersMP.OUTER_SAMPLE, of_run), scaled_layer),
     "attention patch": (with_attention_patch, halved_values),
+    "attention output patch": (with_attention_output_patch, halved_text),
+    "replaced attention": (with_replaced_attention, halved_values),
 }
 """How another node changes a MODEL or its conditioning, and the change of the network that this amounts to."""
 GUIDANCE = ("post cfg function",)
 """Those of them that guide, which an inversion leaves out."""
 
 
+@pytest.fixture(scope="module", params=MODELS)
+def kind(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def expected(pack):
+def expected(pack, kind):
     """What every run makes with a network that was changed by hand, and with one that was not."""
     texts = tiny.text(seed=1), tiny.text(seed=2)
+    make, layer, runs = MODELS[kind]
 
     def all_runs(change) -> dict[str, Tensor]:
-        model = tiny.sd_model()
-        change(model.model.diffusion_model)
-        return {name: run(pack, name, model, *texts) for name in RUNS}
+        model = make(pack)
+        change(model.model.diffusion_model, layer)
+        return {name: run(pack, name, model, *texts) for name in runs}
 
-    return {change: all_runs(change) for change in (scaled_layer, halved_values, lambda network: None)}
+    return {change: all_runs(change) for change in (scaled_layer, halved_values, halved_text, lambda *args: None)}
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
-def test_what_is_on_a_model_stays_in_force(pack, expected, mechanism):
+def test_what_is_on_a_model_stays_in_force(pack, kind, expected, mechanism):
     apply, change = MECHANISMS[mechanism]
+    make, layer, runs = MODELS[kind]
     *_, unchanged = expected.values()
-    for name in RUNS:
-        out = run(pack, name, *apply(tiny.sd_model(), tiny.text(seed=1), tiny.text(seed=2)))
+    for name in runs:
+        out = run(pack, name, *apply(make(pack), layer, tiny.text(seed=1), tiny.text(seed=2)))
         if mechanism in GUIDANCE and name.startswith("inverted"):
             assert torch.equal(out, unchanged[name])
             continue
         whole = expected[change][name]
         assert rms(whole - unchanged[name]) > 1e-3 * rms(whole)
         assert rms(out - whole) < 2e-5 * rms(whole), name
+
+
+def test_what_does_not_reach_a_model_is_said(pack):
+    """FreeU works on the host's blocks, which diffusers' UNet has not."""
+    (model,) = pack.run("FreeU_V2", model=tiny.video_model(pack), b1=1.3, b2=1.4, s1=0.9, s2=0.2)
+    for node_id, latent in (
+        ("BIVDiffInvertVideo", tiny.frames(F, 4, 8, 8)),
+        ("BIVDiffTemporalSmoother", {"samples": torch.randn(F, 4, 8, 8, generator=torch.Generator().manual_seed(7))}),
+    ):
+        assert "does not reach it: output_block_patch" in warnings(pack, node_id, **inputs_of(node_id, model, latent))
+
+
+@pytest.mark.parametrize(
+    ("patch", "settings"),
+    [
+        ("PerturbedAttentionGuidance", {"scale": 3.0}),
+        ("SelfAttentionGuidance", {"scale": 0.5, "blur_sigma": 2.0}),
+        ("TomePatchModel", {"ratio": 0.5}),
+        ("EasyCache", {"reuse_threshold": 5.0, "start_percent": 0.0, "end_percent": 1.0, "verbose": False}),
+    ],
+)
+def test_cores_nodes_reach_the_video_unet(pack, patch, settings):
+    """In smoothing: they change the video, and say nothing."""
+    video = tiny.video_model(pack)
+    (patched,) = pack.run(patch, model=video, **settings)
+    given = {"positive": tiny.text(seed=1), "negative": tiny.text(seed=2)}
+    plain, changed = (run(pack, "smoothed clip", model, *given.values()) for model in (video, patched))
+    assert changed.isfinite().all() and rms(changed - plain) > 1e-3 * rms(plain)
 
 
 # Schedules and kinds of prediction

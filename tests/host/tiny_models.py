@@ -55,6 +55,14 @@ UNET_3D = {
     "cross_attention_dim": TEXT_WIDTH,
     "attention_head_dim": 16,
 }
+VIDRD = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": (64, 128),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "layers_per_block": 1,
+    "cross_attention_dim": TEXT_WIDTH,
+}
 WAN = {
     "image_model": "wan2.1",
     "model_type": "t2v",
@@ -245,6 +253,13 @@ def video_model(pack, seed: int = 3) -> comfy.model_patcher.ModelPatcher:
         memory_usage_factor = 0.1
 
     config = TinyVideo(UNET_3D)
+    config.set_inference_dtype(torch.float32, None)
+    return _patcher(config.get_model({}, "", device=CPU), seed)
+
+
+def vidrd_model(pack, seed: int = 3) -> comfy.model_patcher.ModelPatcher:
+    """VidRD, the host's UNet of Stable Diffusion 2 with layers along time."""
+    config = pack.import_module("bivdiff_core.host.loaders.vidrd").VidRDConfig(VIDRD)
     config.set_inference_dtype(torch.float32, None)
     return _patcher(config.get_model({}, "", device=CPU), seed)
 

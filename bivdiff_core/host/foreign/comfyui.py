@@ -33,9 +33,8 @@ def mechanisms_on(model) -> list[str]:
     Patches of weights (LoRA) and another noise schedule do not.
     """
     options = model.model_options
-    patches = options.get("transformer_options", {})
     found = {
-        "patches": [*patches.get("patches", {}), *patches.get("patches_replace", {})],
+        "patches": patches_on(model) + list(options.get("transformer_options", {}).get("patches_replace", {})),
         "functions": [name for name, value in options.items() if callable(value) or isinstance(value, list)],
         "wrappers": [
             key
@@ -48,6 +47,12 @@ def mechanisms_on(model) -> list[str]:
         "exchanged layers": [name for name in model.object_patches if name.startswith("diffusion_model")],
     }
     return [f"{what} ({', '.join(sorted(set(names)))})" for what, names in found.items() if names]
+
+
+@names_of("ComfyUI 0.30")
+def patches_on(model) -> list[str]:
+    """Names of the patches on a MODEL's network that add to what its blocks do, as opposed to replacing it."""
+    return list(model.model_options.get("transformer_options", {}).get("patches", {}))
 
 
 GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function")

@@ -6,9 +6,11 @@ The host hands frames over as a batch, `[B * F, C, H, W]`; the UNet wants clips,
 import comfy.model_base
 import comfy.supported_models_base
 import torch
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 
 from ..foreign.comfyui import use_host_layers
+from .attention import patch_attention
 
 
 class VideoUNet(torch.nn.Module):
@@ -21,10 +23,10 @@ class VideoUNet(torch.nn.Module):
         dtype: of the weights.
         device: where they are made.
         operations: the host's layer classes (`comfy.ops.pick_operations`).
-        unet_config: UNet3DConditionModel's configuration.
+        unet_config: UNet3DConditionModel's configuration; model_channels among it is for other nodes to read.
     """
 
-    def __init__(self, dtype=None, device=None, operations=None, **unet_config):
+    def __init__(self, dtype=None, device=None, operations=None, model_channels=None, **unet_config):
         super().__init__()
         from diffusers import UNet3DConditionModel
 
@@ -40,8 +42,18 @@ class VideoUNet(torch.nn.Module):
         )  # ModelMixin's own .to warns of layers to be kept in fp32, of which none are
         self.dtype = dtype
         use_host_layers(self.unet, operations)
+        self.options: dict = {}
+        patch_attention(self.unet, self.options)
 
-    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, transformer_options: dict, **_) -> Tensor:
+    def forward(self, x, timesteps, context=None, y=None, control=None, transformer_options=None, **inputs) -> Tensor:
+        """`predict` inside the wrappers that other nodes have put around the network, as the host calls its own."""
+        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
+        executor = WrapperExecutor.new_class_executor(self.predict, self, wrappers)
+        return executor.execute(x, timesteps, context, y, control, transformer_options, **inputs)
+
+    def predict(
+        self, x: Tensor, timesteps: Tensor, context: Tensor, y, control, transformer_options: dict, **_
+    ) -> Tensor:
         """Predict eps of whole clips.
 
         Args:
@@ -52,6 +64,8 @@ class VideoUNet(torch.nn.Module):
         clips = len(transformer_options["cond_or_uncond"])
         frames = x.shape[0] // clips
         self.unet.dtype = x.dtype
+        self.options.clear()
+        self.options.update(transformer_options, original_shape=list(x.shape))
         out = self.unet(
             x.unflatten(0, (clips, frames)).transpose(1, 2),
             timesteps[::frames],
@@ -72,6 +86,9 @@ class VideoModelConfig(comfy.supported_models_base.BASE):
     """A host model configuration whose unet_config is UNet3DConditionModel's; Stable Diffusion's schedule."""
 
     unet_extra_config: dict = {}
+
+    def __init__(self, unet_config: dict):
+        super().__init__({**unet_config, "model_channels": unet_config["block_out_channels"][0]})
 
     def get_model(self, state_dict, prefix="", device=None) -> VideoModel:
         return VideoModel(self, self.model_type(state_dict, prefix), device=device)

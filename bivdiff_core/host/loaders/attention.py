@@ -1,0 +1,85 @@
+"""The host's attention patches on the spatial attention of a diffusers UNet3DConditionModel.
+
+The layers along time see other rows than an image model's, and stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from torch import Tensor
+
+PATCHES = ("attn1_patch", "attn2_patch", "attn1_output_patch", "attn2_output_patch")
+"""What other nodes put on a MODEL that reaches this attention, beside replacements of attn1 and attn2."""
+
+
+class PatchedAttention:
+    """A diffusers attention processor, which acts like the host's transformer blocks where a MODEL has patches.
+
+    Args:
+        inner: the processor without patches.
+        kind: `attn1`, of a frame to itself, or `attn2`, to the text.
+        block: where the layer stands, as the host numbers the places of its own UNet.
+        index: of the layer in its transformer.
+        options: transformer_options of the run; exchanged before every call of the network.
+    """
+
+    def __init__(self, inner, kind: str, block: tuple[str, int], index: int, options: dict):
+        self.inner = inner
+        self.kind = kind
+        self.block = block
+        self.index = index
+        self.options = options
+
+    def __call__(self, attn, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **inputs) -> Tensor:
+        """Attention of `[rows, N, C]` to itself or to a context `[rows, L, D]`, as diffusers calls it."""
+        patches = self.options.get("patches", {})
+        replacements = self.options.get("patches_replace", {}).get(self.kind, {})
+        before, after = (patches.get(f"{self.kind}_{name}", []) for name in ("patch", "output_patch"))
+        replacement = replacements.get((*self.block, self.index), replacements.get(self.block))
+        if not before and not after and replacement is None:
+            return self.inner(attn, hidden_states, encoder_hidden_states, **inputs)
+
+        extra = {**self.options, "n_heads": attn.heads, "dim_head": attn.inner_dim // attn.heads}
+        extra |= {"attn_precision": None, "block": self.block, "block_index": self.index}
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        queries, keys, values = hidden_states, context, context
+        for patch in before:
+            queries, keys, values = patch(queries, keys, values, extra)
+        q, k, v = attn.to_q(queries), attn.to_k(keys), attn.to_v(values)
+        out = optimized_attention(q, k, v, attn.heads) if replacement is None else replacement(q, k, v, extra)
+        for layer in attn.to_out:
+            out = layer(out)
+        for patch in after:
+            out = patch(out, extra)
+        return out
+
+
+def patch_attention(unet: torch.nn.Module, options: dict) -> None:
+    """Give every spatial attention layer of a UNet3DConditionModel a `PatchedAttention` that reads `options`."""
+    for block, transformer in _spatial_transformers(unet):
+        for index, layer in enumerate(transformer.transformer_blocks):
+            for kind, attention in (("attn1", layer.attn1), ("attn2", layer.attn2)):
+                attention.set_processor(PatchedAttention(attention.processor, kind, block, index, options))
+
+
+def _spatial_transformers(unet: torch.nn.Module) -> Iterator[tuple[tuple[str, int], torch.nn.Module]]:
+    """The UNet's spatial transformers, each with its place: ("input", 1) is the first behind the first convolution."""
+    number = 0
+    for block in unet.down_blocks:
+        attentions = getattr(block, "attentions", [None] * len(block.resnets))
+        for attention in attentions:
+            number += 1
+            if attention is not None:
+                yield ("input", number), attention
+        number += block.downsamplers is not None
+    for attention in unet.mid_block.attentions:
+        yield ("middle", 0), attention
+    number = 0
+    for block in unet.up_blocks:
+        for attention in getattr(block, "attentions", [None] * len(block.resnets)):
+            if attention is not None:
+                yield ("output", number), attention
+            number += 1
