@@ -26,7 +26,7 @@ from torch import Tensor
 from .families import family_of
 from .foreign import animatediff
 from .foreign import controls as foreign
-from .foreign.comfyui import CORE_WINDOW_WRAPPER, OUR_WINDOW_WRAPPER
+from .foreign.comfyui import CORE_WINDOW_WRAPPER, OUR_WINDOW_WRAPPER, drain_workers
 from .hints import check_frame_counts, controls_of, hints_of, slice_lists
 from .latents import frame_dim
 from .memory import frames_that_fit
@@ -59,6 +59,9 @@ class FrameWindows(IndexListContextHandler):
             number of frames goes through them, and a chunk that does not fit in memory is halved.
         dim: where frames lie: 0 for frames in the batch, 2 for `[B, C, T, H, W]`.
     """
+
+    least = 1
+    """Rows that belong together, and the smallest chunk."""
 
     def __init__(self, length: int, overlap: int | None = None, dim: int = 0):
         chunks = overlap is None
@@ -131,11 +134,13 @@ class FrameWindows(IndexListContextHandler):
                 return super().execute(calc_window, model, conds, x_in, timestep, model_options)
             except Exception as e:
                 comfy.model_management.raise_non_oom(e)
-                if not self.independent or min(self.context_length, frames) == 1:
+                if not self.independent or min(self.context_length, frames) <= self.least:
                     raise
             # Outside the except block, so that the traceback no longer holds the tensors that did not fit.
+            drain_workers(model_options)
             comfy.model_management.soft_empty_cache()
-            self.context_length = min(self.context_length, frames) // 2
+            half = min(self.context_length, frames) // 2
+            self.context_length = max(half // self.least * self.least, self.least)
             done = 0
             log.warning("Out of memory: going on with %d frames at a time.", self.context_length)
 
@@ -146,6 +151,8 @@ class PairedWindows(FrameWindows):
     Args:
         frames: frames a chunk, each of them two rows of the batch; 0 for as many as memory holds.
     """
+
+    least = 2
 
     def __init__(self, frames: int):
         super().__init__(2 * frames)

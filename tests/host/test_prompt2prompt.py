@@ -284,6 +284,23 @@ def test_windows_that_part_a_frame_from_its_source_are_refused(pack, model, clip
         edit(pack, windowed, clip, latent)
 
 
+def test_out_of_memory_halves_pairs_down_to_one(pack, model, clip, latent):
+    """A frame and its source stay together, and the smallest chunk is tried once."""
+
+    class Full(tiny_models.Calls):
+        def __call__(self, apply_model, args):
+            self.rows.append(len(args["input"]) // len(args["c"]["transformer_options"]["cond_or_uncond"]))
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    calls = Full()
+    with pytest.raises(torch.OutOfMemoryError):
+        edit(pack, calls.on(model), clip, latent, frames_per_batch=FRAMES)
+    halves = [FRAMES]
+    while halves[-1] > 1:
+        halves.append(halves[-1] // 2)
+    assert calls.rows == [2 * frames for frames in halves]
+
+
 def test_animatediff_is_refused(pack, model, clip, latent):
     """Its motion would mix sources with targets."""
     with pytest.raises(ValueError, match="Prompt2Prompt Frame Editor: the model has AnimateDiff"):

@@ -125,3 +125,18 @@ def hooks_by_level(conditioning: list) -> list:
         (text, {**extra, "hooks": by_level(extra["hooks"])} if "hooks" in extra else extra)
         for text, extra in conditioning
     ]
+
+
+@names_of("ComfyUI 0.30")
+def drain_workers(model_options: dict) -> None:
+    """Wait until the workers of MultiGPU CFG Split are idle, and drop what they have made.
+
+    After an error on one device the host leaves the others' results in its pool, where the next call would take them
+    for its own.
+    """
+    pool = model_options.get("multigpu_thread_pool")
+    for device in pool.devices if pool is not None else ():
+        last = object()
+        pool.submit(device, lambda last=last: last)
+        while pool.get_result(device)[0] is not last:
+            pass
