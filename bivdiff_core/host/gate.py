@@ -107,7 +107,7 @@ def admit(role: Role, model, latent: dict, prompts: Prompts, windows: Windows, s
     model = _window_clip(model, windows, samples) if role.video else set_windows(model, FrameWindows(windows.length))
     check_windows(model, samples)
     if role.latent != "start":
-        animatediff.check_run(model, samples.shape[0])
+        animatediff.check_run(model, samples.shape[0], role.inverts)
     prompts = _admit_prompts(role, family, model, prompts, latent, samples)
     return Clip(role, model, family, noise, latent, samples, sliced, prompts, inversion)
 

@@ -35,11 +35,30 @@ class ContextOptions:
     guarantee_steps: int = 1
 
 
+@dataclass
+class NaiveReuse:
+    """A Context Extra: each step's prediction is mixed with the last one's."""
+
+    weighted_mean: float = 0.5
+    last: Tensor | None = None
+
+
+class ContextExtrasGroup:
+    """The Context Extras of a MODEL."""
+
+    def __init__(self):
+        self.naive_reuse: NaiveReuse | None = None
+
+    def get_extras_list(self) -> list[NaiveReuse]:
+        return [] if self.naive_reuse is None else [self.naive_reuse]
+
+
 class ContextOptionsGroup:
     """Windows one after another in a run; those in force show as attributes of the group."""
 
     def __init__(self):
         self.contexts: list[ContextOptions] = []
+        self.extras = ContextExtrasGroup()
 
     @classmethod
     def default(cls) -> "ContextOptionsGroup":
@@ -53,6 +72,7 @@ class ContextOptionsGroup:
     def clone(self) -> "ContextOptionsGroup":
         group = ContextOptionsGroup()
         group.contexts = list(self.contexts)
+        group.extras = self.extras
         return group
 
     def __getattr__(self, name: str):
@@ -95,11 +115,23 @@ class IterationOptions:
     iterations: int = 1
 
 
+class NoiseLayers(list):
+    """Noises that are laid over the first one."""
+
+    def is_empty(self) -> bool:
+        return not self
+
+
 @dataclass
 class SampleSettings:
     """The attachment ADE_sample_settings."""
 
     noise_type: str = "default"
+    seed_gen: str = "comfy"
+    seed_override: int | None = None
+    seed_offset: int = 0
+    batch_offset: int = 0
+    noise_layers: NoiseLayers = field(default_factory=NoiseLayers)
     iteration_opts: IterationOptions = field(default_factory=IterationOptions)
     image_injection: ImageInjections = field(default_factory=ImageInjections)
     noise_calibration: object = None
@@ -283,7 +315,10 @@ def sliding_calc_cond_batch(executor, model, conds, x, timestep, model_options):
         return executor(model, conds, x, timestep, model_options)
 
     if not options.context_length:
-        return call(conds, x, timestep, None)
+        outs = call(conds, x, timestep, None)
+        for extra in options.extras.get_extras_list():
+            extra.last, outs = outs, [out if extra.last is None else out.lerp(extra.last[0], 0.5) for out in outs]
+        return outs
     sums, counts = [torch.zeros_like(x) for _ in conds], torch.zeros(len(x), 1, 1, 1)
     length = options.context_length
     weights = torch.ones(length)
@@ -344,6 +379,7 @@ def use_evolved_sampling(
     per_block: list | None = None,
     encoding_max_len: int | None = None,
     beta_schedule: bool = True,
+    reuse: bool = False,
 ):
     """A MODEL as the pack's node Use Evolved Sampling leaves it."""
     model = model.clone()
@@ -353,6 +389,8 @@ def use_evolved_sampling(
         for context in windows if isinstance(windows, list) else [windows]:
             group.add(replace(context))
         params.set_context(group)
+    if reuse:
+        params.context_options.extras.naive_reuse = NaiveReuse()
     model.set_attachments("ADE_params", params)
     model.set_attachments("ADE_sample_settings", settings or SampleSettings())
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, ADE, outer_sample_wrapper)

@@ -159,6 +159,45 @@ def test_its_noise_never_replaces_the_inverted_frames(pack, sd, caplog, node_id)
     assert all(not r["noise"].any() and type(r["seed"]) is int for r in ade.RUNS)
 
 
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"noise_type": "FreeNoise"}, "noise of type FreeNoise"),
+        ({"noise_type": "repeated_context"}, "noise of type repeated_context"),
+        ({"seed_gen": "auto1111"}, "seeds as auto1111 makes them"),
+        ({"seed_override": 7}, "a seed of their own"),
+        ({"seed_offset": 1}, "a seed offset"),
+        ({"batch_offset": 2}, "a batch offset"),
+        ({"noise_layers": ade.NoiseLayers(["a layer"])}, "noise layers"),
+    ],
+)
+@OF_VIDEO
+def test_settings_that_replace_noise_are_said(pack, sd, caplog, node_id, settings, what):
+    """In core samplers they would replace what Inverted Latent to Noise gives them."""
+    model = ade.use_evolved_sampling(sd, settings=SampleSettings(**settings))
+    with caplog.at_level(logging.WARNING):
+        run(pack, node_id, model)
+    assert f"ask for {what}." in caplog.text and "Inverted Latent to Noise" in caplog.text
+
+
+def test_context_extras_are_left_out_of_an_inversion(pack, sd, caplog):
+    """They mix what one step has made into the next; in smoothing they are the pack's own business."""
+    model = ade.use_evolved_sampling(sd, reuse=True)
+    with caplog.at_level(logging.WARNING):
+        out = run(pack, "BIVDiffInvertVideo", model)
+    assert "Switched off for the inversion: NaiveReuse" in caplog.text
+    assert torch.equal(out, run(pack, "BIVDiffInvertVideo", ade.use_evolved_sampling(sd)))
+    assert model.get_attachment("ADE_params").context_options.extras.get_extras_list()
+    smoothed, plain = (run(pack, "BIVDiffTemporalSmoother", m) for m in (model, ade.use_evolved_sampling(sd)))
+    assert rms(smoothed - plain) > 1e-3 * rms(plain)
+
+
+def test_a_custom_cfg_has_no_say_in_an_inversion(pack, sd, caplog):
+    with caplog.at_level(logging.WARNING):
+        run(pack, "BIVDiffInvertVideo", ade.use_evolved_sampling(sd, settings=SampleSettings(custom_cfg=5.0)))
+    assert "cfg" not in caplog.text
+
+
 def test_a_custom_cfg_is_warned_of(pack, sd, caplog):
     with caplog.at_level(logging.WARNING):
         model = ade.use_evolved_sampling(sd, settings=SampleSettings(custom_cfg=5.0))
@@ -249,7 +288,8 @@ def test_frames_that_depend_on_each_other_are_no_image_models(pack, sd, motion):
         ("DDIM Inverse (Image)", "BIVDiffInvertImage", {"conditioning": text, "latent": latent}),
         ("Frame-wise Image", "BIVDiffFrameSampler", {"positive": text, "negative": text, "latent_image": latent}),
     ):
-        with pytest.raises(ValueError, match="from before the AnimateDiff nodes") as refusal:
+        reason = "which makes frames together" if motion else "Context Options without a motion model"
+        with pytest.raises(ValueError, match=f"{reason}.* from before the AnimateDiff nodes") as refusal:
             tiny.run(pack, node_id, model=model, **inputs)
         assert str(refusal.value).startswith(name)
     assert not ade.RUNS

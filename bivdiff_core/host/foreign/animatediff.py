@@ -72,14 +72,20 @@ def set_windows(model, length: int, overlap: int):
 
 @of_animatediff
 def for_inversion(model):
-    """A clone of a MODEL whose keyframes hold for the noise levels that they name; other MODELs as they are.
+    """A clone of a MODEL whose keyframes hold for the noise levels that they name, without Context Extras.
 
     AnimateDiff-Evolved moves on to later keyframes only, one at a time while each has steps guaranteed, which is right
-    as sigma falls. As it rises, every model call looks through them anew.
+    as sigma falls. As it rises, every model call looks through them anew. Context Extras (NaiveReuse, ContextRef) carry
+    what one step has made into the next, and distort an inversion by .26 to 16 times its own size.
     """
-    if not motion_models(model):
-        return model
     model = clone_model(model)
+    params = model.get_attachment(PARAMS).clone()
+    extras = params.context_options.extras
+    if extras.get_extras_list():
+        names = ", ".join(type(extra).__name__ for extra in extras.get_extras_list())
+        log.warning("Switched off for the inversion: %s (AnimateDiff's Context Extras follow falling noise).", names)
+        params.context_options.extras = type(extras)()
+        model.set_attachments(PARAMS, params)
     for motion in motion_models(model):
         group = motion.get_attachment(MOTION).keyframes
         group.keyframes = [copy.copy(keyframe) for keyframe in group.keyframes]
@@ -109,10 +115,15 @@ def check_alone(model) -> None:
     Raises:
         ValueError: it has motion models, or windows of AnimateDiff-Evolved.
     """
-    if takes_frames_together(model):
+    if motion_models(model):
         raise ValueError(
             "the model has AnimateDiff, which makes frames together, but here every frame is on its own. Wire in the "
             "image model from before the AnimateDiff nodes."
+        )
+    if takes_frames_together(model):
+        raise ValueError(
+            "the model has AnimateDiff's Context Options without a motion model: they cut a clip that frames on their "
+            "own need not share. Wire in the model from before the AnimateDiff nodes; frames_per_batch saves memory."
         )
 
 
@@ -130,12 +141,13 @@ def check_beside_another(model) -> None:
 
 
 @of_animatediff
-def check_run(model, frames: int) -> None:
+def check_run(model, frames: int, inverts: bool) -> None:
     """Refuse what would not survive an inversion or a start from inverted frames, and warn of what surprises.
 
     Args:
         model: with its windows set; MODELs without AnimateDiff-Evolved pass.
         frames: of the clip.
+        inverts: whether noise rises, which needs no guidance.
 
     Raises:
         ValueError: naming the AnimateDiff node or the control that cures it.
@@ -145,7 +157,7 @@ def check_run(model, frames: int) -> None:
         return
     settings = model.get_attachment(SAMPLE_SETTINGS)
     if settings is not None:
-        _check_settings(settings)
+        _check_settings(settings, inverts)
     windows = params.context_options
     if takes_frames_together(model) and model.model_options.get("context_handler") is not None:
         raise ValueError(
@@ -177,7 +189,7 @@ def _static(windows) -> bool:
     return len(windows.contexts) == 1 and set(cuts) <= set(STATIC_SCHEDULES)
 
 
-def _check_settings(settings) -> None:
+def _check_settings(settings, inverts: bool) -> None:
     for found, what in (
         (settings.iteration_opts.iterations > 1, "iterations (FreeInit and the like)"),
         (not settings.image_injection.is_empty(), "image injection"),
@@ -188,11 +200,23 @@ def _check_settings(settings) -> None:
                 f"AnimateDiff's Sample Settings have {what}, which would put other noise in the place of the "
                 "inverted frames. Take it out of Sample Settings, or use a model without them."
             )
-    if settings.custom_cfg is not None:
+    if settings.custom_cfg is not None and not inverts:
         log.warning("AnimateDiff's Sample Settings have a custom CFG, which overrides the smoother's cfg.")
-    if settings.noise_type != "default":
+    replaced = [
+        what
+        for found, what in (
+            (settings.noise_type != "default", f"noise of type {settings.noise_type}"),
+            (settings.seed_gen != "comfy", f"seeds as {settings.seed_gen} makes them"),
+            (settings.seed_override is not None, "a seed of their own"),
+            (settings.seed_offset != 0, "a seed offset"),
+            (settings.batch_offset != 0, "a batch offset"),
+            (not settings.noise_layers.is_empty(), "noise layers"),
+        )
+        if found
+    ]
+    if replaced:
         log.warning(
-            "AnimateDiff's Sample Settings ask for noise of type %s. Here the inverted frames are the noise; core "
-            "samplers would replace what Inverted Latent to Noise gives them.",
-            settings.noise_type,
+            "AnimateDiff's Sample Settings ask for %s. Here the inverted frames are the noise, and that is left out; "
+            "core samplers would replace what Inverted Latent to Noise gives them.",
+            ", ".join(replaced),
         )
