@@ -14,7 +14,8 @@ FRAMES_PER_BATCH = io.Int.Input(
     min=0,
     max=4096,
     tooltip="Frames that go through the model at once. 0 takes as many as free memory holds and fewer if it runs out. "
-    "Frames are independent: the result does not depend on this, only speed and memory do.",
+    "Frames are independent: the result does not depend on this, only speed and memory do. Of other nodes' patches "
+    "ToMe, EasyCache and Self-Attention Guidance are not neutral: the node says so.",
 )
 
 CONTEXT_LENGTH = io.Int.Input(

@@ -70,6 +70,8 @@ def run(
     model = guider.model_patcher
     progress = Progress(model, len(sigmas) - 1, inverts=bool(sigmas[0] < sigmas[-1]))
     _watch_windows(guider, progress)
+    if noise is None:
+        torch.manual_seed(seed)  # for patches that draw from the global generator, as the host's noise leaves it
     samples = guider.sample(
         torch.zeros_like(latent_image) if noise is None else noise,
         latent_image,

@@ -26,7 +26,7 @@ from torch import Tensor
 from .families import family_of
 from .foreign import animatediff
 from .foreign import controls as foreign
-from .foreign.comfyui import CORE_WINDOW_WRAPPER, OUR_WINDOW_WRAPPER, drain_workers
+from .foreign.comfyui import CORE_WINDOW_WRAPPER, OUR_WINDOW_WRAPPER, check_split_run, drain_workers
 from .hints import check_frame_counts, controls_of, hints_of, slice_lists
 from .latents import frame_dim
 from .memory import frames_that_fit
@@ -143,6 +143,7 @@ class FrameWindows(IndexListContextHandler):
             self.context_length = max(half // self.least * self.least, self.least)
             done = 0
             log.warning("Out of memory: going on with %d frames at a time.", self.context_length)
+            _warn_of_state(model_options)
 
 
 class PairedWindows(FrameWindows):
@@ -228,8 +229,17 @@ def _begin_run(executor, noise, latent_image, *args, **kwargs):
         if length == 0:
             length = frames_that_fit(guider.model_patcher, latent_image.shape, guider.conds)
             log.info("Sampling %d frames, %d at a time.", frames, length)
-        guider.model_options["context_handler"] = windows.begin(min(length, frames) if windows.independent else length)
+        windows = windows.begin(min(length, frames) if windows.independent else length)
+        guider.model_options["context_handler"] = windows
+        if windows.count(frames) > 1:
+            _warn_of_state(guider.model_options)
     return executor(noise, latent_image, *args, **kwargs)
+
+
+def _warn_of_state(model_options: dict) -> None:
+    """Say what of a MODEL's patches keeps state from one call to the next, where frames go through in several."""
+    for found in check_split_run(model_options):
+        log.warning("The frames go through in several calls: %s.", found)
 
 
 def _has_masked_text(guider) -> bool:

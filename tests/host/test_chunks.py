@@ -347,6 +347,76 @@ def test_hints_for_some_frames_only(pack):
     same(*chunked)
 
 
+# Patches of other nodes
+
+NEUTRAL = {
+    "PerturbedAttentionGuidance": {"scale": 3.0},
+    "FreeU_V2": {"b1": 1.3, "b2": 1.4, "s1": 0.9, "s2": 0.2},
+    "RescaleCFG": {"multiplier": 0.7},
+    "TCFG": {},
+    "Mahiro": {},
+    "UNetSelfAttentionMultiply": {"q": 1.1, "k": 0.9, "v": 1.2, "out": 1.0},
+    "UNetCrossAttentionMultiply": {"q": 1.1, "k": 0.9, "v": 1.2, "out": 1.0},
+    "PatchModelAddDownscale": {
+        "block_number": 1, "downscale_factor": 2.0, "start_percent": 0.0, "end_percent": 0.5,
+        "downscale_after_skip": True, "downscale_method": "bicubic", "upscale_method": "bicubic",
+    },
+    "LazyCache": {"reuse_threshold": 5.0, "start_percent": 0.0, "end_percent": 1.0, "verbose": False},
+}  # fmt: skip
+"""Core's patches that make of frames in chunks what they make of all at once, and settings that are felt."""
+CACHE = {"reuse_threshold": 5.0, "start_percent": 0.0, "end_percent": 1.0, "verbose": False}
+
+
+def patched(pack, model, patch: str | None, settings: dict, frames_per_batch: int) -> Tensor:
+    """Frames of a MODEL behind one of core's nodes."""
+    if patch is not None:
+        (model,) = pack.run(patch, model=model, **settings)
+    positive, negative = pair()
+    given = {"model": model, "positive": positive, "negative": negative, "latent_image": empty(), **KSAMPLER}
+    given |= {"steps": 6, "sampler_name": "euler"}
+    return tiny.run(pack, "BIVDiffFrameSampler", frames_per_batch=frames_per_batch, **given)[0]["samples"]
+
+
+@pytest.mark.parametrize("patch", NEUTRAL)
+def test_patches_of_core_do_not_see_the_chunks(pack, patch):
+    model = tiny.sd_model()
+    whole, *chunked = (patched(pack, model, patch, NEUTRAL[patch], n) for n in (F, 3, 1))
+    assert rms(whole - patched(pack, model, None, {}, F)) > 1e-3 * rms(whole)
+    for out in chunked:
+        same(out, whole)
+
+
+def test_a_step_cache_is_left_out_of_chunks_with_a_word(pack, caplog):
+    """It would take one chunk's change for another's; in one chunk it works."""
+    model = tiny.sd_model()
+    plain = patched(pack, model, None, {}, F)
+    assert rms(patched(pack, model, "EasyCache", CACHE, F) - plain) > 1e-3 * rms(plain)
+    for n in (3, 1):
+        with caplog.at_level(logging.WARNING):
+            same(patched(pack, model, "EasyCache", CACHE, n), plain)
+        assert "EasyCache is switched off" in caplog.text
+        caplog.clear()
+
+
+def test_self_attention_guidance_wants_all_frames_in_one_call(pack):
+    model, settings = tiny.sd_model(), {"scale": 0.5, "blur_sigma": 2.0}
+    assert patched(pack, model, "SelfAttentionGuidance", settings, F).isfinite().all()
+    with pytest.raises(ValueError, match="Self-Attention Guidance knows only .* Set frames_per_batch"):
+        patched(pack, model, "SelfAttentionGuidance", settings, 3)
+
+
+def test_merged_tokens_are_warned_of_in_chunks_and_repeat(pack, caplog):
+    """ToMe draws from the global generator: the same inversion gives the same bits."""
+    model = tiny.sd_model()
+    with caplog.at_level(logging.WARNING):
+        patched(pack, model, "TomePatchModel", {"ratio": 0.5}, 3)
+    assert "ToMe merges tokens by chance" in caplog.text
+    (merging,) = pack.run("TomePatchModel", model=model, ratio=0.5)
+    given = {"model": merging, "conditioning": tiny.text(), "latent": tiny.frames(*LATENT), "steps": 4}
+    first, second = (tiny.run(pack, "BIVDiffInvertImage", **given)[0]["samples"] for _ in range(2))
+    assert torch.equal(first, second)
+
+
 # Windows of a video model
 
 

@@ -140,3 +140,33 @@ def drain_workers(model_options: dict) -> None:
         pool.submit(device, lambda last=last: last)
         while pool.get_result(device)[0] is not last:
             pass
+
+
+@names_of("ComfyUI 0.30")
+def check_split_run(model_options: dict) -> list[str]:
+    """Settle, in the options of a run that shows the MODEL its frames in several calls, what keeps state between calls.
+
+    Returns:
+        What was switched off, and what makes the result depend on where the clip is cut.
+
+    Raises:
+        ValueError: Self-Attention Guidance, which would lay one call's attention over all frames.
+    """
+    guides = model_options.get("sampler_post_cfg_function", [])
+    if any(function.__qualname__.startswith("SelfAttentionGuidance") for function in guides):
+        raise ValueError(
+            "Self-Attention Guidance knows only what the last call has seen, and these frames take several. Set "
+            "frames_per_batch (context_length of a video model) to all frames, or take it off."
+        )
+    options = model_options["transformer_options"]
+    found = []
+    for by_key in options.get("wrappers", {}).values():
+        if by_key.pop("easycache", None) and EASY_CACHE_OFF not in found:
+            found.append(EASY_CACHE_OFF)
+    patches = options.get("patches", {}).get("attn1_patch", [])
+    if any(patch.__qualname__.startswith("TomePatchModel") for patch in patches):
+        found.append("ToMe merges tokens by chance, anew in every call")
+    return found
+
+
+EASY_CACHE_OFF = "EasyCache is switched off, since it would take one call's frames for another's"
