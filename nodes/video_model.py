@@ -6,7 +6,7 @@ from ..bivdiff_core.host.loaders.video_folder import explain_missing, load_video
 from . import controls
 from .node import Node
 
-NONE = "none in models/diffusers"
+NONE = "none yet"
 """What the list shows while it is empty; choosing it tells what to download."""
 
 

@@ -1,7 +1,6 @@
 """The parts of a model as files: configurations and weights, read so that an error names part, file and remedy."""
 
 import json
-import pickle
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -177,7 +176,7 @@ def read_weights(file: Path, part: str, remedy: str = "Download a .safetensors i
         )
     try:
         content = comfy.utils.load_torch_file(str(file), safe_load=True)
-    except pickle.UnpicklingError:  # from a weights-only load, whose own words advise against it
+    except torch.serialization.pickle.UnpicklingError:  # from a weights-only load, whose own words advise against it
         raise ValueError(
             f"{part}: {file} holds other objects beside the weights, which could run any code and are not read. "
             f"{remedy}"
@@ -203,8 +202,8 @@ def _is_whole(file: Path) -> bool:
     """Whether a file of weights has its end; the host has several readers, each of which words that differently."""
     if file.suffix != ".safetensors":
         with file.open("rb") as stream:
-            legacy = stream.read(1) == pickle.PROTO  # written before PyTorch 1.6
-        return legacy or zipfile.is_zipfile(file)
+            pickled = stream.read(1) == b"\x80"  # by PyTorch before 1.6
+        return pickled or zipfile.is_zipfile(file)
     try:
         with safetensors.safe_open(file, framework="pt"):
             return True

@@ -102,10 +102,11 @@ def explain_missing(name: str) -> str:
     """That there is no such folder, and what to download into it."""
     top = folder_paths.get_folder_paths("diffusers")[0]
     return (
-        f"there is no video model {name} in models/diffusers. Choose one of the list. If there is none, download "
-        "cerspense/zeroscope_v2_576w or ali-vilab/text-to-video-ms-1.7b from Hugging Face: the folders scheduler, "
-        "text_encoder, unet and vae, of each its .json and one file of weights (.safetensors or .bin). Put them into "
-        f"{Path(top, 'zeroscope_v2_576w')}, and press R."
+        f"there is no video model {name!r} in models/diffusers. Choose one of the list, which has every folder with a "
+        "unet/config.json of UNet3DConditionModel or with ModelScope's text2video_pytorch_model.pth. If there is none, "
+        "download cerspense/zeroscope_v2_576w or ali-vilab/text-to-video-ms-1.7b from Hugging Face: the folders "
+        "scheduler, text_encoder, unet and vae, of each its .json and one file of weights (.safetensors or .bin). Put "
+        f"them into {Path(top, 'zeroscope_v2_576w')}, and press R."
     )
 
 
@@ -252,7 +253,7 @@ def _read_part(folder: Path, name: str) -> Part:
     checkpoint = vidrd.find_checkpoint(folder)
     if checkpoint and name in vidrd.PARTS:
         weights = vidrd.read_part(checkpoint, name)
-        if weights or name == "unet":
+        if weights or name == "unet":  # a text encoder is there only where it was trained along
             return Part(name, own / "config.json", config, checkpoint, weights)
     file = find_weights(own, name)
     return Part(name, own / "config.json", config, file, read_weights(file, name))
