@@ -39,7 +39,10 @@ UNET = {
 """The published size."""
 
 FIELDS = {"mean_type": ("eps", None), "num_timesteps": (1000, None)}
+"""What is read here of the schedule, as `parts.check_fields` takes it."""
+
 AUTOENCODER = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "latent_channels": 4}
+"""Stable Diffusion's, in diffusers' words."""
 
 ENDS = {
     "time_embed.0": "time_embedding.linear_1",
@@ -61,9 +64,9 @@ RESNET = {
 
 def has_layout(folder: Path) -> bool:
     """Whether a folder is in ModelScope's layout."""
-    path = folder / CONFIGURATION
     if (folder / CHECKPOINTS["unet"][1]).is_file():
         return True
+    path = folder / CONFIGURATION
     return path.is_file() and '"latent-text-to-video-synthesis"' in path.read_text(encoding="utf-8", errors="replace")
 
 

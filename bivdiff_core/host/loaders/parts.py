@@ -103,7 +103,7 @@ def check_fields(part: str, file: Path, config: dict, allowed: dict[str, tuple])
             raise ValueError(f"{part}: {file} does not say {field}. Download it again.")
         for item in value if isinstance(value, list) else [value]:
             if values and item not in values:
-                read = " or ".join(repr(value) for value in values)
+                read = " or ".join(repr(value) for value in values if value is not None) or "null"
                 raise ValueError(
                     f"{part}: {file} says {field} {item!r}, and only {read} is read here. If the file was edited, "
                     "download it again; else take another model."

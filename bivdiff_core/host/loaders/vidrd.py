@@ -44,7 +44,7 @@ FIELDS = {
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
     "cross_attention_dim": (),
 }
-"""Of the configuration of Stable Diffusion's UNet, what is read here."""
+"""What is read here of the configuration of Stable Diffusion's UNet, as `parts.check_fields` takes it."""
 
 
 class VidRDUNet(UNetModel):
