@@ -224,7 +224,7 @@ REFUSED = [
         ".bin with objects",
         UNET,
         save_as(UNET, f"{STEM[UNET]}.bin", lambda w: {**w, "settings": Path("code")}),
-        "which could run any code and are not read. Download a .safetensors in its place",
+        "which could run any code and are not read. Download it from the model's own page",
     ),
     (
         ".bin without weights",

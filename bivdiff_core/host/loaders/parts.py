@@ -23,6 +23,9 @@ FAILED_DOWNLOADS = {
 }
 """What such a file begins with, and what to say of it."""
 
+PICKLE_REMEDY = "Download it from the model's own page, as .safetensors where there is one."
+"""What to do about a pickle of more than weights."""
+
 SPARE_WEIGHTS = {"position_ids", "logit_scale", "text_projection", "loss"}
 """Words in the names of weights that some files hold and no network here has a use for."""
 
@@ -154,7 +157,7 @@ def _rank(name: str) -> tuple[bool, int, bool] | None:
     return "bin" in words, VARIANTS.index(variant), "index" in words
 
 
-def read_weights(file: Path, part: str, remedy: str = "Download a .safetensors in its place.") -> dict[str, Tensor]:
+def read_weights(file: Path, part: str, remedy: str = PICKLE_REMEDY) -> dict[str, Tensor]:
     """The state dict in a file, or in all files that an index names; pickles go through the host's safe loader.
 
     Args:
