@@ -2,9 +2,12 @@
 
 from comfy_api.latest import io
 
-from ..bivdiff_core.host.loaders.video_folder import load_video_folder, video_folders
+from ..bivdiff_core.host.loaders.video_folder import explain_missing, load_video_folder, video_folders
 from . import controls
 from .node import Node
+
+NONE = "none yet"
+"""What the list shows while it is empty; choosing it tells what to download."""
 
 
 class VideoModelLoader(Node):
@@ -18,15 +21,15 @@ class VideoModelLoader(Node):
             category=controls.CATEGORY,
             description="Loads a video model saved by diffusers: ModelScope (text-to-video-ms-1.7b), ZeroScope v2 and "
             "any other with a UNet3DConditionModel. Put its folder into models/diffusers. For VidRD put the folder of "
-            "Stable Diffusion 2.1 base there, and VidRD's ModelT2V.pth into it, beside unet. Fine-tunes in "
-            "ModelScope's own layout, with a configuration.json, load as they are.",
+            "Stable Diffusion 2.1 base there, and VidRD's ModelT2V.pth into it, beside unet. ModelScope's own "
+            "layout, with a text2video_pytorch_model.pth, is read as well.",
             search_aliases=["zeroscope", "modelscope", "vidrd", "text to video", "load video model", "unet3d"],
             inputs=[
                 io.Combo.Input(
                     "name",
-                    options=video_folders(),
+                    options=video_folders() or [NONE],
                     tooltip="A folder in models/diffusers with unet, text_encoder, vae and scheduler in it, or with "
-                    "ModelScope's configuration.json, as downloaded from the model's page.",
+                    "ModelScope's text2video_pytorch_model.pth, as downloaded from the model's page.",
                 )
             ],
             outputs=[
@@ -39,6 +42,10 @@ class VideoModelLoader(Node):
                 ),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, name=None) -> bool | str:
+        return name is None or name in video_folders() or explain_missing(name)
 
     @classmethod
     def run(cls, name) -> io.NodeOutput:

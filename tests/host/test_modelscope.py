@@ -1,6 +1,8 @@
 """ModelScope's own layout of a video model: every part equals the network whose weights were written in it."""
 
 import json
+import sys
+import types
 from pathlib import Path
 
 import comfy.ldm.models.autoencoder
@@ -11,7 +13,7 @@ import tiny_models as tiny
 import torch
 from diffusers import DDIMScheduler, UNet3DConditionModel
 from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
-from test_video_folder import PROMPT, SCHEDULE, denoised
+from test_video_folder import PROMPT, SCHEDULE, denoised, write_folder
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -213,11 +215,88 @@ def test_autoencoder_is_stable_diffusion_s(loaded, autoencoder):
     assert all(torch.allclose(found[key].float(), autoencoder[key].float(), rtol=0.01) for key in found)
 
 
-def test_a_missing_checkpoint_is_named(pack, folder):
-    path = folder / FILES["ckpt_clip"]
-    path.rename(path.with_suffix(".away"))
-    try:
-        with pytest.raises(FileNotFoundError, match="animov has no open_clip_pytorch_model.bin"):
-            pack.run("BIVDiffVideoModelLoader", name="original/animov")
-    finally:
-        path.with_suffix(".away").rename(path)
+@pytest.fixture
+def odd(folder, unet, text, monkeypatch, pack, tmp_path) -> Path:
+    """Two checkpoints without a configuration.json, as ZeroScope's repository has them: published names, and sizes."""
+    monkeypatch.setattr(pack.import_module("bivdiff_core.host.loaders.modelscope"), "UNET", MODEL)
+    odd = tmp_path / "zs2_576w"
+    odd.mkdir()
+    torch.save(as_unet_sd(unet), odd / FILES["ckpt_unet"])
+    torch.save(as_open_clip(text), odd / FILES["ckpt_clip"])
+    return odd
+
+
+@pytest.fixture(scope="module")
+def loaders(pack):
+    return pack.import_module("bivdiff_core.host.loaders.video_folder")
+
+
+def test_published_size_is_that_of_diffusers(pack):
+    modelscope = pack.import_module("bivdiff_core.host.loaders.modelscope")
+    with torch.device("meta"):
+        theirs = UNet3DConditionModel().config
+    assert (
+        modelscope._unet_config(modelscope.UNET).items()
+        <= {field: list(value) if isinstance(value, tuple) else value for field, value in theirs.items()}.items()
+    )
+
+
+def test_lone_checkpoints_equal_the_folder(pack, loaders, loaded, odd):
+    x, context = torch.randn(3, 4, 8, 8), torch.randn(1, 7, 64)
+    assert torch.equal(denoised(loaders.load_unet(odd), x, 2.0, context), denoised(loaded[0], x, 2.0, context))
+    clip = loaders.load_text_encoder(odd)
+    assert torch.equal(*(encoder.encode_from_tokens(clip.tokenize(PROMPT)) for encoder in (clip, loaded[1])))
+
+
+def test_parts_in_diffusers_layout_go_before_checkpoints(pack, loaders, odd, tmp_path):
+    write_folder(tmp_path / "other")
+    for part in ("text_encoder", "vae"):
+        (tmp_path / "other" / part).rename(odd / part)
+    clip, vae = loaders.load_text_encoder(odd), loaders.load_autoencoder(odd)
+    assert clip.encode_from_tokens(clip.tokenize(PROMPT)).shape[-1] == tiny.TEXT_WIDTH
+    assert vae.first_stage_model.encoder.ch == 32
+
+
+def test_the_published_autoencoder_is_a_checkpoint_of_lightning(loaders, odd, autoencoder, monkeypatch):
+    """With a callback's class and numbers of numpy in it, which the host knows and does not run."""
+    module = types.ModuleType("pytorch_lightning.callbacks.model_checkpoint")
+    module.ModelCheckpoint = type("ModelCheckpoint", (), {"__module__": module.__name__})
+    for name in ("pytorch_lightning", "pytorch_lightning.callbacks", module.__name__):
+        monkeypatch.setitem(sys.modules, name, module)
+    whole = {f"first_stage_model.{key}": tensor for key, tensor in autoencoder.items()}
+    state = {"state_dict": whole, "callbacks": {module.ModelCheckpoint: {"best": 0.5}}}
+    torch.save(state, odd / "VQGAN_autoencoder.pth")
+    assert loaders.load_autoencoder(odd).first_stage_model.state_dict().keys() == autoencoder.keys()
+
+
+def configure(**model_cfg) -> dict:
+    return {"model": {"type": "latent-text-to-video-synthesis", "model_args": FILES, "model_cfg": MODEL | model_cfg}}
+
+
+@pytest.mark.parametrize(
+    ("part", "file", "content", "words"),
+    [
+        ("vae", None, None, "neither .*VQGAN_autoencoder.pth nor a folder vae .* from ali-vilab/modelscope-damo-text"),
+        ("text_encoder", FILES["ckpt_clip"], None, "neither .*open_clip_pytorch_model.bin nor a folder text_encoder"),
+        ("text_encoder", FILES["ckpt_clip"], {"a": torch.ones(1)}, "open_clip.* holds no text model of OpenCLIP"),
+        ("unet", FILES["ckpt_unet"], {"conv.weight": torch.ones(1)}, "1 have no place in it .unet.conv.weight"),
+        ("unet", FILES["ckpt_unet"], b"version https://git-lfs.github.com/spec/v1", "is a Git LFS pointer"),
+        ("unet", "configuration.json", b'{"model": {', "configuration.json is cut short or no configuration"),
+        ("unet", "configuration.json", configure(mean_type="v"), "says mean_type 'v', and only 'eps'"),
+        ("unet", "configuration.json", configure(num_timesteps=500), "says num_timesteps 500, and only 1000"),
+        ("unet", "configuration.json", configure(unet_res_blocks=2), "do not belong to its configuration"),
+    ],
+)
+def test_damaged_checkpoints_are_refused_in_words(loaders, odd, part, file, content, words):
+    if file:
+        (odd / file).unlink(missing_ok=True)
+    if isinstance(content, dict):
+        if file.endswith(".json"):
+            (odd / file).write_text(json.dumps(content))
+        else:
+            torch.save(content, odd / file)
+    elif content:
+        (odd / file).write_bytes(content)
+    load = {"unet": loaders.load_unet, "text_encoder": loaders.load_text_encoder, "vae": loaders.load_autoencoder}
+    with pytest.raises((ValueError, FileNotFoundError), match=f"^{part}: .*{words}"):
+        load[part](odd)

@@ -205,6 +205,45 @@ def test_a_checkpoint_with_code_in_it_is_refused_and_converted(pack, folder, che
     assert torch.equal(predicted_eps(converted, x, text), predicted_eps(model, x, text))
 
 
+def put_weights(**changed: Tensor | None):
+    """The checkpoint with other weights, or with none of a name."""
+
+    def change(folder: Path, checkpoint: dict[str, Tensor]) -> None:
+        weights = {key: tensor for key, tensor in (checkpoint | changed).items() if tensor is not None}
+        torch.save({"state_dict": weights}, folder / "ModelT2V.pth")
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (put_weights(**{"unet.conv_in.bias": None}), "unet: .*ModelT2V.pth do not .* 1 are missing .input_blocks.0.0"),
+        (
+            put_weights(**{"unet.mid_block.resnets.0.temp_convs.0.convs.0.bias": torch.ones(3)}),
+            "1 have no place in it .mid_block.resnets.0.temp_convs",
+        ),
+        (
+            put_weights(**{"unet.down_blocks.7.temp_convs.0.convs.0.bias": torch.ones(3)}),
+            "1 have no place in it .down_blocks.7.temp_convs",
+        ),
+        (
+            put_weights(**{"text_encoder.text_model.final_layer_norm.bias": None}),
+            "text_encoder: .*ModelT2V.pth do not .* 1 are missing .text_model.final_layer_norm.bias",
+        ),
+        (lambda folder, _: (folder / "ModelT2V.pth").write_bytes(b"PK cut"), "ModelT2V.pth is cut short .6 bytes"),
+        (lambda folder, _: (folder / "unet" / "config.json").write_text("{}"), "unet: .*json does not say in_channels"),
+    ],
+)  # fmt: skip
+def test_a_damaged_checkpoint_is_refused(pack, folder, checkpoint, tmp_path, change, words):
+    shutil.copytree(folder, tmp_path / "damaged")
+    change(tmp_path / "damaged", checkpoint)
+    loaders = pack.import_module("bivdiff_core.host.loaders.video_folder")
+    with pytest.raises(ValueError, match=words):
+        loaders.load_text_encoder(tmp_path / "damaged")
+        loaders.load_unet(tmp_path / "damaged")
+
+
 def test_control_nets_and_loras_of_stable_diffusion_2_apply(pack, model):
     x, prompt = noise(3, 4, 8, 8), [[noise(1, 7, tiny.TEXT_WIDTH), {}]]
 

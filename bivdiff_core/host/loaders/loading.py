@@ -12,23 +12,15 @@ def load_model(config, weights: dict[str, Tensor], reload, arguments: tuple, dis
 
     Args:
         config: a host model configuration (supported_models_base.BASE).
-        weights: emptied on the way.
+        weights: all of the network's, for the host would load a part without a word; emptied on the way.
         reload, arguments: how the host makes the MODEL again, for hooks and several GPUs.
         disable_dynamic: as the host asks for when it calls `reload`.
-
-    Raises:
-        ValueError: weights of another configuration, which the host would load in part.
     """
     load_device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
     config.set_inference_dtype(*precision(weights, config.supported_inference_dtypes))
     patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
     model = config.get_model(weights, "", device=offload_device)
     patcher = patcher_class(model, load_device=load_device, offload_device=offload_device)
-    lacking = set(model.diffusion_model.state_dict()) - set(config.process_unet_state_dict(weights))
-    if lacking:
-        raise ValueError(
-            f"The weights do not belong to this configuration: {len(lacking)} are missing, {min(lacking)} ..."
-        )
     model.load_model_weights(weights, "", assign=patcher.is_dynamic())
     patcher.cached_patcher_init = (reload, arguments)
     return patcher

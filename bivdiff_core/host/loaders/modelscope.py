@@ -1,18 +1,48 @@
-"""ModelScope's own layout of its video model: a configuration.json and the three checkpoints that it names.
+"""ModelScope's own layout of its video model: three checkpoints, and a configuration.json that names them.
 
-Fine-tunes that were never converted for diffusers (animov, potat1) come in it. The UNet's weights get the names that
-diffusers' converter gives them (github.com/huggingface/diffusers, scripts/convert_ms_text_to_video_to_diffusers.py).
+ModelScope's own release comes in it, and conversions of fine-tunes for programs that know no other (of animov and
+potat1, say, which were published in diffusers' layout). Where there is no configuration.json the checkpoints go by
+their published names and sizes. The UNet's weights get the names that diffusers' converter gives them
+(github.com/huggingface/diffusers, scripts/convert_ms_text_to_video_to_diffusers.py).
 """
 
-import json
+import re
 from pathlib import Path
 
 import comfy.utils
 from torch import Tensor
 
+from .parts import Part, check_fields, read_json, read_weights
+
 CONFIGURATION = "configuration.json"
+CHECKPOINTS = {
+    "unet": ("ckpt_unet", "text2video_pytorch_model.pth"),
+    "text_encoder": ("ckpt_clip", "open_clip_pytorch_model.bin"),
+    "vae": ("ckpt_autoencoder", "VQGAN_autoencoder.pth"),
+}
+"""For each part the field of configuration.json that names its file, and the published name."""
+
+REPOSITORY = "ali-vilab/modelscope-damo-text-to-video-synthesis"
 SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 """Of all models in this layout, as diffusers' scheduler_config.json says it."""
+
+UNET = {
+    "unet_in_dim": 4,
+    "unet_dim": 320,
+    "unet_context_dim": 1024,
+    "unet_out_dim": 4,
+    "unet_dim_mult": [1, 2, 4, 4],
+    "unet_head_dim": 64,
+    "unet_res_blocks": 2,
+    "unet_attn_scales": [1, 0.5, 0.25],
+}
+"""The published size."""
+
+FIELDS = {"mean_type": ("eps", None), "num_timesteps": (1000, None)}
+"""What is read here of the schedule, as `parts.check_fields` takes it."""
+
+AUTOENCODER = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "latent_channels": 4}
+"""Stable Diffusion's, in diffusers' words."""
 
 ENDS = {
     "time_embed.0": "time_embedding.linear_1",
@@ -34,13 +64,43 @@ RESNET = {
 
 def has_layout(folder: Path) -> bool:
     """Whether a folder is in ModelScope's layout."""
+    if (folder / CHECKPOINTS["unet"][1]).is_file():
+        return True
     path = folder / CONFIGURATION
     return path.is_file() and '"latent-text-to-video-synthesis"' in path.read_text(encoding="utf-8", errors="replace")
 
 
-def unet_config(folder: Path) -> dict:
+def read_part(folder: Path, name: str) -> Part:
+    """A part in the words of diffusers and transformers: their configuration, their names of its weights.
+
+    The autoencoder's weights keep the names of Stable Diffusion's checkpoints, which are the host's.
+
+    Raises:
+        FileNotFoundError: its file is not where configuration.json says.
+        ValueError: a file is damaged, or the configuration is not read here.
+    """
+    config_file = folder / CONFIGURATION
+    model = read_json(config_file, name).get("model", {}) if config_file.is_file() else {}
+    field, published = CHECKPOINTS[name]
+    file = folder / model.get("model_args", {}).get(field, published)
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{name}: there is neither {file} nor a folder {name} beside it. Download {published} from {REPOSITORY} on "
+            f"Hugging Face, or the folder {name} of a model in diffusers' layout."
+        )
+    weights = read_weights(file, name)
+    if name == "unet":
+        config = {**UNET, **model.get("model_cfg", {})}
+        check_fields(name, config_file, config, FIELDS)
+        return Part(name, config_file, _unet_config(config), file, _unet_weights(weights, config["unet_res_blocks"]))
+    if name == "text_encoder":
+        return Part(name, file, *_text_encoder(weights, file))
+    weights = comfy.utils.state_dict_prefix_replace(weights, {"first_stage_model.": ""}, filter_keys=True)
+    return Part(name, file, AUTOENCODER, file, weights)
+
+
+def _unet_config(config: dict) -> dict:
     """The configuration of diffusers' UNet3DConditionModel."""
-    config = _model(folder)["model_cfg"]
     attends = [0.5**level in config["unet_attn_scales"] for level in range(len(config["unet_dim_mult"]))]
     return {
         "in_channels": config["unet_in_dim"],
@@ -54,21 +114,26 @@ def unet_config(folder: Path) -> dict:
     }
 
 
-def unet_weights(folder: Path) -> dict[str, Tensor]:
+def _unet_weights(weights: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
     """The UNet's state dict in diffusers' names."""
-    layers = _model(folder)["model_cfg"]["unet_res_blocks"]
-    weights = {diffusers_name(key, layers): tensor for key, tensor in _checkpoint(folder, "unet").items()}
+    weights = {diffusers_name(key, layers): tensor for key, tensor in weights.items()}
     # Convolutions over one frame, which diffusers has as linear layers.
     linear = [key for key in weights if key.endswith(("proj_in.weight", "proj_out.weight"))]
     return weights | {key: weights[key].flatten(1) for key in linear}
 
 
 def diffusers_name(key: str, layers: int) -> str:
-    """What diffusers calls a weight of the UNet, whose blocks hold so many layers on the way down and one more up."""
+    """What diffusers calls a weight of the UNet, whose blocks hold so many layers on the way down and one more up.
+
+    Other weights keep their names.
+    """
     for end, name in ENDS.items():
         if key.startswith(f"{end}."):
             return key.replace(end, name, 1)
-    part, number, place, rest = key.split(".", 3)
+    block_of_unet = re.fullmatch(r"(input_blocks|middle_block|output_blocks)\.(\d+)\.(\w+)\.(.+)", key)
+    if not block_of_unet:
+        return key
+    part, number, place, rest = block_of_unet.groups()
     if part == "middle_block":  # residual block, attention, attention along time, residual block
         block, layer = "mid_block", number == "3"
         place, rest = number.replace("3", "0"), f"{place}.{rest}"
@@ -85,52 +150,32 @@ def diffusers_name(key: str, layers: int) -> str:
     if rest.startswith("temopral_conv."):
         return f"{block}.temp_convs.{layer:d}.{rest.removeprefix('temopral_conv.')}"
     name, _, kind = rest.rpartition(".")
-    return f"{block}.resnets.{layer:d}.{RESNET[name]}.{kind}"
+    return f"{block}.resnets.{layer:d}.{RESNET.get(name, name)}.{kind}"
 
 
-def text_encoder(folder: Path) -> tuple[dict, dict[str, Tensor]]:
-    """Configuration and state dict, as transformers has them, of OpenCLIP's text model up to its last layer but one."""
-    weights = comfy.utils.clip_text_transformers_convert(_checkpoint(folder, "clip"), "", "")
+def _text_encoder(weights: dict[str, Tensor], file: Path) -> tuple[dict, Path, dict[str, Tensor]]:
+    """OpenCLIP's text model up to its last layer but one: configuration, file and state dict as transformers has them.
+
+    Raises:
+        ValueError: the file holds another model.
+    """
+    weights = comfy.utils.clip_text_transformers_convert(weights, "", "")
     layer = "text_model.encoder.layers."
-    last = max(int(key.removeprefix(layer).split(".")[0]) for key in weights if key.startswith(layer))
-    inner, width = weights[f"{layer}0.mlp.fc1.weight"].shape
+    numbers = [int(key.removeprefix(layer).split(".")[0]) for key in weights if key.startswith(layer)]
+    if not numbers:
+        raise ValueError(f"text_encoder: {file} holds no text model of OpenCLIP. Download it again.")
+    last = max(numbers)
+    inner, width = weights[f"{layer}{last}.mlp.fc1.weight"].shape
     config = {
         "hidden_size": width,
         "intermediate_size": inner,
         "num_hidden_layers": last,
         "num_attention_heads": width // 64,
         "hidden_act": "gelu",
-        "max_position_embeddings": len(weights["text_model.embeddings.position_embedding.weight"]),
-        "eos_token_id": 49407,
     }
     kept = {
         key: tensor
         for key, tensor in weights.items()
         if key.startswith("text_model.") and not key.startswith(f"{layer}{last}.")
     }
-    return config, kept
-
-
-def autoencoder_weights(folder: Path) -> dict[str, Tensor]:
-    """State dict of Stable Diffusion's autoencoder, which lies in one of the whole model."""
-    prefix = "first_stage_model."
-    weights = _checkpoint(folder, "autoencoder")
-    return {key.removeprefix(prefix): tensor for key, tensor in weights.items() if key.startswith(prefix)}
-
-
-def _model(folder: Path) -> dict:
-    return json.loads((folder / CONFIGURATION).read_text(encoding="utf-8"))["model"]
-
-
-def _checkpoint(folder: Path, part: str) -> dict[str, Tensor]:
-    """A checkpoint, read weights-only by the host's safe loader.
-
-    Raises:
-        FileNotFoundError: it is not where configuration.json says.
-    """
-    path = folder / _model(folder)["model_args"][f"ckpt_{part}"]
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{folder} has no {path.name}, which its {CONFIGURATION} names. Download the folder whole."
-        )
-    return comfy.utils.load_torch_file(str(path), safe_load=True)
+    return config, file, kept

@@ -4,11 +4,15 @@ ModelScope and ZeroScope come so; VidRD is a checkpoint in the folder of Stable 
 is read as well. Each part is built after its own configuration; device, precision and offloading are the host's.
 """
 
-import json
+import inspect
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import comfy.clip_model
+import comfy.diffusers_convert
 import comfy.latent_formats
+import comfy.ldm.models.autoencoder
 import comfy.model_base
 import comfy.model_patcher
 import comfy.sd
@@ -17,65 +21,121 @@ import comfy.supported_models_base
 import comfy.text_encoders.sd2_clip
 import comfy.utils
 import folder_paths
-from torch import Tensor
+import torch
 
-from . import modelscope
+from . import modelscope, vidrd
 from .loading import load_model
-from .video_unet import VideoModelConfig
-from .vidrd import VidRDConfig, find_checkpoint, load_part
-
-UNET_FILES = ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.safetensors")
-UNET_FILES += ("diffusion_pytorch_model.fp16.bin", "diffusion_pytorch_model.bin")
-TEXT_FILES = ("model.fp16.safetensors", "model.safetensors", "pytorch_model.fp16.bin", "pytorch_model.bin")
-"""Names that diffusers and transformers save weights under, small and safe ones first."""
+from .parts import Part, PlainLayers, check_fields, find_weights, read_json, read_weights
+from .video_unet import VideoModelConfig, VideoUNet
 
 SCHEDULES = {"scaled_linear": "linear", "linear": "sqrt_linear"}
 """diffusers' beta schedules by the host's names, which call the roots of betas linear."""
 
 PREDICTIONS = {"epsilon": comfy.model_base.ModelType.EPS, "v_prediction": comfy.model_base.ModelType.V_PREDICTION}
 
+SCHEDULER_FIELDS = {
+    "beta_schedule": tuple(SCHEDULES),
+    "beta_start": (),
+    "beta_end": (),
+    "num_train_timesteps": (1000, None),
+    "trained_betas": (None,),
+    "prediction_type": (*PREDICTIONS, None),
+}
+UNET_FIELDS = {
+    "_class_name": ("UNet3DConditionModel", None),
+    "in_channels": (4, None),
+    "out_channels": (4, None),
+}
+TEXT_FIELDS = {
+    "hidden_size": (),
+    "intermediate_size": (),
+    "num_hidden_layers": (),
+    "num_attention_heads": (),
+    "hidden_act": tuple(comfy.clip_model.ACTIVATIONS),
+    "max_position_embeddings": (77,),
+}
+AUTOENCODER_FIELDS = {
+    "block_out_channels": (),
+    "layers_per_block": (),
+    "latent_channels": (4,),
+    "norm_num_groups": (32, None),
+    "act_fn": ("silu", None),
+    "scaling_factor": (0.18215, None),
+    "shift_factor": (None,),
+}
+"""What is read here of the configurations of diffusers and transformers, as `parts.check_fields` takes it."""
+
+TEXT_DEFAULTS = {"hidden_act": "quick_gelu", "max_position_embeddings": 77}
+"""transformers', for configurations that leave them out."""
+
 
 def video_folders() -> list[str]:
     """Folders below models/diffusers with a video model that `load_video_folder` reads, relative to it."""
     found = []
     for top in map(Path, folder_paths.get_folder_paths("diffusers")):
-        # Searched as text: a half-downloaded file must not keep the other nodes from loading.
-        folders = {
-            config.parent.parent
-            for config in top.glob("**/unet/config.json")
-            if find_checkpoint(config.parent.parent)
-            or '"UNet3DConditionModel"' in config.read_text(encoding="utf-8", errors="replace")
-        }
-        configurations = top.glob(f"**/{modelscope.CONFIGURATION}")
-        folders |= {config.parent for config in configurations if modelscope.has_layout(config.parent)}
-        found += [folder.relative_to(top).as_posix() for folder in sorted(folders)]
+        found += [folder.relative_to(top).as_posix() for folder in sorted(_folders(top)) if _has_video_model(folder)]
     return found
+
+
+def _folders(top: Path) -> Iterator[Path]:
+    """All folders, the top one too, links followed as the host follows them but for those that lead back."""
+    for root, below, _ in os.walk(top, followlinks=True):
+        folder = Path(root)
+        above = {os.path.realpath(parent) for parent in (folder, *folder.parents)}
+        below[:] = [name for name in below if os.path.realpath(folder / name) not in above]
+        yield folder
+
+
+def _has_video_model(folder: Path) -> bool:
+    if modelscope.has_layout(folder):
+        return True
+    try:
+        config = read_json(folder / "unet" / "config.json", "unet")
+    except OSError:
+        return False
+    except ValueError:  # a half-downloaded file: loading says what is wrong with it
+        return True
+    return config.get("_class_name") == "UNet3DConditionModel" or vidrd.find_checkpoint(folder) is not None
+
+
+def explain_missing(name: str) -> str:
+    """That there is no such folder, and what to download into it."""
+    top = folder_paths.get_folder_paths("diffusers")[0]
+    return (
+        f"there is no video model {name!r} in models/diffusers. Choose one of the list, which has every folder with a "
+        "unet/config.json of UNet3DConditionModel or with ModelScope's text2video_pytorch_model.pth. If there is none, "
+        "download cerspense/zeroscope_v2_576w or ali-vilab/text-to-video-ms-1.7b from Hugging Face: the folders "
+        "scheduler, text_encoder, unet and vae, of each its .json and one file of weights (.safetensors or .bin). Put "
+        f"them into {Path(top, 'zeroscope_v2_576w')}, and press R."
+    )
 
 
 def load_video_folder(name: str):
     """MODEL, CLIP and VAE of a folder below models/diffusers.
 
     Raises:
-        FileNotFoundError: the folder lacks a part; the message names it.
+        FileNotFoundError: the folder or a file of it is not there; the message says what to download.
+        ValueError: a file is damaged, or describes what is not read here.
     """
     tops = [Path(top, name) for top in folder_paths.get_folder_paths("diffusers")]
     folder = next((top for top in tops if top.is_dir()), None)
     if folder is None:
-        raise FileNotFoundError(f"there is no folder {name} in models/diffusers.")
-    return load_unet(folder), load_text_encoder(folder), load_autoencoder(folder)
+        raise FileNotFoundError(explain_missing(name))
+    vae, clip = load_autoencoder(folder), load_text_encoder(folder)  # first: what is wrong with them is said sooner
+    return load_unet(folder), clip, vae
 
 
 def load_unet(folder: Path, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
     """The MODEL, on the schedule of the folder's scheduler."""
-    vidrd = find_checkpoint(folder)
-    if modelscope.has_layout(folder):
-        scheduler, unet = modelscope.SCHEDULE, modelscope.unet_config(folder)
-        weights = modelscope.unet_weights(folder)
+    scheduler, part = _read_scheduler(folder), _read_part(folder, "unet")
+    if vidrd.find_checkpoint(folder):
+        kind, network = vidrd.VidRDConfig, vidrd.VidRDUNet
+        check_fields(part.name, part.config_file, part.config, vidrd.FIELDS)
+        unet = part.config
     else:
-        scheduler, unet = _config(folder / "scheduler", "scheduler_config.json"), _config(folder / "unet")
-        weights = load_part(vidrd, "unet") if vidrd else _weights(folder / "unet", UNET_FILES)
+        kind, network, unet = VideoModelConfig, VideoUNet, _unet_3d_config(part)
 
-    class FolderModelConfig(VidRDConfig if vidrd else VideoModelConfig):
+    class FolderModelConfig(kind):
         latent_format = comfy.latent_formats.SD15
         sampling_settings = {
             "beta_schedule": SCHEDULES[scheduler["beta_schedule"]],
@@ -85,10 +145,24 @@ def load_unet(folder: Path, disable_dynamic: bool = False) -> comfy.model_patche
         }
 
         def model_type(self, state_dict, prefix=""):
-            return PREDICTIONS[scheduler.get("prediction_type", "epsilon")]
+            return PREDICTIONS[scheduler.get("prediction_type") or "epsilon"]
 
-    config = FolderModelConfig({k: v for k, v in unet.items() if not k.startswith("_")})
-    return load_model(config, weights, load_unet, (folder,), disable_dynamic)
+    config = FolderModelConfig(unet)
+    part.check(
+        lambda: network(device="meta", operations=PlainLayers, **config.unet_config),
+        config.process_unet_state_dict(part.weights),
+    )
+    return load_model(config, part.weights, load_unet, (folder,), disable_dynamic)
+
+
+def _unet_3d_config(part: Part) -> dict:
+    """What UNet3DConditionModel takes; fields that it does not know, a newer diffusers' say, may ask for nothing."""
+    from diffusers import UNet3DConditionModel
+
+    known = inspect.signature(UNet3DConditionModel).parameters
+    unknown = {field: (None, False) for field in part.config if field not in known and not field.startswith("_")}
+    check_fields(part.name, part.config_file, part.config, UNET_FIELDS | unknown)
+    return {field: value for field, value in part.config.items() if field in known}
 
 
 def load_text_encoder(folder: Path, disable_dynamic: bool = False) -> comfy.sd.CLIP:
@@ -96,12 +170,10 @@ def load_text_encoder(folder: Path, disable_dynamic: bool = False) -> comfy.sd.C
 
     Saved text encoders end at the layer that Stable Diffusion 2 reads, so their last layer is its penultimate one.
     """
-    if modelscope.has_layout(folder):
-        config, weights = modelscope.text_encoder(folder)
-    else:
-        config = _config(folder / "text_encoder")
-        vidrd = find_checkpoint(folder)  # it may hold a text encoder trained along
-        weights = (vidrd and load_part(vidrd, "text_encoder")) or _weights(folder / "text_encoder", TEXT_FILES)
+    part = _read_part(folder, "text_encoder")
+    # Configurations disagree on the end token, which is the tokenizer's.
+    config = TEXT_DEFAULTS | part.config | {"eos_token_id": 49407}
+    check_fields(part.name, part.config_file, config, TEXT_FIELDS)
 
     class TextModel(comfy.sd1_clip.SDClipModel):
         def __init__(self, device="cpu", dtype=None, model_options=None):
@@ -119,8 +191,10 @@ def load_text_encoder(folder: Path, disable_dynamic: bool = False) -> comfy.sd.C
         def __init__(self, device="cpu", dtype=None, model_options=None):
             super().__init__(device, dtype, model_options or {}, clip_name="h", clip_model=TextModel)
 
+    weights = part.weights
     if not any(key.startswith("text_model.") for key in weights):  # as transformers 5 saves them
         weights = {f"text_model.{key}": tensor for key, tensor in weights.items()}
+    part.check(lambda: comfy.clip_model.CLIPTextModel(config, torch.float32, "meta", PlainLayers), weights)
     clip = comfy.sd.CLIP(
         comfy.supported_models_base.ClipTarget(comfy.text_encoders.sd2_clip.SD2Tokenizer, Clip),
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
@@ -138,36 +212,48 @@ def _load_text_patcher(folder: Path, disable_dynamic: bool = False) -> comfy.mod
 
 def load_autoencoder(folder: Path) -> comfy.sd.VAE:
     """The VAE, of the size that the folder says."""
-    if modelscope.has_layout(folder):
-        return comfy.sd.VAE(sd=modelscope.autoencoder_weights(folder))
-    config = _config(folder / "vae")
-    widths = config["block_out_channels"]
+    part = _read_part(folder, "vae")
+    check_fields(part.name, part.config_file, part.config, AUTOENCODER_FIELDS)
+    widths = part.config["block_out_channels"]
     layout = {
         "double_z": True,
-        "z_channels": config["latent_channels"],
+        "z_channels": 4,
         "resolution": 256,
         "in_channels": 3,
         "out_ch": 3,
         "ch": widths[0],
         "ch_mult": [width // widths[0] for width in widths],
-        "num_res_blocks": config["layers_per_block"],
+        "num_res_blocks": part.config["layers_per_block"],
         "attn_resolutions": [],
         "dropout": 0.0,
     }
-    weights = _weights(folder / "vae", UNET_FILES)
-    return comfy.sd.VAE(sd=weights, config={"params": {"ddconfig": layout, "embed_dim": config["latent_channels"]}})
+    settings = {"ddconfig": layout, "embed_dim": 4}
+    weights = part.weights
+    if any(".mid_block." in key for key in weights):  # in diffusers' names
+        weights = comfy.diffusers_convert.convert_vae_state_dict(weights)
+    part.check(lambda: comfy.ldm.models.autoencoder.AutoencoderKL(**settings), weights)
+    return comfy.sd.VAE(sd=weights, config={"params": settings})
 
 
-def _config(folder: Path, name: str = "config.json") -> dict:
-    try:
-        return json.loads((folder / name).read_text(encoding="utf-8"))
-    except OSError:
-        raise FileNotFoundError(f"{folder} has no {name}. Download the folder whole.") from None
+def _read_scheduler(folder: Path) -> dict:
+    if not (folder / "scheduler").is_dir() and modelscope.has_layout(folder):
+        return modelscope.SCHEDULE
+    file = folder / "scheduler" / "scheduler_config.json"
+    config = read_json(file, "scheduler")
+    check_fields("scheduler", file, config, SCHEDULER_FIELDS)
+    return config
 
 
-def _weights(folder: Path, names: tuple[str, ...]) -> dict[str, Tensor]:
-    """The first of the files that is there; pickles are read weights-only, by the host's safe loader."""
-    path = next((folder / name for name in names if os.path.exists(folder / name)), None)
-    if path is None:
-        raise FileNotFoundError(f"{folder} holds none of {', '.join(names)}.")
-    return comfy.utils.load_torch_file(str(path), safe_load=True)
+def _read_part(folder: Path, name: str) -> Part:
+    """A part out of the folder of its name, else out of ModelScope's files; VidRD's checkpoint goes before weights."""
+    own = folder / name
+    if not own.is_dir() and modelscope.has_layout(folder):
+        return modelscope.read_part(folder, name)
+    config = read_json(own / "config.json", name)
+    checkpoint = vidrd.find_checkpoint(folder)
+    if checkpoint and name in vidrd.PARTS:
+        weights = vidrd.read_part(checkpoint, name)
+        if weights or name == "unet":  # a text encoder is there only where it was trained along
+            return Part(name, own / "config.json", config, checkpoint, weights)
+    file = find_weights(own, name)
+    return Part(name, own / "config.json", config, file, read_weights(file, name))

@@ -23,14 +23,28 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
 from einops import rearrange
 from torch import Tensor
 
+from .parts import read_weights
+
+PARTS = ("unet", "text_encoder")
 CHECKPOINTS = ("ModelT2V.safetensors", "ModelT2V.pth")
-"""The file that VidRD was released as, and what it is called once converted."""
+"""The file that VidRD was released as, and what it is called once converted; the parts that it may hold."""
 
 CONVERT = (
     "import torch, safetensors.torch as s; "
     "d = torch.load('ModelT2V.pth', map_location='cpu', weights_only=False)['state_dict']; "
     "s.save_file({k: v.clone().contiguous() for k, v in d.items()}, 'ModelT2V.safetensors')"
 )
+
+
+FIELDS = {
+    "in_channels": (4,),
+    "out_channels": (4,),
+    "block_out_channels": (),
+    "layers_per_block": (),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "cross_attention_dim": (),
+}
+"""What is read here of the configuration of Stable Diffusion's UNet, as `parts.check_fields` takes it."""
 
 
 class VidRDUNet(UNetModel):
@@ -157,16 +171,15 @@ class VidRDConfig(comfy.supported_models.SD20):
 
 
 def _host_name(key: str, names: dict[str, str]) -> str:
-    """A layer along time goes where its neighbour in the same block goes."""
+    """A layer along time goes where its neighbour in the same block goes; a weight without a place keeps its name."""
     block, along_time, layer = key.partition(".temp_")
     if not along_time:
-        return names[key]
+        return names.get(key, key)
+    neighbour, end = f"{block}.norm3.weight", "norm3.weight"
     if layer.startswith("convs."):  # temp_convs.1.convs.3.weight stands behind resnets.1
         _, number, layer = layer.split(".", 2)
-        place = names[f"{block}.resnets.{number}.norm1.weight"].removesuffix("in_layers.0.weight")
-    else:
-        place = names[f"{block}.norm3.weight"].removesuffix("norm3.weight")
-    return f"{place}temp_{layer}"
+        neighbour, end = f"{block}.resnets.{number}.norm1.weight", "in_layers.0.weight"
+    return f"{names[neighbour].removesuffix(end)}temp_{layer}" if neighbour in names else key
 
 
 def find_checkpoint(folder: Path) -> Path | None:
@@ -174,19 +187,16 @@ def find_checkpoint(folder: Path) -> Path | None:
     return next((folder / name for name in CHECKPOINTS if (folder / name).is_file()), None)
 
 
-def load_part(checkpoint: Path, part: str) -> dict[str, Tensor]:
+def read_part(checkpoint: Path, part: str) -> dict[str, Tensor]:
     """Weights of `unet` or `text_encoder`; none if the checkpoint has no such part.
 
     Raises:
-        ValueError: the file is a pickle of more than weights.
+        ValueError: the file is damaged, or a pickle of more than weights.
     """
-    try:
-        weights = comfy.utils.load_torch_file(str(checkpoint), safe_load=True)
-    except torch.serialization.pickle.UnpicklingError:  # from a weights-only load
-        raise ValueError(
-            f"{checkpoint} holds other objects beside the weights, which could run any "
-            "code and are not read. If you trust where it comes from, convert it once: open a terminal in its folder "
-            f'and run, with a Python that has PyTorch Lightning,\npython -c "{CONVERT}"'
-        ) from None
-    prefix = f"{part}."
-    return {key.removeprefix(prefix): tensor for key, tensor in weights.items() if key.startswith(prefix)}
+    weights = read_weights(
+        checkpoint,
+        part,
+        "If you trust where it comes from, convert it once: open a terminal in its folder and run, with a Python that "
+        f'has PyTorch Lightning,\npython -c "{CONVERT}"',
+    )
+    return comfy.utils.state_dict_prefix_replace(weights, {f"{part}.": ""}, filter_keys=True)

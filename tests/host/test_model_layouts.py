@@ -1,0 +1,402 @@
+"""Video models as they lie on people's disks: an odd folder loads and equals the plain one, or is refused in words."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import comfy.memory_management
+import folder_paths
+import pytest
+import safetensors.torch
+import tiny_models as tiny
+import torch
+from test_video_folder import PROMPT, denoised, write_folder
+from torch import Tensor
+
+Change = Callable[[Path], None]
+"""What makes a copy of the plain folder an odd one."""
+
+UNET, TEXT, VAE = "unet", "text_encoder", "vae"
+STEM = {UNET: "diffusion_pytorch_model", TEXT: "model", VAE: "diffusion_pytorch_model"}
+CONFIG = {part: f"{part}/config.json" for part in STEM} | {"scheduler": "scheduler/scheduler_config.json"}
+WEIGHTS = {part: f"{part}/{stem}.safetensors" for part, stem in STEM.items()}
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 2823000000\n"
+WEB_PAGE = b"<!DOCTYPE html>\n<html><title>Sign in</title></html>"
+
+
+def write(name: str, content: bytes) -> Change:
+    """A file in the place of one that is linked to the plain folder's."""
+
+    def change(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).write_bytes(content)
+
+    return change
+
+
+def remove(name: str) -> Change:
+    return lambda folder: (folder / name).unlink()
+
+
+def cut(name: str, part: float = 0.6) -> Change:
+    def change(folder: Path) -> None:
+        content = (folder / name).read_bytes()
+        write(name, content[: int(len(content) * part)])(folder)
+
+    return change
+
+
+def say(name: str, **fields) -> Change:
+    """A configuration with other fields; ... takes one out."""
+
+    def change(folder: Path) -> None:
+        config = json.loads((folder / name).read_text()) | fields
+        config = {field: value for field, value in config.items() if value is not ...}
+        write(name, json.dumps(config).encode())(folder)
+
+    return change
+
+
+def encode(name: str, encoding: str) -> Change:
+    return lambda folder: write(name, (folder / name).read_text().encode(encoding))(folder)
+
+
+def take_weights(folder: Path, part: str) -> dict[str, Tensor]:
+    """The plain weights, whose file goes."""
+    weights = safetensors.torch.load((folder / WEIGHTS[part]).read_bytes())
+    (folder / WEIGHTS[part]).unlink()
+    return weights
+
+
+def save(weights: dict, file: Path, **how) -> None:
+    if file.suffix == ".safetensors":
+        safetensors.torch.save_file(weights, file)
+    else:
+        torch.save(weights, file, **how)
+
+
+def save_as(part: str, name: str, convert: Callable[[dict], object] = dict, **how) -> Change:
+    """The weights in another file, converted."""
+    return lambda folder: save(convert(take_weights(folder, part)), folder / part / name, **how)
+
+
+def convert(part: str, conversion: Callable[[dict], dict]) -> Change:
+    return save_as(part, Path(WEIGHTS[part]).name, conversion)
+
+
+def half(weights: dict) -> dict:
+    return {key: tensor.half() for key, tensor in weights.items()}
+
+
+def bfloat(weights: dict) -> dict:
+    return {key: tensor.bfloat16() for key, tensor in weights.items()}
+
+
+def without(words: str) -> Callable[[dict], dict]:
+    return lambda weights: {key: tensor for key, tensor in weights.items() if words not in key}
+
+
+def shard(part: str, index: str, pattern: str) -> Change:
+    """Two files of weights, and the index that names them."""
+
+    def change(folder: Path) -> None:
+        weights = take_weights(folder, part)
+        files = {key: pattern.format(1 + i % 2) for i, key in enumerate(sorted(weights))}
+        for name in set(files.values()):
+            save({key: weights[key] for key in files if files[key] == name}, folder / part / name)
+        content = {"metadata": {"total_size": 1}, "weight_map": files}
+        (folder / part / index).write_text(json.dumps(content))
+
+    return change
+
+
+def both(*changes: Change) -> Change:
+    def change(folder: Path) -> None:
+        for one in changes:
+            one(folder)
+
+    return change
+
+
+def link_to_blobs(folder: Path) -> None:
+    """As Hugging Face's cache: every file is a link to one of another name."""
+    blobs = folder.with_name(f"{folder.name} blobs")
+    blobs.mkdir()
+    for i, file in enumerate(path for path in sorted(folder.rglob("*")) if path.is_file()):
+        file.rename(blobs / f"{i:02}")
+        file.symlink_to(blobs / f"{i:02}")
+
+
+def name_as_before(weights: dict) -> dict:
+    """The attention's weights in an autoencoder of diffusers before 0.18."""
+    names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    for new, old in names.items():
+        weights = {key.replace(f"attentions.0.{new}.", f"attentions.0.{old}."): weights[key] for key in weights}
+    return weights
+
+
+def name_as_transformers_4(weights: dict) -> dict:
+    inner = {f"text_model.{key.removeprefix('text_model.')}": tensor for key, tensor in weights.items()}
+    return inner | {"text_model.embeddings.position_ids": torch.arange(77)[None]}
+
+
+SHARDED = shard(UNET, f"{STEM[UNET]}.safetensors.index.json", STEM[UNET] + "-{:05}-of-00002.safetensors")
+FP16 = f"{STEM[UNET]}.fp16.safetensors"
+
+LOADS = [
+    ("fp16 alone", UNET, save_as(UNET, FP16, half)),
+    ("bf16 alone", UNET, save_as(UNET, f"{STEM[UNET]}.bf16.safetensors", bfloat)),
+    ("non_ema alone", UNET, save_as(UNET, f"{STEM[UNET]}.non_ema.safetensors")),
+    ("fp16 goes before a damaged larger one", UNET, both(save_as(UNET, FP16), write(WEIGHTS[UNET], b""))),
+    (".bin", UNET, save_as(UNET, f"{STEM[UNET]}.bin")),
+    (".bin in fp16", UNET, save_as(UNET, f"{STEM[UNET]}.fp16.bin", half)),
+    (".bin of PyTorch before 1.6", UNET, save_as(UNET, f"{STEM[UNET]}.bin", _use_new_zipfile_serialization=False)),
+    (".bin of a training run", UNET, save_as(UNET, f"{STEM[UNET]}.bin", lambda w: {"state_dict": w, "epoch": 3})),
+    ("shards", UNET, SHARDED),
+    (
+        "shards in fp16",
+        UNET,
+        shard(UNET, f"{STEM[UNET]}.safetensors.index.fp16.json", STEM[UNET] + ".fp16-{:05}-of-00002.safetensors"),
+    ),
+    ("shards of .bin", UNET, shard(UNET, f"{STEM[UNET]}.bin.index.json", STEM[UNET] + "-{:05}-of-00002.bin")),
+    ("links to blobs", UNET, link_to_blobs),
+    ("configuration with a byte order mark", UNET, encode(CONFIG[UNET], "utf-8-sig")),
+    ("configuration in UTF-16", UNET, encode(CONFIG[UNET], "utf-16")),
+    ("newer fields that ask for nothing", UNET, say(CONFIG[UNET], attention_type=None, dropout=0.0, extras=[])),
+    ("no class named", UNET, say(CONFIG[UNET], _class_name=...)),
+    (
+        "optional fields of the scheduler left out",
+        UNET,
+        say(CONFIG["scheduler"], prediction_type=..., trained_betas=...),
+    ),
+    ("scheduler of another class", UNET, say(CONFIG["scheduler"], _class_name="PNDMScheduler", skip_prk_steps=True)),
+    ("text encoder as a .bin", TEXT, save_as(TEXT, "pytorch_model.bin")),
+    ("text encoder in fp16", TEXT, save_as(TEXT, "model.fp16.safetensors", half)),
+    ("text encoder in shards", TEXT, shard(TEXT, "model.safetensors.index.json", "model-{:05}-of-00002.safetensors")),
+    ("text encoder of transformers 4", TEXT, convert(TEXT, name_as_transformers_4)),
+    ("no end token", TEXT, say(CONFIG[TEXT], eos_token_id=...)),
+    ("end token 2", TEXT, say(CONFIG[TEXT], eos_token_id=2)),
+    ("VAE as a .bin", VAE, save_as(VAE, f"{STEM[VAE]}.bin")),
+    ("VAE in fp16", VAE, save_as(VAE, f"{STEM[VAE]}.fp16.safetensors", half)),
+    ("VAE with earlier names", VAE, convert(VAE, name_as_before)),
+    ("VAE without a scaling factor", VAE, say(CONFIG[VAE], scaling_factor=...)),
+]
+
+REFUSED = [
+    ("no weights", UNET, remove(WEIGHTS[UNET]), "holds config.json, and no file of weights"),
+    ("shards without an index", UNET, both(SHARDED, remove(f"{WEIGHTS[UNET]}.index.json")), "with their .index.json"),
+    (
+        "a shard is missing",
+        UNET,
+        both(SHARDED, remove(f"unet/{STEM[UNET]}-00002-of-00002.safetensors")),
+        "there is no .*00002-of-00002.safetensors",
+    ),
+    (
+        "a shard is cut",
+        UNET,
+        both(SHARDED, cut(f"unet/{STEM[UNET]}-00001-of-00002.safetensors")),
+        "00001-of-00002.safetensors is cut short",
+    ),
+    ("index cut", UNET, both(SHARDED, cut(f"{WEIGHTS[UNET]}.index.json")), "index.json is cut short"),
+    ("weights empty", UNET, write(WEIGHTS[UNET], b""), "safetensors is empty. Download it again"),
+    ("weights a pointer", UNET, write(WEIGHTS[UNET], POINTER), "is a Git LFS pointer .* Run git lfs pull"),
+    ("weights a web page", UNET, write(WEIGHTS[UNET], WEB_PAGE), "is a web page. Download the file with the button"),
+    ("weights a message", UNET, write(WEIGHTS[UNET], b"Entry not found"), "cut short .15 bytes. or no file of weights"),
+    ("weights cut", UNET, cut(WEIGHTS[UNET]), "safetensors is cut short"),
+    (".bin cut", UNET, both(save_as(UNET, f"{STEM[UNET]}.bin"), cut(f"unet/{STEM[UNET]}.bin")), ".bin is cut short"),
+    (
+        ".bin of PyTorch before 1.6, cut",
+        UNET,
+        both(
+            save_as(UNET, f"{STEM[UNET]}.bin", _use_new_zipfile_serialization=False), cut(f"unet/{STEM[UNET]}.bin", 0.9)
+        ),
+        ".bin cannot be read: unexpected EOF",
+    ),
+    (
+        ".bin with a message",
+        UNET,
+        both(remove(WEIGHTS[UNET]), write(f"unet/{STEM[UNET]}.bin", b"Entry not found")),
+        "no file of weights",
+    ),
+    (
+        ".bin with objects",
+        UNET,
+        save_as(UNET, f"{STEM[UNET]}.bin", lambda w: {**w, "settings": Path("code")}),
+        "which could run any code and are not read. Download it from the model's own page",
+    ),
+    (
+        ".bin without weights",
+        UNET,
+        save_as(UNET, f"{STEM[UNET]}.bin", lambda w: {"epoch": 3, "step": 5}),
+        r"do not belong to its configuration: of (\d+), \1 are missing",
+    ),
+    (
+        "a .bin renamed",
+        UNET,
+        both(save_as(UNET, "x.bin"), lambda folder: (folder / "unet/x.bin").rename(folder / WEIGHTS[UNET])),
+        "no file of weights",
+    ),
+    ("a weight is missing", UNET, convert(UNET, without("conv_in.bias")), "1 are missing .unet.conv_in.bias"),
+    (
+        "another shape",
+        UNET,
+        convert(UNET, lambda w: w | {"conv_in.bias": torch.ones(3)}),
+        "1 are of another shape .unet.conv_in.bias",
+    ),
+    (
+        "a LoRA not merged",
+        UNET,
+        convert(UNET, lambda w: w | {"a.lora": torch.ones(3)}),
+        "1 have no place in it .unet.a",
+    ),
+    ("another depth", UNET, say(CONFIG[UNET], layers_per_block=2), "are missing"),
+    ("no configuration", UNET, remove(CONFIG[UNET]), "there is no .*config.json. Download it"),
+    ("configuration cut", UNET, cut(CONFIG[UNET]), "config.json is cut short or no configuration"),
+    ("configuration empty", UNET, write(CONFIG[UNET], b""), "config.json is empty"),
+    ("configuration a web page", UNET, write(CONFIG[UNET], WEB_PAGE), "config.json is a web page"),
+    ("configuration a pointer", UNET, write(CONFIG[UNET], POINTER), "config.json is a Git LFS pointer"),
+    ("configuration a list", UNET, write(CONFIG[UNET], b"[1, 2]"), "no configuration"),
+    ("a newer field", UNET, say(CONFIG[UNET], attention_type="gated"), "says attention_type 'gated'"),
+    ("an image model", UNET, say(CONFIG[UNET], _class_name="UNet2DConditionModel"), "_class_name 'UNet2DCond"),
+    ("nine channels", UNET, say(CONFIG[UNET], in_channels=9), "says in_channels 9, and only 4"),
+    ("unknown blocks", UNET, say(CONFIG[UNET], down_block_types=["A", "B"]), "cannot be built"),
+    ("text encoder lacks a layer", TEXT, convert(TEXT, without("layers.1.")), "16 are missing .text_model.encoder"),
+    ("text encoder of fewer layers", TEXT, say(CONFIG[TEXT], num_hidden_layers=2), "16 have no place in it"),
+    ("text encoder of another width", TEXT, say(CONFIG[TEXT], hidden_size=64), "are of another shape"),
+    ("text encoder of unknown width", TEXT, say(CONFIG[TEXT], hidden_size=...), "does not say hidden_size"),
+    ("unknown activation", TEXT, say(CONFIG[TEXT], hidden_act="relu"), "says hidden_act 'relu'"),
+    ("longer texts", TEXT, say(CONFIG[TEXT], max_position_embeddings=248), "max_position_embeddings 248, and only 77"),
+    ("no text encoder", TEXT, lambda folder: shutil.rmtree(folder / TEXT), "there is no .*text_encoder/config.json"),
+    ("half a decoder", VAE, convert(VAE, without("decoder.up_blocks.0")), "are missing .decoder.up.3"),
+    ("VAE of 16 channels", VAE, say(CONFIG[VAE], latent_channels=16), "says latent_channels 16"),
+    ("VAE of SDXL", VAE, say(CONFIG[VAE], scaling_factor=0.13025), "says scaling_factor 0.13025, and only 0.18215"),
+    ("VAE cut", VAE, cut(WEIGHTS[VAE]), "is cut short"),
+    ("no scheduler", "scheduler", remove(CONFIG["scheduler"]), "there is no .*scheduler_config.json"),
+    ("sample", "scheduler", say(CONFIG["scheduler"], prediction_type="sample"), "prediction_type 'sample', and only"),
+    ("cosine", "scheduler", say(CONFIG["scheduler"], beta_schedule="squaredcos_cap_v2"), "only 'scaled_linear' or"),
+    ("trained betas", "scheduler", say(CONFIG["scheduler"], trained_betas=[0.1, 0.2]), "only null is read"),
+    ("500 levels", "scheduler", say(CONFIG["scheduler"], num_train_timesteps=500), "num_train_timesteps 500, and only"),
+    ("a flow", "scheduler", write(CONFIG["scheduler"], b'{"shift": 3.0}'), "does not say beta_schedule"),
+]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory) -> Path:
+    """Weights that bf16 and fp16 hold exactly."""
+    folder = tmp_path_factory.mktemp("diffusers") / "plain"
+    write_folder(folder)
+    for part in STEM:
+        weights = safetensors.torch.load((folder / WEIGHTS[part]).read_bytes())
+        rounded = {key: tensor.bfloat16().half().float() for key, tensor in weights.items()}
+        safetensors.torch.save_file(rounded, folder / WEIGHTS[part])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaders(pack):
+    return pack.import_module("bivdiff_core.host.loaders.video_folder")
+
+
+@pytest.fixture
+def odd(plain, tmp_path) -> Path:
+    """The plain folder again; its files are links to the plain ones."""
+    return shutil.copytree(plain, tmp_path / "odd", copy_function=os.link)
+
+
+def load(loaders, part: str, folder: Path):
+    load_part = {TEXT: loaders.load_text_encoder, VAE: loaders.load_autoencoder}.get(part, loaders.load_unet)
+    return load_part(folder)
+
+
+def output(loaders, part: str, folder: Path) -> Tensor:
+    """What a part makes of the same input."""
+    loaded = load(loaders, part, folder)
+    generator = torch.Generator().manual_seed(1)
+    x, text = torch.randn(3, 4, 8, 8, generator=generator), torch.randn(1, 7, tiny.TEXT_WIDTH, generator=generator)
+    with torch.inference_mode():
+        if part == UNET:
+            return denoised(loaded, x, 2.0, text)
+        if part == TEXT:
+            return loaded.encode_from_tokens(loaded.tokenize(PROMPT))
+        return loaded.decode(x)
+
+
+@pytest.fixture(scope="module")
+def expected(loaders, plain) -> dict[str, Tensor]:
+    return {part: output(loaders, part, plain) for part in STEM}
+
+
+@pytest.mark.parametrize(("part", "change"), [row[1:] for row in LOADS], ids=[row[0] for row in LOADS])
+def test_loads_and_equals(loaders, expected, odd, part, change):
+    change(odd)
+    torch.testing.assert_close(output(loaders, part, odd), expected[part], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("part", "change", "words"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
+def test_is_refused_in_words(loaders, odd, part, change, words):
+    change(odd)
+    with pytest.raises((ValueError, FileNotFoundError), match=words) as error:
+        load(loaders, part, odd)
+    message = str(error.value)
+    assert message.startswith(f"{part}: ") and str(odd / part) in message
+    assert "weights_only" not in message  # torch's advice
+
+
+@pytest.fixture
+def top(plain, tmp_path):
+    """An empty models/diffusers."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    folders = folder_paths.folder_names_and_paths["diffusers"][0]
+    before = list(folders)
+    folders[:] = [str(folder)]
+    yield folder
+    folders[:] = before
+
+
+def listed(pack) -> list[str]:
+    return pack.classes["BIVDiffVideoModelLoader"].INPUT_TYPES()["required"]["name"][1]["options"]
+
+
+def test_links_are_followed_and_loops_are_not(pack, plain, top):
+    (top / "linked").symlink_to(plain, target_is_directory=True)
+    (top / "shelf").mkdir()
+    (top / "shelf" / "linked again").symlink_to(plain, target_is_directory=True)
+    (top / "shelf" / "back").symlink_to(top, target_is_directory=True)
+    (top / "a").mkdir()
+    (top / "b").mkdir()
+    (top / "a" / "b").symlink_to(top / "b", target_is_directory=True)
+    (top / "b" / "a").symlink_to(top / "a", target_is_directory=True)
+    assert listed(pack) == ["linked", "shelf/linked again"]
+
+
+@pytest.mark.parametrize("change", [cut(CONFIG[UNET]), write(CONFIG[UNET], WEB_PAGE), encode(CONFIG[UNET], "utf-16")])
+def test_a_folder_with_a_damaged_configuration_is_listed(pack, plain, top, change):
+    """So that loading it says what is wrong."""
+    folder = shutil.copytree(plain, top / "odd", copy_function=os.link)
+    change(folder)
+    assert listed(pack) == ["odd"]
+
+
+def test_an_empty_list_says_what_to_download(pack, top):
+    (name,) = listed(pack)
+    said = pack.classes["BIVDiffVideoModelLoader"].validate_inputs(name=name)
+    for word in ("cerspense/zeroscope_v2_576w", "text_encoder", ".safetensors", str(top / "zeroscope_v2_576w")):
+        assert word in said
+
+
+def test_only_what_is_listed_is_valid(pack, plain, top):
+    node = pack.classes["BIVDiffVideoModelLoader"]
+    (top / "linked").symlink_to(plain, target_is_directory=True)
+    assert node.validate_inputs(name="linked") is True
+    assert "there is no video model 'zeroscope'" in node.validate_inputs(name="zeroscope")
+
+
+def test_weights_are_compared_where_the_host_delays_its_layers(loaders, odd, monkeypatch):
+    """Dynamic VRAM: linear layers have no weights before they are loaded, so none would be missed."""
+    save_as(TEXT, "pytorch_model.bin", without("layers.1.mlp.fc1.weight"))(odd)
+    monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
+    with pytest.raises(ValueError, match="1 are missing .text_model.encoder.layers.1.mlp.fc1.weight"):
+        loaders.load_text_encoder(odd)
