@@ -46,10 +46,11 @@ COMFY_CLI = "comfy-cli==1.23.0"
 TEST_TOOLS = ("ruff==0.17.6", "pytest==9.2.0", "playwright==1.65.2")
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
-USES_GPU = """
+COUNT_GPUS = """
 import torch
 assert torch.accelerator.is_available()
 torch.ones(1, device=torch.accelerator.current_accelerator())
+print(torch.accelerator.device_count())
 """
 LIST_MISSING = """
 import sys
@@ -72,9 +73,20 @@ class Environment(NamedTuple):
     python: Path
     comfyui: Path
 
+    def gpus(self) -> list[str]:
+        """The accelerators that torch can compute on, as CUDA_VISIBLE_DEVICES names them.
+
+        None if one is there whose driver torch was not built for.
+        """
+        counted = subprocess.run([self.python, "-c", COUNT_GPUS], capture_output=True, text=True)
+        if counted.returncode != 0:
+            return []
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return visible.split(",") if visible else [str(index) for index in range(int(counted.stdout))]
+
     def has_gpu(self) -> bool:
-        """Whether torch can compute on an accelerator here: a driver that torch was not built for is no use."""
-        return subprocess.run([self.python, "-c", USES_GPU], capture_output=True).returncode == 0
+        """Whether torch can compute on an accelerator here."""
+        return bool(self.gpus())
 
     def run(self, *arguments: str | Path) -> int:
         """Run this Python in the repository's root and return its exit status."""
@@ -230,6 +242,19 @@ def demo(video: Path | None) -> int:
     return host.run("tools/demo.py", *arguments, *([video.resolve()] if video else []))
 
 
+def batch(**options) -> int:
+    """Run a saved workflow over many clips."""
+    from tools.batch.drive import drive, read_order
+    from tools.batch.records import BatchError
+
+    try:
+        order = read_order(**options)
+        host = environment(COMFY_CLI)
+        return drive(order, host.python, host.comfyui, host.gpus())
+    except BatchError as error:
+        sys.exit(str(error))
+
+
 def system_chromium() -> str | None:
     """The Chromium that this machine has, if it has one on its path."""
     return next(filter(None, map(shutil.which, CHROMIUMS)), None)
@@ -271,13 +296,31 @@ def where() -> int:
     return 0
 
 
+def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `batch` takes; docs/batch.md explains it."""
+    add = parser.add_argument
+    add("workflow", type=Path, help="a workflow saved by ComfyUI, with one Load Video and one Save Video")
+    add("clips", nargs="+", help="a folder, a glob, a text file that lists clips, or clips")
+    add("out", type=Path, help="the folder for videos and reports")
+    add("--workers", default="auto", metavar="auto|N", help="ComfyUIs at a time (auto: one a GPU, else 1)")
+    add("--ray", metavar="HOST:PORT", help="work on this Ray cluster")
+    add("--shard", metavar="I/N", help="take only the part I, from 0, of N")
+    add("--set", action="append", default=[], dest="settings", metavar='"Node title.input=value"', help="a change")
+    add("--seed", choices=("per-clip", "fixed"), default="per-clip", help="from the clip's content, or as saved")
+    add("--attempts", type=int, default=2, metavar="N", help="how often a clip may lose its ComfyUI (2)")
+    add("--timeout", type=float, metavar="S", help="seconds that a clip may take (no limit)")
+    add("--retry-failed", action="store_true", help="take failed clips again")
+    add("--dry-run", action="store_true", help="only say what there is to do")
+
+
 def main() -> int:
     """Run the command that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (demo, test, serve, bench, where):
+    for command in (demo, batch, test, serve, bench, where):
         commands.add_parser(command.__name__, help=command.__doc__).set_defaults(command=command)
     commands.choices["demo"].add_argument("video", nargs="?", type=Path, help="a clip to take the motion from")
+    add_batch_arguments(commands.choices["batch"])
     arguments = vars(parser.parse_args())
     return arguments.pop("command")(**arguments)
 
