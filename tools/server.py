@@ -93,6 +93,7 @@ class Server:
         self, python: str | Path, comfyui: Path, base: Path, cpu: bool, pack: Path = ROOT, own_packs: bool = False
     ) -> None:
         self.base = base
+        self._process: subprocess.Popen | None = None
         self._command = partial(server_command, python, comfyui, base, cpu=cpu, pack=pack, own_packs=own_packs)
 
     def __enter__(self) -> Server:
@@ -119,7 +120,7 @@ class Server:
                 cwd=self.base,
             )
         deadline = time.monotonic() + 180
-        while time.monotonic() < deadline and self._process.poll() is None:
+        while time.monotonic() < deadline and self.is_alive():
             try:
                 if str(self.base) in self.request("/system_stats")["system"]["argv"]:
                     return True
@@ -129,8 +130,14 @@ class Server:
         self.stop()
         return False
 
+    def is_alive(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
+
     def stop(self, patience: float = 15) -> None:
         """End the process, at the latest after ``patience`` seconds."""
+        if self._process is None:
+            return
         self._process.terminate()
         try:
             self._process.wait(patience)

@@ -1,9 +1,10 @@
 """The unit of a batch: one clip through one ComfyUI, idempotent.
 
-    COMFYUI'S-PYTHON -m tools.batch.unit
+    COMFYUI'S-PYTHON -m tools.batch.unit FOLDER
 
-takes a `Batch` and then clips, a line of JSON each, and answers with lines of JSON: ``{"stage": text}`` while it works,
-then ``{"report": report}``, or ``{"fault": text}`` when the batch cannot go on. It ends with its standard input.
+keeps its ComfyUI in that folder and reads lines of JSON: a `Batch`, then clips. For each clip it answers with lines
+``{"stage": text}`` while it works, then with ``{"report": report}``, or with ``{"fault": text}`` when the batch cannot
+go on. It ends with its standard input.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import queue
 import shutil
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -39,11 +39,12 @@ class ClipError(RuntimeError):
 class Unit:
     """One ComfyUI, started when the first clip needs it and again after it was lost."""
 
-    def __init__(self, batch: Batch, say_stage: Callable[[str], None]) -> None:
+    def __init__(self, batch: Batch, base: Path, say_stage: Callable[[str], None]) -> None:
         self.batch = batch
+        self.base = base
         self.say_stage = say_stage
-        self.base = Path(tempfile.mkdtemp(prefix="bivdiff-batch-"))
         self._server: Server | None = None
+        self._closed = False
         self._prompt: dict = {}
 
     def settle(self, clip: Clip) -> dict:
@@ -53,9 +54,10 @@ class Unit:
         attempts = Attempts(self.batch, clip)
         try:
             clip_hash = hash_file(clip.path)
-            result = self._try(clip, clip_hash, attempts)
         except OSError as error:
             clip_hash, result = "", {"status": FAILED, "error": f"{clip.path} cannot be read: {error.strerror}"}
+        else:
+            result = self._try(clip, clip_hash, attempts)
         report = {
             "clip": clip.name,
             "status": result["status"],
@@ -86,23 +88,29 @@ class Unit:
             except ClipError as error:
                 return {"status": FAILED, "error": str(error)}
             except ServerLost as error:
+                if self._closed:
+                    raise
                 cause = str(error)
                 self._server.stop(patience=0)
-                self._server = None
+            except ServerError:
+                attempts.forget()  # not the clip's doing: ComfyUI refuses the workflow
+                raise
         return {"status": FAILED, "error": f"given up after {attempts.count()} attempts: {cause}"}
 
     def close(self) -> None:
-        """Stop the ComfyUI and remove its folder."""
+        """Stop the ComfyUI, whatever it does, and remove its folder. Another thread may still wait for a clip."""
+        self._closed = True
         if self._server:
             self._server.stop(patience=5)
         shutil.rmtree(self.base, ignore_errors=True)
 
     def _start(self) -> None:
-        if self._server:
+        if self._server and self._server.is_alive():
             return
         self.say_stage("starting ComfyUI")
         comfyui = Path(self.batch.comfyui)
-        self._server = Server(self.batch.python, comfyui, self.base, self.batch.cpu, own_packs=True).__enter__()
+        self._server = Server(self.batch.python, comfyui, self.base, self.batch.cpu, own_packs=True)
+        self._server.__enter__()
         prompt = convert_ui_to_api(self.batch.workflow, self._server.object_info())
         require_one_clip([node["class_type"] for node in prompt.values()])
         with_settings(prompt, self.batch.settings)
@@ -165,23 +173,29 @@ def main() -> None:
     sys.stdout = sys.stderr  # nothing else may get between the answers
 
     def say(kind: str, content: object) -> None:
-        print(json.dumps({kind: content}), file=answers, flush=True)
+        try:
+            print(json.dumps({kind: content}), file=answers, flush=True)
+        except BrokenPipeError:
+            leave()
 
-    unit = Unit(Batch(**json.loads(sys.stdin.readline())), partial(say, "stage"))
-    clips: queue.Queue[Clip] = queue.Queue()
-
-    def read() -> None:
-        for line in sys.stdin:
-            clips.put(Clip(**json.loads(line)))
-        unit.close()  # the driver has gone or wants no more: what is under way is not waited for
+    def leave() -> None:
+        unit.close()
         os._exit(0)
 
-    threading.Thread(target=read, daemon=True).start()
-    while True:
-        try:
-            say("report", unit.settle(clips.get()))
-        except (BatchError, ServerError, WorkflowConversionError, OSError) as error:
-            say("fault", str(error))
+    unit = Unit(Batch(**json.loads(sys.stdin.readline())), Path(sys.argv[1]), partial(say, "stage"))
+    clips: queue.SimpleQueue[Clip] = queue.SimpleQueue()
+
+    def work() -> None:
+        while True:
+            try:
+                say("report", unit.settle(clips.get()))
+            except (BatchError, ServerError, WorkflowConversionError, OSError) as error:
+                say("fault", str(error))
+
+    threading.Thread(target=work, daemon=True).start()
+    for line in sys.stdin:
+        clips.put(Clip(**json.loads(line)))
+    leave()  # the driver has gone, or wants no more: what is under way is not waited for
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +24,7 @@ class Worker:
         self.batch = batch
         self._environment = os.environ if gpu is None else {**os.environ, GPUS: gpu}
         self._process: subprocess.Popen | None = None
+        self._folders: list[str] = []
         self._stopped = False
 
     def settle(self, clip: Clip, tell_stage: Callable[[str], None] = lambda stage: None) -> dict:
@@ -53,9 +56,10 @@ class Worker:
         return None
 
     def _start(self) -> None:
+        self._folders.append(tempfile.mkdtemp(prefix="bivdiff-batch-"))
         # A session of its own: a Ctrl-C is for the driver, which then stops its workers.
         self._process = subprocess.Popen(
-            [self.batch.python, "-m", "tools.batch.unit"],
+            [self.batch.python, "-m", "tools.batch.unit", self._folders[-1]],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -72,14 +76,14 @@ class Worker:
         self._process.stdin.flush()
 
     def stop(self, patience: float = 20) -> None:
-        """End the process and its ComfyUI, whatever they are doing."""
+        """End the process and its ComfyUI, whatever they are doing, and remove their folder and those of before."""
         self._stopped = True
-        process = self._process
-        if process is None:
-            return
-        process.stdin.close()
-        try:
-            process.wait(patience)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if process := self._process:
+            process.stdin.close()
+            try:
+                process.wait(patience)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for folder in self._folders:
+            shutil.rmtree(folder, ignore_errors=True)
