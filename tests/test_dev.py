@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import dev
+from tools.batch.ray_data import RAY
 from tools.host import COMFYUI
 
 ROOT = Path(__file__).resolve().parents[1]
+NO_INDEX = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}
 
 
 @pytest.fixture
@@ -106,6 +109,24 @@ def test_comfyui_that_lacks_packages(checkout):
     (checkout / "requirements.txt").write_text("no-such-package>=2\ntorch>=999\neinops\n")
     said = failure(checkout / "dev.py", "where", COMFYUI_PATH=str(checkout / "ComfyUI"), COMFYUI_PYTHON=sys.executable)
     assert said.endswith('-m pip install "no-such-package>=2" "torch>=999"\n')
+
+
+def test_without_ray_its_tests_are_left_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(dev, "RAY_PYTHON", tmp_path / ".ray" / dev.RAY_PYTHON.relative_to(dev.RAY_VENV))
+    monkeypatch.setattr(dev, "RAY_VENV", tmp_path / ".ray")
+    monkeypatch.setattr(dev, "RAY_STAMP", tmp_path / ".ray" / "bivdiff.txt")
+    for variable, value in NO_INDEX.items():
+        monkeypatch.setenv(variable, value)
+    assert dev.ray_python() is None
+    assert "Ray cannot be had: the tests of batch that need it will be skipped" in capsys.readouterr().out
+    assert not dev.RAY_STAMP.exists()
+
+
+def test_the_environment_with_ray_is_made_once(tmp_path, monkeypatch):
+    (tmp_path / "bivdiff.txt").write_text(RAY)
+    monkeypatch.setattr(dev, "RAY_STAMP", tmp_path / "bivdiff.txt")
+    monkeypatch.setattr(dev.subprocess, "run", pytest.fail)
+    assert dev.ray_python() == dev.RAY_PYTHON
 
 
 def test_where_ends_in_json():

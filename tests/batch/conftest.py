@@ -12,7 +12,7 @@ from studio import WORKFLOW, Studio, is_alive
 @pytest.fixture
 def studio(tmp_path, monkeypatch) -> Studio:
     """A studio with three good clips."""
-    studio = Studio(tmp_path)
+    studio = Studio(tmp_path, tmp_path / "ComfyUI")
     shutil.copytree(Path(__file__).parent / "standin", studio.comfyui)
     for path, text in {"models/checkpoints/tiny.safetensors": "weights", "input/style.png": "picture"}.items():
         (studio.comfyui / path).parent.mkdir(parents=True, exist_ok=True)

@@ -48,9 +48,10 @@ def is_alive(pid: int) -> bool:
 
 @dataclass
 class Studio:
-    """A folder with a workflow, clips, results, and a ComfyUI that is a stand-in."""
+    """A folder with a workflow, clips and results, and a ComfyUI, mostly a stand-in for it."""
 
     root: Path
+    comfyui: Path
     python: str = sys.executable
     gpus: tuple[str, ...] = ()
 
@@ -65,10 +66,6 @@ class Studio:
     @property
     def out(self) -> Path:
         return self.root / "out"
-
-    @property
-    def comfyui(self) -> Path:
-        return self.root / "ComfyUI"
 
     def add(self, **clips: str) -> None:
         """Write clips by name and text."""
@@ -100,10 +97,14 @@ class Studio:
         return said.getvalue()
 
     def check_nothing_is_left(self) -> None:
-        """No process, no folder of a worker, nothing half-written."""
-        wait_for(lambda: not any(map(is_alive, self.pids())))
-        assert not list((self.root / "tmp").glob("bivdiff-batch-*"))
+        """No process, nothing half-written, no folder of a worker."""
+        self.check_nothing_runs()
         assert not list(self.out.rglob(".*"))
+        wait_for(lambda: not list((self.root / "tmp").glob("bivdiff-batch-*")))
+
+    def check_nothing_runs(self) -> None:
+        """No ComfyUI is there, or will not be soon."""
+        wait_for(lambda: not any(map(is_alive, self.pids())))
 
     @property
     def journal(self) -> Path:

@@ -249,7 +249,7 @@ def test_a_killed_driver_leaves_no_process_and_the_next_goes_on(studio):
     wait_for(lambda: (studio.out / "a.mp4.json").exists() and "hang once" in studio.worked_on())
     process.kill()
     process.communicate()
-    wait_for(lambda: not any(psutil.pid_exists(pid) for pid in studio.pids()))
+    studio.check_nothing_runs()
     done = [clip for clip in "abc" if (studio.out / f"{clip}.mp4.json").exists()]
     assert "a" in done and "b" not in done and not (studio.out / "b.mp4").exists()
     wait_for(lambda: not list((studio.root / "tmp").glob("bivdiff-batch-*")))
@@ -267,7 +267,7 @@ def test_ctrl_c_ends_cleanly(studio):
     _, errors = process.communicate()
     assert errors == "Stopped; the same command goes on from here.\n"
     assert process.returncode == 1
-    wait_for(lambda: not any(psutil.pid_exists(pid) for pid in studio.pids()))
+    studio.check_nothing_runs()
     assert not list((studio.root / "tmp").glob("bivdiff-batch-*"))
     assert studio.statuses() == {"a": "done"}, "what was under way is not failed, it is not done"
     studio.batch()
@@ -346,6 +346,10 @@ def test_without_ray_one_sentence_says_what_to_install(studio):
     """The environment of the tests has none."""
     said = studio.batch("--ray", "127.0.0.1:6379", status=1)
     assert '-m pip install "ray[data]==' in said
+
+
+def test_an_address_that_is_none(studio):
+    assert "expected HOST:PORT" in studio.batch("--ray", "ray://127.0.0.1:10001", status=1)
 
 
 def test_the_command_line_explains_itself():

@@ -107,6 +107,6 @@ def make_batch(order: Order, python: Path, comfyui: Path, cpu: bool) -> Batch:
 
 def run(order: Order, batch: Batch, todo: list[Clip], gpus: list[str], progress: Progress) -> Iterator[dict]:
     """The reports of clips from the engine that the order names, as they come."""
-    if order.ray:
+    if order.ray is not None:
         return run_ray(batch, todo, order.ray, order.workers)
     return run_loop(batch, todo, order.workers or len(gpus) or 1, gpus, progress.show_stage)

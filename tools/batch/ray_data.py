@@ -31,9 +31,15 @@ class Actor:
             answer = {"fault": f"On {socket.gethostname()}: {error}"}
         return {"answer": json.dumps(answer)}
 
+    def __del__(self) -> None:
+        """Ray Data's way to end an actor; without it Ray kills the worker's processes and their folder stays."""
+        self._worker.stop()
+
 
 def run_ray(batch: Batch, clips: list[Clip], address: str, workers: int | None) -> Iterator[dict]:
     """Reports as they come, from a running Ray cluster; ``workers`` is one a GPU of the cluster if None, else 1."""
+    if "://" in address or ":" not in address:
+        raise BatchError(f"--ray is {address}, expected HOST:PORT of the cluster's head, such as 10.0.0.1:6379.")
     try:
         import ray
         import ray.data
@@ -42,8 +48,6 @@ def run_ray(batch: Batch, clips: list[Clip], address: str, workers: int | None) 
             f"--ray needs Ray, which {sys.executable} does not have: run {sys.executable} -m pip install "
             f'"{RAY}" (or the version of your cluster), or run dev.py with a Python that has it.'
         ) from None
-    if "://" in address or ":" not in address:
-        raise BatchError(f"--ray is {address}, expected HOST:PORT of the cluster's head, such as 10.0.0.1:6379.")
     try:
         environment = {"env_vars": {"PYTHONPATH": str(ROOT)}}
         ray.init(address=address, runtime_env=environment, logging_level="error", log_to_driver=False)

@@ -9,6 +9,7 @@ go on. It ends with its standard input.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import queue
@@ -21,11 +22,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import psutil
 from comfy_cli.workflow_to_api import WorkflowConversionError, convert_ui_to_api
 
 from tools.batch.files import hash_file, hash_record, place
 from tools.batch.records import Batch, BatchError, Clip
 from tools.batch.reports import DONE, FAILED, Attempts, settled, write_report
+from tools.batch.worker import FOLDERS
 from tools.batch.workflow import require_one_clip, title_of, with_seeds, with_settings
 from tools.server import Server, ServerError, ServerLost
 
@@ -167,6 +170,14 @@ def figures_of(output: dict) -> dict:
     }
 
 
+def remove_abandoned(folders: Path) -> None:
+    """Remove what workers have left here that were killed together with those who started them."""
+    for folder in folders.glob(f"{glob.escape(FOLDERS)}*"):
+        owner = folder.name.removeprefix(FOLDERS).partition("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def main() -> None:
     """Take lines from standard input until it ends."""
     answers = sys.stdout
@@ -182,7 +193,9 @@ def main() -> None:
         unit.close()
         os._exit(0)
 
-    unit = Unit(Batch(**json.loads(sys.stdin.readline())), Path(sys.argv[1]), partial(say, "stage"))
+    base = Path(sys.argv[1])
+    remove_abandoned(base.parent)
+    unit = Unit(Batch(**json.loads(sys.stdin.readline())), base, partial(say, "stage"))
     clips: queue.SimpleQueue[Clip] = queue.SimpleQueue()
 
     def work() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from pathlib import Path
 from tools.batch.records import Batch, BatchError, Clip
 
 ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = f"bivdiff-batch-{socket.gethostname()}-"
+"""How the names of workers' folders begin; the process that made one comes next."""
 GPUS = "CUDA_VISIBLE_DEVICES"  # ROCm heeds it too
 
 
@@ -56,7 +59,7 @@ class Worker:
         return None
 
     def _start(self) -> None:
-        self._folders.append(tempfile.mkdtemp(prefix="bivdiff-batch-"))
+        self._folders.append(tempfile.mkdtemp(prefix=f"{FOLDERS}{os.getpid()}-"))
         # A session of its own: a Ctrl-C is for the driver, which then stops its workers.
         self._process = subprocess.Popen(
             [self.batch.python, "-m", "tools.batch.unit", self._folders[-1]],
