@@ -45,14 +45,7 @@ def with_patch(patch: str, dev: Path, command: str) -> list[str]:
 
 
 def test_no_network(checkout):
-    said = failure(
-        checkout / "dev.py",
-        "where",
-        PIP_CONFIG_FILE=os.devnull,
-        PIP_INDEX_URL="http://127.0.0.1:9/simple",
-        PIP_RETRIES="0",
-        https_proxy="http://127.0.0.1:9",
-    )
+    said = failure(checkout / "dev.py", "where", **NO_INDEX, https_proxy="http://127.0.0.1:9")
     assert "check the network and run again" in said
     assert not (checkout / ".host" / "ComfyUI").exists()
 
@@ -63,13 +56,7 @@ def test_a_package_index_that_is_gone_half_way(checkout):
     host.mkdir(parents=True)
     (host / "comfyui_version.py").write_text('__version__ = "0.30.0"\n')
     (host / "requirements.txt").touch()
-    said = failure(
-        checkout / "dev.py",
-        "where",
-        PIP_CONFIG_FILE=os.devnull,
-        PIP_INDEX_URL="http://127.0.0.1:9/simple",
-        PIP_RETRIES="1",
-    )
+    said = failure(checkout / "dev.py", "where", **{**NO_INDEX, "PIP_RETRIES": "1"})
     assert "No package index answered while installing packages: check the network" in said
     assert not (checkout / ".venv" / "bivdiff.sha256").exists()
 
@@ -145,6 +132,15 @@ def test_no_such_video(checkout):
     assert "There is no file nowhere.mp4: give the path of a video" in failure(
         checkout / "dev.py", "demo", "nowhere.mp4"
     )
+
+
+def test_a_batch_is_refused_before_anything_is_built(checkout):
+    said = failure(checkout / "dev.py", "batch", "nowhere.json", checkout, checkout / "out")
+    assert "No clips in" in said
+    (checkout / "clip.mp4").touch()
+    said = failure(checkout / "dev.py", "batch", "nowhere.json", checkout, checkout / "out")
+    assert "nowhere.json cannot be read (No such file or directory): give a workflow saved by ComfyUI" in said
+    assert not (checkout / ".venv").exists()
 
 
 def test_a_file_that_is_no_video(tmp_path):

@@ -73,12 +73,12 @@ class Studio:
         for name, text in clips.items():
             (self.clips / f"{name}.mp4").write_text(text)
 
-    def start(self, *options: str) -> subprocess.Popen:
+    def start(self, *options: str, stdout: int = subprocess.PIPE) -> subprocess.Popen:
         """dev.py batch, begun."""
         command = [self.python, ROOT / "dev.py", "batch", self.workflow, self.clips, self.out, *options]
         own = {"COMFYUI_PATH": str(self.comfyui), "COMFYUI_PYTHON": sys.executable}
         environment = {**os.environ, **own}
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        return subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment)
 
     def batch(self, *options: str, status: int = 0) -> str:
         """What `dev.py batch` does once it has found its ComfyUI, in this process: what it says. Nothing is left."""

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -307,6 +308,26 @@ def test_shards_do_everything_once_between_them(studio):
     studio.check_nothing_is_left()
     assert sorted(studio.worked_on()) == sorted(ALL + [f"slow {i}" for i in range(4)])
     assert len(studio.reports()) == 7
+
+
+# What it shows
+
+
+def test_a_terminal_gets_a_bar_with_the_stages(studio):
+    pty = pytest.importorskip("pty", reason="there are no such terminals on Windows")
+    studio.add(b="broken")
+    terminal, its_end = pty.openpty()
+    process = studio.start(stdout=its_end)
+    os.close(its_end)
+    said = ""
+    with open(terminal, encoding="utf-8", newline="") as screen, suppress(OSError):  # how a terminal's end reads
+        while text := screen.readline():
+            said += text
+    assert process.wait() == 1
+    drawn = [text.strip() for text in said.split("\r")]
+    assert any(text.startswith("[######") and "1/3" in text and text.endswith("The work 1/2") for text in drawn), drawn
+    assert any(text.startswith("b.mp4 failed: Invalid data") for text in drawn)
+    assert not any(text.startswith("[1/3]") for text in drawn)
 
 
 # What ends the whole batch before it does any work

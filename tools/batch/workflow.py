@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from tools.batch.records import BatchError
 
 MUTED, BYPASSED = 2, 4
+OTHER_FILES = re.compile("load.*video|save.*video|video.*combine|save.*webm", re.IGNORECASE)
+"""Nodes that an artist may have taken for the two."""
 SEEDS = ("seed", "noise_seed")
 LAYOUT = {"bgcolor", "color", "extra", "flags", "groups", "order", "pos", "revision", "size", "version"}
 LAYOUT |= {"last_link_id", "last_node_id", "showAdvanced"}
@@ -61,7 +64,7 @@ def require_one_clip(types: list[str]) -> None:
     loads, saves = types.count("LoadVideo"), types.count("SaveVideo")
     if (loads, saves) == (1, 1):
         return
-    others = sorted({kind for kind in types if "video" in kind.lower()} - {"LoadVideo", "SaveVideo"})
+    others = sorted({kind for kind in types if OTHER_FILES.search(kind)} - {"LoadVideo", "SaveVideo"})
     found = f"{loads} Load Video and {saves} Save Video" + (f", beside {', '.join(others)}" if others else "")
     raise BatchError(f"A batch needs a workflow with one Load Video and one Save Video; found {found}.")
 
