@@ -96,7 +96,7 @@ class Bench:
             reports = [read_report(path) for path in (self.folder / "out").glob("*.json")]
             times = sorted(report["seconds"] for report in reports)
             first, rest = median(times[-workers:]), median(times[:-workers])
-            print(f"{engine:10}{workers:8}{seconds:9.1f}{seconds / plain:13.2f}{first:12.2f}{rest:20.2f}", flush=True)
+            print(f"{engine:10}{workers:8}{seconds:9.1f}{seconds / plain:13.2f}{first:12.2f}{rest:8.2f}", flush=True)
 
     def measure_empty(self, counts: list[int]) -> None:
         """Print what a clip without work costs, at several numbers of clips."""

@@ -43,7 +43,7 @@ class Progress:
                 print(f"[{self.settled}/{self.total}] {report['clip']} {outcome}", flush=True)
                 return
             if failed:
-                print(f"{report['clip']} {outcome}".ljust(self._width()), flush=True)
+                print(f"\r{report['clip']} {outcome}".ljust(self._width()), flush=True)
             self._draw()
 
     def end(self) -> None:
