@@ -61,7 +61,6 @@ class Bench:
         out = self.folder / "out"
         shutil.rmtree(out, ignore_errors=True)
         environment = {**os.environ, "COMFYUI_PATH": str(comfyui), "COMFYUI_PYTHON": sys.executable}
-        environment["STANDIN_JOURNAL"] = str(self.folder / "journal")
         start = time.perf_counter()
         command = [python, ROOT / "dev.py", "batch", workflow, clips, out, *options]
         subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
@@ -124,6 +123,7 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["STANDIN_JOURNAL"] = str(Path(folder, "journal"))
         bench = Bench(Path(folder), Path(os.environ.get("BIVDIFF_RAY_PYTHON", RAY_PYTHON)))
         bench.measure_demo(arguments.clips)
         bench.measure_empty(arguments.empty)

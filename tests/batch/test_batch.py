@@ -76,8 +76,10 @@ def test_a_second_run_starts_nothing(studio):
     studio.batch()
     for clip in studio.clips.iterdir():
         os.utime(clip, (1, 1))  # by content: times do not matter
+    (studio.out / "manifest.jsonl").unlink()
     assert "3 clips: 0 to do" in studio.batch()
     assert len(studio.pids()) == 1
+    assert len(studio.reports()) == 3, "the manifest is rebuilt from the reports"
 
 
 @pytest.mark.parametrize(

@@ -206,8 +206,8 @@ def test_the_bar_tells_clips_failures_time_and_stages(capsys):
     progress = Progress(total=8, settled=2)
     assert progress.line() == "[#####---------------] 2/8"
     progress.show_report({"clip": "a", "status": "failed", "error": "no", "seconds": 0})
-    progress.show_stage(1, "b.mp4: Smoother 2/9")
-    progress.show_stage(0, "c.mp4: starting ComfyUI")
+    progress.show_stage("1", "b.mp4: Smoother 2/9")
+    progress.show_stage("0", "c.mp4: starting ComfyUI")
     bar, *stages = progress.line().split(" | ")
     assert bar == "[#######-------------] 3/8, 1 failed, 0 s left"
     assert stages == ["c.mp4: starting ComfyUI", "b.mp4: Smoother 2/9"]

@@ -62,16 +62,14 @@ def drive(order: Order, python: Path, comfyui: Path, gpus: list[str]) -> int:
         for clip in order.clips:
             print(f"{clip.name}: {reports[clip.name]['status'] if clip.name in reports else 'to do'}")
         return 0
-    if todo:
-        order.out.mkdir(parents=True, exist_ok=True)
-        progress = Progress(len(order.clips), len(reports))
-        try:
-            for report in run(order, batch, todo, gpus, progress):
-                reports[report["clip"]] = report
-                progress.show_report(report)
-        finally:
-            progress.end()
-            write_manifest(order.out)
+    progress = Progress(len(order.clips), len(reports))
+    try:
+        for report in run(order, batch, todo, gpus, progress) if todo else ():
+            reports[report["clip"]] = report
+            progress.show_report(report)
+    finally:
+        progress.end()
+        write_manifest(order.out)
     failed = [report for report in reports.values() if report["status"] == FAILED]
     print(f"[batch] {len(reports) - len(failed)} done, {len(failed)} failed: {order.out / MANIFEST}")
     if failed:
@@ -108,5 +106,5 @@ def make_batch(order: Order, python: Path, comfyui: Path, cpu: bool) -> Batch:
 def run(order: Order, batch: Batch, todo: list[Clip], gpus: list[str], progress: Progress) -> Iterator[dict]:
     """The reports of clips from the engine that the order names, as they come."""
     if order.ray is not None:
-        return run_ray(batch, todo, order.ray, order.workers)
+        return run_ray(batch, todo, order.ray, order.workers, progress.show_stage)
     return run_loop(batch, todo, order.workers or len(gpus) or 1, gpus, progress.show_stage)

@@ -11,6 +11,8 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
+from tools.batch.records import BatchError
+
 ROOT = Path(__file__).resolve().parents[2]
 REMEMBERED = ROOT / "output" / "file_hashes.json"
 SOURCES = {".py", ".safetensors", ".json"}
@@ -53,7 +55,9 @@ def hash_host(comfyui: Path) -> str:
 def find_named(strings: set[str], python: str, comfyui: Path) -> dict[str, str]:
     """Paths of the models (``"checkpoints/name"``) and input files (``"input/name"``) that are among ``strings``."""
     command = [python, str(Path(__file__).with_name("find_named.py")), str(comfyui)]
-    found = subprocess.run(command, input=json.dumps(sorted(strings)), capture_output=True, text=True, check=True)
+    found = subprocess.run(command, input=json.dumps(sorted(strings)), capture_output=True, text=True)
+    if found.returncode != 0:
+        raise BatchError(f"{comfyui} does not say where its models are: {found.stderr.strip().splitlines()[-1]}")
     return json.loads(found.stdout)
 
 
@@ -86,16 +90,25 @@ def write(path: Path, text: str) -> None:
     """Put a text file in place by a rename, so that nobody ever reads half of it."""
     part = _part(path)
     part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    _rename(part, path)
 
 
 def place(source: Path, path: Path) -> None:
     """Copy a file to its place by a rename."""
     part = _part(path)
     shutil.copyfile(source, part)
-    os.replace(part, path)
+    _rename(part, path)
 
 
 def _part(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
+
+
+def _rename(part: Path, path: Path) -> None:
+    try:
+        os.replace(part, path)
+    except FileNotFoundError:
+        # Another worker had the same clip, after a node was thought lost: it came first and has cleaned up.
+        if not path.exists():
+            raise

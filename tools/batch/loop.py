@@ -12,7 +12,7 @@ from tools.batch.worker import Worker
 
 
 def run_loop(
-    batch: Batch, clips: list[Clip], workers: int, gpus: list[str], tell_stage: Callable[[int, str], None]
+    batch: Batch, clips: list[Clip], workers: int, gpus: list[str], tell_stage: Callable[[str, str], None]
 ) -> Iterator[dict]:
     """Reports as they come. ``tell_stage(worker, stage)`` hears, from other threads, what each worker does."""
     todo: queue.SimpleQueue[Clip] = queue.SimpleQueue()
@@ -25,7 +25,7 @@ def run_loop(
         try:
             while True:
                 clip = todo.get_nowait()
-                tell = lambda stage, clip=clip: tell_stage(number, f"{clip.name}: {stage}")  # noqa: E731
+                tell = lambda stage, clip=clip: tell_stage(str(number), f"{clip.name}: {stage}")  # noqa: E731
                 results.put(started[number].settle(clip, tell))
         except queue.Empty:
             started[number].stop()

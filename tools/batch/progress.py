@@ -22,11 +22,12 @@ class Progress:
         self.failed = 0
         self._before = settled
         self._started = time.monotonic()
-        self._stages: dict[int, str] = {}
+        self._stages: dict[str, str] = {}
+        self._drawn = False
         self._lock = threading.Lock()
         self._on_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
-    def show_stage(self, worker: int, stage: str) -> None:
+    def show_stage(self, worker: str, stage: str) -> None:
         """Tell what a worker does now."""
         with self._lock:
             self._stages[worker] = stage
@@ -48,7 +49,7 @@ class Progress:
 
     def end(self) -> None:
         """Leave the terminal to what comes after."""
-        if self._on_terminal:
+        if self._drawn:
             print(flush=True)
 
     def line(self) -> str:
@@ -64,6 +65,7 @@ class Progress:
 
     def _draw(self) -> None:
         if self._on_terminal:
+            self._drawn = True
             width = self._width()
             print(f"\r{self.line()[:width]:{width}}", end="", flush=True)
 

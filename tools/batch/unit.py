@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -113,6 +114,10 @@ class Unit:
         self.say_stage("starting ComfyUI")
         comfyui = Path(self.batch.comfyui)
         self._server = Server(self.batch.python, comfyui, self.base, self.batch.cpu, own_packs=True)
+        if self._prompt:  # it has started before: whatever keeps it from doing so again may pass
+            with suppress(ServerError):
+                self._server.__enter__()
+                return
         self._server.__enter__()
         prompt = convert_ui_to_api(self.batch.workflow, self._server.object_info())
         require_one_clip([node["class_type"] for node in prompt.values()])
