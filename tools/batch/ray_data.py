@@ -8,7 +8,6 @@ import os
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -46,21 +45,19 @@ class Actor:
         self._worker = Worker(batch)
         self._stages = stages
         self._name = f"{socket.gethostname()} {os.getpid()}"
-        self._told = 0.0
 
     def __call__(self, row: dict) -> dict:
         """Settle a clip. What ends the batch is an answer too: Ray would try an exception again without end."""
         clip = Clip(**row)
+
+        def tell_stage(stage: str) -> None:
+            self._stages.tell.remote(self._name, f"{clip.name}: {stage}")
+
         try:
-            answer = {"report": self._worker.settle(clip, lambda stage: self._tell(f"{clip.name}: {stage}"))}
+            answer = {"report": self._worker.settle(clip, tell_stage)}
         except BatchError as error:
             answer = {"fault": f"On {socket.gethostname()}: {error}"}
         return {"answer": json.dumps(answer)}
-
-    def _tell(self, stage: str) -> None:
-        if time.monotonic() - self._told > STAGE_EVERY:
-            self._told = time.monotonic()
-            self._stages.tell.remote(self._name, stage)
 
     def __del__(self) -> None:
         """Ray Data's way to end an actor; without it Ray kills the worker's processes and their folder stays."""
