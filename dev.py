@@ -3,7 +3,7 @@
 
 The first command builds .venv and .host/ComfyUI beside this file: about 6 GB, a few minutes. Set COMFYUI_PATH to use
 a ComfyUI that you have instead, with the Python of its own environment or that of COMFYUI_PYTHON; nothing is ever
-installed into that one. What a run writes goes to output/.
+installed into that one. What a run writes goes to output/. The tests make .ray as well, for `batch --ray` (600 MB).
 """
 
 from __future__ import annotations

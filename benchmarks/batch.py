@@ -86,9 +86,7 @@ class Bench:
         for seed in range(count):
             write_video(clips / f"{seed}.mp4", world.make_clip(seed).frames)
         print(f"\nThe demo workflow on {count} clips of {world.FRAMES} frames, {os.cpu_count()} CPU cores")
-        print(
-            f"{'engine':10}{'workers':>8}{'seconds':>9}{'of the loop':>13}{'first clip':>12}{'median of the rest':>20}"
-        )
+        print(f"{'engine':10}{'workers':>8}{'seconds':>9}{'of the loop':>13}{'first clip':>12}{'others':>8}")
         plain = None
         for engine, workers, seconds in self.engines(COMFYUI, ROOT / "workflows" / "bivdiff_demo.json", clips):
             plain = plain or seconds

@@ -16,7 +16,7 @@ from tools.batch.records import BatchError
 ROOT = Path(__file__).resolve().parents[2]
 REMEMBERED = ROOT / "output" / "file_hashes.json"
 SOURCES = {".py", ".safetensors", ".json"}
-NOT_THE_HOST = {"custom_nodes", "input", "models", "output", "temp", "tests", "user", "venv", ".venv", ".git"}
+NOT_THE_HOST = {"custom_nodes", "input", "models", "output", "temp", "tests", "user", ".git"}
 
 
 def hash_file(path: str | Path) -> str:
@@ -48,6 +48,7 @@ def hash_pack() -> str:
 def hash_host(comfyui: Path) -> str:
     """SHA-256 of ComfyUI's own code, without the packs in custom_nodes."""
     tops = [entry for entry in comfyui.iterdir() if entry.name not in NOT_THE_HOST]
+    tops = [top for top in tops if not (top / "pyvenv.cfg").exists()]
     files = [path for top in tops for path in ([top] if top.is_file() else top.rglob("*")) if path.suffix == ".py"]
     return hash_folder(comfyui, files)
 

@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from tools.batch.records import Batch, Clip
 from tools.batch.worker import Worker
@@ -24,9 +25,7 @@ def run_loop(
     def work(number: int) -> None:
         try:
             while True:
-                clip = todo.get_nowait()
-                tell = lambda stage, clip=clip: tell_stage(str(number), f"{clip.name}: {stage}")  # noqa: E731
-                results.put(started[number].settle(clip, tell))
+                results.put(started[number].settle(todo.get_nowait(), partial(tell_stage, str(number))))
         except queue.Empty:
             started[number].stop()
         except BaseException as error:

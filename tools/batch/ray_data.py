@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from tools.batch.records import Batch, BatchError, Clip
@@ -48,13 +49,8 @@ class Actor:
 
     def __call__(self, row: dict) -> dict:
         """Settle a clip. What ends the batch is an answer too: Ray would try an exception again without end."""
-        clip = Clip(**row)
-
-        def tell_stage(stage: str) -> None:
-            self._stages.tell.remote(self._name, f"{clip.name}: {stage}")
-
         try:
-            answer = {"report": self._worker.settle(clip, tell_stage)}
+            answer = {"report": self._worker.settle(Clip(**row), partial(self._stages.tell.remote, self._name))}
         except BatchError as error:
             answer = {"fault": f"On {socket.gethostname()}: {error}"}
         return {"answer": json.dumps(answer)}

@@ -12,6 +12,7 @@ from tools.batch.records import Batch, Clip
 
 DONE, FAILED = "done", "failed"
 MANIFEST = "manifest.jsonl"
+MANIFEST_ROUNDS = 5
 
 
 def report_path(out: str | Path, clip: Clip) -> Path:
@@ -55,18 +56,19 @@ def write_report(batch: Batch, clip: Clip, report: dict) -> None:
     write(report_path(batch.out, clip), json.dumps(report, indent=2) + "\n")
 
 
-def write_manifest(out: Path) -> list[dict]:
-    """Rebuild manifest.jsonl from the reports, and return them.
+def write_manifest(out: Path) -> None:
+    """Rebuild manifest.jsonl from the reports.
 
-    Several drivers may do so at once: who finds more reports after writing than before writes again, so that the last
-    one's is whole.
+    Several drivers may do so at once: who finds other reports after writing than before writes again, so that the last
+    one's is whole. Not without end, since drivers that are still at work will write it themselves.
     """
     before = None
-    while (now := _listing(out)) != before:
-        reports = list(filter(None, map(read_report, map(Path, now))))
+    for _ in range(MANIFEST_ROUNDS):
+        if (now := _listing(out)) == before:
+            break
+        reports = filter(None, map(read_report, map(Path, now)))
         write(out / MANIFEST, "".join(json.dumps(report) + "\n" for report in reports))
         before = now
-    return reports
 
 
 def _listing(out: Path) -> dict[str, int]:

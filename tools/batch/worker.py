@@ -51,7 +51,7 @@ class Worker:
                     return content
                 if kind == "fault":
                     raise BatchError(content)
-                tell_stage(content)
+                tell_stage(f"{clip.name}: {content}")
         except BrokenPipeError:
             pass
         self._process.wait()
