@@ -10,8 +10,10 @@ import sys
 from ray.cluster_utils import Cluster
 
 NODE = {"num_cpus": 1, "object_store_memory": 100_000_000, "include_dashboard": False}
+# A node is missed after seconds instead of a quarter of a minute.
+SOON = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500}
 
-cluster = Cluster(initialize_head=True, head_node_args=NODE)
+cluster = Cluster(initialize_head=True, head_node_args={**NODE, "_system_config": SOON})
 second = cluster.add_node(**NODE)
 sys.stdout.write(f"{cluster.address}\n")
 sys.stdout.flush()
