@@ -1,10 +1,11 @@
 """What a batch costs beside the work: one worker and two against one after the other, on the plain loop and on Ray.
 
-First the demo workflow on a few clips of the toy world, through the real ComfyUI; then clips that take no time, through
-the stand-in of the tests, so that what is left is the engine's own: hashes, copies, reports, prompts, Ray's scheduling.
+First the demo workflow on a few clips of the toy world, through the real ComfyUI. Then, through the stand-in of the
+tests, clips that only wait, to see how workers share them where they do not share a processor; and clips that take no
+time, so that what is left is the engine's own: hashes, copies, reports, prompts, Ray's scheduling.
 Ray takes part where `python dev.py test` has made its environment. Run it with `python dev.py bench`, or
 
-    python benchmarks/batch.py [--clips N] [--empty N ...]
+    python benchmarks/batch.py [--clips N] [--waiting N] [--empty N ...]
 """
 
 import argparse
@@ -95,28 +96,48 @@ class Bench:
             first, rest = median(times[-workers:]), median(times[:-workers])
             print(f"{engine:10}{workers:8}{seconds:9.1f}{seconds / plain:13.2f}{first:12.2f}{rest:8.2f}", flush=True)
 
+    def write_texts(self, name: str, texts: list[str]) -> Path:
+        """A folder of clips for the stand-in, which does what their text says."""
+        clips = self.folder / name
+        clips.mkdir()
+        for index, text in enumerate(texts):
+            (clips / f"{index:04}.mp4").write_text(text)
+        return clips
+
+    def measure_waiting(self, count: int) -> None:
+        """Print how workers share clips of half a second each, which take no computing."""
+        clips = self.write_texts("waiting", [f"slow {index}" for index in range(count)])
+        print(f"\n{count} clips that wait half a second each")
+        print(f"{'engine':10}{'workers':>8}{'seconds':>9}{'of the loop':>13}")
+        plain = None
+        for engine, workers, seconds in self.engines(STANDIN, self.empty_workflow(), clips):
+            plain = plain or seconds
+            print(f"{engine:10}{workers:8}{seconds:9.1f}{seconds / plain:13.2f}", flush=True)
+
+    def empty_workflow(self) -> Path:
+        """The workflow of clips for the stand-in."""
+        path = self.folder / "empty.json"
+        write(path, EMPTY_WORKFLOW)
+        return path
+
     def measure_empty(self, counts: list[int]) -> None:
         """Print what a clip without work costs, at several numbers of clips."""
-        workflow = self.folder / "empty.json"
-        write(workflow, EMPTY_WORKFLOW)
         print("\nClips that take no time: seconds in all, and of each clip beyond those of the fewest")
         print(f"{'clips':>6} {'engine':10}{'workers':>8}{'seconds':>9}{'a clip':>9}")
         fewest: dict[tuple[str, int], float] = {}
         for count in counts:
-            clips = self.folder / f"empty{count}"
-            clips.mkdir()
-            for index in range(count):
-                (clips / f"{index:04}.mp4").write_text(str(index))
-            for engine, workers, seconds in self.engines(STANDIN, workflow, clips):
+            clips = self.write_texts(f"empty{count}", [str(index) for index in range(count)])
+            for engine, workers, seconds in self.engines(STANDIN, self.empty_workflow(), clips):
                 base = fewest.setdefault((engine, workers), seconds)
                 cost = f"{(seconds - base) / (count - counts[0]):9.3f}" if count > counts[0] else " " * 9
                 print(f"{count:6} {engine:10}{workers:8}{seconds:9.1f}{cost}", flush=True)
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--clips", type=int, default=8)
+    parser.add_argument("--waiting", type=int, default=40)
     parser.add_argument("--empty", type=int, nargs="+", default=[10, 100, 1000])
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -124,6 +145,7 @@ def main() -> None:
         os.environ["STANDIN_JOURNAL"] = str(Path(folder, "journal"))
         bench = Bench(Path(folder), Path(os.environ.get("BIVDIFF_RAY_PYTHON", RAY_PYTHON)))
         bench.measure_demo(arguments.clips)
+        bench.measure_waiting(arguments.waiting)
         bench.measure_empty(arguments.empty)
 
 
