@@ -21,6 +21,7 @@ from tools.batch.drive import drive, read_order
 from tools.batch.records import BatchError
 
 ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 300
 WORKFLOW = {
     "1": {"class_type": "LoadVideo", "inputs": {"file": "any.mp4"}},
     "2": {
@@ -33,8 +34,11 @@ WORKFLOW = {
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    """Wait until something is so; a test that hangs here has failed."""
+    """Wait until something is so. What will never be so fails the test instead of stopping all of them."""
+    deadline = time.monotonic() + PATIENCE
     while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"this was not so within {PATIENCE} s")
         time.sleep(0.02)
 
 
