@@ -81,8 +81,14 @@ class Studio:
         """dev.py batch, begun."""
         command = [self.python, ROOT / "dev.py", "batch", self.workflow, self.clips, self.out, *options]
         own = {"COMFYUI_PATH": str(self.comfyui), "COMFYUI_PYTHON": sys.executable}
-        environment = {**os.environ, **own}
-        return subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment)
+        return subprocess.Popen(
+            command,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **own},
+            start_new_session=True,
+        )
 
     def batch(self, *options: str, status: int = 0) -> str:
         """What `dev.py batch` does once it has found its ComfyUI, in this process: what it says. Nothing is left."""

@@ -28,7 +28,7 @@ def test_each_clip_has_a_video_and_a_report_and_the_manifest_has_all(studio):
     assert studio.statuses() == {"a": "done", "b": "done", "c": "done"}
     report = studio.reports()["a"]
     assert report == json.loads((studio.out / "a.mp4.json").read_text())
-    assert studio.videos()["a"] == f"one {report['seeds']['The work.seed']} 3"
+    assert studio.videos()["a"] == f"one {report['seeds']['The work.seed']} 3 0"
     assert report["figures"] == {"The work": {"score": [3]}}
     assert report["attempts"] == 1 and report["error"] == "" and report["seconds"] > 0
     assert report["hashes"]["files"].keys() == {"checkpoints/tiny.safetensors", "input/style.png"}
@@ -61,12 +61,12 @@ def test_seeds_come_from_the_content_or_are_as_saved(studio):
     assert studio.videos()["z"] == by_content["a"]
     assert len({text.split()[1] for text in by_content.values()}) == 3
     studio.batch("--seed", "fixed")
-    assert studio.videos()["z"] == "one 5 3"
+    assert studio.videos()["z"] == "one 5 3 0"
 
 
 def test_set_changes_an_input_and_has_the_last_word_on_a_seed(studio):
     studio.batch("--set", "The work.steps=8", "--set", "The work.seed=9")
-    assert studio.videos()["a"] == "one 9 8"
+    assert studio.videos()["a"] == "one 9 8 0"
 
 
 # A second run
@@ -266,7 +266,7 @@ def test_ctrl_c_ends_cleanly(studio):
     studio.add(b="hang once")
     process = studio.start("--attempts", "1")
     wait_for(lambda: "hang once" in studio.worked_on())
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all that it knows of
     _, errors = process.communicate()
     assert errors == "Stopped; the same command goes on from here.\n"
     assert process.returncode == 1

@@ -2,8 +2,9 @@
 
 It answers what a batch asks ComfyUI and nothing else. A clip is a text file: "broken" raises in a node, "crash" ends
 the process, "hang" never ends, "crash once" and "hang once" do so for the first process that meets them, "slow" takes
-half a second, "wait" lasts until there is a file "go" beside the journal. The video is the clip's text, the seed and
-the steps. The file named by STANDIN_JOURNAL gets a line for each process and each clip.
+half a second, "wait" lasts until there is a file "go" beside the journal. The video is the clip's text, the seed, the
+steps and, as ComfyUI has it, the clip's time. The file named by STANDIN_JOURNAL gets a line for each process and each
+clip.
 """
 
 import argparse
@@ -42,7 +43,8 @@ async def run(key: str, prompt: dict, client: str) -> None:
         await sockets[client].send_json({"type": event, "data": {"prompt_id": key, **content}})
 
     inputs = {node["class_type"]: node["inputs"] for node in prompt.values()}
-    text = (options.base_directory / "input" / inputs["LoadVideo"]["file"]).read_text()
+    clip = options.base_directory / "input" / inputs["LoadVideo"]["file"]
+    text = clip.read_text()
     note("clip", os.getpid(), text)
     await send("executing", node="2")
     await send("progress", node="2", value=1, max=2)
@@ -65,7 +67,9 @@ async def run(key: str, prompt: dict, client: str) -> None:
     name = inputs["SaveVideo"]["filename_prefix"] + "_00001_.mp4"
     (options.base_directory / "output").mkdir(exist_ok=True)
     work = inputs["Work"]
-    (options.base_directory / "output" / name).write_text(f"{text} {work['seed']} {work['steps']}")
+    (options.base_directory / "output" / name).write_text(
+        f"{text} {work['seed']} {work['steps']} {clip.stat().st_mtime_ns}"
+    )
     saved = {"filename": name, "subfolder": "", "type": "output"}
     history[key] = {"outputs": {"3": {"images": [saved], "animated": [True]}, "2": {"score": [len(text)]}}}
     await send("executing", node=None)
