@@ -62,7 +62,7 @@ class Worker:
         self._folders.append(tempfile.mkdtemp(prefix=f"{FOLDERS}{os.getpid()}-"))
         # A session of its own: a Ctrl-C is for the driver, which then stops its workers.
         self._process = subprocess.Popen(
-            [self.batch.python, "-m", "tools.batch.unit", self._folders[-1]],
+            [self.batch.python, "-m", "tools.batch.unit_process", self._folders[-1]],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
