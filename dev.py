@@ -3,7 +3,7 @@
 
 The first command builds .venv and .host/ComfyUI beside this file: about 6 GB, a few minutes. Set COMFYUI_PATH to use
 a ComfyUI that you have instead, with the Python of its own environment or that of COMFYUI_PYTHON; nothing is ever
-installed into that one. What a run writes goes to output/.
+installed into that one. What a run writes goes to output/. The tests make .ray as well, for `batch --ray` (600 MB).
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ OUTPUT = ROOT / "output"
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = VENV / "bivdiff.sha256"
+# Ray has an environment of its own, as it may with an artist: the pack must run without it.
+RAY_VENV = ROOT / ".ray"
+RAY_PYTHON = RAY_VENV / VENV_PYTHON.relative_to(VENV)
+RAY_STAMP = RAY_VENV / "bivdiff.txt"
 NEEDED_GB = 12  # 6 stay, as much again passes through while pip unpacks
 NEWEST_PYTHON = (3, 14)
 
@@ -46,10 +50,11 @@ COMFY_CLI = "comfy-cli==1.23.0"
 TEST_TOOLS = ("ruff==0.17.6", "pytest==9.2.0", "playwright==1.65.2")
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
-USES_GPU = """
+COUNT_GPUS = """
 import torch
 assert torch.accelerator.is_available()
 torch.ones(1, device=torch.accelerator.current_accelerator())
+print(torch.accelerator.device_count())
 """
 LIST_MISSING = """
 import sys
@@ -72,9 +77,20 @@ class Environment(NamedTuple):
     python: Path
     comfyui: Path
 
+    def gpus(self) -> list[str]:
+        """The accelerators that torch can compute on, as CUDA_VISIBLE_DEVICES names them.
+
+        None if one is there whose driver torch was not built for.
+        """
+        counted = subprocess.run([self.python, "-c", COUNT_GPUS], capture_output=True, text=True)
+        if counted.returncode != 0:
+            return []
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return visible.split(",") if visible else [str(index) for index in range(int(counted.stdout))]
+
     def has_gpu(self) -> bool:
-        """Whether torch can compute on an accelerator here: a driver that torch was not built for is no use."""
-        return subprocess.run([self.python, "-c", USES_GPU], capture_output=True).returncode == 0
+        """Whether torch can compute on an accelerator here."""
+        return bool(self.gpus())
 
     def run(self, *arguments: str | Path) -> int:
         """Run this Python in the repository's root and return its exit status."""
@@ -230,9 +246,40 @@ def demo(video: Path | None) -> int:
     return host.run("tools/demo.py", *arguments, *([video.resolve()] if video else []))
 
 
+def batch(**options) -> int:
+    """Run a saved workflow over many clips."""
+    from tools.batch.drive import drive, read_order
+    from tools.batch.records import BatchError
+
+    try:
+        order = read_order(**options)
+        host = environment(COMFY_CLI)
+        return drive(order, host.python, host.comfyui, host.gpus())
+    except BatchError as error:
+        sys.exit(str(error))
+
+
 def system_chromium() -> str | None:
     """The Chromium that this machine has, if it has one on its path."""
     return next(filter(None, map(shutil.which, CHROMIUMS)), None)
+
+
+def ray_python() -> Path | None:
+    """The Python with Ray that the tests of batch use, made once; None where it cannot be had."""
+    from tools.batch.ray_data import RAY
+
+    if RAY_STAMP.exists() and RAY_STAMP.read_text() == RAY:
+        return RAY_PYTHON
+    say(f"making .ray with {RAY} for the tests of batch (600 MB)")
+    for command in (
+        [sys.executable, "-m", "venv", "--clear", RAY_VENV],
+        [RAY_PYTHON, "-m", "pip", "--disable-pip-version-check", "install", RAY],
+    ):
+        if subprocess.run(command).returncode != 0:
+            say("Ray cannot be had: the tests of batch that need it will be skipped")
+            return None
+    RAY_STAMP.write_text(RAY)
+    return RAY_PYTHON
 
 
 def test() -> int:
@@ -242,6 +289,8 @@ def test() -> int:
         say("no Chromium on the path: getting Playwright's for the browser tests (170 MB) if it is not there yet")
         if host.run("-m", "playwright", "install", "--no-shell", "chromium") != 0:
             say("Chromium cannot be had: the browser tests will be skipped")
+    if python := ray_python():
+        os.environ["BIVDIFF_RAY_PYTHON"] = str(python)
     # The tests' tensors are tiny: threads would only wait for one another, for minutes where other work is running.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     checks = [["ruff", "check"], ["ruff", "format", "--check"], ["pytest"]]
@@ -271,13 +320,31 @@ def where() -> int:
     return 0
 
 
+def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `batch` takes; docs/batch.md explains it."""
+    add = parser.add_argument
+    add("workflow", type=Path, help="a workflow saved by ComfyUI, with one Load Video and one Save Video")
+    add("clips", nargs="+", help="a folder, a glob, a text file that lists clips, or clips")
+    add("out", type=Path, help="the folder for videos and reports")
+    add("--workers", default="auto", metavar="auto|N", help="ComfyUIs at a time (auto: one a GPU, else 1)")
+    add("--ray", metavar="HOST:PORT", help="work on this Ray cluster")
+    add("--shard", metavar="I/N", help="take only the part I, from 0, of N")
+    add("--set", action="append", default=[], dest="settings", metavar='"Node title.input=value"', help="a change")
+    add("--seed", choices=("per-clip", "fixed"), default="per-clip", help="from the clip's content, or as saved")
+    add("--attempts", type=int, default=2, metavar="N", help="how often a clip may lose its ComfyUI (2)")
+    add("--timeout", type=float, metavar="S", help="seconds that a clip may take (no limit)")
+    add("--retry-failed", action="store_true", help="take failed clips again")
+    add("--dry-run", action="store_true", help="only say what there is to do")
+
+
 def main() -> int:
     """Run the command that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (demo, test, serve, bench, where):
+    for command in (demo, batch, test, serve, bench, where):
         commands.add_parser(command.__name__, help=command.__doc__).set_defaults(command=command)
     commands.choices["demo"].add_argument("video", nargs="?", type=Path, help="a clip to take the motion from")
+    add_batch_arguments(commands.choices["batch"])
     arguments = vars(parser.parse_args())
     return arguments.pop("command")(**arguments)
 

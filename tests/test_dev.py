@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import dev
+from tools.batch.ray_data import RAY
 from tools.host import COMFYUI
 
 ROOT = Path(__file__).resolve().parents[1]
+NO_INDEX = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}
 
 
 @pytest.fixture
@@ -42,14 +45,7 @@ def with_patch(patch: str, dev: Path, command: str) -> list[str]:
 
 
 def test_no_network(checkout):
-    said = failure(
-        checkout / "dev.py",
-        "where",
-        PIP_CONFIG_FILE=os.devnull,
-        PIP_INDEX_URL="http://127.0.0.1:9/simple",
-        PIP_RETRIES="0",
-        https_proxy="http://127.0.0.1:9",
-    )
+    said = failure(checkout / "dev.py", "where", **NO_INDEX, https_proxy="http://127.0.0.1:9")
     assert "check the network and run again" in said
     assert not (checkout / ".host" / "ComfyUI").exists()
 
@@ -60,13 +56,7 @@ def test_a_package_index_that_is_gone_half_way(checkout):
     host.mkdir(parents=True)
     (host / "comfyui_version.py").write_text('__version__ = "0.30.0"\n')
     (host / "requirements.txt").touch()
-    said = failure(
-        checkout / "dev.py",
-        "where",
-        PIP_CONFIG_FILE=os.devnull,
-        PIP_INDEX_URL="http://127.0.0.1:9/simple",
-        PIP_RETRIES="1",
-    )
+    said = failure(checkout / "dev.py", "where", **{**NO_INDEX, "PIP_RETRIES": "1"})
     assert "No package index answered while installing packages: check the network" in said
     assert not (checkout / ".venv" / "bivdiff.sha256").exists()
 
@@ -108,6 +98,24 @@ def test_comfyui_that_lacks_packages(checkout):
     assert said.endswith('-m pip install "no-such-package>=2" "torch>=999"\n')
 
 
+def test_without_ray_its_tests_are_left_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(dev, "RAY_PYTHON", tmp_path / ".ray" / dev.RAY_PYTHON.relative_to(dev.RAY_VENV))
+    monkeypatch.setattr(dev, "RAY_VENV", tmp_path / ".ray")
+    monkeypatch.setattr(dev, "RAY_STAMP", tmp_path / ".ray" / "bivdiff.txt")
+    for variable, value in NO_INDEX.items():
+        monkeypatch.setenv(variable, value)
+    assert dev.ray_python() is None
+    assert "Ray cannot be had: the tests of batch that need it will be skipped" in capsys.readouterr().out
+    assert not dev.RAY_STAMP.exists()
+
+
+def test_the_environment_with_ray_is_made_once(tmp_path, monkeypatch):
+    (tmp_path / "bivdiff.txt").write_text(RAY)
+    monkeypatch.setattr(dev, "RAY_STAMP", tmp_path / "bivdiff.txt")
+    monkeypatch.setattr(dev.subprocess, "run", pytest.fail)
+    assert dev.ray_python() == dev.RAY_PYTHON
+
+
 def test_where_ends_in_json():
     """With a ComfyUI of one's own; the last line is for other programs."""
     own = {"COMFYUI_PATH": str(COMFYUI), "COMFYUI_PYTHON": sys.executable}
@@ -124,6 +132,15 @@ def test_no_such_video(checkout):
     assert "There is no file nowhere.mp4: give the path of a video" in failure(
         checkout / "dev.py", "demo", "nowhere.mp4"
     )
+
+
+def test_a_batch_is_refused_before_anything_is_built(checkout):
+    said = failure(checkout / "dev.py", "batch", "nowhere.json", checkout, checkout / "out")
+    assert "No clips in" in said
+    (checkout / "clip.mp4").touch()
+    said = failure(checkout / "dev.py", "batch", "nowhere.json", checkout, checkout / "out")
+    assert "nowhere.json cannot be read (No such file or directory): give a workflow saved by ComfyUI" in said
+    assert not (checkout / ".venv").exists()
 
 
 def test_a_file_that_is_no_video(tmp_path):

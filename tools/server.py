@@ -15,11 +15,13 @@ import uuid
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
 ROOT = Path(__file__).resolve().parents[1]
+PORTS_TO_TRY = 5
 PROGRESS_TEXT = 3
 """The host's number for text that a node shows while it runs, among its binary messages."""
 
@@ -29,6 +31,10 @@ _open = build_opener(ProxyHandler({})).open
 
 class ServerError(RuntimeError):
     """The server did not start, refused a prompt or failed while it ran one."""
+
+
+class ServerLost(ServerError):
+    """The server died or fell silent while it ran a prompt."""
 
 
 @dataclass
@@ -49,10 +55,13 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def server_command(python: str | Path, comfyui: Path, base: Path, port: int, cpu: bool, pack: Path = ROOT) -> list[str]:
+def server_command(
+    python: str | Path, comfyui: Path, base: Path, port: int, cpu: bool, pack: Path = ROOT, own_packs: bool = False
+) -> list[str]:
     """The command line of a ComfyUI that reads and writes under ``base``, with one pack: this one, or a copy of it.
 
     The shipped workflows' clips are put into its input folder, and it finds the demo LoRA and the models of ``base``.
+    With ``own_packs`` it also loads the custom nodes that are installed in that ComfyUI.
     """
     for folder in ("custom_nodes", "input"):
         (base / folder).mkdir(parents=True, exist_ok=True)
@@ -60,45 +69,84 @@ def server_command(python: str | Path, comfyui: Path, base: Path, port: int, cpu
         shutil.copy(clip, base / "input")
     # A search path in place of a link in custom_nodes: Windows lets only administrators make links.
     search_paths = base / "search_paths.yaml"
-    folders = {"custom_nodes": pack.parent, "loras": pack / "bivdiff_core" / "demo" / "weights" / "loras"}
+    installed = comfyui / "custom_nodes"
+    packs = {pack.name: pack.parent}
+    if own_packs and installed.is_dir():
+        packs |= {entry.name: installed for entry in installed.iterdir()}
+    folders = {"custom_nodes": "\n".join(dict.fromkeys(map(str, packs.values())))}
+    folders |= {"loras": pack / "bivdiff_core" / "demo" / "weights" / "loras"}
     folders |= {kind: base / "models" / kind for kind in ("diffusers", "diffusion_models", "vae")}
     lines = [f"  {name}: {json.dumps(str(folder))}" for name, folder in folders.items()]
     search_paths.write_text("\n".join(["bivdiff:", *lines, ""]), encoding="utf-8")
     command = [str(python), str(comfyui / "main.py"), "--port", str(port), "--base-directory", str(base)]
     command += ["--models-directory", str(comfyui / "models"), "--database-url", "sqlite:///:memory:"]
     command += ["--extra-model-paths-config", str(search_paths), "--disable-api-nodes"]
-    command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", pack.name]
+    command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", *packs]
     return [*command, "--cpu"] if cpu else command
 
 
 class Server:
-    """A ComfyUI on a free port of 127.0.0.1 for the length of a ``with`` block; its log is ``base / "server.log"``."""
+    """A ComfyUI on a free port of 127.0.0.1 for the length of a ``with`` block; its log is ``base / "server.log"``.
 
-    def __init__(self, python: str | Path, comfyui: Path, base: Path, cpu: bool, pack: Path = ROOT) -> None:
+    It ends with this process, also when this process is killed.
+    """
+
+    def __init__(
+        self, python: str | Path, comfyui: Path, base: Path, cpu: bool, pack: Path = ROOT, own_packs: bool = False
+    ) -> None:
         self.base = base
-        self.port = free_port()
-        self.command = server_command(python, comfyui, base, self.port, cpu, pack)
+        self._process: subprocess.Popen | None = None
+        self._command = partial(server_command, python, comfyui, base, cpu=cpu, pack=pack, own_packs=own_packs)
 
     def __enter__(self) -> Server:
-        with open(self.base / "server.log", "wb") as log:
-            self._process = subprocess.Popen(self.command, stdout=log, stderr=subprocess.STDOUT, cwd=self.base)
-        deadline = time.monotonic() + 180
-        while time.monotonic() < deadline and self._process.poll() is None:
-            try:
-                self.request("/system_stats")
+        for _ in range(PORTS_TO_TRY):
+            self.port = free_port()
+            if self._start():
                 return self
-            except OSError:
-                time.sleep(0.2)
-        self.__exit__()
+            if "already in use" not in self.log:  # another process may take the port before ComfyUI does
+                break
         raise ServerError(f"ComfyUI did not start: {self.last_words()} The whole log is {self.base / 'server.log'}.")
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _start(self) -> bool:
+        """Start the process and wait until it answers; False if it does not."""
+        python, *command = self._command(port=self.port)
+        with open(self.base / "server.log", "wb") as log:
+            self._process = subprocess.Popen(
+                [python, ROOT / "tools" / "tether.py", *command],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.base,
+            )
+        deadline = time.monotonic() + 180
+        while time.monotonic() < deadline and self.is_alive():
+            try:
+                if str(self.base) in self.request("/system_stats")["system"]["argv"]:
+                    return True
+            except OSError:
+                pass
+            time.sleep(0.2)
+        self.stop()
+        return False
+
+    def is_alive(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    def stop(self, patience: float = 15) -> None:
+        """End the process, at the latest after ``patience`` seconds."""
+        if self._process is None:
+            return
         self._process.terminate()
         try:
-            self._process.wait(15)
+            self._process.wait(patience)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._process.stdin.close()
 
     @property
     def log(self) -> str:
@@ -126,24 +174,43 @@ class Server:
         """Stop the prompt that runs now."""
         self.request("/interrupt", {})
 
-    def run(self, prompt: dict, watch: Callable[[str, dict], None] = lambda event, content: None) -> Run:
+    def run(
+        self,
+        prompt: dict,
+        watch: Callable[[str, dict], None] = lambda event, content: None,
+        timeout: float | None = None,
+    ) -> Run:
         """Queue a prompt in API format and wait for its end.
 
         ``watch(event, content)`` gets the server's messages as they come ("executing", "progress", ...), text that a
         node shows while it runs as "progress_text".
-        An error inside a node is returned in ``Run.error``; a prompt that fails validation raises.
+        An error inside a node is returned in ``Run.error``; a prompt that fails validation raises, and so does a
+        server that dies, or is not done after ``timeout`` seconds: `ServerLost`.
         """
+        from websocket import WebSocketException, WebSocketTimeoutException
+
+        try:
+            return self._run(prompt, watch, timeout)
+        except HTTPError as refusal:
+            raise ServerError(_refusal(json.loads(refusal.read()))) from None
+        except (OSError, WebSocketException) as error:
+            late = timeout is not None and isinstance(error, (WebSocketTimeoutException, TimeoutError))
+            raise ServerLost(f"there was no result within {timeout:g} s" if late else self._cause_of_death()) from None
+
+    def _run(self, prompt: dict, watch: Callable[[str, dict], None], timeout: float | None) -> Run:
         import websocket
 
         client = uuid.uuid4().hex
         url = f"ws://127.0.0.1:{self.port}/ws?clientId={client}"
-        with closing(websocket.create_connection(url, timeout=600, http_no_proxy=["127.0.0.1"])) as messages:
-            try:
-                run = Run(self.request("/prompt", {"prompt": prompt, "client_id": client})["prompt_id"])
-            except HTTPError as refusal:
-                raise ServerError(_refusal(json.loads(refusal.read()))) from None
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with closing(websocket.create_connection(url, timeout=timeout, http_no_proxy=["127.0.0.1"])) as messages:
+            run = Run(self.request("/prompt", {"prompt": prompt, "client_id": client})["prompt_id"])
             while True:
+                if deadline is not None:
+                    messages.settimeout(max(deadline - time.monotonic(), 0.001))
                 message = messages.recv()
+                if not message:
+                    raise ConnectionError("the server has closed the connection")
                 if isinstance(message, bytes):
                     if int.from_bytes(message[:4], "big") == PROGRESS_TEXT:
                         watch("progress_text", _progress_text(message[4:]))
@@ -162,6 +229,14 @@ class Server:
                     run.executed.append(content["node"])
         run.outputs = self.request(f"/history/{run.prompt_id}")[run.prompt_id]["outputs"]
         return run
+
+    def _cause_of_death(self) -> str:
+        """What is known of a server whose connection was lost, which shows before the process is gone."""
+        try:
+            status = f"ended with status {self._process.wait(5)}"
+        except subprocess.TimeoutExpired:
+            status = "closed its connection"
+        return f"ComfyUI {status}; the last line of its log: {self.last_words()}"
 
     def files(self, output: dict) -> list[Path]:
         """The files that a save or preview node's entry in ``Run.outputs`` names."""

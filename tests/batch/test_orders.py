@@ -1,0 +1,221 @@
+"""What a batch accepts: workflows, clips, settings and seeds, without a ComfyUI."""
+
+import json
+import os
+
+import pytest
+from studio import ROOT, WORKFLOW
+
+from tools.batch.clips import Shard, find_clips, parse_shard
+from tools.batch.progress import Progress, duration
+from tools.batch.records import BatchError
+from tools.batch.workflow import meaning, named_strings, read_workflow, with_seeds, with_settings
+
+LOAD, SAVE = {"type": "LoadVideo", "widgets_values": ["any.mp4"]}, {"type": "SaveVideo", "widgets_values": ["video"]}
+
+
+def ui(*nodes: dict, subgraphs: tuple = ()) -> dict:
+    return {"nodes": list(nodes), "links": [], "definitions": {"subgraphs": list(subgraphs)}}
+
+
+def subgraph(name: str, *nodes: dict) -> dict:
+    return {"id": name, "nodes": list(nodes)}
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Reads a workflow from a file that holds it."""
+
+    def read(workflow: object) -> dict:
+        path = tmp_path / "workflow.json"
+        path.write_text(workflow if isinstance(workflow, str) else json.dumps(workflow))
+        return read_workflow(path)
+
+    return read
+
+
+# Workflows
+
+
+@pytest.mark.parametrize(
+    "workflow",
+    [
+        WORKFLOW,
+        ui(LOAD, SAVE),
+        ui(LOAD, SAVE, {**SAVE, "mode": 2}, {**LOAD, "mode": 4}),
+        ui({"type": "outer"}, LOAD, subgraphs=(subgraph("outer", {"type": "inner"}), subgraph("inner", SAVE))),
+        ui({"type": "unused", "mode": 2}, LOAD, SAVE, subgraphs=(subgraph("unused", SAVE),)),
+    ],
+    ids=["API", "UI", "muted and bypassed", "in subgraphs", "muted subgraph"],
+)
+def test_one_load_and_one_save_are_taken(read, workflow):
+    assert read(workflow) == workflow
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "workflows").glob("*.json")), ids=lambda path: path.stem)
+def test_the_shipped_workflows_are_taken_but_for_one(path):
+    try:
+        read_workflow(path)
+    except BatchError as refusal:
+        assert path.stem == "inpainting" and "found 2 Load Video" in str(refusal), "its masks are a second clip"
+
+
+@pytest.mark.parametrize(
+    ("workflow", "found"),
+    [
+        (ui(SAVE), "found 0 Load Video and 1 Save Video."),
+        (ui(LOAD), "found 1 Load Video and 0 Save Video."),
+        (ui(LOAD, LOAD, SAVE), "found 2 Load Video and 1 Save Video."),
+        (
+            ui(LOAD, SAVE, {"type": "twice"}, subgraphs=(subgraph("twice", SAVE),)),
+            "found 1 Load Video and 2 Save Video.",
+        ),
+        (
+            ui({"type": "VHS_LoadVideo"}, SAVE, {"type": "CreateVideo"}),
+            "found 0 Load Video and 1 Save Video, beside VHS_LoadVideo.",
+        ),
+        ({**WORKFLOW, "4": WORKFLOW["3"]}, "found 1 Load Video and 2 Save Video."),
+        ({"a": 1}, "is JSON but no workflow: save it with ComfyUI's Save or Export (API)."),
+        ("[1]", "is JSON but no workflow"),
+        ("not JSON", "is not JSON: give a workflow saved by ComfyUI."),
+    ],
+)
+def test_anything_else_is_refused_by_what_was_found(read, workflow, found):
+    with pytest.raises(BatchError) as refusal:
+        read(workflow)
+    assert found in str(refusal.value)
+
+
+def test_a_moved_node_is_the_same_workflow_and_a_changed_one_is_not():
+    def node(scale=1, **changes):
+        return ui({**LOAD, "pos": [1, 2], **changes}, SAVE) | {"extra": {"ds": {"scale": scale}}}
+
+    assert meaning(node(pos=[3, 4], size=[5, 6], scale=2)) == meaning(node())
+    assert meaning(node(mode=4)) != meaning(node())
+    assert meaning(node(widgets_values=["other.mp4"])) != meaning(node())
+    assert meaning(WORKFLOW) == WORKFLOW
+
+
+def test_names_of_files_are_looked_for_everywhere_but_in_load_video():
+    inner = {"type": "Loader", "widgets_values": {"name": "b.safetensors", "more": ["c.png", 3]}}
+    workflow = ui(LOAD, SAVE, {"type": "inner"}, subgraphs=(subgraph("inner", inner),))
+    assert named_strings(workflow, ["Loader.name=d.ckpt"]) == {"b.safetensors", "c.png", "video", "d.ckpt"}
+    assert named_strings(WORKFLOW, []) >= {"tiny.safetensors", "style.png"}
+
+
+# Settings and seeds
+
+
+def test_a_setting_keeps_the_kind_of_value_that_it_replaces():
+    node = {"class_type": "N", "inputs": {"text": "a", "steps": 3, "cfg": 1.5, "on": True, "codec.mode": "x"}}
+    settings = ["N.text=5", "N.steps=4", "N.cfg=2", "N.on=false", "N.codec.mode=a=b"]
+    changed = with_settings({"1": node}, settings)["1"]["inputs"]
+    assert changed == {"text": "5", "steps": 4, "cfg": 2, "on": False, "codec.mode": "a=b"}
+    assert node["inputs"]["steps"] == 3
+
+
+def test_two_nodes_of_one_title_are_not_set_at_random():
+    prompt = {key: {"class_type": "N", "inputs": {"steps": 3}} for key in "12"}
+    with pytest.raises(BatchError, match="fits 2 nodes: give the one you mean a title of its own"):
+        with_settings(prompt, ["N.steps=4"])
+
+
+def test_seeds_differ_where_saved_seeds_do_and_follow_the_content():
+    prompt = {
+        key: {"class_type": key, "inputs": {"noise_seed" if key == "b" else "seed": seed}}
+        for key, seed in {"a": 1, "b": 2, "c": 1, "d": ["a", 0]}.items()
+    }
+    _, seeds = with_seeds(prompt, "content")
+    assert seeds.keys() == {"a.seed", "b.noise_seed", "c.seed"}
+    assert seeds["a.seed"] == seeds["c.seed"] != seeds["b.noise_seed"]
+    assert all(0 <= seed < 2**32 for seed in seeds.values())
+    assert with_seeds(prompt, "other content")[1].values() != seeds.values()
+
+
+# Clips
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Clips in folders, with other files among them, below the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("shots/b.mp4", "shots/a.MOV", "shots/night [1]/a.mp4", "shots/notes.txt", "more/c.webm"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def names(*sources: str) -> list[str]:
+    clips = find_clips(list(sources), out=os.path.abspath("out"))
+    assert all(os.path.isabs(clip.path) and os.path.isfile(clip.path) for clip in clips)
+    return [clip.name for clip in clips]
+
+
+def test_a_folder_a_glob_a_list_and_files(folder):
+    assert names("shots") == ["a.MOV", "b.mp4", "night [1]/a.mp4"]
+    assert names("shots/night [1]") == ["a.mp4"]
+    assert names("shots/*.mp4") == ["b.mp4"]
+    assert names("*/*.*") == ["more/c.webm", "shots/a.MOV", "shots/b.mp4"]
+    assert names("shots/b.mp4", "more/c.webm") == ["b.mp4", "c.webm"]
+    (folder / "shots" / "list.txt").write_text("b.mp4\n\nnight [1]/a.mp4\n../more/c.webm\n")
+    assert names("shots/list.txt") == ["b.mp4", "c.webm", "night [1]/a.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("sources", "said"),
+    [
+        (["nowhere"], "There is no nowhere: give a folder, a list or a glob of clips."),
+        (["*.mp4"], "No clips in"),
+        (["shots/b.mp4", "shots"], None),
+        (["shots", "shots/night [1]/a.mp4", "more/a.mp4"], "would both become a.mp4 in OUT: rename one of them."),
+        (["list.txt"], "list.txt lists 1 files that are not there, the first is"),
+        (["out"], "lies in OUT, where results would become clips: give OUT a folder of its own."),
+    ],
+)
+def test_clips_that_cannot_be_told_apart_or_are_not_there(folder, sources, said):
+    (folder / "more" / "a.mp4").touch()
+    (folder / "list.txt").write_text("gone.mp4\n")
+    (folder / "out").mkdir()
+    (folder / "out" / "a.mp4").touch()
+    if said is None:
+        assert names(*sources).count("b.mp4") == 1
+        return
+    with pytest.raises(BatchError) as refusal:
+        names(*sources)
+    assert said in str(refusal.value)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_shards_part_the_clips(folder, count):
+    shards = [find_clips(["shots"], folder / "out", Shard(i, count)) for i in range(count)]
+    found = sorted((clip for shard in shards for clip in shard), key=lambda clip: clip.name)
+    assert found == find_clips(["shots"], folder / "out")
+    assert parse_shard(f"{count - 1}/{count}") == Shard(count - 1, count)
+
+
+@pytest.mark.parametrize("text", ["1", "2/2", "-1/2", "a/b", "1/0", "/"])
+def test_a_shard_that_is_none(text):
+    with pytest.raises(BatchError, match="expected I/N with I from 0 to N - 1"):
+        parse_shard(text)
+
+
+# Progress
+
+
+def test_the_bar_tells_clips_failures_time_and_stages(capsys):
+    progress = Progress(total=8, settled=2)
+    assert progress.line() == "[#####---------------] 2/8"
+    progress.show_report({"clip": "a", "status": "failed", "error": "no", "seconds": 0})
+    progress.show_stage("1", "b.mp4: Smoother 2/9")
+    progress.show_stage("0", "c.mp4: starting ComfyUI")
+    bar, *stages = progress.line().split(" | ")
+    assert bar == "[#######-------------] 3/8, 1 failed, 0 s left"
+    assert stages == ["c.mp4: starting ComfyUI", "b.mp4: Smoother 2/9"]
+    assert capsys.readouterr().out == "[3/8] a failed: no\n", "not on a terminal: a line for each clip"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(3.4, "3 s"), (99, "99 s"), (130, "2 min"), (3599, "1 h 0 min"), (12000, "3 h 20 min")]
+)
+def test_durations(seconds, said):
+    assert duration(seconds) == said
