@@ -6,6 +6,7 @@ import pytest
 import tiny_models as tiny
 import torch
 from analytic import GaussianMixture, ode_solution, rms
+from diffusers import UNet3DConditionModel
 from released import denoising, released_inversion, released_scheduler
 from torch import Tensor
 
@@ -78,6 +79,25 @@ def test_video_unet_equals_a_direct_diffusers_call(video_model):
         expected = torch.cat(
             [video_eps(video_model, text)(part, t) for part, text in zip(z.split(4), (cond, uncond), strict=True)]
         )
+    assert relative((x - denoised) / sigma, expected) < 1e-5
+
+
+def test_video_unet_casts_stored_weights_layer_by_layer(pack):
+    """As the host does where memory is short: stored in half precision, all of it computes as the sampler does."""
+    model, text = tiny.video_model(pack, stored=torch.float16), tiny.text()
+    network = UNet3DConditionModel(**tiny.UNET_3D).eval()
+    network.load_state_dict(model.model.diffusion_model.unet.state_dict())
+    x, sigma = noise(4, 4, 8, 8), 3.0
+    with torch.no_grad():
+        denoised = model.model.apply_model(
+            x,
+            torch.full((4,), sigma),
+            c_crossattn=text[0][0].expand(4, -1, -1),
+            transformer_options={"cond_or_uncond": [0]},
+        )
+        t = float(model.get_model_object("model_sampling").timestep(torch.tensor(sigma)))
+        clip = (x / (1 + sigma**2) ** 0.5).transpose(0, 1).unsqueeze(0)
+        expected = network(clip, t, text[0][0]).sample[0].transpose(0, 1)
     assert relative((x - denoised) / sigma, expected) < 1e-5
 
 

@@ -236,8 +236,8 @@ def t2i_adapter(seed: int = 2) -> comfy.controlnet.T2IAdapter:
     return comfy.controlnet.T2IAdapter(TwoLevels(), 3, 8, "nearest-exact", device=CPU)
 
 
-def video_model(pack, seed: int = 3) -> comfy.model_patcher.ModelPatcher:
-    """A UNet3DConditionModel as the pack wraps it."""
+def video_model(pack, seed: int = 3, stored: torch.dtype = torch.float32) -> comfy.model_patcher.ModelPatcher:
+    """A UNet3DConditionModel as the pack wraps it, that computes in float32 whatever its weights are stored as."""
     wrapped = pack.import_module("bivdiff_core.host.loaders.video_unet")
 
     class TinyVideo(wrapped.VideoModelConfig):
@@ -245,7 +245,7 @@ def video_model(pack, seed: int = 3) -> comfy.model_patcher.ModelPatcher:
         memory_usage_factor = 0.1
 
     config = TinyVideo(UNET_3D)
-    config.set_inference_dtype(torch.float32, None)
+    config.set_inference_dtype(stored, torch.float32)
     return _patcher(config.get_model({}, "", device=CPU), seed)
 
 
