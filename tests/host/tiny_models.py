@@ -206,16 +206,16 @@ def sd_model(config=TinySD, seed: int = 0, **unet) -> comfy.model_patcher.ModelP
     return _patcher(made.get_model({}, "", device=CPU), seed)
 
 
-def control_net(seed: int = 1) -> comfy.controlnet.ControlNet:
-    """A CONTROL_NET for `sd_model`."""
+def control_net(seed: int = 1, concat_mask: bool = False) -> comfy.controlnet.ControlNet:
+    """A CONTROL_NET for `sd_model`; with `concat_mask` it is one for inpainting, whose hints have a mask beside them."""
     config = {k: v for k, v in {**SD_UNET, **TinySD.unet_extra_config}.items() if k != "out_channels"}
     operations = comfy.ops.pick_operations(torch.float32, None)
     network = comfy.cldm.cldm.ControlNet(
-        **config, hint_channels=3, dtype=torch.float32, device=CPU, operations=operations
+        **config, hint_channels=3 + concat_mask, dtype=torch.float32, device=CPU, operations=operations
     )
     randomize(network, seed)
     randomize(network.input_hint_block, seed, gain=2)
-    return comfy.controlnet.ControlNet(network, load_device=CPU)
+    return comfy.controlnet.ControlNet(network, load_device=CPU, concat_mask=concat_mask)
 
 
 def t2i_adapter(seed: int = 2) -> comfy.controlnet.T2IAdapter:
