@@ -9,6 +9,7 @@ import comfy.sample
 import comfy.samplers
 import comfy.sd
 import pytest
+import tiny_models as tiny
 import torch
 from diffusers import UNet2DConditionModel
 
@@ -130,6 +131,13 @@ def test_the_vae_equals_diffusers_and_knows_the_world(models, host, clip_of_the_
     decoded = (net.decode(latent).sample / 2 + 0.5).clamp(0, 1).movedim(1, -1)
     torch.testing.assert_close(host[3].decode(latent), decoded, atol=1e-5, rtol=1e-5)
     assert -10 * (decoded - frames).square().mean().log10() > 22
+
+
+def test_the_host_can_make_them_again(pack, host):
+    image, video, clip, vae, _ = host
+    editor, *_ = pack.run("BIVDiffDemoModels", variant="instruct_pix2pix")
+    for patcher in (image, editor, video, clip.patcher, vae.patcher):
+        assert tiny.same_weights_made_again(patcher)
 
 
 @torch.inference_mode()

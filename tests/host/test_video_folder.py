@@ -144,6 +144,11 @@ def test_autoencoder_equals_diffusers(pack, folders, parts):
     )
 
 
+def test_the_host_can_make_model_and_clip_again(pack, folders):
+    model, clip, _ = load(pack, "eps")
+    assert tiny.same_weights_made_again(model) and tiny.same_weights_made_again(clip.patcher)
+
+
 def test_smoother_runs_on_the_loaded_folder(pack, folders):
     model, clip, _ = load(pack, "eps")
     (prompt,) = pack.run("CLIPTextEncode", clip=clip, text=PROMPT)

@@ -410,6 +410,24 @@ class Calls:
         return apply_model(args["input"], args["timestep"], **args["c"])
 
 
+def same_weights_made_again(patcher: comfy.model_patcher.ModelPatcher) -> bool:
+    """Whether the host can make it again: for another device (MultiGPU CFG Split), and for itself alone (training)."""
+
+    def weights(of: comfy.model_patcher.ModelPatcher) -> dict[str, Tensor]:
+        # The host's text models have a projection that CLIP of Stable Diffusion 2 does without: it holds anything.
+        return {key: weight for key, weight in of.model_state_dict().items() if "text_projection" not in key}
+
+    given = weights(patcher)
+    for make in (lambda: patcher.deepclone_multigpu(CPU), lambda: patcher.clone(force_deepcopy=True)):
+        copy = make()
+        made = weights(copy)
+        if copy.model is patcher.model or made.keys() != given.keys():
+            return False
+        if not all(torch.equal(weight, given[key]) for key, weight in made.items()):
+            return False
+    return True
+
+
 def run(pack, node_id: str, **inputs) -> tuple:
     """A node's outputs, inputs left out taking the schema's defaults."""
     schema = pack.classes[node_id].INPUT_TYPES()
