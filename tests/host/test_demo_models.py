@@ -5,6 +5,7 @@ import dataclasses
 import comfy.latent_formats
 import comfy.lora
 import comfy.model_management
+import comfy.model_patcher
 import comfy.sample
 import comfy.samplers
 import comfy.sd
@@ -138,6 +139,20 @@ def test_the_host_can_make_them_again(pack, host):
     editor, *_ = pack.run("BIVDiffDemoModels", variant="instruct_pix2pix")
     for patcher in (image, editor, video, clip.patcher, vae.patcher):
         assert tiny.same_weights_made_again(patcher)
+
+
+class Streamed(comfy.model_patcher.ModelPatcher):
+    """As the host's patchers are on a GPU: for hooks and torch.compile it asks for one that is not."""
+
+    def is_dynamic(self) -> bool:
+        return True
+
+
+def test_streamed_ones_can_be_made_unstreamed(pack, monkeypatch):
+    monkeypatch.setattr(comfy.model_patcher, "CoreModelPatcher", Streamed)
+    image, video, clip, vae, _ = pack.run("BIVDiffDemoModels", variant="base")
+    for patcher in (image, video, clip.patcher, vae.patcher):
+        assert patcher.is_dynamic() and not patcher.clone(disable_dynamic=True).is_dynamic()
 
 
 @torch.inference_mode()
