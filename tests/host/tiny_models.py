@@ -207,7 +207,7 @@ def sd_model(config=TinySD, seed: int = 0, **unet) -> comfy.model_patcher.ModelP
 
 
 def control_net(seed: int = 1, concat_mask: bool = False) -> comfy.controlnet.ControlNet:
-    """A CONTROL_NET for `sd_model`; with `concat_mask` it is one for inpainting, whose hints have a mask beside them."""
+    """A CONTROL_NET for `sd_model`; with `concat_mask` one for inpainting, whose hints have a mask beside them."""
     config = {k: v for k, v in {**SD_UNET, **TinySD.unet_extra_config}.items() if k != "out_channels"}
     operations = comfy.ops.pick_operations(torch.float32, None)
     network = comfy.cldm.cldm.ControlNet(
