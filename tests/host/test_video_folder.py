@@ -144,9 +144,10 @@ def test_autoencoder_equals_diffusers(pack, folders, parts):
     )
 
 
-def test_the_host_can_make_model_and_clip_again(pack, folders):
-    model, clip, _ = load(pack, "eps")
-    assert tiny.same_weights_made_again(model) and tiny.same_weights_made_again(clip.patcher)
+def test_the_host_can_make_them_again(pack, folders):
+    model, clip, vae = load(pack, "eps")
+    for patcher in (model, clip.patcher, vae.patcher):
+        assert tiny.same_weights_made_again(patcher)
 
 
 def test_smoother_runs_on_the_loaded_folder(pack, folders):

@@ -138,8 +138,19 @@ def _load_text_patcher(folder: Path, disable_dynamic: bool = False) -> comfy.mod
 
 def load_autoencoder(folder: Path) -> comfy.sd.VAE:
     """The VAE, of the size that the folder says."""
+    vae = comfy.sd.VAE(**_autoencoder(folder))
+    vae.patcher.cached_patcher_init = (_load_vae_patcher, (folder,))
+    return vae
+
+
+def _load_vae_patcher(folder: Path, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    return load_autoencoder(folder).patcher  # as core's: the host takes only the network where it wants it unstreamed
+
+
+def _autoencoder(folder: Path) -> dict:
+    """The VAE's weights and layout, as the host's VAE takes them."""
     if modelscope.has_layout(folder):
-        return comfy.sd.VAE(sd=modelscope.autoencoder_weights(folder))
+        return {"sd": modelscope.autoencoder_weights(folder)}
     config = _config(folder / "vae")
     widths = config["block_out_channels"]
     layout = {
@@ -154,8 +165,8 @@ def load_autoencoder(folder: Path) -> comfy.sd.VAE:
         "attn_resolutions": [],
         "dropout": 0.0,
     }
-    weights = _weights(folder / "vae", UNET_FILES)
-    return comfy.sd.VAE(sd=weights, config={"params": {"ddconfig": layout, "embed_dim": config["latent_channels"]}})
+    parameters = {"ddconfig": layout, "embed_dim": config["latent_channels"]}
+    return {"sd": _weights(folder / "vae", UNET_FILES), "config": {"params": parameters}}
 
 
 def _config(folder: Path, name: str = "config.json") -> dict:
