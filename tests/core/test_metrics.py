@@ -89,6 +89,17 @@ def test_flow_and_motion_of_a_known_shift(speed):
     assert metrics.motion(flow, reliable).mean().item() == pytest.approx(speed / 64, rel=0.1)
 
 
+def test_pixels_that_were_covered_before_are_not_reliable():
+    """A square moves right over a still background: nothing in the frame before shows what it uncovers."""
+    background, square = textured(), textured().flip(0, 1)[:20, :20]
+    frames = background.repeat(2, 1, 1, 1)
+    for frame, left in zip(frames, (20, 25), strict=True):
+        frame[22:42, left : left + 20] = square
+    _, (reliable,) = metrics.optical_flow(frames)
+    assert reliable[22:42, 20:25].float().mean() < 0.5
+    assert reliable[8:-8, 48:].float().mean() > 0.95
+
+
 def test_flicker_sees_flicker_and_not_motion():
     steady, worse = (metrics.measure(video) for video in (moving(3), flickering(moving(3))))
     assert steady["change"].min() > 0.05  # it moves

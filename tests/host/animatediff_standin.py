@@ -259,11 +259,12 @@ def outer_sample_wrapper(executor, noise, latents, sampler, sigmas, mask, callba
         params.set_context(ContextOptionsGroup.default())
         windows = None
     motions = model.get_additional_models_with_key(ADE)
+    views = params.context_options.view_options
     for motion in motions:
-        limit, seen = motion.model.encoding_max_len, windows or len(latents)
+        motion.model.video_length = windows or len(latents)
+        limit, seen = motion.model.encoding_max_len, views.context_length if views else motion.model.video_length
         if limit is not None and seen > limit:
             raise ValueError(f"AnimateDiff model has upper limit of {limit} frames, but received {seen} latents.")
-        motion.model.video_length = seen
     RUNS.append({"noise": noise.clone(), "seed": seed, "calls": []})
     if noise.max() != 0 and settings.noise_type == "constant":
         noise = noise[:1].expand_as(noise)

@@ -1,6 +1,7 @@
 """MODELs of AnimateDiff-Evolved, through a stand-in: its windows, settings and keyframes in inversion and smoothing."""
 
 import logging
+from dataclasses import replace
 
 import animatediff_standin as ade
 import comfy.context_windows as core
@@ -103,7 +104,7 @@ def test_windows_of_the_host_are_refused(pack, sd, node_id):
         (VIEWS, False),
         (UNIFORM, True),
         (MOVING_VIEWS, True),
-        ([STATIC, ContextOptions(**{**vars(STATIC), "start_percent": 0.5})], True),
+        ([STATIC, replace(STATIC, start_percent=0.5)], True),
     ],
     ids=["static", "views", "uniform", "moving views", "changing"],
 )
@@ -255,9 +256,10 @@ def test_per_block_settings_survive_our_clones(pack, sd, node_id):
     [
         (None, {}, F),
         (None, {"context_length": 5, "context_overlap": 1}, 5),
-        (ContextOptions(**{**vars(STATIC), "context_length": 5}), {}, 5),
+        (replace(STATIC, context_length=5), {}, 5),
+        (replace(VIEWS, view_options=replace(STATIC, context_length=5)), {}, 5),
     ],
-    ids=["whole", "ours", "theirs"],
+    ids=["whole", "ours", "theirs", "views"],
 )
 @OF_VIDEO
 def test_more_frames_than_a_motion_model_knows(pack, sd, node_id, windows, given, seen):
@@ -273,7 +275,8 @@ def test_windows_that_a_motion_model_knows(pack, sd, node_id):
     run(pack, node_id, ade.use_evolved_sampling(sd, encoding_max_len=4), context_length=4, context_overlap=2)
     run(pack, node_id, ade.use_evolved_sampling(sd, encoding_max_len=4), noise(4, 4, 8, 8))
     run(pack, node_id, ade.use_evolved_sampling(sd, encoding_max_len=None))
-    assert len(ade.RUNS) == 3
+    run(pack, node_id, ade.use_evolved_sampling(sd, windows=VIEWS, encoding_max_len=4))
+    assert len(ade.RUNS) == 4
 
 
 # In the image branch

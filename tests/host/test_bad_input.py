@@ -507,6 +507,17 @@ def test_a_time_slice_that_is_not_finite_is_named(pack, wan):
         )  # fmt: skip
 
 
+def test_a_frame_that_breaks_after_the_last_report_is_named(pack, sd):
+    """sa_solver_pece reports a step before it corrects it, with a further model call: in 3 steps the fifth."""
+    broken = Breaks(5, row=3)
+    with pytest.raises(ValueError, match=r"Frame-wise Image Sampler: frame 3 is not finite \(NaN"):
+        tiny.run(
+            pack, "BIVDiffFrameSampler", model=broken.on(sd), positive=tiny.text(), negative=tiny.text(), steps=3,
+            cfg=1.0, sampler_name="sa_solver_pece", scheduler="normal", latent_image={"samples": noise(*LATENT)},
+        )  # fmt: skip
+    assert len(broken.rows) == 5
+
+
 # Select Frames
 
 

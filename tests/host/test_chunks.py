@@ -79,6 +79,18 @@ def adapter_alone(pack, flip):
     return tiny.sd_model(), *controlled(pack, pair(), tiny.t2i_adapter(), 1, flip, *RANGE), empty()
 
 
+def control_net_with_masks(pack, flip):
+    """One for inpainting: a mask for every frame lies beside its hint."""
+    image, mask = random(F, 64, 64, 3, seed=1), random(F, 64, 64, seed=2).round()
+    positive, negative = pair()
+    conds = pack.run(
+        "ControlNetInpaintingAliMamaApply", positive=positive, negative=negative,
+        control_net=tiny.control_net(concat_mask=True), vae=None, image=per_frame(image, flip),
+        mask=per_frame(mask, flip), strength=1.0, start_percent=RANGE[0], end_percent=RANGE[1],
+    )  # fmt: skip
+    return tiny.sd_model(), *conds, empty()
+
+
 class SelfSlicing(comfy.controlnet.ControlNet):
     """A control as Advanced-ControlNet makes them: told a window's frames, it takes their part of the hints, of which
     the last holds for all frames beyond it, and of the strengths, one for each frame."""
@@ -176,9 +188,9 @@ def reference_latents(pack, flip):
 SCENARIOS: dict[str, Callable] = {
     f.__name__: f
     for f in (
-        plain, control_net, chain_of_two, adapter_before_control_net, adapter_alone, self_slicing_before_control_net,
-        noise_mask, conditioning_masks, text_per_frame, pooled_text_per_frame, concat_latents, prompts_in_areas,
-        reference_latents,
+        plain, control_net, chain_of_two, adapter_before_control_net, adapter_alone, control_net_with_masks,
+        self_slicing_before_control_net, noise_mask, conditioning_masks, text_per_frame, pooled_text_per_frame,
+        concat_latents, prompts_in_areas, reference_latents,
     )
 }  # fmt: skip
 CONDITIONED = [name for name in SCENARIOS if name not in ("plain", "noise_mask")]

@@ -5,10 +5,12 @@ import dataclasses
 import comfy.latent_formats
 import comfy.lora
 import comfy.model_management
+import comfy.model_patcher
 import comfy.sample
 import comfy.samplers
 import comfy.sd
 import pytest
+import tiny_models as tiny
 import torch
 from diffusers import UNet2DConditionModel
 
@@ -130,6 +132,27 @@ def test_the_vae_equals_diffusers_and_knows_the_world(models, host, clip_of_the_
     decoded = (net.decode(latent).sample / 2 + 0.5).clamp(0, 1).movedim(1, -1)
     torch.testing.assert_close(host[3].decode(latent), decoded, atol=1e-5, rtol=1e-5)
     assert -10 * (decoded - frames).square().mean().log10() > 22
+
+
+def test_the_host_can_make_them_again(pack, host):
+    image, video, clip, vae, _ = host
+    editor, *_ = pack.run("BIVDiffDemoModels", variant="instruct_pix2pix")
+    for patcher in (image, editor, video, clip.patcher, vae.patcher):
+        assert tiny.same_weights_made_again(patcher)
+
+
+class Streamed(comfy.model_patcher.ModelPatcher):
+    """As the host's patchers are on a GPU: for hooks and torch.compile it asks for one that is not."""
+
+    def is_dynamic(self) -> bool:
+        return True
+
+
+def test_streamed_ones_can_be_made_unstreamed(pack, monkeypatch):
+    monkeypatch.setattr(comfy.model_patcher, "CoreModelPatcher", Streamed)
+    image, video, clip, vae, _ = pack.run("BIVDiffDemoModels", variant="base")
+    for patcher in (image, video, clip.patcher, vae.patcher):
+        assert patcher.is_dynamic() and not patcher.clone(disable_dynamic=True).is_dynamic()
 
 
 @torch.inference_mode()

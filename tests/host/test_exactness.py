@@ -2,12 +2,15 @@
 exact denoiser, the host's own samplers."""
 
 import comfy.latent_formats
+import comfy.model_management
 import pytest
 import tiny_models as tiny
 import torch
 from analytic import GaussianMixture, ode_solution, rms
+from diffusers import UNet3DConditionModel
 from released import denoising, released_inversion, released_scheduler
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bivdiff_core.grids import sd_sigma
 
@@ -78,6 +81,25 @@ def test_video_unet_equals_a_direct_diffusers_call(video_model):
         expected = torch.cat(
             [video_eps(video_model, text)(part, t) for part, text in zip(z.split(4), (cond, uncond), strict=True)]
         )
+    assert relative((x - denoised) / sigma, expected) < 1e-5
+
+
+def test_video_unet_casts_stored_weights_layer_by_layer(pack):
+    """As the host does where memory is short: stored in half precision, all of it computes as the sampler does."""
+    model, text = tiny.video_model(pack, stored=torch.float16), tiny.text()
+    network = UNet3DConditionModel(**tiny.UNET_3D).eval()
+    network.load_state_dict(model.model.diffusion_model.unet.state_dict())
+    x, sigma = noise(4, 4, 8, 8), 3.0
+    with torch.no_grad():
+        denoised = model.model.apply_model(
+            x,
+            torch.full((4,), sigma),
+            c_crossattn=text[0][0].expand(4, -1, -1),
+            transformer_options={"cond_or_uncond": [0]},
+        )
+        t = float(model.get_model_object("model_sampling").timestep(torch.tensor(sigma)))
+        clip = (x / (1 + sigma**2) ** 0.5).transpose(0, 1).unsqueeze(0)
+        expected = network(clip, t, text[0][0]).sample[0].transpose(0, 1)
     assert relative((x - denoised) / sigma, expected) < 1e-5
 
 
@@ -374,6 +396,40 @@ def test_description_and_mask_travel(pack, video_model):
     assert "bivdiff" not in smoothed
     for out in (inverted, smoothed):
         assert torch.equal(out["noise_mask"], mask) and out["batch_index"] == [4, 5, 6]
+
+
+def test_what_an_empty_latent_says_of_its_size_is_left_behind(pack, image_model):
+    """As core's KSampler does: frames that were made have the model's size."""
+    (empty,) = pack.run("EmptyLatentImage", width=64, height=64, batch_size=2)
+    given = {"model": image_model, "positive": tiny.text(seed=1), "negative": tiny.text(seed=2), "steps": 2}
+    given |= {"sampler_name": "euler", "scheduler": "normal", "latent_image": {**empty, "downscale_ratio_temporal": 1}}
+    ours, cores = (tiny.run(pack, node_id, **given)[0] for node_id in ("BIVDiffFrameSampler", "KSampler"))
+    assert ours.keys() == cores.keys()
+
+
+def test_results_have_the_hosts_intermediate_dtype(pack, image_model, video_model, monkeypatch):
+    """With --fp16-intermediates all are in half precision, and the chain goes on with them."""
+    monkeypatch.setattr(comfy.model_management.args, "fp16_intermediates", True)
+    text, steps = tiny.text(), {"steps": 4}
+    texts = {"positive": text, "negative": text}
+    (empty,) = pack.run("EmptyLatentImage", width=64, height=64, batch_size=3)
+    (frames,) = tiny.run(pack, "BIVDiffFrameSampler", model=image_model, latent_image=empty, **texts, **steps)
+    image, video = (
+        tiny.run(pack, f"BIVDiffInvert{branch}", model=model, conditioning=text, latent=frames, **steps)[0]
+        for branch, model in (("Image", image_model), ("Video", video_model))
+    )
+    mixed, _ = tiny.run(pack, "BIVDiffMixedInversion", image_latent=image, video_latent=video, mixing_ratio=0.5)
+    (smoothed,) = tiny.run(pack, "BIVDiffTemporalSmoother", model=video_model, latent=mixed, **texts, **steps)
+    for latent in (frames, image, video, mixed, smoothed):
+        assert latent["samples"].dtype == torch.float16 and latent["samples"].isfinite().all()
+
+
+def test_results_leave_the_gpu(pack):
+    """For the host's intermediate device; torch's stand-in for tensors on a GPU knows where each would be."""
+    latents = pack.import_module("bivdiff_core.host.latents")
+    with FakeTensorMode():
+        made = latents.latent_with({}, torch.empty(3, 4, 8, 8, device="cuda"))
+    assert made["samples"].device == comfy.model_management.intermediate_device()
 
 
 def test_every_pixel_is_inverted_whatever_the_mask(pack, image_model):

@@ -55,11 +55,17 @@ def parts() -> dict:
 
 @pytest.fixture(scope="module")
 def folders(pack, parts, tmp_path_factory):
-    """models/diffusers with the same networks in three ways: `eps`, `v` (v prediction, linear betas) and `pickle`."""
+    """models/diffusers with the same networks in four ways: `eps`, `v` (v prediction, linear betas), `zero_snr` (v
+    prediction, a last level of pure noise) and `pickle`."""
     top = tmp_path_factory.mktemp("diffusers")
     for name, schedule, safe in (
         ("eps", {"beta_schedule": "scaled_linear"}, True),
         ("sub/v", {"beta_schedule": "linear", "prediction_type": "v_prediction"}, True),
+        (
+            "zero_snr",
+            {"beta_schedule": "scaled_linear", "prediction_type": "v_prediction", "rescale_betas_zero_snr": True},
+            True,
+        ),
         ("pickle", {"beta_schedule": "scaled_linear"}, False),
     ):
         for part, network in parts.items():
@@ -90,22 +96,24 @@ def denoised(model, x: torch.Tensor, sigma: float, text: torch.Tensor) -> torch.
 
 def test_only_video_models_are_listed(pack, folders):
     schema = pack.classes["BIVDiffVideoModelLoader"].INPUT_TYPES()
-    assert schema["required"]["name"][1]["options"] == ["eps", "pickle", "sub/v"]
+    assert schema["required"]["name"][1]["options"] == ["eps", "pickle", "sub/v", "zero_snr"]
 
 
-@pytest.mark.parametrize("name", ["eps", "pickle", "sub/v"])
+@pytest.mark.parametrize("name", ["eps", "pickle", "sub/v", "zero_snr"])
 def test_model_equals_diffusers_on_the_folders_schedule(pack, folders, parts, name):
     model, _, _ = load(pack, name)
     scheduler = DDIMScheduler.from_pretrained(folders / name / "scheduler")
     alphas = scheduler.alphas_cumprod
-    torch.testing.assert_close(model.get_model_object("model_sampling").sigmas, ((1 - alphas) / alphas).sqrt())
+    sigmas = model.get_model_object("model_sampling").sigmas
+    torch.testing.assert_close(1 / (1 + sigmas**2), alphas, rtol=1e-5, atol=1e-7)  # the host's zero is 4.9e-8
     generator = torch.Generator().manual_seed(1)
     x, text = torch.randn(5, 4, 8, 8, generator=generator) * 4, torch.randn(1, 7, tiny.TEXT_WIDTH, generator=generator)
     t = 400
     z, a = x * alphas[t].sqrt(), alphas[t]
     with torch.no_grad():
         out = parts["unet"](z.transpose(0, 1)[None], t, text).sample[0].transpose(0, 1)
-    expected = a.sqrt() * z - (1 - a).sqrt() * out if name == "sub/v" else (z - (1 - a).sqrt() * out) / a.sqrt()
+    velocity = scheduler.config.prediction_type == "v_prediction"
+    expected = a.sqrt() * z - (1 - a).sqrt() * out if velocity else (z - (1 - a).sqrt() * out) / a.sqrt()
     torch.testing.assert_close(denoised(model, x, ((1 - a) / a).sqrt().item(), text), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -135,6 +143,12 @@ def test_autoencoder_equals_diffusers(pack, folders, parts):
     torch.testing.assert_close(
         pack.run("VAEDecode", vae=vae, samples=latent)[0], decoded.clamp(0, 1), atol=1e-3, rtol=0
     )
+
+
+def test_the_host_can_make_them_again(pack, folders):
+    model, clip, vae = load(pack, "eps")
+    for patcher in (model, clip.patcher, vae.patcher):
+        assert tiny.same_weights_made_again(patcher)
 
 
 def test_smoother_runs_on_the_loaded_folder(pack, folders):

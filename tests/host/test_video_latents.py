@@ -389,19 +389,20 @@ def test_conditioning_of_another_model_is_refused(pack, video, frames_first):
     assert calls.rows == []
 
 
-# The caller's tensors
+# What a run tells of its schedule
 
 
-def test_sigmas_stay_as_they_are(pack, wan):
-    """uni_pc writes into those that it gets."""
-    sampler = pack.import_module("bivdiff_core.host.sampler")
-    ksampler = comfy.samplers.sampler_object("uni_pc")
-    guider = comfy.samplers.CFGGuider(wan.model)
-    guider.set_conds(wan.text(), wan.text())
-    guider.set_cfg(1.0)
-    sigmas = comfy.samplers.calculate_sigmas(wan.model.get_model_object("model_sampling"), "simple", 4)
-    before = sigmas.clone()
-    uni_pc = sampler.UnitScaleSampler(ksampler.sampler_function, flow=True)
-    with torch.inference_mode():
-        sampler.run(guider, uni_pc, sigmas, noise(1, 16, T, 8, 8))
-    assert torch.equal(sigmas, before)
+class ToldSigmas(tiny.Calls):
+    """Notes the schedule that a model call is told, as step caches and attention patches read it."""
+
+    def __call__(self, apply_model, args):
+        self.told = args["c"]["transformer_options"]["sample_sigmas"].tolist()
+        return super().__call__(apply_model, args)
+
+
+@pytest.mark.parametrize("sampler_name", ["uni_pc", "uni_pc_bh2"])
+def test_the_schedule_that_is_told_ends_at_0(pack, wan, sampler_name):
+    """uni_pc writes another last level into the schedule that it gets, which all others would read."""
+    spy, z = ToldSigmas(), {"samples": noise(1, 16, T, 8, 8)}
+    smooth(pack, wan, z, model=spy.on(wan.model), sampler_name=sampler_name)
+    assert spy.told[0] == 1 and spy.told[-1] == 0

@@ -214,16 +214,16 @@ def sd_model(config=TinySD, seed: int = 0, **unet) -> comfy.model_patcher.ModelP
     return _patcher(made.get_model({}, "", device=CPU), seed)
 
 
-def control_net(seed: int = 1) -> comfy.controlnet.ControlNet:
-    """A CONTROL_NET for `sd_model`."""
+def control_net(seed: int = 1, concat_mask: bool = False) -> comfy.controlnet.ControlNet:
+    """A CONTROL_NET for `sd_model`; with `concat_mask` one for inpainting, whose hints have a mask beside them."""
     config = {k: v for k, v in {**SD_UNET, **TinySD.unet_extra_config}.items() if k != "out_channels"}
     operations = comfy.ops.pick_operations(torch.float32, None)
     network = comfy.cldm.cldm.ControlNet(
-        **config, hint_channels=3, dtype=torch.float32, device=CPU, operations=operations
+        **config, hint_channels=3 + concat_mask, dtype=torch.float32, device=CPU, operations=operations
     )
     randomize(network, seed)
     randomize(network.input_hint_block, seed, gain=2)
-    return comfy.controlnet.ControlNet(network, load_device=CPU)
+    return comfy.controlnet.ControlNet(network, load_device=CPU, concat_mask=concat_mask)
 
 
 def t2i_adapter(seed: int = 2) -> comfy.controlnet.T2IAdapter:
@@ -244,8 +244,8 @@ def t2i_adapter(seed: int = 2) -> comfy.controlnet.T2IAdapter:
     return comfy.controlnet.T2IAdapter(TwoLevels(), 3, 8, "nearest-exact", device=CPU)
 
 
-def video_model(pack, seed: int = 3) -> comfy.model_patcher.ModelPatcher:
-    """A UNet3DConditionModel as the pack wraps it."""
+def video_model(pack, seed: int = 3, stored: torch.dtype = torch.float32) -> comfy.model_patcher.ModelPatcher:
+    """A UNet3DConditionModel as the pack wraps it, that computes in float32 whatever its weights are stored as."""
     wrapped = pack.import_module("bivdiff_core.host.loaders.video_unet")
 
     class TinyVideo(wrapped.VideoModelConfig):
@@ -253,7 +253,7 @@ def video_model(pack, seed: int = 3) -> comfy.model_patcher.ModelPatcher:
         memory_usage_factor = 0.1
 
     config = TinyVideo(UNET_3D)
-    config.set_inference_dtype(torch.float32, None)
+    config.set_inference_dtype(stored, torch.float32)
     return _patcher(config.get_model({}, "", device=CPU), seed)
 
 
@@ -423,6 +423,24 @@ class Calls:
         if len(self.rows) == self.fail_at:
             raise self.error
         return apply_model(args["input"], args["timestep"], **args["c"])
+
+
+def same_weights_made_again(patcher: comfy.model_patcher.ModelPatcher) -> bool:
+    """Whether the host can make it again: for another device (MultiGPU CFG Split), and for itself alone (training)."""
+
+    def weights(of: comfy.model_patcher.ModelPatcher) -> dict[str, Tensor]:
+        # The host's text models have a projection that CLIP of Stable Diffusion 2 does without: it holds anything.
+        return {key: weight for key, weight in of.model_state_dict().items() if "text_projection" not in key}
+
+    given = weights(patcher)
+    for make in (lambda: patcher.deepclone_multigpu(CPU), lambda: patcher.clone(force_deepcopy=True)):
+        copy = make()
+        made = weights(copy)
+        if copy.model is patcher.model or made.keys() != given.keys():
+            return False
+        if not all(torch.equal(weight, given[key]) for key, weight in made.items()):
+            return False
+    return True
 
 
 def run(pack, node_id: str, **inputs) -> tuple:

@@ -5,7 +5,7 @@ import torch
 
 from .guard import names_of
 
-SWAPPED_LAYERS = ("Linear", "Conv1d", "Conv2d", "Conv3d", "GroupNorm", "LayerNorm")
+SWAPPED_LAYERS = ("Linear", "Conv2d", "Conv3d", "GroupNorm", "LayerNorm")
 
 
 @names_of("ComfyUI 0.30")

@@ -249,8 +249,7 @@ def _widened(weight: Tensor) -> Tensor:
 
 
 def _load_vae_patcher(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
-    patcher = load_vae().patcher
-    return patcher.clone(disable_dynamic=True) if disable_dynamic and patcher.is_dynamic() else patcher
+    return load_vae().patcher  # as core's: the host takes only the network where it wants it unstreamed
 
 
 def load_control_net() -> comfy.controlnet.ControlNet:

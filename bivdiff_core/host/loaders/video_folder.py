@@ -232,7 +232,13 @@ def load_autoencoder(folder: Path) -> comfy.sd.VAE:
     if any(".mid_block." in key for key in weights):  # in diffusers' names
         weights = comfy.diffusers_convert.convert_vae_state_dict(weights)
     part.check(lambda: comfy.ldm.models.autoencoder.AutoencoderKL(**settings), weights)
-    return comfy.sd.VAE(sd=weights, config={"params": settings})
+    vae = comfy.sd.VAE(sd=weights, config={"params": settings})
+    vae.patcher.cached_patcher_init = (_load_vae_patcher, (folder,))
+    return vae
+
+
+def _load_vae_patcher(folder: Path, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    return load_autoencoder(folder).patcher  # as core's: the host takes only the network where it wants it unstreamed
 
 
 def _read_scheduler(folder: Path) -> dict:
