@@ -5,7 +5,6 @@ would follow the first frames' hints. Here they are exchanged in place around ea
 control lose what its pre_run prepared.
 """
 
-from collections.abc import Iterator
 from contextlib import contextmanager
 
 import comfy.conds
@@ -15,20 +14,6 @@ from torch import Tensor
 from .foreign import controls as foreign
 
 HINT_FIELDS = ("cond_hint_original", "cond_hint", "control_input", "extra_concat_orig")
-
-
-def controls_of(conds) -> Iterator:
-    """Every control of the conds' chains once, with its clones for other devices."""
-    seen = set()
-    for cond in conds:
-        for entry in cond or ():
-            control = entry.get("control")
-            while control is not None:
-                for c in (control, *control.multigpu_clones.values()):
-                    if id(c) not in seen:
-                        seen.add(id(c))
-                        yield c
-                control = control.previous_controlnet
 
 
 def slice_lists(key, value, window: IndexListContextWindow, x_in, device, conds):
@@ -51,7 +36,7 @@ def hints_of(window: IndexListContextWindow, options: dict, controls: list, enco
     Args:
         options: the window as `foreign.controls.window_options` says it.
         controls: of the conds' chains.
-        encoded: what controls have made of a window's hints, kept off the GPU for the next step.
+        encoded: of this run, what controls have made of each window's hints, kept off the GPU for the next step.
     """
     sliced = [control for control in controls if not foreign.slices_itself(control)]
     whole = [{f: getattr(c, f) for f in HINT_FIELDS if hasattr(c, f)} for c in sliced]
@@ -76,7 +61,7 @@ def hints_of(window: IndexListContextWindow, options: dict, controls: list, enco
             control.cond_hint = _to(hint, device)
             if "control_input" in fields:
                 control.control_input = _to(control_input, device)
-        with foreign.window_of([control for control in controls if foreign.slices_itself(control)], options):
+        with foreign.window_of([control for control in controls if foreign.slices_itself(control)], options, encoded):
             yield
     finally:
         for control, fields in zip(sliced, whole, strict=True):
@@ -117,7 +102,7 @@ def check_frame_counts(conds, frames: int) -> None:
                 f"have {frames}, or give one for all frames."
             )
 
-    for control in controls_of(conds):
+    for control in foreign.controls_of(conds):
         if not foreign.slices_itself(control):
             hint = control.cond_hint_original
             check(hint, "control hint", "Trim the longer one (Select Frames, Latent From Batch)")

@@ -8,6 +8,7 @@ import logging
 
 from .foreign import animatediff
 from .foreign.comfyui import hooks_by_level, remove_guidance, remove_step_caches
+from .foreign.controls import keyframes_by_level
 from .prompts import Prompts
 
 log = logging.getLogger(__name__)
@@ -16,6 +17,7 @@ log = logging.getLogger(__name__)
 def for_rising_noise(model, prompts: Prompts):
     """A clone of a MODEL, and prompts, as an inversion takes them."""
     model = animatediff.clone_model(model)
+    keyframes_by_level(model)
     for found, why in (
         (remove_guidance(model), "an inversion follows the model's own prediction"),
         (remove_step_caches(model), "it skips steps by how noise falls, and in an inversion noise rises"),

@@ -27,7 +27,7 @@ from .families import family_of
 from .foreign import animatediff
 from .foreign import controls as foreign
 from .foreign.comfyui import CORE_WINDOW_WRAPPER, OUR_WINDOW_WRAPPER, check_split_run, drain_workers
-from .hints import check_frame_counts, controls_of, hints_of, slice_lists
+from .hints import check_frame_counts, hints_of, slice_lists
 from .latents import frame_dim
 from .memory import frames_that_fit
 
@@ -111,7 +111,7 @@ class FrameWindows(IndexListContextHandler):
 
     def execute(self, calc_cond_batch, model, conds, x_in, timestep, model_options):
         frames = x_in.shape[self.dim]
-        controls = list(controls_of(conds))
+        controls = list(foreign.controls_of(conds))
         done = 0
 
         def calc_window(model, conds, x_in, timestep, model_options):
@@ -233,6 +233,8 @@ def _begin_run(executor, noise, latent_image, *args, **kwargs):
         guider.model_options["context_handler"] = windows
         if windows.count(frames) > 1:
             _warn_of_state(guider.model_options)
+            if any(map(foreign.draws_noise, foreign.controls_of(guider.conds.values()))):
+                log.warning("The frames go through in several calls: Reference ControlNet draws noise anew in each.")
     return executor(noise, latent_image, *args, **kwargs)
 
 

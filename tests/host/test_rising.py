@@ -5,6 +5,7 @@ import pytest
 import tiny_models as tiny
 import torch
 from analytic import rms
+from test_chunks import Keyframed, TimestepKeyframe, TimestepKeyframes, controlled, keyframed
 from test_gate import inputs_of, warnings
 from torch import Tensor
 
@@ -83,6 +84,29 @@ def test_the_hooks_wired_in_are_left_alone(pack):
     (after,) = pack.run("KSampler", model=model, positive=text, **given)
     assert torch.equal(after["samples"], before["samples"])
     assert type(text[0][1]["hooks"].hooks[0].hook_keyframe) is comfy.hooks.HookKeyframeGroup
+
+
+# Timestep keyframes of controls
+
+
+@pytest.mark.parametrize("solver", ["ddim", "uni_inv", "fireflow", "fixed_point"])
+def test_timestep_keyframes_hold_at_their_levels(pack, solver):
+    """Advanced-ControlNet's, through a stand-in: guaranteed steps and all, and left as they were."""
+    starts = {0.0: 0.2, 0.3: 1.0, 0.7: 2.5}
+    keyframes = TimestepKeyframes(*(TimestepKeyframe(start, strength) for start, strength in starts.items()))
+    text, _ = controlled(pack, (tiny.text(), tiny.text()), keyframed(keyframes), 1, False, 0.0, 1.0)
+    model = model_for("BIVDiffInvertVideo")
+    Keyframed.calls.clear()
+    tiny.run(
+        pack, "BIVDiffInvertVideo", model=model, conditioning=text, latent=tiny.frames(5, 4, 8, 8), steps=8,
+        scheduler="normal", solver=solver,
+    )  # fmt: skip
+    sampling = model.get_model_object("model_sampling")
+    for sigma, strength in Keyframed.calls:
+        (*_, expected) = (s for start, s in starts.items() if sampling.percent_to_sigma(start) >= sigma)
+        assert strength == expected
+    assert {strength for _, strength in Keyframed.calls} == set(starts.values())
+    assert [keyframe.guarantee_steps for keyframe in keyframes.keyframes] == [1, 1, 1]
 
 
 # Switched off
