@@ -2,9 +2,9 @@
 
     python benchmarks/released_way.py [--frames 8] [--rounds 5]
 
-The released code (MCG-NJU/BIVDiff) sends frames through the image model one at a time and inverts with both models
-whatever the mixing ratio; 50 steps, guidance 7.5. The graph sends frames as a batch, inverts with the branches that the
-ratio needs, and after a change of the ratio alone blends and smooths again. Prints the medians' ratios over alternating
+The released code (MCG-NJU/BIVDiff) makes frames with the image model one at a time, inverts them all at once, and with
+both models whatever the mixing ratio; 50 steps, guidance 7.5. The graph makes frames as a batch, inverts with the
+branches that the ratio needs, and after a change of the ratio alone blends and smooths again. Prints the medians' ratios over alternating
 rounds on the demo models.
 """
 
@@ -39,7 +39,7 @@ class Ways(Chain):
     def released(self) -> None:
         """The released code's way."""
         frames = self.frames(1)
-        image = self.invert_image(frames, self.empty, 1.0, steps=STEPS, frames_per_batch=1)
+        image = self.invert_image(frames, self.empty, 1.0, steps=STEPS)
         video = self.invert_video(frames, self.empty, 1.0, steps=STEPS)
         self.finish(image, video, 0.25)
 

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from ..bivdiff_core.grids import Schedule, unit_scale
 from ..bivdiff_core.host import gate, stages
 from ..bivdiff_core.host.families import FLOW
+from ..bivdiff_core.host.norms import GROUP_NORMS, pools
 from ..bivdiff_core.host.prompts import Prompts
 from ..bivdiff_core.host.windows import Windows
 from ..bivdiff_core.solvers import SOLVERS
@@ -72,16 +73,25 @@ class InvertImage(Node):
                     "The frames: the Frame-wise Image Sampler's output, or any frames through VAE Encode.",
                 ),
                 controls.FRAMES_PER_BATCH,
+                io.Combo.Input(
+                    "group_norms",
+                    options=list(GROUP_NORMS),
+                    default="auto",
+                    tooltip="Whether frames are normalised each on its own (per_frame) or all together (whole_clip), "
+                    "as the released code does it. whole_clip needs every frame in one call. auto takes whole_clip "
+                    "under grid reference and per_frame otherwise, which flickered less on the demo models.",
+                ),
             ],
             outputs=[INVERTED],
         )
 
     @classmethod
     def run(
-        cls, model, conditioning, latent, steps, scheduler, solver, strength, grid, frames_per_batch
+        cls, model, conditioning, latent, steps, scheduler, solver, strength, grid, frames_per_batch, group_norms="auto"
     ) -> io.NodeOutput:
         prompts = Prompts.unguided(conditioning)
-        clip = gate.admit(gate.INVERT_FRAMES, model, latent, prompts, Windows(frames_per_batch))
+        role = gate.INVERT_POOLED_FRAMES if pools(group_norms, grid) else gate.INVERT_FRAMES
+        clip = gate.admit(role, model, latent, prompts, Windows(frames_per_batch))
         return io.NodeOutput(stages.invert(clip, Schedule(steps, scheduler, strength, grid), solver))
 
 

@@ -21,6 +21,7 @@ from .foreign import animatediff
 from .foreign.comfyui import mechanisms_on, patches_on
 from .inverted import Inversion, inversion_of
 from .latents import as_clip, frame_dim
+from .norms import pool_norms
 from .prompts import Prompts, check_picture, check_text, without_built_in_guidance
 from .windows import FrameWindows, Windows, check_frame_counts, check_windows, set_windows
 
@@ -38,15 +39,18 @@ class Role:
         video: whether the MODEL is to see the clip as a whole, as opposed to its frames one by one.
         latent: `start` (empty or encoded), `clean` (encoded) or `inverted`.
         inverts: whether noise rises.
+        pools: whether an image MODEL's group norms see all frames together (`norms.pool_norms`).
     """
 
     video: bool
     latent: str
     inverts: bool = False
+    pools: bool = False
 
 
 MAKE_FRAMES = Role(video=False, latent="start")
 INVERT_FRAMES = Role(video=False, latent="clean", inverts=True)
+INVERT_POOLED_FRAMES = Role(video=False, latent="clean", inverts=True, pools=True)
 INVERT_CLIP = Role(video=True, latent="clean", inverts=True)
 SMOOTH_CLIP = Role(video=True, latent="inverted")
 EDIT_FRAMES = Role(video=False, latent="inverted")
@@ -104,7 +108,7 @@ def admit(role: Role, model, latent: dict, prompts: Prompts, windows: Windows, s
     sliced = role.inverts and not role.video and samples.ndim == 5 and samples.shape[2] > 1
     if sliced:
         samples, prompts = _slice(samples, prompts)
-    model = _window_clip(model, windows, samples) if role.video else set_windows(model, FrameWindows(windows.length))
+    model = _with_windows(role, model, windows, samples)
     check_windows(model, samples)
     if role.latent != "start":
         animatediff.check_run(model, samples.shape[0], role.inverts)
@@ -123,6 +127,19 @@ def chunk_frames(model, frames_per_batch: int):
     else:  # windows that it brings stay in force, and there are no chunks
         animatediff.check_alone(model)
     return set_windows(model, FrameWindows(frames_per_batch))
+
+
+def _with_windows(role: Role, model, windows: Windows, samples: Tensor):
+    if role.video:
+        return _window_clip(model, windows, samples)
+    if not role.pools:
+        return set_windows(model, FrameWindows(windows.length))
+    if samples.ndim == 4 and 0 < windows.length < len(samples):
+        raise ValueError(
+            f"group_norms whole_clip needs all {len(samples)} frames in one call, not {windows.length}. Set "
+            "frames_per_batch to 0, or group_norms to per_frame."
+        )
+    return pool_norms(model)
 
 
 def _window_clip(model, windows: Windows, samples: Tensor):

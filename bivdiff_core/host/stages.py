@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from functools import partial
 
+import comfy.model_management
 import comfy.sample
 import comfy.samplers
 from einops import rearrange
@@ -104,7 +105,16 @@ def invert(clip: Clip, schedule: Schedule, solver: str) -> dict:
     function = partial(SOLVERS[solver], sigma_min=float(sampling.sigma_min))
     check_gaps(clip.model, clip.prompts, sigmas)
     model, prompts = for_rising_noise(clip.family.for_inversion(clip.model), clip.prompts)
-    out = run(guider(model, prompts), UnitScaleSampler(function, flow), sigmas, clip.samples)
+    try:
+        out = run(guider(model, prompts), UnitScaleSampler(function, flow), sigmas, clip.samples)
+    except Exception as error:
+        comfy.model_management.raise_non_oom(error)
+        if not clip.role.pools:
+            raise
+        raise ValueError(
+            f"out of memory: group_norms whole_clip puts all {len(clip.samples)} frames through the model at once. "
+            "Set it to per_frame, or take fewer or smaller frames."
+        ) from error
     inverted = model.model.process_latent_in(out.float())
     if clip.sliced:
         inverted = rearrange(inverted, "t c 1 h w -> 1 c t h w")

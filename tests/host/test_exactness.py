@@ -132,13 +132,15 @@ def test_smoother_equals_diffusers(pack, video_model, grid, set_alpha_to_one, cf
     assert relative(out["samples"] * SCALE, expected) < 1e-5
 
 
-@pytest.mark.parametrize("branch", ["Image", "Video"])
-def test_reference_inversion_equals_the_released_loop(pack, image_model, video_model, branch):
+@pytest.mark.parametrize(
+    ("branch", "settings"), [("Image", {"group_norms": "per_frame"}), ("Video", {})], ids=["image", "video"]
+)
+def test_reference_inversion_equals_the_released_loop(pack, image_model, video_model, branch, settings):
     model, eps = (image_model, image_eps) if branch == "Image" else (video_model, video_eps)
     conditioning, latent = tiny.text(), tiny.frames(4, 4, 8, 8)
     (out,) = tiny.run(
         pack, f"BIVDiffInvert{branch}", model=model, conditioning=conditioning, latent=latent, steps=STEPS,
-        grid="reference", solver="ddim",
+        grid="reference", solver="ddim", **settings,
     )  # fmt: skip
     with torch.no_grad():
         z = latent["samples"] * SCALE

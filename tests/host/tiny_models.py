@@ -205,10 +205,16 @@ class TinySDFlow(TinySD):
     sampling_settings = {"shift": 3.0}
 
 
-def sd_model(config=TinySD, seed: int = 0, **unet) -> comfy.model_patcher.ModelPatcher:
-    """An image MODEL; more input channels make it an inpainting (9) or InstructPix2Pix (8) model."""
+def sd_model(
+    config=TinySD, seed: int = 0, stored: torch.dtype = torch.float32, **unet
+) -> comfy.model_patcher.ModelPatcher:
+    """An image MODEL; more input channels make it an inpainting (9) or InstructPix2Pix (8) model.
+
+    Args:
+        stored: of the weights; other than float32 they are cast in every layer.
+    """
     made = config({**SD_UNET, **unet})
-    made.set_inference_dtype(torch.float32, None)
+    made.set_inference_dtype(stored, None if stored == torch.float32 else torch.float32)
     if made.unet_config["in_channels"] == 8:
         return _patcher(comfy.model_base.SD15_instructpix2pix(made, device=CPU), seed)
     return _patcher(made.get_model({}, "", device=CPU), seed)
