@@ -4,8 +4,8 @@
 
 The released code (MCG-NJU/BIVDiff) makes frames with the image model one at a time, inverts them all at once, and with
 both models whatever the mixing ratio; 50 steps, guidance 7.5. The graph makes frames as a batch, inverts with the
-branches that the ratio needs, and after a change of the ratio alone blends and smooths again. Prints the medians' ratios over alternating
-rounds on the demo models.
+branches that the ratio needs, and after a change of the ratio alone blends and smooths again. Prints the medians'
+ratios over alternating rounds on the demo models.
 """
 
 from __future__ import annotations
