@@ -6,6 +6,7 @@ from pathlib import Path
 
 NEEDED = {
     "__init__.py",
+    "CHANGELOG.md",
     "LICENSE",
     "README.md",
     "pyproject.toml",
