@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -142,14 +143,16 @@ def latent_report(
 
 def temporal_report(after: dict[str, Tensor], before: dict[str, Tensor] | None, verdict: Verdict) -> Tensor:
     """A panel for each figure of a video, frame by frame, over the video before."""
-    page = figure(1200, 700, verdict.headline, {True: GOOD, False: BAD, None: NEUTRAL}[verdict.good])
-    grid = page.subplots(2, 3).flatten()
+    colour = {True: GOOD, False: BAD, None: NEUTRAL}[verdict.good]
+    columns = max(3, math.ceil(len(after) / 2))
+    page = figure(400 * columns, 700, verdict.headline, colour)
+    grid = page.subplots(2, columns).flatten()
     for axes, (name, values) in zip(grid, after.items(), strict=False):
         form, meaning = FIGURES[name]
-        mean = form.format(values.mean())
+        mean = form.format(values.nanmean())
         if before and name in before:
             axes.plot(before[name].numpy(), "o-", color=BEFORE, label="before", markersize=4)
-            mean = f"{form.format(before[name].mean())} -> {mean}"
+            mean = f"{form.format(before[name].nanmean())} -> {mean}"
         axes.plot(values.numpy(), "o-", color=NOW, label="after" if before else None, markersize=4)
         along = "frame" if len(values) == len(after["sharpness"]) else "frame pair"
         panel(axes, f"{name}: {mean}\n{meaning}", along, BAD if name in verdict.cautions else "black")

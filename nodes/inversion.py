@@ -77,6 +77,7 @@ class InvertImage(Node):
                     "group_norms",
                     options=list(GROUP_NORMS),
                     default="auto",
+                    optional=True,
                     tooltip="Whether frames are normalised each on its own (per_frame) or all together (whole_clip), "
                     "as the released code does it. whole_clip needs every frame in one call. auto takes whole_clip "
                     "under grid reference and per_frame otherwise, which flickered less on the demo models.",

@@ -84,8 +84,8 @@ class TemporalReport(Node):
             display_name="Temporal Report",
             category=controls.CATEGORY,
             description="Measures how steady a video is and what that cost: flicker, motion, sharpness and similarity, "
-            "frame by frame and against the video before smoothing. A video that only stands still or is only blurred "
-            "is said to be so.",
+            "frame by frame and against the video before smoothing. A video that only stands still, is only blurred or "
+            "only averages its frames is said to be so.",
             search_aliases=["flicker", "video quality", "temporal consistency", "metrics", "compare videos"],
             inputs=[
                 io.Image.Input("images", tooltip="The video, smoothed and decoded."),
@@ -101,6 +101,13 @@ class TemporalReport(Node):
                     tooltip="A CLIP vision model, to measure whether frames go on showing the same thing (frame "
                     "consistency, of consecutive frames).",
                 ),
+                io.Image.Input(
+                    "source_images",
+                    optional=True,
+                    tooltip="The clip that the frames were made from, with the same frames. Wire it whenever there is "
+                    "one: frames drawn apart share no motion, so flicker is measured along this clip's, and the "
+                    "verdict can tell a video that stands still, is blurred or is an average of frames.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="plot", tooltip="Every figure, frame by frame: grey before, blue after."),
@@ -109,17 +116,22 @@ class TemporalReport(Node):
         )
 
     @classmethod
-    def run(cls, images, reference_images=None, clip_vision=None) -> io.NodeOutput:
-        frames, reference, before = metrics.check_video(images), None, None
-        videos = 1 if reference_images is None else 2
-        bar = comfy.utils.ProgressBar((len(frames) - 1) * videos)  # it also stops a run that is cancelled
-        on_pair = partial(bar.update, 1)
+    def run(cls, images, reference_images=None, clip_vision=None, source_images=None) -> io.NodeOutput:
+        frames, reference, before, source = metrics.check_video(images), None, None, None
         if reference_images is not None:
             reference = metrics.check_video(reference_images, like=frames)
-            before = metrics.measure(reference, embeddings=_embeddings(clip_vision, reference), on_pair=on_pair)
-        after = metrics.measure(frames, reference, _embeddings(clip_vision, frames), on_pair)
-        verdict = metrics.judge(after, before)
-        summary = "\n".join([f"{verdict.headline}.", *verdict.cautions.values(), metrics.table(after, before)])
+        clip = None if source_images is None else metrics.check_source(source_images, like=frames)
+        videos = sum(video is not None for video in (frames, reference, clip))
+        bar = comfy.utils.ProgressBar(metrics.pair_count(frames) * videos)  # it also stops a run that is cancelled
+        on_pair = partial(bar.update, 1)
+        if clip is not None:
+            source = metrics.Source.of(clip, on_pair)
+        if reference is not None:
+            before = metrics.measure(reference, None, _embeddings(clip_vision, reference), on_pair, source)
+        after = metrics.measure(frames, reference, _embeddings(clip_vision, frames), on_pair, source)
+        verdict = metrics.judge(after, before, source)
+        words = [f"{verdict.headline}.", *verdict.cautions.values(), *verdict.notes]
+        summary = "\n".join([*words, metrics.table(after, before)])
         return io.NodeOutput(plots.temporal_report(after, before, verdict), summary)
 
 

@@ -212,6 +212,6 @@ class SweepGrid(Node):
             reference, against = videos[standard], names[standard]
             grid = sweep.grid(videos, names)
         measured = len(videos) + bool(reference_images)
-        bar = comfy.utils.ProgressBar((len(first) - 1) * measured)  # it also stops a run that is cancelled
+        bar = comfy.utils.ProgressBar(metrics.pair_count(first) * measured)  # it also stops a run that is cancelled
         compared = sweep.compare(videos, reference, on_pair=partial(bar.update, 1))
         return io.NodeOutput(grid, plots.trade_off(names, *compared, against))

@@ -10,9 +10,9 @@ from bivdiff_core import metrics
 from bivdiff_core.demo import world
 
 
-def textured(size: int = 64) -> Tensor:
+def textured(size: int = 64, seed: int = 0) -> Tensor:
     """A picture `[H, W, 3]` with detail everywhere, that repeats at its borders."""
-    noise = torch.randn(3, size, size, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(3, size, size, generator=torch.Generator().manual_seed(seed))
     keep = torch.fft.fftfreq(size).abs() < 0.08
     soft = torch.fft.ifft2(torch.fft.fft2(noise) * keep[:, None] * keep).real
     soft = (soft - soft.amin()) / (soft.amax() - soft.amin())
@@ -81,7 +81,7 @@ def test_sharpness_falls_with_blur_and_is_that_of_the_worlds_measure():
 @pytest.mark.parametrize("speed", [1, 3])
 def test_flow_and_motion_of_a_known_shift(speed):
     video = moving(speed)
-    flow, reliable = metrics.optical_flow(video)
+    flow, reliable = metrics.optical_flow(*metrics.pairs(video))
     inner = flow[:, 8:-8, 8:-8]
     torch.testing.assert_close(inner, torch.tensor([-float(speed), 0.0]).expand_as(inner), rtol=0, atol=0.3)
     assert (inner - torch.tensor([-float(speed), 0.0])).norm(dim=-1).mean() < 0.06
@@ -95,7 +95,7 @@ def test_pixels_that_were_covered_before_are_not_reliable():
     frames = background.repeat(2, 1, 1, 1)
     for frame, left in zip(frames, (20, 25), strict=True):
         frame[22:42, left : left + 20] = square
-    _, (reliable,) = metrics.optical_flow(frames)
+    _, (reliable,) = metrics.optical_flow(*metrics.pairs(frames))
     assert reliable[22:42, 20:25].float().mean() < 0.5
     assert reliable[8:-8, 48:].float().mean() > 0.95
 
@@ -108,7 +108,7 @@ def test_flicker_sees_flicker_and_not_motion():
 
 def test_where_no_motion_is_reliable_all_pixels_count():
     frames = torch.stack([torch.zeros(8, 8, 3), torch.full((8, 8, 3), 0.5)])
-    error = metrics.flicker(frames, torch.zeros(1, 8, 8, 2), torch.zeros(1, 8, 8, dtype=torch.bool))
+    error = metrics.flicker(frames[:1], frames[1:], torch.zeros(1, 8, 8, 2), torch.zeros(1, 8, 8, dtype=torch.bool))
     assert error.item() == pytest.approx(0.25)
 
 
@@ -157,16 +157,151 @@ def test_one_video_alone_gets_no_verdict(clip):
 
 
 def test_the_table_names_every_figure(clip, before):
-    after = metrics.measure(clip, flickering(clip), torch.eye(8))
+    after = metrics.measure(clip, flickering(clip), torch.eye(8), source=metrics.Source.of(clip))
     lines = metrics.table(after, before).splitlines()
     assert [line.split(":")[0] for line in lines] == list(metrics.FIGURES)
     assert " -> " in lines[0] and " -> " not in lines[-1]
+
+
+def drawn_apart(video: Tensor) -> Tensor:
+    """Another drawing in every frame, with a trace of a video in it."""
+    drawings = torch.rand(video.shape, generator=torch.Generator().manual_seed(2))
+    drawings = torch.nn.functional.avg_pool2d(drawings.movedim(-1, 1), 3, 1, 1).movedim(1, -1)
+    return 0.8 * drawings + 0.2 * video
+
+
+@pytest.fixture(scope="module")
+def source() -> Tensor:
+    return moving(2, 6)
+
+
+@pytest.fixture(scope="module")
+def drawn(source) -> Tensor:
+    return drawn_apart(source)
+
+
+def verdict_with(source: Tensor, drawn: Tensor, video: Tensor) -> metrics.Verdict:
+    clip = metrics.Source.of(source)
+    return metrics.judge(metrics.measure(video, drawn, source=clip), metrics.measure(drawn, source=clip), clip)
+
+
+def averaged(video: Tensor) -> Tensor:
+    """Every frame with its neighbours."""
+    padded = torch.cat((video[:1], video, video[-1:]))
+    return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
+
+
+def another(video: Tensor) -> Tensor:
+    """A new drawing that moves as the video does."""
+    return torch.stack([textured().flip(0).roll(2 * t, 1) for t in range(len(video))])
+
+
+@pytest.fixture(scope="module")
+def apart() -> dict[str, Tensor]:
+    """Figures of a video whose frames show nothing in common."""
+    return metrics.measure(torch.stack([world.make_clip(seed).frames[0] for seed in world.HELD_OUT_SEEDS[:8]]))
+
+
+def test_frames_drawn_apart_have_no_motion_to_be_held_against(clip, apart):
+    """Flow between them is noise, and a video that moves as its source did would seem to have lost most of it."""
+    assert metrics.measure(clip)["motion"].mean() < metrics.MOTION_KEPT * apart["motion"].mean()
+    verdict = verdict_on(clip, apart)
+    assert verdict.good is None and verdict.headline.startswith("No verdict") and not verdict.cautions
+
+
+def test_a_video_that_stands_still_is_known_to_without_its_source(clip, apart):
+    verdict = verdict_on(clip[:1].expand_as(clip), apart)
+    assert verdict.good is False and "stands still" in verdict.headline
+
+
+def test_along_the_sources_motion_a_steady_drawing_is_a_gain(source, drawn):
+    verdict = verdict_with(source, drawn, another(source))
+    assert verdict.good and not verdict.cautions and verdict.headline.startswith("Steadier")
+    assert verdict.notes[0].startswith("Sharpness is ") and "of the source" in verdict.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda drawn: another(drawn)[:1].expand_as(drawn), "stands still"),
+        (averaged, "double exposure"),
+        (lambda drawn: blurred(blurred(another(drawn))), "is blurred"),
+    ],
+    ids=["frozen", "averaged", "blurred"],
+)
+def test_the_source_shows_what_steadiness_was_bought_with(source, drawn, spoil, said):
+    verdict = verdict_with(source, drawn, spoil(drawn))
+    assert verdict.good is False and said in verdict.headline
+
+
+def test_the_frames_before_are_not_steadier_than_themselves(source, drawn):
+    verdict = verdict_with(source, drawn, drawn)
+    assert verdict.headline == "Not steadier"
+
+
+def test_doubling_is_what_the_frame_before_alone_accounts_for():
+    """All that is left of the mean of two unlike drawings, half of what is left of three, nothing of a new one."""
+    drawings = torch.rand(40, 64, 64, 3, generator=torch.Generator().manual_seed(3))
+    before, now = metrics.pairs(drawings)
+    still = torch.zeros(len(now), 64, 64, 2)
+    two, three, new = (before + now) / 2, averaged(drawings)[1:], now.flip(1)
+    shares = [metrics.doubling(video, before, now, still).mean().item() for video in (two, three, new, now)]
+    assert shares == pytest.approx([1, 0.5, 0, 0], abs=0.03)
+
+
+def test_following_is_one_for_the_source_a_half_for_noise_and_none_for_a_still(source):
+    clip = metrics.Source.of(source)
+    noise = torch.rand(source.shape, generator=torch.Generator().manual_seed(4))
+    videos = source, noise, source[:1].expand_as(source)
+    goes, other, still = (metrics.following(*metrics.pairs(video), clip).mean().item() for video in videos)
+    assert goes > 0.8 and other == pytest.approx(0.5, abs=0.15) and still == 0
+
+
+def test_frames_that_agree_are_no_double_exposure_when_they_lose_their_flicker(clip):
+    """The true clip out of tinted frames is what an average would like to be, and none."""
+    verdict = verdict_with(clip, flickering(clip), clip)
+    assert verdict.good and not verdict.cautions
+
+
+def test_a_still_source_is_no_ground_to_call_a_video_still():
+    shot = moving(0, 5)
+    verdict = verdict_with(shot, flickering(shot), shot)
+    assert verdict.good and verdict.notes[0].startswith("The source stands still")
+
+
+def test_a_long_clip_is_measured_at_some_of_its_pairs():
+    video = textured(16).expand(100, -1, -1, -1)
+    found = metrics.measure(video)
+    assert len(found["change"]) == 99 and len(found["flicker"]) == metrics.MOST_PAIRS == len(found["motion"])
+    assert "at 64 of 99 pairs" in metrics.judge(found, found).notes[0]
+    first, last = metrics.pairs(torch.arange(100.0)[:, None, None, None].expand(-1, 4, 4, 3))
+    assert first[0, 0, 0, 0] == 0 and last[-1, 0, 0, 0] == 99 and torch.equal(last, first + 1)
+
+
+def test_a_source_of_another_size_is_resized():
+    like = torch.rand(3, 48, 64, 3)
+    source = metrics.check_source(torch.rand(3, 97, 128, 3), like)
+    assert source.shape == like.shape
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (torch.rand(4, 48, 64, 3), "source_images has 4 frames but the video 3"),
+        (torch.rand(3, 64, 64, 3), "another shape"),
+        (torch.rand(1, 48, 64, 3), "1 frame is no video"),
+    ],
+)
+def test_sources_that_drove_another_video_are_refused(source, said):
+    with pytest.raises(ValueError, match=said):
+        metrics.check_source(source, torch.rand(3, 48, 64, 3))
 
 
 @pytest.mark.parametrize(
     ("video", "said"),
     [
         (torch.rand(1, 8, 8, 3), "1 frame is no video"),
+        (torch.rand(2, 1, 8, 3), "frames of 8x1 show no motion"),
         (torch.rand(3, 8, 8, 3), "2 frames of 8x8 but another 3 frames of 8x8"),
         (torch.rand(2, 8, 16, 3), "2 frames of 8x8 but another 2 frames of 16x8"),
     ],

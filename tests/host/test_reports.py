@@ -80,6 +80,26 @@ def test_a_frozen_video_is_no_gain(pack, clip):
     assert "Motion fell to 0%" in summary and "similarity: " in summary and "consistency" not in summary
 
 
+def test_the_source_shows_an_average_for_what_it_is(pack):
+    """Every frame averaged with the one before, out of frames of different scenes, is steady by every other figure."""
+    source = world.make_clip(world.HELD_OUT_SEEDS[1]).frames
+    drawn = torch.stack([world.make_clip(seed).frames[0] for seed in world.HELD_OUT_SEEDS[: len(source)]])
+    average = torch.cat((drawn[:1], (drawn[1:] + drawn[:-1]) / 2))
+    wired = {"reference_images": drawn, "source_images": source.repeat_interleave(2, 1).repeat_interleave(2, 2)}
+    plot, summary = pack.run("BIVDiffTemporalReport", images=average, **wired)
+    assert is_picture(plot) and "double exposure" in summary.splitlines()[0]
+    assert "doubling: " in summary and "following: " in summary
+    steady, told = pack.run("BIVDiffTemporalReport", images=source, **wired)
+    assert is_picture(steady) and told.startswith("Steadier: flicker fell by ")
+
+
+def test_a_source_of_other_frames_is_refused(pack, clip):
+    with pytest.raises(ValueError, match="^Temporal Report: source_images has 3 frames but the video 4"):
+        pack.run("BIVDiffTemporalReport", images=clip, source_images=clip[:3])
+    with pytest.raises(ValueError, match="^Temporal Report: source_images is .* another shape"):
+        pack.run("BIVDiffTemporalReport", images=clip, source_images=clip[:, :32])
+
+
 def test_a_cancel_stops_the_report_within_a_pair_of_frames(server):
     large = {"upscale_method": "bicubic", "width": 256, "height": 256, "crop": "disabled"}
     nodes = {
