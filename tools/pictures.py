@@ -318,9 +318,12 @@ def latent_report(demo: Demo) -> Rows:
 def temporal_report(demo: Demo) -> Rows:
     """The demo before and after."""
     plot = demo.pack.run(
-        "BIVDiffTemporalReport", images=demo.smoothed(RATIO), reference_images=demo.decode(demo.drawn), clip_vision=None
+        "BIVDiffTemporalReport",
+        images=demo.smoothed(RATIO),
+        reference_images=demo.decode(demo.drawn),
+        source_images=demo.source,
     )[0]
-    return {"images: the smoothed clip; reference_images: the frame-wise frames": plot}
+    return {"images: smoothed; reference_images: frame-wise; source_images: the clip": plot}
 
 
 def swept(demo: Demo, videos: list[Tensor], **names: list) -> tuple[Tensor, Tensor]:
