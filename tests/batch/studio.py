@@ -6,12 +6,14 @@ import argparse
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -78,7 +80,7 @@ class Studio:
             (self.clips / f"{name}.mp4").write_text(text)
 
     def start(self, *options: str, stdout: int = subprocess.PIPE) -> subprocess.Popen:
-        """dev.py batch, begun."""
+        """dev.py batch, begun, and open to Ctrl-C: where tests run in the background they are deaf to it."""
         command = [self.python, ROOT / "dev.py", "batch", self.workflow, self.clips, self.out, *options]
         own = {"COMFYUI_PATH": str(self.comfyui), "COMFYUI_PYTHON": sys.executable}
         return subprocess.Popen(
@@ -88,6 +90,7 @@ class Studio:
             text=True,
             env={**os.environ, **own},
             start_new_session=True,
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
 
     def batch(self, *options: str, status: int = 0) -> str:

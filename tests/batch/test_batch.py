@@ -267,7 +267,7 @@ def test_ctrl_c_ends_cleanly(studio):
     process = studio.start("--attempts", "1")
     wait_for(lambda: "hang once" in studio.worked_on())
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all that it knows of
-    _, errors = process.communicate()
+    _, errors = process.communicate(timeout=60)
     assert errors == "Stopped; the same command goes on from here.\n"
     assert process.returncode == 1
     studio.check_nothing_runs()
