@@ -1,7 +1,5 @@
 """Group norms that pool the clip: the released code's image branch, and nothing that stays behind."""
 
-import comfy.ops
-import comfy.utils
 import pytest
 import tiny_models as tiny
 import torch
@@ -32,17 +30,7 @@ class InflatedNorm(torch.nn.Module):
 
 def inflated_unet(model) -> UNet2DConditionModel:
     """diffusers' UNet with the MODEL's weights, inflated as the released code does it."""
-    unet = UNet2DConditionModel(
-        block_out_channels=(32, 32, 64),
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        layers_per_block=1,
-        cross_attention_dim=tiny.TEXT_WIDTH,
-        attention_head_dim=2,
-    )
-    weights = model.model.diffusion_model.state_dict()
-    names = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
-    unet.load_state_dict({name: weights[names[name]] for name in unet.state_dict()})
+    unet = tiny.diffusers_unet(model)
     for block in unet.modules():
         if isinstance(block, ResnetBlock2D):
             block.norm1, block.norm2 = InflatedNorm(block.norm1), InflatedNorm(block.norm2)

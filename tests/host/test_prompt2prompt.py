@@ -10,7 +10,7 @@ import pytest
 import tiny_models
 import torch
 from animatediff_standin import use_evolved_sampling
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler
 
 STEPS, CFG, FRAMES = 5, 3.0, 4
 SOURCE, TARGET = "a photograph of a cat", "a photograph of a dog"
@@ -143,18 +143,7 @@ class Oracle:
     """One frame's Prompt2Prompt with replaced words of one token each, on diffusers' UNet and DDIM scheduler."""
 
     def __init__(self, model, cross_steps: int, self_steps: int, blend_token: int | None):
-        config = model.model.model_config.unet_config
-        self.unet = UNet2DConditionModel(
-            block_out_channels=(32, 32, 64),
-            down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-            layers_per_block=1,
-            cross_attention_dim=tiny_models.TEXT_WIDTH,
-            attention_head_dim=2,
-        )
-        weights = model.model.diffusion_model.state_dict()
-        names = comfy.utils.unet_to_diffusers(config)
-        self.unet.load_state_dict({name: weights[names[name]] for name in self.unet.state_dict()})
+        self.unet = tiny_models.diffusers_unet(model)
         self.unet.set_attn_processor(
             {name: ProbabilityEdit(self, "attn2" in name) for name in self.unet.attn_processors}
         )

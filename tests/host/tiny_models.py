@@ -20,6 +20,7 @@ import comfy.sd
 import comfy.supported_models
 import comfy.supported_models_base
 import comfy.t2i_adapter.adapter
+import comfy.utils
 import safetensors.torch
 import torch
 from comfy.model_base import ModelType
@@ -457,3 +458,21 @@ def run(pack, node_id: str, **inputs) -> tuple:
         if name not in inputs and options and "default" in options[0]:
             defaults[name] = options[0]["default"]
     return pack.run(node_id, **defaults, **inputs)
+
+
+def diffusers_unet(model):
+    """diffusers' UNet with an `sd_model`'s weights."""
+    from diffusers import UNet2DConditionModel
+
+    unet = UNet2DConditionModel(
+        block_out_channels=(32, 32, 64),
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=2,
+    )
+    weights = model.model.diffusion_model.state_dict()
+    names = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
+    unet.load_state_dict({name: weights[names[name]] for name in unet.state_dict()})
+    return unet
