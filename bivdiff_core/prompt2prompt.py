@@ -18,7 +18,8 @@ from torch import Tensor
 EDITS = ("replace", "refine", "reweight")
 BLEND_THRESHOLD = 0.3
 BLEND_FROM = 0.2
-"""The local blend begins after this share of the steps: earlier the maps show nothing yet."""
+"""The local blend begins after this share of the steps: earlier the maps show nothing yet. The released code's begins
+with the first step, and so does that of a latent inverted on grid `reference`."""
 
 
 @dataclass(frozen=True)

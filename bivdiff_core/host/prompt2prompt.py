@@ -91,16 +91,24 @@ class AttentionPatches:
         edit: of the cross-attention, through the first `cross_steps` steps.
         self_steps: steps in which layers of at most `coarse` tokens take over the source's self-attention.
         blend: gathers the maps of layers of its size; None where no local blend is wanted.
+        blend_from: the step that it begins with.
     """
 
     def __init__(
-        self, edit: CrossAttentionEdit, cross_steps: int, self_steps: int, coarse: int, blend: LocalBlend | None
+        self,
+        edit: CrossAttentionEdit,
+        cross_steps: int,
+        self_steps: int,
+        coarse: int,
+        blend: LocalBlend | None,
+        blend_from: int,
     ):
         self.edit = edit
         self.cross_steps = cross_steps
         self.self_steps = self_steps
         self.coarse = coarse
         self.blend = blend
+        self.blend_from = blend_from
         self.step = 0
 
     def patch(self, model):
@@ -165,7 +173,7 @@ def _denoise_pair(model, x, sigmas, extra_args=None, callback=None, disable=None
         denoised = model(x, sigmas[i].expand(x.shape[0]), **extra_args)
         callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": denoised})
         x = x + (x - denoised) / sigmas[i] * (sigmas[i + 1] - sigmas[i])
-        if patches.blend is not None and i >= BLEND_FROM * steps:
+        if patches.blend is not None and i >= patches.blend_from:
             source, target = x.chunk(2)
             x = torch.cat([source, patches.blend(source, target)])
     return x
@@ -255,6 +263,7 @@ def _patches(admitted: Clip, clip, edit: WordEdit, steps: int, length: int) -> A
             raise ValueError(f"local_blend_words has {word!r}, which is in neither prompt.")
     found = [[i for word in words for i in prompt.find(word)] for prompt in (source, target)]
     frames, _, height, width = admitted.samples.shape
+    released = admitted.inversion is not None and admitted.inversion.grid == "reference"
     blend_size = map_size(admitted.model, height, width, least=LEAST_BLEND_CELLS)
     return AttentionPatches(
         alignment,
@@ -262,4 +271,5 @@ def _patches(admitted: Clip, clip, edit: WordEdit, steps: int, length: int) -> A
         round(edit.self_replace_steps * steps),
         math.prod(map_size(admitted.model, height, width)),
         LocalBlend(found, frames, blend_size) if words else None,
+        0 if released else math.ceil(BLEND_FROM * steps),
     )

@@ -142,13 +142,14 @@ class ProbabilityEdit:
 class Oracle:
     """One frame's Prompt2Prompt with replaced words of one token each, on diffusers' UNet and DDIM scheduler."""
 
-    def __init__(self, model, cross_steps: int, self_steps: int, blend_token: int | None):
+    def __init__(self, model, cross_steps: int, self_steps: int, blend_token: int | None, blend_from: float = 0.2):
         self.unet = tiny_models.diffusers_unet(model)
         self.unet.set_attn_processor(
             {name: ProbabilityEdit(self, "attn2" in name) for name in self.unet.attn_processors}
         )
         self.cross_steps, self.self_steps = cross_steps, self_steps
         self.blend_token = blend_token
+        self.blend_from = blend_from
         self.maps = torch.zeros(2, 64)
         self.changed = []  # share of the picture that each step's blend leaves to the target
 
@@ -163,7 +164,7 @@ class Oracle:
         for self.step, t in enumerate(scheduler.timesteps):
             cond, uncond = self.unet(torch.cat([z, z]), t, text).sample.chunk(2)
             z = scheduler.step(uncond + CFG * (cond - uncond), t, z).prev_sample
-            if self.blend_token is not None and self.step >= 0.2 * STEPS:
+            if self.blend_token is not None and self.step >= self.blend_from * STEPS:
                 maps = self.maps.reshape(2, 1, 8, 8)
                 maps = torch.nn.functional.max_pool2d(maps, 3, 1, 1).repeat_interleave(2, 2).repeat_interleave(2, 3)
                 mask = (maps / maps.amax((2, 3), keepdim=True) > 0.3).any(0).float()
@@ -196,6 +197,18 @@ def test_equals_an_independent_implementation(pack, looking_model, clip, latent,
         made = torch.stack([output[frame] for output in outputs]) * 0.18215
         assert (made - expected).norm() / expected.norm() < 1e-4
         assert not words or min(oracle.changed) < 1  # a blend that changes all of it is none
+
+
+def test_a_latent_of_the_released_inversion_is_blended_from_the_first_step(pack, looking_model, clip, latent):
+    texts = [clip.encode_from_tokens(clip.tokenize(text)) for text in (SOURCE, TARGET, "", "")]
+    released = tiny_models.inverted(pack, latent["samples"], grid="reference", branch="image")
+    outputs = edit(pack, looking_model, clip, released, local_blend_words="cat dog")
+    for frame in range(FRAMES):
+        oracle = Oracle(looking_model, round(0.4 * STEPS), round(0.4 * STEPS), 5, blend_from=0)
+        expected = oracle(latent["samples"][frame], torch.cat(texts))
+        made = torch.stack([output[frame] for output in outputs]) * 0.18215
+        assert (made - expected).norm() / expected.norm() < 1e-4
+        assert len(oracle.changed) == STEPS and min(oracle.changed) < 1
 
 
 @pytest.mark.parametrize("chunk", [1, 3])
