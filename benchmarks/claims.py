@@ -26,6 +26,7 @@ STEPS = 25
 RATIOS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 DEMO_RATIO, DEMO_STRENGTH = 1.0, 0.5
 STEADY = "BIVDiff 0.5, shared noise"
+RELEASED, RELEASED_CFG = "BIVDiff 1, as released", 7.5
 SHEET_CLIPS = 6
 SHEET_ROWS = (
     "source",
@@ -64,6 +65,9 @@ class Claims(Chain):
             both = self.invert(made["independent"], conditioning, 1.0)
             for ratio in (0.5, 1.0):
                 rows[f"BIVDiff {ratio:g}, {name}"] = self.smoothed(self.blend(*both, ratio), positive)
+        released = self.invert_image(made["independent"], self.empty, 1.0, steps=STEPS, grid="reference")
+        for cfg, name in ((SMOOTH_CFG, RELEASED), (RELEASED_CFG, f"{RELEASED}, guidance {RELEASED_CFG:g}")):
+            rows[name] = self.decode(self.smooth(released, positive, STEPS, cfg, grid="reference"))
         for ratio in (0.5, 1.0):
             latent = self.blend(*inverted["independent"], ratio)
             rows[f"image model on the latents of {ratio:g}"] = self.decode(
@@ -145,7 +149,8 @@ with drifting backgrounds, through the real nodes and the demo models on {device
 outline ControlNet at cfg {frame_cfg:g}, inverted with their caption to strength {strength:g} and smoothed at cfg
 {smooth_cfg:g}; solver ddim, linear blend. The number after BIVDiff is the mixing ratio: 1 is the image branch alone,
 the paper's choice for ControlNet. The paper inverts all the way to noise (strength 1) and without the caption: rows of
-that stand below.
+that stand below. *As released* is the released code's image inversion (no caption, strength 1, its own grid, group
+norms pooled over the clip) and its denoising loop, here also at its own guidance of {released_cfg:g}.
 
 - **shape flicker, background flicker**: mean absolute colour change, 0 to 1, along the known motion from each frame to
   the next, inside the shapes and on the background.
@@ -218,6 +223,7 @@ def main() -> None:
         frame_cfg=FRAME_CFG,
         smooth_cfg=SMOOTH_CFG,
         strength=DEMO_STRENGTH,
+        released_cfg=RELEASED_CFG,
         table=table(results),
         ratio=DEMO_RATIO,
         verdict=verdict(results, f"BIVDiff {DEMO_RATIO:g}"),

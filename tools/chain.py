@@ -100,6 +100,7 @@ class Chain:
         solver: str = "ddim",
         steps: int = 25,
         frames_per_batch: int = 0,
+        grid: str = "matched",
     ) -> dict:
         """The LATENT inverted by the image model."""
         return self.pack.run(
@@ -111,7 +112,7 @@ class Chain:
             scheduler=SCHEDULER,
             solver=solver,
             strength=strength,
-            grid="matched",
+            grid=grid,
             frames_per_batch=frames_per_batch,
         )[0]
 
@@ -159,6 +160,7 @@ class Chain:
         cfg: float = SMOOTH_CFG,
         model=None,
         windows: tuple[int, int] = (0, 0),
+        grid: str = "matched",
     ) -> dict:
         """An inverted LATENT denoised from where it stopped by the video model, or by another MODEL."""
         return self.pack.run(
@@ -172,7 +174,7 @@ class Chain:
             sampler_name="ddim",
             scheduler=SCHEDULER,
             strength=1.0,
-            grid="matched",
+            grid=grid,
             context_length=windows[0],
             context_overlap=windows[1],
         )[0]
