@@ -86,17 +86,21 @@ def best_of(similarity: list[float], flicker: list[float], lost: list[bool]) -> 
 
 
 def compare(
-    videos: list[Tensor], reference: Tensor, on_pair: Callable[[], None] = lambda: None
+    videos: list[Tensor],
+    reference: Tensor,
+    on_pair: Callable[[], None] = lambda: None,
+    source: metrics.Source | None = None,
 ) -> tuple[list[float], list[float], list[int], list[bool]]:
-    """Each video's similarity to a reference and flicker, which are the best, and which lost motion or sharpness.
+    """Each video's similarity to a reference and flicker, which are the best, and which lost too much for it.
 
     Args:
         on_pair: as in `metrics.measure`, over all videos and the reference, if that is none of them.
+        source: the clip that they were made from.
     """
-    figures = [metrics.measure(video, reference, on_pair=on_pair) for video in videos]
+    figures = [metrics.measure(video, reference, on_pair=on_pair, source=source) for video in videos]
     own = (found for video, found in zip(videos, figures, strict=True) if video is reference)
-    before = next(own, None) or metrics.measure(reference, on_pair=on_pair)
+    before = next(own, None) or metrics.measure(reference, on_pair=on_pair, source=source)
     similarity = [found["similarity"].mean().item() for found in figures]
     flicker = [found["flicker"].mean().item() for found in figures]
-    lost = [bool(metrics.judge(found, before).cautions) for found in figures]
+    lost = [bool(metrics.judge(found, before, source).cautions) for found in figures]
     return similarity, flicker, best_of(similarity, flicker, lost), lost

@@ -178,18 +178,25 @@ class SweepGrid(Node):
                     tooltip="What stands over each video instead of its ratio: wire Blend Mode List or Solver List, or "
                     "any list of texts. With neither labels nor ratios the videos are numbered.",
                 ),
+                io.Image.Input(
+                    "source_images",
+                    optional=True,
+                    tooltip="The clip that the frames were made from, with the same frames. Wire it whenever there is "
+                    "one: flicker is then measured along its motion, as in Temporal Report.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="grid", tooltip="One video of all of them, for Create Video."),
                 io.Image.Output(
                     display_name="plot",
-                    tooltip="Flicker against similarity. Crosses only stand still or are only blurred.",
+                    tooltip="Flicker against similarity. Crosses only stand still, are only blurred or only average "
+                    "their frames.",
                 ),
             ],
         )
 
     @classmethod
-    def run(cls, images, ratios=None, reference_images=None, labels=None) -> io.NodeOutput:
+    def run(cls, images, ratios=None, reference_images=None, labels=None, source_images=None) -> io.NodeOutput:
         standard = 0
         if labels:
             names = labels
@@ -211,7 +218,10 @@ class SweepGrid(Node):
         else:
             reference, against = videos[standard], names[standard]
             grid = sweep.grid(videos, names)
-        measured = len(videos) + bool(reference_images)
+        clip = metrics.check_source(source_images[0], like=first) if source_images else None
+        measured = len(videos) + bool(reference_images) + bool(source_images)
         bar = comfy.utils.ProgressBar(metrics.pair_count(first) * measured)  # it also stops a run that is cancelled
-        compared = sweep.compare(videos, reference, on_pair=partial(bar.update, 1))
+        on_pair = partial(bar.update, 1)
+        source = None if clip is None else metrics.Source.of(clip, on_pair)
+        compared = sweep.compare(videos, reference, on_pair, source)
         return io.NodeOutput(grid, plots.trade_off(names, *compared, against))

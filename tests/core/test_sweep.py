@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bivdiff_core import sweep
+from bivdiff_core import metrics, sweep
 
 
 @pytest.mark.parametrize("text", ["0, .25 1", "0,0.25,1", " 0\n0.25;1".replace(";", " "), "0 25e-2 1,"])
@@ -58,10 +58,24 @@ def test_the_best_are_beaten_by_none():
     assert sweep.best_of(similarity, flicker, [False, True, False, False, False]) == [0, 2, 3, 4]
 
 
+def pictures(count: int, seed: int) -> torch.Tensor:
+    """Soft random pictures `[count, 64, 64, 3]`."""
+    pattern = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(pattern, size=(64, 64), mode="bicubic").movedim(1, -1).clamp(0, 1)
+
+
 def test_a_frozen_video_is_never_best():
-    pattern = torch.rand(1, 8, 8, 3, generator=torch.Generator().manual_seed(0)).movedim(-1, 1)
-    picture = torch.nn.functional.interpolate(pattern, size=(64, 64), mode="bicubic")[0].movedim(0, -1).clamp(0, 1)
+    picture = pictures(1, seed=0)[0]
     moving = torch.stack([picture.roll(2 * t, 1) for t in range(4)])
     frozen = moving[:1].expand_as(moving)
     similarity, flicker, best, lost = sweep.compare([moving, frozen], moving)
     assert flicker[1] < flicker[0] and lost == [False, True] and best == [0] and similarity[0] > similarity[1]
+
+
+def test_where_frames_share_no_motion_the_source_tells_what_does_not_follow_it():
+    picture = pictures(1, seed=0)[0]
+    moving, adrift = (torch.stack([picture.roll(speed * t, 1) for t in range(4)]) for speed in (2, -1))
+    apart = pictures(4, seed=1)
+    assert sweep.compare([apart, moving, adrift], apart)[3] == [False, False, False]
+    _, flicker, best, lost = sweep.compare([apart, moving, adrift], apart, source=metrics.Source.of(moving))
+    assert lost[2] and 2 not in best and flicker[1] < 0.2 * flicker[0]

@@ -138,6 +138,10 @@ def test_the_sweep_grid_holds_its_videos_against_the_frames(pack, clip):
     assert is_picture(plot) and len(grid) == len(clip) and grid.shape[2] == 2 * 192  # before, 0, 1 in two columns
     alone, other = pack.run("BIVDiffSweepGrid", images=videos, ratios=[0.0, 1.0])
     assert is_picture(other) and alone.shape[1] < grid.shape[1]
+    _, along = pack.run(
+        "BIVDiffSweepGrid", images=videos, ratios=[0.0, 1.0], reference_images=[clip], source_images=[clip.flip(2)]
+    )
+    assert is_picture(along) and not torch.equal(along, plot)
 
 
 def test_the_sweep_grid_labels_its_videos_with_words_or_numbers(pack, clip):
@@ -163,5 +167,7 @@ def test_a_sweep_that_does_not_add_up_is_refused(pack, clip):
         pack.run("BIVDiffSweepGrid", images=[clip, clip], ratios=[0.5])
     with pytest.raises(ValueError, match="^Sweep Grid: 2 videos arrived with 3 labels. Wire labels"):
         pack.run("BIVDiffSweepGrid", images=[clip, clip], ratios=[0.5, 0.5], labels=["a", "b", "c"])
+    with pytest.raises(ValueError, match="^Sweep Grid: source_images has 3 frames but the video 4"):
+        pack.run("BIVDiffSweepGrid", images=[clip, clip], ratios=[0.5, 1.0], source_images=[clip[:3]])
     with pytest.raises(ValueError, match="^Sweep Grid: one video is 4 frames of 64x64 but another 3 frames"):
         pack.run("BIVDiffSweepGrid", images=[clip, clip[:3]], ratios=[0.5, 1.0])
