@@ -248,8 +248,11 @@ class Graph:
 
     @staticmethod
     def _widget_values(value: object, spec: list) -> list:
-        """A widget's value with those of the buttons that the frontend puts after it."""
+        """A widget's value with those of what the frontend puts after it: a button's, a choice's own widgets'."""
         rest = options(spec)
+        if spec[0] == "COMFY_DYNAMICCOMBO_V3":
+            chosen = next(option for option in rest["options"] if option["key"] == value)
+            return [value, *map(default, chosen["inputs"].get("required", {}).values())]
         if rest.get("control_after_generate"):
             return [value, "fixed"]
         return [value, "image"] if rest.get("video_upload") else [value]
@@ -262,15 +265,15 @@ class Source(NamedTuple):
     """A clip at the size it is worked on, and what goes back into the video at the end."""
 
     frames: Node
-    audio: Output
-    fps: Output
+    audio: Output | None
+    fps: Output | float
 
 
 class Models(NamedTuple):
     """What the chain runs on, and how these models want it; image and video model share the VAE.
 
-    ``windows`` are the length and the overlap of what the video model sees at once. Without a scheduler or solver the
-    nodes' own defaults count.
+    ``windows`` are the length and the overlap of what the video model sees at once. Without a scheduler, solver or grid
+    the nodes' own defaults count.
     """
 
     image: Output
@@ -281,12 +284,13 @@ class Models(NamedTuple):
     control_net: Output | None
     scheduler: str | None = None
     solver: str | None = None
+    grid: str | None = None
     windows: tuple[int, int] = (0, 0)
     cfg: float = 7.5
 
 
 class Prompts(NamedTuple):
-    """Text for both models. Empty ones serve as the negative prompts and for the inversions."""
+    """Text for both models. The empty (or negative) ones serve as the negative prompts and for the inversions."""
 
     text: Node
     image_empty: Node
@@ -294,15 +298,13 @@ class Prompts(NamedTuple):
     video_empty: Node
 
 
-def load_clip(g: Graph, file: str, title: str, size: tuple[int, int], **frames: object) -> Source:
-    """Frames of a video file with their sound, cut and scaled to a size (width, height)."""
+def load_clip(g: Graph, file: str, title: str, size: tuple[int, int], crop: str = "center", **frames: object) -> Source:
+    """Frames of a video file with their sound, at a size (width, height): cropped to its shape, or else stretched."""
     components = g.add("GetVideoComponents", video=g.add("LoadVideo", title, file=file))
     wired = {name: components[name] for name in ("images", "fps", "audio")}
     selected = g.add("BIVDiffSelectFrames", **wired, **frames)
     width, height = size
-    scaled = g.add(
-        "ImageScale", "Resize", image=selected, upscale_method="area", width=width, height=height, crop="center"
-    )
+    scaled = g.add("ImageScale", "Resize", image=selected, upscale_method="area", width=width, height=height, crop=crop)
     return Source(scaled, selected["audio"], selected["fps"])
 
 
@@ -311,17 +313,25 @@ def square(g: Graph) -> tuple[int, int]:
     return g.choose((512, 512), (64, 64))
 
 
-def source(g: Graph, size: tuple[int, int] | None = None, **frames: object) -> Source:
+def source(
+    g: Graph, size: tuple[int, int] | None = None, title: str = "Your clip", crop: str = "center", **frames: object
+) -> Source:
     """The clip that everything follows: 8 frames, every fourth of real footage."""
     g.group("Source and models", SOURCE_COLOUR)
     frames = {"stride": g.choose(4, 1), "count": 8, **frames}
-    clip = load_clip(g, PACKAGED_CLIP, "Your clip", size or square(g), **frames)
+    clip = load_clip(g, PACKAGED_CLIP, title, size or square(g), crop, **frames)
     g.add("PreviewImage", "Source", images=clip.frames)
     return clip
 
 
-def load_models(g: Graph, control_net: str = "", variant: str = "base", animatediff: bool = False) -> Models:
-    """SD 1.5 and ZeroScope or AnimateDiff, with a ControlNet where one is named; or a variant of the demo models."""
+def load_models(
+    g: Graph,
+    control_net: str = "",
+    variant: str = "base",
+    animatediff: bool = False,
+    video_model: str = "zeroscope_v2_576w",
+) -> Models:
+    """SD 1.5 and a video model's folder or AnimateDiff, with a ControlNet where one is named; or the demo models."""
     g.column()
     if g.demo:
         demo = g.add("BIVDiffDemoModels", variant=variant)
@@ -331,23 +341,24 @@ def load_models(g: Graph, control_net: str = "", variant: str = "base", animated
     if animatediff:
         video, video_clip = g.add("UNETLoader", ANIMATEDIFF, unet_name=ANIMATEDIFF)["MODEL"], image["CLIP"]
     else:
-        loaded = g.add("BIVDiffVideoModelLoader", "Video model", name="zeroscope_v2_576w")
+        loaded = g.add("BIVDiffVideoModelLoader", "Video model", name=video_model)
         video, video_clip = loaded["MODEL"], loaded["CLIP"]
     control = g.add("ControlNetLoader", control_net_name=control_net)["CONTROL_NET"] if control_net else None
     return Models(image["MODEL"], image["CLIP"], video, video_clip, image["VAE"], control)
 
 
-def prompts(g: Graph, models: Models, real: str, demo: str, title: str = "Prompt") -> Prompts:
+def prompts(g: Graph, models: Models, real: str, demo: str, title: str = "Prompt", negative: str = "") -> Prompts:
     """What the video shows, for the video model; stage 1 encodes it with `for_image` where it needs it."""
     g.column()
     text = g.add("PrimitiveStringMultiline", title, value=g.choose(real, demo))
     shared = models.image_clip == models.video_clip
-    whose = "Empty prompt" if shared else "Empty prompt (image model)"
-    image_empty = g.add("CLIPTextEncode", whose, clip=models.image_clip, text="")
+    other = "Negative prompt" if negative else "Empty prompt"
+    whose = other if shared else f"{other} (image model)"
+    image_empty = g.add("CLIPTextEncode", whose, clip=models.image_clip, text=negative)
     video = g.add("CLIPTextEncode", f"{title} (video model)", clip=models.video_clip, text=text)
     if shared:
         return Prompts(text, image_empty, video, image_empty)
-    video_empty = g.add("CLIPTextEncode", "Empty prompt (video model)", clip=models.video_clip, text="")
+    video_empty = g.add("CLIPTextEncode", f"{other} (video model)", clip=models.video_clip, text=negative)
     return Prompts(text, image_empty, video, video_empty)
 
 
@@ -447,7 +458,9 @@ def smoothed(
     g.group("Stage 2: mixed inversion", INVERSION_COLOUR)
     schedule = {"steps": steps(g), "scheduler": models.scheduler}
     # Small latents lose their picture under less noise than large ones: docs/study.md, "Strength".
-    settings = {"solver": models.solver, "strength": g.choose(strength, min(strength, 0.5)), **schedule}
+    if models.grid != "reference":  # which the released code inverts to full noise on
+        strength = g.choose(strength, min(strength, 0.5))
+    settings = {"solver": models.solver, "strength": strength, "grid": models.grid, **schedule}
     windows = {"context_length": models.windows[0], "context_overlap": models.windows[1]}
     image = g.add("BIVDiffInvertImage", model=models.image, conditioning=texts.image_empty, latent=frames, **settings)
     video = g.add(
@@ -468,6 +481,7 @@ def smoothed(
         negative=texts.video_empty,
         latent=mixed,
         cfg=g.choose(models.cfg, 1.0),
+        grid=models.grid,
         **schedule,
         **windows,
     )
@@ -480,6 +494,12 @@ def save(g: Graph, images: object, clip: Source) -> None:
     g.column()
     video = g.add("CreateVideo", images=images, fps=clip.fps, audio=clip.audio)
     g.add("SaveVideo", "Smoothed video", video=video, filename_prefix=f"bivdiff_{g.name}")
+
+
+def report(g: Graph, images: object, before: object, source: object = None) -> None:
+    """What smoothing did to the frames before it, along the motion of the clip that they were made from."""
+    measured = g.add("BIVDiffTemporalReport", images=images, reference_images=before, source_images=source)
+    g.add("PreviewImage", "Report", images=measured["plot"])
 
 
 def paste_back(g: Graph, known: object, made: object, mask: object) -> Node:
@@ -560,12 +580,19 @@ def from_outlines(g: Graph, clip: Source, models: Models, task: str) -> None:
     """The whole chain, its frames drawn from noise to a clip's outlines."""
     texts = prompts(g, models, "a robot made of copper in a snowy street", "a blue square on a yellow background")
     g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
-    control = controlled(g, models, texts, outlines(g, clip.frames))
+    from_hints(g, clip, models, texts, outlines(g, clip.frames), task)
+
+
+def from_hints(g: Graph, clip: Source, models: Models, texts: Prompts, hints: object, task: str) -> None:
+    """The chain from control hints on, one for each frame."""
+    control = controlled(g, models, texts, hints)
     g.column()
     latent = empty(g, "EmptyLatentImage", "One empty latent per frame", like=clip.frames)
     frames = sample_frames(g, models.image, control["positive"], control["negative"], latent)
-    show(g, "Frame-wise", frames, models.vae)
-    save(g, smoothed(g, models, texts, frames, task), clip)
+    before = show(g, "Frame-wise", frames, models.vae)
+    video = smoothed(g, models, texts, frames, task)
+    save(g, video, clip)
+    report(g, video, before, clip.frames)
 
 
 def instruct_pix2pix(g: Graph) -> None:
@@ -586,16 +613,35 @@ Say what to do with the clip, and every frame is edited so.
 {CHAIN}"""
     clip = source(g)
     models = load_models(g)
+    editor = load_editor(g)
+    texts = prompts(g, models, "a mountain village in deep snow", "a red square on a yellow background")
+    instructed(g, clip, models, editor, texts, g.choose("make it a winter day in deep snow", "a red square"))
+
+
+def load_editor(g: Graph) -> tuple[Output, Output]:
+    """InstructPix2Pix and its text encoder."""
     if g.demo:
         loaded = g.add("BIVDiffDemoModels", "Editing model", variant="instruct_pix2pix")
-        editor, editor_clip = loaded["image_model"], loaded["CLIP"]
-    else:
-        loaded = g.add("CheckpointLoaderSimple", "Editing model", ckpt_name="instruct-pix2pix-00-22000.safetensors")
-        editor, editor_clip = loaded["MODEL"], loaded["CLIP"]
-    texts = prompts(g, models, "a mountain village in deep snow", "a red square on a yellow background")
+        return loaded["image_model"], loaded["CLIP"]
+    loaded = g.add("CheckpointLoaderSimple", "Editing model", ckpt_name="instruct-pix2pix-00-22000.safetensors")
+    return loaded["MODEL"], loaded["CLIP"]
+
+
+def instructed(
+    g: Graph,
+    clip: Source,
+    models: Models,
+    editing: tuple[Output, Output],
+    texts: Prompts,
+    instruction: str,
+    negative: str = "",
+) -> None:
+    """The chain, its frames edited by an instruction."""
+    editor, editor_clip = editing
     g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
-    instruction = g.choose("make it a winter day in deep snow", "a red square")
-    nothing = g.add("CLIPTextEncode", "No instruction", clip=editor_clip, text="")
+    nothing = g.add(
+        "CLIPTextEncode", "Negative prompt" if negative else "No instruction", clip=editor_clip, text=negative
+    )
     conditioned = g.add(
         "InstructPixToPixConditioning",
         positive=g.add("CLIPTextEncode", "Instruction", clip=editor_clip, text=instruction),
@@ -622,8 +668,10 @@ Say what to do with the clip, and every frame is edited so.
         sigmas=g.add("BasicScheduler", model=chunked, scheduler="ddim_uniform", steps=steps(g)),
         latent_image=conditioned["latent"],
     )
-    show(g, "Frame-wise", frames, models.vae)
-    save(g, smoothed(g, models, texts, frames, "instruct_pix2pix"), clip)
+    before = show(g, "Frame-wise", frames, models.vae)
+    video = smoothed(g, models, texts, frames, "instruct_pix2pix")
+    save(g, video, clip)
+    report(g, video, before, clip.frames)
 
 
 def own_frames(g: Graph) -> None:
@@ -649,7 +697,9 @@ a video, or wire any IMAGE batch into the node *Your frames*.
     texts = prompts(g, models, "a robot made of copper in a snowy street", "a blue square on a yellow background")
     g.group("Stage 1: your frames", FRAMES_COLOUR)
     frames = g.add("VAEEncode", "Your frames", pixels=clip.frames, vae=models.vae)
-    save(g, smoothed(g, models, texts, frames), clip)
+    video = smoothed(g, models, texts, frames)
+    save(g, video, clip)
+    report(g, video, clip.frames)
 
 
 def prompt2prompt(g: Graph) -> None:
@@ -679,6 +729,18 @@ Describe the clip, change words of the description, and the clip changes with th
     texts = prompts(
         g, models, "a dog walking on the grass", "a red square on a yellow background", title="Target prompt"
     )
+    reworded(g, clip, models, texts, source_text, local_blend_words=g.choose("cat dog", "blue red"))
+
+
+def reworded(
+    g: Graph,
+    clip: Source,
+    models: Models,
+    texts: Prompts,
+    source_text: Node,
+    **edit: object,
+) -> None:
+    """The chain, its frames edited by changing words."""
     g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
     encoded = g.add("VAEEncode", pixels=clip.frames, vae=models.vae)
     inverted = g.add(
@@ -688,7 +750,8 @@ Describe the clip, change words of the description, and the clip changes with th
         conditioning=for_image(g, models, source_text, "Source prompt (image model)"),
         latent=encoded,
         steps=steps(g),
-        solver="uni_inv",
+        solver=models.solver or "uni_inv",
+        grid=models.grid,
     )
     edited = g.add(
         "BIVDiffPrompt2Prompt",
@@ -699,12 +762,14 @@ Describe the clip, change words of the description, and the clip changes with th
         target_prompt=texts.text,
         steps=steps(g),
         cfg=cfg(g),
-        local_blend_words=g.choose("cat dog", "blue red"),
+        **edit,
     )
     g.column()
     show(g, "Reconstructed", edited["reconstructed"], models.vae)
-    show(g, "Frame-wise", edited["edited"], models.vae)
-    save(g, smoothed(g, models, texts, edited["edited"], "prompt2prompt"), clip)
+    before = show(g, "Frame-wise", edited["edited"], models.vae)
+    video = smoothed(g, models, texts, edited["edited"], "prompt2prompt")
+    save(g, video, clip)
+    report(g, video, before, clip.frames)
 
 
 def inpainting(g: Graph) -> None:
@@ -735,7 +800,7 @@ behind a feathered edge.
     mask = g.add("GrowMask", mask=mask, expand=g.choose(12, 2))
     g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
     frames = filled(g, models, texts, clip.frames, mask)
-    show(g, "Frame-wise", frames, models.vae)
+    before = show(g, "Frame-wise", frames, models.vae)
     video = smoothed(g, models, texts, frames, "inpainting")
     soft = g.add(
         "ImageBlur",
@@ -745,7 +810,9 @@ behind a feathered edge.
         sigma=g.choose(4.0, 1.0),
     )
     soft = g.add("ImageToMask", image=soft, channel="red")
-    save(g, paste_back(g, clip.frames, video, soft), clip)
+    video = paste_back(g, clip.frames, video, soft)
+    save(g, video, clip)
+    report(g, video, before, clip.frames)
 
 
 def outpainting(g: Graph) -> None:
@@ -772,9 +839,10 @@ the known pixels stay the clip's own, to the bit, behind a feathered seam.
     g.add("PreviewImage", "Padded", images=padded)
     g.column()
     frames = filled(g, models, texts, padded, padded)
-    show(g, "Frame-wise", frames, models.vae)
-    video = smoothed(g, models, texts, frames, "outpainting")
-    save(g, paste_back(g, padded, video, padded), clip)
+    before = show(g, "Frame-wise", frames, models.vae)
+    video = paste_back(g, padded, smoothed(g, models, texts, frames, "outpainting"), padded)
+    save(g, video, clip)
+    report(g, video, before, padded)
 
 
 def style_lora(g: Graph) -> None:
@@ -804,8 +872,10 @@ The clip redrawn in the style of a LoRA, its outlines kept by a ControlNet.
     g.column()
     encoded = g.add("VAEEncode", pixels=clip.frames, vae=models.vae)
     frames = sample_frames(g, styled, control["positive"], control["negative"], encoded, denoise=0.8)
-    show(g, "Frame-wise", frames, models.vae)
-    save(g, smoothed(g, models, texts, frames, mixing_ratio=g.choose(0.5, 0.2)), clip)
+    before = show(g, "Frame-wise", frames, models.vae)
+    video = smoothed(g, models, texts, frames, mixing_ratio=g.choose(0.5, 0.2))
+    save(g, video, clip)
+    report(g, video, before, clip.frames)
 
 
 def tile_upscale(g: Graph) -> None:
@@ -831,8 +901,10 @@ A small clip twice as large, with detail that an image model draws and the video
     encoded = g.add("VAEEncode", pixels=large, vae=models.vae)
     g.column()
     frames = sample_frames(g, models.image, control["positive"], control["negative"], encoded, denoise=0.5)
-    show(g, "Frame-wise", frames, models.vae)
-    save(g, smoothed(g, models, texts, frames, strength=0.6), clip)
+    before = show(g, "Frame-wise", frames, models.vae)
+    video = smoothed(g, models, texts, frames, strength=0.6)
+    save(g, video, clip)
+    report(g, video, before, clip.frames)
 
 
 def matting(g: Graph) -> None:
@@ -867,6 +939,7 @@ paper does not try this: compare with *Frame-wise* before you trust it.
     screen = empty(g, "EmptyImage", "Green screen", like=clip.frames, color=0x00B140)
     mask = g.add("ImageToMask", image=steady, channel="red")
     cut = g.add("ImageCompositeMasked", "Subject on green", destination=screen, source=clip.frames, mask=mask)
+    report(g, steady, mattes, clip.frames)
     g.column()
     g.add("PreviewImage", "Cut out", images=cut)
 
@@ -884,7 +957,7 @@ each buys. The frames and both inversions are made once, blend and smoother once
 
 - **What to try**: the ratios, parted by commas.
 - **Plot**: the joined points are steadier or closer to the frames than every other; crosses only stand still or are \
-only blurred.
+only blurred, or average their frames.
 - Modes instead: wire **Blend Mode List** to **mode** of Mixed Inversion Blend and to **labels** of Sweep Grid, and \
 unlink the ratios.
 - Solvers instead: wire **Solver List** to **solver** of both DDIM Inverse nodes and to **labels** of Sweep Grid, and \
@@ -901,7 +974,9 @@ unlink the ratios.
     frames = sample_frames(g, models.image, control["positive"], control["negative"], latent)
     before = show(g, "Frame-wise", frames, models.vae)
     videos = smoothed(g, models, texts, frames, mixing_ratio=ratios)
-    compared = g.add("BIVDiffSweepGrid", images=videos, ratios=ratios, reference_images=before)
+    compared = g.add(
+        "BIVDiffSweepGrid", images=videos, ratios=ratios, reference_images=before, source_images=clip.frames
+    )
     g.add("PreviewImage", "Plot", images=compared["plot"])
     save(g, compared["grid"], clip)
 
@@ -933,8 +1008,10 @@ less overlap is quicker, and jumps every so many frames are a sign of too little
     g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
     encoded = g.add("VAEEncode", pixels=clip.frames, vae=models.vae)
     frames = sample_frames(g, models.image, for_image(g, models, texts.text), texts.image_empty, encoded, denoise=0.6)
-    show(g, "Frame-wise", frames, models.vae)
-    save(g, smoothed(g, models, texts, frames), clip)
+    before = show(g, "Frame-wise", frames, models.vae)
+    video = smoothed(g, models, texts, frames)
+    save(g, video, clip)
+    report(g, video, before, clip.frames)
 
 
 def animatediff(g: Graph) -> None:
@@ -1016,10 +1093,13 @@ others are refused.
     encode = {"vae": vae, "images": clip.frames}
     single = g.add("BIVDiffEncodeFrames", "Every fourth frame on its own", stride=4, mode="single_frames", **encode)
     whole = g.add("BIVDiffEncodeFrames", "The clip", stride=1, mode="clip", **encode)
-    save(g, smoothed(g, models, texts, single, clip=whole), clip)
+    video = smoothed(g, models, texts, single, clip=whole)
+    save(g, video, clip)
+    report(g, video, clip.frames)
 
 
-GRAPHS: dict[str, Callable[[Graph], None]] = {
+Drawing = Callable[[Graph], None]
+GRAPHS: dict[str, Drawing] = {
     graph.__name__: graph
     for graph in (
         controlnet,
@@ -1040,19 +1120,20 @@ GRAPHS: dict[str, Callable[[Graph], None]] = {
 }
 
 
-def workflow(name: str, object_info: dict, demo: bool) -> dict:
+def workflow(name: str, object_info: dict, demo: bool, graphs: dict[str, Drawing] = GRAPHS) -> dict:
     """A workflow in the frontend's format; ``demo`` for its twin on the demo models."""
     graph = Graph(f"{name}_demo" if demo else name, object_info, demo)
-    GRAPHS[name](graph)
+    graphs[name](graph)
     return graph.ui()
 
 
-def main() -> None:
-    """Write all shipped workflows."""
+def write(folder: Path, graphs: dict[str, Drawing]) -> None:
+    """Write workflows into a folder."""
     with tempfile.TemporaryDirectory() as base, Server(sys.executable, COMFYUI, Path(base), cpu=True) as server:
         object_info = server.object_info()
-    for name in GRAPHS:
-        (WORKFLOWS / f"{name}.json").write_text(as_text(workflow(name, object_info, demo=False)), encoding="utf-8")
+    for name in graphs:
+        text = as_text(workflow(name, object_info, demo=False, graphs=graphs))
+        (folder / f"{name}.json").write_text(text, encoding="utf-8")
 
 
 def as_text(workflow: dict) -> str:
@@ -1061,4 +1142,4 @@ def as_text(workflow: dict) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    write(WORKFLOWS, GRAPHS)

@@ -1,0 +1,281 @@
+"""Writes the configurations of the released code as workflows: docs/released_configurations.md, ready to load.
+
+    python tools/released.py
+
+They differ from the shipped workflows in what the released code does otherwise: its noise levels and pooled group
+norms, its solver, its prompts, clips stretched to 512x512, no paste-back, 8 frames a second.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT))
+
+from tools.workflows import (  # noqa: E402
+    FRAMES_COLOUR,
+    PACKAGED_CLIP,
+    WORKFLOWS,
+    Drawing,
+    Graph,
+    Models,
+    Node,
+    Prompts,
+    Source,
+    filled,
+    from_hints,
+    instructed,
+    load_clip,
+    load_editor,
+    load_models,
+    outlines,
+    prompts,
+    report,
+    reworded,
+    save,
+    show,
+    smoothed,
+    source,
+    square,
+    write,
+)
+
+RELEASED = WORKFLOWS / "released"
+FPS = 8.0
+PRAISE = (
+    "best quality, extremely detailed, HD, ultra-realistic, 8K, HQ, masterpiece, trending on artstation, art, smooth"
+)
+FAULTS = (
+    "longbody, lowres, bad anatomy, bad hands, missing fingers, extra digit, fewer difits, cropped, worst quality, "
+    "low quality, deformed body, bloated, ugly, unrealistic"
+)
+VIDEO_MODELS = {
+    "VidRD": "**diffusers** the whole folder of SD 2.1 base as `VidRD`, with VidRD's `ModelT2V.pth` in it",
+    "zeroscope_v2_576w": "**diffusers** the whole folder `zeroscope_v2_576w`",
+}
+IN_THE_DEMO = "a blue square on a yellow background"
+
+
+def note(name: str, clip: str, video_model: str, *more: str) -> str:
+    """What an artist reads first."""
+    return "\n\n".join(
+        [
+            f"### Released configuration: {name}",
+            "The settings of the authors' own code, to repeat its results. docs/released_configurations.md says what "
+            "still differs, and the workflow of the same task has the settings to begin with.",
+            f"Load the released code's clip *{clip}* in the node of that name.",
+            VIDEO_MODELS[video_model],
+            *more,
+        ]
+    )
+
+
+def begin(g: Graph, clip: str, video_model: str, control_net: str = "", variant: str = "base") -> tuple[Source, Models]:
+    """The clip and the models as the released code takes them; SD 1.5's VAE serves every model."""
+    taken = as_released(source(g, title=clip, crop="disabled"))
+    models = load_models(g, control_net, variant, video_model=video_model)
+    return taken, models._replace(solver="ddim", grid="reference")
+
+
+def as_released(clip: Source) -> Source:
+    """A clip that goes back into a video of 8 frames a second, without its sound."""
+    return clip._replace(fps=FPS, audio=None)
+
+
+def texts(g: Graph, models: Models, text: str, quality: bool = False, title: str = "Prompt") -> Prompts:
+    """Prompts with the released word lists, where it adds them; the negative one serves both inversions."""
+    return prompts(g, models, praised(text, quality), IN_THE_DEMO, title, g.choose(FAULTS, "") if quality else "")
+
+
+def praised(text: str, quality: bool = True) -> str:
+    """A prompt with the released list of praise."""
+    return f"{text}, {PRAISE}" if quality else text
+
+
+def depth(g: Graph, frames: object) -> Node:
+    """How far everything is; the demo models' nets know outlines alone."""
+    if g.demo:
+        return outlines(g, frames)
+    model = g.add("LoadDA3Model", model_name="depth_anything_3_mono_large.safetensors")
+    maps = g.add("DA3Render", da3_geometry=g.add("DA3Inference", da3_model=model, image=frames))
+    g.add("PreviewImage", "Control", images=maps)
+    return maps
+
+
+DEPTH = "**geometry_estimation** any Depth Anything 3 for images; the released code estimates depth by another model"
+
+
+def hinted(
+    g: Graph,
+    name: str,
+    task: str,
+    clip: str,
+    video_model: str,
+    net: str,
+    hints: Callable[[Graph, object], Node],
+    text: str,
+) -> None:
+    """ControlNet, with the word lists, and T2I-Adapter, without."""
+    g.note = note(name, clip, video_model, f"**controlnet** `{net}`", *([DEPTH] if hints is depth else []))
+    taken, models = begin(g, clip, video_model, net, variant="t2i_adapter" if task == "t2i_adapter" else "base")
+    said = texts(g, models, text, quality=task == "controlnet")
+    g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
+    from_hints(g, taken, models, said, hints(g, taken.frames), task)
+
+
+def instruct_pix2pix(g: Graph, name: str, clip: str, video_model: str, instruction: str, text: str) -> None:
+    """InstructPix2Pix at its pipeline's own image guidance."""
+    g.note = note(name, clip, video_model, "**checkpoints** `instruct-pix2pix-00-22000.safetensors`")
+    taken, models = begin(g, clip, video_model)
+    editor = load_editor(g)
+    said = texts(g, models, text, quality=True)
+    instruction = g.choose(praised(instruction), "a red square")
+    instructed(g, taken, models, editor, said, instruction, negative=g.choose(FAULTS, ""))
+
+
+def prompt2prompt(g: Graph, name: str, after: str, edit: str, blend_words: str = "") -> None:
+    """Prompt2Prompt. The released code inverts with the empty prompt; a source prompt keeps what it should keep."""
+    g.note = note(
+        name,
+        "car-turn",
+        "VidRD",
+        "The released code inverts these frames with the empty prompt, and says that it should not; here the source "
+        "prompt is used. It makes them by the checkpoint's own scheduler, here by DDIM.",
+    )
+    taken, models = begin(g, "car-turn", "VidRD")
+    source_text = g.add(
+        "PrimitiveStringMultiline", "Source prompt", value=g.choose("A car is moving on the road", IN_THE_DEMO)
+    )
+    said = prompts(g, models, after, "a red square on a yellow background", "Target prompt")
+    words = {"edit": edit, "local_blend_words": g.choose(blend_words, "blue red" if blend_words else "")}
+    reworded(g, taken, models, said, source_text, **words)
+
+
+def inpainting(g: Graph, name: str) -> None:
+    """A mask from a video of its own, empty prompts, no paste-back."""
+    g.note = note(name, "hike", "VidRD", "Load the mask's video in *hike-mask*.")
+    taken, models = begin(g, "hike", "VidRD")
+    said = texts(g, models, "")
+    g.column()
+    mask = load_clip(
+        g,
+        g.choose(PACKAGED_CLIP, "bivdiff_mask.mp4"),
+        "hike-mask",
+        square(g),
+        "disabled",
+        stride=g.choose(4, 1),
+        count=8,
+    ).frames
+    mask = g.add("ThresholdMask", mask=g.add("ImageToMask", image=mask, channel="red"), value=0.5)
+    g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
+    drawn_anew(g, taken, models, said, taken.frames, mask, "inpainting")
+
+
+def outpainting(g: Graph, name: str) -> None:
+    """The middle half of the picture is kept, the left and the right quarter drawn; no paste-back."""
+    g.note = note(
+        name,
+        "hike",
+        "VidRD",
+        "This is the released `vertical`. For `horizontal` set **Crop** to 512x256 at y 128, and pad top and bottom.",
+    )
+    taken, models = begin(g, "hike", "VidRD")
+    said = texts(g, models, "")
+    g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
+    side, quarter = g.choose((512, 128), (64, 16))
+    middle = g.add("ImageCrop", "Crop", image=taken.frames, width=side // 2, height=side, x=quarter, y=0)
+    padded = g.add("ImagePadForOutpaint", image=middle, left=quarter, right=quarter, feathering=0)
+    drawn_anew(g, taken, models, said, padded, padded, "outpainting")
+
+
+def drawn_anew(g: Graph, clip: Source, models: Models, said: Prompts, pixels: object, mask: object, task: str) -> None:
+    """The chain, a masked part of its frames drawn by an inpainting model."""
+    frames = filled(g, models, said, pixels, mask)
+    before = show(g, "Frame-wise", frames, models.vae)
+    video = smoothed(g, models, said, frames, task)
+    save(g, video, clip)
+    report(g, video, before, clip.frames)
+
+
+GRAPHS: dict[str, Drawing] = {
+    name: partial(draw, name=name, **settings)
+    for name, draw, settings in (
+        (
+            "controlnet_depth_vidrd",
+            hinted,
+            {
+                "task": "controlnet",
+                "clip": "mbike-trick",
+                "video_model": "VidRD",
+                "net": "control_v11f1p_sd15_depth_fp16.safetensors",
+                "hints": depth,
+                "text": "A person on a motorcycle does a burnout on a frozen lake",
+            },
+        ),
+        (
+            "controlnet_canny_zeroscope",
+            hinted,
+            {
+                "task": "controlnet",
+                "clip": "bear",
+                "video_model": "zeroscope_v2_576w",
+                "net": "control_v11p_sd15_canny_fp16.safetensors",
+                "hints": outlines,
+                "text": "A bear walking through a snow mountain",
+            },
+        ),
+        (
+            "t2i_adapter_depth_vidrd",
+            hinted,
+            {
+                "task": "t2i_adapter",
+                "clip": "car-turn-2",
+                "video_model": "VidRD",
+                "net": "t2iadapter_depth_sd15v2.pth",
+                "hints": depth,
+                "text": "A red car moves in front of buildings",
+            },
+        ),
+        (
+            "instruct_pix2pix_vidrd",
+            instruct_pix2pix,
+            {
+                "clip": "moonwalk",
+                "video_model": "VidRD",
+                "instruction": "Make him on the road",
+                "text": "A man moonwalks on the road",
+            },
+        ),
+        (
+            "instruct_pix2pix_zeroscope",
+            instruct_pix2pix,
+            {
+                "clip": "train",
+                "video_model": "zeroscope_v2_576w",
+                "instruction": "Make it minecraft style",
+                "text": "A train is running, minecraft style",
+            },
+        ),
+        (
+            "prompt2prompt_refine_vidrd",
+            prompt2prompt,
+            {"after": "A car is moving on the road in the forest", "edit": "refine"},
+        ),
+        (
+            "prompt2prompt_local_blend_vidrd",
+            prompt2prompt,
+            {"after": "A white car is moving on the road", "edit": "refine", "blend_words": "car"},
+        ),
+        ("inpainting_vidrd", inpainting, {}),
+        ("outpainting_vidrd", outpainting, {}),
+    )
+}
+
+
+if __name__ == "__main__":
+    RELEASED.mkdir(exist_ok=True)
+    write(RELEASED, GRAPHS)
