@@ -1,14 +1,19 @@
 """The first and the last stage of BIVDiff: frames from an image model, and their smoothing by a video model."""
 
+import logging
+
 import comfy.samplers
 from comfy_api.latest import io
 
 from ..bivdiff_core.grids import Schedule
 from ..bivdiff_core.host import gate, stages
+from ..bivdiff_core.host.inverted import inversion_of
 from ..bivdiff_core.host.prompts import Prompts
 from ..bivdiff_core.host.windows import Windows
 from . import controls
 from .node import Node
+
+log = logging.getLogger(__name__)
 
 
 class FrameSampler(Node):
@@ -22,7 +27,9 @@ class FrameSampler(Node):
             category=controls.CATEGORY,
             description="Makes every frame of a clip with an image model, each on its own: KSampler for more frames "
             "than fit in memory at once. ControlNet hints, masks and prompts given per frame follow their frames. "
-            "The frames will flicker; Video Temporal Smoother mends that at the end of the chain.",
+            "The frames will flicker; Video Temporal Smoother mends that at the end of the chain. After it the node "
+            "serves once more, as the structure pass: given the video inverted a little way, it draws back the shapes "
+            "that smoothing lost.",
             search_aliases=["ksampler frames", "video to video", "vid2vid", "batch sampler", "bivdiff"],
             inputs=[
                 io.Model.Input("model", tooltip="The image model, with its LoRAs and patches."),
@@ -33,7 +40,9 @@ class FrameSampler(Node):
                 io.Latent.Input(
                     "latent_image",
                     tooltip="One latent for each frame: Empty Latent Image with batch_size set to the frame count, or "
-                    "the encoded clip. A noise mask keeps what it leaves out.",
+                    "the encoded clip. A noise mask keeps what it leaves out. An inverted latent, for the structure "
+                    "pass, is denoised from where its inversion stopped: nothing is added, the whole picture counts, "
+                    "and seed, denoise and frame_noise have no effect.",
                 ),
                 controls.seed(),
                 controls.steps(50, "Denoising steps. The paper uses 50; 20 to 30 are usually as good."),
@@ -42,7 +51,8 @@ class FrameSampler(Node):
                     "sampler_name",
                     options=list(comfy.samplers.SAMPLER_NAMES),
                     default="ddim",
-                    tooltip="Any sampler; this stage need not be deterministic. The paper uses ddim.",
+                    tooltip="Any sampler makes frames; the paper uses ddim. An inverted latent takes those that add "
+                    "no noise: ddim, euler, dpmpp_2m and others.",
                 ),
                 controls.scheduler(
                     "ddim_uniform", "How the noise levels are spaced. The paper's spacing is ddim_uniform."
@@ -82,11 +92,15 @@ class FrameSampler(Node):
         frame_noise,
         frames_per_batch,
     ) -> io.NodeOutput:
-        prompts = Prompts(positive, negative, cfg)
-        clip = gate.admit(gate.MAKE_FRAMES, model, latent_image, prompts, Windows(frames_per_batch))
-        return io.NodeOutput(
-            stages.sample_frames(clip, Schedule(steps, scheduler), sampler_name, seed, denoise, frame_noise)
-        )
+        prompts, windows = Prompts(positive, negative, cfg), Windows(frames_per_batch)
+        schedule = Schedule(steps, scheduler)
+        if inversion_of(latent_image) is not None:
+            if denoise != 1 or frame_noise != "independent":
+                log.warning("An inverted latent needs no noise: denoise and frame_noise have no effect on it.")
+            clip = gate.admit(gate.DENOISE_FRAMES, model, latent_image, prompts, windows)
+            return io.NodeOutput(stages.denoise(clip, schedule, sampler_name))
+        clip = gate.admit(gate.MAKE_FRAMES, model, latent_image, prompts, windows)
+        return io.NodeOutput(stages.sample_frames(clip, schedule, sampler_name, seed, denoise, frame_noise))
 
 
 class TemporalSmoother(Node):
@@ -164,4 +178,4 @@ class TemporalSmoother(Node):
         prompts = Prompts(positive, negative, cfg)
         windows = Windows(context_length, context_overlap)
         clip = gate.admit(gate.SMOOTH_CLIP, model, latent, prompts, windows, strength)
-        return io.NodeOutput(stages.smooth(clip, Schedule(steps, scheduler, strength, grid), sampler_name))
+        return io.NodeOutput(stages.denoise(clip, Schedule(steps, scheduler, strength, grid), sampler_name))

@@ -53,7 +53,7 @@ INVERT_FRAMES = Role(video=False, latent="clean", inverts=True)
 INVERT_POOLED_FRAMES = Role(video=False, latent="clean", inverts=True, pools=True)
 INVERT_CLIP = Role(video=True, latent="clean", inverts=True)
 SMOOTH_CLIP = Role(video=True, latent="inverted")
-EDIT_FRAMES = Role(video=False, latent="inverted")
+DENOISE_FRAMES = Role(video=False, latent="inverted")
 
 
 @dataclass(frozen=True)
@@ -287,10 +287,11 @@ def _fit_model(samples: Tensor, model, role: Role) -> Tensor:
     dim = frame_dim(samples)
     if role.video and samples.shape[dim] == 1:
         raise ValueError("the latent has one frame, and there is no motion in one frame. Give at least 2.")
-    if role.latent == "start" and dim != 0:
+    if not role.video and not role.inverts and dim != 0:
         raise ValueError(
             f"the latent is a video of {samples.shape[2]} latent frames, which this model would make as one. For "
-            "frames on their own give it Empty Latent Image with batch_size set to the frame count."
+            "frames on their own give it Empty Latent Image with batch_size set to the frame count, or frames that "
+            "were encoded one by one."
         )
     return samples
 
@@ -323,13 +324,20 @@ def _admit_content(role: Role, model, noise: str, latent: dict, samples: Tensor,
             "got an inverted latent, expected frames. Wire the output of Frame-wise Image Sampler or VAE Encode; "
             "inverted latents go to Mixed Inversion Blend, Video Temporal Smoother or Inverted Latent to Noise."
         )
+    white = is_white(*noise_figures(samples))
+    if role.latent == "start" and white:
+        raise ValueError(
+            "the latent looks like noise but does not say how far it was inverted, and fresh noise would be added to "
+            "it. Load one that was saved with Load Inverted Latent; to make frames wire Empty Latent Image, or VAE "
+            "Encode."
+        )
     if role.latent == "clean":
         if not samples.any():
             raise ValueError(
                 "the latent is empty (all zeros), there is nothing to invert. Wire the frames that the image model "
                 "made, or VAE Encode."
             )
-        if is_white(*noise_figures(samples)):
+        if white:
             log.warning(
                 "The latent to invert looks like noise, not like frames. Wire the output of Frame-wise Image Sampler "
                 "or VAE Encode, not of another DDIM Inverse."
@@ -366,7 +374,7 @@ def _admit_prompts(role: Role, family: Family, model, prompts: Prompts, latent: 
     conds = [*prompts.positive, *prompts.negative]
     for text, extra in conds:
         check_text(text, extra, family, family.text_width(model.model))
-    if role.latent == "start":
+    if not role.video and not role.inverts:
         check_picture(family, prompts, latent)
     if frame_dim(samples) == 0:
         check_frame_counts([[{"cross_attn": text, **extra} for text, extra in conds]], samples.shape[0])

@@ -28,7 +28,7 @@ from . import gate
 from .gate import Clip
 from .latents import latent_with
 from .prompts import Prompts
-from .stages import denoise, denoising_sigmas, guider
+from .stages import denoise_along, denoising_sigmas, guider
 from .windows import FrameWindows, PairedWindows, Windows, set_windows
 
 LEAST_BLEND_CELLS = 8
@@ -216,7 +216,7 @@ def edit_frames(
         for text in (edit.source_prompt, edit.target_prompt, edit.negative_prompt)
     ]
     source, target, negative = ([[text, {"pooled_output": pooled}]] for text, pooled in texts)
-    admitted = gate.admit(gate.EDIT_FRAMES, model, latent, Prompts(source + target, negative, cfg), Windows())
+    admitted = gate.admit(gate.DENOISE_FRAMES, model, latent, Prompts(source + target, negative, cfg), Windows())
     frames = admitted.samples.shape[0]
     patches = _patches(admitted, clip, edit, schedule.steps, length=texts[0][0].shape[1])
 
@@ -226,7 +226,7 @@ def edit_frames(
     text, pooled = (
         torch.cat([row.repeat_interleave(frames, dim=0) for row in rows]) for rows in zip(*texts[:2], strict=True)
     )
-    out = denoise(
+    out = denoise_along(
         admitted,
         guider(
             set_windows(patches.patch(admitted.model), PairedWindows(frames_per_batch)),

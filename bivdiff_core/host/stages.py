@@ -1,4 +1,4 @@
-"""The chain's stages on an admitted clip: make frames, invert them, smooth the clip."""
+"""The chain's stages on an admitted clip: make frames, invert them, denoise them again."""
 
 import math
 from collections.abc import Sequence
@@ -131,8 +131,8 @@ def invert(clip: Clip, schedule: Schedule, solver: str) -> dict:
     return inverted_latent(clip.latent, inverted, inversion)
 
 
-def smooth(clip: Clip, schedule: Schedule, sampler_name: str) -> dict:
-    """Denoise an inverted clip with the video MODEL, unmasked.
+def denoise(clip: Clip, schedule: Schedule, sampler_name: str) -> dict:
+    """Denoise an inverted clip, unmasked: as a whole with a video MODEL, or frame by frame with an image MODEL.
 
     Args:
         schedule: its strength says where to start if the LATENT does not; grid `reference` takes the latent as z at
@@ -147,6 +147,11 @@ def smooth(clip: Clip, schedule: Schedule, sampler_name: str) -> dict:
             finite.
     """
     model = clip.model
+    if sampler_name not in DETERMINISTIC_SAMPLERS:
+        raise ValueError(
+            f"{sampler_name} adds noise of its own, in which what an inverted latent remembers would be lost. Set "
+            "sampler_name to ddim, or another that adds none."
+        )
     if schedule.grid == "reference":
         _check_reference(clip, schedule)
         if sampler_name not in ("ddim", "euler"):
@@ -160,10 +165,10 @@ def smooth(clip: Clip, schedule: Schedule, sampler_name: str) -> dict:
     check_gaps(model, clip.prompts, sigmas)
     ksampler = comfy.samplers.sampler_object(sampler_name)
     function = partial(ksampler.sampler_function, **ksampler.extra_options)
-    return latent_with(clip.latent, denoise(clip, guider(model, clip.prompts), function, sigmas, clip.samples))
+    return latent_with(clip.latent, denoise_along(clip, guider(model, clip.prompts), function, sigmas, clip.samples))
 
 
-def denoise(clip: Clip, guide: comfy.samplers.CFGGuider, function, sigmas: Tensor, samples: Tensor) -> Tensor:
+def denoise_along(clip: Clip, guide: comfy.samplers.CFGGuider, function, sigmas: Tensor, samples: Tensor) -> Tensor:
     """Clean samples, in the VAE's space, out of inverted ones.
 
     Args:

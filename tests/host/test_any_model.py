@@ -40,11 +40,12 @@ MODELS = {
 
 def run(pack, name: str, model, positive: list, negative: list) -> Tensor:
     node_id, settings = RUNS[name]
-    noise = torch.randn(F, 4, 8, 8, generator=torch.Generator().manual_seed(7))
+    noise = {"samples": torch.randn(F, 4, 8, 8, generator=torch.Generator().manual_seed(7))}
     texts = {"positive": positive, "negative": negative, "cfg": 2.0}
     if node_id.startswith("BIVDiffInvert"):
         texts = {"conditioning": positive}
-    latent = {"latent_image" if node_id == "BIVDiffFrameSampler" else "latent": {"samples": noise}}
+    frames = node_id == "BIVDiffFrameSampler"
+    latent = {"latent_image": tiny.frames(F, 4, 8, 8, seed=7)} if frames else {"latent": noise}
     given = {"model": model, "steps": 3, "scheduler": "normal", **texts, **latent, **settings}
     return tiny.run(pack, node_id, **given)[0]["samples"]
 

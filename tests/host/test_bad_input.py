@@ -34,7 +34,7 @@ def refused(pack, node_id: str, model, *parts: str, latent=None, positive=None, 
     """The node refuses its inputs with a message that starts with its name and holds `parts`, calling no model."""
     calls = tiny.Calls()
     if latent is None:
-        latent = {"samples": noise(*LATENT)}
+        latent = tiny.frames(*LATENT) if node_id == "BIVDiffFrameSampler" else {"samples": noise(*LATENT)}
     if model is not None:
         inputs["model"] = calls.on(model)
     if node_id in SAMPLING:
@@ -132,13 +132,13 @@ def test_windows_that_do_not_move_on(pack, sd, node_id, overlap):
 
 def test_core_windows_over_a_dimension_without_frames(pack, sd, wan):
     """Left alone the host would cut the picture's height, or nothing at all."""
-    frames, video = {"samples": noise(*LATENT)}, {"samples": noise(1, 16, F, 8, 8)}
+    video = {"samples": noise(1, 16, F, 8, 8)}
     settings = {
         "context_length": 3, "context_overlap": 1, "context_stride": 1, "closed_loop": False, "freenoise": False,
         "context_schedule": "standard_static", "fuse_method": "pyramid",
     }  # fmt: skip
     for node_id, model, latent, dim, right in (
-        *((node_id, sd, frames, 2, 0) for node_id in SAMPLING),
+        *((node_id, sd, None, 2, 0) for node_id in SAMPLING),
         *((node_id, wan, video, 0, 2) for node_id in OF_VIDEO),
     ):
         (windowed,) = pack.run("ContextWindowsManual", model=model, dim=dim, **settings)
@@ -474,7 +474,7 @@ def test_a_frame_that_is_not_finite_is_named(pack, sd, node_id, inputs, at, step
         {"conditioning": tiny.text()} if node_id in INVERTING else {"positive": tiny.text(), "negative": tiny.text()}
     )
     given["latent_image" if node_id == "BIVDiffFrameSampler" else "latent"] = (
-        tiny.frames(*LATENT) if node_id in INVERTING else {"samples": noise(*LATENT)}
+        {"samples": noise(*LATENT)} if node_id == "BIVDiffTemporalSmoother" else tiny.frames(*LATENT)
     )
     with pytest.raises(ValueError, match=re.escape(f"{NAMES[node_id]}: frame 3 is not finite at step {step}")):
         tiny.run(pack, node_id, model=broken.on(sd), steps=4, **given, **inputs)
@@ -513,7 +513,7 @@ def test_a_frame_that_breaks_after_the_last_report_is_named(pack, sd):
     with pytest.raises(ValueError, match=r"Frame-wise Image Sampler: frame 3 is not finite \(NaN"):
         tiny.run(
             pack, "BIVDiffFrameSampler", model=broken.on(sd), positive=tiny.text(), negative=tiny.text(), steps=3,
-            cfg=1.0, sampler_name="sa_solver_pece", scheduler="normal", latent_image={"samples": noise(*LATENT)},
+            cfg=1.0, sampler_name="sa_solver_pece", scheduler="normal", latent_image=tiny.frames(*LATENT),
         )  # fmt: skip
     assert len(broken.rows) == 5
 

@@ -222,13 +222,20 @@ def test_an_empty_latent_is_no_noise(pack, video):
         tiny.run(pack, "BIVDiffInvertedNoise", latent=empty)
 
 
-@pytest.mark.parametrize("node_id", ["BIVDiffFrameSampler", "BIVDiffInvertImage", "BIVDiffInvertVideo"])
+@pytest.mark.parametrize("node_id", ["BIVDiffInvertImage", "BIVDiffInvertVideo"])
 def test_an_inverted_latent_is_no_frames(pack, sd, video, node_id):
     model = video if node_id == "BIVDiffInvertVideo" else sd
     for strength in (1.0, 0.4):
         inverted = tiny.inverted(pack, noise(), strength=strength)
         with Uncalled(model), pytest.raises(ValueError, match="got an inverted latent, expected frames"):
             tiny.run(pack, node_id, **inputs_of(node_id, model, inverted))
+
+
+def test_settings_of_noise_that_is_not_drawn_are_warned_of(pack, sd):
+    inverted = tiny.inverted(pack, noise(), strength=0.4, sigma=1.0)
+    for settings, said in (({}, False), ({"denoise": 0.5}, True), ({"frame_noise": "shared"}, True)):
+        given = {**inputs_of("BIVDiffFrameSampler", sd, inverted), **settings}
+        assert ("have no effect" in warnings(pack, "BIVDiffFrameSampler", **given)) == said
 
 
 @pytest.mark.parametrize("branch", ["Image", "Video"])

@@ -1,0 +1,141 @@
+"""The structure pass: Frame-wise Image Sampler on a latent that was inverted a little way."""
+
+import re
+
+import pytest
+import tiny_models as tiny
+import torch
+from analytic import GaussianMixture, rms
+from comfy.samplers import SAMPLER_NAMES
+from released import denoising, released_scheduler
+from test_chunks import control_net
+from test_exactness import KINDS, image_eps
+from torch import Tensor
+
+F = 4
+SCALE = 0.18215
+MIXTURE = GaussianMixture(shape=(4, 8, 8), means_std=0.3, spread=0.95)
+
+
+def noise(*shape: int, seed: int = 7) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def redraw(pack, model, latent: dict, **changes) -> dict:
+    texts = {"positive": tiny.text(seed=1), "negative": tiny.text(seed=2), "cfg": 1.0}
+    return tiny.run(pack, "BIVDiffFrameSampler", **{"model": model, "latent_image": latent, **texts, **changes})[0]
+
+
+@pytest.fixture(scope="module")
+def sd():
+    return tiny.sd_model()
+
+
+@pytest.fixture(scope="module")
+def little(pack, sd) -> dict:
+    """Frames inverted to strength .3."""
+    latent = tiny.frames(F, 4, 8, 8)
+    return tiny.run(
+        pack, "BIVDiffInvertImage", model=sd, conditioning=tiny.text(), latent=latent, steps=20, strength=0.3
+    )[0]
+
+
+@pytest.mark.parametrize("cfg", [1.0, 4.0])
+def test_it_equals_diffusers(pack, sd, cfg):
+    z, positive, negative = noise(F, 4, 8, 8), tiny.text(seed=1), tiny.text(seed=2)
+    given = {"steps": 10, "cfg": cfg, "positive": positive, "negative": negative}
+    out = redraw(pack, sd, tiny.inverted(pack, z, branch="image"), **given)
+    cond, uncond = image_eps(sd, positive), image_eps(sd, negative)
+    with torch.no_grad():
+        expected = denoising(
+            lambda z, t: uncond(z, t) + cfg * (cond(z, t) - uncond(z, t)), released_scheduler(10, True), z
+        )
+    assert rms(out["samples"] * SCALE - expected[-1]) < 1e-5 * rms(expected[-1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_frames_come_back(pack, kind):
+    """With the same prompt in both: the more steps, the closer."""
+    model, latent = tiny.exact_model(KINDS[kind], MIXTURE), {"samples": (MIXTURE.sample(F) / SCALE).float()}
+    errors = []
+    for steps in (20, 40):
+        given = {"steps": steps, "scheduler": "normal" if kind == "flow" else "ddim_uniform"}
+        (inverted,) = tiny.run(
+            pack, "BIVDiffInvertImage", model=model, conditioning=tiny.text(), latent=latent, strength=0.3, **given
+        )
+        errors.append(
+            rms(redraw(pack, model, inverted, **given)["samples"] - latent["samples"]) / rms(latent["samples"])
+        )
+    assert errors[0] < 0.05 and errors[1] < errors[0] / 1.5
+
+
+def test_nothing_is_drawn_from_a_seed(pack, sd, little):
+    plain = redraw(pack, sd, little, seed=1)
+    for other in ({"seed": 2}, {"denoise": 0.5}, {"frame_noise": "shared"}):
+        assert torch.equal(redraw(pack, sd, little, **other)["samples"], plain["samples"])
+    assert "bivdiff" not in plain
+
+
+@pytest.mark.parametrize("frames_per_batch", [1, 3])
+def test_hints_follow_their_frames(pack, frames_per_batch):
+    model, positive, negative, _ = control_net(pack, flip=False)
+    frames = len(positive[0][1]["control"].cond_hint_original)
+    latent = tiny.inverted(pack, noise(frames, 4, 8, 8), strength=0.5, sigma=1.5)
+    given = {"positive": positive, "negative": negative, "steps": 3}
+    whole = redraw(pack, model, latent, frames_per_batch=frames, **given)
+    parts = redraw(pack, model, latent, frames_per_batch=frames_per_batch, **given)
+    torch.testing.assert_close(parts["samples"], whole["samples"], rtol=1e-4, atol=1e-4)
+
+
+def test_a_mask_is_passed_on_and_every_pixel_is_drawn(pack, sd, little):
+    masked = redraw(pack, sd, {**little, "noise_mask": torch.zeros(1, 1, 64, 64)})
+    assert torch.equal(masked["samples"], redraw(pack, sd, little)["samples"])
+    assert masked["noise_mask"].shape == (1, 1, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("latent", "changes", "message"),
+    [
+        ({}, {"sampler_name": "euler_ancestral"}, "euler_ancestral adds noise of its own"),
+        ({}, {"sampler_name": "dpmpp_2m_sde"}, "Set sampler_name to ddim"),
+        ({"latent_format": "Wan21"}, {}, "inverted in latent space Wan21, but this model's is SD15"),
+        ({"family": "flow"}, {}, "inverted in kind of noise flow, but this model's is diffusion"),
+        ({}, {"scheduler": "ddim_uniform", "steps": 2}, "steps"),
+    ],
+)
+def test_what_does_not_fit_is_refused(pack, sd, latent, changes, message):
+    calls = tiny.Calls()
+    inverted = tiny.inverted(pack, noise(F, 4, 8, 8), branch="image", **latent)
+    with pytest.raises(ValueError, match=f"^Frame-wise Image Sampler: .*{re.escape(message)}"):
+        redraw(pack, calls.on(sd), inverted, **{"steps": 4, **changes})
+    assert calls.rows == []
+
+
+def test_noise_without_a_description_is_refused(pack, sd):
+    calls = tiny.Calls()
+    with pytest.raises(ValueError, match="looks like noise .* Load Inverted Latent"):
+        redraw(pack, calls.on(sd), {"samples": noise(F, 4, 16, 16)})
+    assert calls.rows == []
+
+
+def test_a_video_of_several_latent_frames_is_refused(pack):
+    wan = tiny.wan_model()
+    video = tiny.inverted(pack, noise(1, 16, 3, 8, 8), latent_format="Wan21", family="flow", sigma=1.0)
+    with pytest.raises(ValueError, match="a video of 3 latent frames, which this model would make as one"):
+        redraw(pack, wan, video, steps=3, scheduler="simple")
+    alone = tiny.inverted(pack, noise(3, 16, 1, 8, 8), latent_format="Wan21", family="flow", sigma=1.0)
+    assert redraw(pack, wan, alone, steps=3, scheduler="simple")["samples"].shape == (3, 16, 1, 8, 8)
+
+
+def test_every_sampler_is_taken_or_refused(pack, sd, little):
+    """None that adds noise gets through: what is taken gives the same video twice."""
+    taken = 0
+    for name in SAMPLER_NAMES:
+        try:
+            first = redraw(pack, sd, little, sampler_name=name, steps=6, seed=1)["samples"]
+        except ValueError as refusal:
+            assert f"{name} adds noise of its own" in str(refusal)
+            continue
+        taken += 1
+        assert torch.equal(redraw(pack, sd, little, sampler_name=name, steps=6, seed=2)["samples"], first), name
+    assert taken == 14
