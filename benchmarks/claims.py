@@ -71,7 +71,7 @@ class Claims(Chain):
         for ratio in (0.5, 1.0):
             latent = self.blend(*inverted["independent"], ratio)
             rows[f"image model on the latents of {ratio:g}"] = self.decode(
-                self.draw_from_noise(latent, positive, STEPS)
+                self.redraw(latent, positive, self.empty, STEPS)
             )
         latent = self.blend(*inverted["independent"], DEMO_RATIO)
         rows[f"BIVDiff {DEMO_RATIO:g}, guidance 3"] = self.smoothed(latent, positive, cfg=3.0)

@@ -81,4 +81,26 @@ def frequency(image: Tensor, video: Tensor, ratio: float) -> Tensor:
     return torch.fft.ifftn(mixed, dim=dims, norm="ortho").real.to(video.dtype)
 
 
+STEADY_OVER = 1.5
+"""Standard deviation, in frames, of the Gaussian over which `steadied` takes its mean."""
+
+
+def steadied(noise: Tensor, steadiness: float) -> Tensor:
+    """Noise of frames `[F, ...]` drawn towards its mean over neighbouring frames, every frame's std kept.
+
+    `S + (1 - steadiness)(z - S)` with S a Gaussian mean over time. What frames drawn apart remember of each other's
+    texture is evened out before the video model sees it; things that move far leave a shadow.
+
+    Args:
+        steadiness: 0 changes nothing, 1 leaves the mean alone.
+    """
+    frames = noise.flatten(1).float()
+    distance = torch.arange(len(frames), device=noise.device).float()
+    weights = torch.exp(-0.5 * ((distance[:, None] - distance) / STEADY_OVER) ** 2)
+    mean = weights / weights.sum(dim=1, keepdim=True) @ frames
+    drawn = torch.lerp(frames, mean, steadiness)
+    drawn = drawn * (frames.std(dim=1, keepdim=True) / drawn.std(dim=1, keepdim=True))
+    return drawn.reshape(noise.shape).to(noise.dtype)
+
+
 MODES = {"linear": linear, "variance_preserving": variance_preserving, "slerp": slerp, "frequency": frequency}

@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-FLOW_SIZE = 256
-"""Longest side, in pixels, at which motion is measured; larger frames are reduced first, since flow takes time."""
+from .flow import FLOW_SIZE, optical_flow, reduced, sample
 
 STILL = 0.0005
 """Motion below which a video stands still, an eighth of a pixel at `FLOW_SIZE`."""
@@ -129,8 +127,8 @@ def check_video(images: Tensor, like: Tensor | None = None) -> Tensor:
     return frames
 
 
-def check_source(images: Tensor, like: Tensor) -> Tensor:
-    """The driving clip as `check_video` gives it, in the size of `like`.
+def check_source(images: Tensor, like: Tensor, name: str = "source_images") -> Tensor:
+    """The driving clip, wired to the input `name`, as `check_video` gives it, in the size of `like`.
 
     Raises:
         ValueError: it has another number of frames, or another shape by more than 2%.
@@ -138,14 +136,14 @@ def check_source(images: Tensor, like: Tensor) -> Tensor:
     frames = check_video(images)
     if len(frames) != len(like):
         raise ValueError(
-            f"source_images has {len(frames)} frames but the video {len(like)}. Wire the clip that the frames were "
+            f"{name} has {len(frames)} frames but the video {len(like)}. Wire the clip that the frames were "
             "made from, with the same frames left out (Select Frames)."
         )
     height, width = like.shape[1:3]
     aspect = frames.shape[2] / frames.shape[1] * height / width
     if not 1 / 1.02 <= aspect <= 1.02:
         raise ValueError(
-            f"source_images is {_size(frames)} but the video {_size(like)}, another shape. Crop the clip as the video "
+            f"{name} is {_size(frames)} but the video {_size(like)}, another shape. Crop the clip as the video "
             "was cropped, with Upscale Image."
         )
     if (height, width) == frames.shape[1:3]:
@@ -190,17 +188,6 @@ def consistency(embeddings: Tensor) -> Tensor:
     return torch.cosine_similarity(embeddings[1:], embeddings[:-1], dim=1)
 
 
-def reduced(frames: Tensor) -> Tensor:
-    """Frames no larger than `FLOW_SIZE`."""
-    scale = FLOW_SIZE / max(frames.shape[1:3])
-    if scale >= 1:
-        return frames
-    small = torch.nn.functional.interpolate(
-        frames.movedim(-1, 1), scale_factor=scale, mode="bilinear", antialias=True, align_corners=False
-    )
-    return small.movedim(1, -1)
-
-
 def pair_count(frames: Tensor) -> int:
     """Between how many neighbouring frames motion is measured."""
     return min(len(frames) - 1, MOST_PAIRS)
@@ -210,46 +197,6 @@ def pairs(frames: Tensor) -> tuple[Tensor, Tensor]:
     """Neighbouring frames `[P, H, W, 3]`, earlier and later: all, or `MOST_PAIRS` spread over the clip; reduced."""
     first = torch.linspace(0, len(frames) - 2, pair_count(frames)).round().long()
     return reduced(frames[first]), reduced(frames[first + 1])
-
-
-def optical_flow(before: Tensor, now: Tensor, on_pair: Callable[[], None] = lambda: None) -> tuple[Tensor, Tensor]:
-    """Where each frame's pixels were in the frame before.
-
-    TV-L1 (Zach et al., DAGM 2007), which needs no weights. A pixel's motion is reliable if the motion the other way
-    leads back to it (Sundaram et al., ECCV 2010, eq. 5): covered and uncovered pixels are not.
-
-    Args:
-        before, now: pairs of frames, `[P, H, W, 3]` each.
-        on_pair: called after each pair, which takes a second where the frames are large.
-
-    Returns:
-        flow: `[P, H, W, 2]` in pixels, x and y.
-        reliable: `[P, H, W]`, bool.
-    """
-    from skimage.registration import optical_flow_tvl1
-
-    grey = [(frames @ frames.new_tensor([0.299, 0.587, 0.114])).numpy() for frames in (before, now)]
-    flows = []
-    for old, new in zip(*grey, strict=True):
-        flows.append(np.stack([optical_flow_tvl1(new, old), optical_flow_tvl1(old, new)]))
-        on_pair()
-    # Rows come first there.
-    back, forth = torch.from_numpy(np.stack(flows, axis=1)).flip(2).movedim(2, -1).float()
-    returned, inside = sample(forth, back)
-    off = (back + returned).square().sum(dim=-1)
-    reliable = off < 0.01 * (back.square() + returned.square()).sum(dim=-1) + 0.5
-    return back, reliable & inside
-
-
-def sample(images: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
-    """Images `[N, H, W, C]` at pixels moved by a flow `[N, H, W, 2]`, and whether `[N, H, W]` these lie inside."""
-    height, width = images.shape[1:3]
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    where = (torch.stack([x, y], dim=-1) + flow) / torch.tensor([width - 1, height - 1]) * 2 - 1
-    moved = torch.nn.functional.grid_sample(
-        images.movedim(-1, 1), where, mode="bilinear", padding_mode="border", align_corners=True
-    )
-    return moved.movedim(1, -1), (where.abs() <= 1).all(dim=-1)
 
 
 def motion(flow: Tensor, reliable: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from .blend import MixedInversion
 from .bridging import BridgeGuider
 from .compare import CompareVideos
 from .demo_models import DemoModels
-from .frames import EncodeFrames, FrameChunks, FrameNoise, SelectFrames
+from .frames import AverageAlongMotion, EncodeFrames, FrameChunks, FrameNoise, SelectFrames
 from .inversion import InvertedNoise, InvertImage, InvertVideo
 from .latent_files import LoadLatent, SaveLatent
 from .prompt2prompt import Prompt2Prompt
@@ -37,4 +37,5 @@ NODES = [
     SolverList,
     SaveLatent,
     LoadLatent,
+    AverageAlongMotion,
 ]

@@ -63,6 +63,17 @@ class MixedInversion(Node):
                     "image branch and the fine part from the video branch, as much of it as mixing_ratio says: the "
                     "whitest noise, but on most demo clips linear is steadier and keeps shapes better.",
                 ),
+                io.Float.Input(
+                    "steadiness",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    optional=True,
+                    tooltip="Draws the image branch's frames towards their mean over time, before the video model sees "
+                    "them. 0.5 helps frames of independent noise where little moves; things that move far leave "
+                    "shadows. Nothing to gain on shared noise, and no effect at a mixing ratio of 0.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="LATENT", tooltip="The mixed noise, for Video Temporal Smoother."),
@@ -84,7 +95,9 @@ class MixedInversion(Node):
         return True
 
     @classmethod
-    def check_lazy_status(cls, task, mixing_ratio, mode, image_latent=None, video_latent=None) -> list[str]:
+    def check_lazy_status(
+        cls, task, mixing_ratio, mode, image_latent=None, video_latent=None, steadiness=0.0
+    ) -> list[str]:
         """The branches that have weight; before them a mode that is wired in, which the host does not check."""
         if mode not in MODES:
             with error_prefix(cls):
@@ -99,9 +112,9 @@ class MixedInversion(Node):
         return [name for name, latent in branches.items() if latent is None]
 
     @classmethod
-    def run(cls, task, mixing_ratio, mode, image_latent=None, video_latent=None) -> io.NodeOutput:
+    def run(cls, task, mixing_ratio, mode, image_latent=None, video_latent=None, steadiness=0.0) -> io.NodeOutput:
         ratio = _ratio(task, mixing_ratio)
         weights = ((image_latent, ratio), (video_latent, 1 - ratio))
         for latent in (latent for latent, weight in weights if weight > 0):
             admit_inverted(latent)
-        return io.NodeOutput(mix(image_latent, video_latent, ratio, mode), ratio)
+        return io.NodeOutput(mix(image_latent, video_latent, ratio, mode, steadiness), ratio)

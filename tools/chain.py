@@ -10,6 +10,7 @@ from torch import Tensor
 from tools.host import Pack, use_comfyui
 
 FRAME_CFG, SMOOTH_CFG = 3.0, 1.0
+PASS_STRENGTH = 0.3
 SCHEDULER = "ddim_uniform"
 
 
@@ -74,6 +75,7 @@ class Chain:
         steps: int = 25,
         model=None,
         frames_per_batch: int = 0,
+        cfg: float = FRAME_CFG,
     ) -> dict:
         """Frames drawn one by one by the image model, or by another MODEL: a LATENT."""
         return self.pack.run(
@@ -84,7 +86,7 @@ class Chain:
             latent_image=latent,
             seed=seed,
             steps=steps,
-            cfg=FRAME_CFG,
+            cfg=cfg,
             sampler_name="ddim",
             scheduler=SCHEDULER,
             denoise=1.0,
@@ -179,18 +181,13 @@ class Chain:
             context_overlap=windows[1],
         )[0]
 
-    def draw_from_noise(self, latent: dict, positive: list, steps: int = 25, cfg: float = SMOOTH_CFG) -> dict:
-        """An inverted LATENT denoised by the image model, frame by frame: what the smoother does, without the clip."""
-        levels = self.pack.run("BasicScheduler", model=self.image, scheduler=SCHEDULER, steps=steps, denoise=1.0)[0]
-        reached = self.pack.import_module("bivdiff_core.host.inverted").inversion_of(latent).sigma
-        return self.pack.run(
-            "SamplerCustomAdvanced",
-            noise=self.pack.run("BIVDiffInvertedNoise", latent=latent)[0],
-            guider=self.pack.run("CFGGuider", model=self.image, positive=positive, negative=self.empty, cfg=cfg)[0],
-            sampler=self.pack.run("KSamplerSelect", sampler_name="ddim")[0],
-            sigmas=self.pack.import_module("bivdiff_core.grids").levels_up_to(levels, reached),
-            latent_image=self.nothing(len(latent["samples"])),
-        )[0]
+    def redraw(self, latent: dict, positive: list, negative: list, steps: int = 25, cfg: float = SMOOTH_CFG) -> dict:
+        """An inverted LATENT denoised from where it stopped by the image model, frame by frame."""
+        return self.draw(positive, negative, latent, seed=0, steps=steps, cfg=cfg)
+
+    def structure_pass(self, latent: dict, positive: list, controlled: tuple[list, list], steps: int = 25) -> dict:
+        """A smoothed LATENT inverted a little way, and drawn again under the frames' control."""
+        return self.redraw(self.invert_image(latent, positive, PASS_STRENGTH, steps=steps), *controlled, steps)
 
     def nothing(self, frames: int) -> dict:
         """An empty LATENT of so many frames."""

@@ -30,9 +30,9 @@ from tools.server import Server, ServerError  # noqa: E402
 WORKFLOW = ROOT / "workflows" / "bivdiff_demo.json"
 OUTPUT = ROOT / "output"
 STRIDE = 4  # as the paper takes frames from real clips
-ROWS = ("Source", "Control", "Frame-wise", "Smoothed")
+ROWS = ("Source", "Control", "Frame-wise", "No structure pass", "Smoothed")
 PLAYED = ("Source", "Frame-wise", "Smoothed")
-TILE, LABEL = 128, 110
+TILE, LABEL = 128, 136
 PANEL, CAPTION, FPS = 200, 28, 8
 
 
@@ -163,10 +163,10 @@ def change_and_sharpness(frames: torch.Tensor) -> dict[str, float | None]:
 
 def print_table(figures: dict[str, dict[str, float | None]]) -> None:
     """A column for each video, a row for each measure."""
-    print("\n" + " " * 30 + "".join(f"{video:>12}" for video in figures))
+    print("\n" + " " * 30 + "".join(f"{video:>20}" for video in figures))
     for row in next(iter(figures.values())):
         cells = ("-" if value is None else f"{value:.3f}" for value in (video[row] for video in figures.values()))
-        print(f"{row:30}" + "".join(f"{cell:>12}" for cell in cells))
+        print(f"{row:30}" + "".join(f"{cell:>20}" for cell in cells))
 
 
 if __name__ == "__main__":

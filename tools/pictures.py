@@ -131,7 +131,7 @@ def frame_sampler(demo: Demo) -> Rows:
 def invert_image(demo: Demo) -> Rows:
     """A frame on its way to noise, and back from each stop."""
     stops = [demo.invert_image(demo.drawn, demo.prompt, strength) for strength in (0.25, 0.5, 0.75, 1.0)]
-    back = [demo.draw_from_noise(stop, demo.prompt) for stop in stops]
+    back = [demo.redraw(stop, demo.prompt, demo.empty) for stop in stops]
     captions = {
         "A frame, and its noise at strength 0.25, 0.5, 0.75 and 1, decoded to be seen": stops,
         "Denoised again by the same model": back,
@@ -364,6 +364,19 @@ def solver_list(demo: Demo) -> Rows:
     return {"All solvers with 5 inversion steps: one run, four videos (a frame of Sweep Grid)": grid[4:5]}
 
 
+def average_along_motion(demo: Demo) -> Rows:
+    """Frames at two reaches, and what took part in the longer."""
+    frames = demo.decode(demo.drawn)
+    near, _ = demo.pack.run("BIVDiffAverageAlongMotion", images=frames, motion_from=demo.source, reach=1)
+    far, share = demo.pack.run("BIVDiffAverageAlongMotion", images=frames, motion_from=demo.source, reach=7)
+    return {
+        "Frame-wise": some(frames),
+        "reach 1": some(near),
+        "reach 7: steadier, and softer where textures differ": some(far),
+        "mask at 7: the share of neighbours used": some(share[..., None].expand_as(far)),
+    }
+
+
 PICTURES: dict[str, Callable[[Demo], Rows]] = {
     "BIVDiffFrameSampler": frame_sampler,
     "BIVDiffInvertImage": invert_image,
@@ -376,6 +389,7 @@ PICTURES: dict[str, Callable[[Demo], Rows]] = {
     "BIVDiffFrameNoise": frame_noise,
     "BIVDiffFrameChunks": frame_chunks,
     "BIVDiffSelectFrames": select_frames,
+    "BIVDiffAverageAlongMotion": average_along_motion,
     "BIVDiffEncodeFrames": encode_frames,
     "BIVDiffPrompt2Prompt": prompt2prompt,
     "BIVDiffDemoModels": demo_models,

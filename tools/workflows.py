@@ -36,6 +36,7 @@ TALL = {"LoadVideo": 340, "SaveVideo": 360, "PreviewImage": 260}
 """What a node shows below its widgets, in pixels."""
 
 SOURCE_COLOUR, FRAMES_COLOUR, INVERSION_COLOUR, SMOOTHING_COLOUR = "#444", "#3f789e", "#8A8", "#b58b2a"
+STRUCTURE_COLOUR = "#88A"
 
 
 class Output(NamedTuple):
@@ -453,8 +454,15 @@ def smoothed(
     strength: float = 1.0,
     mixing_ratio: object = 0.5,
     clip: Node | None = None,
+    drawn_by: tuple[Output, Node] | None = None,
 ) -> Node:
-    """Stages 2 and 3: LATENT frames to the smoothed clip's pictures. A video VAE has another LATENT of the clip."""
+    """Stages 2 to 4: LATENT frames to the smoothed clip's pictures.
+
+    Args:
+        clip: another LATENT of it, where a video VAE packs frames.
+        drawn_by: the image model of stage 1 and the prompts that hold it to the shapes, for the structure pass;
+            without there is none.
+    """
     g.group("Stage 2: mixed inversion", INVERSION_COLOUR)
     schedule = {"steps": steps(g), "scheduler": models.scheduler}
     # Small latents lose their picture under less noise than large ones: docs/study.md, "Strength".
@@ -485,7 +493,35 @@ def smoothed(
         **schedule,
         **windows,
     )
+    if drawn_by is not None:
+        smooth = structure_pass(g, models, smooth, *drawn_by)
     return g.add("VAEDecode", samples=smooth, vae=models.vae)
+
+
+def structure_pass(g: Graph, models: Models, video: Node, model: Output, control: Node) -> Node:
+    """Stage 4: a smoothed LATENT inverted a little way, and drawn again by the image model under its control."""
+    g.group("Stage 4: structure pass", STRUCTURE_COLOUR)
+    schedule = {"steps": steps(g), "scheduler": models.scheduler}
+    noised = g.add(
+        "BIVDiffInvertImage",
+        "Invert a little way",
+        model=model,
+        conditioning=control.values["positive"],  # as it was before the control
+        latent=video,
+        solver=models.solver,
+        strength=0.3,
+        **schedule,
+    )
+    return g.add(
+        "BIVDiffFrameSampler",
+        "Draw the shapes back",
+        model=model,
+        positive=control["positive"],
+        negative=control["negative"],
+        latent_image=noised,
+        cfg=1.0,
+        **schedule,
+    )
 
 
 def save(g: Graph, images: object, clip: Source) -> None:
@@ -525,6 +561,9 @@ EVERY_CHAIN = """- **steps**: the same number in stages 2 and 3.
 CHAIN = f"""\
 - **stride** and **count**: the paper takes every fourth frame, 8 of them. ZeroScope knows clips of up to 24.
 {EVERY_CHAIN}"""
+PASS = """- **Stage 4** draws back the shapes that smoothing lost. To do without select its nodes and press Ctrl+B. \
+Raise **strength** in it where shapes are still off, lower it where the video flickers again.
+"""
 
 
 # The workflows
@@ -551,7 +590,7 @@ Put another preprocessor in Canny's place, and its ControlNet from the same page
 - **task** controlnet mixes at the paper's 1: DDIM Inverse (Video) is then not even run. Set custom and lower \
 **mixing_ratio** to keep more of each frame.
 - **strength** of Apply ControlNet: lower it if the outlines look traced.
-{CHAIN}"""
+{PASS}{CHAIN}"""
     from_outlines(g, source(g), load_models(g, "control_v11p_sd15_canny_fp16.safetensors"), "controlnet")
 
 
@@ -572,7 +611,7 @@ Load, Run and Render Depth Anything 3 in Canny's place, and `t2iadapter_depth_sd
 - **task** t2i_adapter mixes at the paper's 1: DDIM Inverse (Video) is then not even run. Set custom and lower \
 **mixing_ratio** to keep more of each frame.
 - **strength** of Apply ControlNet: adapters hold the frames less strictly than a ControlNet does.
-{CHAIN}"""
+{PASS}{CHAIN}"""
     from_outlines(g, source(g), load_models(g, "t2iadapter_canny_sd15v2.pth", "t2i_adapter"), "t2i_adapter")
 
 
@@ -590,7 +629,8 @@ def from_hints(g: Graph, clip: Source, models: Models, texts: Prompts, hints: ob
     latent = empty(g, "EmptyLatentImage", "One empty latent per frame", like=clip.frames)
     frames = sample_frames(g, models.image, control["positive"], control["negative"], latent)
     before = show(g, "Frame-wise", frames, models.vae)
-    video = smoothed(g, models, texts, frames, task)
+    released = models.grid == "reference"  # which ends with the video model
+    video = smoothed(g, models, texts, frames, task, drawn_by=None if released else (models.image, control))
     save(g, video, clip)
     report(g, video, before, clip.frames)
 
@@ -861,7 +901,7 @@ The clip redrawn in the style of a LoRA, its outlines kept by a ControlNet.
 - An image prompt instead of a LoRA: patch the model with IP-Adapter in Load LoRA's place.
 - **mixing_ratio**: the video model does not know the style; lower it where the style fades.
 - Both inversions run on the plain models: the style is in the frames.
-{CHAIN}"""
+{PASS}{CHAIN}"""
     clip = source(g)
     models = load_models(g, control_net="control_v11p_sd15_canny_fp16.safetensors")
     style = g.choose("your_style.safetensors", "bivdiff_black_and_white.safetensors")
@@ -873,7 +913,8 @@ The clip redrawn in the style of a LoRA, its outlines kept by a ControlNet.
     encoded = g.add("VAEEncode", pixels=clip.frames, vae=models.vae)
     frames = sample_frames(g, styled, control["positive"], control["negative"], encoded, denoise=0.8)
     before = show(g, "Frame-wise", frames, models.vae)
-    video = smoothed(g, models, texts, frames, mixing_ratio=g.choose(0.5, 0.2))
+    drawn_by = styled, control
+    video = smoothed(g, models, texts, frames, mixing_ratio=g.choose(0.5, 0.2), drawn_by=drawn_by)
     save(g, video, clip)
     report(g, video, before, clip.frames)
 
@@ -891,7 +932,7 @@ A small clip twice as large, with detail that an image model draws and the video
 - **Upscale Image By**: how much larger. Memory grows with it; frames_per_batch keeps stage 1 in bounds.
 - **denoise**: how much detail is drawn anew.
 - **strength** of both DDIM Inverse nodes: lower keeps the picture closer to the frames.
-{CHAIN}{g.choose("", "- The demo models have no tile ControlNet: that for outlines stands in.")}"""
+{PASS}{CHAIN}{g.choose("", "- The demo models have no tile ControlNet: that for outlines stands in.")}"""
     clip = source(g, size=g.choose((256, 256), (32, 32)))
     models = load_models(g, control_net="control_v11f1e_sd15_tile_fp16.safetensors")
     texts = prompts(g, models, "a sharp photograph, fine detail", "a blue square on a yellow background")
@@ -902,7 +943,7 @@ A small clip twice as large, with detail that an image model draws and the video
     g.column()
     frames = sample_frames(g, models.image, control["positive"], control["negative"], encoded, denoise=0.5)
     before = show(g, "Frame-wise", frames, models.vae)
-    video = smoothed(g, models, texts, frames, strength=0.6)
+    video = smoothed(g, models, texts, frames, strength=0.6, drawn_by=(models.image, control))
     save(g, video, clip)
     report(g, video, before, clip.frames)
 
@@ -949,7 +990,7 @@ def sweep(g: Graph) -> None:
     g.note = f"""### Sweep
 
 Which mixing ratio suits your clip? One run draws it at each of several, side by side in one video, and plots what \
-each buys. The frames and both inversions are made once, blend and smoother once per ratio.
+each buys. The frames and both inversions are made once, what follows once per ratio.
 
 {MODELS}- **controlnet** `control_v11p_sd15_canny_fp16.safetensors`: {CONTROL_NETS}
 
@@ -973,7 +1014,7 @@ unlink the ratios.
     latent = empty(g, "EmptyLatentImage", "One empty latent per frame", like=clip.frames)
     frames = sample_frames(g, models.image, control["positive"], control["negative"], latent)
     before = show(g, "Frame-wise", frames, models.vae)
-    videos = smoothed(g, models, texts, frames, mixing_ratio=ratios)
+    videos = smoothed(g, models, texts, frames, mixing_ratio=ratios, drawn_by=(models.image, control))
     compared = g.add(
         "BIVDiffSweepGrid", images=videos, ratios=ratios, reference_images=before, source_images=clip.frames
     )
@@ -1046,7 +1087,7 @@ any fine-tune of SD 1.5
 Inverse (Video) and the smoother, or wire Context Options of that pack to its loader.
 - **stride**: every fourth frame of footage at 24 to 30 frames a second moves as these modules know it.
 - **mixing_ratio**: towards 1 steadier, towards 0 closer to the frames.
-{EVERY_CHAIN}"""
+{PASS}{EVERY_CHAIN}"""
     clip = source(g, count=g.choose(16, 8))
     models = load_models(g, "control_v11p_sd15_canny_fp16.safetensors", animatediff=True)
     from_outlines(g, clip, models, "custom")

@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from torch import Tensor
 
-from ..blend import MODES
+from ..blend import MODES, steadied
 from ..grids import SAME_SHARE, image_share
 from .families import FLOW
-from .latents import DESCRIPTION, as_clip, latent_with
+from .latents import DESCRIPTION, as_clip, frame_dim, latent_with
 
 FINGERPRINT_TOLERANCE = 1e-3
 """Of mean and standard deviation: more than a cast to bfloat16 moves them, less than any other samples differ by."""
@@ -80,16 +80,19 @@ def inversion_of(latent: dict) -> Inversion | None:
     return Inversion(**{field.name: told[field.name] for field in fields(Inversion)}) if same else None
 
 
-def mix(image: dict | None, video: dict | None, ratio: float, mode: str) -> dict:
+def mix(image: dict | None, video: dict | None, ratio: float, mode: str, steadiness: float) -> dict:
     """Blend two inverted LATENTs that the gate has admitted; `ratio` is the weight of the image branch.
 
     Args:
         image, video: at ratio 0 and 1 the branch without weight may be missing, and the other passes as it is.
         mode: one of `blend.MODES`.
+        steadiness: of the image branch, 0..1 (`blend.steadied`).
 
     Raises:
-        ValueError: the branches do not belong together.
+        ValueError: the branches do not belong together, or frames are wanted and a video's latent came.
     """
+    if steadiness > 0 and ratio > 0:
+        image = _steadied(image, steadiness)
     alone = image if ratio == 1 else video if ratio == 0 else None
     if alone is not None:
         return _mixed(alone, alone["samples"])
@@ -103,6 +106,16 @@ def mix(image: dict | None, video: dict | None, ratio: float, mode: str) -> dict
         )
     _check_branches(inversion_of(image), inversion_of(video))
     return _mixed(video, MODES[mode](a, b, ratio))
+
+
+def _steadied(image: dict, steadiness: float) -> dict:
+    samples = image["samples"]
+    if frame_dim(samples) != 0:
+        raise ValueError(
+            f"steadiness evens out frames, and the image branch is a video latent of {samples.shape[2]} times several "
+            "frames. Set steadiness to 0."
+        )
+    return inverted_latent(image, steadied(samples, steadiness), inversion_of(image))
 
 
 def _check_branches(image: Inversion | None, video: Inversion | None) -> None:

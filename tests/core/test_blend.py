@@ -159,3 +159,34 @@ def test_shape_and_dtype_are_kept(mode, shape):
     image, video = (latent.half() for latent in pair(0.4, shape))
     mixed = blend.MODES[mode](image, video, 0.5)
     assert mixed.shape == shape and mixed.dtype == torch.float16
+
+
+# Steadiness
+
+
+def test_none_changes_nothing():
+    noise, _ = pair(0.0)
+    torch.testing.assert_close(blend.steadied(noise, 0.0), noise)
+
+
+@pytest.mark.parametrize("steadiness", [0.3, 1.0])
+def test_frames_keep_their_std_and_come_closer(steadiness):
+    noise, _ = pair(0.0)
+    steady = blend.steadied(noise, steadiness)
+    torch.testing.assert_close(steady.flatten(1).std(dim=1), noise.flatten(1).std(dim=1), rtol=1e-4, atol=0)
+    before, after = (blend.correlation(frames[3], frames[4]) for frames in (noise, steady))
+    assert after > before + 0.9 * steadiness**2 * 0.8
+
+
+def test_the_mean_is_scipys_where_the_clip_is_long():
+    from scipy.ndimage import gaussian_filter1d
+
+    noise = torch.randn(24, 2, 3, 3, generator=torch.Generator().manual_seed(1))
+    steady = blend.steadied(noise, 1.0)[12]
+    mean = torch.from_numpy(gaussian_filter1d(noise.numpy(), blend.STEADY_OVER, axis=0, truncate=8.0))[12]
+    torch.testing.assert_close(steady, mean * noise[12].std() / mean.std(), rtol=1e-4, atol=1e-4)
+
+
+def test_frames_that_are_alike_stay_as_they_are():
+    noise = pair(0.0)[0][:1].expand(8, -1, -1, -1)
+    torch.testing.assert_close(blend.steadied(noise, 0.7), noise)

@@ -12,6 +12,7 @@ from released import denoising, released_inversion, released_scheduler
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from bivdiff_core import blend
 from bivdiff_core.grids import sd_sigma
 
 STEPS = 10
@@ -313,6 +314,23 @@ def test_a_task_sets_the_papers_ratio(pack, task, ratio):
     )
     assert used == ratio
     torch.testing.assert_close(mixed["samples"], ratio * image["samples"] + (1 - ratio) * video["samples"])
+
+
+def test_steadiness_is_of_the_image_branch_alone(pack):
+    image, video = (tiny.inverted(pack, noise(6, 4, 8, 8, seed=seed)) for seed in (7, 8))
+
+    def mixed(ratio: float, steadiness: float = 0.5, **branches) -> Tensor:
+        branches = {"image_latent": image, "video_latent": video, **branches}
+        latent, _ = tiny.run(pack, "BIVDiffMixedInversion", mixing_ratio=ratio, steadiness=steadiness, **branches)
+        assert latent["bivdiff"]["branch"] == "mix"
+        return latent["samples"]
+
+    steady = blend.steadied(image["samples"], 0.5)
+    assert torch.equal(mixed(1.0), steady) and torch.equal(mixed(0.0), video["samples"])
+    torch.testing.assert_close(mixed(0.3), 0.3 * steady + 0.7 * video["samples"])
+    assert torch.equal(mixed(1.0, 0.0), image["samples"])
+    with pytest.raises(ValueError, match=r"^Mixed Inversion Blend: .* Set steadiness to 0\."):
+        mixed(1.0, image_latent={"samples": noise(1, 16, 3, 8, 8)})
 
 
 def test_frames_of_a_3d_image_model_mix_with_a_video(pack):

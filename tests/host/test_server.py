@@ -19,16 +19,23 @@ ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = ROOT / "workflows"
 CHAIN = ("BIVDiffFrameSampler", "BIVDiffInvertImage", "BIVDiffInvertVideo", "BIVDiffTemporalSmoother")
 
+STRUCTURE_PASS = ("Invert a little way", "Draw the shapes back")
+
 
 def node_id(prompt: dict, class_type: str) -> str:
-    (found,) = (key for key, node in prompt.items() if node["class_type"] == class_type)
-    return found
+    """The first node of a class; two of them come again in the structure pass."""
+    return min((key for key, node in prompt.items() if node["class_type"] == class_type), key=int)
+
+
+def titled(prompt: dict, title: str) -> str:
+    """The node with a title, "" where it was left out."""
+    return next((key for key, node in prompt.items() if node["_meta"]["title"] == title), "")
 
 
 def frames(server, run, prompt: dict, title: str) -> torch.Tensor:
     """The pictures ``[F, H, W, 3]`` of the node with a title."""
-    (key,) = (key for key, node in prompt.items() if node["_meta"]["title"] == title)
-    pictures = [to_tensor(Image.open(file).convert("RGB")) for file in server.files(run.outputs[key])]
+    files = server.files(run.outputs[titled(prompt, title)])
+    pictures = [to_tensor(Image.open(file).convert("RGB")) for file in files]
     return torch.stack(pictures).movedim(1, -1)
 
 
@@ -93,10 +100,35 @@ def test_a_branch_without_weight_is_never_executed(server, demo, ratio, unused):
     demo[node_id(demo, "BIVDiffMixedInversion")]["inputs"]["mixing_ratio"] = ratio
     run = server.run(demo)
     assert not run.error
-    inversions = {"BIVDiffInvertImage", "BIVDiffInvertVideo"}
-    executed = [demo[key]["class_type"] for key in run.executed]
-    assert inversions & set(executed) == inversions - {unused}
-    assert executed.count("BIVDiffTemporalSmoother") == 1
+    inversions = {node_id(demo, name) for name in ("BIVDiffInvertImage", "BIVDiffInvertVideo")}
+    assert inversions & set(run.executed) == inversions - {node_id(demo, unused)}
+    assert run.executed.count(node_id(demo, "BIVDiffTemporalSmoother")) == 1
+
+
+def test_another_strength_of_the_structure_pass_computes_it_alone(server, demo):
+    demo[node_id(demo, "BIVDiffFrameSampler")]["inputs"]["seed"] = 11
+    demo[node_id(demo, "BIVDiffMixedInversion")]["inputs"]["mixing_ratio"] = 0.5  # both branches run
+    first = server.run(demo)
+    demo[titled(demo, "Invert a little way")]["inputs"]["strength"] = 0.4
+    again = server.run(demo)
+    assert not first.error and not again.error
+    chain = {key for key, node in demo.items() if node["class_type"] in CHAIN}
+    assert chain <= set(first.executed)
+    assert chain & set(again.executed) == {titled(demo, name) for name in STRUCTURE_PASS}
+    before, after = (frames(server, run, demo, "Smoothed") for run in (first, again))
+    assert (after - before).abs().mean() > 1e-4
+
+
+def test_a_bypassed_structure_pass_leaves_the_video_as_it_is(server):
+    ui = json.loads((WORKFLOWS / "bivdiff_demo.json").read_text(encoding="utf-8"))
+    for node in ui["nodes"]:
+        if node.get("title") in STRUCTURE_PASS:
+            node["mode"] = 4
+    prompt = convert_ui_to_api(ui, server.object_info())
+    run = server.run(prompt)
+    assert not run.error and not {titled(prompt, name) for name in STRUCTURE_PASS} & set(run.executed)
+    smoothed, without = (frames(server, run, prompt, title) for title in ("Smoothed", "No structure pass"))
+    assert torch.equal(smoothed, without)
 
 
 @pytest.mark.parametrize("class_type", CHAIN)

@@ -1,0 +1,63 @@
+"""Average Along Motion as a node: what it takes, refuses and gives."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from bivdiff_core import flow
+from bivdiff_core.demo import world
+
+
+@pytest.fixture(scope="module")
+def clip() -> Tensor:
+    return world.make_clip(world.HELD_OUT_SEEDS[1]).frames[:4]
+
+
+def test_it_gives_the_average_and_what_took_part(pack, clip):
+    drawn = (clip + 0.1 * torch.randn(clip.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
+    image, mask = pack.run("BIVDiffAverageAlongMotion", images=drawn, motion_from=clip, reach=16)
+    expected, share = flow.average_along(drawn, clip, 3)
+    assert torch.equal(image, expected) and torch.equal(mask, share)
+    assert image.shape == clip.shape and mask.shape == clip.shape[:3]
+    assert (image - clip).square().mean() < 0.6 * (drawn - clip).square().mean()
+
+
+def test_motion_from_a_clip_of_another_size(pack, clip):
+    small = torch.nn.functional.interpolate(clip.movedim(-1, 1), size=(32, 32), mode="area").movedim(1, -1)
+    image, _ = pack.run("BIVDiffAverageAlongMotion", images=clip, motion_from=small, reach=1)
+    assert image.shape == clip.shape and (image - clip).abs().mean() < 0.03
+
+
+@pytest.mark.parametrize(
+    ("images", "motion_from", "message"),
+    [
+        (slice(0, 1), slice(0, 1), "1 frame is no video"),
+        (slice(0, 4), slice(0, 3), "motion_from has 3 frames but the video 4"),
+        (slice(0, 4), (slice(0, 4), slice(0, 32)), "motion_from is 4 frames of 64x32 but the video 4 frames of 64x64"),
+    ],
+)
+def test_what_does_not_fit_is_refused(pack, clip, images, motion_from, message):
+    with pytest.raises(ValueError, match=f"^Average Along Motion: {message}"):
+        pack.run("BIVDiffAverageAlongMotion", images=clip[images], motion_from=clip[motion_from], reach=1)
+
+
+def test_a_cancel_stops_it_within_a_pair_of_frames(server):
+    large = {"upscale_method": "bicubic", "width": 256, "height": 256, "crop": "disabled"}
+    nodes = {
+        "clip": ("LoadVideo", {"file": "bivdiff_demo.mp4"}),
+        "frames": ("GetVideoComponents", {"video": ["clip", 0]}),
+        "large": ("ImageScale", {"image": ["frames", 0], **large}),
+        "average": ("BIVDiffAverageAlongMotion", {"images": ["large", 0], "motion_from": ["large", 0], "reach": 1}),
+        "shown": ("PreviewImage", {"images": ["average", 0]}),
+    }
+    pairs = []
+
+    def watch(event: str, content: dict) -> None:
+        if event == "progress" and content["node"] == "average":
+            pairs.append((content["value"], content["max"]))
+            if len(pairs) == 2:
+                server.interrupt()
+
+    ran = server.run({key: {"class_type": name, "inputs": inputs} for key, (name, inputs) in nodes.items()}, watch)
+    assert ran.interrupted and "shown" not in ran.executed
+    assert pairs[:2] == [(1, 7), (2, 7)] and len(pairs) <= 3
