@@ -143,7 +143,9 @@ class Chain:
             context_overlap=windows[1],
         )[0]
 
-    def blend(self, image: dict | None, video: dict | None, ratio: float, mode: str = "linear") -> dict:
+    def blend(
+        self, image: dict | None, video: dict | None, ratio: float, mode: str = "linear", steadiness: float = 0.0
+    ) -> dict:
         """The mixed inversion of the two."""
         return self.pack.run(
             "BIVDiffMixedInversion",
@@ -152,6 +154,7 @@ class Chain:
             task="custom",
             mixing_ratio=ratio,
             mode=mode,
+            steadiness=steadiness,
         )[0]
 
     def smooth(
