@@ -233,8 +233,8 @@ strength {strength:g} and smoothed at cfg {smooth_cfg:g}; solver ddim, linear bl
 mixing ratio: 1 is the image branch alone, the paper's choice for ControlNet. The paper inverts all the way to noise
 (strength 1) and without the caption: rows of that stand below. *As released* is the released code's image inversion
 (no caption, strength 1, its own grid, group norms pooled over the clip) and its denoising loop, here also at its own
-guidance of {released_cfg:g}. **These frames agree more than real ones do**: [real_footage.md](real_footage.md) has the published
-results, where averages of frames are double exposures.
+guidance of {released_cfg:g}. **These frames agree more than real ones do**: [real_footage.md](real_footage.md) has the
+published results, where averages of frames are double exposures.
 
 - **shape flicker, background flicker**: mean absolute colour change, 0 to 1, along the known motion from each frame to
   the next, inside the shapes and on the background.
