@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from comfy_api.latest import io
-from comfy_execution.utils import get_executing_context
 
 PACK = logging.getLogger(__name__.rsplit(".", 2)[0])
 """The logger above all others of the pack."""
@@ -24,8 +23,7 @@ class Node(io.ComfyNode):
         """Run the node; the warnings that the pack logs meanwhile go to the artist too."""
         with error_prefix(cls), _Warnings() as warnings:
             output = cls.run(**inputs)
-        if warnings.messages:
-            warnings.show()
+        if warnings.messages:  # js/warnings.js shows them
             output.ui = {**(output.ui or {}), "text": warnings.messages}
         return output
 
@@ -50,14 +48,6 @@ class _Warnings(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.getMessage() not in self.messages:
             self.messages.append(record.getMessage())
-
-    def show(self) -> None:
-        """As text on the node that runs, where a browser may see it."""
-        running = get_executing_context()
-        if running is not None:
-            from server import PromptServer
-
-            PromptServer.instance.send_progress_text("\n".join(self.messages), running.node_id)
 
     def __enter__(self) -> _Warnings:
         PACK.addHandler(self)

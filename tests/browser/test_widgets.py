@@ -207,10 +207,19 @@ def test_a_warning_shows_on_its_node(comfy):
     )
     assert comfy.run()["status"]["status_str"] == "success"
     comfy.on_node("BIVDiffInvertVideo", "{ app.canvas.ds.scale = 1; app.canvas.centerOnNode(node); }")
-    text = comfy.page.get_by_text("Got what looks like an image model").first
+    text = comfy.page.get_by_text("Got what looks like an image model")
     text.wait_for()
     assert "wire a video model" in text.inner_text()
     comfy.screenshot("warning")
+    for strength in (1.0, 0.5):  # kept as it was, and made anew
+        comfy.on_node("BIVDiffInvertVideo", f"{{ node.widgets[3].value = {strength}; }}")
+        assert comfy.run()["status"]["status_str"] == "success"
+        text.wait_for()
+    # The video model in its place: nothing is odd any more.
+    connect = "graph.getNodeById(3).connect(1, graph.getNodeById(7), 0)"
+    comfy.page.evaluate(f"(graph => {{ {connect}; }})(app.rootGraph)")
+    assert comfy.run()["status"]["status_str"] == "success"
+    text.wait_for(state="detached")
     assert comfy.errors == []
 
 
