@@ -1,8 +1,12 @@
 """BIVDiff for ComfyUI: steady videos from any image model, by bridging it with a video model (arXiv 2312.02813)."""
 
-from comfy_api.latest import ComfyExtension, io
+from .bivdiff_core.host.foreign.needed import check_host
 
-from .nodes import NODES
+check_host()
+
+from comfy_api.latest import ComfyExtension, io  # noqa: E402
+
+from .nodes import NODES  # noqa: E402
 
 WEB_DIRECTORY = "./js"
 

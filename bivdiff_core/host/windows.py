@@ -71,8 +71,8 @@ class FrameWindows(IndexListContextHandler):
             context_length=length,
             context_overlap=overlap or 0,
             dim=dim,
-            causal_window_fix=False,
         )
+        self.causal_window_fix = False  # no parameter: hosts without such a frame before each window lack it
         self._prepare()
 
     @classmethod

@@ -78,4 +78,4 @@ def test_an_artists_own_packs_are_loaded_on_request(studio):
         return whitelist, [str(folder) for folder in (packs, ROOT.parent) if str(folder) in listed]
 
     assert loaded() == ([ROOT.name], [str(ROOT.parent)])
-    assert loaded(own_packs=True) == ([ROOT.name, "ComfyUI-Other"], [str(packs), str(ROOT.parent)])
+    assert loaded(beside=packs) == ([ROOT.name, "ComfyUI-Other"], [str(packs), str(ROOT.parent)])

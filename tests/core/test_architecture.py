@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from bivdiff_core.host.foreign.needed import NEEDED
+
 ROOT = Path(__file__).resolve().parents[2]
 CORE, HOST_SIDE, NODES = ROOT / "bivdiff_core", ROOT / "bivdiff_core" / "host", ROOT / "nodes"
 PACK = [ROOT / "__init__.py", *sorted(CORE.rglob("*.py")), *sorted(NODES.rglob("*.py"))]
@@ -79,6 +81,39 @@ def test_the_pack_imports_itself_relatively(file):
 def test_start_up_imports_no_heavy_library(file):
     if file not in TRAINING:
         assert not imports_at_start_up(parse(file)) & HEAVY
+
+
+def names_from_comfyui(tree: ast.AST) -> set[str]:
+    """What a tree imports from ComfyUI, and the attributes of what it has imported, in full."""
+    imported, found = {}, set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                first = alias.name.split(".")[0]
+                imported[alias.asname or first] = alias.name if alias.asname else first
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            imported |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    found |= {name for name in imported.values() if "." in name}
+    for node in ast.walk(tree):
+        root, _, rest = ast.unparse(node).partition(".") if isinstance(node, ast.Attribute) else ("", "", "")
+        if root in imported and all(map(str.isidentifier, rest.split("."))):
+            found.add(f"{imported[root]}.{rest}")
+    return {name for name in found if name.split(".")[0] in COMFYUI}
+
+
+def owners(name: str) -> set[str]:
+    """The packages, modules and classes that a dotted name leads through."""
+    parts = name.split(".")
+    return {".".join(parts[:end]) for end in range(1, len(parts))}
+
+
+def test_every_name_from_comfyui_is_looked_up_at_start_up():
+    """A class or an enum is; what it has comes with it."""
+    listed = {f"{module}.{name}" for module, names in NEEDED.items() for name in names.split()}
+    used = set().union(*(names_from_comfyui(parse(file)) for file in PACK))
+    used -= set().union(*map(owners, listed))
+    assert not {name for name in used if not listed & {name, *owners(name)}}, "not in NEEDED"
+    assert not listed - used.union(*map(owners, used)), "in NEEDED for nothing"
 
 
 @files

@@ -648,6 +648,7 @@ def test_a_hint_is_encoded_once_for_each_chunk(pack):
     assert len(encodings) == 3
 
 
+@tiny.needs_multigpu
 def test_clones_of_a_control_for_other_devices_see_the_same_frames(pack):
     """The host runs a chunk's conds on several devices, each with its own copy of the control."""
     model, positive, negative, latent = control_net(pack, flip=False)
@@ -748,7 +749,7 @@ def test_foreign_windows_are_left_alone_with_a_warning(pack, caplog):
 
 CORE_WINDOWS = {
     "context_length": 3, "context_overlap": 1, "context_stride": 1, "closed_loop": False, "dim": 0, "freenoise": False,
-    "context_schedule": "standard_static", "fuse_method": "overlap-linear", "causal_window_fix": False,
+    "context_schedule": "standard_static", "fuse_method": "overlap-linear", **tiny.NO_ANCHOR,
 }  # fmt: skip
 
 
@@ -768,13 +769,12 @@ def test_core_windows_keep_their_settings(pack):
     assert handler.fuse_method.name == "overlap-linear"
 
 
-@pytest.mark.parametrize("causal_window_fix", [False, True])
-def test_core_windows_get_the_right_hints(pack, causal_window_fix):
+@pytest.mark.parametrize("anchored", [False, True] if tiny.HAS_ANCHOR else [False])
+def test_core_windows_get_the_right_hints(pack, anchored):
     """The host's own windows give every window the first frames' hints; ours give each its own."""
     model, positive, negative, latent = control_net(pack, flip=False)
-    (windowed,) = pack.run(
-        "ContextWindowsManual", model=model, **{**CORE_WINDOWS, "causal_window_fix": causal_window_fix}
-    )
+    anchor = {"causal_window_fix": True} if anchored else {}
+    (windowed,) = pack.run("ContextWindowsManual", model=model, **{**CORE_WINDOWS, **anchor})
     given = {"positive": positive, "negative": negative, "latent_image": latent, **KSAMPLER}
     (whole,) = pack.run("KSampler", model=model, **given)
     (core,) = pack.run("KSampler", model=windowed, **given)

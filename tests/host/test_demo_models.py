@@ -134,6 +134,7 @@ def test_the_vae_equals_diffusers_and_knows_the_world(models, host, clip_of_the_
     assert -10 * (decoded - frames).square().mean().log10() > 22
 
 
+@tiny.needs_multigpu
 def test_the_host_can_make_them_again(pack, host):
     image, video, clip, vae, _ = host
     editor, *_ = pack.run("BIVDiffDemoModels", variant="instruct_pix2pix")

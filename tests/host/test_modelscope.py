@@ -17,6 +17,9 @@ from test_video_folder import PROMPT, SCHEDULE, denoised, write_folder
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from dev import HOST_RELEASE, is_release
+from tools.host import COMFYUI
+
 MODEL = {
     "unet_in_dim": 4,
     "unet_dim": 32,
@@ -243,7 +246,9 @@ def test_published_size_is_that_of_diffusers(pack):
 
 def test_lone_checkpoints_equal_the_folder(pack, loaders, loaded, odd):
     x, context = torch.randn(3, 4, 8, 8), torch.randn(1, 7, 64)
-    assert torch.equal(denoised(loaders.load_unet(odd), x, 2.0, context), denoised(loaded[0], x, 2.0, context))
+    made, expected = (denoised(model, x, 2.0, context) for model in (loaders.load_unet(odd), loaded[0]))
+    off = 0 if is_release(COMFYUI, HOST_RELEASE) else 1e-4  # hosts up to 0.27 do not repeat the last digits
+    torch.testing.assert_close(made, expected, rtol=off, atol=off)
     clip = loaders.load_text_encoder(odd)
     assert torch.equal(*(encoder.encode_from_tokens(clip.tokenize(PROMPT)) for encoder in (clip, loaded[1])))
 

@@ -2,10 +2,13 @@
 
 import comfy.model_management
 import pytest
+import tiny_models as tiny
 import torch
 from analytic import rms
 from test_chunks import random
 from torch import Tensor
+
+pytestmark = tiny.needs_multigpu
 
 F = 6
 DEVICES = [torch.device("cpu"), torch.device("cpu", 1)]

@@ -1,5 +1,7 @@
 """The instruments as nodes: what they report on real latents and videos, and what they refuse."""
 
+import json
+
 import comfy.clip_vision
 import pytest
 import tiny_models as tiny
@@ -122,8 +124,9 @@ def test_a_cancel_stops_the_report_within_a_pair_of_frames(server):
     assert pairs[:2] == [(1, 7), (2, 7)] and len(pairs) <= 3
 
 
-def test_frame_consistency_is_that_of_clips_embeddings(pack, clip):
-    vision = comfy.clip_vision.ClipVisionModel(VISION)
+def test_frame_consistency_is_that_of_clips_embeddings(pack, clip, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(VISION))
+    vision = comfy.clip_vision.ClipVisionModel(str(tmp_path / "config.json"))
     tiny.randomize(vision.model, 9)
     plot, summary = pack.run("BIVDiffTemporalReport", images=clip, clip_vision=vision)
     together = torch.nn.functional.normalize(vision.encode_image(clip)["image_embeds"])

@@ -145,6 +145,7 @@ def test_autoencoder_equals_diffusers(pack, folders, parts):
     )
 
 
+@tiny.needs_multigpu
 def test_the_host_can_make_them_again(pack, folders):
     model, clip, vae = load(pack, "eps")
     for patcher in (model, clip.patcher, vae.patcher):

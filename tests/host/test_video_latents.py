@@ -308,7 +308,7 @@ def core_windows(pack, model, **settings):
     (windowed,) = pack.run(
         "ContextWindowsManual", model=model, context_length=2, context_overlap=1, context_stride=1, closed_loop=False,
         dim=2, context_schedule="standard_static", fuse_method="pyramid",
-        **{"freenoise": False, "causal_window_fix": False, **settings},
+        **{"freenoise": False, **tiny.NO_ANCHOR, **settings},
     )  # fmt: skip
     return windowed
 

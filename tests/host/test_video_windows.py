@@ -45,7 +45,7 @@ def with_core_windows(model):
         core.get_matching_fuse_method(ContextFuseMethods.PYRAMID),
         context_length=LENGTH,
         context_overlap=OVERLAP,
-        causal_window_fix=False,
+        **tiny.NO_ANCHOR,
     )
     core.create_prepare_sampling_wrapper(model)
     return model

@@ -17,9 +17,11 @@ from torch import Tensor
 
 from bivdiff_core.demo import measure, world
 from bivdiff_core.demo.models import CONTEXT_DIM
+from dev import HOST_RELEASE, is_release
 from tools import released, twins, workflows
 from tools.chain import with_jumping_colours
 from tools.demo import WORKFLOW, frames_of, node_titled
+from tools.host import COMFYUI
 
 FILES = {"file", "ckpt_name", "control_net_name", "lora_name", "bg_removal_name", "name"}
 FILES |= {"unet_name", "clip_name", "vae_name", "model_name"}
@@ -88,6 +90,7 @@ def twin(server, object_info):
 # The files
 
 
+@pytest.mark.skipif(not is_release(COMFYUI, HOST_RELEASE), reason="the files are laid out for another ComfyUI's nodes")
 @every_workflow
 def test_a_shipped_file_is_what_the_tool_writes(object_info, name):
     assert shipped(name) == workflows.as_text(drawn(name, object_info, demo=False))
@@ -137,7 +140,12 @@ def from_node(object_info: dict, prompt: dict, key: str, *names: str) -> dict[st
 @every_workflow
 @pytest.mark.parametrize("demo", [False, True])
 def test_nodes_lie_side_by_side_in_their_groups(object_info, name, demo):
-    ui = drawn(name, object_info, demo)
+    try:
+        ui = drawn(name, object_info, demo)
+    except KeyError as missing:
+        if is_release(COMFYUI, HOST_RELEASE):
+            raise
+        pytest.skip(f"this ComfyUI has no {missing}")
     boxes = [box(node["pos"], node["size"], title=30) for node in ui["nodes"]]
     for i, (left, top, right, bottom) in enumerate(boxes):
         for other in boxes[:i]:

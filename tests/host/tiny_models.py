@@ -4,10 +4,12 @@ Random networks are neither contractive nor near a denoiser, so nothing averages
 the zero-initialised layers of a fresh UNet, ControlNet or adapter would hide what goes into them.
 """
 
+import inspect
 import json
 from pathlib import Path
 
 import comfy.cldm.cldm
+import comfy.context_windows
 import comfy.controlnet
 import comfy.latent_formats
 import comfy.ldm.models.autoencoder
@@ -21,11 +23,20 @@ import comfy.supported_models
 import comfy.supported_models_base
 import comfy.t2i_adapter.adapter
 import comfy.utils
+import pytest
 import safetensors.torch
 import torch
 from comfy.model_base import ModelType
 from comfy.patcher_extension import PatcherInjection
 from torch import Tensor
+
+# What older hosts lack, told by its names.
+needs_multigpu = pytest.mark.skipif(
+    not hasattr(comfy.model_patcher.ModelPatcher, "deepclone_multigpu"), reason="this ComfyUI keeps to one GPU"
+)
+HAS_ANCHOR = "causal_window_fix" in inspect.signature(comfy.context_windows.IndexListContextHandler).parameters
+NO_ANCHOR = {"causal_window_fix": False} if HAS_ANCHOR else {}
+"""For the host's context windows: no frame before each."""
 
 CPU = torch.device("cpu")
 TEXT_WIDTH = 32

@@ -98,7 +98,7 @@ class Unit:
             return
         self.say_stage("starting ComfyUI")
         comfyui = Path(self.batch.comfyui)
-        self._server = Server(self.batch.python, comfyui, self.base, self.batch.cpu, own_packs=True)
+        self._server = Server(self.batch.python, comfyui, self.base, self.batch.cpu, beside=comfyui / "custom_nodes")
         if self._prompt:  # it has started before: whatever keeps it from doing so again may pass
             with suppress(ServerError):
                 self._server.__enter__()

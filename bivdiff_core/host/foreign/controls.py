@@ -35,7 +35,8 @@ def controls_of(conds) -> Iterator:
         for entry in cond or ():
             control = entry.get("control")
             while control is not None:
-                for c in (control, *control.multigpu_clones.values()):
+                # A host that keeps to one GPU has no clones.
+                for c in (control, *getattr(control, "multigpu_clones", {}).values()):
                     if id(c) not in seen:
                         seen.add(id(c))
                         yield c

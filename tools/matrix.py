@@ -1,0 +1,226 @@
+"""The tests with other versions than those of `dev.py test`: ComfyUIs, Pythons, packages and front ends.
+
+    python dev.py matrix [ROW ...]
+
+Each row has an environment of its own under .matrix/, made by uv, which takes the Pythons that it finds on the path and
+fetches others where it can. A row's result is one line of output/matrix.jsonl; docs/versions.md shows each row's last.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+
+import dev
+from dev import ROOT, Environment, Release
+
+FOLDER = ROOT / ".matrix"
+RESULTS = dev.OUTPUT / "matrix.jsonl"
+PAGE = ROOT / "docs" / "versions.md"
+UV = "uv==0.13.9"
+UV_PYTHON = FOLDER / "uv" / dev.VENV_PYTHON.relative_to(dev.VENV)
+
+HOSTS = (
+    Release("0.18.2", "2.0.0", "1a16cb669ce8d7730f518e1337c763bbd2f125d97400384cf8b0276672c6c4af"),
+    Release("0.27.0", "2.5.0", "0cf0c51652e1abd6d05b9808d048ede525b32db68469458cea803e7d50c76cd0"),
+    dev.HOST_RELEASE,
+)
+NODES = ("tests/core", "tests/host")
+PAGE_TOO = (*NODES, "tests/browser")
+
+USUAL = dev.wanted()
+TOOLS = [*dev.TORCH, dev.COMFY_CLI, *dev.TEST_TOOLS]
+LOWEST = [*TOOLS, *(line.replace(">=", "==") for line in dev.requirements())]
+NEWEST = [*TOOLS, *dev.requirements()]
+SHOWN = ["comfyui-frontend-package", "torch", "numpy", "transformers"]
+SHOWN += [line.partition(">")[0] for line in dev.requirements()]
+LIST_VERSIONS = """
+import json, platform, sys
+from importlib.metadata import version
+
+print(json.dumps({"python": platform.python_version(), **{name: version(name) for name in sys.argv[1:]}}))
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one environment is made of, and the tests that run in it."""
+
+    name: str
+    what: str
+    host: Release = dev.HOST_RELEASE
+    python: str = "3.12"
+    packages: tuple[str, ...] = tuple(USUAL)
+    newest_front_end: bool = False
+    tests: tuple[str, ...] = PAGE_TOO
+
+
+ROWS = [
+    Row("comfyui-0.18.2", "its own requirements; the nodes alone", HOSTS[0], python="3.11", tests=NODES),
+    Row("comfyui-0.27.0", "its own requirements", HOSTS[1]),
+    Row("lowest", "the lowest packages that the pack asks for", python="3.10", packages=tuple(LOWEST)),
+    Row("newest", "the newest packages", python="3.13", packages=tuple(NEWEST)),
+    Row("python-3.14", "the newest packages", python="3.14", packages=tuple(NEWEST)),
+    Row("front-end", "the newest front end", newest_front_end=True, tests=("tests/browser",)),
+]
+
+
+class NotRunError(RuntimeError):
+    """A row whose environment cannot be had."""
+
+
+def run_rows(names: list[str]) -> int:
+    """Run the named rows, or all, and write the page; the status says whether all that ran passed."""
+    rows = [row for row in ROWS if row.name in names or not names]
+    if unknown := set(names) - {row.name for row in rows}:
+        sys.exit(f"There is no row {', '.join(sorted(unknown))}: expected {', '.join(row.name for row in ROWS)}.")
+    results = []
+    for row in rows:
+        results.append(run(row))
+        dev.say(f"{row.name}: {outcome(results[-1])}")
+        dev.OUTPUT.mkdir(exist_ok=True)
+        with RESULTS.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(results[-1]) + "\n")
+        PAGE.write_text(page(), encoding="utf-8")
+    return int(any(result.get("failed") for result in results))
+
+
+def run(row: Row) -> dict:
+    """A row's result: what was found and counted, or why it was not run."""
+    result = {"row": row.name, "date": datetime.date.today().isoformat(), "comfyui": row.host.version}
+    try:
+        host = build(row)
+    except NotRunError as error:
+        return {**result, "not_run": str(error)}
+    listed = subprocess.run([host.python, "-c", LIST_VERSIONS, *SHOWN], capture_output=True, text=True, check=True)
+    report = FOLDER / f"{row.name}.xml"
+    report.unlink(missing_ok=True)
+    started = time.monotonic()
+    host.run("-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *row.tests)
+    return {
+        **result,
+        "versions": json.loads(listed.stdout),
+        **counts(report),
+        "seconds": round(time.monotonic() - started),
+    }
+
+
+def build(row: Row) -> Environment:
+    """A row's environment, made anew from what has been downloaded before.
+
+    Raises:
+        NotRunError: there is no such Python, or no such set of packages.
+    """
+    if not UV_PYTHON.exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", FOLDER / "uv"], check=True)
+        subprocess.run([UV_PYTHON, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", UV], check=True)
+    comfyui = FOLDER / "hosts" / row.host.version / "ComfyUI"
+    if not dev.is_release(comfyui, row.host):
+        dev.fetch_host(comfyui, row.host, UV_PYTHON)
+    dev.say(f"making the environment of {row.name}")
+    venv = FOLDER / "envs" / row.name
+    python = venv / dev.VENV_PYTHON.relative_to(dev.VENV)
+    uv(f"no Python {row.python} can be had", "venv", "--clear", "--python", row.python, venv)
+    install = ("pip", "install", "--python", python)
+    uv("the packages cannot be had together", *install, *row.packages, "-r", comfyui / "requirements.txt")
+    if row.newest_front_end:
+        uv("there is no other front end", *install, "--upgrade", "comfyui-frontend-package")
+    host = Environment(python, comfyui)
+    dev.prepare_tests(host)
+    return host
+
+
+def uv(failure: str, *arguments: str | Path) -> None:
+    """Run uv, which keeps all that it downloads under .matrix/."""
+    folders = {"UV_CACHE_DIR": FOLDER / "cache", "UV_PYTHON_INSTALL_DIR": FOLDER / "pythons"}
+    variables = {**os.environ, **{name: str(folder) for name, folder in folders.items()}}
+    if subprocess.run([UV_PYTHON, "-m", "uv", "--quiet", *arguments], env=variables).returncode != 0:
+        raise NotRunError(failure)
+
+
+def counts(report: Path) -> dict:
+    """Passed, failed and skipped tests of a JUnit report, and which failed; a run without a report is one failure."""
+    if not report.exists():
+        return {"passed": 0, "failed": 1, "skipped": 0, "failures": ["pytest ended without a report"]}
+    cases = list(ElementTree.parse(report).iter("testcase"))
+    failures = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
+    skipped = sum(case.find("skipped") is not None for case in cases)
+    return {
+        "passed": len(cases) - len(failures) - skipped,
+        "failed": len(failures),
+        "skipped": skipped,
+        "failures": sorted({f"{case.get('classname')}::{case.get('name')}" for case in failures}),
+    }
+
+
+def outcome(result: dict) -> str:
+    """A result in words."""
+    if "not_run" in result:
+        return f"not run: {result['not_run']}"
+    return f"{result['passed']} passed, {result['failed']} failed, {result['skipped']} skipped"
+
+
+INTRODUCTION = """# Versions
+
+Written by `python dev.py matrix`, which runs the tests of the method, of the nodes in a real ComfyUI and of the page in
+a browser, in an environment for each row. PyTorch is {torch} throughout: later releases have no torchvision or no
+torchaudio that loads beside them. `python dev.py matrix ROW` runs one row again.
+"""
+BOUNDS = """
+**ComfyUI.** {oldest} is the oldest that the package index still has. The nodes work there; its page does not show all
+of them (27 tests of the page failed on 2026-11-25: Compare Videos, errors, and every template after one with nodes that
+it lacks), so the promise begins with {promised}. The pack compares no version numbers. As it loads it looks up every
+name that it takes from ComfyUI (`bivdiff_core/host/foreign/needed.py`) and refuses, in one sentence that names what is
+missing, a ComfyUI that lacks one. What older hosts do not have to give, several GPUs for one sampling or a frame in
+front of context windows, is not asked for; its tests are the skipped ones of their rows.
+
+**Packages.** The lowest are those of `pyproject.toml`; the newest are what the package index had on the day.
+
+**Python.** Each has a row. A row that is not run is one whose Python could not be had where the matrix ran.
+"""
+
+
+def page() -> str:
+    """docs/versions.md, from the last result of each row."""
+    last = {}
+    for line in RESULTS.read_text(encoding="utf-8").splitlines():
+        last[json.loads(line)["row"]] = json.loads(line)
+    rows = [(row, last[row.name]) for row in ROWS if row.name in last]
+    ran = [(row, result) for row, result in rows if "versions" in result]
+    parts = [INTRODUCTION.format(torch=dev.TORCH[0].partition("==")[2])]
+    parts += table(
+        ["row", "ComfyUI", "Python", "front end", "what", "result", "day"],
+        [
+            [
+                row.name,
+                result["comfyui"],
+                result.get("versions", {}).get("python", row.python),
+                result.get("versions", {}).get("comfyui-frontend-package", "-"),
+                row.what,
+                outcome(result),
+                result["date"],
+            ]
+            for row, result in rows
+        ],
+    )
+    parts.append(BOUNDS.format(oldest=HOSTS[0].version, promised=HOSTS[1].version))
+    parts += ["What was found in each environment:", ""]
+    parts += table(
+        ["row", *SHOWN[1:]], [[row.name, *(result["versions"][name] for name in SHOWN[1:])] for row, result in ran]
+    )
+    for row, result in ran:
+        if result["failures"]:
+            parts += ["", f"Failed in {row.name}:", "", *(f"- `{test}`" for test in result["failures"])]
+    return "\n".join([*parts, ""])
+
+
+def table(heads: list[str], rows: list[list[str]]) -> list[str]:
+    """A table's lines in Markdown."""
+    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
