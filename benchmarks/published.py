@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
 from bivdiff_core import metrics  # noqa: E402
+from bivdiff_core.flow import average_along  # noqa: E402
 
 SOURCES = {
     "vidrd-ip2p-spiderman": "vidrd-ip2p-minecraft",
@@ -55,23 +56,6 @@ def neighbours(frames: Tensor) -> Tensor:
     return torch.stack((padded[:-2], padded[1:-1], padded[2:]))
 
 
-def averaged_along(frames: Tensor, source: Tensor) -> Tensor:
-    """Every frame averaged with those before and after, moved along the source's motion."""
-    total, count = frames.clone(), torch.ones(len(frames), 1, 1, 1)
-    size = frames.shape[1:3]
-    for video, clip in ((slice(1, None), source), (slice(None, -1), source.flip(0))):
-        flow, _ = metrics.optical_flow(*metrics.pairs(clip))
-        large = torch.nn.functional.interpolate(flow.movedim(-1, 1), size=size, mode="bilinear").movedim(1, -1)
-        large = large * (size[1] / flow.shape[2])
-        if clip is source:
-            moved = metrics.sample(frames[:-1], large)[0]
-        else:
-            moved = metrics.sample(frames[1:], large.flip(0))[0]
-        total[video] += moved
-        count[video] += 1
-    return total / count
-
-
 def sharpened(frames: Tensor, sharpness: float) -> Tensor:
     """Frames with an unsharp mask strong enough to reach a sharpness, or the strongest tried."""
     from kornia.filters import gaussian_blur2d
@@ -87,7 +71,7 @@ def sharpened(frames: Tensor, sharpness: float) -> Tensor:
 def contenders(source: Tensor, drawn: Tensor, result: Tensor) -> dict[str, Tensor]:
     """The published result, and the cheap ways to less flicker."""
     sharp = metrics.sharpness(drawn).mean().item()
-    average, along = neighbours(drawn).mean(dim=0), averaged_along(drawn, source)
+    average, along = neighbours(drawn).mean(dim=0), average_along(drawn, source, reach=1)[0]
     return {
         "published result": result,
         "average of 3": average,
@@ -95,6 +79,7 @@ def contenders(source: Tensor, drawn: Tensor, result: Tensor) -> dict[str, Tenso
         "median of 3": neighbours(drawn).median(dim=0).values,
         "average along the source's motion": along,
         "average along the source's motion, sharpened": sharpened(along, sharp),
+        "all 8 along the source's motion": average_along(drawn, source, reach=7)[0],
         "frozen result": result[:1].expand_as(result),
     }
 
