@@ -211,7 +211,7 @@ def verdict(results: dict[str, dict[str, float]], name: str, kind: str) -> str:
 
 def sheet(shown: list[tuple[str, dict[str, torch.Tensor]]]) -> Image.Image:
     """Clips in two columns: a caption, then a line of frames for each of `SHEET_ROWS`."""
-    size, frames, label, title = 64, 8, 168, 18
+    size, frames, label, title = 64, 8, 250, 18
     width, height = label + frames * size + 12, title + len(SHEET_ROWS) * size + 8
     page = Image.new("RGB", (2 * width, -(-len(shown) // 2) * height), "white")
     draw = ImageDraw.Draw(page)

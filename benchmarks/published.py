@@ -228,9 +228,11 @@ report calls steadier, a double exposure, still.
 
 An average along the source's motion steadies as much as the published result, one in place nearly as much. They pay
 with sharpness and, where the frames are different drawings, with outlines that show through each other; sharpened, they
-regain the figure and not the picture. `doubling` tells them: {most:.2f} at most for a published result, {least:.2f} at
-least for an average. A median of three copies whole pixels and reads {medians}: **the report does not tell it from a
-real smoothing**, only its flicker stays higher.
+regain the figure and not the picture. `doubling` tells most of them: {most} at most for a published result, {least} at
+least for an average of neighbours, and beyond the bound for most. **Not told from a real smoothing** are averages along
+the motion where much of it cannot be followed and frames stay as they were, those of all 8 frames, whose detail comes
+from so many neighbours that none stands out (the last columns count both), and a median of three, which copies whole
+pixels and reads {medians}; only its flicker stays higher.
 
 ## Each task
 
@@ -241,10 +243,9 @@ real smoothing**, only its flicker stays higher.
 ## What this does not show
 
 Smoothing is not free of loss: the control sets lose sharpness or repaint the scene, edits may raise contrast. The sets
-are the authors' own choice, few to a task, and short. The bounds were chosen on these very sets. Averages
-of many frames hold less of each neighbour, and are told by their blur at best. On the toy world, where frames agree,
-taking fine noise off a moving clip reads .37 to .46 of doubling, and so as a double exposure. Nothing here was made
-by this pack: real checkpoints could not be run for it.
+are the authors' own choice, few to a task, and short. The bounds were chosen on these very sets.
+On the toy world, where frames agree, taking fine noise off a moving clip reads .37 to .46 of doubling, and so as a
+double exposure. Nothing here was made by this pack: real checkpoints could not be run for it.
 """
 
 

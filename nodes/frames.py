@@ -210,7 +210,7 @@ class AverageAlongMotion(Node):
                     min=1,
                     max=16,
                     tooltip="How many neighbours to either side take part, as far as the clip has any. More is "
-                    "steadier and softer; real frames lose over a third of their sharpness at 1, three fifths at 7.",
+                    "steadier and softer; real frames lose a third of their sharpness at 1, half at 7.",
                 ),
             ],
             outputs=[
