@@ -1,15 +1,11 @@
 // Inverted Latent Report: the node itself says what is wrong, on red if its alarm is lit.
 
-import { element, showOutput } from "./output_widget.js";
+import { showOutput, statusBox } from "./output_widget.js";
 
 const COLORS = { lit: "#7a1f1f", healthy: "#1f5a2f" };
 
 showOutput("BIVDiffLatentReport", [360, 300], () => {
-  const report = element(
-    "div",
-    { role: "status" },
-    { padding: "8px", borderRadius: "6px", fontSize: "12px", color: "white", whiteSpace: "pre-wrap", overflow: "auto" },
-  );
+  const report = statusBox("");
   return {
     element: report,
     show({ summary, alarm }) {

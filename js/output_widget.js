@@ -9,6 +9,23 @@ export function element(tag, properties, style) {
   return made;
 }
 
+/** Words on a node, white on a colour. */
+export function statusBox(background) {
+  return element(
+    "div",
+    { role: "status" },
+    {
+      padding: "8px",
+      borderRadius: "6px",
+      fontSize: "12px",
+      color: "white",
+      background,
+      whiteSpace: "pre-wrap",
+      overflow: "auto",
+    },
+  );
+}
+
 /**
  * Give every node of a type a widget.
  *

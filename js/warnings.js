@@ -2,7 +2,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { element } from "./output_widget.js";
+import { statusBox } from "./output_widget.js";
 
 const HEIGHT = 90;
 const shown = new Map(); // widgets by node
@@ -11,22 +11,9 @@ let made = 0;
 function show(node, text) {
   let widget = shown.get(node);
   if (!widget) {
-    const box = element(
-      "div",
-      { role: "status" },
-      {
-        padding: "8px",
-        borderRadius: "6px",
-        fontSize: "12px",
-        color: "white",
-        background: "#6b4a10",
-        whiteSpace: "pre-wrap",
-        overflow: "auto",
-      },
-    );
     // Vue nodes do not show a widget again whose name they had.
     const options = { serialize: false, getMinHeight: () => HEIGHT };
-    widget = node.addDOMWidget(`warning ${(made += 1)}`, "BIVDIFF_WARNING", box, options);
+    widget = node.addDOMWidget(`warning ${(made += 1)}`, "BIVDIFF_WARNING", statusBox("#6b4a10"), options);
     widget.serialize = false;
     node.setSize(node.computeSize().map((side, i) => Math.max(side, node.size[i])));
     shown.set(node, widget);
