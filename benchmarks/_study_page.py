@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from itertools import product
 
 import torch
+from _intervals import interval
 from alarm import LEAST_COLOURS, LEAST_IOU, SHARPNESS, is_bad
 from study import (
     BRIDGES,
@@ -30,7 +31,6 @@ from torch import Tensor
 
 from tools.chain import FRAME_CFG, SMOOTH_CFG, device
 
-DRAWS = 2000
 MIDDLE = Case()
 SHARED = replace(MIDDLE, noise="shared", ratio=0.5, strength=0.5)
 
@@ -76,13 +76,6 @@ class Results:
         low, high = interval(difference)
         text = f"{difference.nanmean():+.3f} ({low:+.3f} to {high:+.3f})"
         return f"**{text}**" if low > 0 or high < 0 else text
-
-
-def interval(values: Tensor) -> tuple[float, float]:
-    """Bounds of the mean in 95 of 100 resamplings of the clips."""
-    picks = torch.randint(len(values), (DRAWS, len(values)), generator=torch.Generator().manual_seed(0))
-    low, high = values[picks].nanmean(dim=1).nanquantile(torch.tensor([0.025, 0.975])).tolist()
-    return low, high
 
 
 def table(head: list[str], lines: list[list[str]]) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import mean
 
 import torch
+from _intervals import interval
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
@@ -168,17 +169,15 @@ def differences(figures: dict[str, list[dict]]) -> str:
     for kind, suffix in KINDS.items():
         for ours, theirs in PAIRS:
             names = [name.format(suffix, PASSED=PASSED, kind=kind) for name in (ours, theirs)]
-            cells = [interval(*([row[column] for row in figures[name]] for name in names)) for column in columns]
+            cells = [difference(*([row[column] for row in figures[name]] for name in names)) for column in columns]
             lines.append(f"| {names[0]} against {names[1]} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def interval(ours: list[float | None], theirs: list[float | None]) -> str:
-    """Mean of paired differences with a bootstrap's bounds, clips without the figure left out."""
-    both = [(a, b) for a, b in zip(ours, theirs, strict=True) if a is not None and b is not None]
-    gains = torch.tensor([a - b for a, b in both])
-    draws = torch.randint(len(gains), (2000, len(gains)), generator=torch.Generator().manual_seed(0))
-    low, high = gains[draws].mean(dim=1).quantile(torch.tensor([0.025, 0.975])).tolist()
+def difference(ours: list[float | None], theirs: list[float | None]) -> str:
+    """Mean of paired differences with its interval, clips without the figure left out."""
+    gains = torch.tensor([a - b for a, b in zip(ours, theirs, strict=True) if a is not None and b is not None])
+    low, high = interval(gains)
     return f"{gains.mean():+.3f} ({low:+.3f} to {high:+.3f})"
 
 
