@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from comfy_api.latest import io
 
 PACK = logging.getLogger(__name__.rsplit(".", 2)[0])
@@ -33,7 +34,7 @@ def error_prefix(node: type[io.ComfyNode]) -> Iterator[None]:
     """Put a node's name before what its work raises, which knows no nodes."""
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, torch.OutOfMemoryError) as error:
         message = f"{node.SCHEMA.display_name}: {error}"
         raise type(error)(message).with_traceback(error.__traceback__) from error.__cause__
 

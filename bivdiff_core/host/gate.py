@@ -63,6 +63,7 @@ class Clip:
     Args:
         role: what the node does with it.
         model: with its windows set.
+        window_length: of a video model, in frames; 0 where it sees the whole clip.
         family: the MODEL's kind.
         noise: kind of noise, `diffusion` or `flow`; empty where the node need not know.
         latent: as it came.
@@ -74,6 +75,7 @@ class Clip:
 
     role: Role
     model: object
+    window_length: int
     family: Family
     noise: str
     latent: dict
@@ -114,7 +116,9 @@ def admit(role: Role, model, latent: dict, prompts: Prompts, windows: Windows, s
     if role.latent != "start":
         animatediff.check_run(model, samples.shape[0], role.inverts)
     prompts = _admit_prompts(role, family, model, prompts, latent, samples)
-    return Clip(role, model, family, noise, latent, samples, sliced, prompts, inversion)
+    handler = model.model_options.get("context_handler")
+    length = getattr(handler, "context_length", windows.length)
+    return Clip(role, model, length, family, noise, latent, samples, sliced, prompts, inversion)
 
 
 def chunk_frames(model, frames_per_batch: int):

@@ -1,12 +1,14 @@
 """The chain's stages on an admitted clip: make frames, invert them, denoise them again."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
+import torch
 from einops import rearrange
 from torch import Tensor
 
@@ -89,6 +91,7 @@ def invert(clip: Clip, schedule: Schedule, solver: str) -> dict:
     Raises:
         ValueError: before any sampling where schedule, solver and MODEL do not fit; after it where a frame is not
             finite.
+        torch.OutOfMemoryError: as `memory_explained` says.
     """
     _check_solver(clip, solver)
     sampling = clip.model.get_model_object("model_sampling")
@@ -105,16 +108,8 @@ def invert(clip: Clip, schedule: Schedule, solver: str) -> dict:
     function = partial(SOLVERS[solver], sigma_min=float(sampling.sigma_min))
     check_gaps(clip.model, clip.prompts, sigmas)
     model, prompts = for_rising_noise(clip.family.for_inversion(clip.model), clip.prompts)
-    try:
+    with memory_explained(clip):
         out = run(guider(model, prompts), UnitScaleSampler(function, flow), sigmas, clip.samples)
-    except Exception as error:
-        comfy.model_management.raise_non_oom(error)
-        if not clip.role.pools:
-            raise
-        raise ValueError(
-            f"out of memory: group_norms whole_clip puts all {len(clip.samples)} frames through the model at once. "
-            "Set it to per_frame, or take fewer or smaller frames."
-        ) from error
     inverted = model.model.process_latent_in(out.float())
     if clip.sliced:
         inverted = rearrange(inverted, "t c 1 h w -> 1 c t h w")
@@ -174,9 +169,39 @@ def denoise_along(clip: Clip, guide: comfy.samplers.CFGGuider, function, sigmas:
     Args:
         function: as k-diffusion's samplers.
         samples: the clip's, in model space, or batches of them.
+
+    Raises:
+        torch.OutOfMemoryError: as `memory_explained` says.
     """
     out = clip.model.model.process_latent_out(samples.float())
-    return run(guide, UnitScaleSampler(function, clip.noise == FLOW), sigmas, out)
+    with memory_explained(clip):
+        return run(guide, UnitScaleSampler(function, clip.noise == FLOW), sigmas, out)
+
+
+@contextmanager
+def memory_explained(clip: Clip) -> Iterator[None]:
+    """Say which control needs less memory, where a MODEL that sees several frames at once runs out of it.
+
+    Raises:
+        torch.OutOfMemoryError: by which the host knows to unload all models.
+    """
+    try:
+        yield
+    except Exception as error:
+        comfy.model_management.raise_non_oom(error)
+        if clip.role.pools:
+            raise torch.OutOfMemoryError(
+                f"out of memory: group_norms whole_clip puts all {len(clip.samples)} frames through the model at once. "
+                "Set it to per_frame, or take fewer or smaller frames."
+            ) from error
+        frames = clip.samples.shape[frame_dim(clip.samples)]
+        seen = min(clip.window_length or frames, frames)
+        if not clip.role.video or seen == 1:
+            raise
+        raise torch.OutOfMemoryError(
+            f"out of memory: the video model saw {seen} frames at once. Set context_length below {seen} in all "
+            "nodes of the video model, or take smaller frames."
+        ) from error
 
 
 def denoising_sigmas(clip: Clip, levels: Tensor, schedule: Schedule) -> Tensor:

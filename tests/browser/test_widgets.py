@@ -60,7 +60,9 @@ def comparison(after: dict, links: list[list] = ()) -> dict:
 def choose(comfy, task: str) -> None:
     """Pick a task from the blend's list."""
     if comfy.nodes == "vue":
-        comfy.on_node("BIVDiffMixedInversion", "app.canvas.centerOnNode(node)")  # the list opens below, and not into view
+        comfy.on_node(
+            "BIVDiffMixedInversion", "app.canvas.centerOnNode(node)"
+        )  # the list opens below, and not into view
         comfy.page.get_by_role("combobox", name="task").click()
         comfy.page.get_by_role("option", name=task, exact=True).click()
         return

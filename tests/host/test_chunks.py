@@ -16,6 +16,8 @@ import torch
 from analytic import rms
 from torch import Tensor
 
+from bivdiff_core.host.memory import frames_that_fit
+
 F = 5
 LATENT = (F, 4, 8, 8)
 CHUNKS = (1, 2, 3, 5)
@@ -708,6 +710,22 @@ def test_a_control_takes_memory_from_the_chunks(pack, monkeypatch):
     given = {"model": calls.on(model), "latent_image": latent, "frames_per_batch": 0, **KSAMPLER}
     tiny.run(pack, "BIVDiffFrameSampler", positive=positive, negative=negative, **given)
     assert max(calls.rows) < 2 * 3
+
+
+@pytest.mark.parametrize(("device", "fit"), [(torch.device("cpu", 1), 4), (torch.device("cpu"), 1)], ids=str)
+def test_what_the_host_unloads_counts_as_free(pack, monkeypatch, device, fit):
+    """Other models on the device, not the run's own; from the CPU's memory the host unloads none."""
+    model, positive, negative, latent = plain(pack, flip=False)
+    model, other = model.clone(), tiny.sd_model()
+    model.load_device = other.load_device = device
+    frame = memory_of_a_frame(model)
+    leave_free(monkeypatch, 1.5 * frame)
+    monkeypatch.setattr(model, "loaded_size", model.model_size)
+    monkeypatch.setattr(other, "loaded_size", lambda: 3 * frame)
+    loaded = [comfy.model_management.LoadedModel(one) for one in (model, other)]
+    monkeypatch.setattr(comfy.model_management, "current_loaded_models", loaded)
+    conds = {"positive": [], "negative": []}
+    assert frames_that_fit(model, latent["samples"].shape, conds) == fit
 
 
 # Windows that the MODEL brings

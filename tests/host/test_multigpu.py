@@ -8,6 +8,8 @@ from analytic import rms
 from test_chunks import random
 from torch import Tensor
 
+from bivdiff_core.host.memory import frames_that_fit
+
 pytestmark = tiny.needs_multigpu
 
 F = 6
@@ -80,3 +82,17 @@ def test_what_never_fits_ends_with_the_devices_own_error(pack, demo, split):
         sample(pack, split(OutOfMemory(DEVICES[1], 0).on(model)), *prompts)
     out = sample(pack, split(OutOfMemory().on(model)), *prompts, frames_per_batch=2)
     assert rms(out - sample(pack, model, *prompts)) < 2e-5 * rms(out)
+
+
+def test_the_fuller_device_says_how_many_frames_fit(demo, split, monkeypatch):
+    model, *_ = demo
+    models = model, split(model)
+    copies = [model, *models[1].get_additional_models_with_key("multigpu")]
+    frame = 1.5 * model.model.memory_required([2, 4, 8, 8])
+    weights = [copy.model_size() - copy.loaded_size() for copy in copies]
+    room = {copy.load_device: size + n * frame for copy, size, n in zip(copies, weights, (4.5, 2.5), strict=True)}
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", room.get)
+    monkeypatch.setattr(comfy.model_management, "current_loaded_models", [])
+    conds = {"positive": [], "negative": []}
+    fit = [frames_that_fit(one, (F, 4, 8, 8), conds) for one in models]
+    assert fit == [4, 2]

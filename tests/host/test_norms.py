@@ -116,6 +116,6 @@ def test_what_cannot_be_pooled_is_refused(pack, make, settings, message):
 
 def test_running_out_of_memory_is_explained(pack, model):
     calls = tiny.Calls(2, torch.OutOfMemoryError("CUDA out of memory."))
-    with pytest.raises(ValueError, match="out of memory: group_norms whole_clip puts all 3 frames .* per_frame"):
+    with pytest.raises(torch.OutOfMemoryError, match="group_norms whole_clip puts all 3 frames .* per_frame"):
         invert(pack, calls.on(model), tiny.frames(3, 4, 8, 8))
     assert calls.rows == [3, 3]

@@ -1,6 +1,7 @@
 """Clips longer than the video model's window: the same overlapping windows in inversion and smoothing."""
 
 import comfy.context_windows as core
+import comfy.model_management
 import pytest
 import tiny_models as tiny
 import torch
@@ -108,3 +109,14 @@ def test_windows_that_do_not_move_on_are_refused(pack, model):
     with pytest.raises(ValueError, match="Set context_overlap below context_length"):
         smooth(pack, calls.on(model), context_length=4, context_overlap=4)
     assert not calls.rows
+
+
+@pytest.mark.parametrize(("windows", "seen"), [({}, FRAMES), (WINDOWS, LENGTH)])
+def test_running_out_of_memory_is_explained(pack, model, windows, seen):
+    """In the words of the node's controls, and so that the host still knows it for what it is."""
+    calls = tiny.Calls(1, torch.OutOfMemoryError("CUDA out of memory."))
+    with pytest.raises(torch.OutOfMemoryError) as error:
+        smooth(pack, calls.on(model), **windows)
+    assert str(error.value).startswith(f"Video Temporal Smoother: out of memory: the video model saw {seen} frames")
+    assert f"Set context_length below {seen}" in str(error.value)
+    assert comfy.model_management.is_oom(error.value)

@@ -35,11 +35,10 @@ class VideoUNet(torch.nn.Module):
             # another, set before every call.
             dtype = torch.float32
 
-        with torch.device(device or "cpu"):
+        with torch.device("meta"):  # every tensor comes from the file: none is drawn at random first, in fp32
             self.unet = UNet3D(**unet_config)
-        torch.nn.Module.to(
-            self.unet, dtype
-        )  # ModelMixin's own .to warns of layers to be kept in fp32, of which none are
+        # ModelMixin's own .to warns of layers to be kept in fp32, of which none are
+        torch.nn.Module.to(self.unet, dtype).to_empty(device=device or "cpu")
         self.dtype = dtype
         use_host_layers(self.unet, operations)
         self.options: dict = {}
