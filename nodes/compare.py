@@ -46,5 +46,5 @@ class CompareVideos(Node):
             )
         clips = (before, after)
         files = [ui.PreviewImage(clip, cls=cls).values for clip in clips]
-        flicker = [(change(clip) * 255).tolist() for clip in clips]
+        flicker = [(change(clip.float()) * 255).tolist() for clip in clips]
         return io.NodeOutput(ui={"before": files[0], "after": files[1], "flicker": flicker, "fps": [fps]})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, fields, replace
 
+import comfy.model_management
 from torch import Tensor
 
 from ..blend import MODES, steadied
@@ -96,7 +97,8 @@ def mix(image: dict | None, video: dict | None, ratio: float, mode: str, steadin
     alone = image if ratio == 1 else video if ratio == 0 else None
     if alone is not None:
         return _mixed(alone, alone["samples"])
-    a, b = image["samples"], video["samples"]
+    device = comfy.model_management.intermediate_device()  # latents from files are on the CPU, whatever the flags
+    a, b = image["samples"].to(device), video["samples"].to(device)
     if a.shape != b.shape:
         a = as_clip(a)
     if a.shape != b.shape:

@@ -26,6 +26,13 @@ def test_frames_flicker_and_rate_arrive(pack):
         assert (saved - frames).abs().max() <= 1 / 255
 
 
+def test_flicker_of_half_precision_is_measured_in_full(pack):
+    """Images are in half precision where ComfyUI is told to keep them so."""
+    frames = torch.rand(3, 64, 64, 3, generator=torch.Generator().manual_seed(0)).half()
+    shown = compare(pack, frames, frames)
+    assert shown["flicker"][0] == pytest.approx((frames.double().diff(dim=0).abs().mean((1, 2, 3)) * 255).tolist())
+
+
 def test_one_picture_each_has_no_flicker(pack):
     assert compare(pack, torch.zeros(1, 8, 8, 3), torch.zeros(1, 8, 8, 3))["flicker"] == [[], []]
 

@@ -5,6 +5,7 @@ import logging
 
 import animatediff_standin as ade
 import comfy.hooks
+import comfy.model_management
 import comfy.nested_tensor
 import comfy.samplers
 import comfy.sd
@@ -15,6 +16,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from bivdiff_core.grids import sd_sigma
+from bivdiff_core.host.inverted import mix
 
 F = 4
 LATENT = (F, 4, 8, 8)
@@ -323,6 +325,14 @@ def test_a_description_survives_a_cast(pack, inverted):
     half = {**inverted, "samples": inverted["samples"].to(torch.bfloat16)}
     _, summary, _ = pack.run("BIVDiffLatentReport", latent=half)
     assert "does not say where" not in summary
+
+
+def test_branches_on_two_devices_are_mixed_where_the_host_keeps_latents(monkeypatch):
+    """A latent from a file is on the CPU, one just inverted on the GPU under --gpu-only, for which meta stands in."""
+    device = torch.device("meta")
+    monkeypatch.setattr(comfy.model_management, "intermediate_device", lambda: device)
+    image, video = ({"samples": torch.zeros(2, 4, 8, 8, device=where)} for where in ("cpu", device))
+    assert mix(image, video, 0.5, "linear", steadiness=0.0)["samples"].device == device
 
 
 def test_smooth_footage_is_believed_and_said(pack, video):
