@@ -117,7 +117,7 @@ def check_video(images: Tensor, like: Tensor | None = None) -> Tensor:
         raise ValueError(f"frames of {frames.shape[2]}x{frames.shape[1]} show no motion. Wire the video itself.")
     if len(frames) < 2:
         raise ValueError(
-            f"{len(frames)} frame is no video, at least 2 are needed. Wire all frames as one batch of images."
+            f"expected a video of at least 2 frames, got {len(frames)}. Wire all frames as one batch of images."
         )
     if like is not None and frames.shape != like.shape:
         raise ValueError(

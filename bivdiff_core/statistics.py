@@ -1,4 +1,4 @@
-"""How far an inverted latent is from white noise, what that will do to the video, and which control mends it.
+"""How far an inverted latent is from white noise, what that will do to the video, and which control fixes it.
 
 Video models know N(0, I); from noise that is not like it they make dull, smeared or broken frames.
 """
@@ -53,7 +53,7 @@ brings it to 1.04, but is no cure: on four clips of five linear gave the steadie
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong with a latent, in an artist's words: its name, how it shows, what it does, what mends it.
+    """Something wrong with a latent, in an artist's words: its name, how it shows, what it does, what fixes it.
 
     alarming: whether it is worth stopping for; videos from latents with less of it came out well.
     """
@@ -247,7 +247,7 @@ def headline(findings: list[Finding], strength: float) -> str:
 
 
 def summary(measured: dict[str, Tensor], findings: list[Finding], branch: str, strength: float) -> str:
-    """A report in words: what is wrong and what mends it, then the figures."""
+    """A report in words: what is wrong and what fixes it, then the figures."""
     lines = [f"{headline(findings, strength)}."]
     lines += [f"{found.failure}: {found.seen}. {found.effect} {found.cure}" for found in findings]
     if strength < 1:

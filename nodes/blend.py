@@ -14,7 +14,7 @@ def _ratio(task: str, mixing_ratio: float) -> float:
 
 
 class MixedInversion(Node):
-    """Blends the two branches' inverted latents; a branch without weight is never computed."""
+    """Blends the two branches' inverted latents; a zero-weight branch is skipped."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

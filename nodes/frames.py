@@ -84,7 +84,7 @@ class SelectFrames(Node):
             node_id="BIVDiffSelectFrames",
             display_name="Select Frames",
             category=controls.CATEGORY,
-            description="Takes every so many frames of a clip, with their sound, and says at what rate they play. "
+            description="Takes every n-th frame of a clip, with the sound, and says at what rate they play. "
             "Video models know clips of 8 to 32 frames; the paper takes every fourth frame, 8 of them.",
             search_aliases=["frame stride", "skip frames", "trim video", "every nth frame"],
             inputs=[
@@ -97,7 +97,7 @@ class SelectFrames(Node):
                     default=4,
                     min=1,
                     max=1 << 20,
-                    tooltip="Take every so many frames. 1 takes all; larger strides show the video model more motion.",
+                    tooltip="Take every n-th frame. 1 takes all; larger strides show the video model more motion.",
                 ),
                 io.Int.Input(
                     "count", default=0, min=0, max=1 << 20, tooltip="How many frames to take; 0 takes all there are."
@@ -159,7 +159,7 @@ class EncodeFrames(Node):
                     default=1,
                     min=1,
                     max=1 << 20,
-                    tooltip="Take every so many frames. 1 takes all. For single_frames beside a clip of the same "
+                    tooltip="Take every n-th frame. 1 takes all. For single_frames beside a clip of the same "
                     "images give 4 with Wan and HunyuanVideo and 8 with LTX: as many latents as the clip has.",
                 ),
                 io.Combo.Input(

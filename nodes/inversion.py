@@ -1,4 +1,4 @@
-"""The second stage of BIVDiff: frames carried back to noise, by the image model and by the video model."""
+"""The second stage of BIVDiff: DDIM inversion of the frames, by the image model and by the video model."""
 
 import torch
 from comfy_api.latest import io

@@ -24,7 +24,7 @@ class LatentReport(Node):
             display_name="Inverted Latent Report",
             category=controls.CATEGORY,
             description="Looks at the noise before the video model has to: shows what is wrong with it, what that will "
-            "do to the video, and which control mends it. Put it behind each DDIM Inverse and behind the blend.",
+            "do to the video, and which control fixes it. Put it behind each DDIM Inverse and behind the blend.",
             search_aliases=["latent statistics", "noise check", "diagnose latent", "why is my video blurry"],
             inputs=[
                 io.Latent.Input(
@@ -42,7 +42,7 @@ class LatentReport(Node):
                 io.Boolean.Output(
                     display_name="alarm",
                     tooltip="True if the video will suffer. Wire it to If/Else Switch to smooth only what is worth it: "
-                    "the side that is not chosen is never computed.",
+                    "the side that is not chosen is skipped.",
                 ),
             ],
         )

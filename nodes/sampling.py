@@ -27,7 +27,7 @@ class FrameSampler(Node):
             category=controls.CATEGORY,
             description="Makes every frame of a clip with an image model, each on its own: KSampler for more frames "
             "than fit in memory at once. ControlNet hints, masks and prompts given per frame follow their frames. "
-            "The frames will flicker; Video Temporal Smoother mends that at the end of the chain. After it the node "
+            "The frames will flicker; Video Temporal Smoother fixes that at the end of the chain. After it the node "
             "serves once more, as the structure pass: given the video inverted a little way, it draws back the shapes "
             "that smoothing lost.",
             search_aliases=["ksampler frames", "video to video", "vid2vid", "batch sampler", "bivdiff"],

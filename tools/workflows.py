@@ -996,7 +996,7 @@ each buys. The frames and both inversions are made once, what follows once per r
 
 ### What to turn
 
-- **What to try**: the ratios, parted by commas.
+- **What to try**: the ratios, comma-separated.
 - **Plot**: the joined points are steadier or closer to the frames than every other; crosses only stand still or are \
 only blurred, or average their frames.
 - Modes instead: wire **Blend Mode List** to **mode** of Mixed Inversion Blend and to **labels** of Sweep Grid, and \
@@ -1038,7 +1038,7 @@ ModelScope goes the same way: the folder `text-to-video-ms-1.7b` of huggingface.
 - **Resize**: 576x320 is what ZeroScope knows, and widths and heights near it. Other sizes fall apart.
 - **count**: as many frames as you like; what the video model needs grows with **context_length** only.
 - **context_length**, **context_overlap**: the same in DDIM Inverse (Video) and the smoother. Up to 24 for ZeroScope; \
-less overlap is quicker, and jumps every so many frames are a sign of too little.
+less overlap is quicker, and jumps at regular intervals are a sign of too little.
 - **denoise** of the Frame-wise Image Sampler: how far from your clip the frames go.
 - **frame_noise** shared: frames that differ less, where little moves.
 - **mixing_ratio**: towards 1 steadier, towards 0 closer to the frames.

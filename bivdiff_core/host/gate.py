@@ -190,7 +190,7 @@ def admit_inverted(latent: dict, strength: float = 1.0) -> Inversion | None:
         strength: how far it went if it does not say so.
 
     Raises:
-        ValueError: the latent plainly is no noise.
+        ValueError: the latent plainly does not look like noise.
     """
     samples = admit_samples(latent)
     inversion = inversion_of(latent)
@@ -205,9 +205,9 @@ def admit_inverted(latent: dict, strength: float = 1.0) -> Inversion | None:
             )
     elif not has_noise_std(std) or (strength == 1 and not is_noise(std, spatial)):
         raise ValueError(
-            f"this latent is no noise: {seen}, expected about 1 and 0. Wire the output of DDIM Inverse or Mixed "
-            "Inversion Blend. One that was saved says that it was inverted if Save Inverted Latent saved it; otherwise "
-            "set strength to what its inversion had."
+            f"this latent does not look like noise: {seen}, expected about 1 and 0. Wire the output of DDIM Inverse or "
+            "Mixed Inversion Blend. One that was saved says that it was inverted if Save Inverted Latent saved it; "
+            "otherwise set strength to what its inversion had."
         )
     elif strength == 1 and not is_white(std, spatial):
         log.warning(

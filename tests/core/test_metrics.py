@@ -289,7 +289,7 @@ def test_a_source_of_another_size_is_resized():
     [
         (torch.rand(4, 48, 64, 3), "source_images has 4 frames but the video 3"),
         (torch.rand(3, 64, 64, 3), "another shape"),
-        (torch.rand(1, 48, 64, 3), "1 frame is no video"),
+        (torch.rand(1, 48, 64, 3), "expected a video of at least 2 frames, got 1"),
     ],
 )
 def test_sources_that_drove_another_video_are_refused(source, said):
@@ -300,7 +300,7 @@ def test_sources_that_drove_another_video_are_refused(source, said):
 @pytest.mark.parametrize(
     ("video", "said"),
     [
-        (torch.rand(1, 8, 8, 3), "1 frame is no video"),
+        (torch.rand(1, 8, 8, 3), "expected a video of at least 2 frames, got 1"),
         (torch.rand(2, 1, 8, 3), "frames of 8x1 show no motion"),
         (torch.rand(3, 8, 8, 3), "2 frames of 8x8 but another 3 frames of 8x8"),
         (torch.rand(2, 8, 16, 3), "2 frames of 8x8 but another 2 frames of 16x8"),

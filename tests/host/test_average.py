@@ -31,7 +31,7 @@ def test_motion_from_a_clip_of_another_size(pack, clip):
 @pytest.mark.parametrize(
     ("images", "motion_from", "message"),
     [
-        (slice(0, 1), slice(0, 1), "1 frame is no video"),
+        (slice(0, 1), slice(0, 1), "expected a video of at least 2 frames, got 1"),
         (slice(0, 4), slice(0, 3), "motion_from has 3 frames but the video 4"),
         (slice(0, 4), (slice(0, 4), slice(0, 32)), "motion_from is 4 frames of 64x32 but the video 4 frames of 64x64"),
     ],

@@ -244,13 +244,13 @@ def test_a_latent_that_was_never_inverted(pack, sd, node_id):
     clean = tiny.frames(*LATENT)
     for latent in (clean, {**clean, "bivdiff": {"strength": 1.0}}):
         if node_id == "BIVDiffTemporalSmoother":
-            refused(pack, node_id, sd, "this latent is no noise", "DDIM Inverse", latent=latent)
+            refused(pack, node_id, sd, "this latent does not look like noise", "DDIM Inverse", latent=latent)
         elif node_id == "BIVDiffInvertedNoise":
-            refused(pack, node_id, None, "this latent is no noise", "DDIM Inverse", latent=latent)
+            refused(pack, node_id, None, "this latent does not look like noise", "DDIM Inverse", latent=latent)
         else:
             inverted = {"samples": noise(*LATENT)}
             for image, video in ((latent, inverted), (inverted, latent)):
-                refused(pack, node_id, None, "no noise", image_latent=image, video_latent=video, mixing_ratio=0.5)
+                refused(pack, node_id, None, "not look like noise", image_latent=image, video_latent=video, mixing_ratio=0.5)
 
 
 @pytest.fixture(scope="module")

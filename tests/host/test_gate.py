@@ -216,11 +216,11 @@ def test_a_video_model_is_not_cut_into_chunks(pack, video):
 
 def test_an_empty_latent_is_no_noise(pack, video):
     empty = {"samples": torch.zeros(LATENT)}
-    with Uncalled(video), pytest.raises(ValueError, match="^Video Temporal Smoother: this latent is no noise"):
+    with Uncalled(video), pytest.raises(ValueError, match="^Video Temporal Smoother: this latent does not look"):
         tiny.run(pack, "BIVDiffTemporalSmoother", **inputs_of("BIVDiffTemporalSmoother", video, empty), strength=0.5)
-    with pytest.raises(ValueError, match="^Mixed Inversion Blend: this latent is no noise"):
+    with pytest.raises(ValueError, match="^Mixed Inversion Blend: this latent does not look like noise"):
         tiny.run(pack, "BIVDiffMixedInversion", image_latent=empty, video_latent=empty)
-    with pytest.raises(ValueError, match="^Inverted Latent to Noise: this latent is no noise"):
+    with pytest.raises(ValueError, match="^Inverted Latent to Noise: this latent does not look like noise"):
         tiny.run(pack, "BIVDiffInvertedNoise", latent=empty)
 
 
@@ -313,7 +313,7 @@ def test_a_description_counts_for_its_own_samples_only(pack, sd, video, inverted
         "LatentUpscale", samples=inverted, upscale_method="bicubic", width=256, height=256, crop="disabled"
     )
     assert "bivdiff" in upscaled
-    with pytest.raises(ValueError, match="this latent is no noise"):
+    with pytest.raises(ValueError, match="this latent does not look like noise"):
         tiny.run(pack, "BIVDiffInvertedNoise", latent=upscaled)
     (part,) = pack.run("LatentFromBatch", samples=inverted, batch_index=1, length=2)
     _, summary, _ = pack.run("BIVDiffLatentReport", latent=part)
@@ -342,7 +342,7 @@ def test_smooth_footage_is_believed_and_said(pack, video):
     told = tiny.inverted(pack, correlated)
     said = warnings(pack, "BIVDiffTemporalSmoother", **inputs_of("BIVDiffTemporalSmoother", video, told))
     assert "far from noise" in said and "Smooth footage" in said
-    with pytest.raises(ValueError, match="this latent is no noise") as refusal:
+    with pytest.raises(ValueError, match="this latent does not look like noise") as refusal:
         tiny.run(
             pack, "BIVDiffTemporalSmoother", **inputs_of("BIVDiffTemporalSmoother", video, {"samples": correlated})
         )

@@ -1,5 +1,6 @@
 """Help pages and Chinese names: there for every node, and true to its schema."""
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -34,6 +35,29 @@ def test_pages_name_what_there_is(schemas):
         assert page.startswith(f"# {schema.display_name}\n"), node_id
         names = {item.id for item in schema.inputs} | {item.display_name for item in schema.outputs}
         assert named_controls(page) <= names, node_id
+
+
+def messages() -> str:
+    """All strings of the pack's source, what they are filled with at run time as "...", in lower case."""
+    found = []
+    for file in [*(ROOT / "bivdiff_core").rglob("*.py"), *(ROOT / "nodes").glob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = (part.value if isinstance(part, ast.Constant) else "..." for part in node.values)
+                found.append("".join(parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return "\n".join(found).lower()
+
+
+def test_quoted_messages_exist():
+    """What the tables of troubles and the README quote as a message; numbers and "..." stand for anything."""
+    known, quoted = messages(), []
+    for page in [ROOT / "README.md", *PAGES.glob("*.md")]:
+        heads = re.findall(r"^(?:\| |- \*\*)(\".+?)(?: \||\*\*)", page.read_text(encoding="utf-8"), re.MULTILINE)
+        quoted += [(page.name, quote) for head in heads for quote in re.findall(r'"(.+?)"', head)]
+    assert len(quoted) > 20
+    assert [(page, quote) for page, quote in quoted if re.sub(r"\d+", "...", quote.lower()) not in known] == []
 
 
 def test_every_page_shows_a_small_picture(schemas):

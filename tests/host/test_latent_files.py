@@ -146,5 +146,5 @@ def test_what_is_no_latent_is_refused(pack, content, message):
     "samples", [torch.zeros(2, 4, 8, 8), tiny.frames(2, 4, 8, 8)["samples"]], ids=["empty", "clean"]
 )
 def test_clean_latents_are_not_saved_as_noise(pack, samples):
-    with pytest.raises(ValueError, match="^Save Inverted Latent: this latent is no noise"):
+    with pytest.raises(ValueError, match="^Save Inverted Latent: this latent does not look like noise"):
         pack.run("BIVDiffSaveLatent", latent={"samples": samples}, filename_prefix="latents/clean")

@@ -71,7 +71,7 @@ def test_what_cannot_be_measured_is_refused(pack):
         pack.run("BIVDiffLatentReport", latent={"samples": broken})
     with pytest.raises(ValueError, match="^Inverted Latent Report: the latent holds no frames"):
         pack.run("BIVDiffLatentReport", latent={"samples": noise(0, 4, 8, 8)})
-    with pytest.raises(ValueError, match="^Temporal Report: 1 frame is no video"):
+    with pytest.raises(ValueError, match="^Temporal Report: expected a video of at least 2 frames, got 1"):
         pack.run("BIVDiffTemporalReport", images=torch.rand(1, 64, 64, 3))
 
 

@@ -150,7 +150,7 @@ def check_run(model, frames: int, inverts: bool) -> None:
         inverts: whether noise rises, which needs no guidance.
 
     Raises:
-        ValueError: naming the AnimateDiff node or the control that cures it.
+        ValueError: naming the AnimateDiff node or the control that fixes it.
     """
     params = model.get_attachment(PARAMS)
     if params is None:
