@@ -158,8 +158,8 @@ def _window_clip(model, windows: Windows, samples: Tensor):
         )
     if samples.ndim == 5 and samples.shape[0] > 1:
         raise ValueError(
-            f"the latent holds {samples.shape[0]} videos, and windows cut one at a time. Pass one (Latent From Batch), "
-            "or set context_length 0."
+            f"the latent holds {samples.shape[0]} videos, and windows cut one at a time. Pass one (Get Latent From "
+            "Batch), or set context_length 0."
         )
     return set_windows(model, FrameWindows(windows.length, windows.overlap, frame_dim(samples)))
 
@@ -366,7 +366,7 @@ def _check_origin(inversion: Inversion, model, noise: str) -> None:
 def _slice(samples: Tensor, prompts: Prompts) -> tuple[Tensor, Prompts]:
     """A video's time slices as clips of length 1, and prompts without what belongs to the whole."""
     if samples.shape[0] > 1:
-        raise ValueError(f"the latent holds {samples.shape[0]} videos. Pass one (Latent From Batch).")
+        raise ValueError(f"the latent holds {samples.shape[0]} videos. Pass one (Get Latent From Batch).")
     plain = [
         (text, {key: value for key, value in extra.items() if key not in CLIP_CONDITIONING})
         for text, extra in prompts.positive

@@ -105,7 +105,7 @@ def check_frame_counts(conds, frames: int) -> None:
     for control in foreign.controls_of(conds):
         if not foreign.slices_itself(control):
             hint = control.cond_hint_original
-            check(hint, "control hint", "Trim the longer one (Select Frames, Latent From Batch)")
+            check(hint, "control hint", "Trim the longer one (Select Frames, Get Latent From Batch)")
     for cond in conds:
         for entry in cond or ():
             mask = entry.get("mask")

@@ -82,7 +82,7 @@ def check_gaps(model, prompts: Prompts, sigmas: Tensor) -> None:
             if not any(end <= sigma <= start * (1 + 1e-5) for start, end in ranges):
                 raise ValueError(
                     f"no {side} prompt is in force at sigma {sigma:.3g}, and the model would not be asked there. Close "
-                    "the gap: in Set Timestep Range, or with a prompt for the rest of the range."
+                    "the gap: in ConditioningSetTimestepRange, or with a prompt for the rest of the range."
                 )
 
 

@@ -37,27 +37,55 @@ def test_pages_name_what_there_is(schemas):
         assert named_controls(page) <= names, node_id
 
 
-def messages() -> str:
-    """All strings of the pack's source, what they are filled with at run time as "...", in lower case."""
+def messages() -> list[str]:
+    """All strings of the pack's source but docstrings, what they are filled with at run time as "..."."""
     found = []
     for file in [*(ROOT / "bivdiff_core").rglob("*.py"), *(ROOT / "nodes").glob("*.py")]:
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if file.name == "needed.py":  # names of the host's code
+            continue
+        nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+        docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        for node in nodes:
             if isinstance(node, ast.JoinedStr):
                 parts = (part.value if isinstance(part, ast.Constant) else "..." for part in node.values)
                 found.append("".join(parts))
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
                 found.append(node.value)
-    return "\n".join(found).lower()
+    return found
 
 
 def test_quoted_messages_exist():
     """What the tables of troubles and the README quote as a message; numbers and "..." stand for anything."""
-    known, quoted = messages(), []
+    known, quoted = "\n".join(messages()).lower(), []
     for page in [ROOT / "README.md", *PAGES.glob("*.md")]:
         heads = re.findall(r"^(?:\| |- \*\*)(\".+?)(?: \||\*\*)", page.read_text(encoding="utf-8"), re.MULTILINE)
         quoted += [(page.name, quote) for head in heads for quote in re.findall(r'"(.+?)"', head)]
     assert len(quoted) > 20
     assert [(page, quote) for page, quote in quoted if re.sub(r"\d+", "...", quote.lower()) not in known] == []
+
+
+OTHER_NAMES = {
+    *("Hugging Face", "Git LFS", "PyTorch Lightning", "Stable Diffusion", "Stable Video Diffusion"),
+    *("Reference ControlNet", "Context Options", "Context Extras", "Sample Settings", "Standard Static"),
+    *("Attention Guidance", "Video VAEs"),
+}
+"""Of models, programs and other packs' nodes."""
+
+LEADING = r"^(?:(?:For|From|Give|In|Remove|Set|Take|The|Update|Wire) )+"
+
+
+def test_nodes_named_in_messages_exist(schemas):
+    """Words in a row that begin with capitals are part of the name of a node of ComfyUI or of the pack."""
+    from nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+
+    core = [node.GET_SCHEMA() for node in NODE_CLASS_MAPPINGS.values() if hasattr(node, "GET_SCHEMA")]
+    shown = {schema.display_name or schema.node_id for schema in [*core, *schemas.values()]}
+    shown = "\n".join(shown | set(NODE_DISPLAY_NAME_MAPPINGS.values()))
+    word = r"(?:[A-Z][A-Za-z0-9]+|\([A-Z][a-z]+\))"
+    named = {name for text in messages() for name in re.findall(rf"\b{word}(?: {word})+", text)}
+    named = {name for name in (re.sub(LEADING, "", name) for name in named) if " " in name}
+    assert len(named) > 15
+    assert {name for name in named - OTHER_NAMES if name not in shown} == set()
 
 
 def test_every_page_shows_a_small_picture(schemas):
