@@ -124,6 +124,11 @@ class SelectFrames(Node):
     def run(cls, images, start, stride, count, fps, audio=None) -> io.NodeOutput:
         frames = images[start::stride]
         if count > len(frames) or not len(frames):
+            if len(images) == 1:
+                raise ValueError(
+                    "got one picture, expected the frames of a clip. Wire in all of them: from Get Video Components, "
+                    "or several pictures through Batch Images."
+                )
             raise ValueError(
                 f"the clip has {len(images)} frames, which gives {len(frames)} from frame {start} on at "
                 f"a stride of {stride}, but {count or 'some'} are wanted. Lower start, stride or count."

@@ -23,7 +23,7 @@ from .inverted import Inversion, inversion_of
 from .latents import as_clip, frame_dim
 from .norms import pool_norms
 from .prompts import Prompts, check_picture, check_text, without_built_in_guidance
-from .windows import FrameWindows, Windows, check_frame_counts, check_windows, set_windows
+from .windows import FrameWindows, Windows, check_conds, check_windows, set_windows
 
 log = logging.getLogger(__name__)
 
@@ -382,7 +382,7 @@ def _admit_prompts(role: Role, family: Family, model, prompts: Prompts, latent: 
     if not role.video and not role.inverts:
         check_picture(family, prompts, latent)
     if frame_dim(samples) == 0:
-        check_frame_counts([[{"cross_attn": text, **extra} for text, extra in conds]], samples.shape[0])
+        check_conds([[{"cross_attn": text, **extra} for text, extra in conds]], samples.shape[0])
     if not role.inverts:
         return prompts
     if not role.video and any("control" in extra for _, extra in conds):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import comfy.conds
 from comfy.context_windows import IndexListContextWindow
+from comfy.controlnet import ControlNet
 from torch import Tensor
 
 from .foreign import controls as foreign
@@ -82,30 +83,40 @@ def _to(value, device):
     return value
 
 
-def check_frame_counts(conds, frames: int) -> None:
-    """Refuse conditioning that belongs to a clip of another length.
+def check_conds(conds, frames: int) -> None:
+    """Refuse conditioning that belongs to a clip of another length, and hints with another number of colours than 3.
 
-    The host would repeat or cut it silently, frame 0's hint ending up on another frame.
+    The host would repeat or cut it silently, frame 0's hint ending up on another frame, and take colours as they come.
 
     Args:
         conds: lists of the host's cond dicts (as CONDITIONING's second halves or as guiders hold them).
         frames: of the latent.
 
     Raises:
-        ValueError: a control hint, mask, text, concat or reference latent has neither 1 nor `frames` frames.
+        ValueError: a control hint, mask, text, concat or reference latent has neither 1 nor `frames` frames; a
+            ControlNet's hint has an alpha channel, or one channel alone.
     """
 
     def check(tensor, what: str, cure: str) -> None:
-        if isinstance(tensor, Tensor) and tensor.ndim and tensor.shape[0] not in (1, frames):
-            raise ValueError(
-                f"the {what} has {tensor.shape[0]} frames but the latent has {frames}. {cure} so that both "
-                f"have {frames}, or give one for all frames."
-            )
+        if not isinstance(tensor, Tensor) or tensor.ndim == 0 or tensor.shape[0] in (1, frames):
+            return
+        if frames == 1:
+            cure = f"Give the latent {len(tensor)} too (batch_size in Empty Latent Image, or encode so many frames)"
+        else:
+            cure = f"{cure} so that both have {frames}"
+        raise ValueError(
+            f"the {what} has {len(tensor)} frames but the latent has {frames}. {cure}, or give one for all frames."
+        )
 
     for control in foreign.controls_of(conds):
         if not foreign.slices_itself(control):
             hint = control.cond_hint_original
             check(hint, "control hint", "Trim the longer one (Select Frames, Get Latent From Batch)")
+            if type(control) is ControlNet and control.vae is None and hint is not None and hint.shape[1] != 3:
+                raise ValueError(
+                    f"the control hint has {hint.shape[1]} channels, expected 3 (red, green, blue). Split Image with "
+                    "Alpha takes the alpha channel off; Convert Mask to Image makes three channels of a mask."
+                )
     for cond in conds:
         for entry in cond or ():
             mask = entry.get("mask")

@@ -27,7 +27,7 @@ from .families import family_of
 from .foreign import animatediff
 from .foreign import controls as foreign
 from .foreign.comfyui import CORE_WINDOW_WRAPPER, OUR_WINDOW_WRAPPER, check_split_run, drain_workers
-from .hints import check_frame_counts, hints_of, slice_lists
+from .hints import check_conds, hints_of, slice_lists
 from .latents import frame_dim
 from .memory import frames_that_fit
 
@@ -224,7 +224,7 @@ def _begin_run(executor, noise, latent_image, *args, **kwargs):
     if windows is not None:
         frames = latent_image.shape[windows.dim]
         if windows.dim == 0:
-            check_frame_counts(guider.conds.values(), frames)
+            check_conds(guider.conds.values(), frames)
         length = 1 if windows.independent and _has_masked_text(guider) else windows.context_length
         if length == 0:
             length = frames_that_fit(guider.model_patcher, latent_image.shape, guider.conds)

@@ -211,6 +211,21 @@ def test_a_hint_deep_in_the_chain_counts(pack, sd):
     refused(pack, "BIVDiffFrameSampler", sd, "has 8 frames but the latent has 5", positive=positive)
 
 
+def test_one_latent_for_many_hints(pack, sd):
+    """Empty Latent Image was left at batch_size 1."""
+    latent, positive = {"samples": torch.zeros(1, *LATENT[1:])}, other_count("control hint", 8, pack)
+    refused(pack, "BIVDiffFrameSampler", sd, "latent has 1", "batch_size in Empty", latent=latent, positive=positive)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_hint_that_is_no_rgb_picture(pack, sd, channels):
+    positive, _ = pack.run(
+        "ControlNetApplyAdvanced", positive=pair()[0], negative=pair()[1], control_net=tiny.control_net(),
+        image=random(F, 64, 64, channels, seed=1), strength=1.0, start_percent=0.0, end_percent=1.0,
+    )  # fmt: skip
+    refused(pack, "BIVDiffFrameSampler", sd, f"hint has {channels} channels, expected 3", "Alpha", positive=positive)
+
+
 def test_one_for_all_frames_is_welcome(pack, sd):
     """A single hint, mask or text goes for every frame."""
     for what in COUNTED[:3]:

@@ -133,3 +133,16 @@ def test_the_sound_of_the_frames_taken(pack, shape):
 def test_no_sound_gives_none(pack):
     *_, cut = tiny.run(pack, "BIVDiffSelectFrames", images=torch.zeros(9, 8, 8, 3), start=2, stride=3, fps=10.0)
     assert cut is None
+
+
+@pytest.mark.parametrize(
+    ("frames", "settings", "message"),
+    [
+        (8, {"stride": 2, "count": 5}, "8 frames, which gives 4 from frame 0 on at a stride of 2, but 5 are wanted"),
+        (8, {"start": 8}, "gives 0 from frame 8 on"),
+        (1, {"count": 8}, "got one picture, expected the frames of a clip"),
+    ],
+)
+def test_frames_that_are_not_there(pack, frames, settings, message):
+    with pytest.raises(ValueError, match=message):
+        tiny.run(pack, "BIVDiffSelectFrames", images=torch.zeros(frames, 8, 8, 3), **settings)
