@@ -233,4 +233,5 @@ class AverageAlongMotion(Node):
         frames = metrics.check_video(images)
         clip = metrics.check_source(motion_from, like=frames, name="motion_from")
         bar = comfy.utils.ProgressBar(len(frames) - 1)  # it also stops a run that is cancelled
-        return io.NodeOutput(*average_along(frames, clip, reach, partial(bar.update, 1)))
+        averaged, share = average_along(frames, clip, reach, partial(bar.update, 1))
+        return io.NodeOutput(averaged.to(images), share.to(images.device))

@@ -1,0 +1,265 @@
+"""Every node of the pack once on the demo models, under a ComfyUI with or without the pretended accelerator.
+
+    python -m accelerator.chain FILE {cpu,default,gpu-only,dynamic-vram}
+
+FILE holds each result as a float32 tensor, and in its metadata where the result lay. Run by test_accelerator.py, in the
+repository's root with tests/host on the path.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from . import comfyui
+
+FRAMES, STEPS, CHUNK = 4, 3, 3
+FLAGS = {"default": {}, "gpu-only": {"gpu_only": True}, "dynamic-vram": {"dynamic_vram": True}}
+SOLVERS = ("ddim", "uni_inv", "fireflow", "fixed_point")
+MODES = ("linear", "variance_preserving", "slerp", "frequency")
+SCHEDULE = {"steps": STEPS, "scheduler": "ddim_uniform", "grid": "matched", "strength": 1.0}
+CONTROL = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
+
+
+class Run:
+    """Runs nodes and keeps what they give."""
+
+    def __init__(self, pack) -> None:
+        self.pack = pack
+        self.results: dict[str, Tensor] = {}
+        self.devices: dict[str, str] = {}
+        self.nodes: set[str] = set()
+
+    def __call__(self, node_id: str, **inputs) -> tuple:
+        """A node's outputs, inputs left out taking their defaults."""
+        import tiny_models
+
+        self.nodes.add(node_id)
+        return tiny_models.run(self.pack, node_id, **inputs)
+
+    def keep(self, name: str, result: Tensor | dict) -> Tensor | dict:
+        """Put a LATENT or IMAGE in the file."""
+        tensor = result["samples"] if isinstance(result, dict) else result
+        self.results[name] = tensor.float().cpu().clone(memory_format=torch.contiguous_format)
+        self.devices[name] = str(tensor.device)
+        return result
+
+
+class Studio:
+    """The demo models, a clip and its prompts, as they arrive at the nodes of a graph."""
+
+    def __init__(self, run: Run) -> None:
+        import comfy.model_management
+
+        world = run.pack.import_module("bivdiff_core.demo.world")
+        clip = world.make_clip(world.HELD_OUT_SEEDS[0])
+        self.run = run
+        self.image, self.video, self.clip, self.vae, self.control_net = run("BIVDiffDemoModels", variant="base")
+        self.caption = clip.caption
+        device = comfy.model_management.intermediate_device()
+        self.frames = clip.frames[:FRAMES].to(device)
+        self.outlines = world.canny_control(clip.frames[:FRAMES]).to(device)
+        self.right_half = torch.zeros(FRAMES, 64, 64)
+        self.right_half[:, :, 32:] = 1
+        self.positive, self.negative = self.text(clip.caption), self.text("")
+
+    def text(self, words: str) -> list:
+        return self.run("CLIPTextEncode", clip=self.clip, text=words)[0]
+
+    def empty(self) -> dict:
+        return self.run("EmptyLatentImage", width=64, height=64, batch_size=FRAMES)[0]
+
+    def outlined(self, control_net) -> dict[str, list]:
+        """The prompts under control of the clip's outlines."""
+        given = {"positive": self.positive, "negative": self.negative, "control_net": control_net}
+        positive, negative = self.run("ControlNetApplyAdvanced", **given, image=self.outlines, **CONTROL, vae=None)[:2]
+        return {"positive": positive, "negative": negative}
+
+    def draw(self, model, positive: list, negative: list, latent: dict, **settings) -> dict:
+        """Frames of the image model."""
+        settings = {"seed": 3, "cfg": 3.0, "sampler_name": "ddim", "frames_per_batch": CHUNK, **settings}
+        schedule = {"steps": STEPS, "scheduler": "ddim_uniform"}
+        texts = {"positive": positive, "negative": negative}
+        return self.run("BIVDiffFrameSampler", model=model, **texts, latent_image=latent, **schedule, **settings)[0]
+
+    def invert(self, branch: str, latent: dict, **settings) -> dict:
+        """Frames inverted by the Image or the Video model."""
+        model = {"Image": self.image, "Video": self.video}[branch]
+        given = {"model": model, "conditioning": self.negative, "latent": latent, **SCHEDULE, **settings}
+        return self.run(f"BIVDiffInvert{branch}", **given)[0]
+
+    def smooth(self, latent: dict, **settings) -> dict:
+        texts = {"positive": self.positive, "negative": self.negative}
+        given = {"model": self.video, **texts, "latent": latent, "cfg": 2.0, **SCHEDULE, **settings}
+        return self.run("BIVDiffTemporalSmoother", **given)[0]
+
+    def sample(self, guider, noise) -> dict:
+        """Frames by core's own sampler."""
+        (sampler,) = self.run("KSamplerSelect", sampler_name="ddim")
+        schedule = {"model": self.image, "scheduler": "ddim_uniform", "steps": STEPS, "denoise": 1.0}
+        (sigmas,) = self.run("BasicScheduler", **schedule)
+        given = {"noise": noise, "guider": guider, "sampler": sampler, "sigmas": sigmas, "latent_image": self.empty()}
+        return self.run("SamplerCustomAdvanced", **given)[0]
+
+
+def run_chain(run: Run, studio: Studio) -> None:
+    """All nodes, in the order of the chain."""
+    encoded = run.keep("encode", run("BIVDiffEncodeFrames", vae=studio.vae, images=studio.frames)[0])
+    draw_frames(run, studio, encoded)
+
+    image, video = {}, {}
+    for solver in SOLVERS:
+        image[solver] = run.keep(
+            f"invert image {solver}", studio.invert("Image", encoded, solver=solver, frames_per_batch=CHUNK)
+        )
+        video[solver] = run.keep(f"invert video {solver}", studio.invert("Video", encoded, solver=solver))
+    for branch in ("Image", "Video"):
+        reference = studio.invert(branch, encoded, solver="ddim", grid="reference")
+        run.keep(f"invert {branch} reference", reference)
+    windows = {"context_length": 3, "context_overlap": 1}
+    run.keep("invert video windows", studio.invert("Video", encoded, **windows))
+
+    mixed = blend(run, studio, image["uni_inv"], video["uni_inv"])
+    smoothed = run.keep("smooth", studio.smooth(mixed))
+    run.keep("smooth windows", studio.smooth(mixed, **windows))
+    little = studio.invert("Image", smoothed, strength=0.3)
+    run.keep("structure pass", studio.draw(studio.image, **studio.outlined(studio.control_net), latent=little))
+    edit_words(run, studio, image["uni_inv"])
+    sample_by_core(run, studio, mixed)
+
+    decoded = run.keep("decode", run("VAEDecode", samples=smoothed, vae=studio.vae)[0])
+    measure(run, studio, mixed, decoded)
+
+
+def draw_frames(run: Run, studio: Studio, encoded: dict) -> None:
+    """Frame-wise Image Sampler under every kind of control."""
+    outlined = studio.outlined(studio.control_net)
+    for chunk in (0, 1, CHUNK):
+        drawn = studio.draw(studio.image, **outlined, latent=studio.empty(), frames_per_batch=chunk)
+        run.keep(f"draw in chunks of {chunk}", drawn)
+    masked = run("SetLatentNoiseMask", samples=encoded, mask=studio.right_half)[0]
+    options = {"sampler_name": "euler", "denoise": 0.8, "frame_noise": "shared"}
+    run.keep("draw in a mask", studio.draw(studio.image, studio.positive, studio.negative, masked, **options))
+
+    texts = {"positive": studio.positive, "negative": studio.negative}
+    instructed = {**texts, "positive": studio.text("a red star"), "vae": studio.vae, "pixels": studio.frames}
+    adapted, *_, adapter = run("BIVDiffDemoModels", variant="t2i_adapter")
+    run.keep("draw with T2I-Adapter", studio.draw(adapted, **studio.outlined(adapter), latent=studio.empty()))
+    model = run("BIVDiffDemoModels", variant="instruct_pix2pix")[0]
+    given = run("InstructPixToPixConditioning", **instructed)
+    run.keep("draw with InstructPix2Pix", studio.draw(model, *given))
+    model = run("BIVDiffDemoModels", variant="inpaint")[0]
+    pixels = {
+        "vae": studio.vae,
+        "pixels": studio.frames,
+        "mask": studio.right_half.to(studio.frames),
+        "noise_mask": True,
+    }
+    run.keep("draw with inpainting", studio.draw(model, *run("InpaintModelConditioning", **texts, **pixels)))
+
+
+def blend(run: Run, studio: Studio, image: dict, video: dict) -> dict:
+    """Mixed Inversion Blend in every mode; also of a latent from a file, which lies on the CPU and is smoothed too."""
+
+    def mix(image: dict, **settings) -> dict:
+        given = {"image_latent": image, "video_latent": video, "task": "custom", "mixing_ratio": 0.3, **settings}
+        return run("BIVDiffMixedInversion", **given)[0]
+
+    for mode in MODES:
+        run.keep(f"blend {mode}", mix(image, mode=mode))
+    run.keep("blend steadiness", mix(image, mode="linear", steadiness=0.5))
+    for ratio in (0.0, 1.0):
+        run.keep(f"blend at {ratio}", mix(image, mode="linear", mixing_ratio=ratio))
+    run("BIVDiffSaveLatent", latent=image, filename_prefix="latents/image")
+    (name,) = run.pack.classes["BIVDiffLoadLatent"].INPUT_TYPES()["required"]["latent"][1]["options"]
+    (loaded,) = run("BIVDiffLoadLatent", latent=name)
+    for mode in MODES:
+        run.keep(f"blend loaded {mode}", mix(loaded, mode=mode, steadiness=0.5))
+    run.keep("smooth loaded", studio.smooth(loaded))
+    return run.keep("blend", mix(image, mode="variance_preserving"))
+
+
+def edit_words(run: Run, studio: Studio, inverted: dict) -> None:
+    """Prompt2Prompt, with a mask of its own from a word's attention."""
+    words = studio.caption.split()
+    prompts = {"source_prompt": studio.caption, "target_prompt": studio.caption, "negative_prompt": ""}
+    kinds = {
+        "refine": {"target_prompt": "in front " + studio.caption, "local_blend_words": words[2]},
+        "reweight": {"word_weights": f"{words[1]}: 2"},
+    }
+    for edit, options in kinds.items():
+        given = {**prompts, "steps": STEPS, "cfg": 3.0, "edit": edit, "frames_per_batch": CHUNK, **options}
+        edited, again = run("BIVDiffPrompt2Prompt", model=studio.image, clip=studio.clip, latent=inverted, **given)
+        run.keep(f"edit words {edit}", edited)
+        run.keep(f"edit words {edit}, reconstructed", again)
+
+
+def sample_by_core(run: Run, studio: Studio, mixed: dict) -> None:
+    """The nodes that stand between the models and core's own sampler."""
+    outlined = studio.outlined(studio.control_net)
+    chunked = run("BIVDiffFrameChunks", model=studio.image, frames_per_batch=CHUNK)[0]
+    noise = run("BIVDiffFrameNoise", seed=3, mode="progressive")[0]
+    run.keep("chunks and noise", studio.sample(run("CFGGuider", model=chunked, **outlined, cfg=3.0)[0], noise))
+    inverted = run("BIVDiffInvertedNoise", latent=mixed)[0]
+    texts = {"positive": studio.positive, "negative": studio.negative}
+    run.keep("inverted noise", studio.sample(run("CFGGuider", model=studio.video, **texts, cfg=2.0)[0], inverted))
+    image = {"model": studio.image, **outlined, "cfg": 2.0}
+    video = {"model": studio.video, **texts, "cfg": 2.0}
+    branches = {f"image_{name}": given for name, given in image.items()}
+    branches |= {f"video_{name}": given for name, given in video.items()}
+    for strategy in ("parallel", "alternating", "interleaved"):
+        options = {"strategy": strategy, "image_share": 0.5, "frames_per_batch": CHUNK}
+        run.keep(f"bridge {strategy}", studio.sample(run("BIVDiffBridgeGuider", **branches, **options)[0], noise))
+
+
+def measure(run: Run, studio: Studio, mixed: dict, decoded: Tensor) -> None:
+    """What looks at frames and latents, and the nodes of lists."""
+    run.keep("select", run("BIVDiffSelectFrames", images=decoded, stride=2, count=2)[0])
+    averaged, share = run("BIVDiffAverageAlongMotion", images=decoded, motion_from=studio.frames, reach=1)
+    run.keep("average", averaged)
+    run.keep("average's share", share)
+    run.keep("latent report", run("BIVDiffLatentReport", latent=mixed)[0])
+    videos = {"reference_images": decoded, "source_images": studio.frames}
+    run.keep("temporal report", run("BIVDiffTemporalReport", images=averaged, **videos)[0])
+    lists = {name: [given] for name, given in videos.items()}
+    grid, plot = run("BIVDiffSweepGrid", images=[decoded, averaged], ratios=[0.0, 1.0], labels=None, **lists)
+    run.keep("sweep grid", grid)
+    run.keep("sweep plot", plot)
+    run.nodes.add("BIVDiffCompareVideos")
+    shown = run.pack.classes["BIVDiffCompareVideos"].execute(before=decoded, after=averaged, fps=8.0).ui
+    run.results["compare"] = torch.tensor(shown["flicker"])
+
+
+def main(file: str, mode: str) -> None:
+    memory = comfyui.start_on_cpu() if mode == "cpu" else comfyui.start(**FLAGS[mode])
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy.utils
+    import folder_paths
+
+    from tools.host import Pack
+
+    comfy.utils.PROGRESS_BAR_ENABLED = False
+    with tempfile.TemporaryDirectory() as folder:
+        folder_paths.set_output_directory(folder)
+        folder_paths.set_temp_directory(folder)
+        run = Run(Pack())
+        studio = Studio(run)
+        run_chain(run, studio)
+    told = {
+        "devices": run.devices,
+        "intermediate": str(comfy.model_management.intermediate_device()),
+        "left_out": sorted(set(run.pack.node_ids) - run.nodes),
+        "bytes_on_accelerator": memory.used if memory else 0,
+        "patcher": comfy.model_patcher.CoreModelPatcher.__name__,
+    }
+    safetensors.torch.save_file(run.results, file, {key: json.dumps(value) for key, value in told.items()})
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
