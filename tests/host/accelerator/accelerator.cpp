@@ -21,6 +21,7 @@
 #include <c10/core/impl/alloc_cpu.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <limits>
@@ -33,7 +34,7 @@ const Device ACCELERATOR(DeviceType::PrivateUse1, 0);
 
 // Memory
 
-std::atomic<int64_t> used{0};
+std::atomic<int64_t> used{0}, peak{0};
 std::atomic<int64_t> capacity{std::numeric_limits<int64_t>::max()};
 
 struct Block {
@@ -54,6 +55,7 @@ struct CappedAllocator final : c10::Allocator {
     TORCH_CHECK_WITH(OutOfMemoryError, size <= capacity - used, "The pretended accelerator is out of memory: tried to ",
                      "allocate ", size, " bytes where ", used.load(), " of ", capacity.load(), " are in use.");
     used += size;
+    peak = std::max(peak.load(), used.load());
     auto* block = new Block{c10::alloc_cpu(bytes), size};
     return {block->memory, block, &free_block, ACCELERATOR};
   }
@@ -240,6 +242,7 @@ TORCH_LIBRARY_IMPL(aten, Negative, library) { library.impl("_copy_from", torch::
 
 extern "C" {
 int64_t accelerator_used() { return used; }
+int64_t accelerator_peak() { return peak; }
 int64_t accelerator_capacity() { return capacity; }
 void accelerator_set_capacity(int64_t bytes) { capacity = bytes; }
 }

@@ -52,13 +52,19 @@ class Memory:
 
     def __init__(self, library: Path) -> None:
         self._c = ctypes.CDLL(str(library))
-        self._c.accelerator_used.restype = self._c.accelerator_capacity.restype = ctypes.c_int64
+        for read in (self._c.accelerator_used, self._c.accelerator_peak, self._c.accelerator_capacity):
+            read.restype = ctypes.c_int64
         self._c.accelerator_set_capacity.argtypes = [ctypes.c_int64]
 
     @property
     def used(self) -> int:
         """Held by tensors."""
         return self._c.accelerator_used()
+
+    @property
+    def peak(self) -> int:
+        """Ever held by tensors at once."""
+        return self._c.accelerator_peak()
 
     @property
     def capacity(self) -> int:

@@ -2,7 +2,7 @@
 
     python -m accelerator.chain FILE {cpu,default,gpu-only,dynamic-vram}
 
-FILE holds each result as a float32 tensor, and in its metadata where the result lay. Run by test_accelerator.py, in the
+FILE holds each result as a float32 tensor, and in its metadata where it lay. Run by test_accelerator.py, in the
 repository's root with tests/host on the path.
 """
 
@@ -107,8 +107,9 @@ class Studio:
         return self.run("SamplerCustomAdvanced", **given)[0]
 
 
-def run_chain(run: Run, studio: Studio) -> None:
+def run_chain(run: Run) -> None:
     """All nodes, in the order of the chain."""
+    studio = Studio(run)
     encoded = run.keep("encode", run("BIVDiffEncodeFrames", vae=studio.vae, images=studio.frames)[0])
     draw_frames(run, studio, encoded)
 
@@ -179,7 +180,9 @@ def blend(run: Run, studio: Studio, image: dict, video: dict) -> dict:
     (name,) = run.pack.classes["BIVDiffLoadLatent"].INPUT_TYPES()["required"]["latent"][1]["options"]
     (loaded,) = run("BIVDiffLoadLatent", latent=name)
     for mode in MODES:
-        run.keep(f"blend loaded {mode}", mix(loaded, mode=mode, steadiness=0.5))
+        run.keep(f"blend loaded {mode}", mix(loaded, mode=mode))
+    run.keep("blend loaded steadiness", mix(loaded, mode="linear", steadiness=0.5))
+    run.keep("blend loaded at 1", mix(loaded, mode="linear", mixing_ratio=1.0))
     run.keep("smooth loaded", studio.smooth(loaded))
     return run.keep("blend", mix(image, mode="variance_preserving"))
 
@@ -249,13 +252,12 @@ def main(file: str, mode: str) -> None:
         folder_paths.set_output_directory(folder)
         folder_paths.set_temp_directory(folder)
         run = Run(Pack())
-        studio = Studio(run)
-        run_chain(run, studio)
+        run_chain(run)
     told = {
         "devices": run.devices,
         "intermediate": str(comfy.model_management.intermediate_device()),
         "left_out": sorted(set(run.pack.node_ids) - run.nodes),
-        "bytes_on_accelerator": memory.used if memory else 0,
+        "peak": memory.peak if memory else 0,
         "patcher": comfy.model_patcher.CoreModelPatcher.__name__,
     }
     safetensors.torch.save_file(run.results, file, {key: json.dumps(value) for key, value in told.items()})
