@@ -5,6 +5,8 @@ along; the camera pans with the first-named shape, so the background drifts the 
 A single frame does not show which way that is: only a model of whole clips can know it.
 Shapes and background always come from the two different halves of the palette, light and dark, and textures vary
 in hue more than in lightness, so that Canny finds outlines and not textures.
+Hard clips are those of the same seed with crisp patches in place of soft stripes, which neither caption nor outlines
+tell of, so that frames drawn one by one disagree as they do on real footage; their shapes are smaller and deform.
 """
 
 from __future__ import annotations
@@ -24,6 +26,15 @@ TRAIN_SEEDS = range(0, 1_000_000)
 HELD_OUT_SEEDS = range(1_000_000, 2_000_000)
 CANNY_LOW, CANNY_HIGH = 0.3, 0.6
 PACKAGED_CLIP_SEED = 1_000_000
+
+HARD_SPEED = 0.6
+"""Of the shapes, in that of the easy clip; the camera follows at ``HARD_DRIFT`` pixels a frame."""
+HARD_DRIFT = 0.25
+HARD_SIZE = 0.85
+PATCH_WAVES, PATCH_WAVELENGTH, PATCH_EDGE = 8, 14.0, 1.5
+PATCH_TINT, PATCH_SHADE = (0.28, 0.36), 0.06
+"""How far patches are from the colour, on shapes and on the background, in hue; and in lightness, either way."""
+STRETCH, BEAT = 0.08, (0.3, 0.6)
 
 DARK = {
     "red": (0.78, 0.12, 0.14),
@@ -49,9 +60,10 @@ WORDS = ("a", "an", "on", "background", "in", "front", "of", *SHAPES, *PALETTE)
 
 
 @dataclass(frozen=True)
-class Rigid:
+class Motion:
     """Motion of one shape: at time t its centre is ``centre + t * velocity``, its angle ``angle + t * spin``.
 
+    A shape that deforms is exp(stretch * sin(beat * t)) times as long along its own x, and as much shorter along y.
     Pixels (x right, y down, pixel centres at whole numbers) and radians.
     """
 
@@ -59,6 +71,8 @@ class Rigid:
     velocity: tuple[float, float]
     angle: float
     spin: float
+    stretch: float = 0.0
+    beat: float = 0.0
 
     def place(self, t: float) -> tuple[float, float, float]:
         """Centre x, centre y and angle at time ``t``."""
@@ -68,29 +82,45 @@ class Rigid:
             self.angle + t * self.spin,
         )
 
+    def to_shape(self, points: torch.Tensor, t: float) -> torch.Tensor:
+        """Points of the picture ``[..., 2]`` in the shape's own frame, as it is when not deformed."""
+        x, y, angle = self.place(t)
+        cos, sin = math.cos(angle), math.sin(angle)
+        longer = math.exp(self.stretch * math.sin(self.beat * t))
+        dx, dy = points[..., 0] - x, points[..., 1] - y
+        return torch.stack(((cos * dx + sin * dy) / longer, (cos * dy - sin * dx) * longer), dim=-1)
+
+    def to_picture(self, points: torch.Tensor, t: float) -> torch.Tensor:
+        """Points ``[..., 2]`` of the shape's own frame in the picture: the inverse of `to_shape`."""
+        x, y, angle = self.place(t)
+        cos, sin = math.cos(angle), math.sin(angle)
+        longer = math.exp(self.stretch * math.sin(self.beat * t))
+        dx, dy = points[..., 0] * longer, points[..., 1] / longer
+        return torch.stack((x + cos * dx - sin * dy, y + sin * dx + cos * dy), dim=-1)
+
     def carry(self, points: torch.Tensor, start: float, end: float) -> torch.Tensor:
         """Where points ``[..., 2]`` fixed to the shape at time ``start`` lie at time ``end``."""
-        x0, y0, a0 = self.place(start)
-        x1, y1, a1 = self.place(end)
-        cos, sin = math.cos(a1 - a0), math.sin(a1 - a0)
-        dx, dy = points[..., 0] - x0, points[..., 1] - y0
-        return torch.stack((x1 + cos * dx - sin * dy, y1 + sin * dx + cos * dy), dim=-1)
+        return self.to_picture(self.to_shape(points, start), end)
 
 
 @dataclass(frozen=True)
 class Surface:
-    """A colour with soft stripes: ``colour + tint * sin(wave . p + phase)``."""
+    """A colour with a texture, ``colour + tint * level``: soft stripes, ``level = sin(wave . p + phase)``, or patches.
+
+    waves: (x, y, phase) of one sine, or of several, whose sum makes patches with borders as crisp as ``PATCH_EDGE``.
+    """
 
     name: str
     colour: tuple[float, float, float]
     tint: tuple[float, float, float]
-    wave: tuple[float, float]
-    phase: float
+    waves: tuple[tuple[float, float, float], ...]
 
     def paint(self, points: torch.Tensor) -> torch.Tensor:
         """Colours ``[..., 3]`` in 0..1 at surface points ``[..., 2]``."""
-        stripe = torch.sin(points[..., 0] * self.wave[0] + points[..., 1] * self.wave[1] + self.phase)
-        return (torch.tensor(self.colour) + torch.tensor(self.tint) * stripe[..., None]).clamp(0, 1)
+        level = sum(torch.sin(points[..., 0] * x + points[..., 1] * y + phase) for x, y, phase in self.waves)
+        if len(self.waves) > 1:
+            level = torch.tanh(PATCH_EDGE * level)
+        return (torch.tensor(self.colour) + torch.tensor(self.tint) * level[..., None]).clamp(0, 1)
 
 
 @dataclass(frozen=True)
@@ -100,7 +130,7 @@ class Shape:
     kind: str
     radius: float
     surface: Surface
-    motion: Rigid
+    motion: Motion
 
 
 @dataclass(frozen=True)
@@ -205,7 +235,7 @@ def _inside(shape: Shape, t: float) -> bool:
     return all(shape.radius + 1 <= c <= SIZE - 2 - shape.radius for c in (x, y))
 
 
-def _motion(rng: np.random.Generator, radius: float, heading: float, speed: tuple[float, float]) -> Rigid:
+def _motion(rng: np.random.Generator, radius: float, heading: float, speed: tuple[float, float]) -> Motion:
     """A straight path across the middle of the picture that stays inside it."""
     velocity = np.array([heading * rng.uniform(*speed), rng.uniform(-0.8, 0.8)])
     middle = (SIZE - 1) / 2
@@ -213,22 +243,57 @@ def _motion(rng: np.random.Generator, radius: float, heading: float, speed: tupl
     halfway = middle + rng.uniform(-1, 1, size=2) * room
     start = halfway - velocity * (FRAMES - 1) / 2
     spin = rng.choice([-1, 1]) * rng.uniform(0, math.radians(7))
-    return Rigid(tuple(map(float, start)), tuple(map(float, velocity)), float(rng.uniform(-math.pi, math.pi)), spin)
+    return Motion(_floats(start), _floats(velocity), float(rng.uniform(-math.pi, math.pi)), spin)
 
 
 def _surface(rng: np.random.Generator, name: str, tilt: float, wavelength: tuple[float, float]) -> Surface:
     """Stripes of a random hue shift; ``tilt`` is how far the wave may turn away from horizontal."""
     colour = np.clip(np.array(PALETTE[name]) + rng.uniform(-0.05, 0.05, size=3), 0, 1)
-    luma = LUMA.numpy()
-    hue = rng.normal(size=3)
-    hue -= luma * (hue @ luma) / (luma @ luma)
-    tint = 0.15 * hue / np.linalg.norm(hue) + rng.uniform(-0.035, 0.035)
+    tint = 0.15 * _hue(rng) + rng.uniform(-0.035, 0.035)
     # Clipping would make flat spots in the stripes: pull the colour away from the ends instead.
     colour = np.clip(colour, np.abs(tint), 1 - np.abs(tint))
     angle, length = rng.uniform(-tilt, tilt), rng.uniform(*wavelength)
     wave = 2 * math.pi / length * np.array([math.cos(angle), math.sin(angle)])
     phase = rng.uniform(0, 2 * math.pi)
-    return Surface(name, tuple(map(float, colour)), tuple(map(float, tint)), tuple(map(float, wave)), float(phase))
+    return Surface(name, _floats(colour), _floats(tint), (_floats((*wave, phase)),))
+
+
+def harder(clip: Clip) -> Clip:
+    """The hard clip of a clip: what is said of it is the same, and the camera pans the same way, but slowly."""
+    rng = np.random.default_rng((clip.seed, 1))
+    slow = with_motion(clip, HARD_SPEED)
+    shapes = []
+    for shape in slow.shapes:
+        motion = replace(shape.motion, stretch=STRETCH, beat=float(rng.uniform(*BEAT)))
+        surface = _patches(rng, shape.surface, PATCH_TINT[0])
+        shapes.append(replace(shape, radius=HARD_SIZE * shape.radius, surface=surface, motion=motion))
+    background = _patches(rng, clip.background, PATCH_TINT[1])
+    drift = (math.copysign(HARD_DRIFT, clip.drift[0]), 0.0)
+    frames, masks = _render(shapes, background, drift, clip.times)
+    return replace(clip, shapes=tuple(shapes), background=background, drift=drift, frames=frames, masks=masks)
+
+
+def _patches(rng: np.random.Generator, surface: Surface, tint: float) -> Surface:
+    """The surface with patches, of a random hue shift, for stripes."""
+    shift = tint * _hue(rng) + rng.choice([-1, 1]) * PATCH_SHADE
+    angles = rng.uniform(0, 2 * math.pi, size=PATCH_WAVES)
+    phases = rng.uniform(0, 2 * math.pi, size=PATCH_WAVES)
+    waves = np.stack((np.cos(angles), np.sin(angles)), axis=1) * 2 * math.pi / PATCH_WAVELENGTH
+    waves = np.concatenate((waves, phases[:, None]), axis=1)
+    colour = np.clip(surface.colour, np.abs(shift), 1 - np.abs(shift))
+    return replace(surface, colour=_floats(colour), tint=_floats(shift), waves=tuple(map(_floats, waves)))
+
+
+def _hue(rng: np.random.Generator) -> np.ndarray:
+    """A random shift of colour ``[3]`` of length 1 that leaves lightness alone."""
+    luma = LUMA.numpy()
+    hue = rng.normal(size=3)
+    hue -= luma * (hue @ luma) / (luma @ luma)
+    return hue / np.linalg.norm(hue)
+
+
+def _floats(values) -> tuple[float, ...]:
+    return tuple(map(float, values))
 
 
 def recolour(clip: Clip, seed: int) -> Clip:
@@ -244,7 +309,7 @@ def recolour(clip: Clip, seed: int) -> Clip:
     name = str(rng.choice([name for name in half if name not in {thing.name for thing in things}]))
     shade = np.array(surface.colour) - PALETTE[surface.name]
     colour = np.clip(PALETTE[name] + shade, np.abs(surface.tint), 1 - np.abs(surface.tint))
-    things[changed] = replace(surface, name=name, colour=tuple(map(float, colour)))
+    things[changed] = replace(surface, name=name, colour=_floats(colour))
     shapes = [replace(shape, surface=thing) for shape, thing in zip(clip.shapes, things, strict=False)]
     said = [(name if i == changed else None, shape.kind) for i, shape in enumerate(shapes)]
     caption = Caption(tuple(said), name if changed == len(shapes) else None)
@@ -268,7 +333,8 @@ def with_motion(clip: Clip, speed: float, spin: float | None = None) -> Clip:
         x, y, angle = shape.motion.place(halfway)
         vx, vy = (speed * v for v in shape.motion.velocity)
         turn = speed * shape.motion.spin if spin is None else math.copysign(spin, shape.motion.spin)
-        motion = Rigid((x - halfway * vx, y - halfway * vy), (vx, vy), angle - halfway * turn, turn)
+        start = (x - halfway * vx, y - halfway * vy)
+        motion = replace(shape.motion, centre=start, velocity=(vx, vy), angle=angle - halfway * turn, spin=turn)
         shapes.append(replace(shape, motion=motion))
     drift = (speed * clip.drift[0], speed * clip.drift[1])
     frames, masks = _render(shapes, clip.background, drift, clip.times)
@@ -333,10 +399,7 @@ def _render(
         visible = torch.ones(SIZE, SIZE)
         layers = []
         for shape in shapes:
-            x, y, angle = shape.motion.place(t)
-            cos, sin = math.cos(angle), math.sin(angle)
-            dx, dy = grid[..., 0] - x, grid[..., 1] - y
-            own = torch.stack((cos * dx + sin * dy, cos * dy - sin * dx), dim=-1)
+            own = shape.motion.to_shape(grid, t)
             cover = (0.5 - shape.radius * _distance(shape.kind, own / shape.radius)).clamp(0, 1)
             layers.append((cover, shape.surface.paint(own), cover * visible))
             visible = visible * (1 - cover)

@@ -50,6 +50,28 @@ def test_another_motion_is_as_well_known():
         assert travelled[-1] == pytest.approx(2 * travelled[len(clip.shapes) - 1])
 
 
+@pytest.mark.parametrize(("edge", "blur"), [(0.3, 2e-3), (world.PATCH_EDGE, 1e-2)])
+def test_a_hard_clip_is_as_well_known(monkeypatch, edge, blur):
+    """Its shapes deform, and its patches go with them; resampling blurs their borders where those are crisp."""
+    monkeypatch.setattr(world, "PATCH_EDGE", edge)
+    for clip in CLIPS[:8]:
+        hard = world.harder(clip)
+        assert hard.caption == clip.caption and torch.equal(hard.frames, world.harder(clip).frames)
+        steady = measure.flicker(hard.frames, hard)
+        assert steady.ground < blur and steady.shape < blur
+        assert measure.flicker(hard.frames, clip).shape > 2 * steady.shape
+        assert measure.structure_iou(hard.frames, hard) > 0.95
+        assert measure.caption_accuracy(hard.frames, hard) in (1.0, None)
+
+
+def test_outlines_do_not_tell_of_patches():
+    for clip in map(world.harder, CLIPS[:8]):
+        edges = world.canny_control(clip.frames)[..., 0]
+        far = measure.grown(1 - clip.ground, 3) < 0.01
+        assert (edges * far).sum() <= 0.03 * edges.sum()
+        assert world.outline_closed(edges[..., None].expand(-1, -1, -1, 3), clip, gap=1).float().mean() > 0.7
+
+
 def test_a_long_clip_goes_on_with_its_shapes_in_the_picture():
     for clip in CLIPS[:8]:
         longer = world.make_clip(clip.seed, 40)
