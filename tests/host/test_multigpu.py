@@ -52,6 +52,8 @@ def demo(pack):
 def split(pack, monkeypatch):
     """A MODEL on both devices: positive prompts on one, negative ones on the other."""
     monkeypatch.setattr(comfy.model_management, "get_all_torch_devices", lambda exclude_current=False: DEVICES)
+    loaded = comfy.model_management.current_loaded_models
+    loaded[:] = [entry for entry in loaded if entry.model is not None]  # core's node fails on one that is gone
     return lambda model: pack.run("MultiGPU_WorkUnits", model=model, max_gpus=2)[0]
 
 
