@@ -64,7 +64,7 @@ def measure(chain: Chain, clip) -> tuple[dict[str, float | None], list[Tensor]]:
 
 
 def main() -> None:
-    """Measure easy and hard clips and write the page."""
+    """Measure easy and hard clips, print the table and write the contact sheet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=8, help="how many held-out clips of each kind")
     count = parser.parse_args().clips
@@ -85,9 +85,8 @@ def main() -> None:
     pixels = (torch.cat(sheet).clamp(0, 1) * 255).round().byte().numpy()
     OUTPUT.mkdir(exist_ok=True)
     picture = Image.fromarray(pixels)
-    picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST).save(
-        ROOT / "docs/disagreement.png"
-    )
+    twice = (2 * picture.width, 2 * picture.height)
+    picture.resize(twice, Image.Resampling.NEAREST).save(OUTPUT / "disagreement.png")
 
 
 if __name__ == "__main__":

@@ -261,9 +261,9 @@ def _surface(rng: np.random.Generator, name: str, tilt: float, wavelength: tuple
 def harder(clip: Clip) -> Clip:
     """The hard clip of a clip: what is said of it is the same, and the camera pans the same way, but slowly."""
     rng = np.random.default_rng((clip.seed, 1))
-    slow = with_motion(clip, HARD_SPEED)
     shapes = []
-    for shape in slow.shapes:
+    for shape in clip.shapes:
+        shape = _with_motion(shape, HARD_SPEED)
         motion = replace(shape.motion, stretch=STRETCH, beat=float(rng.uniform(*BEAT)))
         surface = _patches(rng, shape.surface, PATCH_TINT[0])
         shapes.append(replace(shape, radius=HARD_SIZE * shape.radius, surface=surface, motion=motion))
@@ -327,18 +327,21 @@ def with_motion(clip: Clip, speed: float, spin: float | None = None) -> Clip:
 
     Halfway, every shape is where it was; without ``spin`` they turn ``speed`` times as fast too.
     """
-    halfway = (FRAMES - 1) / 2
-    shapes = []
-    for shape in clip.shapes:
-        x, y, angle = shape.motion.place(halfway)
-        vx, vy = (speed * v for v in shape.motion.velocity)
-        turn = speed * shape.motion.spin if spin is None else math.copysign(spin, shape.motion.spin)
-        start = (x - halfway * vx, y - halfway * vy)
-        motion = replace(shape.motion, centre=start, velocity=(vx, vy), angle=angle - halfway * turn, spin=turn)
-        shapes.append(replace(shape, motion=motion))
+    shapes = [_with_motion(shape, speed, spin) for shape in clip.shapes]
     drift = (speed * clip.drift[0], speed * clip.drift[1])
     frames, masks = _render(shapes, clip.background, drift, clip.times)
     return replace(clip, shapes=tuple(shapes), drift=drift, frames=frames, masks=masks)
+
+
+def _with_motion(shape: Shape, speed: float, spin: float | None = None) -> Shape:
+    """A shape as `with_motion` has it."""
+    halfway = (FRAMES - 1) / 2
+    x, y, angle = shape.motion.place(halfway)
+    vx, vy = (speed * v for v in shape.motion.velocity)
+    turn = speed * shape.motion.spin if spin is None else math.copysign(spin, shape.motion.spin)
+    start = (x - halfway * vx, y - halfway * vy)
+    motion = replace(shape.motion, centre=start, velocity=(vx, vy), angle=angle - halfway * turn, spin=turn)
+    return replace(shape, motion=motion)
 
 
 def _leave_out_colours(rng: np.random.Generator, said: Caption) -> Caption:
