@@ -27,9 +27,11 @@ sys.path.append(str(ROOT))
 
 from tools.browser import Comfy, chromium, opened  # noqa: E402
 from tools.chain import Chain, start  # noqa: E402
+from tools.graph import Graph  # noqa: E402
 from tools.host import COMFYUI  # noqa: E402
+from tools.parts import SOURCE_COLOUR  # noqa: E402
 from tools.server import Server  # noqa: E402
-from tools.workflows import SOURCE_COLOUR, WORKFLOWS, Graph  # noqa: E402
+from tools.workflows import WORKFLOWS  # noqa: E402
 
 PAGES = ROOT / "js" / "docs"
 STRENGTH, RATIO = 0.5, 1.0

@@ -16,33 +16,29 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
-from tools.workflows import (  # noqa: E402
+from tools.graph import Drawing, Graph, Node  # noqa: E402
+from tools.parts import (  # noqa: E402
     FRAMES_COLOUR,
     PACKAGED_CLIP,
-    WORKFLOWS,
-    Drawing,
-    Graph,
     Models,
-    Node,
     Prompts,
     Source,
     filled,
     from_hints,
-    instructed,
     load_clip,
-    load_editor,
     load_models,
     outlines,
     prompts,
     report,
-    reworded,
     save,
     show,
     smoothed,
     source,
     square,
-    write,
 )
+from tools.recipes.instruct_pix2pix import instructed, load_editor  # noqa: E402
+from tools.recipes.prompt2prompt import reworded  # noqa: E402
+from tools.workflows import WORKFLOWS, write  # noqa: E402
 
 RELEASED = WORKFLOWS / "released"
 FPS = 8.0

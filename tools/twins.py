@@ -30,8 +30,9 @@ from bivdiff_core.demo import measure, world  # noqa: E402
 from tools.chain import with_jumping_colours  # noqa: E402
 from tools.demo import WORKFLOW, frames_of  # noqa: E402
 from tools.host import COMFYUI  # noqa: E402
+from tools.parts import PACKAGED_CLIP  # noqa: E402
 from tools.server import Server  # noqa: E402
-from tools.workflows import GRAPHS, PACKAGED_CLIP, WORKFLOWS, workflow  # noqa: E402
+from tools.workflows import GRAPHS, WORKFLOWS, workflow  # noqa: E402
 
 NOISE = {"wan"}
 """Twins on random weights: there is no demo model of their kind, and their pictures show nothing."""

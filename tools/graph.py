@@ -1,0 +1,240 @@
+"""The language that workflows are described in: nodes wired to one another, laid out in labelled groups.
+
+Slot names, types and the order of widgets come from a running ComfyUI's /object_info.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
+WIDTH, GAP = 330, 50
+TITLE, SLOT, WIDGET = 30, 22, 26
+TALL = {"LoadVideo": 340, "SaveVideo": 360, "PreviewImage": 260}
+"""What a node shows below its widgets, in pixels."""
+
+
+class Output(NamedTuple):
+    """One output of a node."""
+
+    node: Node
+    slot: int
+
+
+@dataclass
+class Node:
+    """A node of a graph; ``node["name"]`` is one of its outputs, the node itself its first output that fits."""
+
+    number: int
+    class_type: str
+    schema: dict
+    title: str
+    at: tuple[int, int]
+    values: dict[str, object] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Output:
+        return Output(self, self.schema["output_name"].index(name))
+
+    def output_for(self, kind: str) -> Output:
+        """The first output of a type."""
+        return Output(self, self.schema["output"].index(kind))
+
+    def inputs(self) -> dict[str, list]:
+        """Its inputs' specifications by name, required ones first."""
+        groups = self.schema["input"]
+        return {**groups.get("required", {}), **groups.get("optional", {})}
+
+    def height(self) -> int:
+        """About what the frontend gives it, in pixels."""
+        specs = self.inputs()
+        widgets = [name for name, spec in specs.items() if is_widget(spec)]
+        sockets = sum(1 for name in specs if name not in widgets or isinstance(self.values[name], Output))
+        text = 90 * sum(1 for name in widgets if options(specs[name]).get("multiline"))
+        slots = max(sockets, len(self.schema["output"]))
+        return SLOT * slots + WIDGET * len(widgets) + text + TALL.get(self.class_type, 0) + 10
+
+
+def options(spec: list) -> dict:
+    """The second half of an input's specification."""
+    return spec[1] if len(spec) > 1 else {}
+
+
+def is_widget(spec: list) -> bool:
+    """Whether an input has a control of its own, as opposed to a socket alone."""
+    return (isinstance(spec[0], list) or spec[0] in WIDGETS) and not options(spec).get("forceInput")
+
+
+def default(spec: list) -> object:
+    """What a widget shows before anyone has touched it."""
+    kind, rest = spec[0], options(spec)
+    if kind == "COMFY_DYNAMICCOMBO_V3":
+        return rest["options"][0]["key"]
+    choices = kind if isinstance(kind, list) else rest.get("options", [""])
+    return rest.get("default", choices[0])
+
+
+class Graph:
+    """A workflow in the making: nodes go below one another, columns side by side, in labelled groups.
+
+    ``note`` is what an artist reads first.
+
+    Args:
+        name: of the workflow and of the files that it saves.
+        object_info: the schemas of all nodes.
+        demo: for the demo models, not for an artist's own.
+    """
+
+    def __init__(self, name: str, object_info: dict, demo: bool) -> None:
+        self.name = name
+        self.object_info = object_info
+        self.demo = demo
+        self.nodes: list[Node] = []
+        self.note = ""
+        self.groups: list[dict] = []
+        self.x = 0
+        self.y = 0
+        self.bottom = 0
+
+    def choose(self, real: object, demo: object) -> object:
+        """One of two settings."""
+        return demo if self.demo else real
+
+    def group(self, title: str, colour: str) -> None:
+        """Begin a group of columns, right of what there is."""
+        left = self.groups[-1]["right"] + 30 if self.groups else 20
+        self.groups.append({"title": title, "color": colour, "left": left, "right": left + WIDTH + 40})
+        self.x, self.y = left + 20, 90
+
+    def column(self) -> None:
+        """Begin a column in the group."""
+        self.x, self.y = self.x + WIDTH + GAP, 90
+        self.groups[-1]["right"] = self.x + WIDTH + 20
+
+    def add(self, class_type: str, title: str = "", **values: object) -> Node:
+        """A node below the last one; values are settings, outputs, or nodes whose first fitting output is meant.
+
+        Raises:
+            ValueError: an input that the node does not have, or a socket without a wire.
+        """
+        schema = self.object_info[class_type]
+        node = Node(len(self.nodes) + 1, class_type, schema, title, (self.x, self.y))
+        specs = node.inputs()
+        if unknown := set(values) - set(specs):
+            raise ValueError(f"{class_type} has no input {', '.join(unknown)}")
+        for name, spec in specs.items():
+            value = values.get(name)
+            if isinstance(value, Node):
+                value = value.output_for(spec[0])
+            elif value is None and is_widget(spec):
+                value = default(spec)
+            elif value is None and name in schema["input"].get("required", {}):
+                raise ValueError(f"{class_type}: nothing is wired to {name}")
+            node.values[name] = value
+        self.nodes.append(node)
+        self.y += node.height() + TITLE + GAP
+        self.bottom = max(self.bottom, self.y - GAP)
+        return node
+
+    def ui(self) -> dict:
+        """The workflow as the frontend saves it."""
+        links: list[list] = []
+        nodes = [self._ui_node(node, order, links) for order, node in enumerate(self.nodes)]
+        for link in links:
+            nodes[link[1] - 1]["outputs"][link[2]]["links"].append(link[0])
+        nodes.append(self._ui_note(len(nodes)))
+        groups = [
+            {
+                "id": number,
+                "title": group["title"],
+                "bounding": [group["left"], 10, group["right"] - group["left"], self.bottom],
+                "color": group["color"],
+                "font_size": 24,
+                "flags": {},
+            }
+            for number, group in enumerate(self.groups, start=1)
+        ]
+        return {
+            "id": str(uuid.uuid5(uuid.NAMESPACE_URL, self.name)),
+            "revision": 0,
+            "last_node_id": len(nodes),
+            "last_link_id": len(links),
+            "nodes": nodes,
+            "links": links,
+            "groups": groups,
+            "config": {},
+            "extra": {},
+            "version": 0.4,
+        }
+
+    def _ui_node(self, node: Node, order: int, links: list[list]) -> dict:
+        inputs, widgets = [], []
+        for name, spec in node.inputs().items():
+            value = node.values[name]
+            kind = "COMBO" if isinstance(spec[0], list) else spec[0]
+            if is_widget(spec):
+                widgets += self._widget_values(default(spec) if isinstance(value, Output) else value, spec)
+            if isinstance(value, Output) or not is_widget(spec):
+                socket = {"name": name, "type": kind, "link": None}
+                if name in node.schema["input"].get("optional", {}):
+                    socket["shape"] = 7
+                if is_widget(spec):
+                    socket["widget"] = {"name": name}
+                if isinstance(value, Output):
+                    socket["link"] = len(links) + 1
+                    from_kind = value.node.schema["output"][value.slot]
+                    links.append([socket["link"], value.node.number, value.slot, node.number, len(inputs), from_kind])
+                inputs.append(socket)
+        outputs = [
+            {"name": name, "type": kind, "links": []}
+            for name, kind in zip(node.schema["output_name"], node.schema["output"], strict=True)
+        ]
+        made = {
+            "id": node.number,
+            "type": node.class_type,
+            "pos": list(node.at),
+            "size": [WIDTH, node.height()],
+            "flags": {},
+            "order": order,
+            "mode": 0,
+            "inputs": inputs,
+            "outputs": outputs,
+            "properties": {"Node name for S&R": node.class_type},
+            "widgets_values": widgets,
+        }
+        return {**made, "title": node.title} if node.title else made
+
+    def _ui_note(self, order: int) -> dict:
+        height = 40 + 20 * sum(1 + len(line) // 52 for line in self.note.splitlines())
+        return {
+            "id": order + 1,
+            "type": "MarkdownNote",
+            "pos": [-440, 90],
+            "size": [420, height],
+            "flags": {},
+            "order": order,
+            "mode": 0,
+            "inputs": [],
+            "outputs": [],
+            "title": "Read me first",
+            "properties": {},
+            "widgets_values": [self.note],
+            "color": "#432",
+            "bgcolor": "#653",
+        }
+
+    @staticmethod
+    def _widget_values(value: object, spec: list) -> list:
+        """A widget's value with those of what the frontend puts after it: a button's, a choice's own widgets'."""
+        rest = options(spec)
+        if spec[0] == "COMFY_DYNAMICCOMBO_V3":
+            chosen = next(option for option in rest["options"] if option["key"] == value)
+            return [value, *map(default, chosen["inputs"].get("required", {}).values())]
+        if rest.get("control_after_generate"):
+            return [value, "fixed"]
+        return [value, "image"] if rest.get("video_upload") else [value]
+
+
+Drawing = Callable[[Graph], None]

@@ -1,0 +1,85 @@
+"""A clip edited by an instruction."""
+
+from tools.graph import Graph, Output
+from tools.parts import (
+    FRAMES_COLOUR,
+    Models,
+    Prompts,
+    Source,
+    cfg,
+    load_models,
+    note,
+    prompts,
+    report,
+    save,
+    show,
+    smoothed,
+    source,
+    steps,
+)
+
+
+def draw(g: Graph) -> None:
+    """Draw the graph."""
+    g.note = note("instruct_pix2pix")
+    clip = source(g)
+    models = load_models(g)
+    editor = load_editor(g)
+    texts = prompts(g, models, "a mountain village in deep snow", "a red square on a yellow background")
+    instructed(g, clip, models, editor, texts, g.choose("make it a winter day in deep snow", "a red square"))
+
+
+def load_editor(g: Graph) -> tuple[Output, Output]:
+    """InstructPix2Pix and its text encoder."""
+    if g.demo:
+        loaded = g.add("BIVDiffDemoModels", "Editing model", variant="instruct_pix2pix")
+        return loaded["image_model"], loaded["CLIP"]
+    loaded = g.add("CheckpointLoaderSimple", "Editing model", ckpt_name="instruct-pix2pix-00-22000.safetensors")
+    return loaded["MODEL"], loaded["CLIP"]
+
+
+def instructed(
+    g: Graph,
+    clip: Source,
+    models: Models,
+    editing: tuple[Output, Output],
+    texts: Prompts,
+    instruction: str,
+    negative: str = "",
+) -> None:
+    """The chain, its frames edited by an instruction."""
+    editor, editor_clip = editing
+    g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
+    nothing = g.add(
+        "CLIPTextEncode", "Negative prompt" if negative else "No instruction", clip=editor_clip, text=negative
+    )
+    conditioned = g.add(
+        "InstructPixToPixConditioning",
+        positive=g.add("CLIPTextEncode", "Instruction", clip=editor_clip, text=instruction),
+        negative=nothing,
+        vae=models.vae,
+        pixels=clip.frames,
+    )
+    chunked = g.add("BIVDiffFrameChunks", model=editor)
+    guider = g.add(
+        "DualCFGGuider",
+        model=chunked,
+        cond1=conditioned["positive"],
+        cond2=conditioned["negative"],
+        negative=nothing,
+        cfg_conds=cfg(g),
+        cfg_cond2_negative=1.5,
+    )
+    g.column()
+    frames = g.add(
+        "SamplerCustomAdvanced",
+        noise=g.add("BIVDiffFrameNoise", seed=42),
+        guider=guider,
+        sampler=g.add("KSamplerSelect", sampler_name="ddim"),
+        sigmas=g.add("BasicScheduler", model=chunked, scheduler="ddim_uniform", steps=steps(g)),
+        latent_image=conditioned["latent"],
+    )
+    before = show(g, "Frame-wise", frames, models.vae)
+    video = smoothed(g, models, texts, frames, "instruct_pix2pix")
+    save(g, video, clip)
+    report(g, video, before, clip.frames)

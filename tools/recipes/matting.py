@@ -1,0 +1,30 @@
+"""A clip's subject cut out, the mattes made steady."""
+
+from tools.graph import Graph
+from tools.parts import FRAMES_COLOUR, empty, load_models, note, prompts, report, save, smoothed, source
+
+
+def draw(g: Graph) -> None:
+    """Draw the graph."""
+    g.note = note("matting")
+    clip = source(g)
+    models = load_models(g)
+    texts = prompts(g, models, "a white silhouette on a black background", "a white square on a blue background")
+    g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
+    if g.demo:  # the packaged clip's square is the only thing in it without red
+        bright = g.add("ThresholdMask", mask=g.add("ImageToMask", image=clip.frames, channel="red"), value=0.5)
+        matte = g.add("InvertMask", mask=bright)
+    else:
+        remover = g.add("LoadBackgroundRemovalModel", bg_removal_name="birefnet.safetensors")
+        matte = g.add("RemoveBackground", bg_removal_model=remover, image=clip.frames)
+    mattes = g.add("MaskToImage", mask=matte)
+    g.add("PreviewImage", "Frame-wise", images=mattes)
+    frames = g.add("VAEEncode", pixels=mattes, vae=models.vae)
+    steady = smoothed(g, models, texts, frames, strength=0.6)
+    save(g, steady, clip)
+    screen = empty(g, "EmptyImage", "Green screen", like=clip.frames, color=0x00B140)
+    mask = g.add("ImageToMask", image=steady, channel="red")
+    cut = g.add("ImageCompositeMasked", "Subject on green", destination=screen, source=clip.frames, mask=mask)
+    report(g, steady, mattes, clip.frames)
+    g.column()
+    g.add("PreviewImage", "Cut out", images=cut)
