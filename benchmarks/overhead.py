@@ -40,14 +40,9 @@ def main() -> None:
         negative=negative,
         control_net=control_net,
         image=hints,
-        strength=1.0,
-        start_percent=0.0,
-        end_percent=1.0,
     )
     empty = {"samples": torch.zeros(FRAMES, 4, 8, 8)}
     sampled = {"steps": STEPS, "sampler_name": "ddim", "scheduler": "ddim_uniform"}
-    grid = {"steps": STEPS, "scheduler": "ddim_uniform", "strength": 1.0, "grid": "matched"}
-    whole = {"context_length": 0, "context_overlap": 0}
 
     def ksampler(model, positive, negative, cfg):
         return pack.run(
@@ -58,13 +53,12 @@ def main() -> None:
             positive=positive,
             negative=negative,
             latent_image=empty,
-            denoise=1.0,
             **sampled,
         )
 
     (frames,) = ksampler(image, *controlled, 3.0)
-    invert = {"conditioning": negative, "latent": frames, "solver": "ddim", **grid}
-    (inverted,) = pack.run("BIVDiffInvertVideo", model=video, **invert, **whole)
+    invert = {"conditioning": negative, "latent": frames, "solver": "ddim", "steps": STEPS}
+    (inverted,) = pack.run("BIVDiffInvertVideo", model=video, **invert)
     chunks = {
         "model": image,
         "positive": controlled[0],
@@ -72,26 +66,24 @@ def main() -> None:
         "latent_image": empty,
         "seed": 1,
         "cfg": 3.0,
-        "denoise": 1.0,
-        "frame_noise": "independent",
         **sampled,
     }
-    smooth = {"positive": positive, "negative": negative, "latent": inverted, "cfg": 3.0, **sampled, **whole}
+    smooth = {"positive": positive, "negative": negative, "latent": inverted, "cfg": 3.0, **sampled}
     pairs = {
         "Frame-wise Image Sampler, all frames at once": (
-            lambda: pack.run("BIVDiffFrameSampler", **chunks, frames_per_batch=0),
+            lambda: pack.run("BIVDiffFrameSampler", **chunks),
             lambda: ksampler(image, *controlled, 3.0),
         ),
         "DDIM Inverse (Image), all frames at once": (
-            lambda: pack.run("BIVDiffInvertImage", model=image, **invert, frames_per_batch=0),
+            lambda: pack.run("BIVDiffInvertImage", model=image, **invert),
             lambda: ksampler(image, negative, negative, 1.0),
         ),
         "DDIM Inverse (Video)": (
-            lambda: pack.run("BIVDiffInvertVideo", model=video, **invert, **whole),
+            lambda: pack.run("BIVDiffInvertVideo", model=video, **invert),
             lambda: ksampler(video, negative, negative, 1.0),
         ),
         "Video Temporal Smoother": (
-            lambda: pack.run("BIVDiffTemporalSmoother", model=video, **smooth, strength=1.0, grid="matched"),
+            lambda: pack.run("BIVDiffTemporalSmoother", model=video, **smooth),
             lambda: ksampler(video, positive, negative, 3.0),
         ),
     }

@@ -60,9 +60,6 @@ class Chain:
             negative=self.empty,
             control_net=self.control_net,
             image=self.world.canny_control(frames),
-            strength=1.0,
-            start_percent=0.0,
-            end_percent=1.0,
         )
 
     def draw(
@@ -87,9 +84,6 @@ class Chain:
             seed=seed,
             steps=steps,
             cfg=cfg,
-            sampler_name="ddim",
-            scheduler=SCHEDULER,
-            denoise=1.0,
             frame_noise=noise,
             frames_per_batch=frames_per_batch,
         )[0]
@@ -111,7 +105,6 @@ class Chain:
             conditioning=conditioning,
             latent=latent,
             steps=steps,
-            scheduler=SCHEDULER,
             solver=solver,
             strength=strength,
             grid=grid,
@@ -135,10 +128,8 @@ class Chain:
             conditioning=conditioning,
             latent=latent,
             steps=steps,
-            scheduler=SCHEDULER,
             solver=solver,
             strength=strength,
-            grid="matched",
             context_length=windows[0],
             context_overlap=windows[1],
         )[0]
@@ -151,7 +142,6 @@ class Chain:
             "BIVDiffMixedInversion",
             image_latent=image,
             video_latent=video,
-            task="custom",
             mixing_ratio=ratio,
             mode=mode,
             steadiness=steadiness,
@@ -176,9 +166,6 @@ class Chain:
             latent=latent,
             steps=steps,
             cfg=cfg,
-            sampler_name="ddim",
-            scheduler=SCHEDULER,
-            strength=1.0,
             grid=grid,
             context_length=windows[0],
             context_overlap=windows[1],
@@ -219,9 +206,7 @@ class Chain:
             noise=noise,
             guider=guider,
             sampler=self.pack.run("KSamplerSelect", sampler_name=sampler)[0],
-            sigmas=self.pack.run(
-                "BasicScheduler", model=model or self.image, scheduler=SCHEDULER, steps=steps, denoise=1.0
-            )[0],
+            sigmas=self.pack.run("BasicScheduler", model=model or self.image, scheduler=SCHEDULER, steps=steps)[0],
             latent_image=latent,
         )[0]
 
@@ -243,7 +228,6 @@ class Chain:
             video_cfg=video_cfg,
             strategy=strategy,
             image_share=share,
-            frames_per_batch=0,
         )[0]
 
     def edit_words(self, frames: Tensor, source: str, target: str, blend_words: str = "") -> tuple[dict, dict]:
@@ -259,13 +243,7 @@ class Chain:
             negative_prompt="",
             steps=25,
             cfg=FRAME_CFG,
-            scheduler=SCHEDULER,
-            edit="replace",
-            cross_replace_steps=0.4,
-            self_replace_steps=0.4,
             local_blend_words=blend_words,
-            word_weights="",
-            frames_per_batch=0,
         )
 
     def figures(self, frames: Tensor, clip) -> dict[str, float | None]:

@@ -46,10 +46,13 @@ class Pack:
         return importlib.import_module(f"{self.name}.{module}")
 
     def run(self, node_id: str, **inputs) -> tuple:
-        """The outputs of one node, of the pack or of the host, for inputs given in full."""
+        """The outputs of one node, of the pack or of the host; inputs left out take the schema's defaults."""
         import torch
 
         node = self.classes[node_id]
+        schema = node.INPUT_TYPES()
+        specs = {**schema.get("required", {}), **schema.get("optional", {})}
+        defaults = {name: rest[0]["default"] for name, (_, *rest) in specs.items() if rest and "default" in rest[0]}
         with torch.inference_mode():
-            result = getattr(node(), node.FUNCTION)(**inputs)
+            result = getattr(node(), node.FUNCTION)(**{**defaults, **inputs})
         return result if isinstance(result, tuple) else result.result
