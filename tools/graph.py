@@ -13,8 +13,10 @@ from typing import NamedTuple
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
 WIDTH, GAP = 330, 50
 TITLE, SLOT, WIDGET = 30, 22, 26
-TALL = {"LoadVideo": 340, "SaveVideo": 360, "PreviewImage": 260}
+TALL = {"LoadVideo": 340, "SaveVideo": 360, "PreviewImage": 260, "BIVDiffCompareVideos": 460}
 """What a node shows below its widgets, in pixels."""
+ENTRY, EXIT = -10, -20
+"""The frontend's numbers for the inputs and the outputs of a subgraph, as nodes."""
 
 
 class Output(NamedTuple):
@@ -33,7 +35,10 @@ class Node:
     schema: dict
     title: str
     at: tuple[int, int]
+    width: int
     values: dict[str, object] = field(default_factory=dict)
+    """What its widgets show, also those that a wire sets."""
+    wires: dict[str, Output] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Output:
         return Output(self, self.schema["output_name"].index(name))
@@ -50,16 +55,20 @@ class Node:
     def height(self) -> int:
         """About what the frontend gives it, in pixels."""
         specs = self.inputs()
-        widgets = [name for name, spec in specs.items() if is_widget(spec)]
-        sockets = sum(1 for name in specs if name not in widgets or isinstance(self.values[name], Output))
-        text = 90 * sum(1 for name in widgets if options(specs[name]).get("multiline"))
-        slots = max(sockets, len(self.schema["output"]))
+        widgets = [spec for spec in specs.values() if is_widget(spec)]
+        text = 90 * sum(1 for spec in widgets if options(spec).get("multiline"))
+        slots = max(len(specs) - len(widgets), len(self.schema["output"]))
         return SLOT * slots + WIDGET * len(widgets) + text + TALL.get(self.class_type, 0) + 10
 
 
 def options(spec: list) -> dict:
     """The second half of an input's specification."""
     return spec[1] if len(spec) > 1 else {}
+
+
+def kind_of(spec: list) -> str:
+    """The type of an input."""
+    return "COMBO" if isinstance(spec[0], list) else spec[0]
 
 
 def is_widget(spec: list) -> bool:
@@ -76,10 +85,22 @@ def default(spec: list) -> object:
     return rest.get("default", choices[0])
 
 
+class Link(NamedTuple):
+    """A wire as the frontend saves it: as a list in a workflow, with its names in a subgraph."""
+
+    id: int
+    origin_id: int
+    origin_slot: int
+    target_id: int
+    target_slot: int
+    type: str
+
+
 class Graph:
     """A workflow in the making: nodes go below one another, columns side by side, in labelled groups.
 
-    ``note`` is what an artist reads first.
+    ``note`` is what an artist reads first. The page shows the whole graph where it is not told a ``zoom``; then it
+    shows the left end.
 
     Args:
         name: of the workflow and of the files that it saves.
@@ -93,7 +114,11 @@ class Graph:
         self.demo = demo
         self.nodes: list[Node] = []
         self.note = ""
+        self.note_width = 420
+        self.zoom: float | None = None
         self.groups: list[dict] = []
+        self.definitions: dict[str, dict] = {}
+        self.width = WIDTH
         self.x = 0
         self.y = 0
         self.bottom = 0
@@ -102,16 +127,19 @@ class Graph:
         """One of two settings."""
         return demo if self.demo else real
 
-    def group(self, title: str, colour: str) -> None:
+    def group(self, title: str, colour: str, width: int = WIDTH) -> None:
         """Begin a group of columns, right of what there is."""
         left = self.groups[-1]["right"] + 30 if self.groups else 20
-        self.groups.append({"title": title, "color": colour, "left": left, "right": left + WIDTH + 40})
-        self.x, self.y = left + 20, 90
+        self.groups.append({"title": title, "color": colour, "left": left})
+        self._begin(left + 20, width)
 
-    def column(self) -> None:
+    def column(self, width: int = WIDTH) -> None:
         """Begin a column in the group."""
-        self.x, self.y = self.x + WIDTH + GAP, 90
-        self.groups[-1]["right"] = self.x + WIDTH + 20
+        self._begin(self.x + self.width + GAP, width)
+
+    def _begin(self, x: int, width: int) -> None:
+        self.x, self.y, self.width = x, 90, width
+        self.groups[-1]["right"] = x + width + 20
 
     def add(self, class_type: str, title: str = "", **values: object) -> Node:
         """A node below the last one; values are settings, outputs, or nodes whose first fitting output is meant.
@@ -120,7 +148,7 @@ class Graph:
             ValueError: an input that the node does not have, or a socket without a wire.
         """
         schema = self.object_info[class_type]
-        node = Node(len(self.nodes) + 1, class_type, schema, title, (self.x, self.y))
+        node = Node(len(self.nodes) + 1, class_type, schema, title, (self.x, self.y), self.width)
         specs = node.inputs()
         if unknown := set(values) - set(specs):
             raise ValueError(f"{class_type} has no input {', '.join(unknown)}")
@@ -128,24 +156,52 @@ class Graph:
             value = values.get(name)
             if isinstance(value, Node):
                 value = value.output_for(spec[0])
-            elif value is None and is_widget(spec):
-                value = default(spec)
-            elif value is None and name in schema["input"].get("required", {}):
+            if isinstance(value, Output):
+                node.wires[name] = value
+                value = None
+            if is_widget(spec):
+                node.values[name] = default(spec) if value is None else value
+            elif name not in node.wires and name in schema["input"].get("required", {}):
                 raise ValueError(f"{class_type}: nothing is wired to {name}")
-            node.values[name] = value
         self.nodes.append(node)
         self.y += node.height() + TITLE + GAP
         self.bottom = max(self.bottom, self.y - GAP)
         return node
 
+    def define(self, part: Subgraph) -> None:
+        """Let ``add`` know a subgraph, by its id."""
+        self.object_info = {**self.object_info, part.id: part.schema()}
+        self.definitions[part.id] = part.definition()
+
     def ui(self) -> dict:
         """The workflow as the frontend saves it."""
-        links: list[list] = []
+        nodes, links = self._ui_nodes()
+        if self.note:
+            nodes.append(self._ui_note(len(nodes)))
+        saved = {
+            "id": str(uuid.uuid5(uuid.NAMESPACE_URL, self.name)),
+            "revision": 0,
+            "last_node_id": len(nodes),
+            "last_link_id": len(links),
+            "nodes": nodes,
+            "links": [list(link) for link in links],
+            "groups": self._ui_groups(),
+            "config": {},
+            "extra": {"ds": {"scale": self.zoom, "offset": [self.note_width + 100, 60]}} if self.zoom else {},
+            "version": 0.4,
+        }
+        return {**saved, "definitions": {"subgraphs": list(self.definitions.values())}} if self.definitions else saved
+
+    def _ui_nodes(self) -> tuple[list[dict], list[Link]]:
+        links: list[Link] = []
         nodes = [self._ui_node(node, order, links) for order, node in enumerate(self.nodes)]
         for link in links:
-            nodes[link[1] - 1]["outputs"][link[2]]["links"].append(link[0])
-        nodes.append(self._ui_note(len(nodes)))
-        groups = [
+            if link.origin_id != ENTRY:
+                nodes[link.origin_id - 1]["outputs"][link.origin_slot]["links"].append(link.id)
+        return nodes, links
+
+    def _ui_groups(self) -> list[dict]:
+        return [
             {
                 "id": number,
                 "title": group["title"],
@@ -156,36 +212,24 @@ class Graph:
             }
             for number, group in enumerate(self.groups, start=1)
         ]
-        return {
-            "id": str(uuid.uuid5(uuid.NAMESPACE_URL, self.name)),
-            "revision": 0,
-            "last_node_id": len(nodes),
-            "last_link_id": len(links),
-            "nodes": nodes,
-            "links": links,
-            "groups": groups,
-            "config": {},
-            "extra": {},
-            "version": 0.4,
-        }
 
-    def _ui_node(self, node: Node, order: int, links: list[list]) -> dict:
+    def _ui_node(self, node: Node, order: int, links: list[Link]) -> dict:
+        opens = node.class_type in self.definitions
         inputs, widgets = [], []
         for name, spec in node.inputs().items():
-            value = node.values[name]
-            kind = "COMBO" if isinstance(spec[0], list) else spec[0]
+            wire = node.wires.get(name)
             if is_widget(spec):
-                widgets += self._widget_values(default(spec) if isinstance(value, Output) else value, spec)
-            if isinstance(value, Output) or not is_widget(spec):
-                socket = {"name": name, "type": kind, "link": None}
+                widgets += self._widget_values(node.values[name], spec)
+            if wire or opens or not is_widget(spec):
+                socket = {"name": name, "type": kind_of(spec), "link": None}
                 if name in node.schema["input"].get("optional", {}):
                     socket["shape"] = 7
                 if is_widget(spec):
                     socket["widget"] = {"name": name}
-                if isinstance(value, Output):
+                if wire:
                     socket["link"] = len(links) + 1
-                    from_kind = value.node.schema["output"][value.slot]
-                    links.append([socket["link"], value.node.number, value.slot, node.number, len(inputs), from_kind])
+                    from_kind = wire.node.schema["output"][wire.slot]
+                    links.append(Link(socket["link"], wire.node.number, wire.slot, node.number, len(inputs), from_kind))
                 inputs.append(socket)
         outputs = [
             {"name": name, "type": kind, "links": []}
@@ -195,24 +239,24 @@ class Graph:
             "id": node.number,
             "type": node.class_type,
             "pos": list(node.at),
-            "size": [WIDTH, node.height()],
+            "size": [node.width, node.height()],
             "flags": {},
             "order": order,
             "mode": 0,
             "inputs": inputs,
             "outputs": outputs,
-            "properties": {"Node name for S&R": node.class_type},
+            "properties": {} if opens else {"Node name for S&R": node.class_type},
             "widgets_values": widgets,
         }
         return {**made, "title": node.title} if node.title else made
 
     def _ui_note(self, order: int) -> dict:
-        height = 40 + 20 * sum(1 + len(line) // 52 for line in self.note.splitlines())
+        height = 40 + 20 * sum(1 + 8 * len(line) // self.note_width for line in self.note.splitlines())
         return {
             "id": order + 1,
             "type": "MarkdownNote",
-            "pos": [-440, 90],
-            "size": [420, height],
+            "pos": [-20 - self.note_width, 90],
+            "size": [self.note_width, height],
             "flags": {},
             "order": order,
             "mode": 0,
@@ -235,6 +279,111 @@ class Graph:
         if rest.get("control_after_generate"):
             return [value, "fixed"]
         return [value, "image"] if rest.get("video_upload") else [value]
+
+
+class Subgraph(Graph):
+    """A graph that stands in others as one node, and opens.
+
+    Its inputs are sockets, or widgets of nodes inside that the node shows as its own.
+    """
+
+    def __init__(self, name: str, object_info: dict, demo: bool, description: str) -> None:
+        super().__init__(name, object_info, demo)
+        self.id = self._uuid("")
+        self.description = description
+        self.specs: dict[str, list] = {}
+        self.entry = Node(ENTRY, "", {"output": [], "output_name": []}, "", (0, 0), 0)
+        self.exits: dict[str, Output] = {}
+
+    def socket(self, name: str, kind: str) -> Output:
+        """A socket of the node."""
+        return self._enter(name, [kind])
+
+    def widget(self, name: str, value: object, *inside: tuple[Node, str]) -> None:
+        """A widget of the node, which sets those of nodes inside."""
+        first, shown_as = inside[0]
+        spec = first.inputs()[shown_as]
+        wire = self._enter(name, [spec[0], {**options(spec), "default": value, "control_after_generate": False}])
+        for node, input_name in inside:
+            node.values[input_name], node.wires[input_name] = value, wire
+
+    def output(self, name: str, node: Node) -> None:
+        """An output of the node: the first of a node inside."""
+        self.exits[name] = Output(node, 0)
+
+    def _enter(self, name: str, spec: list) -> Output:
+        self.specs[name] = spec
+        self.entry.schema["output"].append(kind_of(spec))
+        self.entry.schema["output_name"].append(name)
+        return self.entry[name]
+
+    def schema(self) -> dict:
+        """Of the node, as in /object_info."""
+        kinds = [wire.node.schema["output"][wire.slot] for wire in self.exits.values()]
+        return {"input": {"required": self.specs}, "output": kinds, "output_name": list(self.exits)}
+
+    def definition(self) -> dict:
+        """The subgraph as the frontend saves it beside a workflow's nodes."""
+        nodes, links = self._ui_nodes()
+        outputs = []
+        right = self.groups[-1]["right"] + 80
+        for slot, (name, kind) in enumerate(zip(self.exits, self.schema()["output"], strict=True)):
+            wire = self.exits[name]
+            link = Link(len(links) + 1, wire.node.number, wire.slot, EXIT, slot, kind)
+            links.append(link)
+            nodes[wire.node.number - 1]["outputs"][wire.slot]["links"].append(link.id)
+            outputs.append(self._ui_slot("out", name, kind, [link.id], (right, slot)))
+        inputs = [
+            self._ui_slot(
+                "in",
+                name,
+                kind_of(spec),
+                [link.id for link in links if (link.origin_id, link.origin_slot) == (ENTRY, slot)],
+                (-150, slot),
+            )
+            for slot, (name, spec) in enumerate(self.specs.items())
+        ]
+        return {
+            "id": self.id,
+            "version": 1,
+            "state": {
+                "lastGroupId": len(self.groups),
+                "lastNodeId": len(nodes),
+                "lastLinkId": len(links),
+                "lastRerouteId": 0,
+            },
+            "revision": 0,
+            "config": {},
+            "name": self.name,
+            "inputNode": {"id": ENTRY, "bounding": [-260, 90, 130, 40 + 20 * len(inputs)]},
+            "outputNode": {"id": EXIT, "bounding": [right - 20, 90, 120, 40 + 20 * len(outputs)]},
+            "inputs": inputs,
+            "outputs": outputs,
+            "widgets": [],
+            "nodes": nodes,
+            "links": [link._asdict() for link in links],
+            "groups": self._ui_groups(),
+            "extra": {},
+            "category": "Video generation and editing/BIVDiff",
+            "description": self.description,
+        }
+
+    def blueprint(self, search_aliases: list[str]) -> dict:
+        """The subgraph as the node library offers it: a workflow of this node alone."""
+        alone = Graph(self.name, self.object_info, self.demo)
+        alone.define(self)
+        values = {name: default(spec) for name, spec in self.specs.items() if is_widget(spec)}
+        alone.nodes.append(Node(1, self.id, self.schema(), self.name, (0, 0), 400, values))
+        extra = {"BlueprintDescription": self.description, "BlueprintSearchAliases": search_aliases}
+        return {**alone.ui(), "extra": extra}
+
+    def _ui_slot(self, side: str, name: str, kind: str, links: list[int], at: tuple[int, int]) -> dict:
+        x, row = at
+        slot = {"id": self._uuid(f"{side}/{name}"), "name": name, "type": kind, "linkIds": links}
+        return {**slot, "pos": [x, 110 + 20 * row]}
+
+    def _uuid(self, part: str) -> str:
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, f"subgraph/{self.name}/{self.demo}/{part}"))
 
 
 Drawing = Callable[[Graph], None]

@@ -136,7 +136,7 @@ def cfg(g: Graph) -> float:
 
 
 def sample_frames(
-    g: Graph, model: Output, positive: object, negative: object, latent: object, denoise: float = 1.0
+    g: Graph, model: Output, positive: object, negative: object, latent: object, denoise: float = 1.0, seed: int = 42
 ) -> Node:
     """Stage 1's sampler at the paper's settings."""
     return g.add(
@@ -145,7 +145,7 @@ def sample_frames(
         positive=positive,
         negative=negative,
         latent_image=latent,
-        seed=42,
+        seed=seed,
         steps=steps(g),
         cfg=cfg(g),
         denoise=denoise,
@@ -208,17 +208,38 @@ def smoothed(
     texts: Prompts,
     frames: object,
     task: str = "custom",
-    strength: float = 1.0,
-    mixing_ratio: object = 0.5,
-    clip: Node | None = None,
     drawn_by: tuple[Output, Node] | None = None,
+    **settings: object,
 ) -> Node:
     """Stages 2 to 4: LATENT frames to the smoothed clip's pictures.
 
     Args:
-        clip: another LATENT of it, where a video VAE packs frames.
         drawn_by: the image model of stage 1 and the prompts that hold it to the shapes, for the structure pass;
             without there is none.
+        settings: `smooth`'s.
+    """
+    video = smooth(g, models, texts, frames, task, **settings)
+    if drawn_by is not None:
+        video = structure_pass(g, models, video, *drawn_by)
+    return g.add("VAEDecode", samples=video, vae=models.vae)
+
+
+def smooth(
+    g: Graph,
+    models: Models,
+    texts: Prompts,
+    frames: object,
+    task: str = "custom",
+    strength: float = 1.0,
+    mixing_ratio: object = 0.5,
+    clip: Node | None = None,
+    said: Node | None = None,
+) -> Node:
+    """Stages 2 and 3: LATENT frames to the smoothed clip's LATENT.
+
+    Args:
+        clip: another LATENT of it, where a video VAE packs frames.
+        said: the prompt of both inversions, instead of each model's empty one.
     """
     g.group("Stage 2: mixed inversion", INVERSION_COLOUR)
     schedule = {"steps": steps(g), "scheduler": models.scheduler}
@@ -227,11 +248,13 @@ def smoothed(
         strength = g.choose(strength, min(strength, 0.5))
     settings = {"solver": models.solver, "strength": strength, "grid": models.grid, **schedule}
     windows = {"context_length": models.windows[0], "context_overlap": models.windows[1]}
-    image = g.add("BIVDiffInvertImage", model=models.image, conditioning=texts.image_empty, latent=frames, **settings)
+    image = g.add(
+        "BIVDiffInvertImage", model=models.image, conditioning=said or texts.image_empty, latent=frames, **settings
+    )
     video = g.add(
         "BIVDiffInvertVideo",
         model=models.video,
-        conditioning=texts.video_empty,
+        conditioning=said or texts.video_empty,
         latent=clip or frames,
         **settings,
         **windows,
@@ -239,7 +262,7 @@ def smoothed(
     ratio = TASK_RATIOS.get(task, mixing_ratio)
     mixed = g.add("BIVDiffMixedInversion", image_latent=image, video_latent=video, task=task, mixing_ratio=ratio)
     g.group("Stage 3: temporal smoothing", SMOOTHING_COLOUR)
-    smooth = g.add(
+    return g.add(
         "BIVDiffTemporalSmoother",
         model=models.video,
         positive=texts.video,
@@ -250,9 +273,6 @@ def smoothed(
         **schedule,
         **windows,
     )
-    if drawn_by is not None:
-        smooth = structure_pass(g, models, smooth, *drawn_by)
-    return g.add("VAEDecode", samples=smooth, vae=models.vae)
 
 
 def structure_pass(g: Graph, models: Models, video: Node, model: Output, control: Node) -> Node:
@@ -263,7 +283,7 @@ def structure_pass(g: Graph, models: Models, video: Node, model: Output, control
         "BIVDiffInvertImage",
         "Invert a little way",
         model=model,
-        conditioning=control.values["positive"],  # as it was before the control
+        conditioning=control.wires["positive"],  # as it was before the control
         latent=video,
         solver=models.solver,
         strength=0.3,

@@ -38,7 +38,7 @@ from tools.parts import (  # noqa: E402
 )
 from tools.recipes.instruct_pix2pix import instructed, load_editor  # noqa: E402
 from tools.recipes.prompt2prompt import reworded  # noqa: E402
-from tools.workflows import WORKFLOWS, write  # noqa: E402
+from tools.workflows import WORKFLOWS, schemas, write  # noqa: E402
 
 RELEASED = WORKFLOWS / "released"
 FPS = 8.0
@@ -274,4 +274,4 @@ GRAPHS: dict[str, Drawing] = {
 
 if __name__ == "__main__":
     RELEASED.mkdir(exist_ok=True)
-    write(RELEASED, GRAPHS)
+    write(RELEASED, GRAPHS, schemas())

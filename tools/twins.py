@@ -9,7 +9,6 @@ clip is written here, for the tests too.
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import tempfile
@@ -28,7 +27,7 @@ sys.path.append(str(ROOT))
 
 from bivdiff_core.demo import measure, world  # noqa: E402
 from tools.chain import with_jumping_colours  # noqa: E402
-from tools.demo import WORKFLOW, frames_of  # noqa: E402
+from tools.demo import frames_of  # noqa: E402
 from tools.host import COMFYUI  # noqa: E402
 from tools.parts import PACKAGED_CLIP  # noqa: E402
 from tools.server import Server  # noqa: E402
@@ -92,12 +91,8 @@ def main() -> None:
         write_inputs(server.base / "input", world.make_clip(world.PACKAGED_CLIP_SEED))
         shutil.copy(WORKFLOWS / PACKAGED_CLIP, server.base / "input")
         object_info = server.object_info()
-        for name in sys.argv[1:] or sorted({WORKFLOW.stem, *GRAPHS} - NOISE):
-            if name == WORKFLOW.stem:
-                graph = json.loads(WORKFLOW.read_text(encoding="utf-8"))  # it stands on the demo models itself
-            else:
-                graph = workflow(name, object_info, demo=True)
-            prompt = convert_ui_to_api(graph, object_info)
+        for name in sys.argv[1:] or sorted(set(GRAPHS) - NOISE):
+            prompt = convert_ui_to_api(workflow(name, object_info, demo=True), object_info)
             run = server.run(prompt)
             if run.error:
                 sys.exit(f"{name}: {run.error}")

@@ -1,4 +1,4 @@
-"""Writes the shipped workflows from their recipes, so that they stay consistent with the nodes and each other.
+"""Writes the shipped workflows and the blueprint from their recipes, consistent with the nodes and each other.
 
     python tools/workflows.py
 
@@ -19,10 +19,13 @@ sys.path.append(str(ROOT))
 
 from tools.graph import Drawing, Graph  # noqa: E402
 from tools.host import COMFYUI  # noqa: E402
+from tools.recipes.one_node import SEARCH_ALIASES, one_node  # noqa: E402
 from tools.server import Server  # noqa: E402
 
 WORKFLOWS = ROOT / "workflows"
+BLUEPRINT = ROOT / "subgraphs" / "BIVDiff.json"
 RECIPES = (
+    "bivdiff_demo",
     "controlnet",
     "t2i_adapter",
     "instruct_pix2pix",
@@ -48,13 +51,9 @@ def workflow(name: str, object_info: dict, demo: bool, graphs: dict[str, Drawing
     return graph.ui()
 
 
-def write(folder: Path, graphs: dict[str, Drawing]) -> None:
-    """Write workflows into a folder."""
-    with tempfile.TemporaryDirectory() as base, Server(sys.executable, COMFYUI, Path(base), cpu=True) as server:
-        object_info = server.object_info()
-    for name in graphs:
-        text = as_text(workflow(name, object_info, demo=False, graphs=graphs))
-        (folder / f"{name}.json").write_text(text, encoding="utf-8")
+def blueprint(object_info: dict) -> dict:
+    """The chain as one node, in the frontend's format."""
+    return one_node(object_info, demo=False).blueprint(SEARCH_ALIASES)
 
 
 def as_text(workflow: dict) -> str:
@@ -62,5 +61,20 @@ def as_text(workflow: dict) -> str:
     return json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
 
 
+def write(folder: Path, graphs: dict[str, Drawing], object_info: dict) -> None:
+    """Write workflows into a folder."""
+    for name in graphs:
+        text = as_text(workflow(name, object_info, demo=False, graphs=graphs))
+        (folder / f"{name}.json").write_text(text, encoding="utf-8")
+
+
+def schemas() -> dict:
+    """Those of all nodes of a ComfyUI with the pack."""
+    with tempfile.TemporaryDirectory() as base, Server(sys.executable, COMFYUI, Path(base), cpu=True) as server:
+        return server.object_info()
+
+
 if __name__ == "__main__":
-    write(WORKFLOWS, GRAPHS)
+    object_info = schemas()
+    write(WORKFLOWS, GRAPHS, object_info)
+    BLUEPRINT.write_text(as_text(blueprint(object_info)), encoding="utf-8")

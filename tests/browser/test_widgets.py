@@ -281,7 +281,7 @@ def test_an_inversions_preview_says_that_it_is_noise(comfy):
 def test_the_blueprint_runs_as_one_node_and_opens(comfy):
     blueprint = json.loads(BLUEPRINT.read_text(encoding="utf-8"))
     (chain,) = blueprint["nodes"]
-    chain["widgets_values"] = ["a blue square", 0, 3, 3.0, 1.0, 1.0, 1.0]
+    chain["widgets_values"] = ["a blue square", 0, 3, 3.0, 1.0, 1.0, 1.0, 0.5, "ddim", "shared", True]
     graph = workflow(
         {**LOAD_VIDEO},
         {**COMPONENTS},
