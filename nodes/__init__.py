@@ -3,7 +3,7 @@
 from .blend import MixedInversion
 from .bridging import BridgeGuider
 from .compare import CompareVideos
-from .demo_models import DemoModels
+from .demo_models import DemoClip, DemoModels
 from .frames import AverageAlongMotion, EncodeFrames, FrameChunks, FrameNoise, SelectFrames
 from .inversion import InvertedNoise, InvertImage, InvertVideo
 from .latent_files import LoadLatent, SaveLatent
@@ -38,4 +38,5 @@ NODES = [
     SaveLatent,
     LoadLatent,
     AverageAlongMotion,
+    DemoClip,
 ]

@@ -1,7 +1,10 @@
-"""Models that come with the pack, so that the chain runs before anything is downloaded."""
+"""Models and a clip that come with the pack, so that the chain runs before anything is downloaded."""
 
-from comfy_api.latest import io
+from fractions import Fraction
 
+from comfy_api.latest import InputImpl, Types, io
+
+from ..bivdiff_core.demo import world
 from ..bivdiff_core.host.loaders import demo_models
 from . import controls
 from .node import Node
@@ -64,3 +67,40 @@ class DemoModels(Node):
             demo_models.load_vae(),
             demo_models.load_t2i_adapter() if variant == "t2i_adapter" else demo_models.load_control_net(),
         )
+
+
+class DemoClip(Node):
+    """A clip of the world that the demo models know."""
+
+    FPS = 8
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BIVDiffDemoClip",
+            display_name="BIVDiff Demo Clip",
+            category=f"{controls.CATEGORY}/demo",
+            description="A short clip to try the chain on, with nothing to upload: a blue square moves to and fro on a "
+            "yellow background, 64x64 pixels, 8 frames a second, no sound. The demo models know it as: a blue square "
+            "on a yellow background.",
+            search_aliases=["example video", "test clip", "sample video", "toy clip", "demo video"],
+            inputs=[
+                io.Int.Input(
+                    "frames",
+                    default=64,
+                    min=2,
+                    max=1024,
+                    tooltip="How many frames. 8 is what the demo models know; 64 is enough for the stride and count of "
+                    "every template.",
+                ),
+            ],
+            outputs=[
+                io.Video.Output(display_name="VIDEO", tooltip="For Get Video Components, in place of Load Video.")
+            ],
+        )
+
+    @classmethod
+    def run(cls, frames) -> io.NodeOutput:
+        images = world.make_clip(world.PACKAGED_CLIP_SEED, frames).frames
+        components = Types.VideoComponents(images=images, frame_rate=Fraction(cls.FPS))
+        return io.NodeOutput(InputImpl.VideoFromComponents(components))

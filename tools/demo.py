@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
 from bivdiff_core.demo import measure, world  # noqa: E402
+from tools.parts import PACKAGED_CLIP  # noqa: E402
 from tools.server import Server, ServerError  # noqa: E402
 
 WORKFLOW = ROOT / "workflows" / "bivdiff_demo.json"
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("video", nargs="?", type=Path)
     arguments = parser.parse_args()
-    clip = arguments.video or WORKFLOW.with_suffix(".mp4")
+    clip = arguments.video or WORKFLOW.with_name(PACKAGED_CLIP)
     stride = frame_stride(clip) if arguments.video else 1
 
     base = OUTPUT / "comfyui"

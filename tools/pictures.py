@@ -297,6 +297,12 @@ def demo_models(demo: Demo) -> Rows:
     }
 
 
+def demo_clip(demo: Demo) -> Rows:
+    """Frames of it, on the way there and back."""
+    (video,) = demo.pack.run("BIVDiffDemoClip")
+    return {"Every seventh of its 64 frames": video.get_components().images[::7]}
+
+
 def bridge_guider(demo: Demo) -> Rows:
     """The image model alone, and both together."""
     noise = demo.frame_noise(0, "independent")
@@ -395,6 +401,7 @@ PICTURES: dict[str, Callable[[Demo], Rows]] = {
     "BIVDiffEncodeFrames": encode_frames,
     "BIVDiffPrompt2Prompt": prompt2prompt,
     "BIVDiffDemoModels": demo_models,
+    "BIVDiffDemoClip": demo_clip,
     "BIVDiffBridgeGuider": bridge_guider,
     "BIVDiffLatentReport": latent_report,
     "BIVDiffTemporalReport": temporal_report,

@@ -25,6 +25,7 @@ from tools.server import Server  # noqa: E402
 WORKFLOWS = ROOT / "workflows"
 BLUEPRINT = ROOT / "subgraphs" / "BIVDiff.json"
 RECIPES = (
+    "deflicker_demo",
     "bivdiff_demo",
     "controlnet",
     "t2i_adapter",

@@ -15,12 +15,14 @@ from comfy.hooks import EnumHookType
 from einops import rearrange
 from torch import Tensor
 
+from ..demo.world import SIZE as DEMO_SIZE
 from ..statistics import has_noise_std, is_noise, is_white, noise_figures
 from .families import Family, distilled_guidance, family_of, noise_of, takes_video_latents
 from .foreign import animatediff
 from .foreign.comfyui import mechanisms_on, patches_on
 from .inverted import Inversion, inversion_of
 from .latents import as_clip, frame_dim
+from .loaders.demo_models import DemoLatents
 from .norms import pool_norms
 from .prompts import Prompts, check_picture, check_text, without_built_in_guidance
 from .windows import FrameWindows, Windows, check_conds, check_windows, set_windows
@@ -286,6 +288,12 @@ def _fit_model(samples: Tensor, model, role: Role) -> Tensor:
         raise ValueError(
             f"the latent has {samples.shape[1]} channels but this model needs {latent_format.latent_channels}. Encode "
             "the frames with the VAE that belongs to this model."
+        )
+    if isinstance(latent_format, DemoLatents) and samples.shape[-2:] != (DEMO_SIZE // 8, DEMO_SIZE // 8):
+        height, width = (8 * side for side in samples.shape[-2:])
+        raise ValueError(
+            f"the frames are {width}x{height} pixels, expected {DEMO_SIZE}x{DEMO_SIZE}: the demo models know no other "
+            f"size. Scale them with Upscale Image to width and height {DEMO_SIZE}, or wire models of your own."
         )
     if role.video:
         samples = as_clip(samples)

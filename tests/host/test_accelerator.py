@@ -24,7 +24,13 @@ needs_dynamic_vram = pytest.mark.skipif(
     not hasattr(comfy.model_patcher, "ModelPatcherDynamic"), reason="this ComfyUI has no Dynamic VRAM"
 )
 
-WITHOUT_MODELS = {"BIVDiffModeList", "BIVDiffRatioList", "BIVDiffSolverList", "BIVDiffVideoModelLoader"}
+WITHOUT_MODELS = {
+    "BIVDiffDemoClip",
+    "BIVDiffModeList",
+    "BIVDiffRatioList",
+    "BIVDiffSolverList",
+    "BIVDiffVideoModelLoader",
+}
 """Nodes that the chain leaves out: lists of words, and a loader of files that are not there."""
 PICTURES = {"latent report", "temporal report", "sweep grid", "sweep plot"}
 """Drawn by matplotlib or for it, on the CPU wherever the frames lie."""

@@ -44,7 +44,7 @@ def test_what_does_not_fit_is_refused(pack, clip, images, motion_from, message):
 def test_a_cancel_stops_it_within_a_pair_of_frames(server):
     large = {"upscale_method": "bicubic", "width": 256, "height": 256, "crop": "disabled"}
     nodes = {
-        "clip": ("LoadVideo", {"file": "bivdiff_demo.mp4"}),
+        "clip": ("BIVDiffDemoClip", {"frames": 8}),
         "frames": ("GetVideoComponents", {"video": ["clip", 0]}),
         "large": ("ImageScale", {"image": ["frames", 0], **large}),
         "average": ("BIVDiffAverageAlongMotion", {"images": ["large", 0], "motion_from": ["large", 0], "reach": 1}),

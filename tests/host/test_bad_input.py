@@ -53,6 +53,17 @@ def refused(pack, node_id: str, model, *parts: str, latent=None, positive=None, 
     assert calls.rows == []
 
 
+@pytest.mark.parametrize("node_id", SAMPLING)
+def test_demo_models_at_a_size_they_do_not_know(pack, node_id):
+    """They would run for minutes, and draw nothing that can be looked at."""
+    image, video, clip, *_ = pack.run("BIVDiffDemoModels", variant="base")
+    (text,) = pack.run("CLIPTextEncode", clip=clip, text="a red star")
+    large = (F, 4, 32, 16)
+    latent = tiny.frames(*large) if node_id == "BIVDiffFrameSampler" else {"samples": noise(*large)}
+    model = video if node_id in OF_VIDEO else image
+    refused(pack, node_id, model, "128x256 pixels, expected 64x64", "Upscale Image", latent=latent, positive=text)
+
+
 @pytest.fixture(scope="module")
 def sd():
     return tiny.sd_model()

@@ -51,6 +51,15 @@ def eps_of(patcher, x, t, context, control=None):
     )
 
 
+@pytest.mark.parametrize("frames", [2, 64])
+def test_the_demo_clip_is_the_world_s(pack, frames):
+    world = pack.import_module("bivdiff_core.demo.world")
+    (video,) = pack.run("BIVDiffDemoClip", frames=frames)
+    images, audio, fps = pack.run("GetVideoComponents", video=video)[:3]
+    assert torch.equal(images, world.make_clip(world.PACKAGED_CLIP_SEED, frames).frames)
+    assert audio is None and fps == 8
+
+
 @torch.inference_mode()
 def test_the_text_encoder_equals_transformers(models, host):
     encoder = trained(models, models.text_encoder(), "text_encoder")

@@ -431,7 +431,7 @@ def test_a_warning_shows_on_the_node_and_in_its_output(pack, server):
     prompt = {
         "models": ("BIVDiffDemoModels", {"variant": "base"}),
         "text": ("CLIPTextEncode", {"clip": ["models", 2], "text": "a red star"}),
-        "clip": ("LoadVideo", {"file": "bivdiff_demo.mp4"}),
+        "clip": ("BIVDiffDemoClip", {"frames": 4}),
         "frames": ("GetVideoComponents", {"video": ["clip", 0]}),
         "encoded": ("VAEEncode", {"pixels": ["frames", 0], "vae": ["models", 3]}),
         "freeu": ("FreeU_V2", {"model": ["models", 0], "b1": 1.0, "b2": 1.0, "s1": 1.0, "s2": 1.0}),

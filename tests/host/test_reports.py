@@ -105,7 +105,7 @@ def test_a_source_of_other_frames_is_refused(pack, clip):
 def test_a_cancel_stops_the_report_within_a_pair_of_frames(server):
     large = {"upscale_method": "bicubic", "width": 256, "height": 256, "crop": "disabled"}
     nodes = {
-        "clip": ("LoadVideo", {"file": "bivdiff_demo.mp4"}),
+        "clip": ("BIVDiffDemoClip", {"frames": 8}),
         "frames": ("GetVideoComponents", {"video": ["clip", 0]}),
         "large": ("ImageScale", {"image": ["frames", 0], **large}),
         "report": ("BIVDiffTemporalReport", {"images": ["large", 0]}),

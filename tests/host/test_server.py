@@ -136,7 +136,7 @@ def test_an_interrupt_ends_a_run_within_one_model_call(server, demo, class_type)
     demo[node_id(demo, "BIVDiffMixedInversion")]["inputs"]["mixing_ratio"] = 0.5  # both branches run
     long = copy.deepcopy(demo)
     # Calls so slow that no message is late by one.
-    long[node_id(long, "ImageScale")]["inputs"].update(width=192, height=192)
+    long[node_id(long, "BIVDiffSelectFrames")]["inputs"]["count"] = 64
     interrupted = node_id(long, class_type)
     long[interrupted]["inputs"]["steps"] = 300
     steps_done = []

@@ -22,6 +22,7 @@ from tools import released, twins, workflows
 from tools.chain import with_jumping_colours
 from tools.demo import frames_of, node_titled
 from tools.host import COMFYUI
+from tools.parts import PACKAGED_CLIP
 
 FILES = {"file", "ckpt_name", "control_net_name", "lora_name", "bg_removal_name", "name"}
 FILES |= {"unet_name", "clip_name", "vae_name", "model_name"}
@@ -30,11 +31,16 @@ EXPAND, BLUR = 2, 2
 """Of the inpainting twin's mask, in pixels."""
 
 GRAPHS = workflows.GRAPHS | released.GRAPHS
+FIRST = "deflicker_demo"
+"""The template that needs nothing of the artist's, and shows the chain as one node."""
 
 PASSING = {"bivdiff_demo", "controlnet", "t2i_adapter", "style_lora", "tile_upscale", "animatediff", "sweep"}
 """Those whose frames a control holds to their shapes: they end with the structure pass."""
 
+DRAWN_AS_CONTROLNET = {FIRST, "bivdiff_demo", "sweep"}
+
 every_workflow = pytest.mark.parametrize("name", GRAPHS)
+every_chain = pytest.mark.parametrize("name", [name for name in GRAPHS if name != FIRST])
 
 
 def shipped(name: str) -> str:
@@ -101,7 +107,7 @@ def test_the_blueprint_is_what_the_tool_writes(object_info):
     assert workflows.BLUEPRINT.read_text(encoding="utf-8") == workflows.as_text(workflows.blueprint(object_info))
 
 
-@every_workflow
+@every_chain
 def test_the_server_finds_nothing_amiss_but_the_artists_files(server, object_info, name):
     ui = json.loads(shipped(name))
     prompt = convert_ui_to_api(ui, object_info)
@@ -120,7 +126,7 @@ def test_the_server_finds_nothing_amiss_but_the_artists_files(server, object_inf
         assert key in wired or object_info[node["class_type"]]["output_node"], f"{node['_meta']['title']} leads nowhere"
 
 
-@pytest.mark.parametrize("name", workflows.GRAPHS)
+@pytest.mark.parametrize("name", [name for name in workflows.GRAPHS if name != FIRST])
 def test_a_saved_video_has_the_sound_and_the_rate_of_the_frames_taken(object_info, name):
     ui = json.loads((workflows.WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
     prompt = convert_ui_to_api(ui, object_info)
@@ -134,6 +140,18 @@ def test_a_saved_video_has_the_sound_and_the_rate_of_the_frames_taken(object_inf
         assert prompt[clip]["class_type"] == "GetVideoComponents"
         parts = from_node(object_info, prompt, clip, "images", "fps", "audio")
         assert parts.items() <= prompt[taken]["inputs"].items()
+
+
+@every_chain
+def test_the_packaged_clip_and_the_demo_clip_are_long_enough(object_info, name):
+    with av.open(str(workflows.WORKFLOWS / PACKAGED_CLIP)) as container:
+        packaged = sum(1 for _ in container.decode(video=0))
+    (spec,) = object_info["BIVDiffDemoClip"]["input"]["required"].values()
+    for node in convert_ui_to_api(json.loads(shipped(name)), object_info).values():
+        if node["class_type"] == "BIVDiffSelectFrames":
+            taken = node["inputs"]
+            last = taken["start"] + (taken["count"] - 1) * taken["stride"]
+            assert last < packaged == spec[1]["default"]
 
 
 def from_node(object_info: dict, prompt: dict, key: str, *names: str) -> dict[str, list]:
@@ -151,31 +169,43 @@ def test_nodes_lie_side_by_side_in_their_groups(object_info, name, demo):
         if is_release(COMFYUI, HOST_RELEASE):
             raise
         pytest.skip(f"this ComfyUI has no {missing}")
-    boxes = [box(node["pos"], node["size"], title=30) for node in ui["nodes"]]
-    for i, (left, top, right, bottom) in enumerate(boxes):
-        for other in boxes[:i]:
-            assert left >= other[2] or other[0] >= right or top >= other[3] or other[1] >= bottom
-    groups = [box(group["bounding"][:2], group["bounding"][2:]) for group in ui["groups"]]
-    stages = 4 if name in PASSING else 3
-    assert [title["title"].split(":")[0] for title in ui["groups"]] == [
-        "Source and models",
-        *(f"Stage {i + 1}" for i in range(stages)),
-    ]
-    for node, (left, top, right, bottom) in zip(ui["nodes"], boxes, strict=True):
-        within = [g for g in groups if left > g[0] and top > g[1] and right < g[2] and bottom < g[3]]
-        assert len(within) == (node["type"] != "MarkdownNote")
+    for graph in (ui, *ui.get("definitions", {}).get("subgraphs", [])):
+        boxes = [box(node["pos"], node["size"], title=30) for node in graph["nodes"]]
+        for i, (left, top, right, bottom) in enumerate(boxes):
+            for other in boxes[:i]:
+                assert left >= other[2] or other[0] >= right or top >= other[3] or other[1] >= bottom
+        groups = [box(group["bounding"][:2], group["bounding"][2:]) for group in graph["groups"]]
+        for node, (left, top, right, bottom) in zip(graph["nodes"], boxes, strict=True):
+            within = [g for g in groups if left > g[0] and top > g[1] and right < g[2] and bottom < g[3]]
+            assert len(within) == (node["type"] != "MarkdownNote")
+
+
+@every_chain
+def test_a_group_is_a_stage(name):
+    titles = [group["title"].split(":")[0] for group in json.loads(shipped(name))["groups"]]
+    assert titles == ["Source and models", *(f"Stage {i + 1}" for i in range(4 if name in PASSING else 3))]
 
 
 def box(at: list, size: list, title: int = 0) -> tuple:
     return at[0], at[1] - title, at[0] + size[0], at[1] + size[1]
 
 
+def test_the_first_template_runs_as_shipped(server, object_info, clip):
+    """And its video is steadier than its frames, which are held to the clip's outlines."""
+    prompt = convert_ui_to_api(json.loads(shipped(FIRST)), object_info)
+    ran = server.run(prompt)
+    assert not ran.error
+    before, after = frames_of(server, ran, prompt, "Before and after").chunk(2)
+    for frames in (before, after):
+        assert measure.structure_iou(frames, clip) > 0.6
+    assert total_flicker(after, clip) < 0.6 * total_flicker(before, clip)
+    assert server.files(ran.outputs[node_titled(prompt, "Smoothed video")])
+
+
 # The twins
 
 
-@pytest.mark.parametrize(
-    "name", sorted(set(workflows.GRAPHS) - {"bivdiff_demo", "sweep"})
-)  # whose frames are controlnet's
+@pytest.mark.parametrize("name", sorted(set(workflows.GRAPHS) - DRAWN_AS_CONTROLNET))
 def test_frames_in_batches_of_any_size_give_the_same_video(twin, name):
     whole = twin(name, steps=4, frames_per_batch=world.FRAMES)
     for size in (1, 3):

@@ -42,9 +42,10 @@ NEEDED = {
     "comfy.text_encoders.sd2_clip": "SD2Tokenizer",
     "comfy.utils": "PROGRESS_BAR_ENABLED ProgressBar calculate_parameters clip_text_transformers_convert "
     "load_torch_file save_torch_file state_dict_prefix_replace unet_to_diffusers weight_dtype",
-    "comfy_api.latest": "ComfyExtension io ui",
+    "comfy_api.latest": "ComfyExtension InputImpl Types io ui",
     "comfy_api.latest.io": "Audio Boolean Clip ClipVision Combo ComfyNode Conditioning ControlNet Float Guider Hidden "
-    "Image Input Int Latent Model MultiType NodeOutput Noise Schema String Vae",
+    "Image Input Int Latent Model MultiType NodeOutput Noise Schema String Vae "
+    "Video",
     "comfy_api.latest.ui": "PreviewImage",
     "folder_paths": "exists_annotated_filepath get_annotated_filepath get_folder_paths get_input_directory "
     "get_output_directory get_save_image_path",
