@@ -53,7 +53,7 @@ class BridgeGuider(Node):
                     "flickers, raise it when shapes are lost. 1 is the image model alone, 0 the video model alone "
                     "(interleaved: a visit in every step).",
                 ),
-                controls.FRAMES_PER_BATCH,
+                controls.frames_per_batch(),
             ],
             outputs=[io.Guider.Output(display_name="GUIDER", tooltip="For SamplerCustomAdvanced.")],
         )

@@ -8,16 +8,6 @@ from ..bivdiff_core.noise import FRAME_NOISE_MODES
 
 CATEGORY = "BIVDiff"
 
-FRAMES_PER_BATCH = io.Int.Input(
-    "frames_per_batch",
-    default=0,
-    min=0,
-    max=4096,
-    tooltip="Frames that go through the model at once. 0 takes as many as free memory holds and fewer if it runs out. "
-    "Frames are independent: the result does not depend on this, only speed and memory do. Of other nodes' patches "
-    "ToMe, EasyCache and Self-Attention Guidance are not neutral: the node says so.",
-)
-
 CONTEXT_LENGTH = io.Int.Input(
     "context_length",
     default=0,
@@ -34,12 +24,27 @@ CONTEXT_OVERLAP = io.Int.Input(
     max=4096,
     tooltip="Frames that neighbouring windows share. More hides the seams better and costs more time; a quarter to a "
     "half of context_length is usual. Without effect while context_length is 0.",
+    advanced=True,
 )
 
 FRAME_NOISE_TOOLTIP = (
     "How the frames' starting noise is related. independent: as the paper does it, most variety. shared: one noise for "
     "all frames, steadier where nothing moves, but texture sticks to the screen. progressive: noise that drifts slowly."
 )
+
+
+def frames_per_batch(advanced: bool = True) -> io.Int.Input:
+    """The size of frame chunks."""
+    return io.Int.Input(
+        "frames_per_batch",
+        default=0,
+        min=0,
+        max=4096,
+        tooltip="Frames that go through the model at once. 0 takes as many as free memory holds and fewer if it runs "
+        "out. Frames are independent: the result does not depend on this, only speed and memory do. Of other nodes' "
+        "patches ToMe, EasyCache and Self-Attention Guidance are not neutral: the node says so.",
+        advanced=advanced,
+    )
 
 
 def frame_noise(name: str) -> io.Combo.Input:
@@ -74,11 +79,13 @@ def scheduler(default: str, tooltip: str) -> io.Combo.Input:
     return io.Combo.Input("scheduler", options=list(comfy.samplers.SCHEDULER_NAMES), default=default, tooltip=tooltip)
 
 
-def strength(tooltip: str) -> io.Float.Input:
+def strength(tooltip: str, advanced: bool = False) -> io.Float.Input:
     """How far towards noise, as every node of the chain counts it."""
-    return io.Float.Input("strength", default=1.0, min=0.01, max=1.0, step=0.01, round=0.001, tooltip=tooltip)
+    return io.Float.Input(
+        "strength", default=1.0, min=0.01, max=1.0, step=0.01, round=0.001, tooltip=tooltip, advanced=advanced
+    )
 
 
 def grid(tooltip: str) -> io.Combo.Input:
     """Matched noise levels, or the released code's."""
-    return io.Combo.Input("grid", options=list(GRIDS), default="matched", tooltip=tooltip)
+    return io.Combo.Input("grid", options=list(GRIDS), default="matched", tooltip=tooltip, advanced=True)

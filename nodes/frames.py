@@ -65,7 +65,7 @@ class FrameChunks(Node):
             search_aliases=["batch chunks", "frames per batch", "low vram frames"],
             inputs=[
                 io.Model.Input("model", tooltip="An image model. Context windows that it brings stay in force."),
-                controls.FRAMES_PER_BATCH,
+                controls.frames_per_batch(advanced=False),  # all that there is
             ],
             outputs=[io.Model.Output(display_name="MODEL", tooltip="The model for KSampler or a guider.")],
         )

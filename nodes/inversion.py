@@ -72,7 +72,7 @@ class InvertImage(Node):
                     "The image model, plain: the base model of the one that made the frames.",
                     "The frames: the Frame-wise Image Sampler's output, or any frames through VAE Encode.",
                 ),
-                controls.FRAMES_PER_BATCH,
+                controls.frames_per_batch(),
                 io.Combo.Input(
                     "group_norms",
                     options=list(GROUP_NORMS),
@@ -81,6 +81,7 @@ class InvertImage(Node):
                     tooltip="Whether frames are normalised each on its own (per_frame) or all together (whole_clip), "
                     "as the released code does it. whole_clip needs every frame in one call. auto takes whole_clip "
                     "under grid reference and per_frame otherwise, which flickered less on the demo models.",
+                    advanced=True,
                 ),
             ],
             outputs=[INVERTED],

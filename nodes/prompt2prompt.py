@@ -80,7 +80,7 @@ class Prompt2Prompt(Node):
                     default="",
                     tooltip="For edit reweight: target words and how much they count, such as fluffy: 2, red: 0.5.",
                 ),
-                controls.FRAMES_PER_BATCH,
+                controls.frames_per_batch(),
             ],
             outputs=[
                 io.Latent.Output(display_name="edited", tooltip="The frames as the target prompt has them."),

@@ -66,7 +66,7 @@ class FrameSampler(Node):
                     tooltip="1 makes the frames from noise; less keeps that much of the encoded clip.",
                 ),
                 controls.frame_noise("frame_noise"),
-                controls.FRAMES_PER_BATCH,
+                controls.frames_per_batch(),
             ],
             outputs=[
                 io.Latent.Output(
@@ -141,7 +141,8 @@ class TemporalSmoother(Node):
                 ),
                 controls.strength(
                     "Where the inversion stopped. An inverted latent says so itself; this counts only for one that was "
-                    "saved and loaded."
+                    "saved and loaded.",
+                    advanced=True,
                 ),
                 controls.grid(
                     "matched begins exactly where the inversion ended and is better. reference repeats the released "

@@ -54,5 +54,16 @@ def test_everything_is_explained(schemas):
             assert item.tooltip, f"{node_id}: {item.id or item.display_name} has no tooltip"
 
 
+ADVANCED = {"grid", "group_norms", "context_overlap", "frames_per_batch"}
+"""What most artists leave alone, folded away by the page wherever it is."""
+
+
+def test_essentials_come_first(schemas):
+    inputs = {(node_id, item.id): item for node_id, schema in schemas.items() for item in schema.inputs}
+    folded = {key for key in inputs if key[1] in ADVANCED} | {("BIVDiffTemporalSmoother", "strength")}
+    folded -= {("BIVDiffFrameChunks", "frames_per_batch")}  # its only control
+    assert {key for key, item in inputs.items() if item.advanced} == folded
+
+
 def test_node_ids_are_the_packs_own(schemas):
     assert all(node_id.startswith("BIVDiff") for node_id in schemas)
