@@ -27,6 +27,7 @@ from bivdiff_core.demo import world  # noqa: E402
 from dev import RAY_PYTHON  # noqa: E402
 from tools.batch.files import write  # noqa: E402
 from tools.batch.reports import read_report  # noqa: E402
+from tools.demo import WORKFLOW  # noqa: E402
 from tools.host import COMFYUI  # noqa: E402
 from tools.twins import write_video  # noqa: E402
 
@@ -89,7 +90,7 @@ class Bench:
         print(f"\nThe demo workflow on {count} clips of {world.FRAMES} frames, {os.cpu_count()} CPU cores")
         print(f"{'engine':10}{'workers':>8}{'seconds':>9}{'of the loop':>13}{'first clip':>12}{'others':>8}")
         plain = None
-        for engine, workers, seconds in self.engines(COMFYUI, ROOT / "workflows" / "bivdiff_demo.json", clips):
+        for engine, workers, seconds in self.engines(COMFYUI, WORKFLOW, clips):
             plain = plain or seconds
             reports = [read_report(path) for path in (self.folder / "out").glob("*.json")]
             times = sorted(report["seconds"] for report in reports)

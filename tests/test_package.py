@@ -17,7 +17,7 @@ NEEDED = {
     "js/docs/BIVDiffCompareVideos.md",
     "locales/zh/nodeDefs.json",
     "bivdiff_core/demo/weights/video_unet.safetensors",
-    "workflows/bivdiff_demo.json",
+    "workflows/BIVDiff 01 Deflicker demo - no downloads.json",
     "workflows/bivdiff_demo.mp4",
 }
 FOLDERS = {"bivdiff_core", "js", "locales", "nodes", "subgraphs", "workflows"}

@@ -1,4 +1,4 @@
-"""The demo: workflows/bivdiff_demo.json through a real ComfyUI server; its video, a contact sheet and figures.
+"""The demo, stage by stage, through a real ComfyUI server; its video, a contact sheet and figures.
 
     python tools/demo.py [--cpu] [VIDEO]
 
@@ -27,8 +27,9 @@ sys.path.append(str(ROOT))
 from bivdiff_core.demo import measure, world  # noqa: E402
 from tools.parts import PACKAGED_CLIP  # noqa: E402
 from tools.server import Server, ServerError  # noqa: E402
+from tools.workflows import FILES  # noqa: E402
 
-WORKFLOW = ROOT / "workflows" / "bivdiff_demo.json"
+WORKFLOW = FILES["stages_demo"]
 OUTPUT = ROOT / "output"
 STRIDE = 4  # as the paper takes frames from real clips
 ROWS = ("Source", "Control", "Frame-wise", "No structure pass", "Smoothed")

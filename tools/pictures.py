@@ -27,11 +27,11 @@ sys.path.append(str(ROOT))
 
 from tools.browser import Comfy, chromium, opened  # noqa: E402
 from tools.chain import Chain, start  # noqa: E402
+from tools.demo import WORKFLOW  # noqa: E402
 from tools.graph import Graph  # noqa: E402
 from tools.host import COMFYUI  # noqa: E402
-from tools.parts import SOURCE_COLOUR  # noqa: E402
+from tools.parts import PACKAGED_CLIP, SOURCE_COLOUR  # noqa: E402
 from tools.server import Server  # noqa: E402
-from tools.workflows import WORKFLOWS  # noqa: E402
 
 PAGES = ROOT / "js" / "docs"
 STRENGTH, RATIO = 0.5, 1.0
@@ -417,7 +417,7 @@ PICTURES: dict[str, Callable[[Demo], Rows]] = {
 
 def compare_videos(comfy: Comfy) -> Image.Image:
     """The node after a run of the demo workflow, on its first frame."""
-    comfy.load(json.loads((WORKFLOWS / "bivdiff_demo.json").read_text(encoding="utf-8")), "demo")
+    comfy.load(json.loads(WORKFLOW.read_text(encoding="utf-8")), "demo")
     comfy.run()
     comfy.page.get_by_label("frame", exact=True).fill("0")
     return photograph(comfy, ["BIVDiffCompareVideos"])
@@ -427,7 +427,7 @@ def video_model_loader(comfy: Comfy) -> Image.Image:
     """The node and what its outputs are wired to, in the middle of a graph."""
     g = Graph("loader", comfy.server.object_info(), demo=False)
     g.group("", SOURCE_COLOUR)
-    clip = g.add("GetVideoComponents", video=g.add("LoadVideo", file="bivdiff_demo.mp4"))
+    clip = g.add("GetVideoComponents", video=g.add("LoadVideo", file=PACKAGED_CLIP))
     g.column()
     loaded = g.add("BIVDiffVideoModelLoader", name=MODEL)
     g.column()

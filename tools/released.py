@@ -40,7 +40,6 @@ from tools.recipes.instruct_pix2pix import instructed, load_editor  # noqa: E402
 from tools.recipes.prompt2prompt import reworded  # noqa: E402
 from tools.workflows import WORKFLOWS, schemas, write  # noqa: E402
 
-RELEASED = WORKFLOWS / "released"
 FPS = 8.0
 PRAISE = (
     "best quality, extremely detailed, HD, ultra-realistic, 8K, HQ, masterpiece, trending on artstation, art, smooth"
@@ -272,6 +271,7 @@ GRAPHS: dict[str, Drawing] = {
 }
 
 
+FILES = {name: WORKFLOWS / "released" / f"{name}.json" for name in GRAPHS}
+
 if __name__ == "__main__":
-    RELEASED.mkdir(exist_ok=True)
-    write(RELEASED, GRAPHS, schemas())
+    write(FILES, GRAPHS, schemas())

@@ -31,7 +31,7 @@ from tools.demo import frames_of  # noqa: E402
 from tools.host import COMFYUI  # noqa: E402
 from tools.parts import PACKAGED_CLIP  # noqa: E402
 from tools.server import Server  # noqa: E402
-from tools.workflows import GRAPHS, WORKFLOWS, workflow  # noqa: E402
+from tools.workflows import FILES, GRAPHS, WORKFLOWS, workflow  # noqa: E402
 
 NOISE = {"wan"}
 """Twins on random weights: there is no demo model of their kind, and their pictures show nothing."""
@@ -99,9 +99,11 @@ def main() -> None:
             shown = partial(frames_of, server, run, prompt)
             if name == "sweep":
                 picture = sweep_thumbnail(shown("Smoothed"), shown("Plot"))
+            elif name == "deflicker_demo":
+                picture = thumbnail(*shown("Before and after").chunk(2))
             else:
                 picture = thumbnail(shown(BEFORE.get(name, "Frame-wise")), shown("Smoothed"))
-            to_pil_image(picture).save(WORKFLOWS / f"{name}.jpg", quality=90)
+            to_pil_image(picture).save(FILES[name].with_suffix(".jpg"), quality=90)
             print(name, flush=True)
 
 

@@ -24,25 +24,27 @@ from tools.server import Server  # noqa: E402
 
 WORKFLOWS = ROOT / "workflows"
 BLUEPRINT = ROOT / "subgraphs" / "BIVDiff.json"
-RECIPES = (
-    "deflicker_demo",
-    "bivdiff_demo",
-    "controlnet",
-    "t2i_adapter",
-    "instruct_pix2pix",
-    "prompt2prompt",
-    "inpainting",
-    "outpainting",
-    "style_lora",
-    "tile_upscale",
-    "matting",
-    "own_frames",
-    "zeroscope",
-    "animatediff",
-    "wan",
-    "sweep",
-)
-GRAPHS: dict[str, Drawing] = {name: import_module(f"tools.recipes.{name}").draw for name in RECIPES}
+TEMPLATES = {
+    "deflicker_demo": "BIVDiff 01 Deflicker demo - no downloads",
+    "stages_demo": "BIVDiff 02 Deflicker demo stage by stage - no downloads",
+    "controlnet": "BIVDiff 03 ControlNet - new video from outlines",
+    "t2i_adapter": "BIVDiff 04 T2I-Adapter - new video from outlines",
+    "instruct_pix2pix": "BIVDiff 05 InstructPix2Pix - edit by instruction",
+    "prompt2prompt": "BIVDiff 06 Prompt2Prompt - edit by changing words",
+    "inpainting": "BIVDiff 07 Inpainting - redraw what a mask covers",
+    "outpainting": "BIVDiff 08 Outpainting - beyond the edges",
+    "style_lora": "BIVDiff 09 Style LoRA - redraw in a style",
+    "tile_upscale": "BIVDiff 10 Tile upscale - enlarge and add detail",
+    "matting": "BIVDiff 11 Matting - cut out the subject",
+    "own_frames": "BIVDiff 12 Own frames - deflicker any video",
+    "zeroscope": "BIVDiff 13 ZeroScope - repaint a long clip",
+    "animatediff": "BIVDiff 14 AnimateDiff - new video from outlines",
+    "wan": "BIVDiff 15 Wan - deflicker with one model",
+    "sweep": "BIVDiff 16 Sweep - find your mixing ratio",
+}
+"""What the template browser calls each recipe: it sorts and searches by file name."""
+GRAPHS: dict[str, Drawing] = {recipe: import_module(f"tools.recipes.{recipe}").draw for recipe in TEMPLATES}
+FILES = {recipe: WORKFLOWS / f"{name}.json" for recipe, name in TEMPLATES.items()}
 
 
 def workflow(name: str, object_info: dict, demo: bool, graphs: dict[str, Drawing] = GRAPHS) -> dict:
@@ -62,11 +64,10 @@ def as_text(workflow: dict) -> str:
     return json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
 
 
-def write(folder: Path, graphs: dict[str, Drawing], object_info: dict) -> None:
-    """Write workflows into a folder."""
-    for name in graphs:
-        text = as_text(workflow(name, object_info, demo=False, graphs=graphs))
-        (folder / f"{name}.json").write_text(text, encoding="utf-8")
+def write(files: dict[str, Path], graphs: dict[str, Drawing], object_info: dict) -> None:
+    """Write each workflow into its file."""
+    for name, file in files.items():
+        file.write_text(as_text(workflow(name, object_info, demo=False, graphs=graphs)), encoding="utf-8")
 
 
 def schemas() -> dict:
@@ -77,5 +78,5 @@ def schemas() -> dict:
 
 if __name__ == "__main__":
     object_info = schemas()
-    write(WORKFLOWS, GRAPHS, object_info)
+    write(FILES, GRAPHS, object_info)
     BLUEPRINT.write_text(as_text(blueprint(object_info)), encoding="utf-8")

@@ -6,9 +6,10 @@ import av
 import numpy as np
 import psutil
 import pytest
-from studio import ROOT, Studio, is_alive, wait_for
+from studio import Studio, is_alive, wait_for
 
 from bivdiff_core.demo import world
+from tools.demo import WORKFLOW
 from tools.host import COMFYUI
 from tools.twins import write_video
 
@@ -24,7 +25,7 @@ OPTIONS = [part for setting in FEW_STEPS for part in ("--set", setting)]
 def real(tmp_path, monkeypatch) -> Studio:
     """Two clips for the demo workflow."""
     studio = Studio(tmp_path, COMFYUI)
-    studio.workflow.write_text((ROOT / "workflows" / "bivdiff_demo.json").read_text())
+    studio.workflow.write_text(WORKFLOW.read_text())
     studio.clips.mkdir()
     for seed in SEEDS:
         write_video(studio.clips / f"clip{seed}.mp4", world.make_clip(seed).frames)

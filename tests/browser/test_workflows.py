@@ -1,6 +1,7 @@
 """The shipped workflows as an artist opens and runs them: from the template browser of a host with this pack alone."""
 
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -10,7 +11,7 @@ SHIPPED = [path.stem for path in sorted((Path(__file__).resolve().parents[2] / "
 @pytest.fixture
 def template(comfy):
     """Opens what the template browser offers under a name."""
-    return lambda name: comfy.load(comfy.server.request(f"/api/workflow_templates/bivdiff/{name}.json"), name)
+    return lambda name: comfy.load(comfy.server.request(f"/api/workflow_templates/bivdiff/{quote(name)}.json"), name)
 
 
 def test_the_templates_are_offered(server):

@@ -14,9 +14,9 @@ from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
 from bivdiff_core.demo import world
+from tools.demo import WORKFLOW
 
 ROOT = Path(__file__).resolve().parents[2]
-WORKFLOWS = ROOT / "workflows"
 CHAIN = ("BIVDiffFrameSampler", "BIVDiffInvertImage", "BIVDiffInvertVideo", "BIVDiffTemporalSmoother")
 
 STRUCTURE_PASS = ("Invert a little way", "Draw the shapes back")
@@ -47,7 +47,7 @@ def prompt_of(server, workflow: Path) -> dict:
 @pytest.fixture
 def demo(server) -> dict:
     """The demo workflow with few steps."""
-    prompt = prompt_of(server, WORKFLOWS / "bivdiff_demo.json")
+    prompt = prompt_of(server, WORKFLOW)
     for class_type in CHAIN:
         prompt[node_id(prompt, class_type)]["inputs"]["steps"] = 3
     return prompt
@@ -65,7 +65,7 @@ assert not {"diffusers", "matplotlib", "skimage"} & set(sys.modules)
 
 
 def test_every_save_and_preview_of_the_demo_workflow_leaves_files(server):
-    prompt = prompt_of(server, WORKFLOWS / "bivdiff_demo.json")
+    prompt = prompt_of(server, WORKFLOW)
     run = server.run(prompt)
     assert not run.error
     schemas = server.object_info()
@@ -76,7 +76,7 @@ def test_every_save_and_preview_of_the_demo_workflow_leaves_files(server):
 
 
 def test_the_demo_workflow_makes_a_video(server):
-    prompt = prompt_of(server, WORKFLOWS / "bivdiff_demo.json")
+    prompt = prompt_of(server, WORKFLOW)
     prompt[node_id(prompt, "BIVDiffFrameSampler")]["inputs"]["seed"] = 1
     run = server.run(prompt)
     clip = world.make_clip(world.PACKAGED_CLIP_SEED)
@@ -120,7 +120,7 @@ def test_another_strength_of_the_structure_pass_computes_it_alone(server, demo):
 
 
 def test_a_bypassed_structure_pass_leaves_the_video_as_it_is(server):
-    ui = json.loads((WORKFLOWS / "bivdiff_demo.json").read_text(encoding="utf-8"))
+    ui = json.loads(WORKFLOW.read_text(encoding="utf-8"))
     for node in ui["nodes"]:
         if node.get("title") in STRUCTURE_PASS:
             node["mode"] = 4

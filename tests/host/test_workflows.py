@@ -34,10 +34,10 @@ GRAPHS = workflows.GRAPHS | released.GRAPHS
 FIRST = "deflicker_demo"
 """The template that needs nothing of the artist's, and shows the chain as one node."""
 
-PASSING = {"bivdiff_demo", "controlnet", "t2i_adapter", "style_lora", "tile_upscale", "animatediff", "sweep"}
+PASSING = {"stages_demo", "controlnet", "t2i_adapter", "style_lora", "tile_upscale", "animatediff", "sweep"}
 """Those whose frames a control holds to their shapes: they end with the structure pass."""
 
-DRAWN_AS_CONTROLNET = {FIRST, "bivdiff_demo", "sweep"}
+DRAWN_AS_CONTROLNET = {FIRST, "stages_demo", "sweep"}
 
 every_workflow = pytest.mark.parametrize("name", GRAPHS)
 every_chain = pytest.mark.parametrize("name", [name for name in GRAPHS if name != FIRST])
@@ -45,8 +45,7 @@ every_chain = pytest.mark.parametrize("name", [name for name in GRAPHS if name !
 
 def shipped(name: str) -> str:
     """A workflow's file."""
-    folder = released.RELEASED if name in released.GRAPHS else workflows.WORKFLOWS
-    return (folder / f"{name}.json").read_text(encoding="utf-8")
+    return (workflows.FILES | released.FILES)[name].read_text(encoding="utf-8")
 
 
 def drawn(name: str, object_info: dict, demo: bool) -> dict:
@@ -96,6 +95,17 @@ def twin(server, object_info):
 # The files
 
 
+def test_files_sort_and_are_in_the_readme():
+    """The template browser shows and searches file names alone."""
+    names = list(workflows.TEMPLATES.values())
+    assert sorted(path.stem for path in workflows.WORKFLOWS.glob("*.json")) == names
+    assert {path.stem for path in workflows.WORKFLOWS.glob("*.jpg")} <= set(names)
+    readme = (workflows.ROOT / "README.md").read_text(encoding="utf-8")
+    for number, name in enumerate(names, start=1):
+        assert name.isascii() and "," not in name
+        assert name.startswith(f"BIVDiff {number:02} ") and f"| {name.removeprefix('BIVDiff ')} |" in readme
+
+
 @pytest.mark.skipif(not is_release(COMFYUI, HOST_RELEASE), reason="the files are laid out for another ComfyUI's nodes")
 @every_workflow
 def test_a_shipped_file_is_what_the_tool_writes(object_info, name):
@@ -128,7 +138,7 @@ def test_the_server_finds_nothing_amiss_but_the_artists_files(server, object_inf
 
 @pytest.mark.parametrize("name", [name for name in workflows.GRAPHS if name != FIRST])
 def test_a_saved_video_has_the_sound_and_the_rate_of_the_frames_taken(object_info, name):
-    ui = json.loads((workflows.WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    ui = json.loads(shipped(name))
     prompt = convert_ui_to_api(ui, object_info)
     videos = [node["inputs"] for node in prompt.values() if node["class_type"] == "CreateVideo"]
     assert videos

@@ -21,7 +21,7 @@ from tools.parts import (
 def draw(g: Graph) -> None:
     """Draw the graph."""
     g.demo = True  # as shipped too
-    g.note = note("bivdiff_demo")
+    g.note = note("stages_demo")
     clip = source(g)
     models = load_models(g, control_net="the demo models'")._replace(solver="ddim")
     texts = prompts(g, models, "", "a blue square")
