@@ -15,8 +15,6 @@ WIDTH, GAP = 330, 50
 TITLE, SLOT, WIDGET = 30, 22, 26
 TALL = {"LoadVideo": 340, "SaveVideo": 360, "PreviewImage": 260, "BIVDiffCompareVideos": 460}
 """What a node shows below its widgets, in pixels."""
-ENTRY, EXIT = -10, -20
-"""The frontend's numbers for the inputs and the outputs of a subgraph, as nodes."""
 
 
 class Output(NamedTuple):
@@ -168,11 +166,6 @@ class Graph:
         self.bottom = max(self.bottom, self.y - GAP)
         return node
 
-    def define(self, part: Subgraph) -> None:
-        """Let ``add`` know a subgraph, by its id."""
-        self.object_info = {**self.object_info, part.id: part.schema()}
-        self.definitions[part.id] = part.definition()
-
     def ui(self) -> dict:
         """The workflow as the frontend saves it."""
         nodes, links = self._ui_nodes()
@@ -196,7 +189,7 @@ class Graph:
         links: list[Link] = []
         nodes = [self._ui_node(node, order, links) for order, node in enumerate(self.nodes)]
         for link in links:
-            if link.origin_id != ENTRY:
+            if link.origin_id > 0:  # not an input of a subgraph
                 nodes[link.origin_id - 1]["outputs"][link.origin_slot]["links"].append(link.id)
         return nodes, links
 
@@ -279,111 +272,6 @@ class Graph:
         if rest.get("control_after_generate"):
             return [value, "fixed"]
         return [value, "image"] if rest.get("video_upload") else [value]
-
-
-class Subgraph(Graph):
-    """A graph that stands in others as one node, and opens.
-
-    Its inputs are sockets, or widgets of nodes inside that the node shows as its own.
-    """
-
-    def __init__(self, name: str, object_info: dict, demo: bool, description: str) -> None:
-        super().__init__(name, object_info, demo)
-        self.id = self._uuid("")
-        self.description = description
-        self.specs: dict[str, list] = {}
-        self.entry = Node(ENTRY, "", {"output": [], "output_name": []}, "", (0, 0), 0)
-        self.exits: dict[str, Output] = {}
-
-    def socket(self, name: str, kind: str) -> Output:
-        """A socket of the node."""
-        return self._enter(name, [kind])
-
-    def widget(self, name: str, value: object, *inside: tuple[Node, str]) -> None:
-        """A widget of the node, which sets those of nodes inside."""
-        first, shown_as = inside[0]
-        spec = first.inputs()[shown_as]
-        wire = self._enter(name, [spec[0], {**options(spec), "default": value, "control_after_generate": False}])
-        for node, input_name in inside:
-            node.values[input_name], node.wires[input_name] = value, wire
-
-    def output(self, name: str, node: Node) -> None:
-        """An output of the node: the first of a node inside."""
-        self.exits[name] = Output(node, 0)
-
-    def _enter(self, name: str, spec: list) -> Output:
-        self.specs[name] = spec
-        self.entry.schema["output"].append(kind_of(spec))
-        self.entry.schema["output_name"].append(name)
-        return self.entry[name]
-
-    def schema(self) -> dict:
-        """Of the node, as in /object_info."""
-        kinds = [wire.node.schema["output"][wire.slot] for wire in self.exits.values()]
-        return {"input": {"required": self.specs}, "output": kinds, "output_name": list(self.exits)}
-
-    def definition(self) -> dict:
-        """The subgraph as the frontend saves it beside a workflow's nodes."""
-        nodes, links = self._ui_nodes()
-        outputs = []
-        right = self.groups[-1]["right"] + 80
-        for slot, (name, kind) in enumerate(zip(self.exits, self.schema()["output"], strict=True)):
-            wire = self.exits[name]
-            link = Link(len(links) + 1, wire.node.number, wire.slot, EXIT, slot, kind)
-            links.append(link)
-            nodes[wire.node.number - 1]["outputs"][wire.slot]["links"].append(link.id)
-            outputs.append(self._ui_slot("out", name, kind, [link.id], (right, slot)))
-        inputs = [
-            self._ui_slot(
-                "in",
-                name,
-                kind_of(spec),
-                [link.id for link in links if (link.origin_id, link.origin_slot) == (ENTRY, slot)],
-                (-150, slot),
-            )
-            for slot, (name, spec) in enumerate(self.specs.items())
-        ]
-        return {
-            "id": self.id,
-            "version": 1,
-            "state": {
-                "lastGroupId": len(self.groups),
-                "lastNodeId": len(nodes),
-                "lastLinkId": len(links),
-                "lastRerouteId": 0,
-            },
-            "revision": 0,
-            "config": {},
-            "name": self.name,
-            "inputNode": {"id": ENTRY, "bounding": [-260, 90, 130, 40 + 20 * len(inputs)]},
-            "outputNode": {"id": EXIT, "bounding": [right - 20, 90, 120, 40 + 20 * len(outputs)]},
-            "inputs": inputs,
-            "outputs": outputs,
-            "widgets": [],
-            "nodes": nodes,
-            "links": [link._asdict() for link in links],
-            "groups": self._ui_groups(),
-            "extra": {},
-            "category": "Video generation and editing/BIVDiff",
-            "description": self.description,
-        }
-
-    def blueprint(self, search_aliases: list[str]) -> dict:
-        """The subgraph as the node library offers it: a workflow of this node alone."""
-        alone = Graph(self.name, self.object_info, self.demo)
-        alone.define(self)
-        values = {name: default(spec) for name, spec in self.specs.items() if is_widget(spec)}
-        alone.nodes.append(Node(1, self.id, self.schema(), self.name, (0, 0), 400, values))
-        extra = {"BlueprintDescription": self.description, "BlueprintSearchAliases": search_aliases}
-        return {**alone.ui(), "extra": extra}
-
-    def _ui_slot(self, side: str, name: str, kind: str, links: list[int], at: tuple[int, int]) -> dict:
-        x, row = at
-        slot = {"id": self._uuid(f"{side}/{name}"), "name": name, "type": kind, "linkIds": links}
-        return {**slot, "pos": [x, 110 + 20 * row]}
-
-    def _uuid(self, part: str) -> str:
-        return str(uuid.uuid5(uuid.NAMESPACE_URL, f"subgraph/{self.name}/{self.demo}/{part}"))
 
 
 Drawing = Callable[[Graph], None]

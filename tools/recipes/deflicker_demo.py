@@ -9,7 +9,7 @@ def draw(g: Graph) -> None:
     """Draw the graph."""
     g.note, g.note_width, g.zoom = note("deflicker_demo"), 290, 1.0
     bivdiff = one_node(g.object_info, demo=True)
-    g.define(bivdiff)
+    bivdiff.define_in(g)
     g.group("A clip and models", SOURCE_COLOUR, width=260)
     clip = g.add("GetVideoComponents", video=g.add("BIVDiffDemoClip", frames=8))
     outlines = g.add("Canny", image=clip["images"], low_threshold=0.3, high_threshold=0.6)

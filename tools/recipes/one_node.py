@@ -1,6 +1,5 @@
 """The ControlNet chain as one node: the blueprint of the node library."""
 
-from tools.graph import Subgraph
 from tools.parts import (
     FRAMES_COLOUR,
     SOURCE_COLOUR,
@@ -12,6 +11,7 @@ from tools.parts import (
     smooth,
     structure_pass,
 )
+from tools.subgraph import Subgraph
 
 DESCRIPTION = (
     "Any image model with a ControlNet, steadied by a video model: draws every frame on its own, inverts the frames "
