@@ -6,6 +6,7 @@ from urllib.parse import quote
 import pytest
 
 SHIPPED = [path.stem for path in sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.json"))]
+FIRST, STAGES = SHIPPED[:2]
 
 
 @pytest.fixture
@@ -18,6 +19,18 @@ def test_the_templates_are_offered(server):
     assert sorted(server.request("/workflow_templates")["bivdiff"]) == SHIPPED
 
 
+@pytest.mark.parametrize(("words", "found"), [("BIVDiff", SHIPPED), ("flicker", [FIRST])])
+def test_the_template_browser_finds_them(comfy, words, found):
+    comfy.page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    dialog = comfy.page.get_by_role("dialog")
+    dialog.get_by_placeholder("Search").fill(words)
+    for name in found:
+        dialog.get_by_text(name).first.wait_for()
+    comfy.screenshot(f"search-{words}")
+    comfy.page.keyboard.press("Escape")
+    dialog.wait_for(state="hidden")
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_workflow_opens(comfy, template, name):
     template(name)
@@ -26,8 +39,22 @@ def test_a_shipped_workflow_opens(comfy, template, name):
     comfy.screenshot(name)
 
 
+def test_the_first_template_opens_at_full_size_and_its_comparison_plays(comfy, template):
+    template(FIRST)
+    assert comfy.page.evaluate("app.canvas.ds.scale") == 1
+    assert comfy.run()["status"]["status_str"] == "success"
+    wipe, count = comfy.page.get_by_label("wipe"), comfy.page.get_by_label("frame", exact=True)
+    box, page = wipe.bounding_box(), comfy.page.viewport_size
+    assert box["x"] > 0 and box["y"] > 0
+    assert box["x"] + box["width"] < page["width"] and box["y"] + box["height"] < page["height"]
+    shown = count.input_value()
+    comfy.page.wait_for_function("([count, shown]) => count.value !== shown", arg=[count.element_handle(), shown])
+    assert comfy.errors == []
+    comfy.screenshot("first-done")
+
+
 def test_the_demo_runs_and_its_video_plays(comfy, template):
-    template("bivdiff_demo")
+    template(STAGES)
     assert comfy.run()["status"]["status_str"] == "success"
     video = comfy.page.locator("video[src*='type=output']")
     video.evaluate("video => video.play()")
@@ -36,4 +63,4 @@ def test_the_demo_runs_and_its_video_plays(comfy, template):
     comfy.on_node("BIVDiffCompareVideos", "{ app.canvas.ds.scale = 1; app.canvas.centerOnNode(node); }")
     comfy.page.get_by_label("flicker").wait_for()
     assert comfy.errors == []
-    comfy.screenshot("bivdiff_demo-done")
+    comfy.screenshot("stages-done")
