@@ -48,7 +48,7 @@ def run(pack, node_id: str, model, samples: Tensor | None = None, **settings) ->
     if node_id == "BIVDiffTemporalSmoother":
         texts = {"positive": tiny.text(seed=1), "negative": tiny.text(seed=2), "cfg": 2.0}
     given = {"model": model, "latent": latent, "steps": 4, "scheduler": "normal", **texts, **settings}
-    return tiny.run(pack, node_id, **given)[0]["samples"]
+    return pack.run(node_id, **given)[0]["samples"]
 
 
 def calls() -> list[tuple]:
@@ -293,7 +293,7 @@ def test_frames_that_depend_on_each_other_are_no_image_models(pack, sd, motion):
     ):
         reason = "which makes frames together" if motion else "Context Options without a motion model"
         with pytest.raises(ValueError, match=f"{reason}.* from before the AnimateDiff nodes") as refusal:
-            tiny.run(pack, node_id, model=model, **inputs)
+            pack.run(node_id, model=model, **inputs)
         assert str(refusal.value).startswith(name)
     assert not ade.RUNS
 
@@ -303,7 +303,7 @@ def test_without_motion_models_it_is_an_image_model(pack, sd):
     model = ade.use_evolved_sampling(sd, motion=False)
     given = {"conditioning": tiny.text(), "latent": {"samples": noise()}, "steps": 4, "scheduler": "normal"}
     whole, chunked = (
-        tiny.run(pack, "BIVDiffInvertImage", model=model, frames_per_batch=n, **given)[0]["samples"] for n in (F, 2)
+        pack.run("BIVDiffInvertImage", model=model, frames_per_batch=n, **given)[0]["samples"] for n in (F, 2)
     )
     assert rms(whole - chunked) < 2e-5 * rms(whole)
 
@@ -313,7 +313,7 @@ def test_no_other_model_runs_beside_it(pack, sd):
     text = tiny.text()
     texts = {f"{of}_{kind}": text for of in ("image", "video") for kind in ("positive", "negative")}
     with pytest.raises(ValueError, match="Bridge Guider: AnimateDiff-Evolved takes over all sampling"):
-        tiny.run(pack, "BIVDiffBridgeGuider", image_model=sd, video_model=ade.use_evolved_sampling(sd), **texts)
+        pack.run("BIVDiffBridgeGuider", image_model=sd, video_model=ade.use_evolved_sampling(sd), **texts)
 
 
 # Beside the image model that it was made of
@@ -327,7 +327,7 @@ def test_two_schedules_on_one_network(pack, sd):
 
     def invert(branch: str) -> dict:
         model = sd if branch == "Image" else video
-        return tiny.run(pack, f"BIVDiffInvert{branch}", model=model, **given)[0]
+        return pack.run(f"BIVDiffInvert{branch}", model=model, **given)[0]
 
     first = {branch: invert(branch) for branch in ("Image", "Video")}
     again = {branch: invert(branch) for branch in ("Image", "Image", "Video", "Video")}

@@ -47,7 +47,7 @@ def run(pack, name: str, model, positive: list, negative: list) -> Tensor:
     frames = node_id == "BIVDiffFrameSampler"
     latent = {"latent_image": tiny.frames(F, 4, 8, 8, seed=7)} if frames else {"latent": noise}
     given = {"model": model, "steps": 3, "scheduler": "normal", **texts, **latent, **settings}
-    return tiny.run(pack, node_id, **given)[0]["samples"]
+    return pack.run(node_id, **given)[0]["samples"]
 
 
 # Patches, injections, wrappers and hooks. Each makes the network's output smaller, as if its last layer were.
@@ -305,8 +305,8 @@ def test_a_patched_schedule_beside_stable_diffusions(pack, name, strength):
     latent = {"samples": (MIXTURE.sample(6) / image.model.latent_format.scale_factor).float()}
     given = {"steps": 30, "scheduler": "normal", "strength": strength}
     inverted = {
-        branch: tiny.run(
-            pack, f"BIVDiffInvert{branch}", model=model, conditioning=tiny.text(), latent=latent, solver="fireflow",
+        branch: pack.run(
+            f"BIVDiffInvert{branch}", model=model, conditioning=tiny.text(), latent=latent, solver="fireflow",
             **given,
         )[0]
         for branch, model in (("Image", image), ("Video", video))
@@ -317,13 +317,13 @@ def test_a_patched_schedule_beside_stable_diffusions(pack, name, strength):
     a, b = (inverted[branch]["samples"].flatten() for branch in ("Image", "Video"))
     assert torch.corrcoef(torch.stack([a, b]))[0, 1] > 0.99
 
-    mixed, _ = tiny.run(
-        pack, "BIVDiffMixedInversion", image_latent=inverted["Image"], video_latent=inverted["Video"], mixing_ratio=0.4
+    mixed, _ = pack.run(
+        "BIVDiffMixedInversion", image_latent=inverted["Image"], video_latent=inverted["Video"], mixing_ratio=0.4
     )
     if strength == 1:
         assert mixed["samples"].std().item() == pytest.approx(1, abs=0.03)
-    (back,) = tiny.run(
-        pack, "BIVDiffTemporalSmoother", model=video, positive=tiny.text(), negative=tiny.text(), latent=mixed, cfg=1.0,
+    (back,) = pack.run(
+        "BIVDiffTemporalSmoother", model=video, positive=tiny.text(), negative=tiny.text(), latent=mixed, cfg=1.0,
         sampler_name="heun", **given,
     )  # fmt: skip
     assert rms(back["samples"] - latent["samples"]) < 0.1 * rms(latent["samples"])

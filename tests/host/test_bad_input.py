@@ -45,7 +45,7 @@ def refused(pack, node_id: str, model, *parts: str, latent=None, positive=None, 
     elif node_id == "BIVDiffInvertedNoise":
         inputs["latent"] = latent
     with pytest.raises(ValueError) as refusal:
-        tiny.run(pack, node_id, **inputs)
+        pack.run(node_id, **inputs)
     message = str(refusal.value)
     assert message.startswith(NAMES[node_id] + ": ") and message.endswith(".")
     for part in parts:
@@ -112,7 +112,7 @@ def test_no_frames_without_a_model(pack, node_id):
     if node_id == "BIVDiffMixedInversion":
         given = {"image_latent": latent, "video_latent": latent}
     with pytest.raises(ValueError, match=re.escape(NAMES[node_id]) + ".* holds no frames"):
-        tiny.run(pack, node_id, **given)
+        pack.run(node_id, **given)
 
 
 @pytest.mark.parametrize("node_id", OF_VIDEO)
@@ -163,7 +163,7 @@ def test_a_model_that_works_on_a_picture_without_one(pack):
     refused(pack, "BIVDiffFrameSampler", inpainter, "inpainting model", "InpaintModelConditioning")
     masked = {**tiny.frames(*LATENT), "noise_mask": torch.ones(1, 1, 64, 64)}
     settings = {"positive": pair()[0], "negative": pair()[1], "latent_image": masked, "steps": 2}
-    (out,) = tiny.run(pack, "BIVDiffFrameSampler", model=inpainter, **settings)
+    (out,) = pack.run("BIVDiffFrameSampler", model=inpainter, **settings)
     assert out["samples"].isfinite().all()
 
 
@@ -205,7 +205,7 @@ def test_conditioning_of_another_frame_count(pack, sd, node_id, frames, what):
 def test_conditioning_of_another_frame_count_in_a_core_sampler(pack, sd, frames_per_batch):
     """A Frame Chunks model refuses it too, in one chunk as in many."""
     calls = tiny.Calls()
-    (chunked,) = tiny.run(pack, "BIVDiffFrameChunks", model=calls.on(sd), frames_per_batch=frames_per_batch)
+    (chunked,) = pack.run("BIVDiffFrameChunks", model=calls.on(sd), frames_per_batch=frames_per_batch)
     with pytest.raises(ValueError, match=f"control hint has 8 frames but the latent has {F}"):
         pack.run(
             "KSampler", model=chunked, positive=other_count("control hint", 8, pack), negative=pair()[1],
@@ -240,8 +240,8 @@ def test_a_hint_that_is_no_rgb_picture(pack, sd, channels):
 def test_one_for_all_frames_is_welcome(pack, sd):
     """A single hint, mask or text goes for every frame."""
     for what in COUNTED[:3]:
-        tiny.run(
-            pack, "BIVDiffInvertImage", model=sd, conditioning=other_count(what, 1, pack), latent=tiny.frames(*LATENT),
+        pack.run(
+            "BIVDiffInvertImage", model=sd, conditioning=other_count(what, 1, pack), latent=tiny.frames(*LATENT),
             steps=2, scheduler="karras", frames_per_batch=2,
         )  # fmt: skip
 
@@ -281,9 +281,7 @@ def test_a_latent_that_was_never_inverted(pack, sd, node_id):
 
 @pytest.fixture(scope="module")
 def inverted(pack, sd) -> dict:
-    return tiny.run(
-        pack, "BIVDiffInvertImage", model=sd, conditioning=tiny.text(), latent=tiny.frames(*LATENT), steps=4
-    )[0]
+    return pack.run("BIVDiffInvertImage", model=sd, conditioning=tiny.text(), latent=tiny.frames(*LATENT), steps=4)[0]
 
 
 def test_branches_of_different_kinds(pack, inverted):
@@ -313,7 +311,7 @@ def test_a_latent_of_another_models_space_or_noise(pack, sd, inverted):
 
 
 def test_noise_for_a_latent_that_is_not_empty_or_not_its_size(pack, inverted):
-    (as_noise,) = tiny.run(pack, "BIVDiffInvertedNoise", latent=inverted)
+    (as_noise,) = pack.run("BIVDiffInvertedNoise", latent=inverted)
     with pytest.raises(ValueError, match="Inverted Latent to Noise: the sampler's latent is not empty"):
         as_noise.generate_noise(tiny.frames(*LATENT))
     with pytest.raises(ValueError, match=re.escape("[6, 4, 8, 8] but the noise is [5, 4, 8, 8]")):
@@ -505,7 +503,7 @@ def test_a_frame_that_is_not_finite_is_named(pack, sd, node_id, inputs, at, step
         {"samples": noise(*LATENT)} if node_id == "BIVDiffTemporalSmoother" else tiny.frames(*LATENT)
     )
     with pytest.raises(ValueError, match=re.escape(f"{NAMES[node_id]}: frame 3 is not finite at step {step}")):
-        tiny.run(pack, node_id, model=broken.on(sd), steps=4, **given, **inputs)
+        pack.run(node_id, model=broken.on(sd), steps=4, **given, **inputs)
     per_step = 3 if inputs.get("solver") == "fixed_point" else 1
     assert len(broken.rows) == step * per_step
 
@@ -521,16 +519,16 @@ def test_a_frame_that_is_not_finite_is_counted_in_the_clip(pack, sd):
             return out
 
     with pytest.raises(ValueError, match="frame 4 is not finite at step 1"):
-        tiny.run(
-            pack, "BIVDiffInvertImage", model=ThirdChunk(0, 0).on(sd), conditioning=tiny.text(),
+        pack.run(
+            "BIVDiffInvertImage", model=ThirdChunk(0, 0).on(sd), conditioning=tiny.text(),
             latent=tiny.frames(*LATENT), steps=4, frames_per_batch=2,
         )  # fmt: skip
 
 
 def test_a_time_slice_that_is_not_finite_is_named(pack, wan):
     with pytest.raises(ValueError, match=r"DDIM Inverse \(Video\): frame 2 is not finite at step 2"):
-        tiny.run(
-            pack, "BIVDiffInvertVideo", model=Breaks(2, row=2).on(wan), conditioning=tiny.text(),
+        pack.run(
+            "BIVDiffInvertVideo", model=Breaks(2, row=2).on(wan), conditioning=tiny.text(),
             latent=tiny.frames(1, 16, 4, 8, 8), steps=4, scheduler="simple", solver="ddim",
         )  # fmt: skip
 
@@ -539,8 +537,8 @@ def test_a_frame_that_breaks_after_the_last_report_is_named(pack, sd):
     """sa_solver_pece reports a step before it corrects it, with a further model call: in 3 steps the fifth."""
     broken = Breaks(5, row=3)
     with pytest.raises(ValueError, match=r"Frame-wise Image Sampler: frame 3 is not finite \(NaN"):
-        tiny.run(
-            pack, "BIVDiffFrameSampler", model=broken.on(sd), positive=tiny.text(), negative=tiny.text(), steps=3,
+        pack.run(
+            "BIVDiffFrameSampler", model=broken.on(sd), positive=tiny.text(), negative=tiny.text(), steps=3,
             cfg=1.0, sampler_name="sa_solver_pece", scheduler="normal", latent_image=tiny.frames(*LATENT),
         )  # fmt: skip
     assert len(broken.rows) == 5
@@ -552,12 +550,10 @@ def test_a_frame_that_breaks_after_the_last_report_is_named(pack, sd):
 @pytest.mark.parametrize(("start", "stride", "count"), [(8, 1, 0), (0, 4, 3), (6, 2, 2)])
 def test_frames_that_the_clip_does_not_have(pack, start, stride, count):
     with pytest.raises(ValueError, match="Select Frames: the clip has 8 frames"):
-        tiny.run(
-            pack, "BIVDiffSelectFrames", images=random(8, 8, 8, 3, seed=1), start=start, stride=stride, count=count
-        )
+        pack.run("BIVDiffSelectFrames", images=random(8, 8, 8, 3, seed=1), start=start, stride=stride, count=count)
 
 
 def test_frames_that_it_has(pack):
     images = random(9, 8, 8, 3, seed=1)
-    taken, fps, _ = tiny.run(pack, "BIVDiffSelectFrames", images=images, start=1, stride=3, count=2, fps=24.0)
+    taken, fps, _ = pack.run("BIVDiffSelectFrames", images=images, start=1, stride=3, count=2, fps=24.0)
     assert torch.equal(taken, images[[1, 4]]) and fps == 8.0

@@ -29,8 +29,8 @@ def conditioning(pack) -> tuple[list, list]:
 
 def bridge_guider(pack, models, strategy: str, share: float, frames_per_batch: int = 0):
     positive, negative = conditioning(pack)
-    (guider,) = tiny.run(
-        pack, "BIVDiffBridgeGuider", image_model=models[0], image_positive=positive, image_negative=negative,
+    (guider,) = pack.run(
+        "BIVDiffBridgeGuider", image_model=models[0], image_positive=positive, image_negative=negative,
         image_cfg=CFGS[0], video_model=models[1], video_positive=tiny.text(seed=3), video_negative=tiny.text(seed=4),
         video_cfg=CFGS[1], strategy=strategy, image_share=share, frames_per_batch=frames_per_batch,
     )  # fmt: skip
@@ -45,7 +45,7 @@ def alone(pack, models, which: int):
 
 
 def sample(pack, guider, model, steps: int = STEPS) -> Tensor:
-    (noise,) = tiny.run(pack, "BIVDiffFrameNoise", seed=4)
+    (noise,) = pack.run("BIVDiffFrameNoise", seed=4)
     (sampler,) = pack.run("KSamplerSelect", sampler_name="euler")
     (sigmas,) = pack.run("BasicScheduler", model=model, scheduler="normal", steps=steps, denoise=1.0)
     out, _ = pack.run(

@@ -314,7 +314,7 @@ def test_a_controls_range_matters(pack, control):
 def test_core_ksampler_on_a_frame_chunks_model(pack, scenario, frames_per_batch):
     _, model, given, whole = scenario
     calls = tiny.Calls()
-    (chunked,) = tiny.run(pack, "BIVDiffFrameChunks", model=calls.on(model), frames_per_batch=frames_per_batch)
+    (chunked,) = pack.run("BIVDiffFrameChunks", model=calls.on(model), frames_per_batch=frames_per_batch)
     (out,) = pack.run("KSampler", model=chunked, **given, **KSAMPLER)
     same(out["samples"], whole)
     assert max(calls.rows) <= 2 * frames_per_batch * (2 if len(given["positive"]) > 1 else 1)
@@ -324,7 +324,7 @@ def test_core_ksampler_on_a_frame_chunks_model(pack, scenario, frames_per_batch)
 def test_frame_sampler(pack, scenario, frames_per_batch):
     """Also the noise, fresh noise of the ancestral sampler included, does not depend on the chunks."""
     _, model, given, whole = scenario
-    (out,) = tiny.run(pack, "BIVDiffFrameSampler", model=model, frames_per_batch=frames_per_batch, **given, **KSAMPLER)
+    (out,) = pack.run("BIVDiffFrameSampler", model=model, frames_per_batch=frames_per_batch, **given, **KSAMPLER)
     same(out["samples"], whole)
 
 
@@ -336,8 +336,8 @@ def test_image_inversion(pack, name):
     _, flipped, _, _ = SCENARIOS[name](pack, flip=True)
 
     def invert(conditioning: list, frames_per_batch: int) -> Tensor:
-        (out,) = tiny.run(
-            pack, "BIVDiffInvertImage", model=model, conditioning=conditioning, frames_per_batch=frames_per_batch,
+        (out,) = pack.run(
+            "BIVDiffInvertImage", model=model, conditioning=conditioning, frames_per_batch=frames_per_batch,
             **given,
         )  # fmt: skip
         return out["samples"]
@@ -353,7 +353,7 @@ def test_frames_of_a_3d_image_model(pack):
     model, given = tiny.wan_model(), {"positive": pair()[0], "negative": pair()[1], "latent_image": empty()}
     given |= {**KSAMPLER, "sampler_name": "euler", "scheduler": "simple"}
     whole, chunked = (
-        tiny.run(pack, "BIVDiffFrameSampler", model=model, frames_per_batch=n, **given)[0]["samples"] for n in (F, 2)
+        pack.run("BIVDiffFrameSampler", model=model, frames_per_batch=n, **given)[0]["samples"] for n in (F, 2)
     )
     assert whole.shape == (F, 16, 1, 8, 8)
     same(chunked, whole)
@@ -372,7 +372,7 @@ def test_instruct_pix2pix_through_dual_cfg(pack, frames_per_batch):
             "DualCFGGuider", model=model, cond1=tiny.text(seed=1, **image), cond2=tiny.text(seed=2, **image),
             negative=tiny.text(seed=2), cfg_conds=5.0, cfg_cond2_negative=1.5, style="regular",
         )  # fmt: skip
-        (noise,) = tiny.run(pack, "BIVDiffFrameNoise", seed=4)
+        (noise,) = pack.run("BIVDiffFrameNoise", seed=4)
         (sampler,) = pack.run("KSamplerSelect", sampler_name="euler")
         (sigmas,) = pack.run("BasicScheduler", model=model, scheduler="normal", steps=4, denoise=1.0)
         out, _ = pack.run(
@@ -380,7 +380,7 @@ def test_instruct_pix2pix_through_dual_cfg(pack, frames_per_batch):
         )
         return out["samples"]
 
-    (chunked,) = tiny.run(pack, "BIVDiffFrameChunks", model=model, frames_per_batch=frames_per_batch)
+    (chunked,) = pack.run("BIVDiffFrameChunks", model=model, frames_per_batch=frames_per_batch)
     same(sample(chunked), sample(model))
 
 
@@ -411,9 +411,7 @@ def test_image_prompts_follow_their_frames(pack, frames_per_batch):
         for flip in (False, True)
     )
     assert rms(flipped - whole) > 5e-3 * rms(whole)
-    (chunked,) = tiny.run(
-        pack, "BIVDiffFrameChunks", model=with_image_prompts(model), frames_per_batch=frames_per_batch
-    )
+    (chunked,) = pack.run("BIVDiffFrameChunks", model=with_image_prompts(model), frames_per_batch=frames_per_batch)
     same(pack.run("KSampler", model=chunked, **given, **KSAMPLER)[0]["samples"], whole)
 
 
@@ -429,8 +427,8 @@ def test_hints_for_some_frames_only(pack):
             "ControlNetApplyAdvanced", positive=pair()[0], negative=pair()[1], control_net=control, image=given,
             strength=1.0, start_percent=0.0, end_percent=1.0,
         )  # fmt: skip
-        (out,) = tiny.run(
-            pack, "BIVDiffFrameSampler", model=tiny.sd_model(), positive=positive, negative=negative,
+        (out,) = pack.run(
+            "BIVDiffFrameSampler", model=tiny.sd_model(), positive=positive, negative=negative,
             latent_image=empty(), frames_per_batch=n, **KSAMPLER,
         )  # fmt: skip
         chunked.append(out["samples"])
@@ -464,7 +462,7 @@ def patched(pack, model, patch: str | None, settings: dict, frames_per_batch: in
     positive, negative = pair()
     given = {"model": model, "positive": positive, "negative": negative, "latent_image": empty(), **KSAMPLER}
     given |= {"steps": 6, "sampler_name": "euler"}
-    return tiny.run(pack, "BIVDiffFrameSampler", frames_per_batch=frames_per_batch, **given)[0]["samples"]
+    return pack.run("BIVDiffFrameSampler", frames_per_batch=frames_per_batch, **given)[0]["samples"]
 
 
 @pytest.mark.parametrize("patch", NEUTRAL)
@@ -503,7 +501,7 @@ def test_merged_tokens_are_warned_of_in_chunks_and_repeat(pack, caplog):
     assert "ToMe merges tokens by chance" in caplog.text
     (merging,) = pack.run("TomePatchModel", model=model, ratio=0.5)
     given = {"model": merging, "conditioning": tiny.text(), "latent": tiny.frames(*LATENT), "steps": 4}
-    first, second = (tiny.run(pack, "BIVDiffInvertImage", **given)[0]["samples"] for _ in range(2))
+    first, second = (pack.run("BIVDiffInvertImage", **given)[0]["samples"] for _ in range(2))
     assert torch.equal(first, second)
 
 
@@ -519,7 +517,7 @@ def test_overlapping_windows_on_independent_frames(pack, name):
     given = {"positive": positive, "negative": negative, "latent": {"samples": z}, "steps": 3, "cfg": 3.0}
     given["scheduler"] = "normal"
     whole, windowed = (
-        tiny.run(pack, "BIVDiffTemporalSmoother", model=model, context_length=n, context_overlap=1, **given)[0]
+        pack.run("BIVDiffTemporalSmoother", model=model, context_length=n, context_overlap=1, **given)[0]
         for n in (0, 3)
     )
     same(windowed["samples"], whole["samples"])
@@ -534,9 +532,9 @@ def test_windows_of_a_video_model_are_seen_together(pack):
 
     def moved(length: int, overlap: int) -> list[bool]:
         a, b = (
-            tiny.run(
-                pack, "BIVDiffInvertVideo", latent=frames, context_length=length, context_overlap=overlap, **given
-            )[0]["samples"]
+            pack.run("BIVDiffInvertVideo", latent=frames, context_length=length, context_overlap=overlap, **given)[0][
+                "samples"
+            ]
             for frames in (latent, other)
         )
         return [not torch.equal(x, y) for x, y in zip(a, b, strict=True)]
@@ -560,7 +558,7 @@ def hints(conds: list) -> list[Tensor]:
 def chunked_with(pack, calls: tiny.Calls, frames_per_batch: int):
     model, positive, negative, latent = chain_of_two(pack, flip=False)
     (whole,) = pack.run("KSampler", model=model, positive=positive, negative=negative, latent_image=latent, **KSAMPLER)
-    (chunked,) = tiny.run(pack, "BIVDiffFrameChunks", model=calls.on(model), frames_per_batch=frames_per_batch)
+    (chunked,) = pack.run("BIVDiffFrameChunks", model=calls.on(model), frames_per_batch=frames_per_batch)
     given = {"model": chunked, "positive": positive, "negative": negative, "latent_image": latent, **KSAMPLER}
     return given, hints(positive), whole["samples"]
 
@@ -623,13 +621,13 @@ def test_a_cancel_takes_effect_before_the_next_call_and_leaves_the_hints_whole(p
 def test_the_models_own_options_are_left_alone(pack):
     """Patches go on clones; a run's halved chunk size ends with the run."""
     model, positive, negative, latent = plain(pack, flip=False)
-    tiny.run(
-        pack, "BIVDiffFrameSampler", model=model, positive=positive, negative=negative, latent_image=latent,
+    pack.run(
+        "BIVDiffFrameSampler", model=model, positive=positive, negative=negative, latent_image=latent,
         frames_per_batch=2, **KSAMPLER,
     )  # fmt: skip
     assert "context_handler" not in model.model_options
     calls = tiny.Calls(1, torch.OutOfMemoryError("CUDA out of memory."))
-    (chunked,) = tiny.run(pack, "BIVDiffFrameChunks", model=calls.on(model), frames_per_batch=4)
+    (chunked,) = pack.run("BIVDiffFrameChunks", model=calls.on(model), frames_per_batch=4)
     given = {"model": chunked, "positive": positive, "negative": negative, "latent_image": latent}
     pack.run("KSampler", **given, **KSAMPLER)
     done = len(calls.rows)
@@ -643,8 +641,8 @@ def test_a_hint_is_encoded_once_for_each_chunk(pack):
     encodings = []
     control.t2i_model.register_forward_hook(lambda module, args, out: encodings.append(len(args[0])))
     positive, negative = controlled(pack, pair(), control, 1, False, 0.0, 1.0)
-    tiny.run(
-        pack, "BIVDiffFrameSampler", model=tiny.sd_model(), positive=positive, negative=negative, latent_image=empty(),
+    pack.run(
+        "BIVDiffFrameSampler", model=tiny.sd_model(), positive=positive, negative=negative, latent_image=empty(),
         frames_per_batch=2, **KSAMPLER,
     )  # fmt: skip
     assert len(encodings) == 3
@@ -663,7 +661,7 @@ def test_clones_of_a_control_for_other_devices_see_the_same_frames(pack):
             seen.append((clone.cond_hint_original, control.cond_hint_original))
             return super().__call__(apply_model, args)
 
-    (chunked,) = tiny.run(pack, "BIVDiffFrameChunks", model=Looks().on(model), frames_per_batch=2)
+    (chunked,) = pack.run("BIVDiffFrameChunks", model=Looks().on(model), frames_per_batch=2)
     whole = clone.cond_hint_original
     pack.run("KSampler", model=chunked, positive=positive, negative=negative, latent_image=latent, **KSAMPLER)
     assert {len(hint) for hint, _ in seen} == {2, 1}
@@ -694,8 +692,8 @@ def test_chunks_fill_the_memory_that_is_free(pack, monkeypatch, frames):
     model, positive, negative, latent = plain(pack, flip=False)
     leave_free(monkeypatch, model.model_size() + (frames + 0.5) * memory_of_a_frame(model))
     calls = tiny.Calls()
-    tiny.run(
-        pack, "BIVDiffFrameSampler", model=calls.on(model), positive=positive, negative=negative, latent_image=latent,
+    pack.run(
+        "BIVDiffFrameSampler", model=calls.on(model), positive=positive, negative=negative, latent_image=latent,
         frames_per_batch=0, **KSAMPLER,
     )  # fmt: skip
     assert max(calls.rows) == 2 * frames
@@ -708,7 +706,7 @@ def test_a_control_takes_memory_from_the_chunks(pack, monkeypatch):
     leave_free(monkeypatch, model.model_size() + 3.5 * memory_of_a_frame(model))
     calls = tiny.Calls()
     given = {"model": calls.on(model), "latent_image": latent, "frames_per_batch": 0, **KSAMPLER}
-    tiny.run(pack, "BIVDiffFrameSampler", positive=positive, negative=negative, **given)
+    pack.run("BIVDiffFrameSampler", positive=positive, negative=negative, **given)
     assert max(calls.rows) < 2 * 3
 
 
@@ -754,11 +752,11 @@ def test_foreign_windows_are_left_alone_with_a_warning(pack, caplog):
     model = model.clone()
     model.model_options["context_handler"] = foreign = Foreign()
     with caplog.at_level(logging.WARNING):
-        (chunked,) = tiny.run(pack, "BIVDiffFrameChunks", model=model, frames_per_batch=2)
+        (chunked,) = pack.run("BIVDiffFrameChunks", model=model, frames_per_batch=2)
     assert chunked.model_options["context_handler"] is foreign
     assert "Foreign" in caplog.text
-    (out,) = tiny.run(
-        pack, "BIVDiffFrameSampler", model=model, positive=positive, negative=negative, latent_image=latent,
+    (out,) = pack.run(
+        "BIVDiffFrameSampler", model=model, positive=positive, negative=negative, latent_image=latent,
         frames_per_batch=2, **KSAMPLER,
     )  # fmt: skip
     assert foreign.used == KSAMPLER["steps"]
@@ -778,7 +776,7 @@ def test_core_windows_keep_their_settings(pack):
     given = {"positive": positive, "negative": negative, "latent_image": latent, **KSAMPLER}
     (expected,) = pack.run("KSampler", model=windowed, **given)
     (whole,) = pack.run("KSampler", model=model, **given)
-    (rehosted,) = tiny.run(pack, "BIVDiffFrameChunks", model=windowed, frames_per_batch=1)
+    (rehosted,) = pack.run("BIVDiffFrameChunks", model=windowed, frames_per_batch=1)
     (out,) = pack.run("KSampler", model=rehosted, **given)
     assert torch.equal(out["samples"], expected["samples"])
     assert not torch.equal(out["samples"], whole["samples"])
@@ -796,7 +794,7 @@ def test_core_windows_get_the_right_hints(pack, anchored):
     given = {"positive": positive, "negative": negative, "latent_image": latent, **KSAMPLER}
     (whole,) = pack.run("KSampler", model=model, **given)
     (core,) = pack.run("KSampler", model=windowed, **given)
-    (out,) = tiny.run(pack, "BIVDiffFrameSampler", model=windowed, **given)
+    (out,) = pack.run("BIVDiffFrameSampler", model=windowed, **given)
     same(out["samples"], whole["samples"])
     assert rms(core["samples"] - whole["samples"]) > 1e-3 * rms(whole["samples"])
 
@@ -809,8 +807,8 @@ def test_core_windows_get_the_right_hints_in_the_smoother(pack, context_length):
     (windowed,) = pack.run("ContextWindowsManual", model=model, **CORE_WINDOWS)
     z = torch.randn(LATENT, generator=torch.Generator().manual_seed(9))
     given = {"positive": positive, "negative": negative, "latent": {"samples": z}, "steps": 3, "cfg": 3.0}
-    (whole,) = tiny.run(pack, "BIVDiffTemporalSmoother", model=model, **given)
-    (out,) = tiny.run(pack, "BIVDiffTemporalSmoother", model=windowed, context_length=context_length, **given)
+    (whole,) = pack.run("BIVDiffTemporalSmoother", model=model, **given)
+    (out,) = pack.run("BIVDiffTemporalSmoother", model=windowed, context_length=context_length, **given)
     same(out["samples"], whole["samples"])
 
 
@@ -824,7 +822,7 @@ def test_frame_noise_does_not_depend_on_chunks(pack, mode, frames_per_batch):
     given = {"positive": positive, "negative": negative, "latent_image": latent, "frame_noise": mode, **KSAMPLER}
     given["sampler_name"] = "euler"
     whole, chunked = (
-        tiny.run(pack, "BIVDiffFrameSampler", model=model, frames_per_batch=n, **given)[0]["samples"]
+        pack.run("BIVDiffFrameSampler", model=model, frames_per_batch=n, **given)[0]["samples"]
         for n in (F, frames_per_batch)
     )
     same(chunked, whole)
@@ -835,10 +833,10 @@ def test_frame_noise_does_not_depend_on_chunks(pack, mode, frames_per_batch):
 def test_frame_noise_is_the_hosts_noise(pack):
     """independent is what RandomNoise gives, batch_index included; the same seed gives the same bits."""
     latent = {**empty(), "batch_index": [7, 8, 9, 10, 11]}
-    (ours,) = tiny.run(pack, "BIVDiffFrameNoise", seed=5, mode="independent")
+    (ours,) = pack.run("BIVDiffFrameNoise", seed=5, mode="independent")
     (core,) = pack.run("RandomNoise", noise_seed=5)
     assert torch.equal(ours.generate_noise(latent), core.generate_noise(latent))
-    (shared,) = tiny.run(pack, "BIVDiffFrameNoise", seed=5, mode="shared")
+    (shared,) = pack.run("BIVDiffFrameNoise", seed=5, mode="shared")
     noise = shared.generate_noise(latent)
     assert all(torch.equal(frame, noise[0]) for frame in noise)
     assert torch.equal(noise[0], core.generate_noise(empty())[0])
@@ -847,7 +845,7 @@ def test_frame_noise_is_the_hosts_noise(pack):
 @pytest.mark.parametrize("mode", ["independent", "shared", "progressive"])
 def test_a_frames_noise_depends_on_its_place_in_the_clip(pack, mode):
     """Frames taken out by Latent From Batch, also in parts, get what they get in the whole clip."""
-    (noise,) = tiny.run(pack, "BIVDiffFrameNoise", seed=5, mode=mode)
+    (noise,) = pack.run("BIVDiffFrameNoise", seed=5, mode=mode)
     whole = noise.generate_noise(empty())
     (part,) = pack.run("LatentFromBatch", samples=empty(), batch_index=2, length=3)
     assert torch.equal(noise.generate_noise(part), whole[2:])
@@ -860,7 +858,7 @@ def test_frames_of_one_seed_are_alike_and_of_unit_variance(pack, mode):
     """Latent Batch Seed Behavior fixed: one place for all frames."""
     large = {"samples": torch.zeros(8, 4, 32, 32)}
     (fixed,) = pack.run("LatentBatchSeedBehavior", samples=large, seed_behavior="fixed")
-    (noise,) = tiny.run(pack, "BIVDiffFrameNoise", seed=5, mode=mode)
+    (noise,) = pack.run("BIVDiffFrameNoise", seed=5, mode=mode)
     drawn = noise.generate_noise(fixed)
     assert all(torch.equal(frame, drawn[0]) for frame in drawn)
     assert drawn.std(dim=(1, 2, 3)).tolist() == pytest.approx([1] * 8, abs=0.05)

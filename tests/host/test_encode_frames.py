@@ -21,7 +21,7 @@ def pictures(count: int, height: int = 32, width: int = 32) -> Tensor:
 
 
 def encode(pack, vae, images: Tensor, **inputs) -> Tensor:
-    return tiny.run(pack, "BIVDiffEncodeFrames", vae=vae, images=images, **inputs)[0]["samples"]
+    return pack.run("BIVDiffEncodeFrames", vae=vae, images=images, **inputs)[0]["samples"]
 
 
 def core_encode(pack, vae, images: Tensor) -> Tensor:

@@ -125,8 +125,8 @@ def test_video_unet_sees_its_frames_together(video_model):
 def test_smoother_equals_diffusers(pack, video_model, grid, set_alpha_to_one, cfg):
     positive, negative = tiny.text(seed=1), tiny.text(seed=2)
     z = noise(4, 4, 8, 8)
-    (out,) = tiny.run(
-        pack, "BIVDiffTemporalSmoother", model=video_model, positive=positive, negative=negative,
+    (out,) = pack.run(
+        "BIVDiffTemporalSmoother", model=video_model, positive=positive, negative=negative,
         latent={"samples": z}, steps=STEPS, cfg=cfg, grid=grid,
     )  # fmt: skip
     cond, uncond = video_eps(video_model, positive), video_eps(video_model, negative)
@@ -142,8 +142,8 @@ def test_smoother_equals_diffusers(pack, video_model, grid, set_alpha_to_one, cf
 def test_reference_inversion_equals_the_released_loop(pack, image_model, video_model, branch, settings):
     model, eps = (image_model, image_eps) if branch == "Image" else (video_model, video_eps)
     conditioning, latent = tiny.text(), tiny.frames(4, 4, 8, 8)
-    (out,) = tiny.run(
-        pack, f"BIVDiffInvert{branch}", model=model, conditioning=conditioning, latent=latent, steps=STEPS,
+    (out,) = pack.run(
+        f"BIVDiffInvert{branch}", model=model, conditioning=conditioning, latent=latent, steps=STEPS,
         grid="reference", solver="ddim", **settings,
     )  # fmt: skip
     with torch.no_grad():
@@ -155,8 +155,8 @@ def test_reference_inversion_equals_the_released_loop(pack, image_model, video_m
 def test_matched_inversion_equals_ddim_from_no_noise(pack, image_model):
     """Steps between alphas 1, a_1, a_101, ..., a_901; the first one predicted at t = 0, the rest at the level left."""
     conditioning, latent = tiny.text(), tiny.frames(4, 4, 8, 8)
-    (out,) = tiny.run(
-        pack, "BIVDiffInvertImage", model=image_model, conditioning=conditioning, latent=latent, steps=STEPS,
+    (out,) = pack.run(
+        "BIVDiffInvertImage", model=image_model, conditioning=conditioning, latent=latent, steps=STEPS,
         solver="ddim",
     )  # fmt: skip
     scheduler, eps = released_scheduler(STEPS), image_eps(image_model, conditioning)
@@ -175,8 +175,8 @@ def test_inversion_of_a_conditioned_model_uses_no_guidance(pack, image_model):
     latent, calls = tiny.frames(3, 4, 8, 8), tiny.Calls()
     model = calls.on(image_model)
     outs = [
-        tiny.run(
-            pack, "BIVDiffInvertImage", model=model, conditioning=tiny.text(seed=s), latent=latent, steps=4,
+        pack.run(
+            "BIVDiffInvertImage", model=model, conditioning=tiny.text(seed=s), latent=latent, steps=4,
             solver="ddim",
         )[0]
         for s in (1, 2)
@@ -197,8 +197,8 @@ def test_inversion_follows_the_ode(pack, kind):
     model = tiny.seeing_together(tiny.exact_model(KINDS[kind], MIXTURE))
     sampling = model.get_model_object("model_sampling")
     sigma_max, x0 = float(sampling.sigma_max), MIXTURE.sample(4)
-    (out,) = tiny.run(
-        pack, "BIVDiffInvertVideo", model=model, conditioning=tiny.text(), latent={"samples": (x0 / SCALE).float()},
+    (out,) = pack.run(
+        "BIVDiffInvertVideo", model=model, conditioning=tiny.text(), latent={"samples": (x0 / SCALE).float()},
         steps=25, scheduler="normal", solver="fireflow",
     )  # fmt: skip
     expected = ode_solution(getattr(MIXTURE, kind), x0, sigma_max, float(sampling.sigma_min), steps=500)
@@ -218,11 +218,11 @@ def test_round_trip(pack, kind, strength, solver, sampler):
     errors = []
     for steps in (20, 40):
         given = {"model": model, "steps": steps, "scheduler": "normal" if kind == "flow" else "ddim_uniform"}
-        (inverted,) = tiny.run(
-            pack, "BIVDiffInvertVideo", conditioning=text, latent=latent, solver=solver, strength=strength, **given
+        (inverted,) = pack.run(
+            "BIVDiffInvertVideo", conditioning=text, latent=latent, solver=solver, strength=strength, **given
         )
-        (back,) = tiny.run(
-            pack, "BIVDiffTemporalSmoother", positive=text, negative=text, latent=inverted, cfg=1.0,
+        (back,) = pack.run(
+            "BIVDiffTemporalSmoother", positive=text, negative=text, latent=inverted, cfg=1.0,
             sampler_name=sampler, **given,
         )  # fmt: skip
         errors.append(relative(back["samples"], latent["samples"]))
@@ -235,12 +235,12 @@ def test_every_listed_sampler_comes_back(pack, kind):
     model, text = tiny.seeing_together(tiny.exact_model(KINDS[kind], MIXTURE)), tiny.text()
     latent = {"samples": (MIXTURE.sample(3) / SCALE).float()}
     given = {"model": model, "steps": 40, "scheduler": "simple" if kind == "flow" else "ddim_uniform"}
-    (inverted,) = tiny.run(pack, "BIVDiffInvertVideo", conditioning=text, latent=latent, solver="fixed_point", **given)
+    (inverted,) = pack.run("BIVDiffInvertVideo", conditioning=text, latent=latent, solver="fixed_point", **given)
     samplers = pack.classes["BIVDiffTemporalSmoother"].INPUT_TYPES()["required"]["sampler_name"][1]["options"]
     errors = {}
     for sampler in samplers:
-        (back,) = tiny.run(
-            pack, "BIVDiffTemporalSmoother", positive=text, negative=text, latent=inverted, cfg=1.0,
+        (back,) = pack.run(
+            "BIVDiffTemporalSmoother", positive=text, negative=text, latent=inverted, cfg=1.0,
             sampler_name=sampler, **given,
         )  # fmt: skip
         errors[sampler] = relative(back["samples"], latent["samples"])
@@ -254,12 +254,8 @@ def test_round_trip_of_a_5d_flow_model(pack, wan):
     errors = []
     for steps in (6, 24):
         given = {"model": wan, "steps": steps, "scheduler": "simple"}
-        (inverted,) = tiny.run(
-            pack, "BIVDiffInvertVideo", conditioning=text, latent=latent, solver="fixed_point", **given
-        )
-        (back,) = tiny.run(
-            pack, "BIVDiffTemporalSmoother", positive=text, negative=text, latent=inverted, cfg=1.0, **given
-        )
+        (inverted,) = pack.run("BIVDiffInvertVideo", conditioning=text, latent=latent, solver="fixed_point", **given)
+        (back,) = pack.run("BIVDiffTemporalSmoother", positive=text, negative=text, latent=inverted, cfg=1.0, **given)
         errors.append(relative(back["samples"], latent["samples"]))
     assert back["samples"].shape == latent["samples"].shape
     assert errors[0] < 0.01 and errors[1] < errors[0] / 10
@@ -274,8 +270,8 @@ def test_models_with_different_schedules_mix_to_unit_variance(pack):
     models = [tiny.exact_model(config, MIXTURE) for config in (tiny.TinySD, tiny.AnimateDiffSchedule)]
     models[1] = tiny.seeing_together(models[1])
     image, video = (
-        tiny.run(
-            pack, f"BIVDiffInvert{branch}", model=model, conditioning=tiny.text(), latent=latent, steps=25,
+        pack.run(
+            f"BIVDiffInvert{branch}", model=model, conditioning=tiny.text(), latent=latent, steps=25,
             scheduler="normal", solver="fireflow",
         )[0]
         for branch, model in zip(("Image", "Video"), models, strict=True)
@@ -283,8 +279,8 @@ def test_models_with_different_schedules_mix_to_unit_variance(pack):
     assert image["bivdiff"]["sigma"] == pytest.approx(14.6146, rel=1e-4)
     assert video["bivdiff"]["sigma"] == pytest.approx(25.15, rel=1e-3)
     for mode in ("linear", "variance_preserving", "slerp"):
-        mixed, ratio = tiny.run(
-            pack, "BIVDiffMixedInversion", image_latent=image, video_latent=video, mixing_ratio=0.4, mode=mode
+        mixed, ratio = pack.run(
+            "BIVDiffMixedInversion", image_latent=image, video_latent=video, mixing_ratio=0.4, mode=mode
         )
         assert ratio == 0.4
         told = {**video["bivdiff"], "branch": "mix", "fingerprint": mixed["bivdiff"]["fingerprint"]}
@@ -302,7 +298,7 @@ def test_a_branch_alone_is_returned_bit_for_bit(pack, mode, ratio):
     kept = image if ratio else video
     alone = {"image_latent": image} if ratio else {"video_latent": video}
     for given in ({"image_latent": image, "video_latent": video}, alone):
-        mixed, used = tiny.run(pack, "BIVDiffMixedInversion", mixing_ratio=ratio, mode=mode, **given)
+        mixed, used = pack.run("BIVDiffMixedInversion", mixing_ratio=ratio, mode=mode, **given)
         assert torch.equal(mixed["samples"], kept["samples"]) and used == ratio
 
 
@@ -312,9 +308,7 @@ def test_a_branch_alone_is_returned_bit_for_bit(pack, mode, ratio):
 )
 def test_a_task_sets_the_papers_ratio(pack, task, ratio):
     image, video = ({"samples": noise(4, 4, 8, 8, seed=s)} for s in (1, 2))
-    mixed, used = tiny.run(
-        pack, "BIVDiffMixedInversion", image_latent=image, video_latent=video, task=task, mixing_ratio=0.5
-    )
+    mixed, used = pack.run("BIVDiffMixedInversion", image_latent=image, video_latent=video, task=task, mixing_ratio=0.5)
     assert used == ratio
     torch.testing.assert_close(mixed["samples"], ratio * image["samples"] + (1 - ratio) * video["samples"])
 
@@ -324,7 +318,7 @@ def test_steadiness_is_of_the_image_branch_alone(pack):
 
     def mixed(ratio: float, steadiness: float = 0.5, **branches) -> Tensor:
         branches = {"image_latent": image, "video_latent": video, **branches}
-        latent, _ = tiny.run(pack, "BIVDiffMixedInversion", mixing_ratio=ratio, steadiness=steadiness, **branches)
+        latent, _ = pack.run("BIVDiffMixedInversion", mixing_ratio=ratio, steadiness=steadiness, **branches)
         assert latent["bivdiff"]["branch"] == "mix"
         return latent["samples"]
 
@@ -339,7 +333,7 @@ def test_steadiness_is_of_the_image_branch_alone(pack):
 def test_frames_of_a_3d_image_model_mix_with_a_video(pack):
     """[F, C, 1, H, W] beside [1, C, F, H, W]: frame i with time slice i."""
     image, video = {"samples": noise(3, 16, 1, 8, 8)}, {"samples": noise(1, 16, 3, 8, 8, seed=8)}
-    mixed, _ = tiny.run(pack, "BIVDiffMixedInversion", image_latent=image, video_latent=video, mixing_ratio=0.5)
+    mixed, _ = pack.run("BIVDiffMixedInversion", image_latent=image, video_latent=video, mixing_ratio=0.5)
     for i in range(3):
         expected = 0.5 * image["samples"][i, :, 0] + 0.5 * video["samples"][0, :, i]
         torch.testing.assert_close(mixed["samples"][0, :, i], expected)
@@ -351,8 +345,8 @@ def test_frames_of_a_3d_image_model_are_a_clip_to_a_video_model(pack, wan, conte
     z, text = noise(3, 16, 1, 8, 8), tiny.text()
     given = {"model": wan, "positive": text, "negative": text, "steps": 3, "scheduler": "simple", "cfg": 1.0}
     given["context_length"] = context_length
-    (as_frames,) = tiny.run(pack, "BIVDiffTemporalSmoother", latent={"samples": z}, **given)
-    (as_clip,) = tiny.run(pack, "BIVDiffTemporalSmoother", latent={"samples": z.transpose(0, 2)}, **given)
+    (as_frames,) = pack.run("BIVDiffTemporalSmoother", latent={"samples": z}, **given)
+    (as_clip,) = pack.run("BIVDiffTemporalSmoother", latent={"samples": z.transpose(0, 2)}, **given)
     assert torch.equal(as_frames["samples"], as_clip["samples"])
 
 
@@ -375,19 +369,19 @@ def test_core_samplers_take_an_inverted_latent_as_noise(pack, video_model, wan, 
         (video_model, tiny.frames(3, 4, 8, 8)) if family == "diffusion" else (wan, tiny.frames(1, 16, 3, 8, 8))
     )
     positive, negative = tiny.text(seed=1), tiny.text(seed=2)
-    (inverted,) = tiny.run(
-        pack, "BIVDiffInvertVideo", model=model, conditioning=negative, latent=latent, steps=6, scheduler=scheduler,
+    (inverted,) = pack.run(
+        "BIVDiffInvertVideo", model=model, conditioning=negative, latent=latent, steps=6, scheduler=scheduler,
         strength=strength,
     )  # fmt: skip
-    (smoothed,) = tiny.run(
-        pack, "BIVDiffTemporalSmoother", model=model, positive=positive, negative=negative, latent=inverted, steps=6,
+    (smoothed,) = pack.run(
+        "BIVDiffTemporalSmoother", model=model, positive=positive, negative=negative, latent=inverted, steps=6,
         cfg=2.0, scheduler=scheduler,
     )  # fmt: skip
 
     (sigmas,) = pack.run("BasicScheduler", model=model, scheduler=scheduler, steps=6, denoise=1.0)
     reached = inverted["bivdiff"]["sigma"]
     sigmas = torch.cat([torch.tensor([reached]), sigmas[sigmas < reached * (1 - 1e-4)]])
-    (as_noise,) = tiny.run(pack, "BIVDiffInvertedNoise", latent=inverted)
+    (as_noise,) = pack.run("BIVDiffInvertedNoise", latent=inverted)
     (guider,) = pack.run("CFGGuider", model=model, positive=positive, negative=negative, cfg=2.0)
     (sampler,) = pack.run("KSamplerSelect", sampler_name="ddim")
     empty = {"samples": torch.zeros_like(latent["samples"])}
@@ -406,15 +400,15 @@ def test_description_and_mask_travel(pack, video_model):
     mask = (noise(3, 8, 8) > 0).float()
     latent = {**tiny.frames(3, 4, 8, 8), "noise_mask": mask, "batch_index": [4, 5, 6]}
     text = tiny.text()
-    (inverted,) = tiny.run(
-        pack, "BIVDiffInvertVideo", model=video_model, conditioning=text, latent=latent, steps=4, strength=0.5
+    (inverted,) = pack.run(
+        "BIVDiffInvertVideo", model=video_model, conditioning=text, latent=latent, steps=4, strength=0.5
     )
     told = inverted["bivdiff"]
     assert told["sigma"] == pytest.approx(sd_sigma(500), rel=1e-6)
     assert (told["strength"], told["at_sigma_max"], told["branch"], told["grid"]) == (0.5, False, "video", "matched")
     assert (told["latent_format"], told["family"]) == ("SD15", "diffusion")
-    (smoothed,) = tiny.run(
-        pack, "BIVDiffTemporalSmoother", model=video_model, positive=text, negative=text, latent=inverted, steps=4
+    (smoothed,) = pack.run(
+        "BIVDiffTemporalSmoother", model=video_model, positive=text, negative=text, latent=inverted, steps=4
     )
     assert "bivdiff" not in smoothed
     for out in (inverted, smoothed):
@@ -428,7 +422,7 @@ def test_what_an_empty_latent_says_of_its_size_is_left_behind(pack, image_model)
     if "downscale_ratio_temporal" in inspect.signature(comfy.sample.fix_empty_latent_channels).parameters:
         empty["downscale_ratio_temporal"] = 1
     given |= {"sampler_name": "euler", "scheduler": "normal", "latent_image": empty}
-    ours, cores = (tiny.run(pack, node_id, **given)[0] for node_id in ("BIVDiffFrameSampler", "KSampler"))
+    ours, cores = (pack.run(node_id, **given)[0] for node_id in ("BIVDiffFrameSampler", "KSampler"))
     assert ours.keys() == cores.keys()
 
 
@@ -438,13 +432,13 @@ def test_results_have_the_hosts_intermediate_dtype(pack, image_model, video_mode
     text, steps = tiny.text(), {"steps": 4}
     texts = {"positive": text, "negative": text}
     (empty,) = pack.run("EmptyLatentImage", width=64, height=64, batch_size=3)
-    (frames,) = tiny.run(pack, "BIVDiffFrameSampler", model=image_model, latent_image=empty, **texts, **steps)
+    (frames,) = pack.run("BIVDiffFrameSampler", model=image_model, latent_image=empty, **texts, **steps)
     image, video = (
-        tiny.run(pack, f"BIVDiffInvert{branch}", model=model, conditioning=text, latent=frames, **steps)[0]
+        pack.run(f"BIVDiffInvert{branch}", model=model, conditioning=text, latent=frames, **steps)[0]
         for branch, model in (("Image", image_model), ("Video", video_model))
     )
-    mixed, _ = tiny.run(pack, "BIVDiffMixedInversion", image_latent=image, video_latent=video, mixing_ratio=0.5)
-    (smoothed,) = tiny.run(pack, "BIVDiffTemporalSmoother", model=video_model, latent=mixed, **texts, **steps)
+    mixed, _ = pack.run("BIVDiffMixedInversion", image_latent=image, video_latent=video, mixing_ratio=0.5)
+    (smoothed,) = pack.run("BIVDiffTemporalSmoother", model=video_model, latent=mixed, **texts, **steps)
     for latent in (frames, image, video, mixed, smoothed):
         assert latent["samples"].dtype == torch.float16 and latent["samples"].isfinite().all()
 
@@ -461,7 +455,7 @@ def test_every_pixel_is_inverted_whatever_the_mask(pack, image_model):
     latent = tiny.frames(2, 4, 8, 8)
     masked = {**latent, "noise_mask": torch.zeros(2, 8, 8)}
     plain, with_mask = (
-        tiny.run(pack, "BIVDiffInvertImage", model=image_model, conditioning=tiny.text(), latent=given, steps=4)[0]
+        pack.run("BIVDiffInvertImage", model=image_model, conditioning=tiny.text(), latent=given, steps=4)[0]
         for given in (latent, masked)
     )
     assert torch.equal(plain["samples"], with_mask["samples"])
@@ -470,16 +464,16 @@ def test_every_pixel_is_inverted_whatever_the_mask(pack, image_model):
 def test_smoother_starts_where_strength_says_when_the_latent_does_not(pack, video_model):
     """SaveLatent and LoadLatent keep the samples and nothing else."""
     text = tiny.text()
-    (inverted,) = tiny.run(
-        pack, "BIVDiffInvertVideo", model=video_model, conditioning=text, latent=tiny.frames(3, 4, 8, 8), steps=4,
+    (inverted,) = pack.run(
+        "BIVDiffInvertVideo", model=video_model, conditioning=text, latent=tiny.frames(3, 4, 8, 8), steps=4,
         strength=0.5,
     )  # fmt: skip
     given = {"model": video_model, "positive": text, "negative": text, "steps": 4}
     loaded = {"samples": noise(3, 4, 8, 8)}  # noise: a latent that does not say so must look like it
     told = tiny.inverted(pack, loaded["samples"], strength=0.5, sigma=inverted["bivdiff"]["sigma"])
-    (by_dict,) = tiny.run(pack, "BIVDiffTemporalSmoother", latent=told, **given)
-    (by_control,) = tiny.run(pack, "BIVDiffTemporalSmoother", latent=loaded, strength=0.5, **given)
-    (full,) = tiny.run(pack, "BIVDiffTemporalSmoother", latent=loaded, **given)
+    (by_dict,) = pack.run("BIVDiffTemporalSmoother", latent=told, **given)
+    (by_control,) = pack.run("BIVDiffTemporalSmoother", latent=loaded, strength=0.5, **given)
+    (full,) = pack.run("BIVDiffTemporalSmoother", latent=loaded, **given)
     assert relative(by_dict["samples"], by_control["samples"]) < 1e-5
     assert relative(full["samples"], by_control["samples"]) > 1e-3
 
@@ -491,8 +485,7 @@ def test_the_same_graph_gives_the_same_bits(pack, image_model, video_model):
     def chain() -> Tensor:
         given = {"positive": positive, "negative": negative, "steps": 3, "cfg": 2.0}
         empty = {"samples": torch.zeros(4, 4, 8, 8)}
-        (drawn,) = tiny.run(
-            pack,
+        (drawn,) = pack.run(
             "BIVDiffFrameSampler",
             model=image_model,
             latent_image=empty,
@@ -501,16 +494,16 @@ def test_the_same_graph_gives_the_same_bits(pack, image_model, video_model):
             **given,
         )
         image, video = (
-            tiny.run(
-                pack, f"BIVDiffInvert{branch}", model=model, conditioning=negative, latent=drawn, steps=3,
+            pack.run(
+                f"BIVDiffInvert{branch}", model=model, conditioning=negative, latent=drawn, steps=3,
                 scheduler="karras",
             )[0]
             for branch, model in (("Image", image_model), ("Video", video_model))
         )  # fmt: skip
-        mixed, _ = tiny.run(
-            pack, "BIVDiffMixedInversion", image_latent=image, video_latent=video, mixing_ratio=0.25,
+        mixed, _ = pack.run(
+            "BIVDiffMixedInversion", image_latent=image, video_latent=video, mixing_ratio=0.25,
             mode="variance_preserving",
         )  # fmt: skip
-        return tiny.run(pack, "BIVDiffTemporalSmoother", model=video_model, latent=mixed, **given)[0]["samples"]
+        return pack.run("BIVDiffTemporalSmoother", model=video_model, latent=mixed, **given)[0]["samples"]
 
     assert torch.equal(chain(), chain())

@@ -118,7 +118,7 @@ BARE = {
 def test_a_bare_image_model_is_no_video_model(pack, sd, node_id, bare):
     model = BARE[bare](pack, sd)
     with Uncalled(model), pytest.raises(ValueError, match="got an image model, expected a video model") as refusal:
-        tiny.run(pack, node_id, **inputs_of(node_id, model, latent_for(node_id)))
+        pack.run(node_id, **inputs_of(node_id, model, latent_for(node_id)))
     assert "ZeroScope" in str(refusal.value)
 
 
@@ -127,7 +127,7 @@ def test_a_lora_on_the_prompt_makes_no_video_model(pack, sd):
     weights = {"diffusion_model.out.2.diff": 0.1 * sd.model.diffusion_model.out[2].weight}
     hooked = comfy.hooks.set_hooks_for_conditioning(tiny.text(), comfy.hooks.create_hook_lora(weights, 1.0, 0.0))
     with pytest.raises(ValueError, match="got an image model"):
-        tiny.run(pack, VIDEO_NODES[0], **inputs_of(VIDEO_NODES[0], sd, tiny.frames(*LATENT), hooked))
+        pack.run(VIDEO_NODES[0], **inputs_of(VIDEO_NODES[0], sd, tiny.frames(*LATENT), hooked))
     group = comfy.hooks.HookGroup()
     group.add(comfy.hooks.TransformerOptionsHook(transformers_dict={}))
     hooked = comfy.hooks.set_hooks_for_conditioning(tiny.text(), group)
@@ -182,9 +182,9 @@ def test_a_bridge_wants_one_of_each(pack, sd, video):
     text = tiny.text()
     texts = {f"{of}_{kind}": text for of in ("image", "video") for kind in ("positive", "negative")}
     with pytest.raises(ValueError, match="^Bridge Guider: got an image model, expected a video model"):
-        tiny.run(pack, "BIVDiffBridgeGuider", image_model=sd, video_model=sd, **texts)
+        pack.run("BIVDiffBridgeGuider", image_model=sd, video_model=sd, **texts)
     with pytest.raises(ValueError, match="^Bridge Guider: got a video model .* expected an image model"):
-        tiny.run(pack, "BIVDiffBridgeGuider", image_model=video, video_model=video, **texts)
+        pack.run("BIVDiffBridgeGuider", image_model=video, video_model=video, **texts)
 
 
 # Video models where an image model belongs
@@ -194,21 +194,21 @@ def test_a_bridge_wants_one_of_each(pack, sd, video):
 def test_a_video_model_is_no_image_model(pack, video, node_id):
     """Frames in a chunk would see one another, and the result depend on the chunks."""
     with Uncalled(video), pytest.raises(ValueError, match="got a video model .* expected an image model"):
-        tiny.run(pack, node_id, **inputs_of(node_id, video, tiny.frames(*LATENT)))
+        pack.run(node_id, **inputs_of(node_id, video, tiny.frames(*LATENT)))
 
 
 def test_a_video_model_shown_single_frames_is_an_image_model(pack, video):
     """For families without an image model of their own; each frame is then what it is alone."""
     clip = tiny.frames(*LATENT)
     given = {**inputs_of("BIVDiffInvertImage", video, clip), "frames_per_batch": 1}
-    (inverted,) = tiny.run(pack, "BIVDiffInvertImage", **given)
-    (alone,) = tiny.run(pack, "BIVDiffInvertImage", **{**given, "latent": {"samples": clip["samples"][2:3]}})
+    (inverted,) = pack.run("BIVDiffInvertImage", **given)
+    (alone,) = pack.run("BIVDiffInvertImage", **{**given, "latent": {"samples": clip["samples"][2:3]}})
     torch.testing.assert_close(inverted["samples"][2:3], alone["samples"], rtol=1e-4, atol=1e-5)
 
 
 def test_a_video_model_is_not_cut_into_chunks(pack, video):
     with pytest.raises(ValueError, match="^Frame Chunks: got a video model .* expected an image model"):
-        tiny.run(pack, "BIVDiffFrameChunks", model=video)
+        pack.run("BIVDiffFrameChunks", model=video)
 
 
 # Latents
@@ -217,11 +217,11 @@ def test_a_video_model_is_not_cut_into_chunks(pack, video):
 def test_an_empty_latent_is_no_noise(pack, video):
     empty = {"samples": torch.zeros(LATENT)}
     with Uncalled(video), pytest.raises(ValueError, match="^Video Temporal Smoother: this latent does not look"):
-        tiny.run(pack, "BIVDiffTemporalSmoother", **inputs_of("BIVDiffTemporalSmoother", video, empty), strength=0.5)
+        pack.run("BIVDiffTemporalSmoother", **inputs_of("BIVDiffTemporalSmoother", video, empty), strength=0.5)
     with pytest.raises(ValueError, match="^Mixed Inversion Blend: this latent does not look like noise"):
-        tiny.run(pack, "BIVDiffMixedInversion", image_latent=empty, video_latent=empty)
+        pack.run("BIVDiffMixedInversion", image_latent=empty, video_latent=empty)
     with pytest.raises(ValueError, match="^Inverted Latent to Noise: this latent does not look like noise"):
-        tiny.run(pack, "BIVDiffInvertedNoise", latent=empty)
+        pack.run("BIVDiffInvertedNoise", latent=empty)
 
 
 @pytest.mark.parametrize("node_id", ["BIVDiffInvertImage", "BIVDiffInvertVideo"])
@@ -230,7 +230,7 @@ def test_an_inverted_latent_is_no_frames(pack, sd, video, node_id):
     for strength in (1.0, 0.4):
         inverted = tiny.inverted(pack, noise(), strength=strength)
         with Uncalled(model), pytest.raises(ValueError, match="got an inverted latent, expected frames"):
-            tiny.run(pack, node_id, **inputs_of(node_id, model, inverted))
+            pack.run(node_id, **inputs_of(node_id, model, inverted))
 
 
 def test_settings_of_noise_that_is_not_drawn_are_warned_of(pack, sd):
@@ -272,12 +272,12 @@ def test_sound_beside_the_video_is_refused_in_words(pack, sd, node_id):
     elif node_id in ("BIVDiffFrameSampler", "BIVDiffInvertImage", *VIDEO_NODES):
         given = inputs_of(node_id, sd, NESTED)
     with pytest.raises(ValueError, match="video and audio.*Separate AV Latent"):
-        tiny.run(pack, node_id, **given)
+        pack.run(node_id, **given)
 
 
 def test_sound_beside_the_video_gets_no_frame_noise(pack):
-    (frame_noise,) = tiny.run(pack, "BIVDiffFrameNoise", seed=1, mode="shared")
-    (as_noise,) = tiny.run(pack, "BIVDiffInvertedNoise", latent={"samples": noise()})
+    (frame_noise,) = pack.run("BIVDiffFrameNoise", seed=1, mode="shared")
+    (as_noise,) = pack.run("BIVDiffInvertedNoise", latent={"samples": noise()})
     for made, name in ((frame_noise, "Frame Noise"), (as_noise, "Inverted Latent to Noise")):
         with pytest.raises(ValueError, match=f"^{name}: .*Separate AV Latent"):
             made.generate_noise(NESTED)
@@ -288,7 +288,7 @@ def test_text_of_another_encoder_is_refused(pack, sd, video):
     other = tiny.text(1, 7, 2 * tiny.TEXT_WIDTH)
     for node_id, model in (("BIVDiffFrameSampler", sd), ("BIVDiffInvertImage", sd), ("BIVDiffTemporalSmoother", video)):
         with pytest.raises(ValueError, match=f"another model's text encoder .* {2 * tiny.TEXT_WIDTH} values"):
-            tiny.run(pack, node_id, **inputs_of(node_id, model, latent_for(node_id), other))
+            pack.run(node_id, **inputs_of(node_id, model, latent_for(node_id), other))
 
 
 # What a latent says of itself
@@ -296,7 +296,7 @@ def test_text_of_another_encoder_is_refused(pack, sd, video):
 
 @pytest.fixture(scope="module")
 def inverted(pack, video) -> dict:
-    return tiny.run(pack, "BIVDiffInvertVideo", **inputs_of("BIVDiffInvertVideo", video, tiny.frames(*LATENT)))[0]
+    return pack.run("BIVDiffInvertVideo", **inputs_of("BIVDiffInvertVideo", video, tiny.frames(*LATENT)))[0]
 
 
 def test_a_description_counts_for_its_own_samples_only(pack, sd, video, inverted):
@@ -307,14 +307,14 @@ def test_a_description_counts_for_its_own_samples_only(pack, sd, video, inverted
         scheduler="normal", denoise=1.0, **text,
     )  # fmt: skip
     assert "bivdiff" in sampled
-    tiny.run(pack, "BIVDiffInvertVideo", **inputs_of("BIVDiffInvertVideo", video, sampled))
+    pack.run("BIVDiffInvertVideo", **inputs_of("BIVDiffInvertVideo", video, sampled))
 
     (upscaled,) = pack.run(
         "LatentUpscale", samples=inverted, upscale_method="bicubic", width=256, height=256, crop="disabled"
     )
     assert "bivdiff" in upscaled
     with pytest.raises(ValueError, match="this latent does not look like noise"):
-        tiny.run(pack, "BIVDiffInvertedNoise", latent=upscaled)
+        pack.run("BIVDiffInvertedNoise", latent=upscaled)
     (part,) = pack.run("LatentFromBatch", samples=inverted, batch_index=1, length=2)
     _, summary, _ = pack.run("BIVDiffLatentReport", latent=part)
     assert "does not say where it comes from" in summary
@@ -343,18 +343,16 @@ def test_smooth_footage_is_believed_and_said(pack, video):
     said = warnings(pack, "BIVDiffTemporalSmoother", **inputs_of("BIVDiffTemporalSmoother", video, told))
     assert "far from noise" in said and "Smooth footage" in said
     with pytest.raises(ValueError, match="this latent does not look like noise") as refusal:
-        tiny.run(
-            pack, "BIVDiffTemporalSmoother", **inputs_of("BIVDiffTemporalSmoother", video, {"samples": correlated})
-        )
+        pack.run("BIVDiffTemporalSmoother", **inputs_of("BIVDiffTemporalSmoother", video, {"samples": correlated}))
     assert "Save Inverted Latent" in str(refusal.value) and "raise their steps" not in str(refusal.value)
     assert not pack.run("BIVDiffLatentReport", latent=told)[1].startswith("Alarm: this is no inverted latent")
     assert pack.run("BIVDiffLatentReport", latent={"samples": correlated})[1].startswith("Alarm: this is no inverted")
 
 
 def test_a_sky_goes_through_the_chain(pack, sd, video):
-    (inverted,) = tiny.run(pack, "BIVDiffInvertVideo", **inputs_of("BIVDiffInvertVideo", video, smooth_footage()))
-    mixed, _ = tiny.run(pack, "BIVDiffMixedInversion", image_latent=inverted, video_latent=inverted, mixing_ratio=0.5)
-    tiny.run(pack, "BIVDiffTemporalSmoother", **inputs_of("BIVDiffTemporalSmoother", video, mixed))
+    (inverted,) = pack.run("BIVDiffInvertVideo", **inputs_of("BIVDiffInvertVideo", video, smooth_footage()))
+    mixed, _ = pack.run("BIVDiffMixedInversion", image_latent=inverted, video_latent=inverted, mixing_ratio=0.5)
+    pack.run("BIVDiffTemporalSmoother", **inputs_of("BIVDiffTemporalSmoother", video, mixed))
 
 
 def test_a_loaded_latent_that_shows_the_image_is_warned_of(pack, video):
@@ -387,22 +385,22 @@ def test_a_schedule_that_stops_far_below_noise_is_refused(pack, sd, video, short
     model = sd if node_id == "BIVDiffInvertImage" else video
     given = {**inputs_of(node_id, model, latent_for(node_id)), "scheduler": "short"}
     with Uncalled(model), pytest.raises(ValueError, match="scheduler short tops out at sigma 1, where 71%"):
-        tiny.run(pack, node_id, **given)
+        pack.run(node_id, **given)
 
 
 def test_below_full_noise_levels_count_and_not_what_was_asked_for(pack, sd, video, short_scheduler):
     """Strength .2 ends at one sigma by every scheduler that gets there, and smoothing begins there."""
     image, clip = (
-        tiny.run(
-            pack, node_id, strength=0.2,
+        pack.run(
+            node_id, strength=0.2,
             **{**inputs_of(node_id, model, tiny.frames(*LATENT)), "scheduler": scheduler},
         )[0]
         for node_id, model, scheduler in (("BIVDiffInvertImage", sd, "short"), ("BIVDiffInvertVideo", video, "normal"))
     )  # fmt: skip
-    mixed, _ = tiny.run(pack, "BIVDiffMixedInversion", image_latent=image, video_latent=clip, mixing_ratio=0.5)
+    mixed, _ = pack.run("BIVDiffMixedInversion", image_latent=image, video_latent=clip, mixing_ratio=0.5)
     calls = tiny.Calls()
     given = inputs_of("BIVDiffTemporalSmoother", calls.on(video), mixed)
-    tiny.run(pack, "BIVDiffTemporalSmoother", **given, strength=1.0)
+    pack.run("BIVDiffTemporalSmoother", **given, strength=1.0)
     assert calls.sigmas[0] == pytest.approx(sd_sigma(200), rel=1e-6)
 
 
@@ -412,15 +410,15 @@ def test_branches_agree_within_two_hundredths_of_the_image(pack, sigma, fits):
     clip = tiny.inverted(pack, noise(seed=2), sigma=sigma, strength=0.4)
     given = {"image_latent": image, "video_latent": clip, "mixing_ratio": 0.5}
     if fits:
-        tiny.run(pack, "BIVDiffMixedInversion", **given)
+        pack.run("BIVDiffMixedInversion", **given)
     else:
         with pytest.raises(ValueError, match="different noise levels, image at sigma 1 .* video at sigma 1.2"):
-            tiny.run(pack, "BIVDiffMixedInversion", **given)
+            pack.run("BIVDiffMixedInversion", **given)
 
 
 def test_tops_of_different_models_are_all_full_noise(pack):
     image, clip = tiny.inverted(pack, noise(seed=1)), tiny.inverted(pack, noise(seed=2), sigma=25.1)
-    tiny.run(pack, "BIVDiffMixedInversion", image_latent=image, video_latent=clip, mixing_ratio=0.5)
+    pack.run("BIVDiffMixedInversion", image_latent=image, video_latent=clip, mixing_ratio=0.5)
 
 
 # How a warning reaches the artist
@@ -464,4 +462,4 @@ def test_a_name_that_moved_in_another_pack_is_said(pack, sd):
     model = ade.use_evolved_sampling(sd)
     del model.get_attachment("ADE_params").context_options
     with pytest.raises(ValueError, match="AnimateDiff-Evolved 1.5.7 is known to this pack, but .* Update BIVDiff"):
-        tiny.run(pack, "BIVDiffTemporalSmoother", **inputs_of("BIVDiffTemporalSmoother", model, {"samples": noise()}))
+        pack.run("BIVDiffTemporalSmoother", **inputs_of("BIVDiffTemporalSmoother", model, {"samples": noise()}))

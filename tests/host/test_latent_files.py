@@ -24,7 +24,7 @@ def halfway(pack, video) -> dict:
     """Inverted to strength .5, with a mask and the places of its frames."""
     latent = {**tiny.frames(F, 4, 8, 8), "noise_mask": torch.rand(F, 64, 64), "batch_index": [4, 5, 6]}
     given = {"model": video, "conditioning": tiny.text(), "latent": latent, "steps": 4, "strength": 0.5}
-    return tiny.run(pack, "BIVDiffInvertVideo", **given)[0]
+    return pack.run("BIVDiffInvertVideo", **given)[0]
 
 
 def listed(pack) -> set[str]:
@@ -52,7 +52,7 @@ def load(pack, name: str):
 def smooth(pack, video, latent: dict, **settings) -> torch.Tensor:
     text = {"positive": tiny.text(seed=1), "negative": tiny.text(seed=2)}
     given = {"model": video, "latent": latent, "steps": 4, **text, **settings}
-    return tiny.run(pack, "BIVDiffTemporalSmoother", **given)[0]["samples"]
+    return pack.run("BIVDiffTemporalSmoother", **given)[0]["samples"]
 
 
 def test_everything_comes_back(pack, video, halfway):

@@ -40,7 +40,7 @@ def inflated_unet(model) -> UNet2DConditionModel:
 
 def invert(pack, model, latent: dict, text: list | None = None, **settings) -> Tensor:
     given = {"grid": "reference", "solver": "ddim", "steps": STEPS, "conditioning": text or tiny.text(), **settings}
-    return tiny.run(pack, "BIVDiffInvertImage", model=model, latent=latent, **given)[0]["samples"]
+    return pack.run("BIVDiffInvertImage", model=model, latent=latent, **given)[0]["samples"]
 
 
 @pytest.mark.parametrize("frames", [1, 3, 8])

@@ -21,8 +21,7 @@ def bar(monkeypatch):
 
 def test_chunks_are_counted(pack, bar):
     """5 frames in chunks of 2 are 3 windows; 4 steps."""
-    tiny.run(
-        pack,
+    pack.run(
         "BIVDiffFrameSampler",
         model=tiny.sd_model(),
         positive=tiny.text(),
@@ -38,8 +37,7 @@ def test_chunks_are_counted(pack, bar):
 
 @pytest.mark.parametrize("solver", ["ddim", "fixed_point"])
 def test_a_whole_clip_counts_its_steps(pack, bar, solver):
-    tiny.run(
-        pack,
+    pack.run(
         "BIVDiffInvertVideo",
         model=tiny.video_model(pack),
         conditioning=tiny.text(),
@@ -55,8 +53,7 @@ def test_every_step_shows_a_frame(pack, bar, monkeypatch):
     import latent_preview
 
     monkeypatch.setattr(latent_preview.args, "preview_method", latent_preview.LatentPreviewMethod.Latent2RGB)
-    tiny.run(
-        pack,
+    pack.run(
         "BIVDiffInvertImage",
         model=tiny.sd_model(),
         conditioning=tiny.text(),
@@ -103,10 +100,10 @@ def test_an_inversion_shows_its_latent_and_calls_it_noise(pack, monkeypatch):
     model = tiny.sd_model()
     settings = {"model": model, "steps": 5, "scheduler": "normal"}
     clip = tiny.frames(3, 4, 16, 16)
-    (inverted,) = tiny.run(pack, "BIVDiffInvertImage", conditioning=tiny.text(), latent=clip, **settings)
+    (inverted,) = pack.run("BIVDiffInvertImage", conditioning=tiny.text(), latent=clip, **settings)
     steps_of_inversion = len(previews)
     text = {"positive": tiny.text(), "negative": tiny.text(seed=9)}
-    tiny.run(pack, "BIVDiffFrameSampler", latent_image=clip, **text, **settings)
+    pack.run("BIVDiffFrameSampler", latent_image=clip, **text, **settings)
 
     frame = inverted["samples"][[(steps_of_inversion - 1) % 3]]
     previewer = latent_preview.get_previewer(model.load_device, model.get_model_object("latent_format"))

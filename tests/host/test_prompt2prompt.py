@@ -110,8 +110,8 @@ def latent():
 def edit(pack, model, clip, latent, **settings) -> tuple[torch.Tensor, torch.Tensor]:
     """Edited and reconstructed samples."""
     settings = {"source_prompt": SOURCE, "target_prompt": TARGET, "negative_prompt": "", **settings}
-    outputs = tiny_models.run(
-        pack, "BIVDiffPrompt2Prompt", model=model, clip=clip, latent=latent, **{"steps": STEPS, "cfg": CFG, **settings}
+    outputs = pack.run(
+        "BIVDiffPrompt2Prompt", model=model, clip=clip, latent=latent, **{"steps": STEPS, "cfg": CFG, **settings}
     )
     return tuple(output["samples"] for output in outputs)
 
@@ -236,8 +236,7 @@ def test_without_replaced_steps_it_is_plain_sampling(pack, architecture, latent)
         torch.cat([t.repeat_interleave(FRAMES, 0) for t in pair])
         for pair in ((source[0], target[0]), (source[1]["pooled_output"], target[1]["pooled_output"]))
     )
-    (plain,) = tiny_models.run(
-        pack,
+    (plain,) = pack.run(
         "BIVDiffTemporalSmoother",
         model=tiny_models.seeing_together(model),
         positive=[[text, {"pooled_output": pooled}]],
@@ -337,8 +336,8 @@ def test_local_blend_keeps_what_lies_off_its_words(pack):
     (frames,) = pack.run("VAEEncode", vae=vae, pixels=shown.frames)
     (conditioning,) = pack.run("CLIPTextEncode", clip=clip, text=source)
     steps = {"steps": 12, "scheduler": "ddim_uniform"}
-    (inverted,) = tiny_models.run(
-        pack, "BIVDiffInvertImage", model=model, conditioning=conditioning, latent=frames, solver="uni_inv", **steps
+    (inverted,) = pack.run(
+        "BIVDiffInvertImage", model=model, conditioning=conditioning, latent=frames, solver="uni_inv", **steps
     )
     words = {"source_prompt": source, "target_prompt": source.replace("blue", "red"), "local_blend_words": "blue red"}
     edited, rebuilt = edit(pack, model, clip, inverted, **words, **steps)

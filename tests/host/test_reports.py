@@ -59,7 +59,7 @@ def test_frames_that_were_never_inverted_raise_the_alarm(pack):
 
 def test_inversions_of_the_chain_say_their_branch_and_strength(pack):
     inputs = {"conditioning": tiny.text(), "latent": tiny.frames(4, 4, 8, 8), "steps": 3, "strength": 0.6}
-    (latent,) = tiny.run(pack, "BIVDiffInvertImage", model=tiny.sd_model(), **inputs)
+    (latent,) = pack.run("BIVDiffInvertImage", model=tiny.sd_model(), **inputs)
     _, summary, _ = pack.run("BIVDiffLatentReport", latent=latent)
     assert "Below a strength of 1" in summary and "does not say where" not in summary
 

@@ -23,7 +23,7 @@ def model_for(node_id: str):
 
 def invert(pack, node_id: str, model, text: list, **settings) -> Tensor:
     given = {**inputs_of(node_id, model, tiny.frames(*LATENT), text), "steps": 6, **settings}
-    return tiny.run(pack, node_id, **given)[0]["samples"]
+    return pack.run(node_id, **given)[0]["samples"]
 
 
 # Hook keyframes
@@ -97,8 +97,8 @@ def test_timestep_keyframes_hold_at_their_levels(pack, solver):
     text, _ = controlled(pack, (tiny.text(), tiny.text()), keyframed(keyframes), 1, False, 0.0, 1.0)
     model = model_for("BIVDiffInvertVideo")
     Keyframed.calls.clear()
-    tiny.run(
-        pack, "BIVDiffInvertVideo", model=model, conditioning=text, latent=tiny.frames(5, 4, 8, 8), steps=8,
+    pack.run(
+        "BIVDiffInvertVideo", model=model, conditioning=text, latent=tiny.frames(5, 4, 8, 8), steps=8,
         scheduler="normal", solver=solver,
     )  # fmt: skip
     sampling = model.get_model_object("model_sampling")
@@ -149,7 +149,7 @@ def test_levels_without_a_prompt_are_refused(pack, node_id, ends):
     if node_id == "BIVDiffTemporalSmoother":
         latent = {"samples": torch.randn(LATENT, generator=torch.Generator().manual_seed(7))}
     with pytest.raises(ValueError, match="no positive prompt is in force at sigma .* ConditioningSetTimestepRange"):
-        tiny.run(pack, node_id, **inputs_of(node_id, model, latent, part(pack, tiny.text(), *ends)))
+        pack.run(node_id, **inputs_of(node_id, model, latent, part(pack, tiny.text(), *ends)))
     assert calls.rows == []
 
 

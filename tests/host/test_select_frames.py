@@ -3,7 +3,6 @@
 import av
 import numpy as np
 import pytest
-import tiny_models as tiny
 import torch
 from test_chunks import random
 
@@ -121,8 +120,8 @@ def test_the_sound_of_the_frames_taken(pack, shape):
     """1000 samples a second, 10 frames a second: frames 2, 5 and 8 stand for 0.2 to 1.1 seconds."""
     waveform = random(*shape, 1000, seed=1)
     audio = {"waveform": waveform, "sample_rate": 1000}
-    *_, cut = tiny.run(
-        pack, "BIVDiffSelectFrames", images=torch.zeros(9, 8, 8, 3), start=2, stride=3, count=0, fps=10.0, audio=audio
+    *_, cut = pack.run(
+        "BIVDiffSelectFrames", images=torch.zeros(9, 8, 8, 3), start=2, stride=3, count=0, fps=10.0, audio=audio
     )
     assert cut["sample_rate"] == 1000 and cut["waveform"].shape == (*shape, 900)
     assert torch.equal(cut["waveform"][..., :800], waveform[..., 200:])
@@ -131,7 +130,7 @@ def test_the_sound_of_the_frames_taken(pack, shape):
 
 
 def test_no_sound_gives_none(pack):
-    *_, cut = tiny.run(pack, "BIVDiffSelectFrames", images=torch.zeros(9, 8, 8, 3), start=2, stride=3, fps=10.0)
+    *_, cut = pack.run("BIVDiffSelectFrames", images=torch.zeros(9, 8, 8, 3), start=2, stride=3, fps=10.0)
     assert cut is None
 
 
@@ -145,4 +144,4 @@ def test_no_sound_gives_none(pack):
 )
 def test_frames_that_are_not_there(pack, frames, settings, message):
     with pytest.raises(ValueError, match=message):
-        tiny.run(pack, "BIVDiffSelectFrames", images=torch.zeros(frames, 8, 8, 3), **settings)
+        pack.run("BIVDiffSelectFrames", images=torch.zeros(frames, 8, 8, 3), **settings)

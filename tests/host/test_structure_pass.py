@@ -23,7 +23,7 @@ def noise(*shape: int, seed: int = 7) -> Tensor:
 
 def redraw(pack, model, latent: dict, **changes) -> dict:
     texts = {"positive": tiny.text(seed=1), "negative": tiny.text(seed=2), "cfg": 1.0}
-    return tiny.run(pack, "BIVDiffFrameSampler", **{"model": model, "latent_image": latent, **texts, **changes})[0]
+    return pack.run("BIVDiffFrameSampler", **{"model": model, "latent_image": latent, **texts, **changes})[0]
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +35,7 @@ def sd():
 def little(pack, sd) -> dict:
     """Frames inverted to strength .3."""
     latent = tiny.frames(F, 4, 8, 8)
-    return tiny.run(
-        pack, "BIVDiffInvertImage", model=sd, conditioning=tiny.text(), latent=latent, steps=20, strength=0.3
-    )[0]
+    return pack.run("BIVDiffInvertImage", model=sd, conditioning=tiny.text(), latent=latent, steps=20, strength=0.3)[0]
 
 
 @pytest.mark.parametrize("cfg", [1.0, 4.0])
@@ -60,8 +58,8 @@ def test_frames_come_back(pack, kind):
     errors = []
     for steps in (20, 40):
         given = {"steps": steps, "scheduler": "normal" if kind == "flow" else "ddim_uniform"}
-        (inverted,) = tiny.run(
-            pack, "BIVDiffInvertImage", model=model, conditioning=tiny.text(), latent=latent, strength=0.3, **given
+        (inverted,) = pack.run(
+            "BIVDiffInvertImage", model=model, conditioning=tiny.text(), latent=latent, strength=0.3, **given
         )
         errors.append(
             rms(redraw(pack, model, inverted, **given)["samples"] - latent["samples"]) / rms(latent["samples"])

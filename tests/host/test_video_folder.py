@@ -156,8 +156,8 @@ def test_smoother_runs_on_the_loaded_folder(pack, folders):
     model, clip, _ = load(pack, "eps")
     (prompt,) = pack.run("CLIPTextEncode", clip=clip, text=PROMPT)
     noise = {"samples": torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(3))}
-    (video,) = tiny.run(
-        pack, "BIVDiffTemporalSmoother", model=model, positive=prompt, negative=prompt, latent=noise, steps=3, cfg=1.0
+    (video,) = pack.run(
+        "BIVDiffTemporalSmoother", model=model, positive=prompt, negative=prompt, latent=noise, steps=3, cfg=1.0
     )
     assert video["samples"].isfinite().all()
 

@@ -74,13 +74,13 @@ def same(a: Tensor, b: Tensor) -> None:
 def invert(pack, video: Video, branch: str, latent: dict, **inputs) -> dict:
     given = {"model": video.model, "conditioning": video.text(), "steps": 4, "scheduler": "simple"}
     given |= {"solver": "fireflow", **inputs}
-    return tiny.run(pack, f"BIVDiffInvert{branch}", latent=latent, **given)[0]
+    return pack.run(f"BIVDiffInvert{branch}", latent=latent, **given)[0]
 
 
 def smooth(pack, video: Video, latent: dict, **inputs) -> Tensor:
     given = {"model": video.model, "positive": video.text(), "negative": video.text(seed=2), "steps": 4, "cfg": 1.0}
     given |= {"scheduler": "simple", **inputs}
-    return tiny.run(pack, "BIVDiffTemporalSmoother", latent=latent, **given)[0]["samples"]
+    return pack.run("BIVDiffTemporalSmoother", latent=latent, **given)[0]["samples"]
 
 
 # There and back
@@ -123,8 +123,8 @@ def test_one_model_in_both_branches(pack, video, ratio):
     assert frames["samples"].shape == (T, video.channels, 1, 8, 8)
     image, whole = invert(pack, video, "Image", frames), invert(pack, video, "Video", clip)
     assert relative(image["samples"].transpose(0, 2), whole["samples"]) > 1e-3
-    mixed, _ = tiny.run(
-        pack, "BIVDiffMixedInversion", image_latent=image, video_latent=whole, mixing_ratio=ratio,
+    mixed, _ = pack.run(
+        "BIVDiffMixedInversion", image_latent=image, video_latent=whole, mixing_ratio=ratio,
         mode="variance_preserving",
     )  # fmt: skip
     if ratio == 0.25:
@@ -137,11 +137,11 @@ def test_from_frames_to_frames(pack, wan):
     """One video model and its VAE, no image model: nine frames in, nine other ones out."""
     vae, images = tiny.wan_vae(), torch.rand(9, 32, 32, 3, generator=torch.Generator().manual_seed(3))
     frames, clip = (
-        tiny.run(pack, "BIVDiffEncodeFrames", vae=vae, images=images, stride=stride, mode=mode)[0]
+        pack.run("BIVDiffEncodeFrames", vae=vae, images=images, stride=stride, mode=mode)[0]
         for stride, mode in ((4, "single_frames"), (1, "clip"))
     )
     image, whole = invert(pack, wan, "Image", frames), invert(pack, wan, "Video", clip)
-    mixed, _ = tiny.run(pack, "BIVDiffMixedInversion", image_latent=image, video_latent=whole, mixing_ratio=0.25)
+    mixed, _ = pack.run("BIVDiffMixedInversion", image_latent=image, video_latent=whole, mixing_ratio=0.25)
     (out,) = pack.run("VAEDecode", vae=vae, samples={"samples": smooth(pack, wan, mixed, cfg=2.0)})
     assert out.shape == images.shape and torch.isfinite(out).all()
     (kept,) = pack.run("VAEDecode", vae=vae, samples=clip)
@@ -202,8 +202,8 @@ def test_hunyuan_with_masked_text_takes_one_frame_a_call(pack, hunyuan, masked):
     plain = invert(pack, hunyuan, "Image", clip)["samples"]
     assert (relative(out, plain) < 1e-5) == (masked == 0)
     # Other core samplers and Frame-wise Image Sampler run the same chunks.
-    (drawn,) = tiny.run(
-        pack, "BIVDiffFrameSampler", model=model, positive=text, negative=text, cfg=1.0, steps=2, scheduler="simple",
+    (drawn,) = pack.run(
+        "BIVDiffFrameSampler", model=model, positive=text, negative=text, cfg=1.0, steps=2, scheduler="simple",
         latent_image={"samples": torch.zeros(T, 16, 1, 8, 8)},
     )  # fmt: skip
     assert set(calls.rows) == {1} and drawn["samples"].shape == (T, 16, 1, 8, 8)
@@ -353,7 +353,7 @@ def test_latents_of_another_space_are_refused(pack, wan, hunyuan):
     """Wan's and HunyuanVideo's have the same shape."""
     ours, theirs = (invert(pack, video, "Video", video.latent(), steps=2) for video in (wan, hunyuan))
     with pytest.raises(ValueError, match="latent space, image HunyuanVideo and video Wan21"):
-        tiny.run(pack, "BIVDiffMixedInversion", image_latent=theirs, video_latent=ours, mixing_ratio=0.5)
+        pack.run("BIVDiffMixedInversion", image_latent=theirs, video_latent=ours, mixing_ratio=0.5)
     with pytest.raises(ValueError, match="latent space HunyuanVideo, but this model's is Wan21"):
         smooth(pack, wan, theirs)
 
@@ -382,8 +382,8 @@ def test_conditioning_of_another_model_is_refused(pack, video, frames_first):
             smooth(pack, video, {"samples": noise(1, video.channels, T, 8, 8)}, model=model, **given)
         given = {"positive": video.text(), "negative": video.text(), **given}
         with pytest.raises(ValueError, match=f"Frame-wise Image Sampler{told}"):
-            tiny.run(
-                pack, "BIVDiffFrameSampler", model=model, scheduler="simple", steps=2,
+            pack.run(
+                "BIVDiffFrameSampler", model=model, scheduler="simple", steps=2,
                 latent_image={"samples": torch.zeros(T, video.channels, 1, 8, 8)}, **given,
             )  # fmt: skip
     assert calls.rows == []

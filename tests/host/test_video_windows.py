@@ -18,8 +18,7 @@ def model(pack):
 
 def smooth(pack, model, **settings):
     noise = torch.randn(FRAMES, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    (latent,) = tiny.run(
-        pack,
+    (latent,) = pack.run(
         "BIVDiffTemporalSmoother",
         model=model,
         positive=tiny.text(),
@@ -69,7 +68,7 @@ def test_windows_that_the_model_brings_stay_in_force(pack, model):
 def test_windows_that_the_model_brings_stay_in_force_in_inversion(pack, model, ours):
     given = {"conditioning": tiny.text(), "latent": {"samples": clean()}, "steps": 4, "scheduler": "normal"}
     brought, expected, whole = (
-        tiny.run(pack, "BIVDiffInvertVideo", model=m, **given, **windows)[0]["samples"]
+        pack.run("BIVDiffInvertVideo", model=m, **given, **windows)[0]["samples"]
         for m, windows in ((with_core_windows(model), ours), (model, WINDOWS), (model, {}))
     )
     torch.testing.assert_close(brought, expected)
@@ -86,11 +85,10 @@ def test_inversion_and_smoothing_come_back_through_windows(pack, model):
     settings = {"model": model, "steps": 12, "scheduler": "normal"}
 
     def error(**windows) -> float:
-        (inverted,) = tiny.run(
-            pack, "BIVDiffInvertVideo", conditioning=tiny.text(), latent=latent, solver="uni_inv", **settings, **windows
+        (inverted,) = pack.run(
+            "BIVDiffInvertVideo", conditioning=tiny.text(), latent=latent, solver="uni_inv", **settings, **windows
         )
-        (back,) = tiny.run(
-            pack,
+        (back,) = pack.run(
             "BIVDiffTemporalSmoother",
             positive=tiny.text(),
             negative=tiny.text(),

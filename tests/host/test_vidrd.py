@@ -248,8 +248,8 @@ def test_control_nets_and_loras_of_stable_diffusion_2_apply(pack, model):
     x, prompt = noise(3, 4, 8, 8), [[noise(1, 7, tiny.TEXT_WIDTH), {}]]
 
     def smoothed(model, positive: list) -> Tensor:
-        (video,) = tiny.run(
-            pack, "BIVDiffTemporalSmoother", model=model, positive=positive, negative=prompt, latent={"samples": x},
+        (video,) = pack.run(
+            "BIVDiffTemporalSmoother", model=model, positive=positive, negative=prompt, latent={"samples": x},
             steps=3, cfg=1.0,
         )  # fmt: skip
         return video["samples"]
@@ -281,7 +281,7 @@ def test_text_of_another_encoder_is_refused(pack, model):
     """Stable Diffusion 1.5's, say, whose vectors have another length."""
     prompt = [[noise(1, 7, 48), {}]]
     with pytest.raises(ValueError, match="vectors of 48 values; this model reads 32"):
-        tiny.run(pack, "BIVDiffInvertVideo", model=model, conditioning=prompt, latent=tiny.frames(3, 4, 8, 8), steps=2)
+        pack.run("BIVDiffInvertVideo", model=model, conditioning=prompt, latent=tiny.frames(3, 4, 8, 8), steps=2)
 
 
 @pytest.mark.parametrize(("context_length", "apart"), [(0, False), (4, True)])
@@ -290,8 +290,8 @@ def test_windows_part_a_clip(pack, model, context_length, apart):
 
     def first_frame(last: Tensor) -> Tensor:
         clip = {"samples": torch.cat([tiny.frames(6, 4, 8, 8)["samples"][:5], last])}
-        (inverted,) = tiny.run(
-            pack, "BIVDiffInvertVideo", model=model, conditioning=tiny.text(), latent=clip, steps=1, solver="ddim",
+        (inverted,) = pack.run(
+            "BIVDiffInvertVideo", model=model, conditioning=tiny.text(), latent=clip, steps=1, solver="ddim",
             strength=0.01, context_length=context_length, context_overlap=2,
         )  # fmt: skip
         return inverted["samples"][0]

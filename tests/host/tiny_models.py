@@ -461,16 +461,6 @@ def same_weights_made_again(patcher: comfy.model_patcher.ModelPatcher) -> bool:
     return True
 
 
-def run(pack, node_id: str, **inputs) -> tuple:
-    """A node's outputs, inputs left out taking the schema's defaults."""
-    schema = pack.classes[node_id].INPUT_TYPES()
-    defaults = {}
-    for name, (_, *options) in {**schema["required"], **schema.get("optional", {})}.items():
-        if name not in inputs and options and "default" in options[0]:
-            defaults[name] = options[0]["default"]
-    return pack.run(node_id, **defaults, **inputs)
-
-
 def diffusers_unet(model):
     """diffusers' UNet with an `sd_model`'s weights."""
     from diffusers import UNet2DConditionModel

@@ -37,10 +37,8 @@ class Run:
 
     def __call__(self, node_id: str, **inputs) -> tuple:
         """A node's outputs, inputs left out taking their defaults."""
-        import tiny_models
-
         self.nodes.add(node_id)
-        return tiny_models.run(self.pack, node_id, **inputs)
+        return self.pack.run(node_id, **inputs)
 
     def keep(self, name: str, result: Tensor | dict) -> Tensor | dict:
         """Put a LATENT or IMAGE in the file."""

@@ -30,13 +30,13 @@ def main(file: str) -> None:
     (text,) = pack.run("CLIPTextEncode", clip=clip, text="a red star on a cyan background")
     latent, empty = tiny.frames(FRAMES, 4, 8, 8), {"samples": torch.zeros(FRAMES, 4, 8, 8)}
 
-    tiny.run(pack, "BIVDiffInvertVideo", model=video, conditioning=text, latent=latent, steps=3)
+    pack.run("BIVDiffInvertVideo", model=video, conditioning=text, latent=latent, steps=3)
     seen = {"video bytes": video.model_size(), "loaded before": video.loaded_size()}
     frame = 1.5 * image.memory_required([2, 4, 8, 8])  # what the host keeps free for one, cond and uncond
     memory.capacity = memory.used + image.model_size() + int(1.5 * frame)
     calls = tiny.Calls()
     settings = {"positive": text, "negative": text, "latent_image": empty, "steps": 3, "cfg": 1.0}
-    tiny.run(pack, "BIVDiffFrameSampler", model=calls.on(image), frames_per_batch=0, **settings)
+    pack.run("BIVDiffFrameSampler", model=calls.on(image), frames_per_batch=0, **settings)
     seen |= {"loaded after": video.loaded_size(), "frames at once": calls.rows}
     Path(file).write_text(json.dumps(seen))
 
