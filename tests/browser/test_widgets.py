@@ -317,6 +317,10 @@ def test_the_blueprint_runs_as_one_node_and_opens(comfy):
     done = comfy.run()
     assert done["status"]["status_str"] == "success"
     assert len(done["outputs"]["7"]["images"]) == 8
+    draw, redraw = (
+        node["inputs"] for node in done["prompt"][2].values() if node["class_type"] == "BIVDiffFrameSampler"
+    )
+    assert (draw["steps"], draw["cfg"], draw["frame_noise"]) == (3, 3.0, "shared") and redraw["steps"] == 3
     comfy.on_node(chain["type"], "void app.canvas.openSubgraph(node.subgraph, node)")
     comfy.page.wait_for_timeout(1000)
     comfy.screenshot("blueprint-open")

@@ -212,6 +212,20 @@ def test_the_first_template_runs_as_shipped(server, object_info, clip):
     assert server.files(ran.outputs[node_titled(prompt, "Smoothed video")])
 
 
+def test_without_its_structure_pass_the_one_node_does_not_run_it(server, object_info):
+    ui = json.loads(shipped(FIRST))
+    (chain,) = (node for node in ui["nodes"] if node.get("title") == "BIVDiff")
+    names = [item["name"] for item in chain["inputs"] if "widget" in item]
+    settings = dict(zip(names, chain["widgets_values"], strict=True)) | {"seed": 1, "steps": 3, "structure_pass": False}
+    chain["widgets_values"] = list(settings.values())
+    prompt = convert_ui_to_api(ui, object_info)
+    ran = server.run(prompt)
+    assert not ran.error and node_titled(prompt, "Decode the video") in ran.executed
+    assert not {node_titled(prompt, title) for title in ("Invert a little way", "Draw the shapes back")} & {
+        *ran.executed
+    }
+
+
 # The twins
 
 
