@@ -140,8 +140,9 @@ class TemporalSmoother(Node):
                     "ddim_uniform", "Give the one that the inversion had. Flow models need simple, normal or beta."
                 ),
                 controls.strength(
-                    "Where the inversion stopped. An inverted latent says so itself; this counts only for one that was "
-                    "saved and loaded.",
+                    "Where the inversion stopped. Without effect on a latent from DDIM Inverse, Mixed Inversion Blend "
+                    "or Load Inverted Latent, which says so itself: set the strength in both DDIM Inverse nodes. It "
+                    "counts for one that core's Save Latent kept.",
                     advanced=True,
                 ),
                 controls.grid(

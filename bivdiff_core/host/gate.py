@@ -199,6 +199,13 @@ def admit_inverted(latent: dict, strength: float = 1.0) -> Inversion | None:
     std, spatial = noise_figures(samples)
     seen = f"its noise std is {std:.2f} and neighbouring values correlate at {spatial:.2f}"
     if inversion is not None:
+        if strength not in (1, inversion.strength):  # 1 is where nobody has set it
+            log.warning(
+                "strength %g has no effect: the latent says that it was inverted to %g, and is denoised from there. "
+                "To change that set strength in both DDIM Inverse nodes.",
+                strength,
+                inversion.strength,
+            )
         if inversion.strength == 1 and not is_noise(std, spatial):
             log.warning(
                 "The inverted latent is far from noise: %s, where noise has 1 and 0. Smooth footage (a sky, a wall) "

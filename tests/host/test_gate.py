@@ -355,6 +355,14 @@ def test_a_sky_goes_through_the_chain(pack, sd, video):
     pack.run("BIVDiffTemporalSmoother", **inputs_of("BIVDiffTemporalSmoother", video, mixed))
 
 
+@pytest.mark.parametrize(("strength", "said"), [(1.0, False), (0.5, False), (0.8, True)])
+def test_a_strength_that_the_latent_overrules_is_warned_of(pack, video, strength, said):
+    """Unless it is the default, or what the latent says anyway."""
+    given = inputs_of("BIVDiffTemporalSmoother", video, tiny.inverted(pack, noise(F, 4, 32, 32), strength=0.5))
+    warned = warnings(pack, "BIVDiffTemporalSmoother", **given, strength=strength)
+    assert ("strength 0.8 has no effect" in warned) == said
+
+
 def test_a_loaded_latent_that_shows_the_image_is_warned_of(pack, video):
     """At strength 1 it may be one that stopped halfway; at the strength that it had there is nothing to say."""
     coarse = torch.nn.functional.interpolate(noise(F, 4, 8, 8, seed=1), scale_factor=4, mode="bilinear")
