@@ -9,8 +9,8 @@ export function element(tag, properties, style) {
   return made;
 }
 
-/** Words on a node, white on a colour. */
-export function statusBox(background) {
+/** Words on a node, white on the colour that its style's background is given. */
+export function statusBox() {
   return element(
     "div",
     { role: "status" },
@@ -19,7 +19,6 @@ export function statusBox(background) {
       borderRadius: "6px",
       fontSize: "12px",
       color: "white",
-      background,
       whiteSpace: "pre-wrap",
       overflow: "auto",
     },

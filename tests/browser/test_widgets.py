@@ -132,16 +132,25 @@ def test_two_videos_are_compared(comfy):
     assert comfy.errors == []
 
 
-def test_an_error_says_what_to_do(comfy):
-    comfy.load(
-        comparison({"type": "EmptyImage", "outputs": {"IMAGE": "IMAGE"}, "widgets_values": [64, 64, 3, 0]}), "error"
-    )
+def test_an_error_is_read_on_its_node(comfy):
+    """Without a click, which the page's own notice asks for; gone with the next run that has none."""
+    frames = {"type": "EmptyImage", "outputs": {"IMAGE": "IMAGE"}, "widgets_values": [64, 64, 3, 0]}
+    comfy.load(comparison(frames), "error")
     assert comfy.run()["status"]["status_str"] == "error"
-    comfy.page.get_by_test_id("error-overlay-see-errors").click()
-    words = comfy.page.get_by_text("Compare Videos: before has 8 frames and after has 3.")
-    words.first.wait_for()
-    assert "Select Frames" in words.first.inner_text()
+    comfy.on_node("BIVDiffCompareVideos", "{ app.canvas.ds.scale = 1; app.canvas.centerOnNode(node); }")
+    words = comfy.page.get_by_role("status").filter(has_text="Compare Videos: before has 8 frames and after has 3.")
+    words.wait_for()
+    assert "Select Frames" in words.inner_text() and is_red(words)
     comfy.screenshot("error")
+    comfy.on_node("EmptyImage", "{ node.widgets[2].value = 8; }")
+    assert comfy.run()["status"]["status_str"] == "success"
+    words.wait_for(state="detached")
+
+
+def is_red(words) -> bool:
+    """Whether words stand on more red than green."""
+    red, green, _ = words.evaluate("words => getComputedStyle(words).backgroundColor.match(/\\d+/g).map(Number)")
+    return red > green
 
 
 def test_a_lit_alarm_shows_on_the_node(comfy):
