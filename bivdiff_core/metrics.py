@@ -55,15 +55,15 @@ Frames that image models drew apart have .07 to .09, those that agree for the mo
 """
 
 FIGURES = {
-    "change": ("{:.4f}", "from frame to frame, motion included; 0 is a still picture"),
-    "flicker": ("{:.5f}", "squared change along the motion; 0 is steady"),
-    "motion": ("{:.2%}", "of the picture's longer side, per frame"),
-    "reliable": ("{:.0%}", "of the pixels, whose motion is known"),
+    "change": ("{:.4f}", "motion included; 0 is a still"),
+    "flicker": ("{:.5f}", "along the motion; 0 is steady"),
+    "motion": ("{:.2%}", "of the longer side, per frame"),
+    "reliable": ("{:.0%}", "pixels whose motion is known"),
     "sharpness": ("{:.3f}", "contrast of neighbouring pixels"),
-    "following": ("{:.2f}", "of the source's motion; 0 stands still, 1 goes along"),
-    "similarity": ("{:.3f}", "SSIM to the reference; 1 is the same video"),
-    "doubling": ("{:.2f}", "detail out of neighbouring frames; 0 is none"),
-    "consistency": ("{:.3f}", "cosine of consecutive frames' CLIP embeddings"),
+    "following": ("{:.2f}", "0 stands still, 1 goes along"),
+    "similarity": ("{:.3f}", "SSIM; 1 is the reference"),
+    "doubling": ("{:.2f}", "detail of neighbours; 0 is none"),
+    "consistency": ("{:.3f}", "CLIP cosine of neighbours"),
 }
 """How each figure is written, and what it says."""
 
@@ -79,6 +79,10 @@ class Verdict:
     good: bool | None
     cautions: dict[str, str]
     notes: tuple[str, ...] = ()
+
+    def words(self) -> str:
+        """All of it, a line each."""
+        return "\n".join([f"{self.headline}.", *self.cautions.values(), *self.notes])
 
 
 @dataclass(frozen=True)

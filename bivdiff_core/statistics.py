@@ -61,7 +61,7 @@ class Finding:
     failure: str
     seen: str
     effect: str
-    cure: str
+    fixes: tuple[str, ...]
     alarming: bool
 
 
@@ -191,31 +191,31 @@ def diagnose(measured: dict[str, Tensor], off: dict[str, Tensor], branch: str, s
                 "this is no inverted latent",
                 f"its noise std is {std:.2f} and neighbouring values correlate at {spatial:.2f}; noise has 1 and 0",
                 "The smoother would not find noise to start from.",
-                "Encoded frames and empty latents look like this: wire the output of DDIM Inverse or Mixed Inversion "
-                "Blend instead. If this is their output, raise the steps of DDIM Inverse.",
+                (
+                    "Encoded frames and empty latents look like this: wire the output of DDIM Inverse or Mixed "
+                    "Inversion Blend instead. If this is their output, raise the steps of DDIM Inverse.",
+                ),
                 alarming=True,
             )
         ]
     findings = []
     if off["std"] > 1 and strength == 1:
-        name, effect, cure = "lost variance", "The video may come out blurred and dull.", MORE_EXACT
+        name, effect, fixes = "lost variance", "The video may come out blurred and dull.", (MORE_EXACT,)
         if std > 1:
             name, effect = "too much variance", "The video may come out harsh, with colours that are too strong."
         elif branch == "mix":
-            cure = f"In Mixed Inversion Blend set mode to variance_preserving. {MORE_EXACT}"
+            fixes = ("In Mixed Inversion Blend set mode to variance_preserving.", MORE_EXACT)
         seen = f"the noise std is {std:.2f} instead of 1"
-        findings.append(Finding(name, seen, effect, cure, alarming=off["std"].item() > ALARMING["std"]))
+        findings.append(Finding(name, seen, effect, fixes, alarming=off["std"].item() > ALARMING["std"]))
     if max(off["spatial"], off["bands"].max()) > 1 and strength == 1:
-        cure = MORE_EXACT
-        if branch != "image":
-            cure = f"In Mixed Inversion Blend raise mixing_ratio. {MORE_EXACT}"
+        raised = () if branch == "image" else ("In Mixed Inversion Blend raise mixing_ratio.",)
         findings.append(
             Finding(
                 "structure left in the noise",
                 f"neighbouring values correlate at {spatial:.2f} instead of 0, and the power from coarse to fine is "
                 f"{', '.join(f'{band:.2f}' for band in bands)} instead of 1",
                 "Flat areas may smear, and shapes of the old frames show through.",
-                cure,
+                (*raised, MORE_EXACT),
                 alarming=any(off[name].max().item() > ALARMING[name] for name in ("spatial", "bands")),
             )
         )
@@ -226,8 +226,10 @@ def diagnose(measured: dict[str, Tensor], off: dict[str, Tensor], branch: str, s
                 "one bad frame" if len(bad) == 1 else f"{len(bad)} bad frames",
                 f"unlike the rest, counted from 0: {', '.join(map(str, bad))}",
                 "The video will break there, and its neighbours with it.",
-                "Look at the clip before the inversion: a cut, a black or a broken picture? Leave it out with Select "
-                "Frames, or make that frame again with another seed.",
+                (
+                    "Look at the clip before the inversion: a cut, a black or a broken picture? Leave it out with "
+                    "Select Frames, or make that frame again with another seed.",
+                ),
                 alarming=True,
             )
         )
@@ -246,17 +248,23 @@ def headline(findings: list[Finding], strength: float) -> str:
     return "Healthy: as good as white noise"
 
 
-def summary(measured: dict[str, Tensor], findings: list[Finding], branch: str, strength: float) -> str:
-    """A report in words: what is wrong and what fixes it, then the figures."""
+def words(findings: list[Finding], branch: str, strength: float) -> str:
+    """A report in words: what is wrong and what that does, then what fixes it, each fix once."""
     lines = [f"{headline(findings, strength)}."]
-    lines += [f"{found.failure}: {found.seen}. {found.effect} {found.cure}" for found in findings]
+    lines += [f"{found.failure}: {found.seen}. {found.effect}" for found in findings]
+    lines += dict.fromkeys(fix for found in findings for fix in found.fixes)
     if strength < 1:
         lines.append("Below a strength of 1 the frames are meant to show: only a frame unlike the others is a fault.")
     if not branch:
         lines.append("The latent does not say where it comes from: a saved one, or noise that never was a video.")
+    return "\n".join(lines)
+
+
+def table(measured: dict[str, Tensor]) -> str:
+    """The clip's figures, each with what it should be."""
     bands = ", ".join(f"{band:.2f}" for band in measured["bands"].tolist())
     means = measured["channel mean"]
-    lines += [
+    lines = [
         f"noise std: {measured['std']:.3f} (1 is right)",
         f"neighbouring values correlate at {measured['spatial']:.3f} (0 is right)",
         f"power from coarse to fine: {bands} (1 is right)",

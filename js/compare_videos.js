@@ -1,16 +1,8 @@
 // Compare Videos: two clips under one wipe slider, in step, with each clip's flicker underneath.
 
-import { api } from "../../scripts/api.js";
-import { element, showOutput } from "./output_widget.js";
+import { element, picture, showOutput } from "./output_widget.js";
 
 const COLORS = { before: "#e8a33d", after: "#4fb3ff" };
-
-/** The picture that a saved temporary file holds. */
-function picture(file) {
-  const image = new Image();
-  image.src = api.apiURL(`/view?${new URLSearchParams(file)}`);
-  return image;
-}
 
 /** Write a line of text from or up to a point. */
 function label(context, text, color, x, y, align) {

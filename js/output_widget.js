@@ -1,5 +1,6 @@
 // A node's own widget for what the node has put out, in classic and in Vue nodes.
 
+import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 
 /** A DOM element with its properties and style set. */
@@ -7,6 +8,13 @@ export function element(tag, properties, style) {
   const made = Object.assign(document.createElement(tag), properties);
   Object.assign(made.style, style);
   return made;
+}
+
+/** The picture that a saved temporary file holds. */
+export function picture(file) {
+  const image = new Image();
+  image.src = api.apiURL(`/view?${new URLSearchParams(file)}`);
+  return image;
 }
 
 /** Words on a node, white on the colour that its style's background is given. */

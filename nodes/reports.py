@@ -4,7 +4,7 @@ from functools import partial
 
 import comfy.utils
 import torch
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..bivdiff_core import metrics, plots, statistics
 from ..bivdiff_core.host.gate import admit_samples
@@ -24,20 +24,26 @@ class LatentReport(Node):
             display_name="Inverted Latent Report",
             category=controls.CATEGORY,
             description="Looks at the noise before the video model has to: shows what is wrong with it, what that will "
-            "do to the video, and which control fixes it. Put it behind each DDIM Inverse and behind the blend.",
+            "do to the video, and which control fixes it. Put it behind each DDIM Inverse and behind the blend. It "
+            "shows the report itself and runs without anything wired behind it.",
             search_aliases=["latent statistics", "noise check", "diagnose latent", "why is my video blurry"],
             inputs=[
                 io.Latent.Input(
-                    "latent", tooltip="From DDIM Inverse or Mixed Inversion Blend, what the smoother is to get."
+                    "latent",
+                    tooltip="From DDIM Inverse or Mixed Inversion Blend, what the smoother is to get. Whatever "
+                    "is wired here always runs: behind DDIM Inverse (Video) the report makes the video branch run "
+                    "even at a mixing_ratio of 1, where the blend skips it.",
                 )
             ],
             outputs=[
                 io.Image.Output(
                     display_name="plot",
-                    tooltip="The latent's frames and figures; green is healthy. Wire Preview Image.",
+                    tooltip="The latent's frames and figures; green is healthy. The node shows it; wire Save "
+                    "Image to keep it.",
                 ),
                 io.String.Output(
-                    display_name="summary", tooltip="What is wrong and what to change, in words. Wire Preview as Text."
+                    display_name="summary",
+                    tooltip="What is wrong and what to change, in words, and the figures. The node shows the words.",
                 ),
                 io.Boolean.Output(
                     display_name="alarm",
@@ -45,6 +51,7 @@ class LatentReport(Node):
                     "the side that is not chosen is skipped.",
                 ),
             ],
+            is_output_node=True,
         )
 
     @classmethod
@@ -57,21 +64,10 @@ class LatentReport(Node):
         measured, bounds = statistics.measure(frames), statistics.limits(tuple(frames.shape))
         off = statistics.excess(measured, bounds)
         findings = statistics.diagnose(measured, off, branch, strength)
-        summary = statistics.summary(measured, findings, branch, strength)
+        words, table = statistics.words(findings, branch, strength), statistics.table(measured)
         alarm = any(finding.alarming for finding in findings)
-        return io.NodeOutput(
-            plots.latent_report(
-                frames,
-                measured,
-                bounds,
-                headline=statistics.headline(findings, strength),
-                alarm=alarm,
-                bad=statistics.bad_frames(off),
-            ),
-            summary,
-            alarm,
-            ui={"summary": [summary], "alarm": [alarm]},
-        )
+        plot = plots.latent_report(frames, measured, bounds, statistics.bad_frames(off))
+        return io.NodeOutput(plot, f"{words}\n{table}", alarm, ui=_shown(cls, plot, words, table, not alarm))
 
 
 class TemporalReport(Node):
@@ -85,7 +81,8 @@ class TemporalReport(Node):
             category=controls.CATEGORY,
             description="Measures how steady a video is and what that cost: flicker, motion, sharpness and similarity, "
             "frame by frame and against the video before smoothing. A video that only stands still, is only blurred or "
-            "only averages its frames is said to be so.",
+            "only averages its frames is said to be so. It shows the report itself and runs without anything wired "
+            "behind it.",
             search_aliases=["flicker", "video quality", "temporal consistency", "metrics", "compare videos"],
             inputs=[
                 io.Image.Input("images", tooltip="The video, smoothed and decoded."),
@@ -110,9 +107,16 @@ class TemporalReport(Node):
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="plot", tooltip="Every figure, frame by frame: grey before, blue after."),
-                io.String.Output(display_name="summary", tooltip="The verdict and the figures. Wire Preview as Text."),
+                io.Image.Output(
+                    display_name="plot",
+                    tooltip="Every figure, frame by frame: grey before, blue after. The node shows it; wire Save "
+                    "Image to keep it.",
+                ),
+                io.String.Output(
+                    display_name="summary", tooltip="The verdict and the figures. The node shows the verdict."
+                ),
             ],
+            is_output_node=True,
         )
 
     @classmethod
@@ -130,9 +134,14 @@ class TemporalReport(Node):
             before = metrics.measure(reference, None, _embeddings(clip_vision, reference), on_pair, source)
         after = metrics.measure(frames, reference, _embeddings(clip_vision, frames), on_pair, source)
         verdict = metrics.judge(after, before, source)
-        words = [f"{verdict.headline}.", *verdict.cautions.values(), *verdict.notes]
-        summary = "\n".join([*words, metrics.table(after, before)])
-        return io.NodeOutput(plots.temporal_report(after, before, verdict), summary)
+        words, table = verdict.words(), metrics.table(after, before)
+        plot = plots.temporal_report(after, before, verdict.cautions)
+        return io.NodeOutput(plot, f"{words}\n{table}", ui=_shown(cls, plot, words, table, verdict.good))
+
+
+def _shown(cls: type[Node], plot: torch.Tensor, words: str, table: str, good: bool | None) -> dict:
+    """What js/reports.js shows on the node, and the figures, which a batch's reports keep."""
+    return {"plot": ui.PreviewImage(plot, cls=cls).values, "words": [words], "table": [table], "good": [good]}
 
 
 def _embeddings(clip_vision, frames: torch.Tensor) -> torch.Tensor | None:

@@ -1,5 +1,7 @@
 """What the latent report sees: white noise passes at any size, each fault is named, and chance is no fault."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -65,7 +67,7 @@ def test_bounds_are_always_the_same_and_leave_other_noise_alone():
 @pytest.mark.parametrize(("scale", "failure"), [(0.85, "lost variance"), (1.2, "too much variance")])
 def test_noise_std(scale, failure):
     (found,) = findings(scale * white())
-    assert found.failure == failure and f"{scale:.2f}" in found.seen and "fireflow" in found.cure
+    assert found.failure == failure and f"{scale:.2f}" in found.seen and "fireflow" in found.fixes[0]
 
 
 def test_a_little_lost_is_no_alarm_and_much_is():
@@ -85,8 +87,8 @@ def test_what_is_alarming_comes_first():
 
 def test_variance_lost_in_the_mix_is_mended_in_the_blend():
     (found,) = findings(0.8 * white(), branch="mix")
-    assert "variance_preserving" in found.cure
-    assert "variance_preserving" not in findings(0.8 * white(), branch="video")[0].cure
+    assert "variance_preserving" in found.fixes[0]
+    assert "variance_preserving" not in "".join(findings(0.8 * white(), branch="video")[0].fixes)
 
 
 def test_structure_is_named_and_nothing_else():
@@ -119,7 +121,7 @@ def test_frames_that_are_alike_are_no_fault(frames):
 )
 def test_what_was_never_inverted_is_said_to_be_so(latent):
     (found,) = findings(latent, branch="")
-    assert found.failure == "this is no inverted latent" and "DDIM Inverse" in found.cure
+    assert found.failure == "this is no inverted latent" and "DDIM Inverse" in found.fixes[0]
 
 
 def test_what_says_that_it_was_inverted_is_believed():
@@ -162,16 +164,21 @@ def test_each_pattern_lies_in_its_band():
     assert (found > 0.01).tolist() == [[True, False, False, False], [False, False, False, True]]
 
 
-def test_the_summary_says_what_to_do():
-    measured = statistics.measure(0.6 * white())
-    found = findings(0.6 * white(), "mix")
-    said = statistics.summary(measured, found, "mix", 1.0)
-    assert said.startswith("Alarm: lost variance.") and found[0].cure in said and "0.60" in said
-    healthy = statistics.summary(statistics.measure(white()), [], "", 0.6)
+def test_the_words_say_what_to_do_and_say_it_once():
+    found = findings(0.6 * smeared(white()), "mix")
+    said = statistics.words(found, "mix", 1.0)
+    assert said.startswith("Alarm: lost variance, structure left in the noise.")
+    sentences = re.split(r"(?<=\.)\s", said)
+    assert len(set(sentences)) == len(sentences) and {fix for each in found for fix in each.fixes} <= set(sentences)
+    healthy = statistics.words([], "", 0.6)
     assert healthy.startswith("No bad frames") and "strength 0.6" in healthy and "does not say where" in healthy
     assert statistics.headline([], 1.0).startswith("Healthy")
 
 
+def test_the_table_holds_the_figures():
+    assert "noise std: 0.6" in statistics.table(statistics.measure(0.6 * white()))
+
+
 def test_structure_in_the_mix_is_mended_by_the_whiter_branch():
-    assert "mixing_ratio" in findings(smeared(white()), branch="mix")[0].cure
-    assert "mixing_ratio" not in findings(smeared(white()), branch="image")[0].cure
+    assert "mixing_ratio" in findings(smeared(white()), branch="mix")[0].fixes[0]
+    assert "mixing_ratio" not in "".join(findings(smeared(white()), branch="image")[0].fixes)

@@ -109,7 +109,6 @@ def test_a_cancel_stops_the_report_within_a_pair_of_frames(server):
         "frames": ("GetVideoComponents", {"video": ["clip", 0]}),
         "large": ("ImageScale", {"image": ["frames", 0], **large}),
         "report": ("BIVDiffTemporalReport", {"images": ["large", 0]}),
-        "plot": ("PreviewImage", {"images": ["report", 0]}),
     }
     pairs = []
 
@@ -120,7 +119,7 @@ def test_a_cancel_stops_the_report_within_a_pair_of_frames(server):
                 server.interrupt()
 
     ran = server.run({key: {"class_type": name, "inputs": inputs} for key, (name, inputs) in nodes.items()}, watch)
-    assert ran.interrupted and "plot" not in ran.executed
+    assert ran.interrupted and "report" not in ran.outputs
     assert pairs[:2] == [(1, 7), (2, 7)] and len(pairs) <= 3
 
 

@@ -105,6 +105,19 @@ def test_a_branch_without_weight_is_never_executed(server, demo, ratio, unused):
     assert run.executed.count(node_id(demo, "BIVDiffTemporalSmoother")) == 1
 
 
+def test_a_report_on_a_branch_without_weight_executes_it(server, demo):
+    """As its tooltip says: with nothing behind it, it runs itself and what it looks at."""
+    demo[node_id(demo, "BIVDiffFrameSampler")]["inputs"]["seed"] = 4
+    demo[node_id(demo, "BIVDiffMixedInversion")]["inputs"]["mixing_ratio"] = 1.0
+    video = node_id(demo, "BIVDiffInvertVideo")
+    demo["report"] = {"class_type": "BIVDiffLatentReport", "inputs": {"latent": [video, 0]}}
+    run = server.run(demo)
+    assert not run.error
+    assert {video, "report"} <= set(run.executed)
+    (plot,) = server.files(run.outputs["report"])
+    assert plot.stat().st_size and run.outputs["report"]["words"]
+
+
 def test_another_strength_of_the_structure_pass_computes_it_alone(server, demo):
     demo[node_id(demo, "BIVDiffFrameSampler")]["inputs"]["seed"] = 11
     demo[node_id(demo, "BIVDiffMixedInversion")]["inputs"]["mixing_ratio"] = 0.5  # both branches run
