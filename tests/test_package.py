@@ -1,8 +1,15 @@
 """The archive that the registry and the Manager hand out, as comfy-cli packs it."""
 
 import ast
+import posixpath
 import re
 from pathlib import Path
+
+import pytest
+import tomlkit
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
 
 NEEDED = {
     "__init__.py",
@@ -20,7 +27,7 @@ NEEDED = {
     "workflows/BIVDiff 01 Deflicker demo - no downloads.json",
     "workflows/bivdiff_demo.mp4",
 }
-FOLDERS = {"bivdiff_core", "js", "locales", "nodes", "subgraphs", "workflows"}
+FOLDERS = {"bivdiff_core", "docs", "js", "locales", "nodes", "subgraphs", "workflows"}
 LARGEST = 24 * 2**20
 
 
@@ -40,6 +47,55 @@ def test_its_help_has_its_pictures(archive):
         if page.startswith("js/docs/") and page.endswith(".md"):
             (picture,) = re.findall(r"!\[.+]\((.+)\)", archive.read(page).decode())
             assert f"js/docs/{picture}" in names
+
+
+def test_its_pages_lead_to_what_it_holds(archive):
+    """Relative links of README, changelog and docs/."""
+    names = set(archive.namelist())
+    for page in names:
+        if not page.endswith(".md") or page.startswith("js/"):
+            continue
+        for link in re.findall(r"]\(([^)]+)\)", archive.read(page).decode()):
+            target = link.split("#")[0]
+            if target and "://" not in target:
+                assert posixpath.normpath(posixpath.join(posixpath.dirname(page), target)) in names, f"{page}: {link}"
+
+
+def test_it_holds_the_files_that_the_readme_names(archive):
+    """But for what README says is in a clone alone."""
+    names = archive.namelist()
+    readme = archive.read("README.md").decode()
+    before, clone, after = re.split(r"^## (?:From a clone|Licence.*)$", readme, flags=re.MULTILINE)
+    assert "dev.py" in clone
+    words = {word.strip("/") for code in re.findall(r"`+([^`]+)`+", before + after) for word in code.split()}
+    named = {word for word in words if (ROOT / word.split("/")[0]).exists()}
+    assert named
+    for word in named:
+        assert any(name == word or name.startswith(f"{word}/") for name in names), word
+
+
+@pytest.fixture
+def project(archive) -> dict:
+    return tomlkit.parse(archive.read("pyproject.toml"))
+
+
+def test_one_repository_and_one_version_are_named(archive, project):
+    repository = project["project"]["urls"]["Repository"]
+    host, account, name = repository.rsplit("/", 2)
+    pages = archive.read("README.md").decode() + archive.read("pyproject.toml").decode()
+    links = re.findall(rf"https://[\w.]+/[\w-]+/{name}\b", pages)
+    raw = f"https://raw.githubusercontent.com/{account}/{name}"
+    assert host == "https://github.com" and set(links) == {repository, raw}
+    assert project["tool"]["comfy"]["PublisherId"] == account
+    changes = archive.read("CHANGELOG.md").decode()
+    assert re.search(r"^## (.+)$", changes, re.MULTILINE)[1] == project["project"]["version"]
+
+
+def test_its_icon_and_banner_are_there(archive, project):
+    for kind in ("Icon", "Banner"):
+        _, path = project["tool"]["comfy"][kind].split("/main/")
+        with Image.open(archive.open(path)) as picture:
+            assert picture.width <= 800 and picture.height <= 400  # what the registry takes for an icon
 
 
 def test_its_modules_find_each_other(archive):
