@@ -14,6 +14,7 @@ WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"
 WIDTH, GAP = 330, 50
 TITLE, SLOT, WIDGET = 30, 22, 26
 TALL = {"LoadVideo": 340, "SaveVideo": 360, "PreviewImage": 260, "BIVDiffCompareVideos": 460}
+TALL |= dict.fromkeys(("BIVDiffLatentReport", "BIVDiffTemporalReport"), 640)
 """What a node shows below its widgets, in pixels."""
 
 

@@ -17,6 +17,8 @@ ANIMATEDIFF = "AnimateDiff Loader goes here"
 
 SOURCE_COLOUR, FRAMES_COLOUR, INVERSION_COLOUR, SMOOTHING_COLOUR = "#444", "#3f789e", "#8A8", "#b58b2a"
 STRUCTURE_COLOUR = "#88A"
+COMPARED = 420
+"""Width of a column in which a video is looked at."""
 
 
 class Source(NamedTuple):
@@ -309,10 +311,11 @@ def save(g: Graph, images: object, clip: Source) -> None:
     g.add("SaveVideo", "Smoothed video", video=video, filename_prefix=f"bivdiff_{g.name}")
 
 
-def report(g: Graph, images: object, before: object, source: object = None) -> None:
-    """What smoothing did to the frames before it, along the motion of the clip that they were made from."""
-    measured = g.add("BIVDiffTemporalReport", images=images, reference_images=before, source_images=source)
-    g.add("PreviewImage", "Report", images=measured["plot"])
+def compare(g: Graph, clip: Source, before: object, after: object, source: object = None) -> None:
+    """Frames and what was made of them under one wipe, and measured along the motion of what the frames follow."""
+    g.column(width=COMPARED)
+    g.add("BIVDiffCompareVideos", "Before and after", before=before, after=after, fps=clip.fps)
+    g.add("BIVDiffTemporalReport", images=after, reference_images=before, source_images=source)
 
 
 def paste_back(g: Graph, known: object, made: object, mask: object) -> Node:
@@ -337,7 +340,7 @@ def from_hints(g: Graph, clip: Source, models: Models, texts: Prompts, hints: ob
     released = models.grid == "reference"  # which ends with the video model
     video = smoothed(g, models, texts, frames, task, drawn_by=None if released else (models.image, control))
     save(g, video, clip)
-    report(g, video, before, clip.frames)
+    compare(g, clip, before, video, clip.frames)
 
 
 def note(name: str) -> str:

@@ -23,13 +23,13 @@ from tools.parts import (  # noqa: E402
     Models,
     Prompts,
     Source,
+    compare,
     filled,
     from_hints,
     load_clip,
     load_models,
     outlines,
     prompts,
-    report,
     save,
     show,
     smoothed,
@@ -193,7 +193,7 @@ def drawn_anew(g: Graph, clip: Source, models: Models, said: Prompts, pixels: ob
     before = show(g, "Frame-wise", frames, models.vae)
     video = smoothed(g, models, said, frames, task)
     save(g, video, clip)
-    report(g, video, before, clip.frames)
+    compare(g, clip, before, video, clip.frames)
 
 
 GRAPHS: dict[str, Drawing] = {

@@ -4,13 +4,13 @@ from tools.graph import Graph
 from tools.parts import (
     FRAMES_COLOUR,
     PACKAGED_CLIP,
+    compare,
     filled,
     load_clip,
     load_models,
     note,
     paste_back,
     prompts,
-    report,
     save,
     show,
     smoothed,
@@ -46,4 +46,4 @@ def draw(g: Graph) -> None:
     soft = g.add("ImageToMask", image=soft, channel="red")
     video = paste_back(g, clip.frames, video, soft)
     save(g, video, clip)
-    report(g, video, before, clip.frames)
+    compare(g, clip, before, video, clip.frames)

@@ -7,10 +7,10 @@ from tools.parts import (
     Prompts,
     Source,
     cfg,
+    compare,
     load_models,
     note,
     prompts,
-    report,
     save,
     show,
     smoothed,
@@ -82,4 +82,4 @@ def instructed(
     before = show(g, "Frame-wise", frames, models.vae)
     video = smoothed(g, models, texts, frames, "instruct_pix2pix")
     save(g, video, clip)
-    report(g, video, before, clip.frames)
+    compare(g, clip, before, video, clip.frames)

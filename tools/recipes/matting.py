@@ -1,7 +1,7 @@
 """A clip's subject cut out, the mattes made steady."""
 
 from tools.graph import Graph
-from tools.parts import FRAMES_COLOUR, empty, load_models, note, prompts, report, save, smoothed, source
+from tools.parts import FRAMES_COLOUR, compare, empty, load_models, note, prompts, save, smoothed, source
 
 
 def draw(g: Graph) -> None:
@@ -25,6 +25,5 @@ def draw(g: Graph) -> None:
     screen = empty(g, "EmptyImage", "Green screen", like=clip.frames, color=0x00B140)
     mask = g.add("ImageToMask", image=steady, channel="red")
     cut = g.add("ImageCompositeMasked", "Subject on green", destination=screen, source=clip.frames, mask=mask)
-    report(g, steady, mattes, clip.frames)
-    g.column()
     g.add("PreviewImage", "Cut out", images=cut)
+    compare(g, clip, mattes, steady, clip.frames)

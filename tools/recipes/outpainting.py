@@ -3,12 +3,12 @@
 from tools.graph import Graph
 from tools.parts import (
     FRAMES_COLOUR,
+    compare,
     filled,
     load_models,
     note,
     paste_back,
     prompts,
-    report,
     save,
     show,
     smoothed,
@@ -31,4 +31,4 @@ def draw(g: Graph) -> None:
     before = show(g, "Frame-wise", frames, models.vae)
     video = paste_back(g, padded, smoothed(g, models, texts, frames, "outpainting"), padded)
     save(g, video, clip)
-    report(g, video, before, padded)
+    compare(g, clip, before, video, padded)

@@ -5,11 +5,11 @@ from tools.parts import (
     FRAMES_COLOUR,
     PACKAGED_CLIP,
     SOURCE_COLOUR,
+    compare,
     load_clip,
     load_models,
     note,
     prompts,
-    report,
     save,
     smoothed,
     square,
@@ -30,4 +30,4 @@ def draw(g: Graph) -> None:
     frames = g.add("VAEEncode", "Your frames", pixels=clip.frames, vae=models.vae)
     video = smoothed(g, models, texts, frames)
     save(g, video, clip)
-    report(g, video, clip.frames)
+    compare(g, clip, clip.frames, video)

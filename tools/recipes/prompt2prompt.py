@@ -7,11 +7,11 @@ from tools.parts import (
     Prompts,
     Source,
     cfg,
+    compare,
     for_image,
     load_models,
     note,
     prompts,
-    report,
     save,
     show,
     smoothed,
@@ -73,4 +73,4 @@ def reworded(
     before = show(g, "Frame-wise", edited["edited"], models.vae)
     video = smoothed(g, models, texts, edited["edited"], "prompt2prompt")
     save(g, video, clip)
-    report(g, video, before, clip.frames)
+    compare(g, clip, before, video, clip.frames)

@@ -3,13 +3,13 @@
 from tools.graph import Graph
 from tools.parts import (
     FRAMES_COLOUR,
+    compare,
     controlled,
     empty,
     load_models,
     note,
     outlines,
     prompts,
-    report,
     sample_frames,
     show,
     smooth,
@@ -38,6 +38,4 @@ def draw(g: Graph) -> None:
     large = g.add("ImageScaleBy", "Enlarge to watch", image=video, upscale_method="bicubic", scale_by=4.0)
     saved = g.add("CreateVideo", images=large, fps=clip.fps, audio=clip.audio)
     g.add("SaveVideo", "Smoothed video", video=saved, filename_prefix="bivdiff_demo")
-    g.column(width=420)
-    g.add("BIVDiffCompareVideos", "Before and after", before=before, after=video, fps=clip.fps)
-    report(g, video, before, clip.frames)
+    compare(g, clip, before, video, clip.frames)

@@ -3,12 +3,12 @@
 from tools.graph import Graph
 from tools.parts import (
     FRAMES_COLOUR,
+    compare,
     controlled,
     load_models,
     note,
     outlines,
     prompts,
-    report,
     sample_frames,
     save,
     show,
@@ -34,4 +34,4 @@ def draw(g: Graph) -> None:
     drawn_by = styled, control
     video = smoothed(g, models, texts, frames, mixing_ratio=g.choose(0.5, 0.2), drawn_by=drawn_by)
     save(g, video, clip)
-    report(g, video, before, clip.frames)
+    compare(g, clip, before, video, clip.frames)

@@ -3,12 +3,12 @@
 from tools.graph import Graph
 from tools.parts import (
     FRAMES_COLOUR,
+    compare,
     controlled,
     load_models,
     note,
     outlines,
     prompts,
-    report,
     sample_frames,
     save,
     show,
@@ -32,4 +32,4 @@ def draw(g: Graph) -> None:
     before = show(g, "Frame-wise", frames, models.vae)
     video = smoothed(g, models, texts, frames, strength=0.6, drawn_by=(models.image, control))
     save(g, video, clip)
-    report(g, video, before, clip.frames)
+    compare(g, clip, before, video, clip.frames)

@@ -6,10 +6,10 @@ from tools.parts import (
     PACKAGED_CLIP,
     SOURCE_COLOUR,
     Models,
+    compare,
     load_clip,
     note,
     prompts,
-    report,
     save,
     smoothed,
 )
@@ -38,4 +38,4 @@ def draw(g: Graph) -> None:
     whole = g.add("BIVDiffEncodeFrames", "The clip", stride=1, mode="clip", **encode)
     video = smoothed(g, models, texts, single, clip=whole)
     save(g, video, clip)
-    report(g, video, clip.frames)
+    compare(g, clip, clip.frames, video)

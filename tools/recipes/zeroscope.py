@@ -3,11 +3,11 @@
 from tools.graph import Graph
 from tools.parts import (
     FRAMES_COLOUR,
+    compare,
     for_image,
     load_models,
     note,
     prompts,
-    report,
     sample_frames,
     save,
     show,
@@ -28,4 +28,4 @@ def draw(g: Graph) -> None:
     before = show(g, "Frame-wise", frames, models.vae)
     video = smoothed(g, models, texts, frames)
     save(g, video, clip)
-    report(g, video, before, clip.frames)
+    compare(g, clip, before, video, clip.frames)
