@@ -1,5 +1,7 @@
 """How many frames fit in memory."""
 
+import math
+
 import comfy.model_management
 import comfy.sampler_helpers
 import torch
@@ -9,7 +11,8 @@ def frames_that_fit(model, shape, conds: dict[str, list[dict]]) -> int:
     """How many frames one model call may hold in the memory that will be free once all weights are loaded.
 
     The host's own estimate, for cond and uncond together, with the half more that it keeps in reserve when it
-    decides whether both fit in one call; on several devices, where least is free.
+    decides whether both fit in one call. On several devices, where least is free, and few enough for two calls on each,
+    so that the last call of a slow one does not keep the others waiting for long.
 
     Args:
         model: the MODEL.
@@ -20,7 +23,8 @@ def frames_that_fit(model, shape, conds: dict[str, list[dict]]) -> int:
     copies = [model, *model.get_additional_models_with_key("multigpu")]
     free = min(_free_for([*copies, *extra_models], copy.load_device) for copy in copies) - control_memory
     memory, _ = comfy.sampler_helpers.estimate_memory(model, [1, *shape[1:]], conds)
-    return int(min(max(free / (1.5 * memory), 1), shape[0]))
+    most = math.ceil(shape[0] / (2 * len(copies))) if len(copies) > 1 else shape[0]
+    return int(min(max(free / (1.5 * memory), 1), most))
 
 
 def _free_for(models: list, device: torch.device) -> int:

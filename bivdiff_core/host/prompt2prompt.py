@@ -1,5 +1,6 @@
 """Prompt2Prompt on the host: patches on a UNet's attention, source and target frames in one batch."""
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from .latents import latent_with
 from .prompts import Prompts
 from .stages import denoise_along, denoising_sigmas, guider
 from .windows import FrameWindows, PairedWindows, Windows, set_windows
+
+log = logging.getLogger(__name__)
 
 LEAST_BLEND_CELLS = 8
 """On a side of the local blend's maps. On fewer, a word's place and the cells around it are the whole picture."""
@@ -211,6 +214,8 @@ def edit_frames(
             "SD 1.5, SD 2 or SDXL model."
         )
     _check_chunks(model)
+    if edit.local_blend_words:
+        model = _on_one_device(model)
     texts = [
         clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)
         for text in (edit.source_prompt, edit.target_prompt, edit.negative_prompt)
@@ -238,6 +243,16 @@ def edit_frames(
     )
     reconstructed, edited = out.chunk(2)
     return latent_with(latent, edited), latent_with(latent, reconstructed)
+
+
+def _on_one_device(model):
+    """The MODEL without its copies for other devices, where the maps of all frames are to come together."""
+    if not model.get_additional_models_with_key("multigpu"):
+        return model
+    log.warning("A local blend looks at the attention of all frames together: the edit runs on one GPU.")
+    model = model.clone()
+    model.remove_additional_models("multigpu")
+    return model
 
 
 def _check_chunks(model) -> None:

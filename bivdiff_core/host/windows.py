@@ -3,9 +3,13 @@ model. Both are one context handler, a property of the MODEL, so core samplers a
 """
 
 import copy
+import gc
 import logging
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from threading import Lock
 
 import comfy.context_windows
 import comfy.model_management
@@ -26,7 +30,16 @@ from torch import Tensor
 from .families import family_of
 from .foreign import animatediff
 from .foreign import controls as foreign
-from .foreign.comfyui import CORE_WINDOW_WRAPPER, OUR_WINDOW_WRAPPER, check_split_run, drain_workers
+from .foreign.comfyui import (
+    CORE_WINDOW_WRAPPER,
+    OUR_WINDOW_WRAPPER,
+    check_split_run,
+    drain_workers,
+    has_workers,
+    merges_tokens,
+    on_one_device,
+    run_on_devices,
+)
 from .hints import check_conds, hints_of, slice_lists
 from .latents import frame_dim
 from .memory import frames_that_fit
@@ -51,7 +64,8 @@ class FrameWindows(IndexListContextHandler):
     """The host's context windows with control hints that follow their frames.
 
     On a MODEL it is a template; each run works on a copy of its own (`begin`), which knows the window length that
-    memory allows and keeps the hints encoded so far.
+    memory allows and keeps the hints encoded so far. Where the MODEL has several devices (MultiGPU CFG Split), each
+    takes whole windows, and the next one when it is idle; their sum is taken in the windows' order.
 
     Args:
         length: frames a window; for chunks, 0 picks what free memory holds when a run begins.
@@ -62,6 +76,8 @@ class FrameWindows(IndexListContextHandler):
 
     least = 1
     """Rows that belong together, and the smallest chunk."""
+    in_turn = False
+    """Whether windows keep to one device, one after another, however many the MODEL has."""
 
     def __init__(self, length: int, overlap: int | None = None, dim: int = 0):
         chunks = overlap is None
@@ -95,10 +111,11 @@ class FrameWindows(IndexListContextHandler):
     def independent(self) -> bool:
         return self.context_schedule.name == ContextSchedules.BATCHED
 
-    def begin(self, length: int) -> "FrameWindows":
+    def begin(self, length: int, in_turn: bool) -> "FrameWindows":
         """The handler of one run."""
         run = copy.copy(self)
         run.context_length = length
+        run.in_turn = in_turn
         run.encoded_hints = {}
         return run
 
@@ -111,39 +128,67 @@ class FrameWindows(IndexListContextHandler):
 
     def execute(self, calc_cond_batch, model, conds, x_in, timestep, model_options):
         frames = x_in.shape[self.dim]
-        controls = list(foreign.controls_of(conds))
+        counting = Lock()
         done = 0
 
-        def calc_window(model, conds, x_in, timestep, model_options):
+        def calc_window(model, conds, x_in, timestep, model_options, device=None):
             nonlocal done
             window = model_options["transformer_options"]["context_window"]
             seen = window.get_tensor(torch.arange(frames), dim=0).tolist()
             options = foreign.window_options(seen, frames)
             model_options["transformer_options"][foreign.OPTION] = options
-            with hints_of(window, options, controls, self.encoded_hints):
+            with hints_of(window, options, list(foreign.controls_of(conds, device)), self.encoded_hints):
                 out = calc_cond_batch(model, conds, x_in, timestep, model_options)
-            done += 1
-            if self.on_window is not None:
-                self.on_window(done, self.count(frames))
+            with counting:
+                done += 1
+                if self.on_window is not None:
+                    self.on_window(done, self.count(frames))
             return out
 
         while True:
             try:
                 if self.count(frames) == 1:
                     return calc_cond_batch(model, conds, x_in, timestep, model_options)
-                return super().execute(calc_window, model, conds, x_in, timestep, model_options)
+                options = on_one_device(model_options) if self.in_turn else model_options
+                return super().execute(calc_window, model, conds, x_in, timestep, options)
             except Exception as e:
                 comfy.model_management.raise_non_oom(e)
                 if not self.independent or min(self.context_length, frames) <= self.least:
                     raise
-            # Outside the except block, so that the traceback no longer holds the tensors that did not fit.
+            # Outside the except block, so that the traceback no longer holds the tensors that did not fit. Errors of
+            # several devices hold themselves as well.
             drain_workers(model_options)
+            gc.collect()
             comfy.model_management.soft_empty_cache()
             half = min(self.context_length, frames) // 2
             self.context_length = max(half // self.least * self.least, self.least)
             done = 0
             log.warning("Out of memory: going on with %d frames at a time.", self.context_length)
             _warn_of_state(model_options)
+
+    def evaluate_context_windows(self, calc_window, model, x_in, conds, timestep, windows, model_options, **state):
+        """As the host asks for one window after another; on several devices all are made when it asks for the first."""
+        evaluate = super().evaluate_context_windows
+        if not has_workers(model_options):
+            return evaluate(calc_window, model, x_in, conds, timestep, windows, model_options, **state)
+        ((place, _),) = windows
+        if place == 0:
+            all_windows = self.get_context_windows(model, state["window_state"].latents[0], model_options)
+            waiting = iter(list(enumerate(all_windows)))  # gives each window to one thread only
+            self.results = {}
+
+            def take_windows(device: torch.device, options: dict) -> None:
+                calc = partial(calc_window, device=device)
+                try:
+                    for numbered in waiting:
+                        out = evaluate(calc, model, x_in, conds, timestep, [numbered], options, **state)
+                        self.results[numbered[0]] = out
+                except BaseException:  # also a cancel, which the host raises on one device alone
+                    deque(waiting, maxlen=0)  # so that no device takes another one
+                    raise
+
+            run_on_devices(model_options, take_windows)
+        return self.results.pop(place)
 
 
 class PairedWindows(FrameWindows):
@@ -229,12 +274,15 @@ def _begin_run(executor, noise, latent_image, *args, **kwargs):
         if length == 0:
             length = frames_that_fit(guider.model_patcher, latent_image.shape, guider.conds)
             log.info("Sampling %d frames, %d at a time.", frames, length)
-        windows = windows.begin(min(length, frames) if windows.independent else length)
+        ordered = _bound_to_order(guider)
+        windows = windows.begin(min(length, frames) if windows.independent else length, in_turn=bool(ordered))
         guider.model_options["context_handler"] = windows
         if windows.count(frames) > 1:
             _warn_of_state(guider.model_options)
             if any(map(foreign.draws_noise, foreign.controls_of(guider.conds.values()))):
                 log.warning("The frames go through in several calls: Reference ControlNet draws noise anew in each.")
+            if ordered and guider.model_patcher.get_additional_models_with_key("multigpu"):
+                log.warning("The windows keep to one GPU, one after another: with %s their order counts.", ordered)
     return executor(noise, latent_image, *args, **kwargs)
 
 
@@ -242,6 +290,17 @@ def _warn_of_state(model_options: dict) -> None:
     """Say what of a MODEL's patches keeps state from one call to the next, where frames go through in several."""
     for found in check_split_run(model_options):
         log.warning("The frames go through in several calls: %s.", found)
+
+
+def _bound_to_order(guider) -> str:
+    """What makes a call of the MODEL depend on those before it, by name; empty where nothing does."""
+    conds = guider.conds.values()
+    found = {
+        "hooks on prompts": any("hooks" in entry for cond in conds for entry in cond or ()),
+        "Advanced-ControlNet": any(map(foreign.slices_itself, foreign.controls_of(conds))),
+        "ToMe": merges_tokens(guider.model_options),
+    }
+    return ", ".join(name for name, there in found.items() if there)
 
 
 def _has_masked_text(guider) -> bool:

@@ -1,6 +1,10 @@
 """Names inside ComfyUI that are nobody's interface."""
 
+from collections.abc import Callable
+from contextvars import copy_context
+
 import comfy.hooks
+import comfy.model_management
 import torch
 
 from .guard import names_of
@@ -127,6 +131,40 @@ def hooks_by_level(conditioning: list) -> list:
     ]
 
 
+WORKERS, COPIES = "multigpu_thread_pool", "multigpu_clones"
+"""Of a run over several devices: its threads, and the MODEL's copies by their devices."""
+
+
+def has_workers(model_options: dict) -> bool:
+    """Whether a run has several devices, by MultiGPU CFG Split."""
+    return WORKERS in model_options
+
+
+def on_one_device(model_options: dict) -> dict:
+    """Options of a run whose model calls keep to the MODEL's own device."""
+    return {name: value for name, value in model_options.items() if name not in (WORKERS, COPIES)}
+
+
+def run_on_devices(model_options: dict, work: Callable[[torch.device, dict], None]) -> None:
+    """Do work on all devices of a run at once, each in the host's own thread for it, until all are idle.
+
+    Args:
+        work: is given its device, and options by which a model call stays on that device and in the thread at hand.
+
+    Raises:
+        what went wrong on a device, out of memory after anything else.
+    """
+    with names_of("ComfyUI 0.30"):
+        pool, copies = model_options[WORKERS], model_options[COPIES]
+        for device, copy in copies.items():
+            options = {**on_one_device(model_options), COPIES: {device: copy}}
+            options["transformer_options"] = {**model_options["transformer_options"]}
+            pool.submit(device, copy_context().run, torch.inference_mode()(work), device, options)
+        errors = [error for _, error in map(pool.get_result, copies) if error is not None]
+    if errors:
+        raise min(errors, key=comfy.model_management.is_oom)
+
+
 @names_of("ComfyUI 0.30")
 def drain_workers(model_options: dict) -> None:
     """Wait until the workers of MultiGPU CFG Split are idle, and drop what they have made.
@@ -134,7 +172,7 @@ def drain_workers(model_options: dict) -> None:
     After an error on one device the host leaves the others' results in its pool, where the next call would take them
     for its own.
     """
-    pool = model_options.get("multigpu_thread_pool")
+    pool = model_options.get(WORKERS)
     for device in pool.devices if pool is not None else ():
         last = object()
         pool.submit(device, lambda last=last: last)
@@ -163,10 +201,15 @@ def check_split_run(model_options: dict) -> list[str]:
     for by_key in options.get("wrappers", {}).values():
         if by_key.pop("easycache", None) and EASY_CACHE_OFF not in found:
             found.append(EASY_CACHE_OFF)
-    patches = options.get("patches", {}).get("attn1_patch", [])
-    if any(patch.__qualname__.startswith("TomePatchModel") for patch in patches):
+    if merges_tokens(model_options):
         found.append("ToMe merges tokens by chance, anew in every call")
     return found
+
+
+def merges_tokens(model_options: dict) -> bool:
+    """Whether ToMe is on a MODEL, which draws from the global generator in every call."""
+    patches = model_options["transformer_options"].get("patches", {}).get("attn1_patch", [])
+    return any(patch.__qualname__.startswith("TomePatchModel") for patch in patches)
 
 
 EASY_CACHE_OFF = "EasyCache is switched off, since it would take one call's frames for another's"

@@ -28,15 +28,15 @@ GUARANTEES = {"guarantee_steps": 0, "guarantee_usage": False}
 """What keeps a timestep keyframe in force past its end, in newer and older versions, and its absence."""
 
 
-def controls_of(conds) -> Iterator:
-    """Every control of the conds' chains once, with its clones for other devices."""
+def controls_of(conds, device=None) -> Iterator:
+    """Every control of the conds' chains once: with its clones for other devices, or as one device has it."""
     seen = set()
     for cond in conds:
         for entry in cond or ():
             control = entry.get("control")
             while control is not None:
-                # A host that keeps to one GPU has no clones.
-                for c in (control, *getattr(control, "multigpu_clones", {}).values()):
+                clones = getattr(control, "multigpu_clones", {})  # a host that keeps to one GPU has none
+                for c in (control, *clones.values()) if device is None else (clones.get(device, control),):
                     if id(c) not in seen:
                         seen.add(id(c))
                         yield c

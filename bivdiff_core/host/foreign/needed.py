@@ -23,7 +23,7 @@ NEEDED = {
     "comfy.ldm.modules.diffusionmodules.openaimodel": "ResBlock UNetModel",
     "comfy.model_base": "BaseModel HunyuanVideo IP2P LTXV ModelType SVD_img2vid WAN21",
     "comfy.model_management": "current_loaded_models get_free_memory get_torch_device intermediate_device "
-    "intermediate_dtype raise_non_oom soft_empty_cache throw_exception_if_processing_interrupted unet_dtype "
+    "intermediate_dtype is_oom raise_non_oom soft_empty_cache throw_exception_if_processing_interrupted unet_dtype "
     "unet_manual_cast unet_offload_device",
     "comfy.model_patcher": "CoreModelPatcher ModelPatcher create_model_options_clone",
     "comfy.model_sampling": "CONST EPS IMG_TO_IMG IMG_TO_IMG_FLOW ModelSamplingDiscrete V_PREDICTION X0",
