@@ -13,6 +13,7 @@ from typing import NamedTuple
 import comfy.model_patcher
 import pytest
 import safetensors.torch
+import tiny_models as tiny
 from accelerator.backend import COMPILER
 from analytic import rms
 from torch import Tensor
@@ -100,6 +101,15 @@ def test_memory_of_a_model_that_can_be_unloaded_goes_to_frames(tmp_path):
     assert seen["frames at once"] == [5, 3] * 3
 
 
+@tiny.needs_multigpu
+def test_two_accelerators_give_what_one_gives(tmp_path):
+    """Windows on either, to the bit: whatever goes with a window is on the device that takes it."""
+    script("pair", tmp_path / "seen.json")
+    seen = json.loads((tmp_path / "seen.json").read_text())
+    assert seen["devices"] == ["pretended:0", "pretended:1"]
+    assert seen["the same"] == dict.fromkeys(seen["the same"], True) != {}
+
+
 @pytest.fixture(scope="module")
 def became(tmp_path_factory) -> dict[str, str]:
     file = tmp_path_factory.mktemp("rules") / "became.json"
@@ -113,6 +123,7 @@ def became(tmp_path_factory) -> dict[str, str]:
         "add",
         "add in place",
         "multiply matrices",
+        "add another accelerator's",
         "concatenate",
         "convolve",
         "normalize",
@@ -134,6 +145,8 @@ def test_memory_ends(became):
     assert became["allocate what was freed"] == "ran"
 
 
-@pytest.mark.parametrize("attempt", ["add a number of the CPU", "index by the CPU", "copy"])
+@pytest.mark.parametrize(
+    "attempt", ["add a number of the CPU", "index by the CPU", "copy", "copy from another accelerator"]
+)
 def test_what_a_gpu_allows_runs(became, attempt):
     assert became[attempt] == "ran"

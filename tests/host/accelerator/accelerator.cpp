@@ -1,8 +1,8 @@
-// A pretended accelerator: a device of PyTorch (its PrivateUse1) whose memory is the CPU's and whose maths is the CPU's,
-// but which keeps two of CUDA's rules that a CPU does not have:
+// Pretended accelerators: two devices of PyTorch (its PrivateUse1) whose memory is the CPU's and whose maths is the
+// CPU's, but which keep two of CUDA's rules that a CPU does not have:
 //   - all tensors of an operation lie on one device, but for numbers (0-dim tensors of the CPU) and indices of the CPU;
 //     a generator draws for its own device alone;
-//   - memory ends: past its capacity an allocation raises torch.OutOfMemoryError.
+//   - memory ends: past the capacity, which both share, an allocation raises torch.OutOfMemoryError.
 // Operations that are not defined here check the first rule and then run as the CPU's own, on copies. What is defined
 // here are allocation, copies between the devices, and views, which must share memory and so cannot run on copies.
 #include <ATen/ATen.h>
@@ -25,12 +25,16 @@
 #include <atomic>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 namespace {
 
 using namespace at;
 
-const Device ACCELERATOR(DeviceType::PrivateUse1, 0);
+constexpr DeviceIndex COUNT = 2;
+thread_local DeviceIndex current = 0;
+
+Device accelerator(DeviceIndex index) { return Device(DeviceType::PrivateUse1, index); }
 
 // Memory
 
@@ -57,7 +61,7 @@ struct CappedAllocator final : c10::Allocator {
     used += size;
     peak = std::max(peak.load(), used.load());
     auto* block = new Block{c10::alloc_cpu(bytes), size};
-    return {block->memory, block, &free_block, ACCELERATOR};
+    return {block->memory, block, &free_block, accelerator(current)};
   }
   void copy_data(void* to, const void* from, std::size_t bytes) const override { std::memcpy(to, from, bytes); }
 };
@@ -65,44 +69,48 @@ struct CappedAllocator final : c10::Allocator {
 CappedAllocator allocator;
 REGISTER_ALLOCATOR(DeviceType::PrivateUse1, &allocator)
 
-// The device, of which there is one, with one stream that never waits.
+// The devices, each with one stream that never waits.
 
 struct Guard final : c10::impl::DeviceGuardImplInterface {
-  DeviceType type() const override { return ACCELERATOR.type(); }
-  Device exchangeDevice(Device) const override { return ACCELERATOR; }
-  Device getDevice() const override { return ACCELERATOR; }
-  void setDevice(Device) const override {}
-  void uncheckedSetDevice(Device) const noexcept override {}
+  DeviceType type() const override { return DeviceType::PrivateUse1; }
+  Device exchangeDevice(Device device) const override { return accelerator(std::exchange(current, device.index())); }
+  Device getDevice() const override { return accelerator(current); }
+  void setDevice(Device device) const override { current = device.index(); }
+  void uncheckedSetDevice(Device device) const noexcept override { current = device.index(); }
   Stream getStream(Device device) const override { return Stream(Stream::DEFAULT, device); }
   Stream exchangeStream(Stream stream) const override { return stream; }
-  DeviceIndex deviceCount() const noexcept override { return 1; }
+  DeviceIndex deviceCount() const noexcept override { return COUNT; }
 };
 C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard)
 
-// torch.Generator of the device: the CPU's random numbers under another device's name.
+// torch.Generator of a device: the CPU's random numbers under another device's name.
 struct AcceleratorGenerator final : CPUGeneratorImpl {
-  AcceleratorGenerator() { device_ = ACCELERATOR; }
+  explicit AcceleratorGenerator(Device device) { device_ = device; }
 };
 
 struct Hooks final : PrivateUse1HooksInterface {
   bool isBuilt() const override { return true; }
   bool isAvailable() const override { return true; }
   bool hasPrimaryContext(DeviceIndex) const override { return true; }
-  DeviceIndex deviceCount() const override { return 1; }
-  Generator getNewGenerator(DeviceIndex) const override { return make_generator<AcceleratorGenerator>(); }
+  DeviceIndex deviceCount() const override { return COUNT; }
+  Generator getNewGenerator(DeviceIndex index) const override {
+    return make_generator<AcceleratorGenerator>(accelerator(index < 0 ? current : index));
+  }
 };
 const bool hooks_are_registered = (RegisterPrivateUse1HooksInterface(new Hooks), true);
 
 // Allocation and copies
 
-Tensor empty(IntArrayRef size, std::optional<ScalarType> dtype, std::optional<Layout>, std::optional<Device>,
+Tensor empty(IntArrayRef size, std::optional<ScalarType> dtype, std::optional<Layout>, std::optional<Device> device,
              std::optional<bool>, std::optional<MemoryFormat> format) {
+  const OptionalDeviceGuard guard(device);
   return at::detail::empty_generic(size, &allocator, DispatchKeySet(DispatchKey::PrivateUse1),
                                    dtype.value_or(get_default_dtype_as_scalartype()), format);
 }
 
 Tensor empty_strided(IntArrayRef size, IntArrayRef stride, std::optional<ScalarType> dtype, std::optional<Layout>,
-                     std::optional<Device>, std::optional<bool>) {
+                     std::optional<Device> device, std::optional<bool>) {
+  const OptionalDeviceGuard guard(device);
   return at::detail::empty_strided_generic(size, stride, &allocator, DispatchKeySet(DispatchKey::PrivateUse1),
                                            dtype.value_or(get_default_dtype_as_scalartype()));
 }
@@ -137,6 +145,7 @@ Tensor reshape_alias(const Tensor& tensor, SymIntArrayRef size, SymIntArrayRef s
 }
 
 const Tensor& resize_(const Tensor& tensor, SymIntArrayRef size, std::optional<MemoryFormat> format) {
+  const DeviceGuard guard(tensor.device());
   return native::resize_(tensor, C10_AS_INTARRAYREF_SLOW(size), format);
 }
 
@@ -202,7 +211,7 @@ Tensor convolution(const Tensor& input, const Tensor& weight, const std::optiona
   }
   return at::convolution_symint(on_cpu(input), on_cpu(weight), cpu_bias, stride, padding, dilation, transposed,
                                 output_padding, groups)
-      .to(ACCELERATOR);
+      .to(input.device());
 }
 
 // Attention of PyTorch by plain products, which are operations of their own.

@@ -1,6 +1,6 @@
-"""The pretended accelerator as a device of PyTorch: `register` builds accelerator.cpp once and loads it.
+"""The pretended accelerators as devices of PyTorch: `register` builds accelerator.cpp once and loads it.
 
-One process can register one such device, and never take it back.
+One process can register one such kind of device, and never take it back.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def build() -> Path:
 
 
 class Memory:
-    """The device's memory, in bytes."""
+    """The devices' memory, which they share, in bytes."""
 
     def __init__(self, library: Path) -> None:
         self._c = ctypes.CDLL(str(library))
@@ -81,20 +81,20 @@ class Memory:
         return self.capacity - self.used
 
 
-def register() -> tuple[torch.device, Memory]:
-    """Make the device known to PyTorch in this process."""
+def register() -> tuple[list[torch.device], Memory]:
+    """Make the devices known to PyTorch in this process."""
     library = build()
     torch.ops.load_library(library)
     torch.utils.rename_privateuse1_backend(NAME)
     module = types.ModuleType(f"torch.{NAME}")
     module.is_available = lambda: True
-    module.device_count = lambda: 1
+    module.device_count = lambda: 2
     module.current_device = lambda: 0
     module._is_in_bad_fork = lambda: False
     module.manual_seed_all = lambda seed: None  # without a generator it draws from the CPU's, which is seeded
     torch._register_device_module(NAME, module)
     torch.nn.Parameter.data = property(torch.Tensor.data.__get__, _set_data)
-    return torch.device(NAME, 0), Memory(library)
+    return [torch.device(NAME, index) for index in range(2)], Memory(library)
 
 
 def _set_data(parameter: torch.nn.Parameter, tensor: Tensor) -> None:

@@ -11,14 +11,16 @@ from tools.host import use_comfyui
 from . import backend
 
 
-def start(gpu_only: bool = False, dynamic_vram: bool = False) -> backend.Memory:
+def start(gpu_only: bool = False, dynamic_vram: bool = False, both: bool = False) -> backend.Memory:
     """Make ComfyUI importable, as it is on a GPU that computes in float32; returns the GPU's memory.
 
     Args:
         gpu_only: the host's ``--gpu-only``, by which everything between nodes stays on the GPU.
         dynamic_vram: load weights as they are needed, as the host does on NVIDIA unless told otherwise.
+        both: have two such GPUs.
     """
-    device, memory = backend.register()
+    devices, memory = backend.register()
+    device = devices[0]
     start_on_cpu()
     from comfy.cli_args import args
 
@@ -30,17 +32,17 @@ def start(gpu_only: bool = False, dynamic_vram: bool = False) -> backend.Memory:
     host.vram_state = host.VRAMState.HIGH_VRAM if gpu_only else host.VRAMState.NORMAL_VRAM
     host.is_nvidia = lambda: False  # by which it asks for what a card can do
     host.get_torch_device = lambda: device
-    host.get_all_torch_devices = lambda exclude_current=False: [] if exclude_current else [device]
+    host.get_all_torch_devices = lambda exclude_current=False: devices[exclude_current : 1 + both]
 
     free_memory, total_memory = host.get_free_memory, host.get_total_memory
 
     def get_free_memory(dev=None, torch_free_too=False):
-        if (dev or device) != device:
+        if (dev or device).type != device.type:
             return free_memory(dev, torch_free_too)
         return (memory.free, memory.free) if torch_free_too else memory.free
 
     def get_total_memory(dev=None, torch_total_too=False):
-        if (dev or device) != device:
+        if (dev or device).type != device.type:
             return total_memory(dev, torch_total_too)
         return (memory.capacity, memory.capacity) if torch_total_too else memory.capacity
 

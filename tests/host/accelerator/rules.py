@@ -16,8 +16,8 @@ from . import backend
 
 
 def main(file: str) -> None:
-    device, memory = backend.register()
-    here, there = torch.rand(2, 2), torch.rand(2, 2, device=device)
+    (device, other), memory = backend.register()
+    here, there, elsewhere = torch.rand(2, 2), torch.rand(2, 2, device=device), torch.rand(2, 2, device=other)
     index = torch.tensor([1, 0])
     picture, kernel = torch.rand(1, 2, 4, 4), torch.rand(2, 2, 3, 3)
 
@@ -30,6 +30,7 @@ def main(file: str) -> None:
         "add": lambda: there + here,
         "add in place": lambda: here.add_(there),
         "multiply matrices": lambda: there @ here,
+        "add another accelerator's": lambda: there + elsewhere,
         "concatenate": lambda: torch.cat((here, there)),
         "convolve": lambda: conv2d(picture.to(device), kernel),
         "normalize": lambda: group_norm(picture, 1, torch.ones(2, device=device)),
@@ -41,6 +42,7 @@ def main(file: str) -> None:
         "add a number of the CPU": lambda: there + here.sum(),
         "index by the CPU": lambda: there[index],
         "copy": lambda: there.copy_(here),
+        "copy from another accelerator": lambda: there.copy_(elsewhere),
         "allocate what was freed": lambda: allocate((60, 60), capacity=100),
     }
     became = {}
