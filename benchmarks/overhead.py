@@ -1,7 +1,7 @@
 """What the chain nodes cost beyond their model calls: each against the host's KSampler making the same calls.
 
-Every pair runs the demo models on the same frames, alternating, and the ratio of the medians is printed. Run it with
-`python dev.py bench`.
+Every pair runs the demo models on the same frames, alternating, and the ratio of the medians is printed. Windows are
+held against the calls of their own run, as KSampler has none to compare. Run it with `python dev.py bench`.
 """
 
 import sys
@@ -18,6 +18,7 @@ sys.path.append(str(ROOT))
 from tools.chain import start  # noqa: E402
 
 FRAMES, STEPS, ROUNDS = 8, 20, 15
+LONG, OVERLAP = 64, 4
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -25,6 +26,26 @@ def seconds(run: Callable[[], object]) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
+
+
+class Network:
+    """Seconds that a MODEL's network takes, and the frames that go through it."""
+
+    def __init__(self) -> None:
+        self.seconds, self.frames = 0.0, 0
+
+    def on(self, model):
+        """A clone of the MODEL that tells."""
+        model = model.clone()
+        model.set_model_unet_function_wrapper(self)
+        return model
+
+    def __call__(self, apply_model, args: dict) -> torch.Tensor:
+        start = time.perf_counter()
+        out = apply_model(args["input"], args["timestep"], **args["c"])
+        self.seconds += time.perf_counter() - start
+        self.frames += len(args["input"])
+        return out
 
 
 def main() -> None:
@@ -93,6 +114,24 @@ def main() -> None:
         times = [(seconds(ours), seconds(core)) for _ in range(ROUNDS)]
         ours_median, core_median = (median(column) for column in zip(*times, strict=True))
         print(f"{name}: {ours_median / core_median:.3f} of KSampler's {core_median * 1000:.0f} ms")
+
+    long = {"samples": frames["samples"].repeat(LONG // FRAMES, 1, 1, 1)}
+
+    def invert_long(length: int) -> tuple[float, Network]:
+        network = Network()
+        given = {**invert, "latent": long, "context_length": length, "context_overlap": OVERLAP}
+        took = seconds(lambda: pack.run("BIVDiffInvertVideo", model=network.on(video), **given))
+        return took, network
+
+    costs, slower = [], []
+    for _ in range(ROUNDS):
+        took, windowed = invert_long(FRAMES)
+        _, at_once = invert_long(0)
+        costs.append(took / windowed.seconds)
+        slower.append(windowed.seconds / windowed.frames / (at_once.seconds / at_once.frames))
+    print(f"DDIM Inverse (Video), {LONG} frames in windows of {FRAMES} that overlap by {OVERLAP}:")
+    print(f"  {median(costs):.3f} of its model calls; {windowed.frames / at_once.frames:.2f} times the frames, each ")
+    print(f"  {median(slower):.2f} of a frame's time among {LONG} at once")
 
 
 if __name__ == "__main__":
