@@ -126,7 +126,7 @@ def test_what_goes_with_a_frame_goes_to_its_device(pack, split, name):
     given = {"positive": positive, "negative": negative, "latent_image": latent, **chunks.KSAMPLER}
 
     def make(model) -> Tensor:
-        return tiny.run(pack, "BIVDiffFrameSampler", model=model, frames_per_batch=2, **given)[0]["samples"]
+        return pack.run("BIVDiffFrameSampler", model=model, frames_per_batch=2, **given)[0]["samples"]
 
     calls = same_on_both(make, model, split)
     if name in ("self_slicing_before_control_net", "inherited_mask"):
@@ -139,7 +139,7 @@ def test_what_goes_with_a_frame_goes_to_its_device(pack, split, name):
 def test_image_inversion(pack, split, solver):
     given = {"conditioning": tiny.text(), "latent": tiny.frames(F, 4, 8, 8), "steps": 4, "solver": solver}
     calls = same_on_both(
-        lambda model: tiny.run(pack, "BIVDiffInvertImage", model=model, frames_per_batch=2, **given)[0]["samples"],
+        lambda model: pack.run("BIVDiffInvertImage", model=model, frames_per_batch=2, **given)[0]["samples"],
         tiny.sd_model(), split,
     )  # fmt: skip
     assert set(calls.by_device) == set(DEVICES)
@@ -155,12 +155,12 @@ def test_windows_of_a_video_model(pack, split, kind):
     given["scheduler"] = "simple" if kind == "Wan" else "ddim_uniform"
 
     def invert(model) -> Tensor:
-        (out,) = tiny.run(pack, "BIVDiffInvertVideo", model=model, conditioning=tiny.text(), latent=clip, **given)
+        (out,) = pack.run("BIVDiffInvertVideo", model=model, conditioning=tiny.text(), latent=clip, **given)
         return out["samples"]
 
     def smooth(model) -> Tensor:
         texts = {"positive": tiny.text(), "negative": tiny.text(seed=9), "cfg": 2.0}
-        (out,) = tiny.run(pack, "BIVDiffTemporalSmoother", model=model, latent={"samples": noise}, **texts, **given)
+        (out,) = pack.run("BIVDiffTemporalSmoother", model=model, latent={"samples": noise}, **texts, **given)
         return out["samples"]
 
     for make in (invert, smooth):
@@ -174,7 +174,7 @@ def test_core_windows(pack, split):
 
     def make(model) -> Tensor:
         (windowed,) = pack.run("ContextWindowsManual", model=model, **chunks.CORE_WINDOWS)
-        return tiny.run(pack, "BIVDiffFrameSampler", model=windowed, **given)[0]["samples"]
+        return pack.run("BIVDiffFrameSampler", model=windowed, **given)[0]["samples"]
 
     assert set(same_on_both(make, model, split).by_device) == set(DEVICES)
 
@@ -193,7 +193,7 @@ def test_image_prompts_of_other_packs(pack, split):
 
     def make(model) -> Tensor:
         given_here = {"model": chunks.with_image_prompts(model), "frames_per_batch": 2, **given, **KSAMPLER}
-        return tiny.run(pack, "BIVDiffFrameSampler", **given_here)[0]["samples"]
+        return pack.run("BIVDiffFrameSampler", **given_here)[0]["samples"]
 
     assert set(same_on_both(make, model, split).by_device) == set(DEVICES)
 
@@ -201,12 +201,12 @@ def test_image_prompts_of_other_packs(pack, split):
 def test_bridge_guider(pack, split):
     texts = {f"{of}_{kind}": tiny.text(seed=1) for of in ("image", "video") for kind in ("positive", "negative")}
     video = tiny.video_model(pack)
-    (noise,) = tiny.run(pack, "BIVDiffFrameNoise", seed=4)
+    (noise,) = pack.run("BIVDiffFrameNoise", seed=4)
     (sampler,) = pack.run("KSamplerSelect", sampler_name="euler")
 
     def make(model) -> Tensor:
         models = {"image_model": model, "video_model": video}
-        (guider,) = tiny.run(pack, "BIVDiffBridgeGuider", **models, **texts, frames_per_batch=1)
+        (guider,) = pack.run("BIVDiffBridgeGuider", **models, **texts, frames_per_batch=1)
         (sigmas,) = pack.run("BasicScheduler", model=model, scheduler="normal", steps=3, denoise=1.0)
         given = {"noise": noise, "guider": guider, "sampler": sampler, "sigmas": sigmas}
         empty = {"samples": torch.zeros(F, 4, 8, 8)}
@@ -221,7 +221,7 @@ def test_evolved_sampling_of_animatediff(pack, split):
 
     def make(model) -> Tensor:
         evolved = use_evolved_sampling(model, motion=False)
-        return tiny.run(pack, "BIVDiffInvertImage", model=evolved, frames_per_batch=2, **given)[0]["samples"]
+        return pack.run("BIVDiffInvertImage", model=evolved, frames_per_batch=2, **given)[0]["samples"]
 
     assert set(same_on_both(make, tiny.sd_model(), split).by_device) == set(DEVICES)
 
@@ -235,7 +235,7 @@ def test_prompt2prompt_keeps_a_local_blend_to_one_device(pack, split, caplog, wo
     given = {"clip": clip, "latent": {"samples": noise}, **texts, "steps": 3, "frames_per_batch": 2}
 
     def make(model) -> Tensor:
-        return tiny.run(pack, "BIVDiffPrompt2Prompt", model=model, local_blend_words=word, **given)[0]["samples"]
+        return pack.run("BIVDiffPrompt2Prompt", model=model, local_blend_words=word, **given)[0]["samples"]
 
     with caplog.at_level(logging.WARNING):
         assert set(same_on_both(make, image, split).by_device) == devices
@@ -251,7 +251,7 @@ def test_what_depends_on_the_order_keeps_to_one_device(pack, split, caplog, name
     def make(model) -> Tensor:
         text = keyframed_text() if name == "hooks on prompts" else tiny.text()
         given = {"positive": text, "negative": tiny.text(seed=2), "latent_image": {"samples": torch.zeros(F, 4, 8, 8)}}
-        return tiny.run(pack, "BIVDiffFrameSampler", model=model, frames_per_batch=2, **given, **KSAMPLER)[0]["samples"]
+        return pack.run("BIVDiffFrameSampler", model=model, frames_per_batch=2, **given, **KSAMPLER)[0]["samples"]
 
     with caplog.at_level(logging.WARNING):
         assert set(same_on_both(make, model, split).by_device) == {None}
@@ -323,7 +323,7 @@ def test_progress_counts_the_windows_of_all_devices(pack, split, monkeypatch):
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
     given = {"conditioning": tiny.text(), "latent": tiny.frames(F, 4, 8, 8), "steps": 3, "solver": "ddim"}
     with context.CurrentNodeContext("prompt", "node"):
-        tiny.run(pack, "BIVDiffInvertImage", model=split(tiny.sd_model()), frames_per_batch=2, **given)
+        pack.run("BIVDiffInvertImage", model=split(tiny.sd_model()), frames_per_batch=2, **given)
     assert reports == [(i, 9, "node") for i in range(1, 10)]
 
 
