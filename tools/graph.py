@@ -181,7 +181,7 @@ class Graph:
             "links": [list(link) for link in links],
             "groups": self._ui_groups(),
             "config": {},
-            "extra": {"ds": {"scale": self.zoom, "offset": [self.note_width + 100, 60]}} if self.zoom else {},
+            "extra": {"ds": {"scale": self.zoom, "offset": [self.note_width + 100, 95]}} if self.zoom else {},
             "version": 0.4,
         }
         return {**saved, "definitions": {"subgraphs": list(self.definitions.values())}} if self.definitions else saved

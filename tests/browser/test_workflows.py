@@ -19,8 +19,10 @@ def test_the_templates_are_offered(server):
     assert sorted(server.request("/workflow_templates")["bivdiff"]) == SHIPPED
 
 
-@pytest.mark.parametrize(("words", "found"), [("BIVDiff", SHIPPED), ("flicker", [FIRST])])
-def test_the_template_browser_finds_them(comfy, words, found):
+@pytest.mark.parametrize("words", ["BIVDiff", "flicker"])
+def test_the_template_browser_finds_them(comfy, words):
+    found = [name for name in SHIPPED if words.lower() in name.lower()]
+    assert FIRST in found
     comfy.page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     dialog = comfy.page.get_by_role("dialog")
     dialog.get_by_placeholder("Search").fill(words)
