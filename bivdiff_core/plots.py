@@ -43,8 +43,8 @@ def picture(page: Figure) -> Tensor:
 
 def panel(axes: Axes, title: str, below: str, colour: str = "black") -> None:
     """Name a panel, and say below it what lies along it or how to read it."""
-    axes.set_title(title, fontsize=TITLE, color=colour)
-    axes.set_xlabel(below, fontsize=TICKS, color=NEUTRAL)
+    axes.set_title(title, fontsize=TITLE, color=colour, loc="left")
+    axes.set_xlabel(below, fontsize=TICKS, color=NEUTRAL, loc="left")
     axes.tick_params(labelsize=TICKS)
     axes.grid(axis="y", alpha=0.3)
 
@@ -84,7 +84,7 @@ def latent_report(
 ) -> Tensor:
     """Frames `[F, C, H, W]` of a latent as pictures, beside white noise, over their figures and what is healthy."""
     measured = {name: values.numpy() for name, values in measured.items()}
-    page = figure(480, "Frames should look like the white noise: no shapes, no flat areas")
+    page = figure(480, "Frames should look like the white noise: no shapes")
     top, bottom = page.subfigures(2, 1, height_ratios=[1, 2])
 
     noise = torch.randn(frames.shape[1:], generator=torch.Generator().manual_seed(0))
@@ -100,7 +100,7 @@ def latent_report(
         name = "white noise" if i is None else f"frame {i}"
         axes.set_title(name, fontsize=TICKS, color=NEUTRAL if i is None else BAD if i in bad else NOW, pad=2)
 
-    bottom.suptitle("Dots are frames, the line is the clip; healthy on green, else red", fontsize=TEXT, color=NEUTRAL)
+    bottom.suptitle("Dots are frames, lines the clip; healthy on green", fontsize=TEXT, color=NEUTRAL)
     (deviation, correlation), (spectrum, channels) = bottom.subplots(2, 2)
     count, std, spatial = len(frames), measured["std"], measured["spatial"]
     coarse, fine = measured["bands"][0], measured["bands"][-1]
@@ -125,7 +125,7 @@ def latent_report(
 
     channels.plot(measured["channel std"], "o", color=NOW, markersize=4)
     channels.plot(measured["channel mean"], "s", color=BEFORE, markersize=4)
-    panel(channels, "Channels: expected 1 and 0", "std is blue, mean is grey")
+    panel(channels, "Channel std and mean", "blue expected 1, grey 0")
     whole_numbers(channels, len(measured["channel std"]))
     return picture(page)
 

@@ -15,7 +15,8 @@ function makeReport() {
       verdict.textContent = words.join("\n\n");
       verdict.style.background = COLORS[good.includes(false) ? false : good[0]];
       const plots = plot.map(picture);
-      for (const { style } of plots) Object.assign(style, { flex: "1", minHeight: "0", objectFit: "contain" });
+      const fit = { flex: "1", minHeight: "0", objectFit: "contain", objectPosition: "top" };
+      for (const { style } of plots) Object.assign(style, fit);
       report.replaceChildren(verdict, ...plots);
     },
   };

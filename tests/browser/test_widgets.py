@@ -346,6 +346,14 @@ def test_the_blueprint_runs_as_one_node_and_opens(comfy):
         node["inputs"] for node in done["prompt"][2].values() if node["class_type"] == "BIVDiffFrameSampler"
     )
     assert (draw["steps"], draw["cfg"], draw["frame_noise"]) == (3, 3.0, "shared") and redraw["steps"] == 3
+    # An error of a node inside is read on the blueprint, and in it.
+    connect = "graph.getNodeById(5).connect(0, graph.getNodeById(6), 1)"
+    comfy.page.evaluate(f"(graph => {{ {connect}; }})(app.rootGraph)")
+    assert comfy.run()["status"]["status_str"] == "error"
+    comfy.on_node(chain["type"], "{ app.canvas.ds.scale = 1; app.canvas.centerOnNode(node); }")
+    words = comfy.page.get_by_role("status").filter(has_text="expected a video model")
+    words.wait_for()
+    comfy.screenshot("blueprint-error")
     comfy.on_node(chain["type"], "void app.canvas.openSubgraph(node.subgraph, node)")
     comfy.page.wait_for_timeout(1000)
     comfy.screenshot("blueprint-open")
