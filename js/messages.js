@@ -43,7 +43,10 @@ function warn(node, output) {
   if (node?.comfyClass?.startsWith("BIVDiff") && output?.text) show(node, output.text.join("\n"), "warning");
 }
 
-/** The nodes that an execution id such as "8:3" leads through: those of subgraphs, and the one meant. */
+/**
+ * The nodes that an execution id such as "8:3" leads through: those of subgraphs, and the one meant.
+ * Vue nodes of subgraphs show none of our words, but an error button of their own.
+ */
 function path(id) {
   const nodes = [];
   for (const key of String(id).split(":")) nodes.push((nodes.at(-1)?.subgraph ?? app.rootGraph).getNodeById(key));
