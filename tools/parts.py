@@ -15,7 +15,7 @@ PACKAGED_CLIP = "bivdiff_demo.mp4"
 ANIMATEDIFF = "AnimateDiff Loader goes here"
 """Marks the place of another pack's node, without which the shipped workflows must open: no run gets past it."""
 
-SOURCE_COLOUR, FRAMES_COLOUR, INVERSION_COLOUR, SMOOTHING_COLOUR = "#444", "#3f789e", "#8A8", "#b58b2a"
+SOURCE_COLOUR, FRAMES_COLOUR, INVERSION_COLOUR, SMOOTHING_COLOUR = "#8a8f98", "#3f789e", "#8A8", "#b58b2a"
 STRUCTURE_COLOUR = "#88A"
 COMPARED = 420
 """Width of a column in which a video is looked at."""
