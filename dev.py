@@ -53,8 +53,9 @@ TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 DIFFUSERS = "diffusers==0.41.0"
 # The demo turns a saved workflow into a prompt by its converter, which is no public interface.
 COMFY_CLI = "comfy-cli==1.23.0"
-# Another ruff has other rules and formats in another way; Playwright drives Chromium, its own or the system's.
-TEST_TOOLS = ("ruff==0.17.6", "pytest==9.2.0", "playwright==1.65.2")
+# Another ruff has other rules and formats in another way; Playwright drives Chromium, its own or the system's. The last
+# pandas for Python 3.10, with tabulate for its Markdown, makes the benchmarks' tables, which the tests make again.
+TEST_TOOLS = ("ruff==0.17.6", "pytest==9.2.0", "playwright==1.65.2", "pandas==2.3.3", "tabulate==0.9.0")
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 COUNT_GPUS = """

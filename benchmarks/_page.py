@@ -1,0 +1,30 @@
+"""Pages whose prose is written by hand and whose tables are made of rows."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def fill(name: str, blocks: dict[str, str]) -> str:
+    """A page of docs/ with its generated blocks anew; each stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``.
+
+    Raises:
+        ValueError: the page has other blocks than these.
+    """
+    text = (DOCS / name).read_text(encoding="utf-8")
+    if found := set(re.findall(r"<!-- /(.+?) -->", text)) ^ set(blocks):
+        raise ValueError(f"docs/{name} and its benchmark do not have the same blocks: {', '.join(sorted(found))}")
+    for block, body in blocks.items():
+        opening, closing = f"<!-- {block} -->", f"<!-- /{block} -->"
+        before, _, rest = text.partition(opening)
+        text = f"{before}{opening}\n{body}\n{closing}{rest.partition(closing)[2]}"
+    return text
+
+
+def write(name: str, blocks: dict[str, str]) -> None:
+    """Write a page of docs/ with its blocks anew."""
+    text = fill(name, blocks)
+    (DOCS / name).write_text(text, encoding="utf-8")

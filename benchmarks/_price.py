@@ -1,0 +1,47 @@
+"""What a result costs: how many frames went through a UNet for it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from tools.chain import Chain  # noqa: E402
+from tools.host import Pack  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Made:
+    """A result, and the frames that each step on the way to it put through a UNet, by the step's number."""
+
+    result: object
+    paid: dict[int, int]
+
+    @property
+    def calls(self) -> int:
+        """Frames through a UNet in all; a step that several others built on counts once."""
+        return sum(self.paid.values())
+
+
+class PricedChain(Chain):
+    """The chain, whose steps know what they cost."""
+
+    def __init__(self, pack: Pack) -> None:
+        super().__init__(pack)
+        self.counted, self.numbers = 0, count()
+        for model in (self.image, self.video):
+            model.model.diffusion_model.register_forward_pre_hook(self._count)
+
+    def _count(self, network: object, arguments: tuple) -> None:
+        self.counted += len(arguments[0])
+
+    def step(self, make: Callable, *given: Made) -> Made:
+        """What `make` returns for the results given, with its own price and theirs."""
+        began = self.counted
+        result = make(*(made.result for made in given))
+        paid = {number: frames for made in given for number, frames in made.paid.items()}
+        return Made(result, paid | {next(self.numbers): self.counted - began})

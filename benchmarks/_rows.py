@@ -1,0 +1,83 @@
+"""Rows: one JSON line for each run of a benchmark, kept in benchmarks/rows, from which its page is made."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pandas
+from scipy.stats import bootstrap
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+ROWS = ROOT / "benchmarks" / "rows"
+
+
+def read(name: str) -> list[dict]:
+    """The rows of a benchmark, none if it was never run."""
+    path = ROWS / f"{name}.jsonl"
+    return list(map(json.loads, path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
+
+
+def measure(name: str, jobs: Iterable[dict], work: Callable[[dict], dict], begin: Callable[[], None]) -> list[dict]:
+    """The rows of jobs, those that are missing measured now: one process a core, each computing on one thread.
+
+    Args:
+        jobs: settings, clip and seed of each run; the row that begins with the same is its result.
+        work: a job's figures. begin: what each process does first. Both are functions of a module.
+    """
+    jobs = list(jobs)
+    found = {_key(row, jobs[0]): row for row in read(name)}
+    missing = [job for job in jobs if _key(job, job) not in found]
+    if missing:
+        command = ["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]
+        run = {"commit": _commit(), "command": " ".join(command)}
+        ROWS.mkdir(exist_ok=True)
+        cores = min(os.cpu_count(), len(missing))
+        with (
+            (ROWS / f"{name}.jsonl").open("a", encoding="utf-8") as file,
+            ProcessPoolExecutor(cores, get_context("spawn"), _begin, (begin,)) as processes,
+        ):
+            running = {processes.submit(work, job): job for job in missing}
+            for done in tqdm(as_completed(running), total=len(missing), desc=name):
+                job = running[done]
+                found[_key(job, job)] = row = job | done.result() | run
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+    return [found[_key(job, job)] for job in jobs]
+
+
+def _begin(begin: Callable[[], None]) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    begin()
+
+
+def _key(row: dict, like: dict) -> str:
+    """What a row is a result of: its values under the names that a job has."""
+    return json.dumps([row[name] for name in like])
+
+
+def _commit() -> str:
+    """The commit that is checked out, with a + if other files than rows differ from it."""
+
+    def git(*arguments: str | Path) -> subprocess.CompletedProcess:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+    changed = git("diff", "--quiet", "HEAD", "--", ".", ":!benchmarks/rows").returncode != 0
+    return git("rev-parse", "--short", "HEAD").stdout.strip() + "+" * changed
+
+
+def interval(values: pandas.Series) -> tuple[float, float]:
+    """Bounds of the mean in 95 of 100 resamplings of the clips."""
+    values = values.dropna().to_numpy()
+    found = bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=0).confidence_interval
+    return found.low, found.high

@@ -1,0 +1,131 @@
+"""With how few model calls does the chain make the video that it makes with 50 steps of DDIM?
+
+    python benchmarks/calls.py [--clips 8]
+
+Held-out clips of the toy world through the whole chain with the structure pass, by every plan of
+`PLANS`. Measures the runs that benchmarks/rows/calls.jsonl lacks, and fills the tables of docs/calls.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, replace
+from itertools import product
+
+import pandas
+from _page import write
+from _price import Made, PricedChain
+from _rows import interval, measure
+
+from tools.chain import FRAME_CFG, PASS_STRENGTH, SMOOTH_CFG, start
+
+NOISES = ("independent", "shared")
+STRENGTH = 0.5
+FIGURES = ("shape flicker", "background flicker", "IoU", "caption", "sharpness")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps of each stage, and how all of them go: scheduler, sampler, and the inversions' solver."""
+
+    draw: int
+    invert: int
+    smooth: int
+    structure_pass: int
+    scheduler: str = "ddim_uniform"
+    sampler: str = "ddim"
+    solver: str = "ddim"
+
+
+def even(steps: int, scheduler: str = "ddim_uniform", sampler: str = "ddim", solver: str = "ddim") -> Plan:
+    """As many steps in every stage."""
+    return Plan(steps, steps, steps, steps, scheduler, sampler, solver)
+
+
+REFERENCE = "50"
+PLANS = {str(steps): even(steps) for steps in (50, 25, 16, 12, 8)}
+PLANS |= {
+    f"{steps} {scheduler}, dpmpp_2m, uni_inv": even(steps, scheduler, "dpmpp_2m", "uni_inv")
+    for steps, scheduler in ((12, "ddim_uniform"), *product((12, 8), ("simple", "karras")))
+}
+PLANS |= {
+    f"25, {stage} 12": replace(even(25), **{stage: 12}) for stage in ("draw", "invert", "smooth", "structure_pass")
+}
+
+
+class Calls(PricedChain):
+    """The chain by a plan."""
+
+    def steadied(self, clip, noise: str, seed: int, plan: Plan) -> Made:
+        """A clip drawn anew from its outlines and made steady, `[F, H, W, 3]`."""
+        text = self.encode_text(clip.caption)
+        controlled = dict(zip(("positive", "negative"), self.outlined(clip.frames, text), strict=True))
+        plain = {"positive": text, "negative": self.empty}
+        sampling = {"scheduler": plan.scheduler, "sampler_name": plan.sampler}
+        inverting = {"scheduler": plan.scheduler, "solver": plan.solver, "conditioning": text, "model": self.image}
+
+        def draw(latent: dict, steps: int, cfg: float) -> dict:
+            given = {**controlled, **sampling, "latent_image": latent, "steps": steps, "cfg": cfg}
+            return self.pack.run("BIVDiffFrameSampler", model=self.image, **given, seed=seed, frame_noise=noise)[0]
+
+        def invert(latent: dict, steps: int, strength: float) -> dict:
+            return self.pack.run("BIVDiffInvertImage", **inverting, latent=latent, steps=steps, strength=strength)[0]
+
+        def smooth(latent: dict) -> dict:
+            given = {**plain, **sampling, "latent": latent, "steps": plan.smooth, "cfg": SMOOTH_CFG}
+            return self.pack.run("BIVDiffTemporalSmoother", model=self.video, **given)[0]
+
+        def chain(latent: dict) -> dict:
+            smoothed = smooth(invert(draw(latent, plan.draw, FRAME_CFG), plan.invert, STRENGTH))
+            return draw(invert(smoothed, plan.structure_pass, PASS_STRENGTH), plan.structure_pass, SMOOTH_CFG)
+
+        return self.step(lambda: self.decode(chain(self.nothing(len(clip.frames)))))
+
+
+def begin() -> None:
+    """Load the chain into this process."""
+    global chain
+    chain = Calls(start())
+
+
+def work(job: dict) -> dict:
+    """A row: figures of a plan on a job's clip."""
+    clip = chain.world.make_clip(chain.world.HELD_OUT_SEEDS[job["clip"]])
+    video = chain.steadied(clip, job["noise"], job["clip"], PLANS[job["plan"]])
+    figures = {name: value and round(value, 5) for name, value in chain.figures(video.result, clip).items()}
+    return figures | {"calls": video.calls}
+
+
+def blocks(rows: list[dict]) -> dict[str, str]:
+    """What the page's generated blocks hold."""
+    table = pandas.DataFrame(rows).astype(dict.fromkeys(FIGURES, float))
+    table = table.set_index(["noise", "plan", "clip"]).sort_index()
+    run = rows[-1]
+    made = {"run": f"`{run['command']}` at {run['commit']}: {len({row['clip'] for row in rows})} clips."}
+    for noise in NOISES:
+        reference = table.loc[noise, REFERENCE]
+        lines = []
+        for plan in PLANS:
+            of_plan = table.loc[noise, plan]
+            line = {"plan": plan, "calls": f"{of_plan['calls'].mean():.0f}"}
+            for figure in FIGURES:
+                line[figure] = f"{of_plan[figure].mean():.3f}"
+                if plan != REFERENCE:
+                    low, high = interval(of_plan[figure] - reference[figure])
+                    line[figure] += f" ({low:+.3f} to {high:+.3f})"
+            lines.append(line)
+        made[noise] = pandas.DataFrame(lines).to_markdown(index=False)
+    return made
+
+
+def main() -> None:
+    """Measure what is missing and fill the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clips", type=int, default=8, help="how many held-out clips")
+    clips = range(parser.parse_args().clips)
+    jobs = [{"clip": clip, "noise": noise, "plan": plan} for clip, noise, plan in product(clips, NOISES, PLANS)]
+    write("calls.md", blocks(measure("calls", jobs, work, begin)))
+
+
+if __name__ == "__main__":
+    main()
