@@ -186,7 +186,7 @@ class InvertedNoise(Node):
 
     @classmethod
     def run(cls, latent) -> io.NodeOutput:
-        inversion, samples = gate.admit_inverted(latent), latent["samples"]
+        inversion, samples = gate.admit_inverted(latent), latent["samples"].float()
         if inversion is not None and not inversion.at_sigma_max:
             # Below its highest level the host multiplies noise by sigma.
             scale = 1.0 if inversion.family == FLOW else unit_scale(inversion.sigma)

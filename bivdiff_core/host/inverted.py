@@ -10,6 +10,7 @@ import math
 from dataclasses import asdict, dataclass, fields, replace
 
 import comfy.model_management
+import torch
 from torch import Tensor
 
 from ..blend import MODES, steadied
@@ -98,7 +99,7 @@ def mix(image: dict | None, video: dict | None, ratio: float, mode: str, steadin
     if alone is not None:
         return _mixed(alone, alone["samples"])
     device = comfy.model_management.intermediate_device()  # latents from files are on the CPU, whatever the flags
-    a, b = image["samples"].to(device), video["samples"].to(device)
+    a, b = (latent["samples"].to(device, torch.float32) for latent in (image, video))
     if a.shape != b.shape:
         a = as_clip(a)
     if a.shape != b.shape:

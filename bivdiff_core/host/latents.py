@@ -44,5 +44,5 @@ def check_finite(samples: Tensor, step: int | None = None) -> None:
     when = "" if step is None else f" at step {step + 1}"
     raise ValueError(
         f"frame {frame} is not finite{when} (NaN or infinity). Lower cfg, check that the frames fit this model's VAE, "
-        "or start ComfyUI with --force-upcast-attention or --fp32-unet."
+        "or start ComfyUI with --fp32-vae, --force-upcast-attention or --fp32-unet."
     )

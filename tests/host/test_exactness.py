@@ -443,6 +443,16 @@ def test_results_have_the_hosts_intermediate_dtype(pack, image_model, video_mode
         assert latent["samples"].dtype == torch.float16 and latent["samples"].isfinite().all()
 
 
+@pytest.mark.parametrize("mode", ["linear", "variance_preserving", "slerp", "frequency"])
+def test_a_blend_in_half_precision_is_rounded_once(pack, monkeypatch, mode):
+    monkeypatch.setattr(comfy.model_management.args, "fp16_intermediates", True)
+    blend = pack.import_module("bivdiff_core.blend")
+    image, video = (noise(3, 4, 8, 8, seed=seed).half() for seed in (1, 2))
+    branches = {"image_latent": {"samples": image}, "video_latent": {"samples": video}}
+    mixed, _ = pack.run("BIVDiffMixedInversion", **branches, mixing_ratio=0.3, mode=mode)
+    assert torch.equal(mixed["samples"], blend.MODES[mode](image.float(), video.float(), 0.3).half())
+
+
 def test_results_leave_the_gpu(pack):
     """For the host's intermediate device; torch's stand-in for tensors on a GPU knows where each would be."""
     latents = pack.import_module("bivdiff_core.host.latents")
