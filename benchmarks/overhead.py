@@ -130,8 +130,9 @@ def main() -> None:
         costs.append(took / windowed.seconds)
         slower.append(windowed.seconds / windowed.frames / (at_once.seconds / at_once.frames))
     print(f"DDIM Inverse (Video), {LONG} frames in windows of {FRAMES} that overlap by {OVERLAP}:")
-    print(f"  {median(costs):.3f} of its model calls; {windowed.frames / at_once.frames:.2f} times the frames, each ")
-    print(f"  {median(slower):.2f} of a frame's time among {LONG} at once")
+    print(f"  {median(costs):.3f} of its model calls")
+    print(f"  {windowed.frames / at_once.frames:.2f} times the frames of the clip as a whole")
+    print(f"  {median(slower):.2f} of the model's time for a frame there")
 
 
 if __name__ == "__main__":
