@@ -10,6 +10,7 @@ import asyncio
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -17,12 +18,17 @@ ROOT = Path(__file__).resolve().parents[1]
 COMFYUI = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".host" / "ComfyUI")
 
 
-def use_comfyui(cpu: bool) -> None:
-    """Make ComfyUI importable, with its command line's settings but for `cpu`."""
+def use_comfyui(cpu: bool, flags: Sequence[str] = ()) -> None:
+    """Make ComfyUI importable, as it is with these flags of its command line but for `cpu`."""
     # In front of the repository's root, whose folder nodes would hide the host's module of that name.
     sys.path.insert(0, str(COMFYUI))
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+    arguments, sys.argv = sys.argv, [str(COMFYUI / "main.py"), *flags]
     from comfy.cli_args import args
 
+    sys.argv = arguments
     # As main.py does first: older hosts put comfy/, which has a utils of its own, in front as they load nodes.
     importlib.import_module("utils.install_util")
     args.cpu = cpu

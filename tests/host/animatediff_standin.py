@@ -320,11 +320,11 @@ def sliding_calc_cond_batch(executor, model, conds, x, timestep, model_options):
         for extra in options.extras.get_extras_list():
             extra.last, outs = outs, [out if extra.last is None else out.lerp(extra.last[0], 0.5) for out in outs]
         return outs
-    sums, counts = [torch.zeros_like(x) for _ in conds], torch.zeros(len(x), 1, 1, 1)
+    sums, counts = [torch.zeros_like(x) for _ in conds], x.new_zeros(len(x), 1, 1, 1)
     length = options.context_length
-    weights = torch.ones(length)
+    weights = x.new_ones(length)
     if options.fuse_method == "pyramid":
-        weights = torch.minimum(torch.arange(1, length + 1), torch.arange(length, 0, -1)).float()
+        weights = torch.minimum(torch.arange(1, length + 1), torch.arange(length, 0, -1)).to(x)
     weights = weights.view(-1, 1, 1, 1)
     for window in run.windows():
         comfy.model_management.throw_exception_if_processing_interrupted()

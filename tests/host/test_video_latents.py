@@ -10,51 +10,26 @@ import pytest
 import tiny_models as tiny
 import torch
 from analytic import ode_solution, rms
+from tiny_models import FlowVideo
 from torch import Tensor
 
 T = 3
-KINDS = {"wan": (tiny.wan_model, 16), "ltx": (tiny.ltx_model, 128), "hunyuan": (tiny.hunyuan_model, 16)}
 INVERTING = ["BIVDiffInvertImage", "BIVDiffInvertVideo"]
 
 
-class Video:
-    """A tiny model with all that goes with it."""
-
-    def __init__(self, kind: str):
-        make, self.channels = KINDS[kind]
-        self.kind = kind
-        self.model = make()
-
-    def text(self, *shape: int, seed: int = 1, **extra) -> list:
-        """CONDITIONING as this model's own text encoder gives it, at guidance 1."""
-        beside = {
-            "wan": {},
-            "ltx": {"attention_mask": torch.ones(1, 7, dtype=torch.long)},
-            "hunyuan": {"guidance": 1.0},
-        }
-        extra = {**beside[self.kind], **extra}
-        if self.kind == "hunyuan":
-            extra.setdefault("pooled_output", noise(1, tiny.TEXT_WIDTH, seed=seed))
-        return tiny.text(*shape, seed=seed, **extra)
-
-    def latent(self, frames: int = T, **extra) -> dict:
-        """A clean clip in the VAE's space, `[1, C, T, H, W]`."""
-        return {**tiny.frames(1, self.channels, frames, 8, 8), **extra}
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def video(request) -> Video:
-    return Video(request.param)
+@pytest.fixture(scope="module", params=FlowVideo.KINDS)
+def video(request) -> FlowVideo:
+    return FlowVideo(request.param)
 
 
 @pytest.fixture(scope="module")
-def wan() -> Video:
-    return Video("wan")
+def wan() -> FlowVideo:
+    return FlowVideo("wan")
 
 
 @pytest.fixture(scope="module")
-def hunyuan() -> Video:
-    return Video("hunyuan")
+def hunyuan() -> FlowVideo:
+    return FlowVideo("hunyuan")
 
 
 def noise(*shape: int, seed: int = 7) -> Tensor:
@@ -71,13 +46,13 @@ def same(a: Tensor, b: Tensor) -> None:
     assert relative(a, b) < 2e-5
 
 
-def invert(pack, video: Video, branch: str, latent: dict, **inputs) -> dict:
+def invert(pack, video: FlowVideo, branch: str, latent: dict, **inputs) -> dict:
     given = {"model": video.model, "conditioning": video.text(), "steps": 4, "scheduler": "simple"}
     given |= {"solver": "fireflow", **inputs}
     return pack.run(f"BIVDiffInvert{branch}", latent=latent, **given)[0]
 
 
-def smooth(pack, video: Video, latent: dict, **inputs) -> Tensor:
+def smooth(pack, video: FlowVideo, latent: dict, **inputs) -> Tensor:
     given = {"model": video.model, "positive": video.text(), "negative": video.text(seed=2), "steps": 4, "cfg": 1.0}
     given |= {"scheduler": "simple", **inputs}
     return pack.run("BIVDiffTemporalSmoother", latent=latent, **given)[0]["samples"]
@@ -274,7 +249,7 @@ def test_built_in_guidance_is_off_in_inversion(pack, hunyuan, branch):
 @pytest.mark.parametrize("node_id", INVERTING)
 def test_mean_flow_weights_are_not_asked_at_the_last_level(pack, node_id):
     """They look ahead to the next one, and the host reads past the end of the grid."""
-    video = Video("hunyuan")
+    video = FlowVideo("hunyuan")
     video.model = tiny.hunyuan_model(meanflow=True)
     branch = node_id.removeprefix("BIVDiffInvert")
     for solver in ("uni_inv", "fixed_point"):
@@ -358,7 +333,7 @@ def test_latents_of_another_space_are_refused(pack, wan, hunyuan):
         smooth(pack, wan, theirs)
 
 
-def conditioning_of_others(video: Video) -> list[list]:
+def conditioning_of_others(video: FlowVideo) -> list[list]:
     """Text of another length, and text of the same length without what belongs to it."""
     others = [tiny.text(1, 7, 768)]
     if video.kind != "wan":

@@ -15,6 +15,7 @@ import comfy.latent_formats
 import comfy.ldm.models.autoencoder
 import comfy.ldm.wan.vae
 import comfy.model_base
+import comfy.model_management
 import comfy.model_patcher
 import comfy.model_sampling
 import comfy.ops
@@ -181,9 +182,17 @@ def randomize(module: torch.nn.Module, seed: int, gain: float = 1.0) -> torch.nn
     return module.requires_grad_(False).eval()
 
 
+def _precision(config: comfy.supported_models_base.BASE) -> tuple[torch.dtype, torch.dtype | None]:
+    """In what the host stores the weights and, where that is another, computes; float32 on a CPU."""
+    host, supported = comfy.model_management, config.supported_inference_dtypes
+    stored = host.unet_dtype(supported_dtypes=supported)
+    return stored, host.unet_manual_cast(stored, host.get_torch_device(), supported)
+
+
 def _patcher(model: comfy.model_base.BaseModel, seed: int) -> comfy.model_patcher.ModelPatcher:
     randomize(model, seed)
-    return comfy.model_patcher.CoreModelPatcher(model, load_device=CPU, offload_device=CPU)
+    load, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
+    return comfy.model_patcher.CoreModelPatcher(model, load_device=load, offload_device=offload)
 
 
 class TinySD(comfy.supported_models.SD15):
@@ -278,7 +287,7 @@ def video_model(pack, seed: int = 3, stored: torch.dtype = torch.float32) -> com
 def vidrd_model(pack, seed: int = 3) -> comfy.model_patcher.ModelPatcher:
     """VidRD, the host's UNet of Stable Diffusion 2 with layers along time."""
     config = pack.import_module("bivdiff_core.host.loaders.vidrd").VidRDConfig(VIDRD)
-    config.set_inference_dtype(torch.float32, None)
+    config.set_inference_dtype(*_precision(config))
     return _patcher(config.get_model({}, "", device=CPU), seed)
 
 
@@ -322,13 +331,42 @@ def hunyuan_model(seed: int = 4, **config) -> comfy.model_patcher.ModelPatcher:
 def _flow_model(kind, network: dict, seed: int, *time_layers: str) -> comfy.model_patcher.ModelPatcher:
     """A MODEL deaf to the fast half of its time embedding: like trained ones it changes slowly with the noise."""
     config = kind(network)
-    config.set_inference_dtype(torch.float32, None)
+    config.set_inference_dtype(*_precision(config))
     patcher = _patcher(config.get_model({}, "", device=CPU), seed)
     for name in time_layers:
         layer = patcher.model.diffusion_model.get_submodule(name)
         by_speed = layer.weight.unflatten(1, (2, -1))  # cosines and sines, each from fast to slow
         by_speed[:, :, : by_speed.shape[2] // 2] = 0
     return patcher
+
+
+class FlowVideo:
+    """One of the `KINDS` of flow models with 5-D latents, and all that goes with it."""
+
+    KINDS = {"wan": (wan_model, 16), "ltx": (ltx_model, 128), "hunyuan": (hunyuan_model, 16)}
+    """How to make it, and the channels of its latents."""
+
+    def __init__(self, kind: str):
+        make, self.channels = self.KINDS[kind]
+        self.kind = kind
+        self.model = make()
+
+    def text(self, *shape: int, seed: int = 1, **extra) -> list:
+        """CONDITIONING as this model's own text encoder gives it, at guidance 1."""
+        beside = {
+            "wan": {},
+            "ltx": {"attention_mask": torch.ones(1, 7, dtype=torch.long)},
+            "hunyuan": {"guidance": 1.0},
+        }
+        extra = {**beside[self.kind], **extra}
+        if self.kind == "hunyuan":
+            pooled = torch.randn(1, TEXT_WIDTH, generator=torch.Generator().manual_seed(seed))
+            extra.setdefault("pooled_output", pooled)
+        return text(*shape, seed=seed, **extra)
+
+    def latent(self, length: int = 3, **extra) -> dict:
+        """A clean clip in the VAE's space, `[1, C, T, H, W]`."""
+        return {**frames(1, self.channels, length, 8, 8), **extra}
 
 
 def wan_vae(seed: int = 7) -> comfy.sd.VAE:

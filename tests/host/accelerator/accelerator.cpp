@@ -13,6 +13,7 @@
 #include <ATen/ops/_reshape_alias_native.h>
 #include <ATen/ops/as_strided_native.h>
 #include <ATen/ops/resize_native.h>
+#include <ATen/ops/set_native.h>
 #include <ATen/ops/unfold_native.h>
 #include <ATen/ops/view_as_complex_native.h>
 #include <ATen/ops/view_as_real_native.h>
@@ -144,6 +145,11 @@ Tensor reshape_alias(const Tensor& tensor, SymIntArrayRef size, SymIntArrayRef s
   return native::_reshape_alias(tensor, C10_AS_INTARRAYREF_SLOW(size), C10_AS_INTARRAYREF_SLOW(stride));
 }
 
+Tensor& set_storage(Tensor& tensor, Storage storage, SymInt offset, SymIntArrayRef size, SymIntArrayRef stride) {
+  return native::set_storage_cpu_(tensor, storage, offset.guard_int(__FILE__, __LINE__), C10_AS_INTARRAYREF_SLOW(size),
+                                  C10_AS_INTARRAYREF_SLOW(stride));
+}
+
 const Tensor& resize_(const Tensor& tensor, SymIntArrayRef size, std::optional<MemoryFormat> format) {
   const DeviceGuard guard(tensor.device());
   return native::resize_(tensor, C10_AS_INTARRAYREF_SLOW(size), format);
@@ -231,6 +237,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   library.impl("_copy_from_and_resize", &copy_from_and_resize);
   library.impl("_local_scalar_dense", &local_scalar_dense);
   library.impl("resize_", &resize_);
+  library.impl("set_.source_Storage_storage_offset", &set_storage);
   library.impl("as_strided", &native::as_strided_tensorimpl);
   library.impl("view", &view);
   library.impl("_reshape_alias", &reshape_alias);

@@ -1,9 +1,9 @@
-"""Every node of the pack once on the demo models, under a ComfyUI with or without the pretended accelerator.
+"""Every node of the pack on the demo models, and other video models, in a ComfyUI with the pretended accelerator.
 
-    python -m accelerator.chain FILE {cpu,default,gpu-only,dynamic-vram}
+    python -m accelerator.chain FILE [FLAG ...]
 
-FILE holds each result as a float32 tensor, and in its metadata where it lay. Run by test_accelerator.py, in the
-repository's root with tests/host on the path.
+The flags are ComfyUI's; with --cpu it does without. FILE holds each result as a float32 tensor, and in its metadata
+where it lay and in which precision the models were. Run by `runs.chain`.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from pathlib import Path
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from . import comfyui
+from .families import run_families
 
 FRAMES, STEPS, CHUNK = 4, 3, 3
-FLAGS = {"default": {}, "gpu-only": {"gpu_only": True}, "dynamic-vram": {"dynamic_vram": True}}
 SOLVERS = ("ddim", "uni_inv", "fireflow", "fixed_point")
 MODES = ("linear", "variance_preserving", "slerp", "frequency")
 SCHEDULE = {"steps": STEPS, "scheduler": "ddim_uniform", "grid": "matched", "strength": 1.0}
@@ -33,6 +34,8 @@ class Run:
         self.pack = pack
         self.results: dict[str, Tensor] = {}
         self.devices: dict[str, str] = {}
+        self.precision: dict[str, str] = {}
+        self.refusal = ""
         self.nodes: set[str] = set()
 
     def __call__(self, node_id: str, **inputs) -> tuple:
@@ -64,6 +67,13 @@ class Studio:
         self.outlines = world.canny_control(clip.frames[:FRAMES]).to(device)
         self.right_half = torch.zeros(FRAMES, 64, 64)
         self.right_half[:, :, 32:] = 1
+        run.precision = {
+            "image": _precision(self.image.model.get_dtype(), self.image.model.manual_cast_dtype),
+            "video": _precision(self.video.model.get_dtype(), self.video.model.manual_cast_dtype),
+            "control": _precision(self.control_net.control_model.dtype, self.control_net.manual_cast_dtype),
+            "vae": _precision(self.vae.vae_dtype),
+            "results": _precision(comfy.model_management.intermediate_dtype()),
+        }
         self.positive, self.negative = self.text(clip.caption), self.text("")
 
     def text(self, words: str) -> list:
@@ -105,6 +115,11 @@ class Studio:
         return self.run("SamplerCustomAdvanced", **given)[0]
 
 
+def _precision(stored: torch.dtype, computed: torch.dtype | None = None) -> str:
+    """``float16``, or ``float16 as float32`` where it is cast to compute."""
+    return " as ".join(str(dtype).removeprefix("torch.") for dtype in (stored, computed) if dtype)
+
+
 def run_chain(run: Run) -> None:
     """All nodes, in the order of the chain."""
     studio = Studio(run)
@@ -127,9 +142,11 @@ def run_chain(run: Run) -> None:
     smoothed = run.keep("smooth", studio.smooth(mixed))
     run.keep("smooth windows", studio.smooth(mixed, **windows))
     little = studio.invert("Image", smoothed, strength=0.3)
-    run.keep("structure pass", studio.draw(studio.image, **studio.outlined(studio.control_net), latent=little))
+    passed = studio.draw(studio.image, **studio.outlined(studio.control_net), latent=little)
+    run.keep("smooth, then the structure pass", passed)
     edit_words(run, studio, image["uni_inv"])
     sample_by_core(run, studio, mixed)
+    leave_range(run, studio, encoded)
 
     decoded = run.keep("decode", run("VAEDecode", samples=smoothed, vae=studio.vae)[0])
     measure(run, studio, mixed, decoded)
@@ -205,10 +222,10 @@ def sample_by_core(run: Run, studio: Studio, mixed: dict) -> None:
     outlined = studio.outlined(studio.control_net)
     chunked = run("BIVDiffFrameChunks", model=studio.image, frames_per_batch=CHUNK)[0]
     noise = run("BIVDiffFrameNoise", seed=3, mode="progressive")[0]
-    run.keep("chunks and noise", studio.sample(run("CFGGuider", model=chunked, **outlined, cfg=3.0)[0], noise))
+    run.keep("draw by core", studio.sample(run("CFGGuider", model=chunked, **outlined, cfg=3.0)[0], noise))
     inverted = run("BIVDiffInvertedNoise", latent=mixed)[0]
     texts = {"positive": studio.positive, "negative": studio.negative}
-    run.keep("inverted noise", studio.sample(run("CFGGuider", model=studio.video, **texts, cfg=2.0)[0], inverted))
+    run.keep("smooth by core", studio.sample(run("CFGGuider", model=studio.video, **texts, cfg=2.0)[0], inverted))
     image = {"model": studio.image, **outlined, "cfg": 2.0}
     video = {"model": studio.video, **texts, "cfg": 2.0}
     branches = {f"image_{name}": given for name, given in image.items()}
@@ -216,6 +233,20 @@ def sample_by_core(run: Run, studio: Studio, mixed: dict) -> None:
     for strategy in ("parallel", "alternating", "interleaved"):
         options = {"strategy": strategy, "image_share": 0.5, "frames_per_batch": CHUNK}
         run.keep(f"bridge {strategy}", studio.sample(run("BIVDiffBridgeGuider", **branches, **options)[0], noise))
+
+
+def leave_range(run: Run, studio: Studio, encoded: dict) -> None:
+    """Invert with a model that sees frames larger than float16 holds, where it computes in that."""
+
+    def enlarge(apply_model, args: dict) -> Tensor:
+        return apply_model(1e5 * args["input"], args["timestep"], **args["c"]) / 1e5
+
+    model = studio.image.clone()
+    model.set_model_unet_function_wrapper(enlarge)
+    try:
+        run("BIVDiffInvertImage", model=model, conditioning=studio.negative, latent=encoded, **SCHEDULE)
+    except ValueError as error:
+        run.refusal = str(error)
 
 
 def measure(run: Run, studio: Studio, mixed: dict, decoded: Tensor) -> None:
@@ -236,8 +267,9 @@ def measure(run: Run, studio: Studio, mixed: dict, decoded: Tensor) -> None:
     run.results["compare"] = torch.tensor(shown["flicker"])
 
 
-def main(file: str, mode: str) -> None:
-    memory = comfyui.start_on_cpu() if mode == "cpu" else comfyui.start(**FLAGS[mode])
+def main(file: str, *flags: str) -> None:
+    memory = comfyui.start(*flags)
+    import comfy.ldm.modules.attention
     import comfy.model_management
     import comfy.model_patcher
     import comfy.utils
@@ -251,8 +283,12 @@ def main(file: str, mode: str) -> None:
         folder_paths.set_temp_directory(folder)
         run = Run(Pack())
         run_chain(run)
+        run_families(run, Path(folder, "models"))
     told = {
         "devices": run.devices,
+        "precision": run.precision,
+        "refusal": run.refusal,
+        "attention": comfy.ldm.modules.attention.optimized_attention.__name__,
         "intermediate": str(comfy.model_management.intermediate_device()),
         "left_out": sorted(set(run.pack.node_ids) - run.nodes),
         "peak": memory.peak if memory else 0,

@@ -4,33 +4,42 @@ The host asks PyTorch's CUDA for a device and its memory, so its answers are rep
 (what lies where, what is loaded, moved and unloaded) is its own code.
 """
 
+from types import SimpleNamespace
+
 import torch
 
 from tools.host import use_comfyui
 
 from . import backend
 
+FP32 = ("--force-fp32", "--fp32-text-enc")
+"""Flags by which all is computed in float32, as on the CPU."""
 
-def start(gpu_only: bool = False, dynamic_vram: bool = False, both: bool = False) -> backend.Memory:
-    """Make ComfyUI importable, as it is on a GPU that computes in float32; returns the GPU's memory.
+
+def start(*flags: str, both: bool = False) -> backend.Memory | None:
+    """Make ComfyUI importable, as it is on a GPU with these flags of its command line; returns the GPU's memory.
+
+    The GPU is one that computes in float16 and bfloat16, and the host uses both unless it is told otherwise. With
+    ``--cpu`` there is none.
 
     Args:
-        gpu_only: the host's ``--gpu-only``, by which everything between nodes stays on the GPU.
-        dynamic_vram: load weights as they are needed, as the host does on NVIDIA unless told otherwise.
         both: have two such GPUs.
     """
+    torch.set_num_threads(1)
+    if "--cpu" in flags:
+        use_comfyui(cpu=True, flags=flags)
+        return None
     devices, memory = backend.register()
     device = devices[0]
-    start_on_cpu()
-    from comfy.cli_args import args
-
-    args.gpu_only = gpu_only
+    use_comfyui(cpu=True, flags=flags)
     import comfy.model_management as host
+    from comfy.cli_args import args
 
     args.cpu = False
     host.cpu_state = host.CPUState.GPU
-    host.vram_state = host.VRAMState.HIGH_VRAM if gpu_only else host.VRAMState.NORMAL_VRAM
+    host.vram_state = host.VRAMState.HIGH_VRAM if args.gpu_only else host.set_vram_to
     host.is_nvidia = lambda: False  # by which it asks for what a card can do
+    torch.cuda.get_device_properties = lambda device: SimpleNamespace(major=8)
     host.get_torch_device = lambda: device
     host.get_all_torch_devices = lambda exclude_current=False: devices[exclude_current : 1 + both]
 
@@ -48,18 +57,9 @@ def start(gpu_only: bool = False, dynamic_vram: bool = False, both: bool = False
 
     host.get_free_memory, host.get_total_memory = get_free_memory, get_total_memory
     memory.capacity = 8 << 30
-    if dynamic_vram:
+    if "--enable-dynamic-vram" in flags:
         _load_weights_as_they_are_needed()
     return memory
-
-
-def start_on_cpu() -> None:
-    """Make ComfyUI importable, on the CPU in float32."""
-    torch.set_num_threads(1)
-    use_comfyui(cpu=True)
-    from comfy.cli_args import args
-
-    args.force_fp32 = args.fp32_text_enc = True
 
 
 class _NoResidentWeights:

@@ -16,7 +16,7 @@ WINDOWS = {"context_length": 3, "context_overlap": 1}
 
 
 def main(file: str) -> None:
-    comfyui.start(both=True)
+    comfyui.start(*comfyui.FP32, both=True)
     import comfy.utils
     import torch
 

@@ -15,7 +15,7 @@ FRAMES = 8
 
 
 def main(file: str) -> None:
-    memory = comfyui.start()
+    memory = comfyui.start(*comfyui.FP32)
     import comfy.model_management as host
     import tiny_models as tiny
     import torch

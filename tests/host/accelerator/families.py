@@ -1,0 +1,63 @@
+"""The video branch on the other families of video models, as networks of random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+WINDOWS = {"context_length": 2, "context_overlap": 1}
+
+
+def run_families(run, folder: Path) -> None:
+    """Flow models with 5-D latents, AnimateDiff, VidRD, and a model from a folder, which is written below `folder`.
+
+    Args:
+        run: a `chain.Run`.
+    """
+    import animatediff_standin
+    import folder_paths
+    import tiny_models as tiny
+    from test_video_folder import PROMPT, write_folder
+
+    images = torch.rand(5, 32, 32, 3, generator=torch.Generator().manual_seed(3))
+    for kind in tiny.FlowVideo.KINDS:
+        video = tiny.FlowVideo(kind)
+        clip, texts = video.latent(), (video.text(), video.text(seed=2))
+        frames = {"samples": clip["samples"].transpose(0, 2)}
+        video_branch(run, kind, (video.model, video.model), texts, (frames, clip), "simple")
+    code(run, "wan", tiny.wan_vae(), images)
+
+    image, frames, texts = tiny.sd_model(), tiny.frames(3, 4, 8, 8), (tiny.text(seed=1), tiny.text(seed=2))
+    evolved = animatediff_standin.use_evolved_sampling(image)
+    for kind, video in (("animatediff", evolved), ("vidrd", tiny.vidrd_model(run.pack))):
+        video_branch(run, kind, (image, video), texts, (frames, frames), "ddim_uniform")
+
+    write_folder(folder / "zeroscope")
+    folder_paths.add_model_folder_path("diffusers", str(folder))
+    video, clip, vae = run("BIVDiffVideoModelLoader", name="zeroscope")
+    texts = tuple(run("CLIPTextEncode", clip=clip, text=text)[0] for text in (PROMPT, ""))
+    video_branch(run, "folder", (image, video), texts, (frames, frames), "ddim_uniform")
+    code(run, "folder", vae, images)
+
+
+def video_branch(run, kind: str, models: tuple, texts: tuple, latents: tuple, scheduler: str) -> None:
+    """Inversion by image and video model, blend, and smoothing in windows."""
+    positive, negative = texts
+    schedule = {"steps": 4, "scheduler": scheduler}
+    given = {"conditioning": positive, "solver": "fireflow", **schedule}
+    inverted = {}
+    for branch, model, latent, options in zip(
+        ("Image", "Video"), models, latents, ({"frames_per_batch": 2}, WINDOWS), strict=True
+    ):
+        made = run(f"BIVDiffInvert{branch}", model=model, latent=latent, **given, **options)[0]
+        inverted[f"{branch.lower()}_latent"] = run.keep(f"{kind}: invert {branch}", made)
+    mixed = run("BIVDiffMixedInversion", **inverted, mixing_ratio=0.25, mode="variance_preserving")[0]
+    given = {"positive": positive, "negative": negative, "cfg": 2.0, **schedule, **WINDOWS}
+    run.keep(f"{kind}: smooth", run("BIVDiffTemporalSmoother", model=models[1], latent=mixed, **given)[0])
+
+
+def code(run, kind: str, vae, images: torch.Tensor) -> None:
+    """Frames into latents and back."""
+    encoded = run.keep(f"{kind}: encode", run("BIVDiffEncodeFrames", vae=vae, images=images)[0])
+    run.keep(f"{kind}: decode", run("VAEDecode", samples=encoded, vae=vae)[0])

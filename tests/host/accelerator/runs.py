@@ -1,0 +1,64 @@
+"""The scripts of this folder, each in a process of its own, as a device and the host's flags are for good."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import safetensors.torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+class Run(NamedTuple):
+    """What chain.py wrote."""
+
+    results: dict[str, Tensor]
+    devices: dict[str, str]
+    intermediate: str
+    precision: dict[str, str]  # of the models, and of results between nodes
+    attention: str
+    refusal: str  # of frames that leave float16's range
+    left_out: list[str]
+    peak: int  # bytes on the accelerator
+    patcher: str
+
+
+def script(name: str, *arguments: str | Path) -> None:
+    """Run a module of this folder.
+
+    Raises:
+        RuntimeError: it failed, with what it wrote.
+    """
+    folders = os.pathsep.join([str(ROOT), str(Path(__file__).parents[1])])
+    variables = {**os.environ, "PYTHONPATH": folders, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", f"accelerator.{name}", *arguments]
+    ran = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
+    if ran.returncode:
+        raise RuntimeError(f"{' '.join(map(str, command))}\n{ran.stdout}{ran.stderr}")
+
+
+def chain(folder: Path, *flags: str) -> Run:
+    """All nodes in a ComfyUI with these flags, `--cpu` for one without the accelerator."""
+    file = folder / "results.safetensors"
+    script("chain", file, *flags)
+    with safetensors.safe_open(file, "pt") as opened:
+        told = {key: json.loads(value) for key, value in opened.metadata().items()}
+    return Run(safetensors.torch.load_file(file), **told)
+
+
+def distances(run: Run, expected: Run) -> dict[str, float]:
+    """Relative RMS of each result to what was expected of it."""
+    return {
+        name: ((run.results[name] - tensor).norm() / tensor.norm()).item() for name, tensor in expected.results.items()
+    }
+
+
+def kind(name: str) -> str:
+    """What was done, or of which family: ``invert`` of ``invert image ddim``, ``wan`` of ``wan: smooth``."""
+    return name.split()[0].rstrip(",:")
