@@ -111,7 +111,9 @@ def half(request, tmp_path_factory) -> tuple[str, Run]:
 
 def test_every_node_gives_what_it_gives_on_the_cpu(run, on_cpu):
     assert run.peak > 5e6 and on_cpu.peak == 0, "the models run on the accelerator"
-    assert run.results.keys() == on_cpu.results.keys() and set(run.left_out) == WITHOUT_MODELS
+    lazy = run.patcher == "ModelPatcherDynamic"  # no weights without a file: only the demo models run
+    assert run.results.keys() == {name for name in on_cpu.results if not (lazy and ":" in name)}
+    assert set(run.left_out) == WITHOUT_MODELS | ({"BIVDiffVideoModelLoader"} if lazy else set())
     for name, distance in distances(run, on_cpu).items():
         of_family = FAMILIES_TOLERANCE if ":" in name else TOLERANCE
         assert distance < (PICTURES_TOLERANCE if name in PICTURES else of_family), name

@@ -270,6 +270,7 @@ def measure(run: Run, studio: Studio, mixed: dict, decoded: Tensor) -> None:
 def main(file: str, *flags: str) -> None:
     memory = comfyui.start(*flags)
     import comfy.ldm.modules.attention
+    import comfy.memory_management
     import comfy.model_management
     import comfy.model_patcher
     import comfy.utils
@@ -283,7 +284,8 @@ def main(file: str, *flags: str) -> None:
         folder_paths.set_temp_directory(folder)
         run = Run(Pack())
         run_chain(run)
-        run_families(run, Path(folder, "models"))
+        if not comfy.memory_management.aimdo_enabled:  # whose layers have no weights before a file is read
+            run_families(run, Path(folder, "models"))
     told = {
         "devices": run.devices,
         "precision": run.precision,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -20,17 +22,18 @@ def run_families(run, folder: Path) -> None:
     import tiny_models as tiny
     from test_video_folder import PROMPT, write_folder
 
+    with weights_at_once():
+        flows = [tiny.FlowVideo(kind) for kind in tiny.FlowVideo.KINDS]
+        wan_vae, image, vidrd = tiny.wan_vae(), tiny.sd_model(), tiny.vidrd_model(run.pack)
     images = torch.rand(5, 32, 32, 3, generator=torch.Generator().manual_seed(3))
-    for kind in tiny.FlowVideo.KINDS:
-        video = tiny.FlowVideo(kind)
+    for video in flows:
         clip, texts = video.latent(), (video.text(), video.text(seed=2))
         frames = {"samples": clip["samples"].transpose(0, 2)}
-        video_branch(run, kind, (video.model, video.model), texts, (frames, clip), "simple")
-    code(run, "wan", tiny.wan_vae(), images)
+        video_branch(run, video.kind, (video.model, video.model), texts, (frames, clip), "simple")
+    code(run, "wan", wan_vae, images)
 
-    image, frames, texts = tiny.sd_model(), tiny.frames(3, 4, 8, 8), (tiny.text(seed=1), tiny.text(seed=2))
-    evolved = animatediff_standin.use_evolved_sampling(image)
-    for kind, video in (("animatediff", evolved), ("vidrd", tiny.vidrd_model(run.pack))):
+    frames, texts = tiny.frames(3, 4, 8, 8), (tiny.text(seed=1), tiny.text(seed=2))
+    for kind, video in (("animatediff", animatediff_standin.use_evolved_sampling(image)), ("vidrd", vidrd)):
         video_branch(run, kind, (image, video), texts, (frames, frames), "ddim_uniform")
 
     write_folder(folder / "zeroscope")
@@ -39,6 +42,16 @@ def run_families(run, folder: Path) -> None:
     texts = tuple(run("CLIPTextEncode", clip=clip, text=text)[0] for text in (PROMPT, ""))
     video_branch(run, "folder", (image, video), texts, (frames, frames), "ddim_uniform")
     code(run, "folder", vae, images)
+
+
+@contextmanager
+def weights_at_once() -> Iterator[None]:
+    """Under Dynamic VRAM layers have no weights until a file brings them, and these networks come from none."""
+    import comfy.memory_management as memory
+
+    lazy, memory.aimdo_enabled = memory.aimdo_enabled, False
+    yield
+    memory.aimdo_enabled = lazy
 
 
 def video_branch(run, kind: str, models: tuple, texts: tuple, latents: tuple, scheduler: str) -> None:

@@ -54,9 +54,8 @@ def chain(folder: Path, *flags: str) -> Run:
 
 def distances(run: Run, expected: Run) -> dict[str, float]:
     """Relative RMS of each result to what was expected of it."""
-    return {
-        name: ((run.results[name] - tensor).norm() / tensor.norm()).item() for name, tensor in expected.results.items()
-    }
+    far = {name: result - expected.results[name] for name, result in run.results.items()}
+    return {name: (tensor.norm() / expected.results[name].norm()).item() for name, tensor in far.items()}
 
 
 def kind(name: str) -> str:
