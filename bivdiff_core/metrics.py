@@ -56,13 +56,13 @@ Frames that image models drew apart have .07 to .09, those that agree for the mo
 
 FIGURES = {
     "change": ("{:.4f}", "motion included; 0 is a still"),
-    "flicker": ("{:.5f}", "along the motion; 0 is steady"),
+    "flicker": ("{:.5f}", "along motion; 0 is steady"),
     "motion": ("{:.2%}", "of the longer side, per frame"),
-    "reliable": ("{:.0%}", "pixels whose motion is known"),
+    "reliable": ("{:.0%}", "pixels of known motion"),
     "sharpness": ("{:.3f}", "contrast of neighbouring pixels"),
     "following": ("{:.2f}", "0 stands still, 1 goes along"),
     "similarity": ("{:.3f}", "SSIM; 1 is the reference"),
-    "doubling": ("{:.2f}", "detail of neighbours; 0 is none"),
+    "doubling": ("{:.2f}", "neighbours' detail; 0 is none"),
     "consistency": ("{:.3f}", "CLIP cosine of neighbours"),
 }
 """How each figure is written, and what it says."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 GOOD, BAD, NEUTRAL, NOW, BEFORE = "#2e7d32", "#c62828", "#37474f", "#1565c0", "#9e9e9e"
 WIDTH, DPI = 360, 200
 """A page is as wide as a node, at a hundred of its pixels an inch, and drawn at twice that for whoever zooms in."""
-TITLE, TEXT, TICKS = 7.5, 8, 7  # points
+TITLE, TEXT, TICKS = 7, 8, 6.5  # points
 SHOWN_FRAMES = 9
 
 
