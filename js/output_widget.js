@@ -17,8 +17,8 @@ export function picture(file) {
   return image;
 }
 
-/** Words on a node, white on the colour that its style's background is given. */
-export function statusBox() {
+/** Words on a node, white on a colour. */
+export function statusBox(background) {
   return element(
     "div",
     { role: "status" },
@@ -27,6 +27,7 @@ export function statusBox() {
       borderRadius: "6px",
       fontSize: "12px",
       color: "white",
+      background,
       whiteSpace: "pre-wrap",
       overflow: "auto",
     },

@@ -5,7 +5,7 @@ import { element, picture, showOutput, statusBox } from "./output_widget.js";
 const COLORS = { true: "#1f5a2f", false: "#7a1f1f", null: "#37474f" };
 
 function makeReport() {
-  const verdict = statusBox();
+  const verdict = statusBox("");
   const report = element("div", {}, { display: "flex", flexDirection: "column", gap: "6px" });
   report.append(verdict);
   return {

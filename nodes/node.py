@@ -24,7 +24,7 @@ class Node(io.ComfyNode):
         """Run the node; the warnings that the pack logs meanwhile go to the artist too."""
         with error_prefix(cls), _Warnings() as warnings:
             output = cls.run(**inputs)
-        if warnings.messages:  # js/messages.js shows them
+        if warnings.messages:  # js/warnings.js shows them
             output.ui = {**(output.ui or {}), "text": warnings.messages}
         return output
 
