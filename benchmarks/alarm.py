@@ -25,6 +25,8 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
+from bivdiff_core.demo import world  # noqa: E402
+from tools import measure  # noqa: E402
 from tools.chain import Chain, device, start, with_jumping_colours  # noqa: E402
 
 CLIPS, FIRST_CLIP = 20, 100  # not those of claims.py
@@ -48,7 +50,7 @@ class Runs(Chain):
     def __init__(self) -> None:
         super().__init__(start())
         self.statistics = self.pack.import_module("bivdiff_core.statistics")
-        self.clips = [self.world.make_clip(seed) for seed in self.world.HELD_OUT_SEEDS[FIRST_CLIP:][:CLIPS]]
+        self.clips = [world.make_clip(seed) for seed in world.HELD_OUT_SEEDS[FIRST_CLIP:][:CLIPS]]
         self.made: dict[tuple[int, str], dict] = {}
 
     def footage(self, number: int, kind: str) -> dict:
@@ -101,9 +103,9 @@ class Runs(Chain):
             only = replace(clip, masks=clip.masks[:, here])
             found.append(
                 {
-                    "IoU": self.measure.structure_iou(frames[here], only),
-                    "caption": self.measure.caption_accuracy(frames[here], only),
-                    "sharpness": self.measure.sharpness(frames[here]) / self.measure.sharpness(true[here]),
+                    "IoU": measure.structure_iou(frames[here], only),
+                    "caption": measure.caption_accuracy(frames[here], only),
+                    "sharpness": measure.sharpness(frames[here]) / measure.sharpness(true[here]),
                 }
             )
         return found

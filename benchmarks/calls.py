@@ -17,6 +17,7 @@ from _page import write
 from _price import Made, PricedChain
 from _rows import interval, measure
 
+from bivdiff_core.demo import world
 from tools.chain import FRAME_CFG, PASS_STRENGTH, SMOOTH_CFG, start
 
 NOISES = ("independent", "shared")
@@ -90,7 +91,7 @@ def begin() -> None:
 
 def work(job: dict) -> dict:
     """A row: figures of a plan on a job's clip."""
-    clip = chain.world.make_clip(chain.world.HELD_OUT_SEEDS[job["clip"]])
+    clip = world.make_clip(world.HELD_OUT_SEEDS[job["clip"]])
     video = chain.steadied(clip, job["noise"], job["clip"], PLANS[job["plan"]])
     figures = {name: value and round(value, 5) for name, value in chain.figures(video.result, clip).items()}
     return figures | {"calls": video.calls}

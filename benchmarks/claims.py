@@ -21,6 +21,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
+from bivdiff_core.demo import world  # noqa: E402
 from bivdiff_core.flow import average_along  # noqa: E402
 from tools.chain import (  # noqa: E402
     FRAME_CFG,
@@ -282,14 +283,14 @@ def main() -> None:
 
     figures: dict[str, list] = {}
     colourless, shown = [], []
-    for seed in tqdm(chain.world.HELD_OUT_SEEDS[FIRST_CLIP : FIRST_CLIP + count], desc="clips"):
-        clip = chain.world.make_clip(seed)
+    for seed in tqdm(world.HELD_OUT_SEEDS[FIRST_CLIP : FIRST_CLIP + count], desc="clips"):
+        clip = world.make_clip(seed)
         runs = [chain.rows(clip, seed=seed) for seed in SEEDS]
         reference = chain.measure.sharpness(runs[0]["source"])
         for name in runs[0]:
             found = average([chain.figures(rows[name], clip) for rows in runs])
             figures.setdefault(name, []).append(found | {"sharpness": found["sharpness"] / reference})
-        said = chain.world.parse_caption(clip.caption)
+        said = world.parse_caption(clip.caption)
         colourless.append(said.background is None or said.shapes[0][0] is None)
         if len(shown) < SHEET_CLIPS:
             shown.append((clip.caption, runs[0]))

@@ -23,7 +23,9 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
+from bivdiff_core.demo import world  # noqa: E402
 from bivdiff_core.flow import average_along  # noqa: E402
+from tools import measure  # noqa: E402
 from tools.chain import Chain, average_of_three, start  # noqa: E402
 
 OUTPUT = ROOT / "output"
@@ -42,9 +44,9 @@ AIMS = {
 """For hard clips; sharpness kept, but for overlap and caption."""
 
 
-def measure(chain: Chain, clip) -> tuple[dict[str, float | None], list[Tensor]]:
+def measured(chain: Chain, clip: world.Clip) -> tuple[dict[str, float | None], list[Tensor]]:
     """The figures of a clip, and its rows of the contact sheet."""
-    sharpness, source, positive = chain.measure.sharpness, clip.frames, chain.encode_text(clip.caption)
+    sharpness, source, positive = measure.sharpness, clip.frames, chain.encode_text(clip.caption)
     drawn = chain.draw(*chain.outlined(source, positive), chain.nothing(len(source)), SEED)
     frames = chain.decode(drawn)
     latent = chain.encode(source)
@@ -56,8 +58,8 @@ def measure(chain: Chain, clip) -> tuple[dict[str, float | None], list[Tensor]]:
     of = {"source": sharpness(source), "frames": sharpness(frames)}
     kept = {name: sharpness(video) / of[name.partition(",")[0]] for name, video in averages.items()}
     figures = kept | {
-        "frames' overlap": chain.measure.structure_iou(frames, clip),
-        "frames' caption": chain.measure.caption_accuracy(frames, clip),
+        "frames' overlap": measure.structure_iou(frames, clip),
+        "frames' caption": measure.caption_accuracy(frames, clip),
         "video model": sharpness(again) / sharpness(chain.decode(latent)),
     }
     return figures, [source, frames, averages["frames, three"], averages["frames, along"], again]
@@ -69,12 +71,12 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=8, help="how many held-out clips of each kind")
     count = parser.parse_args().clips
     chain = Chain(start())
-    kinds = {"easy": lambda clip: clip, "hard": chain.world.harder}
+    kinds = {"easy": lambda clip: clip, "hard": world.harder}
     table, sheet = {}, []
     for kind, make in kinds.items():
         results = []
-        for seed in tqdm(chain.world.HELD_OUT_SEEDS[:count], desc=f"{kind} clips"):
-            figures, rows = measure(chain, make(chain.world.make_clip(seed)))
+        for seed in tqdm(world.HELD_OUT_SEEDS[:count], desc=f"{kind} clips"):
+            figures, rows = measured(chain, make(world.make_clip(seed)))
             results.append(figures)
             if kind == "hard":
                 sheet.append(torch.cat([torch.cat(list(row[[0, 3, 4]]), dim=1) for row in rows], dim=1))

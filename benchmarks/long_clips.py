@@ -7,7 +7,7 @@ memory: frames drawn from outlines, both inversions, blend, smoothing, in window
 and decoding take 8 frames at a time too, so that what grows is what the frames themselves need.
 
 The source is a clip of the toy world whose shape goes to and fro, so its motion from any frame to the next is known.
-Appearance change is measured along that motion (`bivdiff_core.demo.measure`). A border is a step from one frame to the
+Appearance change is measured along that motion (`tools/measure.py`). A border is a step from one frame to the
 next at which a window begins or ends; the seam is the mean change there over the mean change elsewhere. To and fro take
 22 frames, no multiple of the 4 from border to border: every pair of places comes both at borders and elsewhere.
 """
@@ -29,6 +29,8 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
+from bivdiff_core.demo import world  # noqa: E402
+from tools import measure  # noqa: E402
 from tools.chain import Chain, start  # noqa: E402
 
 CLIP_SEED = 1_000_003
@@ -47,7 +49,7 @@ def changes(chain: Chain, frames: Tensor, clip) -> list[float]:
     for t in range(len(frames) - 1):
         pair = slice(t, t + 2)
         part = replace(clip, times=clip.times[pair], masks=clip.masks[:, pair])
-        found.append(torch.cat(chain.measure.changes_along_motion(frames[pair], part)).mean().item())
+        found.append(torch.cat(measure.changes_along_motion(frames[pair], part)).mean().item())
     return found
 
 
@@ -61,7 +63,7 @@ def borders(chain: Chain, frames: int) -> set[int]:
 def run(frames: int, steps: int) -> dict:
     """The chain at one length, and what it took."""
     chain = Chain(start())
-    clip = chain.world.make_clip(CLIP_SEED, frames)
+    clip = world.make_clip(CLIP_SEED, frames)
     positive = chain.encode_text(clip.caption)
     batches = {"steps": steps, "frames_per_batch": LENGTH}
     windows = {"steps": steps, "windows": (LENGTH, OVERLAP)}

@@ -20,6 +20,7 @@ from statistics import median
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
+from bivdiff_core.demo import world  # noqa: E402
 from tools.chain import Chain, device, start  # noqa: E402
 
 STEPS, SMOOTH_CFG = 50, 7.5
@@ -31,7 +32,7 @@ class Ways(Chain):
 
     def __init__(self, frames: int) -> None:
         super().__init__(start())
-        clip = self.world.make_clip(CLIP_SEED, frames)
+        clip = world.make_clip(CLIP_SEED, frames)
         self.positive = self.encode_text(clip.caption)
         self.outlines = self.outlined(clip.frames, self.positive)
         self.blank = self.nothing(frames)

@@ -26,6 +26,8 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
+from bivdiff_core.demo import models, world  # noqa: E402
+from tools import measure, train  # noqa: E402
 from tools.chain import FRAME_CFG, Chain, average_of_three, start, with_jumping_colours  # noqa: E402
 
 FIRST_CLIP = 5000  # not those of claims.py and alarm.py
@@ -106,26 +108,20 @@ class Scene:
     instruction: str
 
 
-def scenes(world, rounds: int) -> Iterator[Scene]:
+def scenes(rounds: int) -> Iterator[Scene]:
     """One clip of each motion a round; in every second round the captions leave a colour out."""
     seeds = iter(world.HELD_OUT_SEEDS[FIRST_CLIP:])
     for number in range(rounds):
         for motion, change in MOTIONS.items():
             while True:
                 clip = world.make_clip(next(seeds))
-                silent = full_caption(world, clip) != clip.caption
+                silent = clip.full_caption != clip.caption
                 if (len(clip.shapes) == 2) == (motion == "crossing") and silent == (number % 2 == 1):
                     break
             clip = world.with_motion(clip, **change)
             edits = (world.recolour(clip, seed) for seed in range(100))
             edit = next(edit for edit in edits if edit.background == clip.background)
-            yield Scene(motion, clip, replace(edit, caption=full_caption(world, edit)), edit.caption)
-
-
-def full_caption(world, clip) -> str:
-    """A caption that leaves nothing out."""
-    said = tuple((shape.surface.name, shape.kind) for shape in clip.shapes)
-    return str(world.Caption(said, clip.background.name))
+            yield Scene(motion, clip, replace(edit, caption=edit.full_caption), edit.caption)
 
 
 @dataclass(frozen=True)
@@ -160,7 +156,7 @@ class Study(Chain):
     def begin(self, scene: Scene, seed: int) -> None:
         """Go on to a scene."""
         self.scene, self.seed, self.stages = scene, seed, {}
-        self.mask = self.measure.grown((scene.source.masks[0] > 0.01).float(), MASK_MARGIN)
+        self.mask = measure.grown((scene.source.masks[0] > 0.01).float(), MASK_MARGIN)
 
     def stage(self, name: tuple, make: Callable[[], object]) -> Made:
         """What `make` returns, made once a scene, with its price."""
@@ -179,11 +175,11 @@ class Study(Chain):
         """What the task's image model makes of each frame, a LATENT."""
         source, (positive, _) = self.scene.source, self.texts(task)
         if task == "controlnet":
-            return self.draw(*self.outlined(source.frames, positive), self.nothing(self.world.FRAMES), self.seed, noise)
+            return self.draw(*self.outlined(source.frames, positive), self.nothing(world.FRAMES), self.seed, noise)
         if task == "instruct_pix2pix":
             return self.edit_by_instruction(noise)
         if task == "prompt2prompt":
-            said = full_caption(self.world, source)
+            said = source.full_caption
             return self.edit_words(source.frames, said, self.scene.goal.caption)[0]
         if task == "own_frames":
             return self.encode(with_jumping_colours(source.frames, self.seed))
@@ -269,19 +265,17 @@ class Study(Chain):
         outlined = self.outlined(self.scene.source.frames, positive)
         guider = self.bridge(outlined, positive, 1.0, case.method, case.ratio)
         noise = self.frame_noise(self.seed, case.noise)
-        return self.sample_custom(guider, noise, self.nothing(self.world.FRAMES), case.steps)
+        return self.sample_custom(guider, noise, self.nothing(world.FRAMES), case.steps)
 
     def tune(self) -> object:
         """A video MODEL that has seen the source clip alone: Tune-A-Video's way (arXiv 2212.11565).
 
         The image model inflated; its new layers and its queries learn.
         """
-        models = self.pack.import_module("bivdiff_core.demo.models")
-        train = self.pack.import_module("bivdiff_core.demo.train")
         demo = self.pack.import_module("bivdiff_core.host.loaders.demo_models")
         latent = self.encode(self.scene.source.frames)["samples"]
         clips = self.video.model.process_latent_in(latent).clone().transpose(0, 1)[None]
-        caption = self.encode_text(full_caption(self.world, self.scene.source))[0][0].clone()
+        caption = self.encode_text(self.scene.source.full_caption)[0][0].clone()
         torch.manual_seed(self.seed)
         image = models.image_unet()
         image.load_state_dict(models.load_weights("image_unet"))
@@ -312,7 +306,7 @@ class Study(Chain):
     def edit_tuned(self) -> dict:
         """The source inverted and drawn anew from the goal's caption by the model tuned on it, a LATENT."""
         model = self.stages["tuned",].result
-        said = self.encode_text(full_caption(self.world, self.scene.source))
+        said = self.encode_text(self.scene.source.full_caption)
         inverted = self.invert_video(self.encode(self.scene.source.frames), said, 1.0, model=model, steps=20)
         return self.smooth(inverted, self.texts("prompt2prompt")[0], 20, cfg=FRAME_CFG, model=model)
 
@@ -344,7 +338,7 @@ def measured(rounds: int) -> list[dict]:
     records = Records(ROOT / "output" / "study.jsonl")
     rows = []
     with tqdm(total=rounds * len(MOTIONS) * len(cases), desc="cases") as bar:
-        for number, scene in enumerate(scenes(study.world, rounds)):
+        for number, scene in enumerate(scenes(rounds)):
             study.begin(scene, number)
             for case in cases:
                 name = f"{scene.motion} {scene.source.seed} {case}"

@@ -7,6 +7,8 @@ import logging
 import torch
 from torch import Tensor
 
+from bivdiff_core.demo import world
+from tools import measure
 from tools.host import Pack, use_comfyui
 
 FRAME_CFG, SMOOTH_CFG = 3.0, 1.0
@@ -36,8 +38,6 @@ class Chain:
     def __init__(self, pack: Pack) -> None:
         self.pack = pack
         self.image, self.video, self.clip, self.vae, self.control_net = pack.run("BIVDiffDemoModels", variant="base")
-        self.world = pack.import_module("bivdiff_core.demo.world")
-        self.measure = pack.import_module("bivdiff_core.demo.measure")
         self.empty = self.encode_text("")
 
     def encode_text(self, text: str) -> list:
@@ -59,7 +59,7 @@ class Chain:
             positive=positive,
             negative=self.empty,
             control_net=self.control_net,
-            image=self.world.canny_control(frames),
+            image=world.canny_control(frames),
         )
 
     def draw(
@@ -248,13 +248,13 @@ class Chain:
 
     def figures(self, frames: Tensor, clip) -> dict[str, float | None]:
         """Pixel rules on frames `[F, H, W, 3]`, against what is known of the clip."""
-        flicker = self.measure.flicker(frames, clip)
+        flicker = measure.flicker(frames, clip)
         return {
             "shape flicker": flicker.shape,
             "background flicker": flicker.ground,
-            "IoU": self.measure.structure_iou(frames, clip),
-            "caption": self.measure.caption_accuracy(frames, clip),
-            "sharpness": self.measure.sharpness(frames),
+            "IoU": measure.structure_iou(frames, clip),
+            "caption": measure.caption_accuracy(frames, clip),
+            "sharpness": measure.sharpness(frames),
         }
 
 

@@ -24,7 +24,8 @@ from torchvision.transforms.functional import to_pil_image, to_tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
-from bivdiff_core.demo import measure, world  # noqa: E402
+from bivdiff_core.demo import world  # noqa: E402
+from tools import measure  # noqa: E402
 from tools.parts import PACKAGED_CLIP  # noqa: E402
 from tools.server import Server, ServerError  # noqa: E402
 from tools.workflows import FILES  # noqa: E402

@@ -25,6 +25,7 @@ from torchvision.transforms.functional import to_pil_image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
+from bivdiff_core.demo import world  # noqa: E402
 from tools.browser import Comfy, chromium, opened  # noqa: E402
 from tools.chain import Chain, start  # noqa: E402
 from tools.demo import WORKFLOW  # noqa: E402
@@ -91,7 +92,7 @@ class Demo(Chain):
 
     def __init__(self) -> None:
         super().__init__(start())
-        self.source = self.world.make_clip(self.world.PACKAGED_CLIP_SEED).frames
+        self.source = world.make_clip(world.PACKAGED_CLIP_SEED).frames
         self.prompt = self.encode_text("a blue square")
         self.controlled = self.outlined(self.source, self.prompt)
         self.blank = self.nothing(len(self.source))
@@ -125,7 +126,7 @@ class Demo(Chain):
 def frame_sampler(demo: Demo) -> Rows:
     """Hints, and the frames that follow them."""
     return {
-        "The control: outlines, one for each frame": some(demo.world.canny_control(demo.source)),
+        "The control: outlines, one for each frame": some(world.canny_control(demo.source)),
         'Drawn one by one, "a blue square": they follow it, and flicker': some(demo.decode(demo.drawn)),
     }
 

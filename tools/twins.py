@@ -25,7 +25,8 @@ from torchvision.transforms.functional import to_pil_image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
-from bivdiff_core.demo import measure, world  # noqa: E402
+from bivdiff_core.demo import world  # noqa: E402
+from tools import measure  # noqa: E402
 from tools.chain import with_jumping_colours  # noqa: E402
 from tools.demo import frames_of  # noqa: E402
 from tools.host import COMFYUI  # noqa: E402

@@ -1,1 +1,1 @@
-"""The toy world, the tiny models trained on it, and measures of what they make."""
+"""The toy world and the tiny models trained on it."""

@@ -156,6 +156,12 @@ class Clip:
         """The visible part of the background, ``[F, H, W]`` in 0..1."""
         return 1 - self.masks.sum(dim=0)
 
+    @property
+    def full_caption(self) -> str:
+        """A caption that leaves nothing out."""
+        said = tuple((shape.surface.name, shape.kind) for shape in self.shapes)
+        return str(Caption(said, self.background.name))
+
 
 @dataclass(frozen=True)
 class Caption:

@@ -27,7 +27,6 @@ LIBRARIES = {
     "transformers",
 }
 HEAVY = {"diffusers", "kornia", "matplotlib", "skimage", "transformers"}
-TRAINING = {CORE / "demo" / "train.py"}
 
 files = pytest.mark.parametrize("file", PACK, ids=lambda file: str(file.relative_to(ROOT)))
 
@@ -79,8 +78,7 @@ def test_the_pack_imports_itself_relatively(file):
 
 @files
 def test_start_up_imports_no_heavy_library(file):
-    if file not in TRAINING:
-        assert not imports_at_start_up(parse(file)) & HEAVY
+    assert not imports_at_start_up(parse(file)) & HEAVY
 
 
 def names_from_comfyui(tree: ast.AST) -> set[str]:

@@ -5,8 +5,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from bivdiff_core.demo import measure, world
+from bivdiff_core.demo import world
 from bivdiff_core.demo.models import WordTokenizer
+from tools import measure
 
 CLIPS = [world.make_clip(seed) for seed in world.HELD_OUT_SEEDS[:24]]
 

@@ -70,7 +70,7 @@ def test_similarity_is_ssim():
 
 
 def test_sharpness_falls_with_blur_and_is_that_of_the_worlds_measure():
-    from bivdiff_core.demo.measure import sharpness
+    from tools.measure import sharpness
 
     video = moving(1)
     figure = metrics.sharpness(video)

@@ -14,6 +14,9 @@ import tiny_models as tiny
 import torch
 from diffusers import UNet2DConditionModel
 
+from bivdiff_core.demo import world
+from tools import measure
+
 CAPTION = "a red star in front of a blue circle on a white background"
 
 
@@ -29,8 +32,7 @@ def host(pack):
 
 
 @pytest.fixture(scope="module")
-def clip_of_the_world(pack):
-    world = pack.import_module("bivdiff_core.demo.world")
+def clip_of_the_world():
     return world.make_clip(world.HELD_OUT_SEEDS[0])
 
 
@@ -53,7 +55,6 @@ def eps_of(patcher, x, t, context, control=None):
 
 @pytest.mark.parametrize("frames", [2, 64])
 def test_the_demo_clip_is_the_world_s(pack, frames):
-    world = pack.import_module("bivdiff_core.demo.world")
     (video,) = pack.run("BIVDiffDemoClip", frames=frames)
     images, audio, fps = pack.run("GetVideoComponents", video=video)[:3]
     assert torch.equal(images, world.make_clip(world.PACKAGED_CLIP_SEED, frames).frames)
@@ -70,11 +71,11 @@ def test_the_text_encoder_equals_transformers(models, host):
 
 
 @torch.inference_mode()
-def test_the_image_unet_and_the_control_net_equal_diffusers(models, host, clip_of_the_world, pack):
+def test_the_image_unet_and_the_control_net_equal_diffusers(models, host, clip_of_the_world):
     unet = trained(models, models.image_unet(), "image_unet")
     net = trained(models, models.control_net(unet), "control_net")
     context = host[2].encode_from_tokens(host[2].tokenize(CAPTION)).expand(2, -1, -1)
-    hint = pack.import_module("bivdiff_core.demo.world").canny_control(clip_of_the_world.frames[:2]).movedim(-1, 1)
+    hint = world.canny_control(clip_of_the_world.frames[:2]).movedim(-1, 1)
     for level in (1, 500, 981):
         x, t = white(2, 4, 8, 8), torch.tensor([level, level])
         expected = unet(x, t, context).sample
@@ -96,7 +97,7 @@ def test_the_t2i_adapter_equals_diffusers(pack, models, host, clip_of_the_world)
     net = trained(models, models.t2i_adapter(), "t2i_adapter")
     *_, adapter = pack.run("BIVDiffDemoModels", variant="t2i_adapter")
     context = host[2].encode_from_tokens(host[2].tokenize(CAPTION)).expand(2, -1, -1)
-    outlines = pack.import_module("bivdiff_core.demo.world").canny_control(clip_of_the_world.frames[:2])
+    outlines = world.canny_control(clip_of_the_world.frames[:2])
     hint = outlines.movedim(-1, 1)[:, :1]
     for level in (1, 500, 981):
         x, t = white(2, 4, 8, 8), torch.tensor([level, level])
@@ -176,8 +177,7 @@ def test_the_latents_are_a_format_of_their_own(host, clip_of_the_world):
 
 
 @torch.inference_mode()
-def test_previews_show_the_colours(pack, host):
-    world = pack.import_module("bivdiff_core.demo.world")
+def test_previews_show_the_colours(host):
     frames = torch.cat([world.make_clip(seed).frames[:1] for seed in world.HELD_OUT_SEEDS[:32]])
     form = host[0].get_model_object("latent_format")
     latent = form.process_in(host[3].encode(frames))
@@ -189,7 +189,6 @@ def test_previews_show_the_colours(pack, host):
 
 
 def test_control_images_are_the_hosts_canny(pack, clip_of_the_world):
-    world = pack.import_module("bivdiff_core.demo.world")
     (hosts,) = pack.run(
         "Canny", image=clip_of_the_world.frames, low_threshold=world.CANNY_LOW, high_threshold=world.CANNY_HIGH
     )
@@ -199,8 +198,6 @@ def test_control_images_are_the_hosts_canny(pack, clip_of_the_world):
 @pytest.mark.parametrize("variant", ["base", "t2i_adapter"])
 def test_core_nodes_draw_the_control(pack, clip_of_the_world, variant):
     """CLIPTextEncode, ControlNetApplyAdvanced, KSampler and VAEDecode on the demo models follow the outline."""
-    measure = pack.import_module("bivdiff_core.demo.measure")
-    world = pack.import_module("bivdiff_core.demo.world")
     image, _, clip, vae, control = pack.run("BIVDiffDemoModels", variant=variant)
     (positive,) = pack.run("CLIPTextEncode", clip=clip, text=clip_of_the_world.caption)
     (negative,) = pack.run("CLIPTextEncode", clip=clip, text="")
@@ -271,7 +268,6 @@ SAMPLING = {"seed": 0, "steps": 20, "cfg": 3.0, "sampler_name": "ddim", "schedul
 
 def test_instruct_pix2pix_recolours_what_it_is_told_to(pack, host):
     """On held-out clips: the named thing has its new colour, the others theirs, and shapes stay where they are."""
-    measure, world = (pack.import_module(f"bivdiff_core.demo.{name}") for name in ("measure", "world"))
     editor, *_ = pack.run("BIVDiffDemoModels", variant="instruct_pix2pix")
     (empty,) = pack.run("CLIPTextEncode", clip=host[2], text="")
     colours, overlaps = [], []
@@ -286,8 +282,7 @@ def test_instruct_pix2pix_recolours_what_it_is_told_to(pack, host):
             "KSampler", model=editor, positive=positive, negative=negative, latent_image=latent, **SAMPLING
         )
         (frames,) = pack.run("VAEDecode", vae=host[3], samples=latent)
-        said = tuple((shape.surface.name, shape.kind) for shape in after.shapes)
-        everything = dataclasses.replace(after, caption=str(world.Caption(said, after.background.name)))
+        everything = dataclasses.replace(after, caption=after.full_caption)
         colours.append(measure.caption_accuracy(frames, everything))
         overlaps.append(measure.structure_iou(frames, after))
     assert sum(colours) / len(colours) > 0.8
@@ -296,7 +291,6 @@ def test_instruct_pix2pix_recolours_what_it_is_told_to(pack, host):
 
 def test_inpaint_fills_a_hole_as_its_surroundings_go_on(pack, host):
     """On the ground of held-out clips: nearer to what was there than the base model with the same mask comes."""
-    measure, world = (pack.import_module(f"bivdiff_core.demo.{name}") for name in ("measure", "world"))
     inpainter, *_ = pack.run("BIVDiffDemoModels", variant="inpaint")
     (empty,) = pack.run("CLIPTextEncode", clip=host[2], text="")
     errors = {"inpaint": [], "base": []}

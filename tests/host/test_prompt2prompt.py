@@ -12,6 +12,8 @@ import torch
 from animatediff_standin import use_evolved_sampling
 from diffusers import DDIMScheduler
 
+from bivdiff_core.demo import world
+
 STEPS, CFG, FRAMES = 5, 3.0, 4
 SOURCE, TARGET = "a photograph of a cat", "a photograph of a dog"
 
@@ -329,7 +331,6 @@ def test_frame_chunks_on_the_model_do_no_harm(pack, model, clip, latent):
 
 def test_local_blend_keeps_what_lies_off_its_words(pack):
     """On the demo models: where the shape is, the picture changes; most cells off it are the source's to the bit."""
-    world = pack.import_module("bivdiff_core.demo.world")
     shown = world.make_clip(world.PACKAGED_CLIP_SEED)
     model, _, clip, vae, _ = pack.run("BIVDiffDemoModels", variant="base")
     source = "a blue square on a yellow background"

@@ -15,10 +15,10 @@ from comfy_cli.workflow_to_api import convert_ui_to_api
 from test_video_folder import write_folder
 from torch import Tensor
 
-from bivdiff_core.demo import measure, world
+from bivdiff_core.demo import world
 from bivdiff_core.demo.models import CONTEXT_DIM
 from dev import HOST_RELEASE, is_release
-from tools import released, twins, workflows
+from tools import measure, released, twins, workflows
 from tools.chain import with_jumping_colours
 from tools.demo import frames_of, node_titled
 from tools.host import COMFYUI

@@ -17,6 +17,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from bivdiff_core.demo import world
+
 from . import comfyui
 from .families import run_families
 
@@ -57,7 +59,6 @@ class Studio:
     def __init__(self, run: Run) -> None:
         import comfy.model_management
 
-        world = run.pack.import_module("bivdiff_core.demo.world")
         clip = world.make_clip(world.HELD_OUT_SEEDS[0])
         self.run = run
         self.image, self.video, self.clip, self.vae, self.control_net = run("BIVDiffDemoModels", variant="base")

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .world import PALETTE, Clip, parse_caption, pixel_grid
+from bivdiff_core.demo.world import PALETTE, Clip, parse_caption, pixel_grid
 
 MARGIN = 2
 

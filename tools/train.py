@@ -1,4 +1,4 @@
-"""Train the demo models from nothing: ``python -m bivdiff_core.demo.train``, 80 minutes on two quiet cores.
+"""Train the demo models from nothing: ``python -m tools.train``, 80 minutes on two quiet cores.
 
 Stages, one after another: autoencoder, text encoder with image UNet, ControlNet, video UNet, decoder alone, the
 image UNet's two variants, for InstructPix2Pix and for inpainting, a T2I-Adapter, and a LoRA for a style.
@@ -25,9 +25,9 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from . import models, world
+from bivdiff_core.demo import models, world
 
-log = logging.getLogger("bivdiff.demo.train")
+log = logging.getLogger("tools.train")
 
 CLIPS = 4096
 STEPS = {
