@@ -10,7 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from tools.downloads import DOWNLOADS
+
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
+MUTED = 2
+"""The page's number for it (LGraphEventMode.NEVER)."""
 WIDTH, GAP = 330, 50
 TITLE, SLOT, WIDGET = 30, 22, 26
 TALL = {"LoadVideo": 340, "SaveVideo": 360, "PreviewImage": 260, "BIVDiffCompareVideos": 460}
@@ -38,6 +42,7 @@ class Node:
     values: dict[str, object] = field(default_factory=dict)
     """What its widgets show, also those that a wire sets."""
     wires: dict[str, Output] = field(default_factory=dict)
+    muted: bool = False
 
     def __getitem__(self, name: str) -> Output:
         return Output(self, self.schema["output_name"].index(name))
@@ -126,10 +131,10 @@ class Graph:
         """One of two settings."""
         return demo if self.demo else real
 
-    def group(self, title: str, colour: str, width: int = WIDTH) -> None:
-        """Begin a group of columns, right of what there is."""
+    def group(self, title: str, colour: str, width: int = WIDTH, muted: bool = False) -> None:
+        """Begin a group of columns, right of what there is. A muted one does not run until an artist wakes it."""
         left = self.groups[-1]["right"] + 30 if self.groups else 20
-        self.groups.append({"title": title, "color": colour, "left": left})
+        self.groups.append({"title": title, "color": colour, "left": left, "muted": muted})
         self._begin(left + 20, width)
 
     def column(self, width: int = WIDTH) -> None:
@@ -148,6 +153,7 @@ class Graph:
         """
         schema = self.object_info[class_type]
         node = Node(len(self.nodes) + 1, class_type, schema, title, (self.x, self.y), self.width)
+        node.muted = self.groups[-1]["muted"]
         specs = node.inputs()
         if unknown := set(values) - set(specs):
             raise ValueError(f"{class_type} has no input {', '.join(unknown)}")
@@ -229,6 +235,9 @@ class Graph:
             {"name": name, "type": kind, "links": []}
             for name, kind in zip(node.schema["output_name"], node.schema["output"], strict=True)
         ]
+        properties: dict[str, object] = {} if opens else {"Node name for S&R": node.class_type}
+        if models := [DOWNLOADS[value] for value in node.values.values() if value in DOWNLOADS]:
+            properties["models"] = models
         made = {
             "id": node.number,
             "type": node.class_type,
@@ -236,10 +245,10 @@ class Graph:
             "size": [node.width, node.height()],
             "flags": {},
             "order": order,
-            "mode": 0,
+            "mode": MUTED if node.muted else 0,
             "inputs": inputs,
             "outputs": outputs,
-            "properties": {} if opens else {"Node name for S&R": node.class_type},
+            "properties": properties,
             "widgets_values": widgets,
         }
         return {**made, "title": node.title} if node.title else made

@@ -60,7 +60,12 @@ class Prompts(NamedTuple):
 
 def load_clip(g: Graph, file: str, title: str, size: tuple[int, int], crop: str = "center", **frames: object) -> Source:
     """Frames of a video file with their sound, at a size (width, height): cropped to its shape, or else stretched."""
-    components = g.add("GetVideoComponents", video=g.add("LoadVideo", title, file=file))
+    return taken(g, g.add("LoadVideo", title, file=file), size, crop, **frames)
+
+
+def taken(g: Graph, video: Node, size: tuple[int, int], crop: str = "center", **frames: object) -> Source:
+    """As `load_clip`, of a VIDEO."""
+    components = g.add("GetVideoComponents", video=video)
     wired = {name: components[name] for name in ("images", "fps", "audio")}
     selected = g.add("BIVDiffSelectFrames", **wired, **frames)
     width, height = size
@@ -130,6 +135,16 @@ def for_image(g: Graph, models: Models, text: object, title: str = "Prompt (imag
 def steps(g: Graph) -> int:
     """Of every stage: the paper's, or what the demo models need."""
     return g.choose(50, 25)
+
+
+def schedule(g: Graph, models: Models) -> dict[str, object]:
+    """Where the steps of every stage lie."""
+    return {"steps": steps(g), "scheduler": models.scheduler}
+
+
+def windows(models: Models) -> dict[str, int]:
+    """What the video model sees at once."""
+    return dict(zip(("context_length", "context_overlap"), models.windows, strict=True))
 
 
 def cfg(g: Graph) -> float:
@@ -244,12 +259,27 @@ def smooth(
         said: the prompt of both inversions, instead of each model's empty one.
     """
     g.group("Stage 2: mixed inversion", INVERSION_COLOUR)
-    schedule = {"steps": steps(g), "scheduler": models.scheduler}
+    image, video = inverted(g, models, texts, frames, strength, clip, said)
+    ratio = TASK_RATIOS.get(task, mixing_ratio)
+    mixed = g.add("BIVDiffMixedInversion", image_latent=image, video_latent=video, task=task, mixing_ratio=ratio)
+    g.group("Stage 3: temporal smoothing", SMOOTHING_COLOUR)
+    return denoised(g, models, texts, mixed)
+
+
+def inverted(
+    g: Graph,
+    models: Models,
+    texts: Prompts,
+    frames: object,
+    strength: float = 1.0,
+    clip: Node | None = None,
+    said: Node | None = None,
+) -> tuple[Node, Node]:
+    """LATENT frames inverted with the image model and with the video model; the arguments are `smooth`'s."""
     # Small latents lose their picture under less noise than large ones: docs/study.md, "Strength".
     if models.grid != "reference":  # which the released code inverts to full noise on
         strength = g.choose(strength, min(strength, 0.5))
-    settings = {"solver": models.solver, "strength": strength, "grid": models.grid, **schedule}
-    windows = {"context_length": models.windows[0], "context_overlap": models.windows[1]}
+    settings = {"solver": models.solver, "strength": strength, "grid": models.grid, **schedule(g, models)}
     image = g.add(
         "BIVDiffInvertImage", model=models.image, conditioning=said or texts.image_empty, latent=frames, **settings
     )
@@ -259,11 +289,13 @@ def smooth(
         conditioning=said or texts.video_empty,
         latent=clip or frames,
         **settings,
-        **windows,
+        **windows(models),
     )
-    ratio = TASK_RATIOS.get(task, mixing_ratio)
-    mixed = g.add("BIVDiffMixedInversion", image_latent=image, video_latent=video, task=task, mixing_ratio=ratio)
-    g.group("Stage 3: temporal smoothing", SMOOTHING_COLOUR)
+    return image, video
+
+
+def denoised(g: Graph, models: Models, texts: Prompts, mixed: Node) -> Node:
+    """A mixed LATENT denoised by the video model."""
     return g.add(
         "BIVDiffTemporalSmoother",
         model=models.video,
@@ -272,15 +304,14 @@ def smooth(
         latent=mixed,
         cfg=g.choose(models.cfg, 1.0),
         grid=models.grid,
-        **schedule,
-        **windows,
+        **schedule(g, models),
+        **windows(models),
     )
 
 
 def structure_pass(g: Graph, models: Models, video: Node, model: Output, control: Node) -> Node:
     """Stage 4: a smoothed LATENT inverted a little way, and drawn again by the image model under its control."""
     g.group("Stage 4: structure pass", STRUCTURE_COLOUR)
-    schedule = {"steps": steps(g), "scheduler": models.scheduler}
     noised = g.add(
         "BIVDiffInvertImage",
         "Invert a little way",
@@ -289,7 +320,7 @@ def structure_pass(g: Graph, models: Models, video: Node, model: Output, control
         latent=video,
         solver=models.solver,
         strength=0.3,
-        **schedule,
+        **schedule(g, models),
     )
     return g.add(
         "BIVDiffFrameSampler",
@@ -299,7 +330,7 @@ def structure_pass(g: Graph, models: Models, video: Node, model: Output, control
         negative=control["negative"],
         latent_image=noised,
         cfg=1.0,
-        **schedule,
+        **schedule(g, models),
     )
 
 

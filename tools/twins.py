@@ -43,9 +43,13 @@ BEFORE = {"own_frames": "Source", "matting": "Source"}
 
 
 def write_inputs(folder: Path, clip: world.Clip) -> None:
-    """What the twins load: a mask around the shape, and frames whose colours jump."""
+    """What the twins load: a mask around the shape, frames whose colours jump, and a folder of two such clips."""
     write_video(folder / "bivdiff_mask.mp4", shape_mask(clip)[..., None].expand(-1, -1, -1, 3))
     write_video(folder / "bivdiff_flicker.mp4", with_jumping_colours(clip.frames, seed=0), sound=True)
+    clips = folder / "bivdiff_clips"
+    clips.mkdir(exist_ok=True)
+    for seed in range(2):
+        write_video(clips / f"{seed}.mp4", with_jumping_colours(clip.frames, seed), sound=seed == 0)
 
 
 def shape_mask(clip: world.Clip) -> Tensor:

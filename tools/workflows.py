@@ -41,6 +41,8 @@ TEMPLATES = {
     "animatediff": "BIVDiff 14 AnimateDiff - new video from outlines",
     "wan": "BIVDiff 15 Wan - deflicker with one model",
     "sweep": "BIVDiff 16 Sweep - find your mixing ratio",
+    "saved_inversion": "BIVDiff 17 Saved inversion - try settings another day",
+    "folder": "BIVDiff 18 Folder - deflicker every clip in it",
 }
 """What the template browser calls each recipe: it sorts and searches by file name."""
 GRAPHS: dict[str, Drawing] = {recipe: import_module(f"tools.recipes.{recipe}").draw for recipe in TEMPLATES}

@@ -8,6 +8,7 @@ from dataclasses import replace
 from urllib.error import HTTPError
 
 import av
+import folder_paths
 import pytest
 import tiny_models as tiny
 import torch
@@ -21,12 +22,19 @@ from dev import HOST_RELEASE, is_release
 from tools import measure, released, twins, workflows
 from tools.chain import with_jumping_colours
 from tools.demo import frames_of, node_titled
+from tools.graph import MUTED
 from tools.host import COMFYUI
-from tools.parts import PACKAGED_CLIP
+from tools.parts import ANIMATEDIFF, PACKAGED_CLIP
 
-FILES = {"file", "ckpt_name", "control_net_name", "lora_name", "bg_removal_name", "name"}
-FILES |= {"unet_name", "clip_name", "vae_name", "model_name"}
+MODEL_FILES = {"ckpt_name", "control_net_name", "lora_name", "bg_removal_name"}
+MODEL_FILES |= {"unet_name", "clip_name", "vae_name", "model_name"}
+FILES = MODEL_FILES | {"file", "folder", "latent", "name"}
 """Inputs that name files which only the artist has."""
+NOT_OFFERED = {ANIMATEDIFF, "your_style.safetensors"}
+"""No files: they stand for an artist's own choice."""
+HUBS = ("https://huggingface.co/", "https://civitai.com/", "https://civitai.red/")
+SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pth", ".pt")
+"""From where the page offers to download a missing model, and what (front end 1.47)."""
 EXPAND, BLUR = 2, 2
 """Of the inpainting twin's mask, in pixels."""
 
@@ -37,6 +45,8 @@ FIRST = "deflicker_demo"
 PASSING = {"stages_demo", "controlnet", "t2i_adapter", "style_lora", "tile_upscale", "animatediff", "sweep"}
 """Those whose frames a control holds to their shapes: they end with the structure pass."""
 
+AS_OWN_FRAMES = {"saved_inversion", "folder"}
+"""Those that run the chain of own_frames in another way."""
 DRAWN_AS_CONTROLNET = {FIRST, "stages_demo", "sweep"}
 
 every_workflow = pytest.mark.parametrize("name", GRAPHS)
@@ -51,6 +61,11 @@ def shipped(name: str) -> str:
 def drawn(name: str, object_info: dict, demo: bool) -> dict:
     """A workflow or its twin as the tools make it."""
     return workflows.workflow(name, object_info, demo, GRAPHS)
+
+
+def whole(ui: dict, object_info: dict) -> dict:
+    """The prompt of a workflow with what is muted in it."""
+    return convert_ui_to_api({**ui, "nodes": [{**node, "mode": 0} for node in ui["nodes"]]}, object_info)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +135,7 @@ def test_the_blueprint_is_what_the_tool_writes(object_info):
 @every_chain
 def test_the_server_finds_nothing_amiss_but_the_artists_files(server, object_info, name):
     ui = json.loads(shipped(name))
-    prompt = convert_ui_to_api(ui, object_info)
+    prompt = whole(ui, object_info)
     assert len(prompt) == sum(node["type"] != "MarkdownNote" for node in ui["nodes"])
     for node in prompt.values():
         if node["class_type"] == "LoadVideo":
@@ -136,10 +151,22 @@ def test_the_server_finds_nothing_amiss_but_the_artists_files(server, object_inf
         assert key in wired or object_info[node["class_type"]]["output_node"], f"{node['_meta']['title']} leads nowhere"
 
 
+@every_workflow
+def test_a_missing_model_is_offered_to_download(object_info, name):
+    """As the page asks for it: under the name that the widget shows, from a host and with a suffix that it trusts."""
+    ui = json.loads(shipped(name))
+    offered = [model for node in ui["nodes"] for model in node["properties"].get("models", [])]
+    prompt = whole(ui, object_info)
+    chosen = {value for node in prompt.values() for key, value in node["inputs"].items() if key in MODEL_FILES}
+    assert {model["name"] for model in offered} == chosen - NOT_OFFERED
+    for model in offered:
+        assert model["url"].startswith(HUBS) and model["url"].endswith(f"/{model['name']}")
+        assert model["name"].endswith(SUFFIXES) and model["directory"] in folder_paths.folder_names_and_paths
+
+
 @pytest.mark.parametrize("name", [name for name in workflows.GRAPHS if name != FIRST])
 def test_a_saved_video_has_the_sound_and_the_rate_of_the_frames_taken(object_info, name):
-    ui = json.loads(shipped(name))
-    prompt = convert_ui_to_api(ui, object_info)
+    prompt = whole(json.loads(shipped(name)), object_info)
     videos = [node["inputs"] for node in prompt.values() if node["class_type"] == "CreateVideo"]
     assert videos
     for video in videos:
@@ -157,7 +184,7 @@ def test_the_packaged_clip_and_the_demo_clip_are_long_enough(object_info, name):
     with av.open(str(workflows.WORKFLOWS / PACKAGED_CLIP)) as container:
         packaged = sum(1 for _ in container.decode(video=0))
     (spec,) = object_info["BIVDiffDemoClip"]["input"]["required"].values()
-    for node in convert_ui_to_api(json.loads(shipped(name)), object_info).values():
+    for node in whole(json.loads(shipped(name)), object_info).values():
         if node["class_type"] == "BIVDiffSelectFrames":
             taken = node["inputs"]
             last = taken["start"] + (taken["count"] - 1) * taken["stride"]
@@ -229,7 +256,7 @@ def test_without_its_structure_pass_the_one_node_does_not_run_it(server, object_
 # The twins
 
 
-@pytest.mark.parametrize("name", sorted(set(workflows.GRAPHS) - DRAWN_AS_CONTROLNET))
+@pytest.mark.parametrize("name", sorted(set(workflows.GRAPHS) - DRAWN_AS_CONTROLNET - AS_OWN_FRAMES))
 def test_frames_in_batches_of_any_size_give_the_same_video(twin, name):
     whole = twin(name, steps=4, frames_per_batch=world.FRAMES)
     for size in (1, 3):
@@ -286,6 +313,35 @@ def test_own_frames_become_steady_and_keep_what_they_show(twin, clip):
     assert total_flicker(made["Smoothed"], clip) < 0.6 * total_flicker(made["Source"], clip)
     assert measure.structure_iou(made["Smoothed"], clip) > 0.6
     assert measure.caption_accuracy(made["Smoothed"], clip) > 0.8
+
+
+def test_a_saved_inversion_gives_the_video_of_the_run_that_made_it(server, object_info, twin):
+    ui = drawn("saved_inversion", object_info, demo=True)
+    for day in ("today", "another day"):
+        prompt = convert_ui_to_api(ui, object_info)
+        for node in prompt.values():
+            node["inputs"].update({"steps": 12} if "steps" in node["inputs"] else {})
+        ran = server.run(prompt)
+        assert not ran.error
+        classes = {prompt[key]["class_type"] for key in ran.executed}
+        inverts = {"BIVDiffInvertImage", "BIVDiffInvertVideo", "BIVDiffSaveLatent"}
+        smooths = {"BIVDiffLoadLatent", "BIVDiffMixedInversion", "BIVDiffTemporalSmoother"}
+        assert classes & (inverts | smooths) == (inverts if day == "today" else smooths)
+        for node in ui["nodes"]:
+            node["mode"] = MUTED if node["type"] in inverts else 0
+    assert torch.equal(frames_of(server, ran, prompt, "Smoothed"), twin("own_frames")["Smoothed"])
+
+
+def test_every_clip_of_a_folder_becomes_the_video_that_it_becomes_alone(server, object_info, twin):
+    prompt = convert_ui_to_api(drawn("folder", object_info, demo=True), object_info)
+    for node in prompt.values():
+        node["inputs"].update({"steps": 12} if "steps" in node["inputs"] else {})
+    ran = server.run(prompt)
+    assert not ran.error
+    first, second = frames_of(server, ran, prompt, "Smoothed").chunk(2)
+    alone = twin("own_frames", context_length=6, context_overlap=3)
+    assert torch.equal(first, alone["Smoothed"]) and (first - second).abs().mean() > 0.002
+    assert len(server.files(ran.outputs[node_titled(prompt, "Smoothed video")])) == 2
 
 
 def test_the_video_plays_at_the_clips_speed_with_its_sound(twin):
