@@ -47,15 +47,8 @@ HOST = ROOT / ".host" / "ComfyUI"
 HOST_RELEASE = Release("0.30.0", "2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a")
 ARCHIVE = "https://github.com/comfyanonymous/ComfyUI/archive/refs/tags/v{}.tar.gz"
 
-# The newest three that agree: later torch has no torchvision, or no torchaudio, that loads beside it.
-TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
-# The last one for Python 3.10; tests hold the pack to its schedulers and its video UNet.
-DIFFUSERS = "diffusers==0.41.0"
-# The demo turns a saved workflow into a prompt by its converter, which is no public interface.
-COMFY_CLI = "comfy-cli==1.23.0"
-# Another ruff has other rules and formats in another way; Playwright drives Chromium, its own or the system's. The last
-# pandas for Python 3.10, with tabulate for its Markdown, makes the benchmarks' tables, which the tests make again.
-TEST_TOOLS = ("ruff==0.17.6", "pytest==9.2.0", "playwright==1.65.2", "pandas==2.3.3", "tabulate==0.9.0")
+LOCK = ROOT / "dev.lock"
+"""All that .venv holds: ComfyUI's requirements, the pack's and those of dev-requirements.txt, for every Python."""
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 COUNT_GPUS = """
@@ -116,14 +109,15 @@ def requirements() -> list[str]:
     return (ROOT / "requirements.txt").read_text().split()
 
 
-def wanted() -> list[str]:
-    """What .venv holds beyond ComfyUI's own requirements."""
-    return [*TORCH, DIFFUSERS, COMFY_CLI, *TEST_TOOLS, *requirements()]
+def development_requirements() -> dict[str, str]:
+    """What developing takes beyond that, by name."""
+    lines = (ROOT / "dev-requirements.txt").read_text().splitlines()
+    return {line.partition("==")[0]: line for line in lines if line and not line.startswith("#")}
 
 
 def fingerprint() -> str:
     """A hash of everything that .venv holds."""
-    return hashlib.sha256("\n".join([*wanted(), (HOST / "requirements.txt").read_text()]).encode()).hexdigest()
+    return hashlib.sha256(LOCK.read_bytes()).hexdigest()
 
 
 def is_release(host: Path, release: Release) -> bool:
@@ -144,7 +138,7 @@ def build() -> Environment:
     if not is_release(HOST, HOST_RELEASE):
         fetch_host(HOST, HOST_RELEASE, VENV_PYTHON)
     say("installing PyTorch, ComfyUI's requirements and the pack's (about 6 GB)")
-    pip("installing packages", "install", *wanted(), "-r", HOST / "requirements.txt")
+    pip("installing packages", "install", "-r", LOCK)
     STAMP.write_text(fingerprint())
     say("the environment is ready")
     return Environment(VENV_PYTHON, HOST)
@@ -154,7 +148,8 @@ def make_venv() -> None:
     """An empty .venv in place of whatever an interrupted run has left."""
     version = sys.version.split()[0]
     if sys.version_info[:2] > NEWEST_PYTHON:
-        sys.exit(f"{TORCH[0]} has no build for Python {version}: run dev.py with Python 3.10 to 3.14.")
+        torch = development_requirements()["torch"]
+        sys.exit(f"{torch} has no build for Python {version}: run dev.py with Python 3.10 to 3.14.")
     free = shutil.disk_usage(ROOT).free / 1e9
     if free < NEEDED_GB:
         sys.exit(f"Setting up takes {NEEDED_GB} GB and {ROOT} has {free:.1f} GB left: free some, or move it to a disk.")
@@ -216,7 +211,10 @@ def fetch_host(host: Path, release: Release, python: Path) -> None:
 
 
 def existing(comfyui: Path, tools: tuple[str, ...]) -> Environment:
-    """The ComfyUI of COMFYUI_PATH with its Python, which must have the pack's requirements and ``tools`` already."""
+    """The ComfyUI of COMFYUI_PATH with its Python, which must have the pack's requirements and ``tools`` already.
+
+    tools: names of dev-requirements.txt.
+    """
     if not (comfyui / "main.py").is_file() or not (comfyui / "comfy").is_dir():
         sys.exit(
             f"COMFYUI_PATH is {comfyui}, which is no ComfyUI: set it to the folder that holds ComfyUI's main.py, "
@@ -232,7 +230,8 @@ def existing(comfyui: Path, tools: tuple[str, ...]) -> Environment:
     if python is None:
         looked = ", ".join(map(str, pythons))
         sys.exit(f"There is no {looked}: set COMFYUI_PYTHON to the Python that runs {comfyui}.")
-    missing = subprocess.run([python, "-c", LIST_MISSING, *requirements(), *tools], capture_output=True, text=True)
+    lines = [*requirements(), *(development_requirements()[name] for name in tools)]
+    missing = subprocess.run([python, "-c", LIST_MISSING, *lines], capture_output=True, text=True)
     if missing.returncode != 0:
         sys.exit(f"{python} lacks ComfyUI's own requirements: set COMFYUI_PYTHON to the Python that runs {comfyui}.")
     if missing.stdout:
@@ -252,7 +251,7 @@ def demo(video: Path | None) -> int:
     """Run the whole chain through a real server and leave its video, contact sheet and figures."""
     if video and not video.is_file():
         sys.exit(f"There is no file {video}: give the path of a video.")
-    host = environment(COMFY_CLI)
+    host = environment("comfy-cli")
     arguments = [] if host.has_gpu() else ["--cpu"]
     return host.run("tools/demo.py", *arguments, *([video.resolve()] if video else []))
 
@@ -264,7 +263,7 @@ def batch(**options) -> int:
 
     try:
         order = read_order(**options)
-        host = environment(COMFY_CLI)
+        host = environment("comfy-cli")
         return drive(order, host.python, host.comfyui, host.gpus())
     except BatchError as error:
         sys.exit(str(error))
@@ -305,7 +304,7 @@ def prepare_tests(host: Environment) -> None:
 
 def test() -> int:
     """Run the linter and every test."""
-    host = environment(COMFY_CLI, *TEST_TOOLS)
+    host = environment(*development_requirements())
     prepare_tests(host)
     if python := ray_python():
         os.environ["BIVDIFF_RAY_PYTHON"] = str(python)
@@ -322,7 +321,7 @@ def matrix(rows: list[str]) -> int:
 
 def neighbours(folder: Path) -> int:
     """Run the demo beside other packs, and see that none loses anything."""
-    host = environment(COMFY_CLI)
+    host = environment("comfy-cli")
     return host.run("tools/neighbours.py", *([] if host.has_gpu() else ["--cpu"]), folder.resolve())
 
 

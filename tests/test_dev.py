@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from PIL import Image
 
 import dev
@@ -21,7 +23,7 @@ NO_INDEX = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:9/
 @pytest.fixture
 def checkout(tmp_path) -> Path:
     """A copy of the repository's set-up files alone, with nothing built."""
-    for name in ("dev.py", "requirements.txt"):
+    for name in ("dev.py", "dev.lock", "dev-requirements.txt", "requirements.txt"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "tools", tmp_path / "tools")
     return tmp_path
@@ -160,3 +162,20 @@ def test_requirements_agree():
     project = (ROOT / "pyproject.toml").read_text()
     for line in (ROOT / "requirements.txt").read_text().split():
         assert f'"{line}"' in project
+
+
+@pytest.mark.skipif(not dev.is_release(COMFYUI, dev.HOST_RELEASE), reason="the lock is for another ComfyUI")
+def test_the_lock_has_a_release_of_all_that_is_required():
+    """For this Python; its head says how it is made."""
+    required = [ROOT / "dev-requirements.txt", ROOT / "requirements.txt", COMFYUI / "requirements.txt"]
+    locked = {canonicalize_name(pin.name): pin for pin in parsed(dev.LOCK)}
+    for line in (line for file in required for line in parsed(file)):
+        (pin,) = locked[canonicalize_name(line.name)].specifier
+        assert pin.operator == "==" and pin.version in line.specifier, line
+
+
+def parsed(file: Path) -> list[Requirement]:
+    """The requirements of a file that count here."""
+    lines = (line.partition("#")[0].strip() for line in file.read_text().splitlines())
+    found = [Requirement(line) for line in lines if line]
+    return [line for line in found if line.marker is None or line.marker.evaluate()]

@@ -35,8 +35,9 @@ HOSTS = (
 NODES = ("tests/core", "tests/host")
 PAGE_TOO = (*NODES, "tests/browser")
 
-USUAL = dev.wanted()
-TOOLS = [*dev.TORCH, dev.COMFY_CLI, *dev.TEST_TOOLS]
+DEVELOPMENT = dev.development_requirements()
+USUAL = [*DEVELOPMENT.values(), *dev.requirements()]
+TOOLS = [line for name, line in DEVELOPMENT.items() if name != "diffusers"]
 LOWEST = [*TOOLS, *(line.replace(">=", "==") for line in dev.requirements())]
 NEWEST = [*TOOLS, *dev.requirements()]
 SHOWN = ["comfyui-frontend-package", "torch", "numpy", "transformers"]
@@ -194,7 +195,7 @@ def page() -> str:
         last[json.loads(line)["row"]] = json.loads(line)
     rows = [(row, last[row.name]) for row in ROWS if row.name in last]
     ran = [(row, result) for row, result in rows if "versions" in result]
-    parts = [INTRODUCTION.format(torch=dev.TORCH[0].partition("==")[2])]
+    parts = [INTRODUCTION.format(torch=DEVELOPMENT["torch"].partition("==")[2])]
     parts += table(
         ["row", "ComfyUI", "Python", "front end", "what", "result", "day"],
         [
