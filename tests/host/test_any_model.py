@@ -10,10 +10,10 @@ import tiny_models as tiny
 import torch
 from analytic import GaussianMixture, rms
 from animatediff_standin import LinearBetas
+from asking import inputs_of, warnings
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.model_base import ModelType
 from comfy.patcher_extension import PatcherInjection, WrappersMP, add_wrapper_with_key
-from test_gate import inputs_of, warnings
 from torch import Tensor
 
 from bivdiff_core.grids import sd_sigma

@@ -7,7 +7,7 @@ import comfy.model_sampling
 import pytest
 import tiny_models as tiny
 import torch
-from test_chunks import F, controlled, pair, random
+from scenarios import F, controlled, pair, random
 from torch import Tensor
 
 from bivdiff_core.grids import sd_sigma

@@ -4,7 +4,6 @@ The oracle is the host's own sampling of all frames at once, without any windows
 """
 
 import logging
-from collections.abc import Callable
 
 import comfy.context_windows
 import comfy.controlnet
@@ -14,263 +13,32 @@ import pytest
 import tiny_models as tiny
 import torch
 from analytic import rms
+from controlnet_standin import SelfSlicing
+from scenarios import (
+    CORE_WINDOWS,
+    KSAMPLER,
+    LATENT,
+    NEUTRAL,
+    RANGE,
+    SCENARIOS,
+    F,
+    chain_of_two,
+    control_net,
+    controlled,
+    empty,
+    pair,
+    patched,
+    plain,
+    random,
+    with_image_prompts,
+)
 from torch import Tensor
 
 from bivdiff_core.host.memory import frames_that_fit
 
-F = 5
-LATENT = (F, 4, 8, 8)
 CHUNKS = (1, 2, 3, 5)
-KSAMPLER = {"seed": 3, "steps": 3, "cfg": 3.0, "sampler_name": "euler_ancestral", "scheduler": "normal", "denoise": 1.0}
 
 
-RANGE = (0.0, 0.4)
-"""Start and end percent of the control under test: on while noise is high, where it moves most, off below."""
-
-
-def random(*shape: int, seed: int) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def controlled(pack, conds: tuple, control, seed: int, flip: bool, start: float, end: float, strength: float = 1.0):
-    """Positive and negative with a control hint for every frame; `flip` gives each frame another one's."""
-    image = random(F, 64, 64, 3, seed=seed)
-    return pack.run(
-        "ControlNetApplyAdvanced", positive=conds[0], negative=conds[1], control_net=control,
-        image=image.flip(0) if flip else image, strength=strength, start_percent=start, end_percent=end,
-    )  # fmt: skip
-
-
-def per_frame(tensor: Tensor, flip: bool) -> Tensor:
-    return tensor.flip(0) if flip else tensor
-
-
-# Each scenario: model, positive, negative, latent. `flip` hands the frames' own inputs out in reverse order.
-
-
-def plain(pack, flip):
-    samples = 10 * torch.randn(LATENT, generator=torch.Generator().manual_seed(8))
-    return tiny.sd_model(), *pair(), {"samples": per_frame(samples, flip)}
-
-
-def pair() -> tuple[list, list]:
-    return tiny.text(seed=1), tiny.text(seed=2)
-
-
-def empty() -> dict:
-    return {"samples": torch.zeros(LATENT)}
-
-
-def control_net(pack, flip):
-    return tiny.sd_model(), *controlled(pack, pair(), tiny.control_net(), 1, flip, 0.1, 0.7), empty()
-
-
-def chain_of_two(pack, flip):
-    """Each with a range of its own; in every chunk both must know theirs."""
-    conds = controlled(pack, pair(), tiny.control_net(1), 1, flip, *RANGE)
-    return tiny.sd_model(), *controlled(pack, conds, tiny.control_net(2), 2, False, 0.3, 1.0, 0.5), empty()
-
-
-def adapter_before_control_net(pack, flip):
-    """An adapter whose copy is made after the run began loses its range, and acts on every step."""
-    conds = controlled(pack, pair(), tiny.t2i_adapter(), 1, flip, *RANGE)
-    return tiny.sd_model(), *controlled(pack, conds, tiny.control_net(), 2, False, 0.3, 1.0), empty()
-
-
-def adapter_alone(pack, flip):
-    return tiny.sd_model(), *controlled(pack, pair(), tiny.t2i_adapter(), 1, flip, *RANGE), empty()
-
-
-def control_net_with_masks(pack, flip):
-    """One for inpainting: a mask for every frame lies beside its hint."""
-    image, mask = random(F, 64, 64, 3, seed=1), random(F, 64, 64, seed=2).round()
-    positive, negative = pair()
-    conds = pack.run(
-        "ControlNetInpaintingAliMamaApply", positive=positive, negative=negative,
-        control_net=tiny.control_net(concat_mask=True), vae=None, image=per_frame(image, flip),
-        mask=per_frame(mask, flip), strength=1.0, start_percent=RANGE[0], end_percent=RANGE[1],
-    )  # fmt: skip
-    return tiny.sd_model(), *conds, empty()
-
-
-class SelfSlicing(comfy.controlnet.ControlNet):
-    """A control as Advanced-ControlNet makes them: told a window's frames, it takes their part of the hints, of which
-    the last holds for all frames beyond it, and of the strengths, one for each frame."""
-
-    sub_idxs, full_latent_length, context_length = None, 0, 0
-
-    def copy(self):
-        copied = super().copy()
-        copied.__class__ = SelfSlicing
-        return copied
-
-    def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
-        hints, self.cond_hint = self.cond_hint_original, None
-        self.batched_number = batched_number
-        try:
-            if self.sub_idxs is not None:
-                missing = self.full_latent_length - len(hints)
-                self.cond_hint_original = torch.cat([hints, hints[-1:].expand(missing, -1, -1, -1)])[self.sub_idxs]
-            return super().get_control(x_noisy, t, cond, batched_number, transformer_options)
-        finally:
-            self.cond_hint_original = hints
-
-    def control_merge(self, control, control_prev, output_dtype):
-        strengths = torch.linspace(0.2, 1.8, F)[self.sub_idxs or slice(F)].repeat(self.batched_number)
-        scaled = {key: [x * strengths.view(-1, 1, 1, 1) for x in outs] for key, outs in control.items()}
-        return super().control_merge(scaled, control_prev, output_dtype)
-
-
-class TimestepKeyframe:
-    """From where on a control has which strength, and perhaps a mask for each frame; later ones inherit it."""
-
-    def __init__(self, start_percent: float, strength: float, mask: Tensor | None = None):
-        self.start_percent, self.strength, self.mask_hint_orig = start_percent, strength, mask
-        self.guarantee_steps = 1
-
-
-class TimestepKeyframes:
-    """The keyframes of a control in the order of their starts."""
-
-    def __init__(self, *keyframes: TimestepKeyframe):
-        self.keyframes = list(keyframes)
-
-
-class Keyframed(SelfSlicing):
-    """A control of Advanced-ControlNet with timestep keyframes, which move on to later ones only."""
-
-    calls: list[tuple[float, float]] = []
-    """Sigma and strength of every call of any of them."""
-
-    def copy(self):
-        copied = super().copy()
-        copied.__class__ = Keyframed
-        copied.begin(self.timestep_keyframes)
-        return copied
-
-    def begin(self, keyframes: TimestepKeyframes) -> "Keyframed":
-        self.__class__ = Keyframed
-        self.timestep_keyframes = keyframes
-        self.current_timestep_keyframe, self.current_timestep_index, self.current_used_steps = None, -1, 0
-        self.tk_mask_cond_hint = None
-        return self
-
-    def pre_run(self, model, percent_to_timestep_function):
-        super().pre_run(model, percent_to_timestep_function)
-        self.begin(self.timestep_keyframes)
-        for keyframe in self.timestep_keyframes.keyframes:
-            keyframe.start_t = percent_to_timestep_function(keyframe.start_percent)
-
-    def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
-        current = self.current_timestep_keyframe
-        if current is None or self.current_used_steps >= current.guarantee_steps:
-            for i, keyframe in enumerate(self.timestep_keyframes.keyframes):
-                if i > self.current_timestep_index and keyframe.start_t >= t[0]:
-                    self.current_timestep_keyframe, self.current_timestep_index = keyframe, i
-                    self.current_used_steps = 0
-                    if keyframe.guarantee_steps > 0:
-                        break
-        self.current_used_steps += 1
-        self.calls.append((t[0].item(), self.current_timestep_keyframe.strength))
-        mask = self.current_timestep_keyframe.mask_hint_orig
-        if mask is not None:
-            self.tk_mask_cond_hint = mask[self.sub_idxs or slice(None)]
-        return super().get_control(x_noisy, t, cond, batched_number, transformer_options)
-
-    def control_merge(self, control, control_prev, output_dtype):
-        factors = torch.full((1,), self.current_timestep_keyframe.strength)
-        if self.tk_mask_cond_hint is not None:
-            factors = factors * self.tk_mask_cond_hint.repeat(self.batched_number)
-        scaled = {key: [x * factors.view(-1, 1, 1, 1) for x in outs] for key, outs in control.items()}
-        return super().control_merge(scaled, control_prev, output_dtype)
-
-
-def keyframed(keyframes: TimestepKeyframes) -> Keyframed:
-    """A CONTROL_NET with timestep keyframes."""
-    return Keyframed.begin(tiny.control_net(1), keyframes)
-
-
-def inherited_mask(pack, flip):
-    """A mask of one timestep keyframe that the next one inherits."""
-    mask = per_frame(torch.linspace(0.1, 1.9, F), flip)
-    keyframes = TimestepKeyframes(TimestepKeyframe(0.0, 1.0, mask), TimestepKeyframe(0.2, 2.0))
-    return tiny.sd_model(), *controlled(pack, pair(), keyframed(keyframes), 1, flip, 0.0, 1.0), empty()
-
-
-def self_slicing_before_control_net(pack, flip):
-    """One that slices for itself and one of the host's in the same chain."""
-    control = tiny.control_net(1)
-    control.__class__ = SelfSlicing
-    conds = controlled(pack, pair(), control, 1, flip, *RANGE)
-    return tiny.sd_model(), *controlled(pack, conds, tiny.control_net(2), 2, False, 0.3, 1.0, 0.5), empty()
-
-
-def noise_mask(pack, flip):
-    _, positive, negative, latent = plain(pack, False)
-    (latent,) = pack.run("SetLatentNoiseMask", samples=latent, mask=per_frame(random(F, 64, 64, seed=1).round(), flip))
-    return tiny.sd_model(), positive, negative, latent
-
-
-def conditioning_masks(pack, flip):
-    """Two prompts, each in its own region of every frame."""
-    positive, negative = pair()
-    mask = per_frame(random(F, 64, 64, seed=1), flip)
-    parts = [
-        pack.run("ConditioningSetMask", conditioning=c, mask=m, set_cond_area="default", strength=1.0)[0]
-        for c, m in ((positive, mask), (tiny.text(seed=3), 1 - mask))
-    ]
-    return tiny.sd_model(), parts[0] + parts[1], negative, empty()
-
-
-def text_per_frame(pack, flip):
-    """Positive with a text for every frame, negative with one for all."""
-    text = tiny.text(F, 7, tiny.TEXT_WIDTH, seed=1)
-    return tiny.sd_model(), [[per_frame(text[0][0], flip), {}]], tiny.text(seed=2), empty()
-
-
-def pooled_text_per_frame(pack, flip):
-    xl = tiny.sd_model(tiny.TinySDXL, num_classes="sequential", adm_in_channels=2816)
-    positive = tiny.text(seed=1, pooled_output=per_frame(random(F, 1280, seed=1), flip))
-    return xl, positive, tiny.text(seed=2, pooled_output=random(1, 1280, seed=2)), empty()
-
-
-def concat_latents(pack, flip):
-    """An inpainting model: mask and masked image as further input channels."""
-    extra = {
-        "concat_latent_image": per_frame(10 * random(*LATENT, seed=1), flip),
-        "concat_mask": per_frame(random(F, 1, 64, 64, seed=2).round(), flip),
-    }
-    return tiny.sd_model(in_channels=9), tiny.text(seed=1, **extra), tiny.text(seed=2, **extra), empty()
-
-
-def prompts_in_areas(pack, flip):
-    """A second prompt for the left half; the area stays where it is, its text follows the frames."""
-    left = tiny.text(F, 7, tiny.TEXT_WIDTH, seed=3)
-    left[0][0] = per_frame(left[0][0], flip)
-    (left,) = pack.run("ConditioningSetArea", conditioning=left, width=32, height=64, x=0, y=0, strength=1.0)
-    return tiny.sd_model(), pair()[0] + left, pair()[1], empty()
-
-
-def reference_latents(pack, flip):
-    """Flux Kontext: a reference image for every frame, and one for all."""
-    shape = (F, 16, 8, 8)
-    own, common = (torch.randn(n, *shape[1:], generator=torch.Generator().manual_seed(n)) for n in (F, 1))
-    positive, negative = (
-        tiny.text(seed=s, pooled_output=random(1, tiny.TEXT_WIDTH, seed=s), guidance=1.0) for s in (1, 2)
-    )
-    for latent in (per_frame(own, flip), common):
-        (positive,) = pack.run("ReferenceLatent", conditioning=positive, latent={"samples": latent})
-    return tiny.flux_model(), positive, negative, {"samples": torch.zeros(shape)}
-
-
-SCENARIOS: dict[str, Callable] = {
-    f.__name__: f
-    for f in (
-        plain, control_net, chain_of_two, adapter_before_control_net, adapter_alone, control_net_with_masks,
-        self_slicing_before_control_net, inherited_mask, noise_mask, conditioning_masks, text_per_frame,
-        pooled_text_per_frame, concat_latents, prompts_in_areas, reference_latents,
-    )
-}  # fmt: skip
 CONDITIONED = [name for name in SCENARIOS if name not in ("plain", "noise_mask")]
 
 
@@ -387,21 +155,6 @@ def test_instruct_pix2pix_through_dual_cfg(pack, frames_per_batch):
 # Other packs that slice for themselves
 
 
-def with_image_prompts(model, flip: bool = False):
-    """A MODEL with an image prompt for each frame, patched in as IP-Adapter Plus does: it takes the rows of the window
-    that it is told of, and the first ones where it is told of none."""
-    images = per_frame(random(F, 1, 1, seed=3), flip)
-
-    def patch(features: Tensor, options: dict) -> Tensor:
-        conds = len(options["cond_or_uncond"])
-        window = options.get("ad_params", {}).get("sub_idxs") or range(len(features) // conds)
-        return features + images[list(window)].repeat(conds, 1, 1)
-
-    model = model.clone()
-    model.set_model_attn2_output_patch(patch)
-    return model
-
-
 @pytest.mark.parametrize("frames_per_batch", [1, 2])
 def test_image_prompts_follow_their_frames(pack, frames_per_batch):
     given = dict(zip(("model", "positive", "negative", "latent_image"), plain(pack, False), strict=True))
@@ -437,32 +190,7 @@ def test_hints_for_some_frames_only(pack):
 
 # Patches of other nodes
 
-NEUTRAL = {
-    "PerturbedAttentionGuidance": {"scale": 3.0},
-    "FreeU_V2": {"b1": 1.3, "b2": 1.4, "s1": 0.9, "s2": 0.2},
-    "RescaleCFG": {"multiplier": 0.7},
-    "TCFG": {},
-    "Mahiro": {},
-    "UNetSelfAttentionMultiply": {"q": 1.1, "k": 0.9, "v": 1.2, "out": 1.0},
-    "UNetCrossAttentionMultiply": {"q": 1.1, "k": 0.9, "v": 1.2, "out": 1.0},
-    "PatchModelAddDownscale": {
-        "block_number": 1, "downscale_factor": 2.0, "start_percent": 0.0, "end_percent": 0.5,
-        "downscale_after_skip": True, "downscale_method": "bicubic", "upscale_method": "bicubic",
-    },
-    "LazyCache": {"reuse_threshold": 5.0, "start_percent": 0.0, "end_percent": 1.0, "verbose": False},
-}  # fmt: skip
-"""Core's patches that make of frames in chunks what they make of all at once, and settings that are felt."""
 CACHE = {"reuse_threshold": 5.0, "start_percent": 0.0, "end_percent": 1.0, "verbose": False}
-
-
-def patched(pack, model, patch: str | None, settings: dict, frames_per_batch: int) -> Tensor:
-    """Frames of a MODEL behind one of core's nodes."""
-    if patch is not None:
-        (model,) = pack.run(patch, model=model, **settings)
-    positive, negative = pair()
-    given = {"model": model, "positive": positive, "negative": negative, "latent_image": empty(), **KSAMPLER}
-    given |= {"steps": 6, "sampler_name": "euler"}
-    return pack.run("BIVDiffFrameSampler", frames_per_batch=frames_per_batch, **given)[0]["samples"]
 
 
 @pytest.mark.parametrize("patch", NEUTRAL)
@@ -761,12 +489,6 @@ def test_foreign_windows_are_left_alone_with_a_warning(pack, caplog):
     )  # fmt: skip
     assert foreign.used == KSAMPLER["steps"]
     assert torch.isfinite(out["samples"]).all()
-
-
-CORE_WINDOWS = {
-    "context_length": 3, "context_overlap": 1, "context_stride": 1, "closed_loop": False, "dim": 0, "freenoise": False,
-    "context_schedule": "standard_static", "fuse_method": "overlap-linear", **tiny.NO_ANCHOR,
-}  # fmt: skip
 
 
 def test_core_windows_keep_their_settings(pack):

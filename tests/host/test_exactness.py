@@ -38,17 +38,6 @@ def wan():
     return tiny.wan_model()
 
 
-def image_eps(model, conditioning: list):
-    """The host's network, called by hand: no sampler, no guider, no sigma."""
-
-    def eps(z: Tensor, t: int) -> Tensor:
-        context = conditioning[0][0].expand(len(z), -1, -1)
-        network = model.model.diffusion_model
-        return network(z.float(), torch.full((len(z),), float(t)), context=context, transformer_options={}).to(z.dtype)
-
-    return eps
-
-
 def video_eps(model, conditioning: list):
     """diffusers' UNet3DConditionModel, called directly: `[F, C, H, W]` as one clip."""
 
@@ -140,7 +129,7 @@ def test_smoother_equals_diffusers(pack, video_model, grid, set_alpha_to_one, cf
     ("branch", "settings"), [("Image", {"group_norms": "per_frame"}), ("Video", {})], ids=["image", "video"]
 )
 def test_reference_inversion_equals_the_released_loop(pack, image_model, video_model, branch, settings):
-    model, eps = (image_model, image_eps) if branch == "Image" else (video_model, video_eps)
+    model, eps = (image_model, tiny.image_eps) if branch == "Image" else (video_model, video_eps)
     conditioning, latent = tiny.text(), tiny.frames(4, 4, 8, 8)
     (out,) = pack.run(
         f"BIVDiffInvert{branch}", model=model, conditioning=conditioning, latent=latent, steps=STEPS,
@@ -159,7 +148,7 @@ def test_matched_inversion_equals_ddim_from_no_noise(pack, image_model):
         "BIVDiffInvertImage", model=image_model, conditioning=conditioning, latent=latent, steps=STEPS,
         solver="ddim",
     )  # fmt: skip
-    scheduler, eps = released_scheduler(STEPS), image_eps(image_model, conditioning)
+    scheduler, eps = released_scheduler(STEPS), tiny.image_eps(image_model, conditioning)
     a = scheduler.alphas_cumprod.double()
     x = latent["samples"].double() * SCALE  # k-space: z / sqrt(alpha)
     sigma, t = torch.tensor(0.0, dtype=torch.float64), 0
@@ -188,13 +177,10 @@ def test_inversion_of_a_conditioned_model_uses_no_guidance(pack, image_model):
 # There and back
 
 
-KINDS = {"eps": tiny.TinySD, "v": tiny.TinySDVelocity, "flow": tiny.TinySDFlow}
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", tiny.KINDS)
 def test_inversion_follows_the_ode(pack, kind):
     """From sigma 0 to the model's sigma_max, where the result has the scale that inverted latents travel in."""
-    model = tiny.seeing_together(tiny.exact_model(KINDS[kind], MIXTURE))
+    model = tiny.seeing_together(tiny.exact_model(tiny.KINDS[kind], MIXTURE))
     sampling = model.get_model_object("model_sampling")
     sigma_max, x0 = float(sampling.sigma_max), MIXTURE.sample(4)
     (out,) = pack.run(
@@ -210,10 +196,10 @@ def test_inversion_follows_the_ode(pack, kind):
 
 @pytest.mark.parametrize(("solver", "sampler"), [("uni_inv", "ddim"), ("fireflow", "heun")])
 @pytest.mark.parametrize("strength", [1.0, 0.6])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", tiny.KINDS)
 def test_round_trip(pack, kind, strength, solver, sampler):
     """Up and down along the same levels comes back to the latent, at full noise and from halfway."""
-    model, text = tiny.seeing_together(tiny.exact_model(KINDS[kind], MIXTURE)), tiny.text()
+    model, text = tiny.seeing_together(tiny.exact_model(tiny.KINDS[kind], MIXTURE)), tiny.text()
     latent = {"samples": (MIXTURE.sample(4) / SCALE).float()}
     errors = []
     for steps in (20, 40):
@@ -229,10 +215,10 @@ def test_round_trip(pack, kind, strength, solver, sampler):
     assert errors[0] < 0.05 and errors[1] < errors[0] / 2
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", tiny.KINDS)
 def test_every_listed_sampler_comes_back(pack, kind):
     """All samplers that the smoother offers follow the ODE, and add no noise that would drown the inverted frames."""
-    model, text = tiny.seeing_together(tiny.exact_model(KINDS[kind], MIXTURE)), tiny.text()
+    model, text = tiny.seeing_together(tiny.exact_model(tiny.KINDS[kind], MIXTURE)), tiny.text()
     latent = {"samples": (MIXTURE.sample(3) / SCALE).float()}
     given = {"model": model, "steps": 40, "scheduler": "simple" if kind == "flow" else "ddim_uniform"}
     (inverted,) = pack.run("BIVDiffInvertVideo", conditioning=text, latent=latent, solver="fixed_point", **given)

@@ -12,6 +12,7 @@ import comfy.sd
 import pytest
 import tiny_models as tiny
 import torch
+from asking import inputs_of, warnings
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
@@ -33,32 +34,8 @@ def smooth_footage() -> dict:
     return {"samples": (ramp[:, None] + 0.3 * ramp).expand(F, 4, 32, 32) / 0.18215}
 
 
-def inputs_of(node_id: str, model, latent: dict, text: list | None = None) -> dict:
-    text = text or tiny.text(seed=1)
-    given = {"model": model, "steps": 4, "scheduler": "normal"}
-    given["latent_image" if node_id == "BIVDiffFrameSampler" else "latent"] = latent
-    if node_id.startswith("BIVDiffInvert"):
-        return {**given, "conditioning": text}
-    return {**given, "positive": text, "negative": tiny.text(seed=2), "cfg": 1.0}
-
-
 def latent_for(node_id: str) -> dict:
     return {"samples": noise()} if node_id == "BIVDiffTemporalSmoother" else tiny.frames(*LATENT)
-
-
-def output(pack, node_id: str, **inputs):
-    """A node's whole output, what it shows on itself included."""
-    schema = pack.classes[node_id].INPUT_TYPES()
-    specs = {**schema["required"], **schema.get("optional", {})}
-    defaults = {name: spec[1]["default"] for name, spec in specs.items() if len(spec) > 1 and "default" in spec[1]}
-    with torch.inference_mode():
-        return pack.classes[node_id].execute(**{**defaults, **inputs})
-
-
-def warnings(pack, node_id: str, **inputs) -> str:
-    """What a run says on its node."""
-    shown = output(pack, node_id, **inputs).ui
-    return "\n".join(shown["text"]) if shown else ""
 
 
 class Uncalled:

@@ -12,8 +12,8 @@ import pytest
 import safetensors.torch
 import tiny_models as tiny
 import torch
-from test_video_folder import PROMPT, denoised, write_folder
 from torch import Tensor
+from video_folders import PROMPT, denoised, write_folder
 
 Change = Callable[[Path], None]
 """What makes a copy of the plain folder an odd one."""

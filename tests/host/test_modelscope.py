@@ -13,9 +13,9 @@ import tiny_models as tiny
 import torch
 from diffusers import DDIMScheduler, UNet3DConditionModel
 from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
-from test_video_folder import PROMPT, SCHEDULE, denoised, write_folder
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from video_folders import PROMPT, SCHEDULE, denoised, write_folder
 
 from dev import HOST_RELEASE, is_release
 from tools.host import COMFYUI

@@ -16,12 +16,12 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.utils
 import pytest
-import test_chunks as chunks
+import scenarios
 import tiny_models as tiny
 import torch
 from analytic import rms
 from animatediff_standin import use_evolved_sampling
-from test_rising import keyframed_text
+from asking import keyframed_text
 from torch import Tensor
 
 from bivdiff_core.host.memory import frames_that_fit
@@ -97,7 +97,7 @@ def controlled(pack) -> tuple:
     positive, negative = (pack.run("CLIPTextEncode", clip=models[2], text=t)[0] for t in ("a blue square", ""))
     prompts = pack.run(
         "ControlNetApplyAdvanced", positive=positive, negative=negative, control_net=models[4],
-        image=chunks.random(F, 64, 64, 3, seed=1).round(), strength=1.0, start_percent=0.0, end_percent=1.0,
+        image=scenarios.random(F, 64, 64, 3, seed=1).round(), strength=1.0, start_percent=0.0, end_percent=1.0,
     )  # fmt: skip
     return models[0], *prompts
 
@@ -120,10 +120,10 @@ def same_on_both(make: Callable, model, split) -> Calls:
 # The same as on one device
 
 
-@pytest.mark.parametrize("name", chunks.SCENARIOS)
+@pytest.mark.parametrize("name", scenarios.SCENARIOS)
 def test_what_goes_with_a_frame_goes_to_its_device(pack, split, name):
-    model, positive, negative, latent = chunks.SCENARIOS[name](pack, flip=False)
-    given = {"positive": positive, "negative": negative, "latent_image": latent, **chunks.KSAMPLER}
+    model, positive, negative, latent = scenarios.SCENARIOS[name](pack, flip=False)
+    given = {"positive": positive, "negative": negative, "latent_image": latent, **scenarios.KSAMPLER}
 
     def make(model) -> Tensor:
         return pack.run("BIVDiffFrameSampler", model=model, frames_per_batch=2, **given)[0]["samples"]
@@ -169,30 +169,30 @@ def test_windows_of_a_video_model(pack, split, kind):
 
 def test_core_windows(pack, split):
     """Those that someone set with the host's own node."""
-    model, positive, negative, latent = chunks.control_net(pack, flip=False)
+    model, positive, negative, latent = scenarios.control_net(pack, flip=False)
     given = {"positive": positive, "negative": negative, "latent_image": latent, **KSAMPLER}
 
     def make(model) -> Tensor:
-        (windowed,) = pack.run("ContextWindowsManual", model=model, **chunks.CORE_WINDOWS)
+        (windowed,) = pack.run("ContextWindowsManual", model=model, **scenarios.CORE_WINDOWS)
         return pack.run("BIVDiffFrameSampler", model=windowed, **given)[0]["samples"]
 
     assert set(same_on_both(make, model, split).by_device) == set(DEVICES)
 
 
-@pytest.mark.parametrize("patch", chunks.NEUTRAL)
+@pytest.mark.parametrize("patch", scenarios.NEUTRAL)
 def test_patches_of_core(pack, split, patch):
     def make(model) -> Tensor:
-        return chunks.patched(pack, model, patch, chunks.NEUTRAL[patch], 2)
+        return scenarios.patched(pack, model, patch, scenarios.NEUTRAL[patch], 2)
 
     assert set(same_on_both(make, tiny.sd_model(), split).by_device) == set(DEVICES)
 
 
 def test_image_prompts_of_other_packs(pack, split):
-    given = dict(zip(("model", "positive", "negative", "latent_image"), chunks.plain(pack, False), strict=True))
+    given = dict(zip(("model", "positive", "negative", "latent_image"), scenarios.plain(pack, False), strict=True))
     model = given.pop("model")
 
     def make(model) -> Tensor:
-        given_here = {"model": chunks.with_image_prompts(model), "frames_per_batch": 2, **given, **KSAMPLER}
+        given_here = {"model": scenarios.with_image_prompts(model), "frames_per_batch": 2, **given, **KSAMPLER}
         return pack.run("BIVDiffFrameSampler", **given_here)[0]["samples"]
 
     assert set(same_on_both(make, model, split).by_device) == set(DEVICES)

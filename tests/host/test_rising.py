@@ -5,15 +5,14 @@ import pytest
 import tiny_models as tiny
 import torch
 from analytic import rms
-from test_chunks import Keyframed, TimestepKeyframe, TimestepKeyframes, controlled, keyframed
-from test_gate import inputs_of, warnings
+from asking import STRENGTHS, WEAKER, inputs_of, keyframed_text, warnings
+from controlnet_standin import Keyframed, TimestepKeyframe, TimestepKeyframes, keyframed
+from scenarios import controlled
 from torch import Tensor
 
 F = 4
 LATENT = (F, 4, 8, 8)
 NODES = ["BIVDiffInvertImage", "BIVDiffInvertVideo"]
-WEAKER = 0.5
-"""Of the LoRA below: at strength 1 the network's last layer answers with half its output."""
 
 
 def model_for(node_id: str):
@@ -27,24 +26,6 @@ def invert(pack, node_id: str, model, text: list, **settings) -> Tensor:
 
 
 # Hook keyframes
-
-STRENGTHS = {0.0: 0.3, 0.3: 1.0, 0.7: -0.5}
-"""Of the LoRA, from these shares of the schedule on."""
-
-
-def keyframed_text() -> list:
-    """A prompt with a LoRA hook whose strength changes twice on the way."""
-    layer = tiny.sd_model().model.diffusion_model.out[2]
-    weights = {
-        "diffusion_model.out.2.diff": (WEAKER - 1) * layer.weight,
-        "diffusion_model.out.2.diff_b": (WEAKER - 1) * layer.bias,
-    }
-    hooks = comfy.hooks.create_hook_lora(weights, 1.0, 0.0)
-    keyframes = comfy.hooks.HookKeyframeGroup()
-    for start, strength in STRENGTHS.items():
-        keyframes.add(comfy.hooks.HookKeyframe(strength, start_percent=start))
-    hooks.set_keyframes_on_hooks(keyframes)
-    return comfy.hooks.set_hooks_for_conditioning(tiny.text(), hooks)
 
 
 def by_hand(model):

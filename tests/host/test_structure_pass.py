@@ -8,8 +8,7 @@ import torch
 from analytic import GaussianMixture, rms
 from comfy.samplers import SAMPLER_NAMES
 from released import denoising, released_scheduler
-from test_chunks import control_net
-from test_exactness import KINDS, image_eps
+from scenarios import control_net
 from torch import Tensor
 
 F = 4
@@ -43,7 +42,7 @@ def test_it_equals_diffusers(pack, sd, cfg):
     z, positive, negative = noise(F, 4, 8, 8), tiny.text(seed=1), tiny.text(seed=2)
     given = {"steps": 10, "cfg": cfg, "positive": positive, "negative": negative}
     out = redraw(pack, sd, tiny.inverted(pack, z, branch="image"), **given)
-    cond, uncond = image_eps(sd, positive), image_eps(sd, negative)
+    cond, uncond = tiny.image_eps(sd, positive), tiny.image_eps(sd, negative)
     with torch.no_grad():
         expected = denoising(
             lambda z, t: uncond(z, t) + cfg * (cond(z, t) - uncond(z, t)), released_scheduler(10, True), z
@@ -51,10 +50,10 @@ def test_it_equals_diffusers(pack, sd, cfg):
     assert rms(out["samples"] * SCALE - expected[-1]) < 1e-5 * rms(expected[-1])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", tiny.KINDS)
 def test_frames_come_back(pack, kind):
     """With the same prompt in both: the more steps, the closer."""
-    model, latent = tiny.exact_model(KINDS[kind], MIXTURE), {"samples": (MIXTURE.sample(F) / SCALE).float()}
+    model, latent = tiny.exact_model(tiny.KINDS[kind], MIXTURE), {"samples": (MIXTURE.sample(F) / SCALE).float()}
     errors = []
     for steps in (20, 40):
         given = {"steps": steps, "scheduler": "normal" if kind == "flow" else "ddim_uniform"}

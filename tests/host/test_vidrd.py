@@ -19,9 +19,9 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
-from test_video_folder import PROMPT, SCHEDULE, autoencoder, text_model
 from torch import Tensor
 from transformers import CLIPTextModel
+from video_folders import PROMPT, SCHEDULE, autoencoder, text_model
 from vidrd import Attention, TimeConvs, VidRD
 
 SD_21 = {

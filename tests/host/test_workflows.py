@@ -13,8 +13,8 @@ import pytest
 import tiny_models as tiny
 import torch
 from comfy_cli.workflow_to_api import convert_ui_to_api
-from test_video_folder import write_folder
 from torch import Tensor
+from video_folders import write_folder
 
 from bivdiff_core.demo import world
 from bivdiff_core.demo.models import CONTEXT_DIM

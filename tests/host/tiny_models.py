@@ -515,3 +515,17 @@ def diffusers_unet(model):
     names = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
     unet.load_state_dict({name: weights[names[name]] for name in unet.state_dict()})
     return unet
+
+
+KINDS = {"eps": TinySD, "v": TinySDVelocity, "flow": TinySDFlow}
+
+
+def image_eps(model, conditioning: list):
+    """The host's network, called by hand: no sampler, no guider, no sigma."""
+
+    def eps(z: Tensor, t: int) -> Tensor:
+        context = conditioning[0][0].expand(len(z), -1, -1)
+        network = model.model.diffusion_model
+        return network(z.float(), torch.full((len(z),), float(t)), context=context, transformer_options={}).to(z.dtype)
+
+    return eps

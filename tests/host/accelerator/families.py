@@ -20,7 +20,7 @@ def run_families(run, folder: Path) -> None:
     import animatediff_standin
     import folder_paths
     import tiny_models as tiny
-    from test_video_folder import PROMPT, write_folder
+    from video_folders import PROMPT, write_folder
 
     with weights_at_once():
         flows = [tiny.FlowVideo(kind) for kind in tiny.FlowVideo.KINDS]
