@@ -5,6 +5,7 @@ Slot names, types and the order of widgets come from a running ComfyUI's /object
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -103,8 +104,7 @@ class Link(NamedTuple):
 class Graph:
     """A workflow in the making: nodes go below one another, columns side by side, in labelled groups.
 
-    ``note`` is what an artist reads first. The page shows the whole graph where it is not told a ``zoom``; then it
-    shows the left end.
+    ``note`` is what an artist reads first: the page opens on it and on what lies right of it, at ``zoom``.
 
     Args:
         name: of the workflow and of the files that it saves.
@@ -119,7 +119,7 @@ class Graph:
         self.nodes: list[Node] = []
         self.note = ""
         self.note_width = 420
-        self.zoom: float | None = None
+        self.zoom = 0.7
         self.groups: list[dict] = []
         self.definitions: dict[str, dict] = {}
         self.width = WIDTH
@@ -187,7 +187,7 @@ class Graph:
             "links": [list(link) for link in links],
             "groups": self._ui_groups(),
             "config": {},
-            "extra": {"ds": {"scale": self.zoom, "offset": [self.note_width + 100, 95]}} if self.zoom else {},
+            "extra": {"ds": {"scale": self.zoom, "offset": [self.note_width + 100, 95]}},
             "version": 0.4,
         }
         return {**saved, "definitions": {"subgraphs": list(self.definitions.values())}} if self.definitions else saved
@@ -254,7 +254,8 @@ class Graph:
         return {**made, "title": node.title} if node.title else made
 
     def _ui_note(self, order: int) -> dict:
-        height = 40 + 20 * sum(1 + 8 * len(line) // self.note_width for line in self.note.splitlines())
+        paragraphs = filter(None, self.note.splitlines())
+        height = 40 + sum(5 + 17 * math.ceil(6.6 * len(text) / (self.note_width - 50)) for text in paragraphs)
         return {
             "id": order + 1,
             "type": "MarkdownNote",
