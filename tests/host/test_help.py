@@ -57,9 +57,9 @@ def messages() -> list[str]:
 def test_quoted_messages_exist():
     """What the tables of troubles and the README quote as a message; numbers and "..." stand for anything."""
     known, quoted = "\n".join(messages()).lower(), []
-    for page in [ROOT / "README.md", *PAGES.glob("*.md")]:
+    for page in [ROOT / "README.md", *PAGES.rglob("*.md")]:
         heads = re.findall(r"^(?:\| |- \*\*)(\".+?)(?: \||\*\*)", page.read_text(encoding="utf-8"), re.MULTILINE)
-        quoted += [(page.name, quote) for head in heads for quote in re.findall(r'"(.+?)"', head)]
+        quoted += [(str(page), quote) for head in heads for quote in re.findall(r'"(.+?)"', head)]
     assert len(quoted) > 20
     assert [(page, quote) for page, quote in quoted if re.sub(r"\d+", "...", quote.lower()) not in known] == []
 
