@@ -109,8 +109,8 @@ def denoising_grid(levels: Tensor, scheduler: str, flow: bool, top: float | None
         return levels
     if image_share(highest, flow) - image_share(top, flow) > SAME_SHARE:
         raise ValueError(
-            f"scheduler {scheduler} tops out at sigma {highest:.3g}, short of sigma {top:.3g}, where the inversion is "
-            "to end and smoothing to begin. Set scheduler to normal, raise steps, or lower strength."
+            f"scheduler {scheduler} tops out at sigma {highest:.3g}, short of sigma {top:.3g}, where the inversion "
+            "ends and smoothing begins. Set scheduler to normal, raise steps, or lower strength."
         )
     return levels_up_to(levels, top)
 
@@ -124,8 +124,8 @@ def _check_top(highest: float, scheduler: str, flow: bool) -> None:
     share = image_share(highest, flow)
     if share > LARGEST_SHARE_AT_THE_TOP:
         raise ValueError(
-            f"scheduler {scheduler} tops out at sigma {highest:.3g}, where {share:.0%} of the image is left, and full "
-            f"noise has {LARGEST_SHARE_AT_THE_TOP:.0%} at the most. Set scheduler to normal, raise steps, or lower "
+            f"scheduler {scheduler} tops out at sigma {highest:.3g}, where {share:.0%} of the image is left; full "
+            f"noise leaves at most {LARGEST_SHARE_AT_THE_TOP:.0%}. Set scheduler to normal, raise steps, or lower "
             "strength to stop there on purpose."
         )
 
@@ -145,8 +145,8 @@ def matched_inversion_grid(levels: Tensor, schedule: Schedule, flow: bool) -> Te
     lowest = grid[grid > 0][-1].item()
     if not flow and lowest > LARGEST_FIRST_SIGMA:
         raise ValueError(
-            f"scheduler {schedule.scheduler}'s lowest level is sigma {lowest:.2f}, and a first step from the clean "
-            f"frames to there (more than {LARGEST_FIRST_SIGMA}) loses them. Raise steps, or set scheduler to "
+            f"scheduler {schedule.scheduler}'s lowest level is sigma {lowest:.2f}, expected at most "
+            f"{LARGEST_FIRST_SIGMA}: a first step that large loses the frames. Raise steps, or set scheduler to "
             "ddim_uniform or karras."
         )
     return grid.flip(0)

@@ -1,6 +1,6 @@
-"""What a video is worth in figures, frame by frame: flicker, motion, sharpness, similarity to another.
+"""A video in figures, frame by frame: flicker, motion, sharpness, similarity to another.
 
-Frames are `[F, H, W, 3]` in 0..1. Little flicker means nothing alone: a still or blurred video has the least, and so
+Frames are `[F, H, W, 3]` in 0..1. Low flicker alone means nothing: a still or blurred video has the least, and so
 has one whose frames are averages of their neighbours. Frames drawn apart share no motion, what flow finds between them
 is noise: their flicker is measured along the motion of the source, the clip that they were made from.
 """
@@ -118,7 +118,9 @@ def check_video(images: Tensor, like: Tensor | None = None) -> Tensor:
     """
     frames = images[..., :3].float().cpu()
     if min(frames.shape[1:3]) < 2:
-        raise ValueError(f"frames of {frames.shape[2]}x{frames.shape[1]} show no motion. Wire the video itself.")
+        raise ValueError(
+            f"frames of {frames.shape[2]}x{frames.shape[1]} are too small to show motion. Wire the video itself."
+        )
     if len(frames) < 2:
         raise ValueError(
             f"expected a video of at least 2 frames, got {len(frames)}. Wire all frames as one batch of images."
@@ -140,15 +142,15 @@ def check_source(images: Tensor, like: Tensor, name: str = "source_images") -> T
     frames = check_video(images)
     if len(frames) != len(like):
         raise ValueError(
-            f"{name} has {len(frames)} frames but the video {len(like)}. Wire the clip that the frames were "
-            "made from, with the same frames left out (Select Frames)."
+            f"{name} has {len(frames)} frames but the video {len(like)}. Wire the clip that the frames were made from, "
+            "through the same Select Frames."
         )
     height, width = like.shape[1:3]
     aspect = frames.shape[2] / frames.shape[1] * height / width
     if not 1 / 1.02 <= aspect <= 1.02:
         raise ValueError(
-            f"{name} is {_size(frames)} but the video {_size(like)}, another shape. Crop the clip as the video "
-            "was cropped, with Upscale Image."
+            f"{name} is {_size(frames)} but the video {_size(like)}, another shape. Crop the clip like the video, with "
+            "Upscale Image."
         )
     if (height, width) == frames.shape[1:3]:
         return frames
@@ -322,7 +324,7 @@ def judge(after: dict[str, Tensor], before: dict[str, Tensor] | None, source: So
     trusted = source is not None or was["reliable"] >= TRUSTED
     lost, cautions = [], {}
     if source is not None and "following" not in now:
-        notes.append("The source stands still: whether the video should move cannot be told.")
+        notes.append("The source stands still, so the report cannot tell whether the video should move.")
     elif source is not None:
         if now["following"] < FOLLOWING:
             lost.append("stands still")
@@ -352,13 +354,13 @@ def judge(after: dict[str, Tensor], before: dict[str, Tensor] | None, source: So
     if now.get("doubling", 0) > DOUBLING:
         lost.append("is a double exposure")
         cautions["doubling"] = (
-            f"Neighbouring frames account for {now['doubling']:.0%} of the detail that is new: this is an average of "
-            "frames, in which their outlines show through each other, and that is always steadier."
+            f"Neighbouring frames account for {now['doubling']:.0%} of the new detail: this is an average of frames, "
+            "whose outlines show through each other, and an average is always steadier."
         )
 
     price = " and ".join(lost)
     if not trusted and not lost:
-        headline = "No verdict: the frames before share no motion, wire the clip they were made from to source_images"
+        headline = "No verdict: the frames before share no motion. Wire their source clip to source_images"
         return Verdict(headline, None, {}, tuple(notes))
     left = now["flicker"] / was["flicker"]
     if left >= FLICKER_KEPT:
@@ -366,7 +368,7 @@ def judge(after: dict[str, Tensor], before: dict[str, Tensor] | None, source: So
     if lost:
         return Verdict(f"No clear gain: steadier, but the video {price}", False, cautions, tuple(notes))
     if source is not None and left > STEADIER:
-        headline = f"Hardly steadier: flicker fell by {1 - left:.0%} only"
+        headline = f"Hardly steadier: flicker fell by only {1 - left:.0%}"
         return Verdict(headline, None, cautions, tuple(notes))
     headline = f"Steadier: flicker fell by {1 - left:.0%}, with motion and sharpness kept"
     return Verdict(headline, True, cautions, tuple(notes))

@@ -11,7 +11,7 @@ MOST_CORRELATED_NOISE = 0.5
 """Lag-1 spatial correlation above which a latent is taken for an image, not for noise.
 
 On ten held-out demo clips encoded frames lie at .36 to .73 (mean .56), frames inverted in 5 to 25 steps stay below
-.15. The bound lies high between them: a poor inversion is still worth denoising, so only what plainly is no noise is
+.15. The bound lies high between them: a poor inversion is still worth denoising, so only what is plainly not noise is
 refused.
 """
 

@@ -120,7 +120,7 @@ def parse_weights(text: str) -> dict[str, float]:
     matches = [re.fullmatch(r"(\S+?)\s*:\s*(-?\d*\.?\d+)", entry) for entry in entries]
     for entry, match in zip(entries, matches, strict=True):
         if match is None:
-            raise ValueError(f'word_weights has {entry!r}, but entries look like "fluffy: 2", separated by commas.')
+            raise ValueError(f'expected comma-separated word_weights like "fluffy: 2", got {entry!r}.')
     return {match.group(1): float(match.group(2)) for match in matches}
 
 

@@ -47,7 +47,7 @@ MORE_EXACT = "In DDIM Inverse raise steps, or set solver to fireflow."
 
 In the mix the whiter branch helps sooner: on a clip of the demo models (25 steps, ddim) the coarsest band of the video
 branch has 2.6 times the power of noise, that of the image branch 1.1 and that of half of each 1.6. The mode frequency
-brings it to 1.04, but is no cure: on four clips of five linear gave the steadier video with better kept shapes.
+brings it to 1.04, but is no fix: on four clips of five linear gave the steadier video with better kept shapes.
 """
 
 
@@ -188,9 +188,9 @@ def diagnose(measured: dict[str, Tensor], off: dict[str, Tensor], branch: str, s
     if not branch and strength == 1 and not is_noise(std, spatial):
         return [
             Finding(
-                "this is no inverted latent",
-                f"its noise std is {std:.2f} and neighbouring values correlate at {spatial:.2f}; noise has 1 and 0",
-                "The smoother would not find noise to start from.",
+                "not an inverted latent",
+                f"its noise std is {std:.2f} and neighbouring values correlate at {spatial:.2f}, expected 1 and 0",
+                "The smoother needs noise to start from.",
                 (
                     "Encoded frames and empty latents look like this: wire the output of DDIM Inverse or Mixed "
                     "Inversion Blend instead. If this is their output, raise the steps of DDIM Inverse.",
@@ -225,10 +225,10 @@ def diagnose(measured: dict[str, Tensor], off: dict[str, Tensor], branch: str, s
             Finding(
                 "one bad frame" if len(bad) == 1 else f"{len(bad)} bad frames",
                 f"unlike the rest, counted from 0: {', '.join(map(str, bad))}",
-                "The video will break there, and its neighbours with it.",
+                "The video will break there and in the neighbouring frames.",
                 (
-                    "Look at the clip before the inversion: a cut, a black or a broken picture? Leave it out with "
-                    "Select Frames, or make that frame again with another seed.",
+                    "Check the clip before the inversion for a cut, a black or a broken picture. Leave that frame out "
+                    "with Select Frames, or draw it again with another seed.",
                 ),
                 alarming=True,
             )
@@ -254,9 +254,11 @@ def words(findings: list[Finding], branch: str, strength: float) -> str:
     lines += [f"{found.failure}: {found.seen}. {found.effect}" for found in findings]
     lines += dict.fromkeys(fix for found in findings for fix in found.fixes)
     if strength < 1:
-        lines.append("Below a strength of 1 the frames are meant to show: only a frame unlike the others is a fault.")
+        lines.append(
+            "Below a strength of 1 the frames are meant to show through: only a frame unlike the others is a fault."
+        )
     if not branch:
-        lines.append("The latent does not say where it comes from: a saved one, or noise that never was a video.")
+        lines.append("The latent does not say where it comes from: from core's Save Latent, perhaps, or plain noise.")
     return "\n".join(lines)
 
 
@@ -272,7 +274,7 @@ def table(measured: dict[str, Tensor]) -> str:
     ]
     if len(measured["temporal"]):
         lines.append(
-            f"neighbouring frames correlate at {measured['temporal'].mean():.3f} (no fault: the image branch keeps "
+            f"neighbouring frames correlate at {measured['temporal'].mean():.3f} (not a fault: the image branch keeps "
             "what the frames have in common)"
         )
     return "\n".join(lines)

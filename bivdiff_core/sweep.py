@@ -17,7 +17,7 @@ def parse_ratios(text: str) -> list[float]:
     """Mixing ratios out of text such as `0, 0.25 1`.
 
     Raises:
-        ValueError: a word is no number in 0..1, or there is none.
+        ValueError: a word is not a number in 0..1, or there is none.
     """
     ratios = []
     for word in text.replace(",", " ").split():
@@ -38,12 +38,12 @@ def parse_choices(text: str, choices: Collection[str]) -> list[str]:
     """Some of a control's choices out of text such as `linear, slerp`, in the text's order.
 
     Raises:
-        ValueError: a word is none of the choices, or there is none.
+        ValueError: a word is not one of the choices, or there is none.
     """
     words = text.replace(",", " ").split()
     for word in words:
         if word not in choices:
-            raise ValueError(f"{word!r} is none of {', '.join(choices)}")
+            raise ValueError(f"{word!r} is not one of {', '.join(choices)}")
     if not words:
         raise ValueError(f"there is nothing to try. Write some of {', '.join(choices)}")
     return words

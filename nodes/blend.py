@@ -23,19 +23,19 @@ class MixedInversion(Node):
             display_name="Mixed Inversion Blend",
             category=controls.CATEGORY,
             description="Mixes the image model's and the video model's inverted frames. More of the image branch gives "
-            "smoother motion, more of the video branch keeps the frames closer to what they were. At 1 or 0 the other "
-            "branch is not computed at all.",
+            "smoother motion, more of the video branch keeps the frames closer to what they were. At a mixing ratio of "
+            "1 or 0 the other branch is skipped.",
             search_aliases=["mixed inversion", "latent mix", "bivdiff"],
             inputs=[
                 io.Latent.Input(
                     "image_latent",
                     lazy=True,
-                    tooltip="From DDIM Inverse (Image). Not computed at a mixing ratio of 0.",
+                    tooltip="From DDIM Inverse (Image). Skipped at a mixing ratio of 0.",
                 ),
                 io.Latent.Input(
                     "video_latent",
                     lazy=True,
-                    tooltip="From DDIM Inverse (Video). Not computed at a mixing ratio of 1.",
+                    tooltip="From DDIM Inverse (Video). Skipped at a mixing ratio of 1.",
                 ),
                 io.Combo.Input(
                     "task",
@@ -52,7 +52,7 @@ class MixedInversion(Node):
                     max=1.0,
                     step=0.01,
                     tooltip="Weight of the image branch. Lower it when the video loses what the frames showed, raise "
-                    "it while it still flickers. Counts only while task is custom.",
+                    "it while the video still flickers. Only for task custom.",
                 ),
                 io.Combo.Input(
                     "mode",
@@ -60,8 +60,8 @@ class MixedInversion(Node):
                     default="linear",
                     tooltip="linear: the paper's; where the branches disagree it loses contrast and colour. "
                     "variance_preserving and slerp keep the noise std at 1. frequency takes the coarse part from the "
-                    "image branch and the fine part from the video branch, as much of it as mixing_ratio says: the "
-                    "whitest noise, but on most demo clips linear is steadier and keeps shapes better.",
+                    "image branch and the fine part from the video branch; mixing_ratio is the coarse part's share. "
+                    "Its noise is the whitest, but on most demo clips linear is steadier and keeps shapes better.",
                 ),
                 io.Float.Input(
                     "steadiness",
@@ -70,9 +70,9 @@ class MixedInversion(Node):
                     max=1.0,
                     step=0.05,
                     optional=True,
-                    tooltip="Draws the image branch's frames towards their mean over time, before the video model sees "
-                    "them. 0.5 helps frames of independent noise where little moves; things that move far leave "
-                    "shadows. Nothing to gain on shared noise, and no effect at a mixing ratio of 0.",
+                    tooltip="Pulls the image branch's frames towards their mean over time, before the video model sees "
+                    "them. 0.5 helps frames of independent noise where little moves; what moves far leaves shadows. No "
+                    "gain with shared noise, no effect at a mixing ratio of 0.",
                 ),
             ],
             outputs=[
@@ -87,7 +87,7 @@ class MixedInversion(Node):
     def validate_inputs(cls, task, mixing_ratio=None) -> bool | str:
         """Checks whose values the host leaves to a node that asks for them; a linked ratio does not arrive here."""
         if task != "custom" and task not in TASK_RATIOS:
-            return f"task {task} is none of custom, {', '.join(TASK_RATIOS)}"
+            return f"task {task} is not one of custom, {', '.join(TASK_RATIOS)}"
         if mixing_ratio is None and task != "custom":
             return f"task {task} sets the mixing ratio, but one is wired in as well. Set task to custom, or unlink it"
         if mixing_ratio is not None and not 0 <= mixing_ratio <= 1:
@@ -102,7 +102,7 @@ class MixedInversion(Node):
         if mode not in MODES:
             with error_prefix(cls):
                 raise ValueError(
-                    f"mode {mode} is none of {', '.join(MODES)}. Wire Blend Mode List to it, or unlink it."
+                    f"mode {mode} is not one of {', '.join(MODES)}. Wire Blend Mode List to it, or unlink it."
                 )
         ratio = _ratio(task, mixing_ratio)
         branches = {

@@ -21,26 +21,26 @@ class BridgeGuider(Node):
             category=controls.CATEGORY,
             description="Lets an image model and a video model denoise together, for SamplerCustomAdvanced: no "
             "inversion, one pass. The image model keeps its ControlNet while the video model steadies the frames. "
-            "BIVDiff's own way is one after the other; this is for comparing, and where you start from plain noise "
-            "(Frame Noise).",
+            "BIVDiff itself runs one after the other; this is for comparing, and for starting from plain noise (Frame "
+            "Noise).",
             search_aliases=["two models", "parallel sampling", "alternating sampler", "iv-mixed", "bivdiff"],
             inputs=[
                 io.Model.Input("image_model", tooltip="The image model, with its LoRAs and patches."),
                 io.Conditioning.Input(
                     "image_positive", tooltip="Its prompt, through ControlNet and the like: one hint for each frame."
                 ),
-                io.Conditioning.Input("image_negative", tooltip="What it is to keep out."),
+                io.Conditioning.Input("image_negative", tooltip="What the image model should keep out."),
                 controls.cfg(7.5, "How strictly the image model follows its prompt.", "image_cfg"),
                 io.Model.Input("video_model", tooltip="A video model that shares the image model's VAE."),
                 io.Conditioning.Input("video_positive", tooltip="The prompt, encoded by the video model's own CLIP."),
-                io.Conditioning.Input("video_negative", tooltip="What the video model is to keep out."),
+                io.Conditioning.Input("video_negative", tooltip="What the video model should keep out."),
                 controls.cfg(7.5, "How strictly the video model follows its prompt.", "video_cfg"),
                 io.Combo.Input(
                     "strategy",
                     options=list(STRATEGIES),
                     default="parallel",
                     tooltip="parallel: both models in every step, their predictions averaged. alternating: one model a "
-                    "step. interleaved: the image model in every step, with visits to the video model and back; wants "
+                    "step. interleaved: the image model in every step, with visits to the video model and back; needs "
                     "the sampler ddim or euler.",
                 ),
                 io.Float.Input(

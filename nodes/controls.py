@@ -28,8 +28,8 @@ CONTEXT_OVERLAP = io.Int.Input(
 )
 
 FRAME_NOISE_TOOLTIP = (
-    "How the frames' starting noise is related. independent: as the paper does it, most variety. shared: one noise for "
-    "all frames, steadier where nothing moves, but texture sticks to the screen. progressive: noise that drifts slowly."
+    "How the frames' starting noise is related. independent: as in the paper, most variety. shared: one noise for all "
+    "frames, steadier where nothing moves, but texture sticks to the screen. progressive: noise that drifts slowly."
 )
 
 
@@ -41,8 +41,8 @@ def frames_per_batch(advanced: bool = True) -> io.Int.Input:
         min=0,
         max=4096,
         tooltip="Frames that go through the model at once. 0 takes as many as free memory holds and fewer if it runs "
-        "out. Frames are independent: the result does not depend on this, only speed and memory do. Of other nodes' "
-        "patches ToMe, EasyCache and Self-Attention Guidance are not neutral: the node says so.",
+        "out. Frames are independent: the result does not depend on this, only speed and memory do. Three patches of "
+        "other nodes are exceptions, and the node says so: ToMe, EasyCache and Self-Attention Guidance.",
         advanced=advanced,
     )
 

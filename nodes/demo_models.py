@@ -20,19 +20,19 @@ class DemoModels(Node):
             display_name="BIVDiff Demo Models",
             category=f"{controls.CATEGORY}/demo",
             description="Tiny models that ship with the pack and run on any CPU in seconds, to learn the chain on and "
-            "to test workflows with. They draw 64x64 pictures of a red star on a yellow background and the like: "
-            "circles, squares, triangles, stars and crosses in nine colours. They share one latent space of "
-            "their own, so they do not mix with Stable Diffusion's models.",
+            "to test workflows with. They draw 64x64 pictures such as a red star on a yellow background: circles, "
+            "squares, triangles, stars and crosses in nine colours. They share one latent space of their own, so they "
+            "do not mix with Stable Diffusion's models.",
             search_aliases=["toy models", "tiny models", "test models", "example models", "checkpoint"],
             inputs=[
                 io.Combo.Input(
                     "variant",
                     options=list(demo_models.VARIANTS),
                     default="base",
-                    tooltip="What the image model does. base draws from a prompt and, with the control net, from "
-                    "outlines. instruct_pix2pix gives things of a clip another colour (InstructPixToPixConditioning; "
-                    "the instruction is like: a red star). inpaint fills masked parts (InpaintModelConditioning). "
-                    "t2i_adapter is base with a T2I-Adapter as its control net. Invert with base.",
+                    tooltip="What the image model does. base draws from a prompt and, with the ControlNet, from "
+                    "outlines. instruct_pix2pix recolours things in a clip (InstructPixToPixConditioning; an "
+                    "instruction reads: a red star). inpaint fills masked parts (InpaintModelConditioning). "
+                    "t2i_adapter is base with a T2I-Adapter in place of the ControlNet. Invert with base.",
                 ),
             ],
             outputs=[
@@ -80,9 +80,9 @@ class DemoClip(Node):
             node_id="BIVDiffDemoClip",
             display_name="BIVDiff Demo Clip",
             category=f"{controls.CATEGORY}/demo",
-            description="A short clip to try the chain on, with nothing to upload: a blue square moves to and fro on a "
-            "yellow background, 64x64 pixels, 8 frames a second, no sound. The demo models know it as: a blue square "
-            "on a yellow background.",
+            description="A short clip to try the chain on, with nothing to upload: a blue square moves back and forth "
+            "on a yellow background, 64x64 pixels, 8 frames a second, no sound. The demo models know it as: a blue "
+            "square on a yellow background.",
             search_aliases=["example video", "test clip", "sample video", "toy clip", "demo video"],
             inputs=[
                 io.Int.Input(

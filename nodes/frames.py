@@ -64,7 +64,7 @@ class FrameChunks(Node):
             "models; a video model would lose the motion between chunks.",
             search_aliases=["batch chunks", "frames per batch", "low vram frames"],
             inputs=[
-                io.Model.Input("model", tooltip="An image model. Context windows that it brings stay in force."),
+                io.Model.Input("model", tooltip="An image model. Context windows that it already has stay in force."),
                 controls.frames_per_batch(advanced=False),  # all that there is
             ],
             outputs=[io.Model.Output(display_name="MODEL", tooltip="The model for KSampler or a guider.")],
@@ -130,8 +130,8 @@ class SelectFrames(Node):
                     "or several pictures through Batch Images."
                 )
             raise ValueError(
-                f"the clip has {len(images)} frames, which gives {len(frames)} from frame {start} on at "
-                f"a stride of {stride}, but {count or 'some'} are wanted. Lower start, stride or count."
+                f"the clip has {len(images)} frames, which gives {len(frames)} from frame {start} on at a stride of "
+                f"{stride}, expected {count or 'at least 1'}. Lower start, stride or count."
             )
         frames = frames[: count or None]
         if audio is not None:
@@ -164,22 +164,23 @@ class EncodeFrames(Node):
                     default=1,
                     min=1,
                     max=1 << 20,
-                    tooltip="Take every n-th frame. 1 takes all. For single_frames beside a clip of the same "
-                    "images give 4 with Wan and HunyuanVideo and 8 with LTX: as many latents as the clip has.",
+                    tooltip="Take every n-th frame. 1 takes all. With single_frames set 4 for Wan and HunyuanVideo and "
+                    "8 for LTX: that gives as many latents as mode clip does.",
                 ),
                 io.Combo.Input(
                     "mode",
                     options=list(ENCODE_MODES),
                     default="clip",
                     tooltip="clip: all frames together, for DDIM Inverse (Video). single_frames: each as a clip of "
-                    "length 1, for DDIM Inverse (Image) with a video model. The same for VAEs of pictures.",
+                    "length 1, for DDIM Inverse (Image) with a video model. VAEs for single images give the same in "
+                    "both.",
                 ),
             ],
             outputs=[
                 io.Latent.Output(
                     display_name="LATENT",
                     tooltip="A clip for the video branch, or its frames for the image branch. Mixed Inversion Blend "
-                    "joins the two where they are equally many.",
+                    "joins the two if their counts are equal.",
                 )
             ],
         )
@@ -198,24 +199,24 @@ class AverageAlongMotion(Node):
             node_id="BIVDiffAverageAlongMotion",
             display_name="Average Along Motion",
             category=controls.CATEGORY,
-            description="Averages every frame with its neighbours, carried along the motion of a clip: the cheapest "
-            "way to less flicker, without any model. Frames that an image model drew apart come out soft, as double "
-            "exposures; use it before a structure pass, which draws them sharp again, or as a yardstick.",
+            description="Averages every frame with its neighbours, moved along the motion of a clip: the cheapest way "
+            "to reduce flicker, without any model. Frames drawn one by one come out soft, as double exposures; use it "
+            "before a structure pass, which draws them sharp again, or as a baseline.",
             search_aliases=["optical flow", "deflicker", "motion compensated", "temporal average", "temporal denoise"],
             inputs=[
                 io.Image.Input("images", tooltip="The frames to average, decoded."),
                 io.Image.Input(
                     "motion_from",
-                    tooltip="The clip whose motion counts, with the same frames: the one that they were made from. "
-                    "Frames drawn apart have no motion of their own to follow.",
+                    tooltip="The clip whose motion to follow, with the same frames taken: the one that the frames were "
+                    "made from. Frames drawn one by one have no motion of their own to follow.",
                 ),
                 io.Int.Input(
                     "reach",
                     default=1,
                     min=1,
                     max=16,
-                    tooltip="How many neighbours to either side take part, as far as the clip has any. More is "
-                    "steadier and softer; real frames lose a third of their sharpness at 1, half at 7.",
+                    tooltip="How many neighbours on either side take part, where the clip has them. More is steadier "
+                    "and softer; real frames lose a third of their sharpness at 1, half at 7.",
                 ),
             ],
             outputs=[

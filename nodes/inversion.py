@@ -19,39 +19,40 @@ def _inversion_inputs(model_tooltip: str, latent_tooltip: str) -> list[io.Input]
         io.Model.Input("model", tooltip=model_tooltip),
         io.Conditioning.Input(
             "conditioning",
-            tooltip="The prompt to invert with. An empty one is the usual choice; inversion uses no guidance, so there "
-            "is no negative. Models with guidance built in (Flux, HunyuanVideo) get 1, unless FluxGuidance is wired in "
+            tooltip="The prompt to invert with, usually empty. Inversion uses no guidance, so there is no negative "
+            "prompt. Models with guidance built in (Flux, HunyuanVideo) get 1, unless FluxGuidance is wired in "
             "between.",
         ),
         io.Latent.Input("latent", tooltip=latent_tooltip),
-        controls.steps(50, "Inversion steps. More remember the frames more exactly. The paper uses 50."),
+        controls.steps(50, "Inversion steps. More steps bring the frames back more exactly. The paper uses 50."),
         controls.scheduler(
             "ddim_uniform",
-            "How the noise levels are spaced; give the smoother the same. Flow models: simple, normal or beta.",
+            "How the noise levels are spaced; use the same in the smoother. Flow models: simple, normal or beta.",
         ),
         io.Combo.Input(
             "solver",
             options=list(SOLVERS),
             default="uni_inv",
             tooltip="uni_inv: most exact per model call, keeps shapes better than ddim in the same time. ddim: the "
-            "paper's, shrinks the noise a little. fireflow: keeps the noise closest to true noise, and the one for "
-            "flow models. fixed_point: exact inverse of DDIM, three times the time.",
+            "paper's, weakens the noise a little. fireflow: comes closest to true noise, and is the one for flow "
+            "models. fixed_point: the exact inverse of DDIM, in three times the time.",
         ),
         controls.strength(
             "How far to go towards noise. 1 goes all the way, as the paper does. Less keeps the frames closer to what "
             "they are, flicker included; 0.5 to 0.8 is a gentle smoothing."
         ),
         controls.grid(
-            "matched inverts along the very noise levels that denoising comes back on. reference repeats the released "
-            "code step by step (solver ddim only), for comparisons."
+            "matched inverts along the same noise levels that denoising uses afterwards. reference repeats the "
+            "released code step by step (solver ddim only), for comparisons."
         ),
     ]
 
 
 INVERTED = io.Latent.Output(
     display_name="LATENT",
-    tooltip="Noise that remembers the frames. It goes to Mixed Inversion Blend or Video Temporal Smoother; for a core "
-    "sampler turn it into NOISE with Inverted Latent to Noise. Wired as a core sampler's latent it would be ignored.",
+    tooltip="The inverted frames, noise that denoises back to them. For Mixed Inversion Blend or Video Temporal "
+    "Smoother; for a core sampler turn it into NOISE with Inverted Latent to Noise. Wired as a core sampler's latent "
+    "it would be ignored.",
 )
 
 
@@ -64,12 +65,12 @@ class InvertImage(Node):
             node_id="BIVDiffInvertImage",
             display_name="DDIM Inverse (Image)",
             category=controls.CATEGORY,
-            description="Carries every frame back to noise with an image model, each on its own. This noise holds the "
-            "frames' layout and look. Use the plain model, without ControlNet.",
+            description="Inverts every frame with an image model, each on its own (DDIM inversion). The noise holds "
+            "the frames' layout and look. Use the plain model, without ControlNet.",
             search_aliases=["ddim inversion", "unsampler", "invert", "image inversion", "bivdiff"],
             inputs=[
                 *_inversion_inputs(
-                    "The image model, plain: the base model of the one that made the frames.",
+                    "The plain image model: the base model of the one that drew the frames.",
                     "The frames: the Frame-wise Image Sampler's output, or any frames through VAE Encode.",
                 ),
                 controls.frames_per_batch(),
@@ -79,8 +80,8 @@ class InvertImage(Node):
                     default="auto",
                     optional=True,
                     tooltip="Whether frames are normalised each on its own (per_frame) or all together (whole_clip), "
-                    "as the released code does it. whole_clip needs every frame in one call. auto takes whole_clip "
-                    "under grid reference and per_frame otherwise, which flickered less on the demo models.",
+                    "as in the released code. whole_clip needs every frame in one call. auto takes whole_clip under "
+                    "grid reference and per_frame otherwise, which flickered less on the demo models.",
                     advanced=True,
                 ),
             ],
@@ -106,8 +107,8 @@ class InvertVideo(Node):
             node_id="BIVDiffInvertVideo",
             display_name="DDIM Inverse (Video)",
             category=controls.CATEGORY,
-            description="Carries the whole clip back to noise with the video model. This noise is what the video model "
-            "knows how to denoise, flicker included; the blend decides how much of it to use.",
+            description="Inverts the whole clip with the video model (DDIM inversion). The video model knows how to "
+            "denoise this noise, but the flicker is in it too; the blend decides how much of it to use.",
             search_aliases=["ddim inversion", "unsampler", "invert", "video inversion", "bivdiff"],
             inputs=[
                 *_inversion_inputs(
@@ -151,8 +152,8 @@ class _InvertedNoise:
                 )
             if samples.any():
                 raise ValueError(
-                    "the sampler's latent is not empty, and its image would be added to the noise, which remembers the "
-                    "frames already. Give the sampler an empty latent."
+                    "the sampler's latent is not empty, and its image would be added to the noise, which already holds "
+                    "the frames. Give the sampler an empty latent."
                 )
         return self.noise.clone()
 
@@ -179,7 +180,7 @@ class InvertedNoise(Node):
                 io.Noise.Output(
                     display_name="NOISE",
                     tooltip="For SamplerCustomAdvanced, beside an empty latent. Samplers that add noise of their own "
-                    "(ancestral, sde) would drown the frames, and Context Windows with freenoise would shuffle them.",
+                    "(ancestral, sde) would erase the frames, and Context Windows with freenoise would shuffle them.",
                 )
             ],
         )

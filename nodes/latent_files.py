@@ -29,9 +29,9 @@ class SaveLatent(Node):
             node_id="BIVDiffSaveLatent",
             display_name="Save Inverted Latent",
             category=controls.CATEGORY,
-            description="Saves inverted frames with all that they say of themselves: how far they were inverted, by "
-            "which kind of model, and their mask. Core's Save Latent keeps the numbers alone, and a latent inverted "
-            "halfway is then smoothed as if it were full noise.",
+            description="Saves inverted frames with their description: how far they were inverted, by which kind of "
+            "model, and their mask. Core's Save Latent keeps only the numbers, and a latent inverted halfway is then "
+            "smoothed as if it were full noise.",
             search_aliases=["save latent", "export latent", "save inversion", "store noise"],
             inputs=[
                 io.Latent.Input("latent", tooltip="From DDIM Inverse or Mixed Inversion Blend."),
@@ -42,7 +42,7 @@ class SaveLatent(Node):
                     "Latent lists those in latents.",
                 ),
             ],
-            outputs=[io.Latent.Output(display_name="LATENT", tooltip="The same latent, to go on with.")],
+            outputs=[io.Latent.Output(display_name="LATENT", tooltip="The same latent, to continue with.")],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )
@@ -77,7 +77,7 @@ class LoadLatent(Node):
             display_name="Load Inverted Latent",
             category=controls.CATEGORY,
             description="Loads what Save Inverted Latent has saved, ready for Mixed Inversion Blend or Video Temporal "
-            "Smoother. It reads the files of core's Save Latent too, which do not say how far they were inverted.",
+            "Smoother. It also reads files of core's Save Latent, which do not say how far the latent was inverted.",
             search_aliases=["load latent", "import latent", "load inversion"],
             inputs=[
                 io.Combo.Input(
@@ -89,8 +89,8 @@ class LoadLatent(Node):
             outputs=[
                 io.Latent.Output(
                     display_name="LATENT",
-                    tooltip="The inverted frames. One that core saved halfway to noise needs its strength set in Video "
-                    "Temporal Smoother.",
+                    tooltip="The inverted frames. If core's Save Latent saved them at a strength below 1, set it in "
+                    "Video Temporal Smoother.",
                 )
             ],
         )
@@ -98,7 +98,7 @@ class LoadLatent(Node):
     @classmethod
     def validate_inputs(cls, latent) -> bool | str:
         if not folder_paths.exists_annotated_filepath(latent):
-            return f"there is no file {latent}. Choose one of the list, after pressing R"
+            return f"there is no file {latent}. Press R, and choose one from the list"
         return True
 
     @classmethod
@@ -110,8 +110,8 @@ class LoadLatent(Node):
         loaded = read_latent(Path(folder_paths.get_annotated_filepath(latent)))
         if inversion_of(loaded) is None:
             log.warning(
-                "The file does not say how far the latent was inverted. If it was not to full noise, set strength in "
-                "Video Temporal Smoother to what the inversion had."
+                "The file does not say how far the latent was inverted. If its strength was below 1, set the same "
+                "strength in Video Temporal Smoother."
             )
         return io.NodeOutput(loaded)
 

@@ -10,7 +10,7 @@ import torch
 from comfy_api.latest import io
 
 PACK = logging.getLogger(__name__.rsplit(".", 2)[0])
-"""The logger above all others of the pack."""
+"""The pack's root logger."""
 
 
 class Node(io.ComfyNode):
@@ -21,7 +21,7 @@ class Node(io.ComfyNode):
 
     @classmethod
     def execute(cls, **inputs) -> io.NodeOutput:
-        """Run the node; the warnings that the pack logs meanwhile go to the artist too."""
+        """Run the node; the warnings that the pack logs meanwhile become part of its output."""
         with error_prefix(cls), _Warnings() as warnings:
             output = cls.run(**inputs)
         if warnings.messages:  # js/warnings.js shows them
@@ -31,7 +31,7 @@ class Node(io.ComfyNode):
 
 @contextmanager
 def error_prefix(node: type[io.ComfyNode]) -> Iterator[None]:
-    """Put a node's name before what its work raises, which knows no nodes."""
+    """Put a node's name before the errors of its work, which knows no nodes."""
     try:
         yield
     except (ValueError, FileNotFoundError, torch.OutOfMemoryError) as error:

@@ -18,9 +18,9 @@ class Prompt2Prompt(Node):
             node_id="BIVDiffPrompt2Prompt",
             display_name="Prompt2Prompt Frame Editor",
             category=controls.CATEGORY,
-            description="Edits frames by editing their prompt: what the words of the source prompt look at is handed "
-            "to the words of the target prompt, so the layout stays. Invert the frames with DDIM Inverse (Image) "
-            "and the source prompt first. For SD 1.5, SD 2 and SDXL.",
+            description="Edits frames by editing their prompt: the target prompt's words take over the attention of "
+            "the source prompt's words, so the layout stays. Invert the frames with DDIM Inverse (Image) and the "
+            "source prompt first. For SD 1.5, SD 2 and SDXL.",
             search_aliases=["p2p", "prompt to prompt", "attention edit", "edit by prompt", "bivdiff"],
             inputs=[
                 io.Model.Input("model", tooltip="The image model that the frames were inverted with."),
@@ -39,11 +39,11 @@ class Prompt2Prompt(Node):
                     tooltip="What they should show: the source prompt with words changed.",
                 ),
                 io.String.Input("negative_prompt", multiline=True, tooltip="What to keep out; usually empty."),
-                controls.steps(50, "Denoising steps. Give as many as the inversion had."),
+                controls.steps(50, "Denoising steps, as many as the inversion had."),
                 controls.cfg(
-                    7.5, "How strictly both prompts are followed. High values move the frames off the source."
+                    7.5, "How strictly both prompts are followed. High values move the frames away from the source."
                 ),
-                controls.scheduler("ddim_uniform", "Give the one that the inversion had."),
+                controls.scheduler("ddim_uniform", "The same as in the inversion."),
                 io.Combo.Input(
                     "edit",
                     options=list(EDITS),
@@ -83,11 +83,11 @@ class Prompt2Prompt(Node):
                 controls.frames_per_batch(),
             ],
             outputs=[
-                io.Latent.Output(display_name="edited", tooltip="The frames as the target prompt has them."),
+                io.Latent.Output(display_name="edited", tooltip="The frames edited to the target prompt."),
                 io.Latent.Output(
                     display_name="reconstructed",
-                    tooltip="The frames as the source prompt brings them back: what they differ from the original by, "
-                    "inversion and cfg have lost.",
+                    tooltip="The frames brought back with the source prompt: how they differ from the original is what "
+                    "inversion and cfg lost.",
                 ),
             ],
         )

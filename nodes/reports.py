@@ -23,16 +23,16 @@ class LatentReport(Node):
             node_id="BIVDiffLatentReport",
             display_name="Inverted Latent Report",
             category=controls.CATEGORY,
-            description="Looks at the noise before the video model has to: shows what is wrong with it, what that will "
-            "do to the video, and which control fixes it. Put it behind each DDIM Inverse and behind the blend. It "
-            "shows the report itself and runs without anything wired behind it.",
+            description="Checks the noise before it is smoothed: what is wrong with it, what that will do to the "
+            "video, and which control fixes it. Put one after each DDIM Inverse and after the blend. The node shows "
+            "the report itself and runs with nothing wired after it.",
             search_aliases=["latent statistics", "noise check", "diagnose latent", "why is my video blurry"],
             inputs=[
                 io.Latent.Input(
                     "latent",
-                    tooltip="From DDIM Inverse or Mixed Inversion Blend, what the smoother is to get. Whatever "
-                    "is wired here always runs: behind DDIM Inverse (Video) the report makes the video branch run "
-                    "even at a mixing_ratio of 1, where the blend skips it.",
+                    tooltip="From DDIM Inverse or Mixed Inversion Blend: what goes to the smoother. Whatever is wired "
+                    "here always runs: after DDIM Inverse (Video) the report makes the video branch run even at a "
+                    "mixing_ratio of 1, where the blend skips it.",
                 )
             ],
             outputs=[
@@ -80,29 +80,29 @@ class TemporalReport(Node):
             display_name="Temporal Report",
             category=controls.CATEGORY,
             description="Measures how steady a video is and what that cost: flicker, motion, sharpness and similarity, "
-            "frame by frame and against the video before smoothing. A video that only stands still, is only blurred or "
-            "only averages its frames is said to be so. It shows the report itself and runs without anything wired "
-            "behind it.",
+            "frame by frame and against the video before smoothing. It tells you if a video only stands still, is only "
+            "blurred or only averages its frames. The node shows the report itself and runs with nothing wired after "
+            "it.",
             search_aliases=["flicker", "video quality", "temporal consistency", "metrics", "compare videos"],
             inputs=[
                 io.Image.Input("images", tooltip="The video, smoothed and decoded."),
                 io.Image.Input(
                     "reference_images",
                     optional=True,
-                    tooltip="The video before smoothing, as many frames of the same size: what the result is compared "
-                    "with. Without it there are figures but no verdict.",
+                    tooltip="The video before smoothing, with as many frames of the same size: the result is compared "
+                    "with it. Without it there are figures but no verdict.",
                 ),
                 io.ClipVision.Input(
                     "clip_vision",
                     optional=True,
-                    tooltip="A CLIP vision model, to measure whether frames go on showing the same thing (frame "
-                    "consistency, of consecutive frames).",
+                    tooltip="A CLIP vision model, to measure whether consecutive frames keep showing the same thing "
+                    "(frame consistency).",
                 ),
                 io.Image.Input(
                     "source_images",
                     optional=True,
                     tooltip="The clip that the frames were made from, with the same frames. Wire it whenever there is "
-                    "one: frames drawn apart share no motion, so flicker is measured along this clip's, and the "
+                    "one: frames drawn one by one share no motion, so flicker is measured along this clip's, and the "
                     "verdict can tell a video that stands still, is blurred or is an average of frames.",
                 ),
             ],

@@ -25,11 +25,11 @@ class FrameSampler(Node):
             node_id="BIVDiffFrameSampler",
             display_name="Frame-wise Image Sampler",
             category=controls.CATEGORY,
-            description="Makes every frame of a clip with an image model, each on its own: KSampler for more frames "
-            "than fit in memory at once. ControlNet hints, masks and prompts given per frame follow their frames. "
-            "The frames will flicker; Video Temporal Smoother fixes that at the end of the chain. After it the node "
-            "serves once more, as the structure pass: given the video inverted a little way, it draws back the shapes "
-            "that smoothing lost.",
+            description="Draws every frame of a clip with an image model, each on its own: KSampler for more frames "
+            "than fit in memory at once. ControlNet hints, masks and per-frame prompts follow their frames. The frames "
+            "will flicker; Video Temporal Smoother fixes that at the end of the chain. A second one after it serves as "
+            "the structure pass: it takes the smoothed video, inverted a little way, and draws back the shapes that "
+            "smoothing lost.",
             search_aliases=["ksampler frames", "video to video", "vid2vid", "batch sampler", "bivdiff"],
             inputs=[
                 io.Model.Input("model", tooltip="The image model, with its LoRAs and patches."),
@@ -40,9 +40,9 @@ class FrameSampler(Node):
                 io.Latent.Input(
                     "latent_image",
                     tooltip="One latent for each frame: Empty Latent Image with batch_size set to the frame count, or "
-                    "the encoded clip. A noise mask keeps what it leaves out. An inverted latent, for the structure "
-                    "pass, is denoised from where its inversion stopped: nothing is added, the whole picture counts, "
-                    "and seed, denoise and frame_noise have no effect.",
+                    "the encoded clip. A noise mask keeps what lies outside it. An inverted latent, for the structure "
+                    "pass, is denoised from where its inversion stopped, without added noise and over the whole "
+                    "picture; seed, denoise and frame_noise have no effect then.",
                 ),
                 controls.seed(),
                 controls.steps(50, "Denoising steps. The paper uses 50; 20 to 30 are usually as good."),
@@ -51,8 +51,8 @@ class FrameSampler(Node):
                     "sampler_name",
                     options=list(comfy.samplers.SAMPLER_NAMES),
                     default="ddim",
-                    tooltip="Any sampler makes frames; the paper uses ddim. An inverted latent takes those that add "
-                    "no noise: ddim, euler, dpmpp_2m and others.",
+                    tooltip="Any sampler draws frames; the paper uses ddim. An inverted latent needs one that adds no "
+                    "noise: ddim, euler, dpmpp_2m and others.",
                 ),
                 controls.scheduler(
                     "ddim_uniform", "How the noise levels are spaced. The paper's spacing is ddim_uniform."
@@ -63,7 +63,7 @@ class FrameSampler(Node):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="1 makes the frames from noise; less keeps that much of the encoded clip.",
+                    tooltip="1 draws the frames from noise; lower values keep more of the encoded clip.",
                 ),
                 controls.frame_noise("frame_noise"),
                 controls.frames_per_batch(),
@@ -117,13 +117,13 @@ class TemporalSmoother(Node):
             search_aliases=["deflicker", "temporal consistency", "smooth video", "video sampler", "bivdiff"],
             inputs=[
                 io.Model.Input("model", tooltip="The video model: ModelScope, ZeroScope, AnimateDiff, Wan, ..."),
-                io.Conditioning.Input("positive", tooltip="The prompt of the video, as the video model likes it."),
+                io.Conditioning.Input("positive", tooltip="The video's prompt, worded for the video model."),
                 io.Conditioning.Input("negative", tooltip="What to keep out of the video."),
                 io.Latent.Input(
                     "latent",
-                    tooltip="Inverted frames: noise that remembers them. A plain latent or an image is refused.",
+                    tooltip="The inverted frames. A plain latent or an encoded image is refused.",
                 ),
-                controls.steps(50, "Denoising steps. Give as many as the inversion had."),
+                controls.steps(50, "Denoising steps, as many as the inversion had."),
                 controls.cfg(
                     7.5,
                     "How strictly the video follows the prompt. The paper uses 7.5; lower values keep the frames' "
@@ -133,16 +133,16 @@ class TemporalSmoother(Node):
                     "sampler_name",
                     options=list(stages.DETERMINISTIC_SAMPLERS),
                     default="ddim",
-                    tooltip="Only samplers that add no noise are listed: noise would drown what the inversion "
-                    "remembers. ddim is the paper's.",
+                    tooltip="Only samplers that add no noise are listed: added noise would erase the frames that the "
+                    "inversion kept. The paper uses ddim.",
                 ),
                 controls.scheduler(
-                    "ddim_uniform", "Give the one that the inversion had. Flow models need simple, normal or beta."
+                    "ddim_uniform", "The same as in the inversion. Flow models need simple, normal or beta."
                 ),
                 controls.strength(
-                    "Where the inversion stopped. Without effect on a latent from DDIM Inverse, Mixed Inversion Blend "
-                    "or Load Inverted Latent, which says so itself: set the strength in both DDIM Inverse nodes. It "
-                    "counts for one that core's Save Latent kept.",
+                    "Where the inversion stopped. Only for a latent that core's Save Latent saved. Those of DDIM "
+                    "Inverse, Mixed Inversion Blend and Load Inverted Latent say it themselves: for them set the "
+                    "strength in both DDIM Inverse nodes.",
                     advanced=True,
                 ),
                 controls.grid(

@@ -35,7 +35,8 @@ class RatioList(Node):
             display_name="Mixing Ratio List",
             category=controls.CATEGORY,
             description="Renders a video for each of several mixing ratios in one run. Wire it to mixing_ratio of "
-            "Mixed Inversion Blend with task on custom: the inversions run once, blend and smoother once per ratio.",
+            "Mixed Inversion Blend with task set to custom: the inversions run once, blend and smoother once per "
+            "ratio.",
             search_aliases=["ratio sweep", "xy plot", "parameter sweep", "float list"],
             inputs=[
                 io.String.Input(
@@ -118,7 +119,7 @@ class SolverList(Node):
                     "solvers",
                     default=", ".join(SOLVERS),
                     tooltip=f"Solvers to try, of {', '.join(SOLVERS)}; comma-separated. Each costs its inversions and "
-                    "one smoothing; fixed_point inverts three times as long as the others.",
+                    "one smoothing; fixed_point takes three times as long to invert as the others.",
                 )
             ],
             outputs=[
@@ -141,7 +142,7 @@ class SolverList(Node):
 
 
 class SweepGrid(Node):
-    """All videos of a sweep side by side, and what each is worth."""
+    """All videos of a sweep side by side, and a plot of their figures."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -150,8 +151,8 @@ class SweepGrid(Node):
             display_name="Sweep Grid",
             category=controls.CATEGORY,
             description="Puts the videos of a Mixing Ratio List, Blend Mode List or Solver List side by side, "
-            "labelled, and plots each one's flicker against its similarity to the frames. Choose from the joined "
-            "points.",
+            "labelled, and plots each one's flicker against its similarity to the frames. The best ones are joined by "
+            "a line.",
             search_aliases=["compare ratios", "contact sheet", "xy plot", "pareto"],
             is_input_list=True,
             inputs=[
@@ -175,8 +176,8 @@ class SweepGrid(Node):
                     "labels",
                     [io.Combo, io.String],
                     optional=True,
-                    tooltip="What stands over each video instead of its ratio: wire Blend Mode List or Solver List, or "
-                    "any list of texts. With neither labels nor ratios the videos are numbered.",
+                    tooltip="Labels to show over each video instead of its ratio: wire Blend Mode List or Solver List, "
+                    "or any list of texts. With neither labels nor ratios the videos are numbered.",
                 ),
                 io.Image.Input(
                     "source_images",

@@ -11,7 +11,7 @@ NONE = "none yet"
 
 
 class VideoModelLoader(Node):
-    """Loads ModelScope, ZeroScope and their kin, and VidRD."""
+    """Loads ModelScope, ZeroScope and models like them, and VidRD."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

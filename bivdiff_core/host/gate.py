@@ -1,7 +1,7 @@
-"""The one way in: what a node was given is held against itself, and admitted whole or refused before any sampling.
+"""The one way in: a node's inputs are checked against each other, and admitted or refused before any sampling.
 
 The order is the same for every node: the latent alone, the latent against the MODEL, the MODEL against what the node
-needs, what the latent is, windows, conditioning. What only may be wrong is a warning, logged; the node shows it.
+needs, what the latent is, windows, conditioning. What may be wrong is only warned of; the node shows it.
 """
 
 from __future__ import annotations
@@ -88,14 +88,14 @@ class Clip:
 
 
 def admit(role: Role, model, latent: dict, prompts: Prompts, windows: Windows, strength: float = 1.0) -> Clip:
-    """Hold a node's inputs against each other.
+    """Check a node's inputs against each other.
 
     Args:
         windows: in which the MODEL is to see the frames.
-        strength: how far an inverted latent went that does not say so itself.
+        strength: how far a latent was inverted that does not say so itself.
 
     Raises:
-        ValueError: what arrived, what was expected, and which control or wire settles it.
+        ValueError: what arrived, what was expected, and which control or wire fixes it.
     """
     samples = admit_samples(latent)
     if role.latent == "start":
@@ -155,13 +155,13 @@ def _window_clip(model, windows: Windows, samples: Tensor):
         return model
     if windows.overlap >= windows.length:
         raise ValueError(
-            f"windows of {windows.length} frames that overlap by {windows.overlap} do not move on. Set context_overlap "
-            "below context_length."
+            f"windows of {windows.length} frames cannot overlap by {windows.overlap}. Set context_overlap below "
+            "context_length."
         )
     if samples.ndim == 5 and samples.shape[0] > 1:
         raise ValueError(
-            f"the latent holds {samples.shape[0]} videos, and windows cut one at a time. Pass one (Get Latent From "
-            "Batch), or set context_length 0."
+            f"the latent holds {samples.shape[0]} videos, but windows work on one at a time. Take one with Get Latent "
+            "From Batch, or set context_length to 0."
         )
     return set_windows(model, FrameWindows(windows.length, windows.overlap, frame_dim(samples)))
 
@@ -175,8 +175,8 @@ def admit_samples(latent: dict) -> Tensor:
     samples = latent["samples"]
     if samples.is_nested:
         raise ValueError(
-            "got a latent of several parts (video and audio), expected the video alone. Take it out with Separate AV "
-            "Latent."
+            "got a latent of several parts (video and audio), expected the video alone. Wire the video part from "
+            "Separate AV Latent."
         )
     if samples.numel() == 0:
         raise ValueError("the latent holds no frames. Check the start and count of Select Frames.")
@@ -208,19 +208,19 @@ def admit_inverted(latent: dict, strength: float = 1.0) -> Inversion | None:
             )
         if inversion.strength == 1 and not is_noise(std, spatial):
             log.warning(
-                "The inverted latent is far from noise: %s, where noise has 1 and 0. Smooth footage (a sky, a wall) "
-                "does that at any number of steps; if the video smears, look at it with Inverted Latent Report.",
+                "The inverted latent is far from noise: %s, expected about 1 and 0. Smooth footage (a sky, a wall) "
+                "gives that at any number of steps; if the video smears, check the latent with Inverted Latent Report.",
                 seen,
             )
     elif not has_noise_std(std) or (strength == 1 and not is_noise(std, spatial)):
         raise ValueError(
             f"this latent does not look like noise: {seen}, expected about 1 and 0. Wire the output of DDIM Inverse or "
-            "Mixed Inversion Blend. One that was saved says that it was inverted if Save Inverted Latent saved it; "
-            "otherwise set strength to what its inversion had."
+            "Mixed Inversion Blend. If it is an inverted latent from a file, set strength to that of its inversion, or "
+            "save it with Save Inverted Latent."
         )
     elif strength == 1 and not is_white(std, spatial):
         log.warning(
-            "The latent does not say how far it was inverted, and it is taken for full noise, though %s. If its "
+            "The latent does not say how far it was inverted and is taken for full noise, although %s. If its "
             "inversion had a strength below 1, set that strength here too, or save it with Save Inverted Latent.",
             seen,
         )
@@ -243,22 +243,22 @@ def admit_model(model, video: bool, prompts: Prompts | None = None, one_by_one: 
         found = mechanisms_on(model) + (_hooks(prompts) if prompts else [])
         if not found:
             raise ValueError(
-                "got an image model, expected a video model: frames would go through one by one and "
-                "stay as unsteady as they are. Wire ZeroScope or ModelScope (Load Video Diffusion Model), AnimateDiff, "
-                "Wan or another model that sees frames together."
+                "got an image model, expected a video model: frames would go through one by one and flicker as before. "
+                "Wire ZeroScope or ModelScope (Load Video Diffusion Model), AnimateDiff, Wan or another model that "
+                "sees frames together."
             )
         log.warning(
-            "Got what looks like an image model, with %s. If none of that makes it see frames together, nothing will "
-            "be steadier: wire a video model.",
+            "The model looks like an image model, with %s. Unless one of these lets it see frames together, the video "
+            "will not be steadier: wire a video model.",
             ", ".join(found),
         )
     if not video:
         animatediff.check_alone(model)
     if not video and family.video and not one_by_one and not takes_video_latents(model):
         raise ValueError(
-            f"got a video model ({family.name}), expected an image model: here every frame is on its own. Wire the "
-            "image model that makes or made the frames, or set frames_per_batch to 1 if there is none; the video model "
-            "belongs in DDIM Inverse (Video) and Video Temporal Smoother."
+            f"got a video model ({family.name}), expected an image model: frames are processed one by one here. Wire "
+            "the image model of the frames, or set frames_per_batch to 1 if there is none; the video model belongs in "
+            "DDIM Inverse (Video) and Video Temporal Smoother."
         )
     return family
 
@@ -267,8 +267,8 @@ def _check_patches(family: Family, model) -> None:
     lost = [name for name in patches_on(model) if family.patches is not None and name not in family.patches]
     if lost:
         log.warning(
-            "What another node has put on the model does not reach it: %s (a %s has no place for that). Take it off, "
-            "or use it on the image model.",
+            "Patches of other nodes have no effect on this model: %s (a %s does not support them). Remove them, or use "
+            "them on the image model.",
             ", ".join(lost),
             family.name,
         )
@@ -306,12 +306,12 @@ def _fit_model(samples: Tensor, model, role: Role) -> Tensor:
         samples = as_clip(samples)
     dim = frame_dim(samples)
     if role.video and samples.shape[dim] == 1:
-        raise ValueError("the latent has one frame, and there is no motion in one frame. Give at least 2.")
+        raise ValueError("the latent has one frame, and a video model needs at least 2.")
     if not role.video and not role.inverts and dim != 0:
         raise ValueError(
-            f"the latent is a video of {samples.shape[2]} latent frames, which this model would make as one. For "
-            "frames on their own give it Empty Latent Image with batch_size set to the frame count, or frames that "
-            "were encoded one by one."
+            f"the latent is a video of {samples.shape[2]} latent frames, which this model would draw as one clip. For "
+            "single frames wire Empty Latent Image with batch_size set to the frame count, or frames encoded one by "
+            "one."
         )
     return samples
 
@@ -328,7 +328,7 @@ def _check_mask(mask: Tensor, samples: Tensor) -> None:
     if not math.isclose(mask_width / mask_height, width / height, rel_tol=0.02):
         raise ValueError(
             f"the mask is {mask_width}x{mask_height} but the latent {width}x{height}. Give Set Latent Noise Mask a "
-            "mask of the frames' own size."
+            "mask of the frames' size."
         )
 
 
@@ -348,14 +348,14 @@ def _admit_content(role: Role, model, noise: str, latent: dict, samples: Tensor,
     if role.latent == "start" and white:
         raise ValueError(
             "the latent looks like noise but does not say how far it was inverted, and fresh noise would be added to "
-            "it. Load one that was saved with Load Inverted Latent; to make frames wire Empty Latent Image, or VAE "
-            "Encode."
+            "it. If it is an inverted latent from a file, load it with Load Inverted Latent; to draw frames, wire "
+            "Empty Latent Image or VAE Encode."
         )
     if role.latent == "clean":
         if not samples.any():
             raise ValueError(
-                "the latent is empty (all zeros), there is nothing to invert. Wire the frames that the image model "
-                "made, or VAE Encode."
+                "the latent is empty (all zeros): there is nothing to invert. Wire the image model's frames, or VAE "
+                "Encode."
             )
         if white:
             log.warning(
@@ -374,14 +374,14 @@ def _check_origin(inversion: Inversion, model, noise: str) -> None:
         if theirs != mine:
             raise ValueError(
                 f"the latent was inverted in {what} {theirs}, but this model's is {mine}. Invert with a model that "
-                "shares its VAE; otherwise decode and encode again."
+                "shares its VAE, or decode and encode again."
             )
 
 
 def _slice(samples: Tensor, prompts: Prompts) -> tuple[Tensor, Prompts]:
     """A video's time slices as clips of length 1, and prompts without what belongs to the whole."""
     if samples.shape[0] > 1:
-        raise ValueError(f"the latent holds {samples.shape[0]} videos. Pass one (Get Latent From Batch).")
+        raise ValueError(f"the latent holds {samples.shape[0]} videos. Take one with Get Latent From Batch.")
     plain = [
         (text, {key: value for key, value in extra.items() if key not in CLIP_CONDITIONING})
         for text, extra in prompts.positive
@@ -402,7 +402,7 @@ def _admit_prompts(role: Role, family: Family, model, prompts: Prompts, latent: 
         return prompts
     if not role.video and any("control" in extra for _, extra in conds):
         log.warning(
-            "Got a prompt with a ControlNet, expected a plain one: what the control shows is left out of the noise, "
-            "and a video model without it loses the shapes. Wire the prompt from before Apply ControlNet."
+            "Got a prompt with a ControlNet, expected a plain one: the noise leaves out what the control shows, and a "
+            "video model without that control loses the shapes. Wire the prompt from before Apply ControlNet."
         )
     return without_built_in_guidance(prompts) if distilled_guidance(model) else prompts

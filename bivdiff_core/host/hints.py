@@ -101,7 +101,7 @@ def check_conds(conds, frames: int) -> None:
         if not isinstance(tensor, Tensor) or tensor.ndim == 0 or tensor.shape[0] in (1, frames):
             return
         if frames == 1:
-            cure = f"Give the latent {len(tensor)} too (batch_size in Empty Latent Image, or encode so many frames)"
+            cure = f"Give the latent {len(tensor)} too (batch_size in Empty Latent Image, or encode as many frames)"
         else:
             cure = f"{cure} so that both have {frames}"
         raise ValueError(
@@ -115,7 +115,7 @@ def check_conds(conds, frames: int) -> None:
             if type(control) is ControlNet and control.vae is None and hint is not None and hint.shape[1] != 3:
                 raise ValueError(
                     f"the control hint has {hint.shape[1]} channels, expected 3 (red, green, blue). Split Image with "
-                    "Alpha takes the alpha channel off; Convert Mask to Image makes three channels of a mask."
+                    "Alpha removes an alpha channel; Convert Mask to Image turns a mask into three channels."
                 )
     for cond in conds:
         for entry in cond or ():

@@ -1,4 +1,4 @@
-"""Inverted LATENTs: noise that remembers a clip, and what it says of itself.
+"""Inverted LATENTs, and the description that they carry.
 
 Samples are in model space and in diffusers' scale: x / sqrt(1 + sigma^2) of diffusion models, x of flow models, of unit
 variance at full noise. The description beside them is a hint: nodes of the host drop it, or copy it onto other samples.
@@ -86,7 +86,7 @@ def mix(image: dict | None, video: dict | None, ratio: float, mode: str, steadin
     """Blend two inverted LATENTs that the gate has admitted; `ratio` is the weight of the image branch.
 
     Args:
-        image, video: at ratio 0 and 1 the branch without weight may be missing, and the other passes as it is.
+        image, video: at ratio 0 and 1 the zero-weight branch may be missing, and the other passes as it is.
         mode: one of `blend.MODES`.
         steadiness: of the image branch, 0..1 (`blend.steadied`).
 
@@ -115,7 +115,7 @@ def _steadied(image: dict, steadiness: float) -> dict:
     samples = image["samples"]
     if frame_dim(samples) != 0:
         raise ValueError(
-            f"steadiness evens out frames, and the image branch is a video latent of {samples.shape[2]} times several "
+            f"steadiness works on single frames, but the image branch is a video latent of {samples.shape[2]} latent "
             "frames. Set steadiness to 0."
         )
     return inverted_latent(image, steadied(samples, steadiness), inversion_of(image))

@@ -48,7 +48,7 @@ def read_latent(path: Path) -> dict:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
     except SafetensorError as error:
-        raise ValueError(f"{path.name} is no latent, or only part of one ({error}). Save it again.") from None
+        raise ValueError(f"{path.name} is not a latent, or only part of one ({error}). Save it again.") from None
     if SAMPLES not in tensors:
         raise ValueError(
             f"{path.name} holds {', '.join(tensors) or 'nothing'}, expected a latent. Choose another file."

@@ -57,8 +57,8 @@ def read_prompt(clip, text: str) -> Prompt:
     prompt = Prompt(words, tuple(map(tokens, words)))
     if sum(prompt.tokens, ()) != tokens(text):
         raise ValueError(
-            f"the prompt {text!r} has weights in brackets or embeddings, whose tokens cannot be told word by "
-            "word. Write plain words; word_weights changes how much a word counts."
+            f"the prompt {text!r} has weights in brackets or embeddings, which cannot be matched word by word. Write "
+            "plain words, and weights in word_weights."
         )
     return prompt
 
@@ -210,8 +210,8 @@ def edit_frames(
     """
     if not isinstance(model.model.diffusion_model, UNetModel):
         raise ValueError(
-            f"{type(model.model.diffusion_model).__name__} has no attention that words can be exchanged in. Use an "
-            "SD 1.5, SD 2 or SDXL model."
+            f"{type(model.model.diffusion_model).__name__} has no cross-attention to edit. Use an SD 1.5, SD 2 or SDXL "
+            "model."
         )
     _check_chunks(model)
     if edit.local_blend_words:
@@ -249,7 +249,7 @@ def _on_one_device(model):
     """The MODEL without its copies for other devices, where the maps of all frames are to come together."""
     if not model.get_additional_models_with_key("multigpu"):
         return model
-    log.warning("A local blend looks at the attention of all frames together: the edit runs on one GPU.")
+    log.warning("A local blend needs the attention of all frames together: the edit runs on one GPU.")
     model = model.clone()
     model.remove_additional_models("multigpu")
     return model
@@ -259,8 +259,8 @@ def _check_chunks(model) -> None:
     windows = model.model_options.get("context_handler")
     if windows is not None and not (isinstance(windows, FrameWindows) and windows.independent):
         raise ValueError(
-            "the model brings context windows, which would part frames from their sources. Wire in the model from "
-            "before Context Windows; frames_per_batch is what saves memory here."
+            "the model has context windows, which would separate frames from their sources. Wire in the model from "
+            "before Context Windows; frames_per_batch saves memory here."
         )
 
 

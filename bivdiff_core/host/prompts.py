@@ -37,7 +37,7 @@ def check_text(text: Tensor, extra: dict, family: Family, width: int | None) -> 
     if width is not None and (text.shape[-1] != width or (family.text_key and family.text_key not in extra)):
         lacks = f" and {family.text_key}" if family.text_key else ""
         raise ValueError(
-            f"another model's text encoder made this prompt (vectors of {text.shape[-1]} values; this model reads "
+            f"this prompt was encoded for another model (vectors of {text.shape[-1]} values; this model reads "
             f"{width}{lacks}). Encode it with the CLIP that belongs to this model."
         )
     if not family.control and "control" in extra:
@@ -46,7 +46,9 @@ def check_text(text: Tensor, extra: dict, family: Family, width: int | None) -> 
             "frames follow the control already."
         )
     if not family.prompt_per_frame and text.shape[0] > 1:
-        raise ValueError(f"this video model reads one prompt a clip, not {text.shape[0]}. Give it one for all frames.")
+        raise ValueError(
+            f"this video model reads one prompt per clip, got {text.shape[0]}. Give it one for all frames."
+        )
 
 
 def check_picture(family: Family, prompts: Prompts, latent: dict) -> None:
@@ -64,7 +66,7 @@ def check_picture(family: Family, prompts: Prompts, latent: dict) -> None:
 
 
 def check_gaps(model, prompts: Prompts, sigmas: Tensor) -> None:
-    """Refuse prompts that leave noise levels of a run without any, where the host would not ask the MODEL at all.
+    """Refuse prompts that leave noise levels of a run without any, where the host would not run the MODEL at all.
 
     Args:
         sigmas: the run's levels, rising or falling.
@@ -81,8 +83,8 @@ def check_gaps(model, prompts: Prompts, sigmas: Tensor) -> None:
         for sigma in levels:
             if not any(end <= sigma <= start * (1 + 1e-5) for start, end in ranges):
                 raise ValueError(
-                    f"no {side} prompt is in force at sigma {sigma:.3g}, and the model would not be asked there. Close "
-                    "the gap: in ConditioningSetTimestepRange, or with a prompt for the rest of the range."
+                    f"no {side} prompt is active at sigma {sigma:.3g}, and the model would not run there. Close the "
+                    "gap in ConditioningSetTimestepRange, or add a prompt for the rest of the range."
                 )
 
 

@@ -1,7 +1,7 @@
 """A request made ready for an inversion: noise rises, and nothing but the model's own prediction counts.
 
 What other nodes put on a MODEL or a prompt is made for denoising. What follows the schedule acts at the level that it
-names; what cannot, and guidance of any kind, is switched off with a word.
+names; what cannot, and guidance of any kind, is switched off with a warning.
 """
 
 import logging

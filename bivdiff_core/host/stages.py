@@ -66,7 +66,7 @@ def sample_frames(
         model, schedule.steps, model.load_device, sampler_name, schedule.scheduler, denoise, model.model_options
     )
     if len(sampler.sigmas) < 2:
-        raise ValueError(f"denoise {denoise} leaves no steps to do. Raise denoise, or steps.")
+        raise ValueError(f"denoise {denoise} leaves no steps. Raise denoise or steps.")
     check_gaps(model, clip.prompts, sampler.sigmas)
     samples = run(
         guider(model, clip.prompts),
@@ -81,7 +81,7 @@ def sample_frames(
 
 
 def invert(clip: Clip, schedule: Schedule, solver: str) -> dict:
-    """Carry clean frames back to noise along the MODEL's own ODE, without guidance.
+    """Invert clean frames along the MODEL's own ODE, without guidance.
 
     A noise_mask stays in the LATENT for later, but every pixel is inverted.
 
@@ -99,7 +99,10 @@ def invert(clip: Clip, schedule: Schedule, solver: str) -> dict:
     if schedule.grid == "reference":
         _check_reference(clip, schedule)
         if solver != "ddim":
-            raise ValueError(f"grid reference is the released code's DDIM loop, not {solver}. Set solver ddim.")
+            raise ValueError(
+                "grid reference repeats the released code's DDIM loop and does not work with solver "
+                f"{solver}. Set solver to ddim."
+            )
         sigmas = reference_inversion_grid(sampling.sigmas, schedule.steps)
     else:
         levels = comfy.samplers.calculate_sigmas(sampling, schedule.scheduler, schedule.steps)
@@ -144,13 +147,15 @@ def denoise(clip: Clip, schedule: Schedule, sampler_name: str) -> dict:
     model = clip.model
     if sampler_name not in DETERMINISTIC_SAMPLERS:
         raise ValueError(
-            f"{sampler_name} adds noise of its own, in which what an inverted latent remembers would be lost. Set "
+            f"{sampler_name} adds noise of its own, which would erase the frames that an inverted latent holds. Set "
             "sampler_name to ddim, or another that adds none."
         )
     if schedule.grid == "reference":
         _check_reference(clip, schedule)
         if sampler_name not in ("ddim", "euler"):
-            raise ValueError(f"grid reference denoises by DDIM, not {sampler_name}. Set sampler_name ddim.")
+            raise ValueError(
+                f"grid reference denoises by DDIM and does not work with {sampler_name}. Set sampler_name to ddim."
+            )
         sigmas = reference_denoising_grid(model.get_model_object("model_sampling").sigmas, schedule.steps)
     else:
         levels = comfy.samplers.KSampler(
@@ -243,21 +248,19 @@ def frame_noise(samples: Tensor, places: Sequence[int] | None, seed: int, mode: 
 
 def _check_solver(clip: Clip, solver: str) -> None:
     if solver not in SOLVERS:  # the host does not check a word that is wired in
-        raise ValueError(f"solver {solver} is none of {', '.join(SOLVERS)}. Wire Solver List to it, or unlink it.")
+        raise ValueError(f"solver {solver} is not one of {', '.join(SOLVERS)}. Wire Solver List to it, or unlink it.")
     if solver not in clip.family.solvers:
         raise ValueError(
-            f"a {clip.family.name} model looks ahead to the next noise level, and solver {solver} asks it at the last "
-            f"one. Set solver {' or '.join(clip.family.solvers)}."
+            f"a {clip.family.name} model needs a next noise level, and solver {solver} also calls it at the last one. "
+            f"Set solver to {' or '.join(clip.family.solvers)}."
         )
 
 
 def _check_reference(clip: Clip, schedule: Schedule) -> None:
     if not is_released_kind(clip.model) or (clip.inversion or schedule).strength < 1:
         raise ValueError(
-            "grid reference reproduces the released code: an eps model of 1000 timesteps with frames in the batch, "
-            "strength 1. Set grid matched."
+            "grid reference works as the released code does: an eps model of 1000 timesteps, frames in the batch, "
+            "strength 1. Set grid to matched."
         )
     if schedule.steps > 999:
-        raise ValueError(
-            f"grid reference has room for 999 steps between t = 1 and 999, not {schedule.steps}. Lower steps."
-        )
+        raise ValueError(f"grid reference takes at most 999 steps, got {schedule.steps}. Lower steps.")

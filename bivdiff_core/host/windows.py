@@ -163,7 +163,7 @@ class FrameWindows(IndexListContextHandler):
             half = min(self.context_length, frames) // 2
             self.context_length = max(half // self.least * self.least, self.least)
             done = 0
-            log.warning("Out of memory: going on with %d frames at a time.", self.context_length)
+            log.warning("Out of memory: continuing with %d frames at a time.", self.context_length)
             _warn_of_state(model_options)
 
     def evaluate_context_windows(self, calc_window, model, x_in, conds, timestep, windows, model_options, **state):
@@ -225,8 +225,8 @@ def check_windows(model, samples: Tensor) -> None:
     images = samples.ndim == 5 and dim == 0
     if windows is not None and windows.dim != dim and not (images and windows.dim == 2):
         raise ValueError(
-            f"the model brings context windows over dimension {windows.dim}, but this latent's frames lie in "
-            f"dimension {dim}. Set dim {dim} in Context Windows (Manual)."
+            f"the model has context windows over dimension {windows.dim}, but this latent's frames lie in dimension "
+            f"{dim}. Set dim to {dim} in Context Windows (Manual)."
         )
 
 
@@ -242,8 +242,8 @@ def frame_windows(handler) -> FrameWindows | None:
 def set_windows(model, windows: FrameWindows):
     """A clone of a MODEL that runs its frames in windows. Windows that the MODEL brings stay in force.
 
-    A core handler becomes `FrameWindows` with its settings; a foreign class knows its own business and is left alone,
-    with a warning. AnimateDiff-Evolved gets windows of its own kind.
+    A core handler becomes `FrameWindows` with its settings; a foreign class is left alone, with a warning.
+    AnimateDiff-Evolved gets windows of its own kind.
     """
     if animatediff.takes_frames_together(model):
         return animatediff.set_windows(model, windows.context_length, windows.context_overlap)
@@ -251,7 +251,7 @@ def set_windows(model, windows: FrameWindows):
     if present is not None and not isinstance(present, FrameWindows):
         windows = frame_windows(present)
         if windows is None:
-            log.warning("The model brings context windows of its own (%s): they are used as they are.", type(present))
+            log.warning("The model has context windows of its own (%s), which are used as they are.", type(present))
             return model
     model = model.clone()
     model.model_options["context_handler"] = windows
@@ -282,7 +282,7 @@ def _begin_run(executor, noise, latent_image, *args, **kwargs):
             if any(map(foreign.draws_noise, foreign.controls_of(guider.conds.values()))):
                 log.warning("The frames go through in several calls: Reference ControlNet draws noise anew in each.")
             if ordered and guider.model_patcher.get_additional_models_with_key("multigpu"):
-                log.warning("The windows keep to one GPU, one after another: with %s their order counts.", ordered)
+                log.warning("The windows run on one GPU, one after another: with %s their order matters.", ordered)
     return executor(noise, latent_image, *args, **kwargs)
 
 

@@ -237,7 +237,7 @@ def test_a_warning_shows_on_its_node(comfy):
     )
     assert comfy.run()["status"]["status_str"] == "success"
     comfy.on_node("BIVDiffInvertVideo", "{ app.canvas.ds.scale = 1; app.canvas.centerOnNode(node); }")
-    text = comfy.page.get_by_text("Got what looks like an image model")
+    text = comfy.page.get_by_text("The model looks like an image model")
     text.wait_for()
     assert "wire a video model" in text.inner_text()
     comfy.screenshot("warning")

@@ -301,7 +301,7 @@ def test_sources_that_drove_another_video_are_refused(source, said):
     ("video", "said"),
     [
         (torch.rand(1, 8, 8, 3), "expected a video of at least 2 frames, got 1"),
-        (torch.rand(2, 1, 8, 3), "frames of 8x1 show no motion"),
+        (torch.rand(2, 1, 8, 3), "frames of 8x1 are too small to show motion"),
         (torch.rand(3, 8, 8, 3), "2 frames of 8x8 but another 3 frames of 8x8"),
         (torch.rand(2, 8, 16, 3), "2 frames of 8x8 but another 2 frames of 16x8"),
     ],

@@ -31,7 +31,7 @@ def findings(latent: Tensor, branch: str = "image", strength: float = 1.0) -> li
     measured = statistics.measure(frames)
     off = statistics.excess(measured, statistics.limits(tuple(frames.shape)))
     found = statistics.diagnose(measured, off, branch, strength)
-    if found and "no inverted latent" not in found[0].failure:
+    if found and "not an inverted latent" not in found[0].failure:
         assert found[0].alarming == (statistics.severity(off, strength) > 1)
     return found
 
@@ -121,7 +121,7 @@ def test_frames_that_are_alike_are_no_fault(frames):
 )
 def test_what_was_never_inverted_is_said_to_be_so(latent):
     (found,) = findings(latent, branch="")
-    assert found.failure == "this is no inverted latent" and "DDIM Inverse" in found.fixes[0]
+    assert found.failure == "not an inverted latent" and "DDIM Inverse" in found.fixes[0]
 
 
 def test_what_says_that_it_was_inverted_is_believed():

@@ -29,7 +29,7 @@ def test_words_are_read_in_their_order():
     assert sweep.parse_choices(" b,a\n c,", {"a": 1, "b": 2, "c": 3}) == ["b", "a", "c"]
 
 
-@pytest.mark.parametrize(("text", "said"), [("a, d", "'d' is none of a, b"), (" , ", "nothing to try.* a, b")])
+@pytest.mark.parametrize(("text", "said"), [("a, d", "'d' is not one of a, b"), (" , ", "nothing to try.* a, b")])
 def test_what_is_no_choice_is_refused(text, said):
     with pytest.raises(ValueError, match=said):
         sweep.parse_choices(text, ("a", "b"))

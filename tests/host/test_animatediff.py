@@ -264,7 +264,7 @@ def test_per_block_settings_survive_our_clones(pack, sd, node_id):
 @OF_VIDEO
 def test_more_frames_than_a_motion_model_knows(pack, sd, node_id, windows, given, seen):
     """Told by the node, before the pack tells it in the middle of a run."""
-    with pytest.raises(ValueError, match=f"knows 4 frames at once but would see {seen}") as refusal:
+    with pytest.raises(ValueError, match=f"takes at most 4 frames at once but would get {seen}") as refusal:
         run(pack, node_id, ade.use_evolved_sampling(sd, windows=windows, encoding_max_len=4), **given)
     assert str(refusal.value).startswith(NAMES[node_id])
     assert not ade.RUNS
@@ -291,7 +291,7 @@ def test_frames_that_depend_on_each_other_are_no_image_models(pack, sd, motion):
         ("DDIM Inverse (Image)", "BIVDiffInvertImage", {"conditioning": text, "latent": latent}),
         ("Frame-wise Image", "BIVDiffFrameSampler", {"positive": text, "negative": text, "latent_image": latent}),
     ):
-        reason = "which makes frames together" if motion else "Context Options without a motion model"
+        reason = "which draws frames together" if motion else "Context Options without a motion model"
         with pytest.raises(ValueError, match=f"{reason}.* from before the AnimateDiff nodes") as refusal:
             pack.run(node_id, model=model, **inputs)
         assert str(refusal.value).startswith(name)

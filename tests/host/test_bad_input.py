@@ -129,16 +129,18 @@ def test_an_empty_latent_to_invert(pack, sd, node_id):
 
 def test_several_videos_to_slice_or_to_cut(pack, wan):
     latent, scheduler = {"samples": noise(2, 16, 3, 8, 8)}, "simple"
-    refused(pack, "BIVDiffInvertImage", wan, "holds 2 videos", "Pass one", latent=latent, scheduler=scheduler)
+    refused(
+        pack, "BIVDiffInvertImage", wan, "holds 2 videos", "Get Latent From Batch", latent=latent, scheduler=scheduler
+    )
     for node_id in OF_VIDEO:
         given = {"context_length": 2, "latent": latent, "scheduler": scheduler}
-        refused(pack, node_id, wan, "holds 2 videos", "context_length 0", **given)
+        refused(pack, node_id, wan, "holds 2 videos", "context_length to 0", **given)
 
 
 @pytest.mark.parametrize("node_id", OF_VIDEO)
 @pytest.mark.parametrize("overlap", [2, 3])
 def test_windows_that_do_not_move_on(pack, sd, node_id, overlap):
-    refused(pack, node_id, sd, f"overlap by {overlap} do not move on", context_length=2, context_overlap=overlap)
+    refused(pack, node_id, sd, f"cannot overlap by {overlap}", context_length=2, context_overlap=overlap)
 
 
 def test_core_windows_over_a_dimension_without_frames(pack, sd, wan):
@@ -153,7 +155,7 @@ def test_core_windows_over_a_dimension_without_frames(pack, sd, wan):
         *((node_id, wan, video, 0, 2) for node_id in OF_VIDEO),
     ):
         (windowed,) = pack.run("ContextWindowsManual", model=model, dim=dim, **settings)
-        parts = f"context windows over dimension {dim}", f"dim {right}"
+        parts = f"context windows over dimension {dim}", f"Set dim to {right}"
         refused(pack, node_id, windowed, *parts, latent=latent, scheduler="simple")
 
 
@@ -379,12 +381,12 @@ def test_schedulers_whose_first_step_is_blind(pack, sd, node_id, scheduler, step
 @pytest.mark.parametrize(
     ("node_id", "inputs", "part"),
     [
-        ("BIVDiffInvertImage", {"solver": "fireflow"}, "not fireflow. Set solver ddim"),
-        ("BIVDiffInvertVideo", {"solver": "uni_inv"}, "not uni_inv. Set solver ddim"),
+        ("BIVDiffInvertImage", {"solver": "fireflow"}, "solver fireflow. Set solver to ddim"),
+        ("BIVDiffInvertVideo", {"solver": "uni_inv"}, "solver uni_inv. Set solver to ddim"),
         ("BIVDiffInvertVideo", {"strength": 0.5}, "strength 1"),
-        ("BIVDiffInvertImage", {"steps": 1000}, "room for 999 steps"),
-        ("BIVDiffTemporalSmoother", {"steps": 1000}, "room for 999 steps"),
-        ("BIVDiffTemporalSmoother", {"sampler_name": "heun"}, "not heun. Set sampler_name ddim"),
+        ("BIVDiffInvertImage", {"steps": 1000}, "at most 999 steps"),
+        ("BIVDiffTemporalSmoother", {"steps": 1000}, "at most 999 steps"),
+        ("BIVDiffTemporalSmoother", {"sampler_name": "heun"}, "with heun. Set sampler_name to ddim"),
         ("BIVDiffTemporalSmoother", {"strength": 0.5}, "strength 1"),
     ],
 )
@@ -395,11 +397,13 @@ def test_what_the_reference_grid_does_not_do(pack, sd, node_id, inputs, part):
 @pytest.mark.parametrize("node_id", OF_VIDEO)
 def test_models_that_the_released_code_does_not_know(pack, wan, node_id):
     velocity = tiny.sd_model(tiny.TinySDVelocity)
-    refused(pack, node_id, velocity, "an eps model", "Set grid matched", grid="reference")
+    refused(pack, node_id, velocity, "an eps model", "Set grid to matched", grid="reference")
     (distilled,) = pack.run("ModelSamplingDiscrete", model=tiny.sd_model(), sampling="lcm", zsnr=False)
-    refused(pack, node_id, distilled, "of 1000 timesteps", "Set grid matched", grid="reference")
+    refused(pack, node_id, distilled, "of 1000 timesteps", "Set grid to matched", grid="reference")
     latent = {"samples": noise(1, 16, 3, 8, 8)}
-    refused(pack, node_id, wan, "an eps model", "Set grid matched", grid="reference", latent=latent, scheduler="simple")
+    refused(
+        pack, node_id, wan, "an eps model", "Set grid to matched", grid="reference", latent=latent, scheduler="simple"
+    )
 
 
 def test_denoise_that_leaves_no_steps(pack, sd):
@@ -454,7 +458,7 @@ def test_the_host_refuses_values_out_of_range(pack, node_id, inputs, kind):
     [
         ({"mixing_ratio": -0.1}, "must lie between 0"),
         ({"mixing_ratio": 1.5}, "must lie between 0"),
-        ({"task": "magic"}, "task magic is none of"),
+        ({"task": "magic"}, "task magic is not one of"),
         ({"task": "controlnet", "mixing_ratio": ["ratio", 0]}, "Set task to custom"),
     ],
 )

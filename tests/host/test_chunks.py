@@ -217,7 +217,7 @@ def test_a_step_cache_is_left_out_of_chunks_with_a_word(pack, caplog):
 def test_self_attention_guidance_wants_all_frames_in_one_call(pack):
     model, settings = tiny.sd_model(), {"scale": 0.5, "blur_sigma": 2.0}
     assert patched(pack, model, "SelfAttentionGuidance", settings, F).isfinite().all()
-    with pytest.raises(ValueError, match="Self-Attention Guidance knows only .* Set frames_per_batch"):
+    with pytest.raises(ValueError, match="Self-Attention Guidance sees only .* Set frames_per_batch"):
         patched(pack, model, "SelfAttentionGuidance", settings, 3)
 
 
@@ -226,7 +226,7 @@ def test_merged_tokens_are_warned_of_in_chunks_and_repeat(pack, caplog):
     model = tiny.sd_model()
     with caplog.at_level(logging.WARNING):
         patched(pack, model, "TomePatchModel", {"ratio": 0.5}, 3)
-    assert "ToMe merges tokens by chance" in caplog.text
+    assert "ToMe merges tokens at random" in caplog.text
     (merging,) = pack.run("TomePatchModel", model=model, ratio=0.5)
     given = {"model": merging, "conditioning": tiny.text(), "latent": tiny.frames(*LATENT), "steps": 4}
     first, second = (pack.run("BIVDiffInvertImage", **given)[0]["samples"] for _ in range(2))

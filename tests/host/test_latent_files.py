@@ -127,7 +127,11 @@ def test_the_file_holds_the_graph_that_made_it(pack, halfway, server):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "is no latent, or only part of one"), (b"version https://git-lfs", "is no latent"), (None, "holds weights")],
+    [
+        (b"", "is not a latent, or only part of one"),
+        (b"version https://git-lfs", "is not a latent"),
+        (None, "holds weights"),
+    ],
 )
 def test_what_is_no_latent_is_refused(pack, content, message):
     path = os.path.join(folder_paths.get_input_directory(), "broken.latent")

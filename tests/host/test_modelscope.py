@@ -283,10 +283,15 @@ def configure(**model_cfg) -> dict:
     [
         ("vae", None, None, "neither .*VQGAN_autoencoder.pth nor a folder vae .* from ali-vilab/modelscope-damo-text"),
         ("text_encoder", FILES["ckpt_clip"], None, "neither .*open_clip_pytorch_model.bin nor a folder text_encoder"),
-        ("text_encoder", FILES["ckpt_clip"], {"a": torch.ones(1)}, "open_clip.* holds no text model of OpenCLIP"),
+        (
+            "text_encoder",
+            FILES["ckpt_clip"],
+            {"a": torch.ones(1)},
+            "open_clip.* does not hold a text model of OpenCLIP",
+        ),
         ("unet", FILES["ckpt_unet"], {"conv.weight": torch.ones(1)}, "1 have no place in it .unet.conv.weight"),
         ("unet", FILES["ckpt_unet"], b"version https://git-lfs.github.com/spec/v1", "is a Git LFS pointer"),
-        ("unet", "configuration.json", b'{"model": {', "configuration.json is cut short or no configuration"),
+        ("unet", "configuration.json", b'{"model": {', "configuration.json is cut short or not a configuration"),
         ("unet", "configuration.json", configure(mean_type="v"), "says mean_type 'v', and only 'eps'"),
         ("unet", "configuration.json", configure(num_timesteps=500), "says num_timesteps 500, and only 1000"),
         ("unet", "configuration.json", configure(unet_res_blocks=2), "do not belong to its configuration"),

@@ -239,7 +239,7 @@ def test_prompt2prompt_keeps_a_local_blend_to_one_device(pack, split, caplog, wo
 
     with caplog.at_level(logging.WARNING):
         assert set(same_on_both(make, image, split).by_device) == devices
-    assert ("A local blend looks at the attention of all frames" in caplog.text) is bool(word)
+    assert ("A local blend needs the attention of all frames" in caplog.text) is bool(word)
 
 
 @pytest.mark.parametrize("name", ["hooks on prompts", "ToMe"])
@@ -255,7 +255,7 @@ def test_what_depends_on_the_order_keeps_to_one_device(pack, split, caplog, name
 
     with caplog.at_level(logging.WARNING):
         assert set(same_on_both(make, model, split).by_device) == {None}
-    assert f"keep to one GPU, one after another: with {name}" in caplog.text
+    assert f"run on one GPU, one after another: with {name}" in caplog.text
 
 
 # Who takes which

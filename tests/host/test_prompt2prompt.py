@@ -296,7 +296,7 @@ def test_windows_that_part_a_frame_from_its_source_are_refused(pack, model, clip
         "ContextWindowsManual", model=model, context_length=3, context_overlap=1, context_schedule="standard_static",
         context_stride=1, closed_loop=False, fuse_method="pyramid", dim=dim, freenoise=False,
     )  # fmt: skip
-    with pytest.raises(ValueError, match="would part frames from their sources"):
+    with pytest.raises(ValueError, match="would separate frames from their sources"):
         edit(pack, windowed, clip, latent)
 
 

@@ -54,7 +54,7 @@ def test_the_cure_is_that_of_the_node_the_latent_comes_from(pack):
 
 def test_frames_that_were_never_inverted_raise_the_alarm(pack):
     _, summary, alarm = pack.run("BIVDiffLatentReport", latent={"samples": torch.zeros(4, 4, 8, 8)})
-    assert alarm is True and "no inverted latent" in summary
+    assert alarm is True and "not an inverted latent" in summary
 
 
 def test_inversions_of_the_chain_say_their_branch_and_strength(pack):

@@ -129,7 +129,7 @@ def test_levels_without_a_prompt_are_refused(pack, node_id, ends):
     latent = tiny.frames(*LATENT)
     if node_id == "BIVDiffTemporalSmoother":
         latent = {"samples": torch.randn(LATENT, generator=torch.Generator().manual_seed(7))}
-    with pytest.raises(ValueError, match="no positive prompt is in force at sigma .* ConditioningSetTimestepRange"):
+    with pytest.raises(ValueError, match="no positive prompt is active at sigma .* ConditioningSetTimestepRange"):
         pack.run(node_id, **inputs_of(node_id, model, latent, part(pack, tiny.text(), *ends)))
     assert calls.rows == []
 

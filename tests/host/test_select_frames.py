@@ -137,7 +137,7 @@ def test_no_sound_gives_none(pack):
 @pytest.mark.parametrize(
     ("frames", "settings", "message"),
     [
-        (8, {"stride": 2, "count": 5}, "8 frames, which gives 4 from frame 0 on at a stride of 2, but 5 are wanted"),
+        (8, {"stride": 2, "count": 5}, "8 frames, which gives 4 from frame 0 on at a stride of 2, expected 5"),
         (8, {"start": 8}, "gives 0 from frame 8 on"),
         (1, {"count": 8}, "got one picture, expected the frames of a clip"),
     ],

@@ -118,7 +118,7 @@ def test_noise_without_a_description_is_refused(pack, sd):
 def test_a_video_of_several_latent_frames_is_refused(pack):
     wan = tiny.wan_model()
     video = tiny.inverted(pack, noise(1, 16, 3, 8, 8), latent_format="Wan21", family="flow", sigma=1.0)
-    with pytest.raises(ValueError, match="a video of 3 latent frames, which this model would make as one"):
+    with pytest.raises(ValueError, match="a video of 3 latent frames, which this model would draw as one clip"):
         redraw(pack, wan, video, steps=3, scheduler="simple")
     alone = tiny.inverted(pack, noise(3, 16, 1, 8, 8), latent_format="Wan21", family="flow", sigma=1.0)
     assert redraw(pack, wan, alone, steps=3, scheduler="simple")["samples"].shape == (3, 16, 1, 8, 8)

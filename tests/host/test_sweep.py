@@ -158,8 +158,8 @@ def test_a_ratio_that_is_none_stops_the_graph_before_it_starts(server, prompt):
 @pytest.mark.parametrize(
     ("control", "text", "said"),
     [
-        ("mode", "linear, slurp", "Blend Mode List: 'slurp' is none of linear"),
-        ("solver", "ddim linear", "Solver List: 'linear' is none of ddim"),
+        ("mode", "linear, slurp", "Blend Mode List: 'slurp' is not one of linear"),
+        ("solver", "ddim linear", "Solver List: 'linear' is not one of ddim"),
     ],
 )
 def test_a_wrong_word_stops_the_graph_before_it_starts(server, prompt, control, text, said):
@@ -171,8 +171,8 @@ def test_a_wrong_word_stops_the_graph_before_it_starts(server, prompt, control, 
 @pytest.mark.parametrize(
     ("control", "at", "wrong", "said", "never"),
     [
-        ("mode", "image", "solver", "DDIM Inverse (Image): solver linear is none of ddim", {"smoother"}),
-        ("solver", "blend", "mode", "Mixed Inversion Blend: mode ddim is none of linear", {"image", "video"}),
+        ("mode", "image", "solver", "DDIM Inverse (Image): solver linear is not one of ddim", {"smoother"}),
+        ("solver", "blend", "mode", "Mixed Inversion Blend: mode ddim is not one of linear", {"image", "video"}),
     ],
 )
 def test_a_list_at_the_wrong_control_is_refused_before_sampling(server, prompt, control, at, wrong, said, never):

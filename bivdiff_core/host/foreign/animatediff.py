@@ -117,13 +117,14 @@ def check_alone(model) -> None:
     """
     if motion_models(model):
         raise ValueError(
-            "the model has AnimateDiff, which makes frames together, but here every frame is on its own. Wire in the "
-            "image model from before the AnimateDiff nodes."
+            "the model has AnimateDiff, which draws frames together, but frames are processed one by one here. Wire in "
+            "the image model from before the AnimateDiff nodes."
         )
     if takes_frames_together(model):
         raise ValueError(
-            "the model has AnimateDiff's Context Options without a motion model: they cut a clip that frames on their "
-            "own need not share. Wire in the model from before the AnimateDiff nodes; frames_per_batch saves memory."
+            "the model has AnimateDiff's Context Options without a motion model: they cut the clip into windows, which "
+            "single frames do not need. Wire in the model from before the AnimateDiff nodes; frames_per_batch saves "
+            "memory."
         )
 
 
@@ -167,14 +168,14 @@ def check_run(model, frames: int, inverts: bool) -> None:
     if has_windows(windows) and not _static(windows):
         log.warning(
             "AnimateDiff's context options change from step to step, so that inversion and smoothing see different "
-            "windows and the frames come back less exactly. Standard Static is the schedule that does not."
+            "windows and the frames come back less exactly. Set their schedule to Standard Static."
         )
     seen = min(frames, (windows.view_options or windows).context_length or frames)
     for motion in motion_models(model):
         limit = motion.model.encoding_max_len
         if limit is not None and seen > limit:
             raise ValueError(
-                f"AnimateDiff's motion model knows {limit} frames at once but would see {seen}. Set "
+                f"AnimateDiff's motion model takes at most {limit} frames at once but would get {seen}. Set "
                 f"context_length to {limit} or less, also in AnimateDiff's Context Options if they are wired in."
             )
 
@@ -197,8 +198,8 @@ def _check_settings(settings, inverts: bool) -> None:
     ):
         if found:
             raise ValueError(
-                f"AnimateDiff's Sample Settings have {what}, which would put other noise in the place of the "
-                "inverted frames. Take it out of Sample Settings, or use a model without them."
+                f"AnimateDiff's Sample Settings have {what}, which would replace the inverted frames with other noise. "
+                "Remove it from Sample Settings, or use a model without them."
             )
     if settings.custom_cfg is not None and not inverts:
         log.warning("AnimateDiff's Sample Settings have a custom CFG, which overrides the smoother's cfg.")
@@ -216,7 +217,7 @@ def _check_settings(settings, inverts: bool) -> None:
     ]
     if replaced:
         log.warning(
-            "AnimateDiff's Sample Settings ask for %s. Here the inverted frames are the noise, and that is left out; "
-            "core samplers would replace what Inverted Latent to Noise gives them.",
+            "AnimateDiff's Sample Settings ask for %s. That is ignored here, where the inverted frames are the noise; "
+            "in a core sampler it would replace the noise of Inverted Latent to Noise.",
             ", ".join(replaced),
         )

@@ -1,4 +1,4 @@
-"""Names inside ComfyUI that are nobody's interface."""
+"""Names inside ComfyUI that belong to no interface."""
 
 from collections.abc import Callable
 from contextvars import copy_context
@@ -193,8 +193,8 @@ def check_split_run(model_options: dict) -> list[str]:
     guides = model_options.get("sampler_post_cfg_function", [])
     if any(function.__qualname__.startswith("SelfAttentionGuidance") for function in guides):
         raise ValueError(
-            "Self-Attention Guidance knows only what the last call has seen, and these frames take several. Set "
-            "frames_per_batch (context_length of a video model) to all frames, or take it off."
+            "Self-Attention Guidance sees only the last call's frames, and these frames take several calls. Set "
+            "frames_per_batch (context_length for a video model) to all frames, or remove it."
         )
     options = model_options["transformer_options"]
     found = []
@@ -202,7 +202,7 @@ def check_split_run(model_options: dict) -> list[str]:
         if by_key.pop("easycache", None) and EASY_CACHE_OFF not in found:
             found.append(EASY_CACHE_OFF)
     if merges_tokens(model_options):
-        found.append("ToMe merges tokens by chance, anew in every call")
+        found.append("ToMe merges tokens at random, anew in every call")
     return found
 
 

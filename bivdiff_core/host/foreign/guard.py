@@ -1,4 +1,4 @@
-"""A name that has moved is said in words, instead of ending a run with an AttributeError from deep inside."""
+"""Tell in words that a name has moved, instead of ending a run with an AttributeError from deep inside."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +18,6 @@ def names_of(owner: str) -> Iterator[None]:
         yield
     except (AttributeError, KeyError, ImportError) as error:
         raise ValueError(
-            f"{owner} is known to this pack, but what is installed has other names inside ({error}). Update BIVDiff, "
-            "or go back to that version until it follows."
+            f"{owner} is known to this pack, but the installed version is different inside ({error}). Update BIVDiff, "
+            "or go back to the known version until it follows."
         ) from error

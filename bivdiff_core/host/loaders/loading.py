@@ -12,7 +12,7 @@ def load_model(config, weights: dict[str, Tensor], reload, arguments: tuple, dis
 
     Args:
         config: a host model configuration (supported_models_base.BASE).
-        weights: all of the network's, for the host would load a part without a word; emptied on the way.
+        weights: all of the network's, since the host would load a part silently; emptied on the way.
         reload, arguments: how the host makes the MODEL again, for hooks and several GPUs.
         disable_dynamic: as the host asks for when it calls `reload`.
     """

@@ -163,7 +163,7 @@ def _text_encoder(weights: dict[str, Tensor], file: Path) -> tuple[dict, Path, d
     layer = "text_model.encoder.layers."
     numbers = [int(key.removeprefix(layer).split(".")[0]) for key in weights if key.startswith(layer)]
     if not numbers:
-        raise ValueError(f"text_encoder: {file} holds no text model of OpenCLIP. Download it again.")
+        raise ValueError(f"text_encoder: {file} does not hold a text model of OpenCLIP. Download it again.")
     last = max(numbers)
     inner, width = weights[f"{layer}{last}.mlp.fc1.weight"].shape
     config = {

@@ -126,7 +126,7 @@ def read_json(file: Path, part: str) -> dict:
     except ValueError:
         config = None
     if not isinstance(config, dict):
-        raise ValueError(f"{part}: {file} is cut short or no configuration. Download it again.")
+        raise ValueError(f"{part}: {file} is cut short or not a configuration. Download it again.")
     return config
 
 
@@ -175,7 +175,7 @@ def read_weights(file: Path, part: str, remedy: str = PICKLE_REMEDY) -> dict[str
     _check_download(file, part)
     if not _is_whole(file):
         raise ValueError(
-            f"{part}: {file} is cut short ({file.stat().st_size} bytes) or no file of weights. Download it again."
+            f"{part}: {file} is cut short ({file.stat().st_size} bytes) or not a file of weights. Download it again."
         )
     try:
         content = comfy.utils.load_torch_file(str(file), safe_load=True)

@@ -1,7 +1,7 @@
 """A video model as diffusers saves it: a folder with a UNet3DConditionModel, its text encoder and its VAE.
 
-ModelScope and ZeroScope come so; VidRD is a checkpoint in the folder of Stable Diffusion 2.1. ModelScope's own layout
-is read as well. Each part is built after its own configuration; device, precision and offloading are the host's.
+ModelScope and ZeroScope come this way; VidRD is a checkpoint in the folder of Stable Diffusion 2.1. ModelScope's own
+layout is read as well. Each part is built after its own configuration; device, precision and offloading are the host's.
 """
 
 import inspect
@@ -102,9 +102,9 @@ def explain_missing(name: str) -> str:
     """That there is no such folder, and what to download into it."""
     top = folder_paths.get_folder_paths("diffusers")[0]
     return (
-        f"there is no video model {name!r} in models/diffusers. Choose one of the list, which has every folder with a "
-        "unet/config.json of UNet3DConditionModel or with ModelScope's text2video_pytorch_model.pth. If there is none, "
-        "download cerspense/zeroscope_v2_576w or ali-vilab/text-to-video-ms-1.7b from Hugging Face: the folders "
+        f"there is no video model {name!r} in models/diffusers. Choose one from the list, which has every folder with "
+        "a unet/config.json of UNet3DConditionModel or with ModelScope's text2video_pytorch_model.pth. If there is "
+        "none, download cerspense/zeroscope_v2_576w or ali-vilab/text-to-video-ms-1.7b from Hugging Face: the folders "
         "scheduler, text_encoder, unet and vae, of each its .json and one file of weights (.safetensors or .bin). Put "
         f"them into {Path(top, 'zeroscope_v2_576w')}, and press R."
     )
