@@ -258,7 +258,9 @@ def words(findings: list[Finding], branch: str, strength: float) -> str:
             "Below a strength of 1 the frames are meant to show through: only a frame unlike the others is a fault."
         )
     if not branch:
-        lines.append("The latent does not say where it comes from: from core's Save Latent, perhaps, or plain noise.")
+        lines.append(
+            "The latent does not say where it comes from: perhaps from core's Save Latent, or it is plain noise."
+        )
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""Inverted latents on disk, so that an inversion is paid for once."""
+"""Inverted latents on disk, so that each inversion runs only once."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Instruments: what is wrong with a latent before its smoothing is paid for, and what smoothing did to a video."""
+"""Instruments: what is wrong with a latent before it is smoothed, and what smoothing did to a video."""
 
 from functools import partial
 
