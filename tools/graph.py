@@ -6,6 +6,7 @@ Slot names, types and the order of widgets come from a running ComfyUI's /object
 from __future__ import annotations
 
 import math
+import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -132,7 +133,7 @@ class Graph:
         return demo if self.demo else real
 
     def group(self, title: str, colour: str, width: int = WIDTH, muted: bool = False) -> None:
-        """Begin a group of columns, right of what there is. A muted one does not run until an artist wakes it."""
+        """Begin a group of columns, right of what there is. A muted one does not run until an artist unmutes it."""
         left = self.groups[-1]["right"] + 30 if self.groups else 20
         self.groups.append({"title": title, "color": colour, "left": left, "muted": muted})
         self._begin(left + 20, width)
@@ -254,7 +255,7 @@ class Graph:
         return {**made, "title": node.title} if node.title else made
 
     def _ui_note(self, order: int) -> dict:
-        paragraphs = filter(None, self.note.splitlines())
+        paragraphs = filter(None, re.sub(r"]\(.+?\)", "", self.note).splitlines())  # links show their words alone
         height = 40 + sum(5 + 17 * math.ceil(6.6 * len(text) / (self.note_width - 50)) for text in paragraphs)
         return {
             "id": order + 1,
