@@ -58,7 +58,7 @@ class Comparison {
     this.flicker = { before: flicker[0], after: flicker[1] };
     this.fps = fps[0];
     this.scrub.max = before.length - 1;
-    for (const image of [...this.clips.before, ...this.clips.after]) image.onload = () => this.draw();
+    for (const image of [...this.clips.before, ...this.clips.after]) image.addEventListener("load", () => this.draw());
     this.showFrame(0);
     this.start();
   }

@@ -1,7 +1,9 @@
 """What may import what, and what the pack must never do, read from the source."""
 
 import ast
+import doctest
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -121,6 +123,14 @@ def test_no_print_no_pickle_no_code_from_data(file):
     assert not [call for call in calls if call.startswith(forbidden)]
     assert not [call for call in calls if call.startswith("torch.load(") and "weights_only=True" not in call]
     assert not imports(parse(file)) & {"pickle", "subprocess", "urllib", "requests"}
+
+
+@pytest.mark.parametrize(
+    "file", [file for file in CORE.rglob("*.py") if ">>>" in file.read_text()], ids=lambda f: f.stem
+)
+def test_examples_in_docstrings_hold(file):
+    module = import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
+    assert doctest.testmod(module).failed == 0
 
 
 def test_the_start_up_check_sees_what_runs_and_nothing_else():
