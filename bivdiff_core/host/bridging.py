@@ -1,17 +1,19 @@
 """A guider of two MODELs, for SamplerCustomAdvanced: the video model denoises, and the image model takes part."""
 
+from collections.abc import Callable
 from functools import partial
 
 import comfy.model_management
 import comfy.samplers
 from torch import Tensor
 
-from ..bridging import bridge
+from ..bridging import Denoiser, bridge
 from .families import noise_of
 from .foreign import animatediff
 from .gate import admit_model
 from .prompts import Prompts
 from .stages import guider
+from .wires import Model
 
 
 class BridgeGuider(comfy.samplers.CFGGuider):
@@ -26,31 +28,42 @@ class BridgeGuider(comfy.samplers.CFGGuider):
         strategy, share: see `bridging.bridge`.
     """
 
-    def __init__(self, image: comfy.samplers.CFGGuider, video, strategy: str, share: float):
+    image: Denoiser
+    """The image model's guider, while its run is open."""
+
+    def __init__(self, image: comfy.samplers.CFGGuider, video: Model, strategy: str, share: float):
         super().__init__(video)
         self.image_guider = image
         self.strategy = strategy
         self.share = share
 
     def sample(
-        self, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None, disable_pbar=False, seed=None
-    ):
-        def sample(image):
+        self,
+        noise: Tensor,
+        latent_image: Tensor,
+        sampler: comfy.samplers.Sampler,
+        sigmas: Tensor,
+        denoise_mask: Tensor | None = None,
+        callback: Callable[..., None] | None = None,
+        disable_pbar: bool = False,
+        seed: int | None = None,
+    ) -> Tensor:
+        def sample(image: Denoiser) -> Tensor:
             self.image = image
-            return super(BridgeGuider, self).sample(
-                noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed
-            )
+            try:
+                return super(BridgeGuider, self).sample(
+                    noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed
+                )
+            finally:
+                del self.image
 
-        try:
-            return self.image_guider.sample(
-                noise, latent_image, _Opened(sample), sigmas, denoise_mask, disable_pbar=True, seed=seed
-            )
-        finally:
-            self.image = None
+        return self.image_guider.sample(
+            noise, latent_image, _Opened(sample), sigmas, denoise_mask, disable_pbar=True, seed=seed
+        )
 
-    def predict_noise(self, x: Tensor, timestep: Tensor, model_options: dict | None = None, seed=None) -> Tensor:
+    def predict_noise(self, x: Tensor, timestep: Tensor, model_options: dict, seed: int | None = None) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        video = partial(super().predict_noise, model_options=model_options or {}, seed=seed)
+        video = partial(super().predict_noise, model_options=model_options, seed=seed)
         sigmas = model_options["transformer_options"]["sample_sigmas"]
         return bridge(self.image, video, x, timestep, sigmas, self.strategy, self.share)
 
@@ -58,18 +71,26 @@ class BridgeGuider(comfy.samplers.CFGGuider):
 class _Opened(comfy.samplers.Sampler):
     """Hands the guider that is about to sample to a function, whose result is a LATENT's samples."""
 
-    def __init__(self, function):
+    def __init__(self, function: Callable[[Denoiser], Tensor]):
         self.function = function
 
     def sample(
-        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
-    ):
+        self,
+        model_wrap: comfy.samplers.CFGGuider,
+        sigmas: Tensor,
+        extra_args: dict,
+        callback: Callable[..., None] | None,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> Tensor:
         samples = self.function(partial(model_wrap, **extra_args))
         return model_wrap.inner_model.process_latent_in(samples.to(noise.device))
 
 
 def bridge_guider(
-    image_model, image_prompts: Prompts, video_model, video_prompts: Prompts, strategy: str, share: float
+    image_model: Model, image_prompts: Prompts, video_model: Model, video_prompts: Prompts, strategy: str, share: float
 ) -> BridgeGuider:
     """The guider of two MODELs, `image_model` with its windows set.
 

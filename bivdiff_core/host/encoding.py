@@ -5,10 +5,12 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from .wires import VAE
+
 ENCODE_MODES = ("clip", "single_frames")
 
 
-def encode_frames(vae, images: Tensor, mode: str) -> Tensor:
+def encode_frames(vae: VAE, images: Tensor, mode: str) -> Tensor:
     """Encode frames without losing any of them, or of their pixels.
 
     Args:
@@ -38,11 +40,11 @@ def encode_frames(vae, images: Tensor, mode: str) -> Tensor:
     return torch.cat(latents)
 
 
-def _of_video(vae) -> bool:
+def _of_video(vae: VAE) -> bool:
     return vae.latent_dim == 3 and not vae.not_video
 
 
-def _check_size(vae, images: Tensor) -> None:
+def _check_size(vae: VAE, images: Tensor) -> None:
     """The host centre-crops to whole latent pixels, and the frames no longer lie on their hints and masks."""
     unit = vae.spacial_compression_encode()
     height, width = images.shape[1:3]
@@ -53,7 +55,7 @@ def _check_size(vae, images: Tensor) -> None:
         )
 
 
-def _check_count(vae, frames: int) -> None:
+def _check_count(vae: VAE, frames: int) -> None:
     """Video VAEs pack several frames in a latent, and the host drops the last ones where they do not fill it."""
     to_latent, to_frames = vae.downscale_ratio[0], vae.upscale_ratio[0]
     latents = to_latent(frames)

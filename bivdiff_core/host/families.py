@@ -6,7 +6,7 @@ A new kind of model is one more record.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import comfy.ldm.hunyuan_video.model
 import comfy.model_base
@@ -18,6 +18,7 @@ from .foreign import animatediff
 from .loaders.attention import PATCHES
 from .loaders.video_unet import VideoModel
 from .loaders.vidrd import VidRDModel
+from .wires import Model
 
 DIFFUSION, FLOW = "diffusion", "flow"
 
@@ -46,7 +47,7 @@ class Family:
     """
 
     name: str
-    matches: Callable[[object], bool]
+    matches: Callable[[Model], bool]
     video: bool = False
     text_width: Callable[[BaseModel], int | None] = lambda model: None
     text_key: str | None = None
@@ -57,10 +58,10 @@ class Family:
     mask_will_do: bool = False
     solvers: tuple[str, ...] = tuple(SOLVERS)
     masked_text_one_by_one: bool = False
-    for_inversion: Callable[[object], object] = lambda model: model
+    for_inversion: Callable[[Model], Model] = lambda model: model
 
 
-def _is_a(*classes: type) -> Callable[[object], bool]:
+def _is_a(*classes: type) -> Callable[[Model], bool]:
     return lambda model: isinstance(model.model, classes)
 
 
@@ -68,15 +69,18 @@ def _unet_text_width(model: BaseModel) -> int | None:
     return model.model_config.unet_config.get("context_dim")
 
 
-def _is_mean_flow(model) -> bool:
+def _is_mean_flow(model: Model) -> bool:
     return getattr(model.model.diffusion_model, "time_r_in", None) is not None
 
 
-HUNYUAN_TEXT = {
-    "text_width": lambda model: model.diffusion_model.params.context_in_dim,
-    "text_key": "pooled_output",
-    "masked_text_one_by_one": True,
-}
+HUNYUAN_VIDEO = Family(
+    "HunyuanVideo",
+    _is_a(comfy.model_base.HunyuanVideo),
+    video=True,
+    text_width=lambda model: model.diffusion_model.params.context_in_dim,
+    text_key="pooled_output",
+    masked_text_one_by_one=True,
+)
 
 FAMILIES = (
     Family(
@@ -105,14 +109,13 @@ FAMILIES = (
         text_width=lambda model: model.diffusion_model.caption_channels,
         text_key="attention_mask",
     ),
-    Family(
-        "mean-flow HunyuanVideo",
-        lambda model: isinstance(model.model, comfy.model_base.HunyuanVideo) and _is_mean_flow(model),
-        video=True,
+    replace(
+        HUNYUAN_VIDEO,
+        name="mean-flow HunyuanVideo",
+        matches=lambda model: HUNYUAN_VIDEO.matches(model) and _is_mean_flow(model),
         solvers=tuple(name for name in SOLVERS if name not in LOOK_AHEAD),
-        **HUNYUAN_TEXT,
     ),
-    Family("HunyuanVideo", _is_a(comfy.model_base.HunyuanVideo), video=True, **HUNYUAN_TEXT),
+    HUNYUAN_VIDEO,
     Family(
         "HunyuanImage",
         lambda model: isinstance(model.model.diffusion_model, comfy.ldm.hunyuan_video.model.HunyuanVideo),
@@ -136,17 +139,17 @@ FAMILIES = (
 )
 
 
-def family_of(model) -> Family:
+def family_of(model: Model) -> Family:
     """The record of a MODEL's kind."""
     return next(family for family in FAMILIES if family.matches(model))
 
 
-def takes_video_latents(model) -> bool:
+def takes_video_latents(model: Model) -> bool:
     """Whether a MODEL's latents are `[B, C, T, H, W]`, as opposed to frames in the batch."""
     return model.get_model_object("latent_format").latent_dimensions == 3
 
 
-def noise_of(model) -> str:
+def noise_of(model: Model) -> str:
     """Kind of noise: `diffusion` (eps and v: x = x0 + sigma * eps) or `flow` (x = (1 - sigma) * x0 + sigma * noise).
 
     Raises:
@@ -165,7 +168,7 @@ def noise_of(model) -> str:
     )
 
 
-def is_released_kind(model) -> bool:
+def is_released_kind(model: Model) -> bool:
     """Whether a MODEL is of the kind that the released code knows: eps, 1000 timesteps, frames in the batch."""
     sampling = model.get_model_object("model_sampling")
     return (
@@ -177,6 +180,6 @@ def is_released_kind(model) -> bool:
     )
 
 
-def distilled_guidance(model) -> bool:
+def distilled_guidance(model: Model) -> bool:
     """Whether guidance is built into a MODEL (Flux, HunyuanVideo), as an input of its network."""
     return getattr(getattr(model.model.diffusion_model, "params", None), "guidance_embed", False)

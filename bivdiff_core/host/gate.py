@@ -26,6 +26,7 @@ from .loaders.demo_models import DemoLatents
 from .norms import pool_norms
 from .prompts import Prompts, check_picture, check_text, without_built_in_guidance
 from .windows import FrameWindows, Windows, check_conds, check_windows, set_windows
+from .wires import Latent, Model
 
 log = logging.getLogger(__name__)
 
@@ -76,18 +77,18 @@ class Clip:
     """
 
     role: Role
-    model: object
+    model: Model
     window_length: int
     family: Family
     noise: str
-    latent: dict
+    latent: Latent
     samples: Tensor
     sliced: bool
     prompts: Prompts
     inversion: Inversion | None
 
 
-def admit(role: Role, model, latent: dict, prompts: Prompts, windows: Windows, strength: float = 1.0) -> Clip:
+def admit(role: Role, model: Model, latent: Latent, prompts: Prompts, windows: Windows, strength: float = 1.0) -> Clip:
     """Check a node's inputs against each other.
 
     Args:
@@ -123,7 +124,7 @@ def admit(role: Role, model, latent: dict, prompts: Prompts, windows: Windows, s
     return Clip(role, model, length, family, noise, latent, samples, sliced, prompts, inversion)
 
 
-def chunk_frames(model, frames_per_batch: int):
+def chunk_frames(model: Model, frames_per_batch: int) -> Model:
     """An image MODEL with its frames in independent chunks, 0 for as many as free memory holds.
 
     Raises:
@@ -136,7 +137,7 @@ def chunk_frames(model, frames_per_batch: int):
     return set_windows(model, FrameWindows(frames_per_batch))
 
 
-def _with_windows(role: Role, model, windows: Windows, samples: Tensor):
+def _with_windows(role: Role, model: Model, windows: Windows, samples: Tensor) -> Model:
     if role.video:
         return _window_clip(model, windows, samples)
     if not role.pools:
@@ -149,7 +150,7 @@ def _with_windows(role: Role, model, windows: Windows, samples: Tensor):
     return pool_norms(model)
 
 
-def _window_clip(model, windows: Windows, samples: Tensor):
+def _window_clip(model: Model, windows: Windows, samples: Tensor) -> Model:
     """A video MODEL with overlapping windows over a clip, as it is where their length is 0."""
     if windows.length == 0:
         return model
@@ -166,7 +167,7 @@ def _window_clip(model, windows: Windows, samples: Tensor):
     return set_windows(model, FrameWindows(windows.length, windows.overlap, frame_dim(samples)))
 
 
-def admit_samples(latent: dict) -> Tensor:
+def admit_samples(latent: Latent) -> Tensor:
     """The samples of a LATENT of one part that holds frames.
 
     Raises:
@@ -183,7 +184,7 @@ def admit_samples(latent: dict) -> Tensor:
     return samples
 
 
-def admit_inverted(latent: dict, strength: float = 1.0) -> Inversion | None:
+def admit_inverted(latent: Latent, strength: float = 1.0) -> Inversion | None:
     """How a LATENT was inverted, where it says so; noise that does not say so passes too.
 
     One rule for every node: what says that it was inverted is believed, and what does not must look like noise.
@@ -227,7 +228,7 @@ def admit_inverted(latent: dict, strength: float = 1.0) -> Inversion | None:
     return inversion
 
 
-def admit_model(model, video: bool, prompts: Prompts | None = None, one_by_one: bool = False) -> Family:
+def admit_model(model: Model, video: bool, prompts: Prompts | None = None, one_by_one: bool = False) -> Family:
     """A MODEL's family, if it sees what it is to see.
 
     Args:
@@ -263,7 +264,7 @@ def admit_model(model, video: bool, prompts: Prompts | None = None, one_by_one: 
     return family
 
 
-def _check_patches(family: Family, model) -> None:
+def _check_patches(family: Family, model: Model) -> None:
     lost = [name for name in patches_on(model) if family.patches is not None and name not in family.patches]
     if lost:
         log.warning(
@@ -281,7 +282,7 @@ def _hooks(prompts: Prompts) -> list[str]:
     return [f"hooks ({', '.join(sorted(kinds))})"] if kinds else []
 
 
-def _fit_model(samples: Tensor, model, role: Role) -> Tensor:
+def _fit_model(samples: Tensor, model: Model, role: Role) -> Tensor:
     """Samples of the layout and channels that the MODEL takes; a clip where the MODEL is to see motion."""
     latent_format = model.get_model_object("latent_format")
     dims = latent_format.latent_dimensions + 2
@@ -332,7 +333,9 @@ def _check_mask(mask: Tensor, samples: Tensor) -> None:
         )
 
 
-def _admit_content(role: Role, model, noise: str, latent: dict, samples: Tensor, strength: float) -> Inversion | None:
+def _admit_content(
+    role: Role, model: Model, noise: str, latent: Latent, samples: Tensor, strength: float
+) -> Inversion | None:
     """How a latent was inverted, if that is what the node takes; frames where it takes frames."""
     if role.latent == "inverted":
         inversion = admit_inverted(latent, strength)
@@ -365,7 +368,7 @@ def _admit_content(role: Role, model, noise: str, latent: dict, samples: Tensor,
     return None
 
 
-def _check_origin(inversion: Inversion, model, noise: str) -> None:
+def _check_origin(inversion: Inversion, model: Model, noise: str) -> None:
     ours = type(model.get_model_object("latent_format")).__name__
     for what, theirs, mine in (
         ("latent space", inversion.latent_format, ours),
@@ -389,7 +392,9 @@ def _slice(samples: Tensor, prompts: Prompts) -> tuple[Tensor, Prompts]:
     return rearrange(samples, "1 c t h w -> t c 1 h w"), Prompts.unguided(plain)
 
 
-def _admit_prompts(role: Role, family: Family, model, prompts: Prompts, latent: dict, samples: Tensor) -> Prompts:
+def _admit_prompts(
+    role: Role, family: Family, model: Model, prompts: Prompts, latent: Latent, samples: Tensor
+) -> Prompts:
     """CONDITIONING that the MODEL can read, of as many frames as the latent; an inversion's without guidance."""
     conds = [*prompts.positive, *prompts.negative]
     for text, extra in conds:

@@ -5,19 +5,25 @@ would follow the first frames' hints. Here they are exchanged in place around ea
 control lose what its pre_run prepared.
 """
 
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import comfy.conds
+import torch
 from comfy.context_windows import IndexListContextWindow
 from comfy.controlnet import ControlNet
 from torch import Tensor
 
 from .foreign import controls as foreign
+from .wires import Control
 
 HINT_FIELDS = ("cond_hint_original", "cond_hint", "control_input", "extra_concat_orig")
 
 
-def slice_lists(key, value, window: IndexListContextWindow, x_in, device, conds):
+def slice_lists(
+    key: str, value: object, window: IndexListContextWindow, x_in: Tensor, device: torch.device, conds: dict
+) -> comfy.conds.CONDList | None:
     """Slice conditioning that is a list of tensors (reference_latents), which the host's handler does not look into."""
     if not isinstance(value, comfy.conds.CONDList):
         return None
@@ -31,7 +37,9 @@ def slice_lists(key, value, window: IndexListContextWindow, x_in, device, conds)
 
 
 @contextmanager
-def hints_of(window: IndexListContextWindow, options: dict, controls: list, encoded: dict[tuple, tuple]):
+def hints_of(
+    window: IndexListContextWindow, options: dict, controls: list[Control], encoded: dict[tuple, tuple]
+) -> Iterator[None]:
     """Controls see only a window's hints while this is open.
 
     Args:
@@ -42,7 +50,7 @@ def hints_of(window: IndexListContextWindow, options: dict, controls: list, enco
     sliced = [control for control in controls if not foreign.slices_itself(control)]
     whole = [{f: getattr(c, f) for f in HINT_FIELDS if hasattr(c, f)} for c in sliced]
 
-    def key(control) -> tuple:
+    def key(control: Control) -> tuple:
         return id(control), tuple(window.index_list)
 
     def cut(hint: Tensor | None) -> Tensor | None:
@@ -74,7 +82,7 @@ def hints_of(window: IndexListContextWindow, options: dict, controls: list, enco
                 setattr(control, field, value)
 
 
-def _to(value, device):
+def _to(value: Any, device: torch.device | str | None) -> Any:
     """Move a hint, or an adapter's dict of lists of features, to a device."""
     if isinstance(value, Tensor):
         return value.to(device)
@@ -83,7 +91,7 @@ def _to(value, device):
     return value
 
 
-def check_conds(conds, frames: int) -> None:
+def check_conds(conds: Iterable[list[dict] | None], frames: int) -> None:
     """Refuse conditioning that belongs to a clip of another length, and hints with another number of colours than 3.
 
     The host would repeat or cut it silently, frame 0's hint ending up on another frame, and take colours as they come.
@@ -97,7 +105,7 @@ def check_conds(conds, frames: int) -> None:
             ControlNet's hint has an alpha channel, or one channel alone.
     """
 
-    def check(tensor, what: str, cure: str) -> None:
+    def check(tensor: object, what: str, cure: str) -> None:
         if not isinstance(tensor, Tensor) or tensor.ndim == 0 or tensor.shape[0] in (1, frames):
             return
         if frames == 1:

@@ -17,6 +17,7 @@ from ..blend import MODES, steadied
 from ..grids import SAME_SHARE, image_share
 from .families import FLOW
 from .latents import DESCRIPTION, as_clip, frame_dim, latent_with
+from .wires import Latent
 
 FINGERPRINT_TOLERANCE = 1e-3
 """Of mean and standard deviation: more than a cast to bfloat16 moves them, less than any other samples differ by."""
@@ -54,7 +55,7 @@ class Inversion:
         return self.strength == other.strength == 1 or abs(self.share - other.share) <= SAME_SHARE
 
 
-def inverted_latent(latent: dict, samples: Tensor, inversion: Inversion | None) -> dict:
+def inverted_latent(latent: Latent, samples: Tensor, inversion: Inversion | None) -> Latent:
     """A LATENT with inverted samples and their description, where it is known."""
     out = latent_with(latent, samples)
     if inversion is not None:
@@ -68,7 +69,7 @@ def fingerprint(samples: Tensor) -> dict:
     return {"shape": list(samples.shape), "mean": values.mean().item(), "std": values.std().item()}
 
 
-def inversion_of(latent: dict) -> Inversion | None:
+def inversion_of(latent: Latent) -> Inversion | None:
     """The description of a LATENT, None where there is none or it belongs to other samples."""
     told = latent.get(DESCRIPTION, {})
     known = told.get("fingerprint")
@@ -82,11 +83,11 @@ def inversion_of(latent: dict) -> Inversion | None:
     return Inversion(**{field.name: told[field.name] for field in fields(Inversion)}) if same else None
 
 
-def mix(image: dict | None, video: dict | None, ratio: float, mode: str, steadiness: float) -> dict:
+def mix(image: Latent, video: Latent, ratio: float, mode: str, steadiness: float) -> Latent:
     """Blend two inverted LATENTs that the gate has admitted; `ratio` is the weight of the image branch.
 
     Args:
-        image, video: at ratio 0 and 1 the zero-weight branch may be missing, and the other passes as it is.
+        image, video: at ratio 0 and 1 the zero-weight branch may be empty, and the other passes as it is.
         mode: one of `blend.MODES`.
         steadiness: of the image branch, 0..1 (`blend.steadied`).
 
@@ -111,7 +112,7 @@ def mix(image: dict | None, video: dict | None, ratio: float, mode: str, steadin
     return _mixed(video, MODES[mode](a, b, ratio))
 
 
-def _steadied(image: dict, steadiness: float) -> dict:
+def _steadied(image: Latent, steadiness: float) -> Latent:
     samples = image["samples"]
     if frame_dim(samples) != 0:
         raise ValueError(
@@ -139,6 +140,6 @@ def _check_branches(image: Inversion | None, video: Inversion | None) -> None:
         )
 
 
-def _mixed(latent: dict, samples: Tensor) -> dict:
+def _mixed(latent: Latent, samples: Tensor) -> Latent:
     inversion = inversion_of(latent)
     return inverted_latent(latent, samples, inversion and replace(inversion, branch="mix"))

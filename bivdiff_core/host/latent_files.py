@@ -13,13 +13,14 @@ from safetensors import SafetensorError, safe_open
 
 from .inverted import inversion_of
 from .latents import DESCRIPTION
+from .wires import Latent
 
 SAMPLES, VERSION, MASK, PLACES = "latent_tensor", "latent_format_version_0", "noise_mask", "batch_index"
 SCALE_BEFORE_VERSION_0 = 0.18215
 """Files without a version hold Stable Diffusion's latents times this."""
 
 
-def write_latent(latent: dict, path: Path, metadata: dict[str, str]) -> None:
+def write_latent(latent: Latent, path: Path, metadata: dict[str, str]) -> None:
     """Write a LATENT whole or not at all: samples, mask, places of its frames and, where it fits them, description.
 
     Args:
@@ -37,7 +38,7 @@ def write_latent(latent: dict, path: Path, metadata: dict[str, str]) -> None:
     os.replace(part, path)
 
 
-def read_latent(path: Path) -> dict:
+def read_latent(path: Path) -> Latent:
     """The LATENT in a file of `write_latent` or of the host's Save Latent.
 
     Raises:
@@ -54,7 +55,7 @@ def read_latent(path: Path) -> dict:
             f"{path.name} holds {', '.join(tensors) or 'nothing'}, expected a latent. Choose another file."
         )
     scale = 1.0 if VERSION in tensors else 1 / SCALE_BEFORE_VERSION_0
-    latent = {"samples": tensors[SAMPLES].float() * scale}
+    latent: Latent = {"samples": tensors[SAMPLES].float() * scale}
     if MASK in tensors:
         latent["noise_mask"] = tensors[MASK]
     for key in (PLACES, DESCRIPTION):

@@ -4,6 +4,8 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
+from .wires import Latent
+
 DESCRIPTION = "bivdiff"
 """Key of what an inverted LATENT says of itself (`inverted.Inversion`)."""
 
@@ -18,7 +20,7 @@ def as_clip(samples: Tensor) -> Tensor:
     return samples.transpose(0, 2) if samples.ndim == 5 and samples.shape[2] == 1 else samples
 
 
-def latent_with(latent: dict, samples: Tensor) -> dict:
+def latent_with(latent: Latent, samples: Tensor) -> Latent:
     """A LATENT with new samples, on the host's device for results; masks and batch_index stay.
 
     The description of the old samples goes, and what the host says of an empty latent's size.

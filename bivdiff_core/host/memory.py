@@ -6,8 +6,10 @@ import comfy.model_management
 import comfy.sampler_helpers
 import torch
 
+from .wires import Model
 
-def frames_that_fit(model, shape, conds: dict[str, list[dict]]) -> int:
+
+def frames_that_fit(model: Model, shape: torch.Size, conds: dict[str, list[dict]]) -> int:
     """How many frames one model call may hold in the memory that will be free once all weights are loaded.
 
     The host's own estimate, for cond and uncond together, with the half more that it keeps in reserve when it
@@ -27,7 +29,7 @@ def frames_that_fit(model, shape, conds: dict[str, list[dict]]) -> int:
     return int(min(max(free / (1.5 * memory), 1), most))
 
 
-def _free_for(models: list, device: torch.device) -> int:
+def _free_for(models: list[Model], device: torch.device) -> int:
     """Bytes free on a device beside the weights of models, once the host has unloaded the others, as it does for a run.
 
     It unloads none from the CPU's own memory.

@@ -4,12 +4,17 @@ There Stable Diffusion is built as a 3-D UNet: the norms of every residual block
 see `[b, c, f, h, w]`, while attention, and the norms of its blocks, stay per frame.
 """
 
+from typing import Any
+
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
-from comfy.patcher_extension import PatcherInjection, WrappersMP
+from comfy.patcher_extension import PatcherInjection, WrapperExecutor, WrappersMP
 from einops import rearrange
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from .families import family_of
+from .wires import Model
 
 GROUP_NORMS = ("auto", "per_frame", "whole_clip")
 KEY = "bivdiff_norms"
@@ -20,7 +25,7 @@ def pools(group_norms: str, grid: str) -> bool:
     return group_norms == "whole_clip" or (group_norms == "auto" and grid == "reference")
 
 
-def pool_norms(model):
+def pool_norms(model: Model) -> Model:
     """A clone of an image MODEL whose group norms pool all frames of a call, each cond's for itself.
 
     The layers are the MODEL's own, with hooks on them while it samples: their weights are cast and offloaded as ever.
@@ -51,20 +56,30 @@ class _Pooled:
 
     def __init__(self) -> None:
         self.conds = 1
-        self.hooks: list = []
+        self.hooks: list[RemovableHandle] = []
 
-    def count_conds(self, executor, x, timesteps, context, y, control, transformer_options, **inputs):
+    def count_conds(
+        self,
+        executor: WrapperExecutor,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor | None,
+        y: Tensor | None,
+        control: dict | None,
+        transformer_options: dict,
+        **inputs: Any,
+    ) -> Tensor:
         self.conds = len(transformer_options["cond_or_uncond"])
         return executor(x, timesteps, context, y, control, transformer_options, **inputs)
 
-    def inject(self, patcher) -> None:
+    def inject(self, patcher: Model) -> None:
         network = patcher.model.diffusion_model
         blocks = [block for block in network.modules() if isinstance(block, ResBlock)]
         for norm in [network.out[0], *(layers[0] for b in blocks for layers in (b.in_layers, b.out_layers))]:
             self.hooks.append(norm.register_forward_pre_hook(self._as_clips))
             self.hooks.append(norm.register_forward_hook(self._as_frames))
 
-    def eject(self, patcher) -> None:
+    def eject(self, patcher: Model) -> None:
         for hook in self.hooks:
             hook.remove()
         self.hooks.clear()
@@ -72,5 +87,5 @@ class _Pooled:
     def _as_clips(self, norm: torch.nn.GroupNorm, args: tuple) -> tuple:
         return (rearrange(args[0], "(b f) c h w -> b c f h w", b=self.conds),)
 
-    def _as_frames(self, norm: torch.nn.GroupNorm, args: tuple, out: torch.Tensor) -> torch.Tensor:
+    def _as_frames(self, norm: torch.nn.GroupNorm, args: tuple, out: Tensor) -> Tensor:
         return rearrange(out, "b c f h w -> (b f) c h w")

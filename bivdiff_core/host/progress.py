@@ -6,6 +6,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from .latents import check_finite, frame_dim
+from .wires import Model
 
 
 class Progress:
@@ -15,7 +16,7 @@ class Progress:
     An inversion previews the frame as it is by now, and says that it is to be noise; other runs what it is to become.
     """
 
-    def __init__(self, model, steps: int, inverts: bool):
+    def __init__(self, model: Model, steps: int, inverts: bool):
         self.inverts = inverts
         self.steps = steps
         self.done = 0

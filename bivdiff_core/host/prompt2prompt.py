@@ -25,12 +25,14 @@ from ..prompt2prompt import (
     parse_weights,
     share_self_attention,
 )
+from ..solvers import Callback, Denoiser
 from . import gate
 from .gate import Clip
 from .latents import latent_with
 from .prompts import Prompts
 from .stages import denoise_along, denoising_sigmas, guider
 from .windows import FrameWindows, PairedWindows, Windows, set_windows
+from .wires import CLIP, Latent, Model
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ COND = 0
 """How the host numbers the positive prompt in `cond_or_uncond`."""
 
 
-def read_prompt(clip, text: str) -> Prompt:
+def read_prompt(clip: CLIP, text: str) -> Prompt:
     """A prompt's words with the tokens that the CLIP makes of each.
 
     Raises:
@@ -114,7 +116,7 @@ class AttentionPatches:
         self.blend_from = blend_from
         self.step = 0
 
-    def patch(self, model):
+    def patch(self, model: Model) -> Model:
         """A clone of the MODEL with the patches, or the MODEL itself where there is nothing to edit."""
         model = model.clone()
         if self.self_steps:
@@ -141,12 +143,12 @@ class AttentionPatches:
         heads = options["n_heads"]
         out = optimized_attention(q, k, v, heads, attn_precision=options["attn_precision"])
         replacing = self.step < self.cross_steps
-        looking = self.blend is not None and q.shape[1] == math.prod(self.blend.size)
-        if replacing or looking:
+        blend = self.blend if self.blend and q.shape[1] == math.prod(self.blend.size) else None
+        if replacing or blend:
             for rows in _cond_rows(q, options):
                 probabilities = attention_probabilities(q[rows], k[rows], heads)
-                if looking:
-                    self.blend.look(probabilities, _window_frames(options, probabilities.shape[0] // 2))
+                if blend:
+                    blend.look(probabilities, _window_frames(options, probabilities.shape[0] // 2))
                 if replacing:
                     source, target = probabilities.chunk(2)
                     out[rows.stop - len(target) : rows.stop] = attend(
@@ -168,7 +170,16 @@ def _window_frames(options: dict, frames: int) -> Sequence[int]:
     return range(frames) if window is None else window.index_list[:frames]
 
 
-def _denoise_pair(model, x, sigmas, extra_args=None, callback=None, disable=None, *, patches: AttentionPatches):
+def _denoise_pair(
+    model: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: dict,
+    callback: Callback,
+    disable: bool,
+    *,
+    patches: AttentionPatches,
+) -> Tensor:
     """DDIM (Euler) over `[source; target]`, the target blended into the source after each step."""
     steps = len(sigmas) - 1
     for i in trange(steps, disable=disable):
@@ -182,7 +193,7 @@ def _denoise_pair(model, x, sigmas, extra_args=None, callback=None, disable=None
     return x
 
 
-def map_size(model, height: int, width: int, least: int = 1) -> tuple[int, int]:
+def map_size(model: Model, height: int, width: int, least: int = 1) -> tuple[int, int]:
     """Height and width of the attention maps that injection and blend work on.
 
     A quarter of the latent's side, 16x16 for SD 1.5 at 512x512; the UNet's coarsest where it does not go that far, and
@@ -194,8 +205,8 @@ def map_size(model, height: int, width: int, least: int = 1) -> tuple[int, int]:
 
 
 def edit_frames(
-    model, clip, latent: dict, edit: WordEdit, schedule: Schedule, cfg: float, frames_per_batch: int
-) -> tuple[dict, dict]:
+    model: Model, clip: CLIP, latent: Latent, edit: WordEdit, schedule: Schedule, cfg: float, frames_per_batch: int
+) -> tuple[Latent, Latent]:
     """Denoise inverted frames twice side by side, with the source prompt and, its attention edited, with the target.
 
     Args:
@@ -220,7 +231,7 @@ def edit_frames(
         clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)
         for text in (edit.source_prompt, edit.target_prompt, edit.negative_prompt)
     ]
-    source, target, negative = ([[text, {"pooled_output": pooled}]] for text, pooled in texts)
+    source, target, negative = ([(text, {"pooled_output": pooled})] for text, pooled in texts)
     admitted = gate.admit(gate.DENOISE_FRAMES, model, latent, Prompts(source + target, negative, cfg), Windows())
     frames = admitted.samples.shape[0]
     patches = _patches(admitted, clip, edit, schedule.steps, length=texts[0][0].shape[1])
@@ -235,7 +246,7 @@ def edit_frames(
         admitted,
         guider(
             set_windows(patches.patch(admitted.model), PairedWindows(frames_per_batch)),
-            Prompts([[text, {"pooled_output": pooled}]], negative, cfg),
+            Prompts([(text, {"pooled_output": pooled})], negative, cfg),
         ),
         partial(_denoise_pair, patches=patches),
         sigmas,
@@ -245,7 +256,7 @@ def edit_frames(
     return latent_with(latent, edited), latent_with(latent, reconstructed)
 
 
-def _on_one_device(model):
+def _on_one_device(model: Model) -> Model:
     """The MODEL without its copies for other devices, where the maps of all frames are to come together."""
     if not model.get_additional_models_with_key("multigpu"):
         return model
@@ -255,7 +266,7 @@ def _on_one_device(model):
     return model
 
 
-def _check_chunks(model) -> None:
+def _check_chunks(model: Model) -> None:
     windows = model.model_options.get("context_handler")
     if windows is not None and not (isinstance(windows, FrameWindows) and windows.independent):
         raise ValueError(
@@ -264,7 +275,7 @@ def _check_chunks(model) -> None:
         )
 
 
-def _patches(admitted: Clip, clip, edit: WordEdit, steps: int, length: int) -> AttentionPatches:
+def _patches(admitted: Clip, clip: CLIP, edit: WordEdit, steps: int, length: int) -> AttentionPatches:
     """The attention patches of an edit.
 
     Args:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .families import Family
+from .wires import Conditioning, Latent, Model
 
 
 @dataclass(frozen=True)
 class Prompts:
     """What guides a run: CONDITIONING for and against, and how strictly; an inversion has one and no guidance."""
 
-    positive: list
-    negative: list
+    positive: Conditioning
+    negative: Conditioning
     cfg: float = 1.0
 
     @classmethod
-    def unguided(cls, conditioning: list) -> Prompts:
+    def unguided(cls, conditioning: Conditioning) -> Prompts:
         """One CONDITIONING without guidance."""
         return cls(conditioning, conditioning)
 
@@ -51,7 +53,7 @@ def check_text(text: Tensor, extra: dict, family: Family, width: int | None) -> 
         )
 
 
-def check_picture(family: Family, prompts: Prompts, latent: dict) -> None:
+def check_picture(family: Family, prompts: Prompts, latent: Latent) -> None:
     """Refuse an InstructPix2Pix or inpainting MODEL without the picture that it works on.
 
     Raises:
@@ -65,7 +67,7 @@ def check_picture(family: Family, prompts: Prompts, latent: dict) -> None:
     )
 
 
-def check_gaps(model, prompts: Prompts, sigmas: Tensor) -> None:
+def check_gaps(model: Model, prompts: Prompts, sigmas: Tensor) -> None:
     """Refuse prompts that leave noise levels of a run without any, where the host would not run the MODEL at all.
 
     Args:
@@ -79,7 +81,7 @@ def check_gaps(model, prompts: Prompts, sigmas: Tensor) -> None:
     levels = torch.cat([sigmas, between]).clamp(min=float(sampling.sigma_min)).tolist()
     sides = {"positive": prompts.positive, "negative": prompts.negative if prompts.cfg != 1 else prompts.positive}
     for side, conditioning in sides.items():
-        ranges = [_sigma_range(extra, sampling) for _, extra in conditioning]
+        ranges = [_sigma_range(extra, sampling.percent_to_sigma) for _, extra in conditioning]
         for sigma in levels:
             if not any(end <= sigma <= start * (1 + 1e-5) for start, end in ranges):
                 raise ValueError(
@@ -88,11 +90,11 @@ def check_gaps(model, prompts: Prompts, sigmas: Tensor) -> None:
                 )
 
 
-def _sigma_range(extra: dict, sampling) -> tuple[float, float]:
+def _sigma_range(extra: dict, percent_to_sigma: Callable[[float], float]) -> tuple[float, float]:
     """Highest and lowest level at which one of a CONDITIONING is in force, as the host counts its percents."""
     start = max(extra.get("start_percent", 0.0), extra.get("clip_start_percent", 0.0))
     end = min(extra.get("end_percent", 1.0), extra.get("clip_end_percent", 1.0))
-    return float(sampling.percent_to_sigma(start)), float(sampling.percent_to_sigma(end))
+    return float(percent_to_sigma(start)), float(percent_to_sigma(end))
 
 
 def without_built_in_guidance(prompts: Prompts) -> Prompts:

@@ -10,11 +10,12 @@ from .foreign import animatediff
 from .foreign.comfyui import hooks_by_level, remove_guidance, remove_step_caches
 from .foreign.controls import keyframes_by_level
 from .prompts import Prompts
+from .wires import Model
 
 log = logging.getLogger(__name__)
 
 
-def for_rising_noise(model, prompts: Prompts):
+def for_rising_noise(model: Model, prompts: Prompts) -> tuple[Model, Prompts]:
     """A clone of a MODEL, and prompts, as an inversion takes them."""
     model = animatediff.clone_model(model)
     keyframes_by_level(model)

@@ -22,7 +22,7 @@ from .windows import frame_windows
 class _Predictor(comfy.samplers.KSamplerX0Inpaint):
     """The guider as k-diffusion's model; a cancel takes effect before the next call."""
 
-    def __call__(self, x, sigma, model_options=None, seed=None):
+    def __call__(self, x: Tensor, sigma: Tensor, model_options: dict | None = None, seed: int | None = None) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
         return self.inner_model(x, sigma, model_options=model_options, seed=seed)
 
@@ -39,8 +39,16 @@ class UnitScaleSampler(comfy.samplers.Sampler):
         self.scale = (lambda sigma: 1.0) if flow else unit_scale
 
     def sample(
-        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
-    ):
+        self,
+        model_wrap: comfy.samplers.CFGGuider,
+        sigmas: Tensor,
+        extra_args: dict,
+        callback: Callable[[int, Tensor, Tensor, int], None],
+        noise: Tensor,
+        latent_image: Tensor,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> Tensor:
         def report(step: dict) -> None:
             callback(step["i"], step["denoised"], step["x"], len(sigmas) - 1)
 
@@ -57,8 +65,8 @@ class UnitScaleSampler(comfy.samplers.Sampler):
 
 
 def run(
-    guider,
-    sampler,
+    guider: comfy.samplers.CFGGuider,
+    sampler: comfy.samplers.Sampler,
     sigmas: Tensor,
     latent_image: Tensor,
     *,
@@ -86,7 +94,7 @@ def run(
     return samples
 
 
-def _watch_windows(guider, progress: Progress) -> None:
+def _watch_windows(guider: comfy.samplers.CFGGuider, progress: Progress) -> None:
     windows = frame_windows(guider.model_options.get("context_handler"))
     if windows is not None:
         guider.model_options = comfy.model_patcher.create_model_options_clone(guider.model_options)

@@ -1,7 +1,7 @@
 """The chain's stages on an admitted clip: make frames, invert them, denoise them again."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -29,6 +29,7 @@ from .latents import frame_dim, latent_with
 from .prompts import Prompts, check_gaps
 from .rising import for_rising_noise
 from .sampler import UnitScaleSampler, run
+from .wires import Latent, Model
 
 DETERMINISTIC_SAMPLERS = (
     "ddim",
@@ -51,7 +52,7 @@ DETERMINISTIC_SAMPLERS = (
 
 def sample_frames(
     clip: Clip, schedule: Schedule, sampler_name: str, seed: int, denoise: float, noise_mode: str
-) -> dict:
+) -> Latent:
     """The host's KSampler on frames in chunks.
 
     Args:
@@ -80,7 +81,7 @@ def sample_frames(
     return latent_with(clip.latent, samples)
 
 
-def invert(clip: Clip, schedule: Schedule, solver: str) -> dict:
+def invert(clip: Clip, schedule: Schedule, solver: str) -> Latent:
     """Invert clean frames along the MODEL's own ODE, without guidance.
 
     A noise_mask stays in the LATENT for later, but every pixel is inverted.
@@ -129,7 +130,7 @@ def invert(clip: Clip, schedule: Schedule, solver: str) -> dict:
     return inverted_latent(clip.latent, inverted, inversion)
 
 
-def denoise(clip: Clip, schedule: Schedule, sampler_name: str) -> dict:
+def denoise(clip: Clip, schedule: Schedule, sampler_name: str) -> Latent:
     """Denoise an inverted clip, unmasked: as a whole with a video MODEL, or frame by frame with an image MODEL.
 
     Args:
@@ -168,7 +169,9 @@ def denoise(clip: Clip, schedule: Schedule, sampler_name: str) -> dict:
     return latent_with(clip.latent, denoise_along(clip, guider(model, clip.prompts), function, sigmas, clip.samples))
 
 
-def denoise_along(clip: Clip, guide: comfy.samplers.CFGGuider, function, sigmas: Tensor, samples: Tensor) -> Tensor:
+def denoise_along(
+    clip: Clip, guide: comfy.samplers.CFGGuider, function: Callable[..., Tensor], sigmas: Tensor, samples: Tensor
+) -> Tensor:
     """Clean samples, in the VAE's space, out of inverted ones.
 
     Args:
@@ -223,7 +226,7 @@ def denoising_sigmas(clip: Clip, levels: Tensor, schedule: Schedule) -> Tensor:
     return denoising_grid(levels, schedule.scheduler, flow, top)
 
 
-def guider(model, prompts: Prompts) -> comfy.samplers.CFGGuider:
+def guider(model: Model, prompts: Prompts) -> comfy.samplers.CFGGuider:
     """The host's guider of a MODEL, prompts and guidance set."""
     made = comfy.samplers.CFGGuider(model)
     made.set_conds(prompts.positive, prompts.negative)

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
+from typing import Any
 
 import comfy.context_windows
 import comfy.model_management
 import comfy.patcher_extension
+import comfy.samplers
 import torch
 from comfy.context_windows import (
     ContextFuseMethods,
@@ -21,10 +23,12 @@ from comfy.context_windows import (
     ContextSchedules,
     IndexListCallbacks,
     IndexListContextHandler,
+    IndexListContextWindow,
     get_matching_context_schedule,
     get_matching_fuse_method,
 )
-from comfy.patcher_extension import WrappersMP
+from comfy.model_base import BaseModel
+from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
 from .families import family_of
@@ -43,6 +47,7 @@ from .foreign.comfyui import (
 from .hints import check_conds, hints_of, slice_lists
 from .latents import frame_dim
 from .memory import frames_that_fit
+from .wires import Model
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +83,10 @@ class FrameWindows(IndexListContextHandler):
     """Rows that belong together, and the smallest chunk."""
     in_turn = False
     """Whether windows keep to one device, one after another, however many the MODEL has."""
+    # Made by the host's __init__, and changed here.
+    context_length: int
+    context_schedule: ContextSchedule
+    callbacks: dict
 
     def __init__(self, length: int, overlap: int | None = None, dim: int = 0):
         chunks = overlap is None
@@ -95,7 +104,7 @@ class FrameWindows(IndexListContextHandler):
     def from_core(cls, handler: IndexListContextHandler) -> "FrameWindows":
         """A handler that someone set with the host's node, its settings kept."""
         windows = cls(handler.context_length, handler.context_overlap, handler.dim)
-        vars(windows).update(vars(handler))
+        windows.__dict__.update(vars(handler))
         windows._prepare()
         return windows
 
@@ -123,15 +132,32 @@ class FrameWindows(IndexListContextHandler):
         """How many windows a clip of `frames` frames takes."""
         return len(self.context_schedule.func(frames, self, {}))
 
-    def should_use_context(self, model, conds, x_in, timestep, model_options) -> bool:
+    def should_use_context(
+        self, model: BaseModel, conds: list[list[dict] | None], x_in: Tensor, timestep: Tensor, model_options: dict
+    ) -> bool:
         return self.independent or x_in.shape[self.dim] > self.context_length
 
-    def execute(self, calc_cond_batch, model, conds, x_in, timestep, model_options):
+    def execute(
+        self,
+        calc_cond_batch: Callable[..., list[Tensor]],
+        model: BaseModel,
+        conds: list[list[dict] | None],
+        x_in: Tensor,
+        timestep: Tensor,
+        model_options: dict,
+    ) -> list[Tensor]:
         frames = x_in.shape[self.dim]
         counting = Lock()
         done = 0
 
-        def calc_window(model, conds, x_in, timestep, model_options, device=None):
+        def calc_window(
+            model: BaseModel,
+            conds: list[list[dict] | None],
+            x_in: Tensor,
+            timestep: Tensor,
+            model_options: dict,
+            device: torch.device | None = None,
+        ) -> list[Tensor]:
             nonlocal done
             window = model_options["transformer_options"]["context_window"]
             seen = window.get_tensor(torch.arange(frames), dim=0).tolist()
@@ -166,7 +192,17 @@ class FrameWindows(IndexListContextHandler):
             log.warning("Out of memory: continuing with %d frames at a time.", self.context_length)
             _warn_of_state(model_options)
 
-    def evaluate_context_windows(self, calc_window, model, x_in, conds, timestep, windows, model_options, **state):
+    def evaluate_context_windows(
+        self,
+        calc_window: Callable[..., list[Tensor]],
+        model: BaseModel,
+        x_in: Tensor,
+        conds: list[list[dict] | None],
+        timestep: Tensor,
+        windows: list[tuple[int, IndexListContextWindow]],
+        model_options: dict,
+        **state: Any,
+    ) -> list:
         """As the host asks for one window after another; on several devices all are made when it asks for the first."""
         evaluate = super().evaluate_context_windows
         if not has_workers(model_options):
@@ -175,7 +211,7 @@ class FrameWindows(IndexListContextHandler):
         if place == 0:
             all_windows = self.get_context_windows(model, state["window_state"].latents[0], model_options)
             waiting = iter(list(enumerate(all_windows)))  # gives each window to one thread only
-            self.results = {}
+            self.results: dict[int, list] = {}
 
             def take_windows(device: torch.device, options: dict) -> None:
                 calc = partial(calc_window, device=device)
@@ -211,7 +247,7 @@ def _paired(rows: int, handler: FrameWindows, model_options: dict) -> list[list[
     return [[*chunk, *(frames + i for i in chunk)] for chunk in chunks]
 
 
-def check_windows(model, samples: Tensor) -> None:
+def check_windows(model: Model, samples: Tensor) -> None:
     """Refuse context windows that a MODEL brings over a dimension without frames.
 
     Args:
@@ -230,7 +266,7 @@ def check_windows(model, samples: Tensor) -> None:
         )
 
 
-def frame_windows(handler) -> FrameWindows | None:
+def frame_windows(handler: object) -> FrameWindows | None:
     """The handler that a MODEL brings, in the form whose hints are sliced; None for a foreign class."""
     if isinstance(handler, FrameWindows):
         return handler
@@ -239,7 +275,7 @@ def frame_windows(handler) -> FrameWindows | None:
     return None
 
 
-def set_windows(model, windows: FrameWindows):
+def set_windows(model: Model, windows: FrameWindows) -> Model:
     """A clone of a MODEL that runs its frames in windows. Windows that the MODEL brings stay in force.
 
     A core handler becomes `FrameWindows` with its settings; a foreign class is left alone, with a warning.
@@ -249,10 +285,11 @@ def set_windows(model, windows: FrameWindows):
         return animatediff.set_windows(model, windows.context_length, windows.context_overlap)
     present = model.model_options.get("context_handler")
     if present is not None and not isinstance(present, FrameWindows):
-        windows = frame_windows(present)
-        if windows is None:
+        own = frame_windows(present)
+        if own is None:
             log.warning("The model has context windows of its own (%s), which are used as they are.", type(present))
             return model
+        windows = own
     model = model.clone()
     model.model_options["context_handler"] = windows
     model.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, CORE_WINDOW_WRAPPER)
@@ -262,7 +299,7 @@ def set_windows(model, windows: FrameWindows):
     return model
 
 
-def _begin_run(executor, noise, latent_image, *args, **kwargs):
+def _begin_run(executor: WrapperExecutor, noise: Tensor, latent_image: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Give a run its own handler, its inputs checked and its length settled before any weights load (OUTER_SAMPLE)."""
     guider = executor.class_obj
     windows = frame_windows(guider.model_options.get("context_handler"))
@@ -292,7 +329,7 @@ def _warn_of_state(model_options: dict) -> None:
         log.warning("The frames go through in several calls: %s.", found)
 
 
-def _bound_to_order(guider) -> str:
+def _bound_to_order(guider: comfy.samplers.CFGGuider) -> str:
     """What makes a call of the MODEL depend on those before it, by name; empty where nothing does."""
     conds = guider.conds.values()
     found = {
@@ -303,7 +340,7 @@ def _bound_to_order(guider) -> str:
     return ", ".join(name for name, there in found.items() if there)
 
 
-def _has_masked_text(guider) -> bool:
+def _has_masked_text(guider: comfy.samplers.CFGGuider) -> bool:
     """Whether the MODEL is to read masked text of which it takes one row a call."""
     return family_of(guider.model_patcher).masked_text_one_by_one and any(
         "attention_mask" in entry for cond in guider.conds.values() for entry in cond or ()

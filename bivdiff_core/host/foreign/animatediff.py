@@ -8,9 +8,12 @@ Facts as of AnimateDiff-Evolved 1.5.7 (github.com/Kosinkadink/ComfyUI-AnimateDif
 import copy
 import logging
 import sys
+from typing import Any
 
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import WrapperExecutor, WrappersMP
+from torch import Tensor
 
+from ..wires import Model
 from .guard import names_of
 
 log = logging.getLogger(__name__)
@@ -34,20 +37,20 @@ START_OF_KEYFRAMES = {
 """A motion model's attachment before its first keyframe."""
 
 
-def motion_models(model) -> list:
+def motion_models(model: Model) -> list[Model]:
     """The motion models of a MODEL, as patchers."""
     return model.get_additional_models_with_key(MOTION)
 
 
 @of_animatediff
-def takes_frames_together(model) -> bool:
+def takes_frames_together(model: Model) -> bool:
     """Whether a MODEL's frames depend on each other or on windows that AnimateDiff-Evolved cuts."""
     params = model.get_attachment(PARAMS)
     return params is not None and (bool(motion_models(model)) or has_windows(params.context_options))
 
 
 @of_animatediff
-def set_windows(model, length: int, overlap: int):
+def set_windows(model: Model, length: int, overlap: int) -> Model:
     """A clone of a MODEL with AnimateDiff-Evolved's own windows; those that the MODEL brings stay in force.
 
     The host's windows would part the motion models from the frame count that they were told. The windows are static:
@@ -71,7 +74,7 @@ def set_windows(model, length: int, overlap: int):
 
 
 @of_animatediff
-def for_inversion(model):
+def for_inversion(model: Model) -> Model:
     """A clone of a MODEL whose keyframes hold for the noise levels that they name, without Context Extras.
 
     AnimateDiff-Evolved moves on to later keyframes only, one at a time while each has steps guaranteed, which is right
@@ -95,13 +98,13 @@ def for_inversion(model):
     return model
 
 
-def _restart_keyframes(executor, *args, **kwargs):
+def _restart_keyframes(executor: WrapperExecutor, *args: Any, **kwargs: Any) -> Tensor:
     for motion in motion_models(executor.class_obj.model_patcher):
         vars(motion.get_attachment(MOTION)).update(START_OF_KEYFRAMES)
     return executor(*args, **kwargs)
 
 
-def clone_model(model):
+def clone_model(model: Model) -> Model:
     """A clone of a MODEL, with the per-block settings that AnimateDiff-Evolved's own cloning drops."""
     clone = model.clone()
     for ours, theirs in zip(motion_models(clone), motion_models(model), strict=True):
@@ -109,7 +112,7 @@ def clone_model(model):
     return clone
 
 
-def check_alone(model) -> None:
+def check_alone(model: Model) -> None:
     """Refuse a MODEL whose frames depend on each other where every frame is on its own.
 
     Raises:
@@ -128,7 +131,7 @@ def check_alone(model) -> None:
         )
 
 
-def check_beside_another(model) -> None:
+def check_beside_another(model: Model) -> None:
     """Refuse to sample two MODELs at a time: AnimateDiff-Evolved exchanges the host's guidance while its own samples.
 
     Raises:
@@ -142,7 +145,7 @@ def check_beside_another(model) -> None:
 
 
 @of_animatediff
-def check_run(model, frames: int, inverts: bool) -> None:
+def check_run(model: Model, frames: int, inverts: bool) -> None:
     """Refuse what would not survive an inversion or a start from inverted frames, and warn of what surprises.
 
     Args:
@@ -180,17 +183,17 @@ def check_run(model, frames: int, inverts: bool) -> None:
             )
 
 
-def has_windows(windows) -> bool:
+def has_windows(windows: Any) -> bool:
     """Whether context options cut anything; a MODEL without any has some without a schedule."""
     return windows.context_schedule is not None
 
 
-def _static(windows) -> bool:
+def _static(windows: Any) -> bool:
     cuts = [options.context_schedule for options in (windows, windows.view_options) if options is not None]
     return len(windows.contexts) == 1 and set(cuts) <= set(STATIC_SCHEDULES)
 
 
-def _check_settings(settings, inverts: bool) -> None:
+def _check_settings(settings: Any, inverts: bool) -> None:
     for found, what in (
         (settings.iteration_opts.iterations > 1, "iterations (FreeInit and the like)"),
         (not settings.image_injection.is_empty(), "image injection"),

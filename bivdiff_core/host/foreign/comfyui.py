@@ -5,15 +5,17 @@ from contextvars import copy_context
 
 import comfy.hooks
 import comfy.model_management
+import comfy.ops
 import torch
 
+from ..wires import Conditioning, Model
 from .guard import names_of
 
 SWAPPED_LAYERS = ("Linear", "Conv2d", "Conv3d", "GroupNorm", "LayerNorm")
 
 
 @names_of("ComfyUI 0.30")
-def use_host_layers(network: torch.nn.Module, operations) -> None:
+def use_host_layers(network: torch.nn.Module, operations: type[comfy.ops.disable_weight_init]) -> None:
     """Make a network's layers the host's own, so that their weights are cast, offloaded and interrupted like core's.
 
     Args:
@@ -31,7 +33,7 @@ CORE_WINDOW_WRAPPER, OUR_WINDOW_WRAPPER = "ContextWindows_prepare_sampling", "bi
 
 
 @names_of("ComfyUI 0.30")
-def mechanisms_on(model) -> list[str]:
+def mechanisms_on(model: Model) -> list[str]:
     """What other nodes have put on a MODEL that may make its frames see one another, in words; none on a bare one.
 
     Patches of weights (LoRA) and another noise schedule do not.
@@ -54,7 +56,7 @@ def mechanisms_on(model) -> list[str]:
 
 
 @names_of("ComfyUI 0.30")
-def patches_on(model) -> list[str]:
+def patches_on(model: Model) -> list[str]:
     """Names of the patches on a MODEL's network that add to what its blocks do, as opposed to replacing it."""
     return list(model.model_options.get("transformer_options", {}).get("patches", {}))
 
@@ -64,7 +66,7 @@ GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cf
 
 
 @names_of("ComfyUI 0.30")
-def remove_guidance(model) -> list[str]:
+def remove_guidance(model: Model) -> list[str]:
     """Take guidance beside cfg off a MODEL; what it was, by the nodes that put it there."""
     options = model.model_options
     found = []
@@ -81,7 +83,7 @@ STEP_CACHE_STATE = "easycache"
 
 
 @names_of("ComfyUI 0.30")
-def remove_step_caches(model) -> list[str]:
+def remove_step_caches(model: Model) -> list[str]:
     """Take the host's step caches off a MODEL; what they were."""
     found = [key for key in STEP_CACHES if any(key in by_key for by_key in model.wrappers.values())]
     for key in found:
@@ -102,7 +104,7 @@ class KeyframesByLevel(comfy.hooks.HookKeyframeGroup):
         self.keyframes = keyframes
         self._set_first_as_current()
 
-    def prepare_current_keyframe(self, curr_t, transformer_options) -> bool:
+    def prepare_current_keyframe(self, curr_t: float, transformer_options: dict) -> bool:
         """Whether another strength holds from here on, as the host asks before every model call."""
         before = self.strength
         for keyframe in self.keyframes:
@@ -112,7 +114,7 @@ class KeyframesByLevel(comfy.hooks.HookKeyframeGroup):
 
 
 @names_of("ComfyUI 0.30")
-def hooks_by_level(conditioning: list) -> list:
+def hooks_by_level(conditioning: Conditioning) -> Conditioning:
     """CONDITIONING whose hooks have `KeyframesByLevel`; hooks that prompts share stay shared."""
     groups: dict[int, comfy.hooks.HookGroup] = {}
     keyframes: dict[int, KeyframesByLevel] = {}
@@ -173,7 +175,9 @@ def drain_workers(model_options: dict) -> None:
     for its own.
     """
     pool = model_options.get(WORKERS)
-    for device in pool.devices if pool is not None else ():
+    if pool is None:
+        return
+    for device in pool.devices:
         last = object()
         pool.submit(device, lambda last=last: last)
         while pool.get_result(device)[0] is not last:

@@ -4,11 +4,15 @@ Advanced-ControlNet takes its part of hints, masks and strengths itself, by attr
 takes its images for each frame by what AnimateDiff-Evolved (1.5.7) leaves in the transformer options.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from comfy.patcher_extension import WrappersMP
+import torch
+from comfy.patcher_extension import WrapperExecutor, WrappersMP
+from torch import Tensor
 
+from ..wires import Control, Model
 from .guard import names_of
 
 OPTION = "ad_params"
@@ -28,7 +32,7 @@ GUARANTEES = {"guarantee_steps": 0, "guarantee_usage": False}
 """What keeps a timestep keyframe in force past its end, in newer and older versions, and its absence."""
 
 
-def controls_of(conds, device=None) -> Iterator:
+def controls_of(conds: Iterable[list[dict] | None], device: torch.device | None = None) -> Iterator[Control]:
     """Every control of the conds' chains once: with its clones for other devices, or as one device has it."""
     seen = set()
     for cond in conds:
@@ -48,18 +52,18 @@ def window_options(frames: list[int], clip_length: int) -> dict:
     return {"full_length": clip_length, "context_length": len(frames), "sub_idxs": frames}
 
 
-def slices_itself(control) -> bool:
+def slices_itself(control: Control) -> bool:
     """Whether a control takes its part of hints, masks and strengths itself."""
     return hasattr(control, "sub_idxs")
 
 
-def draws_noise(control) -> bool:
+def draws_noise(control: Control) -> bool:
     """Whether a control draws noise in every call: Advanced-ControlNet's Reference."""
     return type(control).__name__ == "ReferenceAdvanced"
 
 
 @contextmanager
-def window_of(controls: list, window: dict, kept: dict) -> Iterator[None]:
+def window_of(controls: list[Control], window: dict, kept: dict) -> Iterator[None]:
     """Controls that slice for themselves know a window's frames, and have its mask again, while this is open.
 
     Args:
@@ -67,7 +71,7 @@ def window_of(controls: list, window: dict, kept: dict) -> Iterator[None]:
         kept: of this run, each window's masks from one step to the next.
     """
 
-    def key(control) -> tuple:
+    def key(control: Control) -> tuple:
         return KEPT, id(control), tuple(window["sub_idxs"])
 
     for control in controls:
@@ -85,7 +89,7 @@ def window_of(controls: list, window: dict, kept: dict) -> Iterator[None]:
                 kept[key(control)] = getattr(control, KEPT)
 
 
-def keyframes_by_level(model) -> None:
+def keyframes_by_level(model: Model) -> None:
     """Have the timestep keyframes of a run's controls hold at the levels that they name, whichever way noise goes.
 
     Advanced-ControlNet's move on to later ones only, as sigma falls; here each model call looks through them anew.
@@ -94,11 +98,11 @@ def keyframes_by_level(model) -> None:
     model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, WRAPPER_KEY, _restart_keyframes)
 
 
-def _keyframed(conds) -> list:
+def _keyframed(conds: Iterable[list[dict] | None]) -> list[Control]:
     return [control for control in controls_of(conds) if hasattr(control, "timestep_keyframes")]
 
 
-def _without_guarantees(executor, *args, **kwargs):
+def _without_guarantees(executor: WrapperExecutor, *args: Any, **kwargs: Any) -> Tensor:
     with names_of("Advanced-ControlNet 1.5"):
         groups = [control.timestep_keyframes.keyframes for control in _keyframed(executor.class_obj.conds.values())]
         before = [(keyframe, dict(vars(keyframe))) for group in groups for keyframe in group]
@@ -111,7 +115,7 @@ def _without_guarantees(executor, *args, **kwargs):
             vars(keyframe).update({name: fields[name] for name in GUARANTEES if name in fields})
 
 
-def _restart_keyframes(executor, *args, **kwargs):
+def _restart_keyframes(executor: WrapperExecutor, *args: Any, **kwargs: Any) -> Tensor:
     for control in _keyframed(executor.class_obj.conds.values()):
         vars(control).update({name: value for name, value in START_OF_KEYFRAMES.items() if hasattr(control, name)})
     return executor(*args, **kwargs)

@@ -5,11 +5,15 @@ The layers along time see other rows than an image model's, and stay as they are
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
-import torch
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from diffusers import Transformer2DModel, UNet3DConditionModel
+    from diffusers.models.attention_processor import Attention
 
 PATCHES = ("attn1_patch", "attn2_patch", "attn1_output_patch", "attn2_output_patch")
 """What other nodes put on a MODEL that reaches this attention, beside replacements of attn1 and attn2."""
@@ -26,14 +30,16 @@ class PatchedAttention:
         options: transformer_options of the run; exchanged before every call of the network.
     """
 
-    def __init__(self, inner, kind: str, block: tuple[str, int], index: int, options: dict):
+    def __init__(self, inner: Callable[..., Tensor], kind: str, block: tuple[str, int], index: int, options: dict):
         self.inner = inner
         self.kind = kind
         self.block = block
         self.index = index
         self.options = options
 
-    def __call__(self, attn, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **inputs) -> Tensor:
+    def __call__(
+        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **inputs: Any
+    ) -> Tensor:
         """Attention of `[rows, N, C]` to itself or to a context `[rows, L, D]`, as diffusers calls it."""
         patches = self.options.get("patches", {})
         replacements = self.options.get("patches_replace", {}).get(self.kind, {})
@@ -57,7 +63,7 @@ class PatchedAttention:
         return out
 
 
-def patch_attention(unet: torch.nn.Module, options: dict) -> None:
+def patch_attention(unet: UNet3DConditionModel, options: dict) -> None:
     """Give every spatial attention layer of a UNet3DConditionModel a `PatchedAttention` that reads `options`."""
     for block, transformer in _spatial_transformers(unet):
         for index, layer in enumerate(transformer.transformer_blocks):
@@ -65,7 +71,7 @@ def patch_attention(unet: torch.nn.Module, options: dict) -> None:
                 attention.set_processor(PatchedAttention(attention.processor, kind, block, index, options))
 
 
-def _spatial_transformers(unet: torch.nn.Module) -> Iterator[tuple[tuple[str, int], torch.nn.Module]]:
+def _spatial_transformers(unet: UNet3DConditionModel) -> Iterator[tuple[tuple[str, int], Transformer2DModel]]:
     """The UNet's spatial transformers, each with its place: ("input", 1) is the first behind the first convolution."""
     number = 0
     for block in unet.down_blocks:

@@ -10,7 +10,6 @@ import comfy.controlnet
 import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management as mm
-import comfy.model_patcher
 import comfy.ops
 import comfy.sd
 import comfy.sd1_clip
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ...demo import models
+from ..wires import Model
 from .loading import load_model, precision
 from .video_unet import VideoModelConfig
 
@@ -62,7 +62,7 @@ VAE = {
 class DemoLatents(comfy.latent_formats.LatentFormat):
     """Latents of the demo autoencoder, brought to mean 0 and std 1 per channel; not Stable Diffusion's."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         scaling = models.latent_scaling()
         self.mean = scaling["mean"].view(1, 4, 1, 1)
         self.std = scaling["std"].view(1, 4, 1, 1)
@@ -79,7 +79,7 @@ class DemoLatents(comfy.latent_formats.LatentFormat):
 class DemoImageModel(comfy.supported_models_base.BASE):
     """The image UNet: eps prediction on Stable Diffusion's schedule, the host's defaults."""
 
-    unet_extra_config = {}
+    unet_extra_config: dict = {}
     latent_format = DemoLatents
     memory_usage_factor = MEMORY_USAGE_FACTOR
 
@@ -97,14 +97,18 @@ class _DemoEdit(comfy.model_base.IP2P, comfy.model_base.BaseModel):
 class DemoEditModel(DemoImageModel):
     """The image UNet that sees a frame to edit, as InstructPixToPixConditioning hands it over."""
 
-    def get_model(self, state_dict, prefix="", device=None):
+    def get_model(
+        self, state_dict: dict[str, Tensor], prefix: str = "", device: torch.device | None = None
+    ) -> comfy.model_base.BaseModel:
         return _DemoEdit(self, device=device)
 
 
 class DemoInpaintModel(DemoImageModel):
     """The image UNet that sees a mask and a masked frame, as InpaintModelConditioning hands them over."""
 
-    def get_model(self, state_dict, prefix="", device=None):
+    def get_model(
+        self, state_dict: dict[str, Tensor], prefix: str = "", device: torch.device | None = None
+    ) -> comfy.model_base.BaseModel:
         model = super().get_model(state_dict, prefix, device)
         grey = models.latent_scaling("inpaint")["grey"].view(1, 4, 1, 1)
         model.blank_inpaint_image_like = lambda latent: grey.to(latent).expand_as(latent)
@@ -130,7 +134,7 @@ class DemoVideoModel(VideoModelConfig):
 class DemoTokenizer(comfy.sd1_clip.SDTokenizer):
     """The host's prompt syntax over the toy vocabulary."""
 
-    def __init__(self, embedding_directory=None, tokenizer_data=None):
+    def __init__(self, embedding_directory: list[str] | None = None, tokenizer_data: dict | None = None):
         super().__init__(
             max_length=models.CONTEXT_LENGTH,
             embedding_directory=embedding_directory,
@@ -143,14 +147,20 @@ class DemoTokenizer(comfy.sd1_clip.SDTokenizer):
 class DemoTokenizers(comfy.sd1_clip.SD1Tokenizer):
     """What CLIPTextEncode talks to."""
 
-    def __init__(self, embedding_directory=None, tokenizer_data=None):
+    def __init__(self, embedding_directory: list[str] | None = None, tokenizer_data: dict | None = None):
         super().__init__(embedding_directory, clip_name="demo", tokenizer=DemoTokenizer)
 
 
 class DemoTextModel(comfy.clip_model.CLIPTextModel):
     """The host's CLIP text model with the toy vocabulary instead of CLIP's."""
 
-    def __init__(self, config_dict, dtype, device, operations):
+    def __init__(
+        self,
+        config_dict: dict,
+        dtype: torch.dtype | None,
+        device: torch.device | str,
+        operations: type[comfy.ops.disable_weight_init],
+    ):
         super().__init__(config_dict, dtype, device, operations)
         self.text_model.embeddings = comfy.clip_model.CLIPEmbeddings(
             config_dict["hidden_size"],
@@ -167,7 +177,12 @@ class DemoTextModel(comfy.clip_model.CLIPTextModel):
 class DemoClipModel(comfy.sd1_clip.SDClipModel):
     """The text encoder's transformer with the host's weighting of prompts around it."""
 
-    def __init__(self, device="cpu", dtype=None, model_options=None):
+    def __init__(
+        self,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        model_options: dict | None = None,
+    ):
         vocabulary = models.WordTokenizer().get_vocab()
         start, end = vocabulary[models.WordTokenizer.START], vocabulary[models.WordTokenizer.END]
         super().__init__(
@@ -185,11 +200,16 @@ class DemoClipModel(comfy.sd1_clip.SDClipModel):
 class DemoClip(comfy.sd1_clip.SD1ClipModel):
     """What CLIPTextEncode runs."""
 
-    def __init__(self, device="cpu", dtype=None, model_options=None):
+    def __init__(
+        self,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        model_options: dict | None = None,
+    ):
         super().__init__(device, dtype, model_options or {}, clip_name="demo", clip_model=DemoClipModel)
 
 
-def load_image_model(variant: str = "base", disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+def load_image_model(variant: str = "base", disable_dynamic: bool = False) -> Model:
     """The image MODEL, or its variant for InstructPix2Pix or inpainting."""
     configuration, channels = VARIANTS[variant]
     weights = models.load_variant(variant) if channels else models.load_weights("image_unet")
@@ -197,7 +217,7 @@ def load_image_model(variant: str = "base", disable_dynamic: bool = False) -> co
     return load_model(config, weights, load_image_model, (variant,), disable_dynamic)
 
 
-def load_video_model(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+def load_video_model(disable_dynamic: bool = False) -> Model:
     """The video MODEL; its latents are a clip's frames in the batch, ``[F, 4, 8, 8]``."""
     weights = models.load_weights("video_unet")
     return load_model(DemoVideoModel(models.VIDEO_UNET), weights, load_video_model, (), disable_dynamic)
@@ -213,7 +233,7 @@ def load_clip(disable_dynamic: bool = False) -> comfy.sd.CLIP:
     return clip
 
 
-def _load_clip_patcher(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+def _load_clip_patcher(disable_dynamic: bool = False) -> Model:
     return load_clip(disable_dynamic).patcher
 
 
@@ -248,7 +268,7 @@ def _widened(weight: Tensor) -> Tensor:
     return weight.repeat_interleave(2, dim=0) if weight.shape[0] == narrow else weight
 
 
-def _load_vae_patcher(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+def _load_vae_patcher(disable_dynamic: bool = False) -> Model:
     return load_vae().patcher  # as core's: the host takes only the network where it wants it unstreamed
 
 

@@ -1,17 +1,27 @@
 """Networks that core's loaders do not know, made into MODELs as core makes its own."""
 
+from collections.abc import Callable
+
 import comfy.model_management as mm
 import comfy.model_patcher
+import comfy.supported_models_base
 import comfy.utils
 import torch
 from torch import Tensor
 
+from ..wires import Model
 
-def load_model(config, weights: dict[str, Tensor], reload, arguments: tuple, disable_dynamic: bool):
+
+def load_model(
+    config: comfy.supported_models_base.BASE,
+    weights: dict[str, Tensor],
+    reload: Callable[..., Model],
+    arguments: tuple,
+    disable_dynamic: bool,
+) -> Model:
     """A MODEL of a configuration and its weights, in the precision and on the devices that the host picks.
 
     Args:
-        config: a host model configuration (supported_models_base.BASE).
         weights: all of the network's, since the host would load a part silently; emptied on the way.
         reload, arguments: how the host makes the MODEL again, for hooks and several GPUs.
         disable_dynamic: as the host asks for when it calls `reload`.

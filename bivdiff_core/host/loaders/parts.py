@@ -168,7 +168,7 @@ def read_weights(file: Path, part: str, remedy: str = PICKLE_REMEDY) -> dict[str
         ValueError: what is there is damaged, or not weights alone.
     """
     if file.suffix == ".json":
-        weights = {}
+        weights: dict[str, Tensor] = {}
         for name in sorted(set(read_json(file, part).get("weight_map", {}).values())):
             weights |= read_weights(file.with_name(name), part, remedy)
         return weights

@@ -6,15 +6,15 @@ layout is read as well. Each part is built after its own configuration; device, 
 
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import comfy.clip_model
 import comfy.diffusers_convert
 import comfy.latent_formats
 import comfy.ldm.models.autoencoder
 import comfy.model_base
-import comfy.model_patcher
 import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models_base
@@ -22,7 +22,9 @@ import comfy.text_encoders.sd2_clip
 import comfy.utils
 import folder_paths
 import torch
+from torch import Tensor
 
+from ..wires import CLIP, VAE, Model
 from . import modelscope, vidrd
 from .loading import load_model
 from .parts import Part, PlainLayers, check_fields, find_weights, read_json, read_weights
@@ -110,7 +112,7 @@ def explain_missing(name: str) -> str:
     )
 
 
-def load_video_folder(name: str):
+def load_video_folder(name: str) -> tuple[Model, CLIP, VAE]:
     """MODEL, CLIP and VAE of a folder below models/diffusers.
 
     Raises:
@@ -125,9 +127,11 @@ def load_video_folder(name: str):
     return load_unet(folder), clip, vae
 
 
-def load_unet(folder: Path, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+def load_unet(folder: Path, disable_dynamic: bool = False) -> Model:
     """The MODEL, on the schedule of the folder's scheduler."""
     scheduler, part = _read_scheduler(folder), _read_part(folder, "unet")
+    kind: Any  # a class; mypy refuses a base class that is chosen at run time
+    network: Callable[..., torch.nn.Module]
     if vidrd.find_checkpoint(folder):
         kind, network = vidrd.VidRDConfig, vidrd.VidRDUNet
         check_fields(part.name, part.config_file, part.config, vidrd.FIELDS)
@@ -144,7 +148,7 @@ def load_unet(folder: Path, disable_dynamic: bool = False) -> comfy.model_patche
             "zsnr": scheduler.get("rescale_betas_zero_snr", False),
         }
 
-        def model_type(self, state_dict, prefix=""):
+        def model_type(self, state_dict: dict[str, Tensor], prefix: str = "") -> comfy.model_base.ModelType:
             return PREDICTIONS[scheduler.get("prediction_type") or "epsilon"]
 
     config = FolderModelConfig(unet)
@@ -165,7 +169,7 @@ def _unet_3d_config(part: Part) -> dict:
     return {field: value for field, value in part.config.items() if field in known}
 
 
-def load_text_encoder(folder: Path, disable_dynamic: bool = False) -> comfy.sd.CLIP:
+def load_text_encoder(folder: Path, disable_dynamic: bool = False) -> CLIP:
     """The CLIP: Stable Diffusion 2's tokenizer and conventions around the folder's own text model.
 
     Saved text encoders end at the layer that Stable Diffusion 2 reads, so their last layer is its penultimate one.
@@ -176,7 +180,12 @@ def load_text_encoder(folder: Path, disable_dynamic: bool = False) -> comfy.sd.C
     check_fields(part.name, part.config_file, config, TEXT_FIELDS)
 
     class TextModel(comfy.sd1_clip.SDClipModel):
-        def __init__(self, device="cpu", dtype=None, model_options=None):
+        def __init__(
+            self,
+            device: torch.device | str = "cpu",
+            dtype: torch.dtype | None = None,
+            model_options: dict | None = None,
+        ):
             super().__init__(
                 device,
                 dtype=dtype,
@@ -188,7 +197,12 @@ def load_text_encoder(folder: Path, disable_dynamic: bool = False) -> comfy.sd.C
             )
 
     class Clip(comfy.sd1_clip.SD1ClipModel):
-        def __init__(self, device="cpu", dtype=None, model_options=None):
+        def __init__(
+            self,
+            device: torch.device | str = "cpu",
+            dtype: torch.dtype | None = None,
+            model_options: dict | None = None,
+        ):
             super().__init__(device, dtype, model_options or {}, clip_name="h", clip_model=TextModel)
 
     weights = part.weights
@@ -206,11 +220,11 @@ def load_text_encoder(folder: Path, disable_dynamic: bool = False) -> comfy.sd.C
     return clip
 
 
-def _load_text_patcher(folder: Path, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+def _load_text_patcher(folder: Path, disable_dynamic: bool = False) -> Model:
     return load_text_encoder(folder, disable_dynamic).patcher
 
 
-def load_autoencoder(folder: Path) -> comfy.sd.VAE:
+def load_autoencoder(folder: Path) -> VAE:
     """The VAE, of the size that the folder says."""
     part = _read_part(folder, "vae")
     check_fields(part.name, part.config_file, part.config, AUTOENCODER_FIELDS)
@@ -237,7 +251,7 @@ def load_autoencoder(folder: Path) -> comfy.sd.VAE:
     return vae
 
 
-def _load_vae_patcher(folder: Path, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+def _load_vae_patcher(folder: Path, disable_dynamic: bool = False) -> Model:
     return load_autoencoder(folder).patcher  # as core's: the host takes only the network where it wants it unstreamed
 
 

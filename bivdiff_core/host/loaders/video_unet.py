@@ -3,7 +3,10 @@
 The host hands frames over as a batch, `[B * F, C, H, W]`; the UNet wants clips, `[B, C, F, H, W]`.
 """
 
+from typing import Any
+
 import comfy.model_base
+import comfy.ops
 import comfy.supported_models_base
 import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
@@ -20,13 +23,21 @@ class VideoUNet(torch.nn.Module):
     those of any core model.
 
     Args:
+        operations: the host's layer classes (`comfy.ops.pick_operations`).
         dtype: of the weights.
         device: where they are made.
-        operations: the host's layer classes (`comfy.ops.pick_operations`).
         unet_config: UNet3DConditionModel's configuration; model_channels among it is for other nodes to read.
     """
 
-    def __init__(self, dtype=None, device=None, operations=None, model_channels=None, **unet_config):
+    def __init__(
+        self,
+        *,
+        operations: type[comfy.ops.disable_weight_init],
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        model_channels: int | None = None,
+        **unet_config: Any,
+    ):
         super().__init__()
         from diffusers import UNet3DConditionModel
 
@@ -44,14 +55,30 @@ class VideoUNet(torch.nn.Module):
         self.options: dict = {}
         patch_attention(self.unet, self.options)
 
-    def forward(self, x, timesteps, context=None, y=None, control=None, transformer_options=None, **inputs) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor | None = None,
+        y: Tensor | None = None,
+        control: dict | None = None,
+        transformer_options: dict | None = None,
+        **inputs: Any,
+    ) -> Tensor:
         """`predict` inside the wrappers that other nodes have put around the network, as the host calls its own."""
         wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
         executor = WrapperExecutor.new_class_executor(self.predict, self, wrappers)
         return executor.execute(x, timesteps, context, y, control, transformer_options, **inputs)
 
     def predict(
-        self, x: Tensor, timesteps: Tensor, context: Tensor, y, control, transformer_options: dict, **_
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        y: Tensor | None,
+        control: dict | None,
+        transformer_options: dict,
+        **_: Any,
     ) -> Tensor:
         """Predict eps of whole clips.
 
@@ -77,7 +104,12 @@ class VideoUNet(torch.nn.Module):
 class VideoModel(comfy.model_base.BaseModel):
     """The host's sampling model around a VideoUNet."""
 
-    def __init__(self, model_config, model_type=comfy.model_base.ModelType.EPS, device=None):
+    def __init__(
+        self,
+        model_config: comfy.supported_models_base.BASE,
+        model_type: comfy.model_base.ModelType = comfy.model_base.ModelType.EPS,
+        device: torch.device | None = None,
+    ):
         super().__init__(model_config, model_type, device=device, unet_model=VideoUNet)
 
 
@@ -89,7 +121,9 @@ class VideoModelConfig(comfy.supported_models_base.BASE):
     def __init__(self, unet_config: dict):
         super().__init__({**unet_config, "model_channels": unet_config["block_out_channels"][0]})
 
-    def get_model(self, state_dict, prefix="", device=None) -> VideoModel:
+    def get_model(
+        self, state_dict: dict[str, Tensor], prefix: str = "", device: torch.device | None = None
+    ) -> VideoModel:
         return VideoModel(self, self.model_type(state_dict, prefix), device=device)
 
     def process_unet_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -13,9 +13,12 @@ They leave a clip of one frame as it is.
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import comfy.model_base
+import comfy.ops
 import comfy.supported_models
+import comfy.supported_models_base
 import comfy.utils
 import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock, CrossAttention
@@ -51,10 +54,17 @@ class VidRDUNet(UNetModel):
     """The host's UNet with VidRD's layers, which hang on its blocks as hooks: its own weights keep their names.
 
     Args:
-        dtype, device, operations, unet_config: as the host's UNetModel takes them.
+        operations, dtype, device, unet_config: as the host's UNetModel takes them.
     """
 
-    def __init__(self, dtype=None, device=None, operations=None, **unet_config):
+    def __init__(
+        self,
+        *,
+        operations: type[comfy.ops.disable_weight_init],
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        **unet_config: Any,
+    ):
         super().__init__(dtype=dtype, device=device, operations=operations, **unet_config)
         made = {"dtype": dtype, "device": device}
         self.context_dim = unet_config["context_dim"]
@@ -79,7 +89,9 @@ class VidRDUNet(UNetModel):
                 block.temp_attn = CrossAttention(width, **heads, operations=operations, **made)
                 block.norm3.register_forward_pre_hook(partial(self._attend_along_time, block))
 
-    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, transformer_options: dict, **inputs) -> Tensor:
+    def forward(
+        self, x: Tensor, timesteps: Tensor, context: Tensor, transformer_options: dict, **inputs: Any
+    ) -> Tensor:
         """Predict eps of whole clips.
 
         Args:
@@ -132,7 +144,12 @@ def frame_positions(frames: int, like: Tensor) -> Tensor:
 class VidRDModel(comfy.model_base.BaseModel):
     """The host's sampling model around a VidRDUNet."""
 
-    def __init__(self, model_config, model_type=comfy.model_base.ModelType.EPS, device=None):
+    def __init__(
+        self,
+        model_config: comfy.supported_models_base.BASE,
+        model_type: comfy.model_base.ModelType = comfy.model_base.ModelType.EPS,
+        device: torch.device | None = None,
+    ):
         super().__init__(model_config, model_type, device=device, unet_model=VidRDUNet)
 
 
@@ -161,7 +178,9 @@ class VidRDConfig(comfy.supported_models.SD20):
             }
         )
 
-    def get_model(self, state_dict, prefix="", device=None) -> VidRDModel:
+    def get_model(
+        self, state_dict: dict[str, Tensor], prefix: str = "", device: torch.device | None = None
+    ) -> VidRDModel:
         return VidRDModel(self, self.model_type(state_dict, prefix), device=device)
 
     def process_unet_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
