@@ -35,7 +35,8 @@ def bridge(
     level = int((sigmas - sigma[0]).abs().argmin())
     if strategy == "parallel":
         both = [(share, image), (1 - share, video)]
-        return sum(weight * model(x, sigma) for weight, model in both if weight > 0)
+        first, *rest = [weight * model(x, sigma) for weight, model in both if weight > 0]
+        return sum(rest, first)
     if strategy == "alternating":
         return (image if _falls_due(level, share) else video)(x, sigma)
     following = sigmas[level + 1]

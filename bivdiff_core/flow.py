@@ -92,7 +92,8 @@ def average_along(
         share: of the neighbours within reach that took part, `[F, H, W]` in 0..1.
     """
     reach = min(reach, len(frames) - 1)
-    flows = {-1: {}, 1: {}}  # flow and its reliability, [1, h, w, 3], from each frame to the one before and after
+    # Flow and its reliability, [1, h, w, 3], from each frame to the one before and after.
+    flows: dict[int, dict[int, Tensor]] = {-1: {}, 1: {}}
     averaged, share = torch.empty_like(frames), frames.new_empty(frames.shape[:3])
     for i in range(len(frames)):
         for j in range(max(flows[1], default=-1) + 1, min(i + reach, len(frames) - 1)):

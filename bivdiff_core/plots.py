@@ -25,19 +25,20 @@ SHOWN_FRAMES = 9
 
 def figure(height: int, caption: str) -> Figure:
     """An empty page of a height in pixels under a caption."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     page = Figure(figsize=(WIDTH / 100, height / 100), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(page)
     page.suptitle(caption, color=NEUTRAL, fontsize=TEXT)
     return page
 
 
 def picture(page: Figure) -> Tensor:
     """A page as an IMAGE `[1, H, W, 3]`."""
-    page.canvas.draw()
-    pixels = np.asarray(page.canvas.buffer_rgba())[None, ..., :3]
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(page)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[None, ..., :3]
     return torch.from_numpy(pixels.astype(np.float32) / 255)
 
 
@@ -83,9 +84,9 @@ def latent_report(
     frames: Tensor, measured: dict[str, Tensor], bounds: dict[str, tuple[float, float]], bad: list[int]
 ) -> Tensor:
     """Frames `[F, C, H, W]` of a latent as pictures, beside white noise, over their figures and what is healthy."""
-    measured = {name: values.numpy() for name, values in measured.items()}
+    values = {name: figures.numpy() for name, figures in measured.items()}
     page = figure(480, "Frames should look like the white noise: no shapes")
-    top, bottom = page.subfigures(2, 1, height_ratios=[1, 2])
+    top, bottom = page.subfigures(2, 1, squeeze=False, height_ratios=[1, 2]).flat
 
     noise = torch.randn(frames.shape[1:], generator=torch.Generator().manual_seed(0))
     evenly = torch.linspace(0, len(frames) - 1, min(len(frames), SHOWN_FRAMES)).round().long().tolist()
@@ -102,31 +103,31 @@ def latent_report(
 
     bottom.suptitle("Dots are frames, lines the clip; healthy on green", fontsize=TEXT, color=NEUTRAL)
     (deviation, correlation), (spectrum, channels) = bottom.subplots(2, 2)
-    count, std, spatial = len(frames), measured["std"], measured["spatial"]
-    coarse, fine = measured["bands"][0], measured["bands"][-1]
+    count, std, spatial = len(frames), values["std"].item(), values["spatial"].item()
+    coarse, fine = values["bands"][0], values["bands"][-1]
 
     line(deviation, std, bounds["std"])
-    dots(deviation, measured["frame std"], bounds["frame std"])
+    dots(deviation, values["frame std"], bounds["frame std"])
     panel(deviation, f"Noise std: {std:.2f}", "frame; expected 1", colour_of(std, bounds["std"], GOOD))
     whole_numbers(deviation, count)
 
     line(correlation, spatial, bounds["spatial"])
-    dots(correlation, measured["frame spatial"], bounds["frame spatial"])
+    dots(correlation, values["frame spatial"], bounds["frame spatial"])
     title = f"Spatial correlation: {spatial:.2f}"
     panel(correlation, title, "frame; expected 0", colour_of(spatial, bounds["spatial"], GOOD))
     whole_numbers(correlation, count)
 
-    spectrum.plot(measured["frame bands"].T, color=BEFORE, alpha=0.4, linewidth=0.8)
-    dots(spectrum, measured["bands"], bounds["bands"])
-    worst = max(measured["bands"], key=lambda band: abs(band - 1))
+    spectrum.plot(values["frame bands"].T, color=BEFORE, alpha=0.4, linewidth=0.8)
+    dots(spectrum, values["bands"], bounds["bands"])
+    worst = max(values["bands"], key=lambda band: abs(band - 1))
     title = f"Band power: {coarse:.2f} to {fine:.2f}"
     panel(spectrum, title, "size of detail; expected 1", colour_of(worst, bounds["bands"], GOOD))
     spectrum.set_xticks(range(4), ["coarse", "", "", "fine"])
 
-    channels.plot(measured["channel std"], "o", color=NOW, markersize=4)
-    channels.plot(measured["channel mean"], "s", color=BEFORE, markersize=4)
+    channels.plot(values["channel std"], "o", color=NOW, markersize=4)
+    channels.plot(values["channel mean"], "s", color=BEFORE, markersize=4)
     panel(channels, "Channel std and mean", "blue expected 1, grey 0")
-    whole_numbers(channels, len(measured["channel std"]))
+    whole_numbers(channels, len(values["channel std"]))
     return picture(page)
 
 

@@ -92,9 +92,9 @@ def align(edit: str, source: Prompt, target: Prompt, weights: dict[str, float], 
             else:
                 mapping[own.start : own.stop, others.start : others.stop] = 1 / len(others)
     else:
-        ids = [[token for word in prompt.tokens for token in word] for prompt in (source, target)]
+        before, after = ([token for word in prompt.tokens for token in word] for prompt in (source, target))
         share[1 : ends[1]] = 0
-        for start, other, size in SequenceMatcher(None, *ids, autojunk=False).get_matching_blocks():
+        for start, other, size in SequenceMatcher(None, before, after, autojunk=False).get_matching_blocks():
             for i in range(1, size + 1):
                 mapping[start + i, other + i] = share[other + i] = 1
     # End token to end token, padding to padding; what is left over when the source's is longer goes to the last.
@@ -116,12 +116,13 @@ def parse_weights(text: str) -> dict[str, float]:
     Raises:
         ValueError: for anything else.
     """
-    entries = [entry.strip() for entry in text.split(",") if entry.strip()]
-    matches = [re.fullmatch(r"(\S+?)\s*:\s*(-?\d*\.?\d+)", entry) for entry in entries]
-    for entry, match in zip(entries, matches, strict=True):
+    weights = {}
+    for entry in filter(None, map(str.strip, text.split(","))):
+        match = re.fullmatch(r"(\S+?)\s*:\s*(-?\d*\.?\d+)", entry)
         if match is None:
             raise ValueError(f'expected comma-separated word_weights like "fluffy: 2", got {entry!r}.')
-    return {match.group(1): float(match.group(2)) for match in matches}
+        weights[match[1]] = float(match[2])
+    return weights
 
 
 def attention_probabilities(q: Tensor, k: Tensor, heads: int) -> Tensor:
@@ -159,11 +160,10 @@ class LocalBlend:
         size: of the maps, (height, width).
     """
 
-    def __init__(self, words: tuple[Sequence[int], Sequence[int]], frames: int, size: tuple[int, int]):
+    def __init__(self, words: Sequence[Sequence[int]], frames: int, size: tuple[int, int]):
         self.words = words
-        self.frames = frames
         self.size = size
-        self.maps: Tensor | None = None
+        self.maps = torch.zeros(2, frames, *size)
 
     def look(self, probabilities: Tensor, frames: Sequence[int]) -> None:
         """Add what one layer attends to in a window.
@@ -172,8 +172,7 @@ class LocalBlend:
             probabilities: `[2f, heads, N, L]`, the window's source frames before its target frames.
             frames: which frames these are, f of them.
         """
-        if self.maps is None:
-            self.maps = probabilities.new_zeros(2, self.frames, *self.size)
+        self.maps = self.maps.to(probabilities)
         for half, (rows, words) in enumerate(zip(probabilities.chunk(2), self.words, strict=True)):
             seen = rows[..., list(words)].sum(dim=(1, 3))
             self.maps[half, list(frames)] += rearrange(seen, "f (h w) -> f h w", h=self.size[0])

@@ -17,17 +17,18 @@ from tqdm.auto import trange
 
 FIXED_POINT_ITERATIONS = 3
 
+Denoiser = Callable[..., Tensor]
 Callback = Callable[[dict], None]
 
 
 class _Slope:
     """dx/dsigma of the probability-flow ODE; keeps the last denoised prediction for the callback."""
 
-    def __init__(self, model: Callable[..., Tensor], extra_args: dict | None, sigma_min: float):
+    def __init__(self, model: Denoiser, extra_args: dict | None, sigma_min: float):
         self.model = model
         self.extra_args = extra_args or {}
         self.sigma_min = sigma_min
-        self.denoised: Tensor | None = None
+        self.denoised: Tensor
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         sigma = sigma.clamp(min=self.sigma_min)
@@ -41,7 +42,16 @@ def _report(callback: Callback | None, i: int, x: Tensor, sigma: Tensor, denoise
 
 
 @torch.no_grad()
-def ddim(model, x, sigmas, extra_args=None, callback=None, disable=None, *, sigma_min: float) -> Tensor:
+def ddim(
+    model: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: dict | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
+    *,
+    sigma_min: float,
+) -> Tensor:
     """DDIM inversion (arXiv 2010.02502, eta = 0): Euler steps, the slope read at the level being left."""
     slope = _Slope(model, extra_args, sigma_min)
     for i in trange(len(sigmas) - 1, disable=disable):
@@ -52,7 +62,16 @@ def ddim(model, x, sigmas, extra_args=None, callback=None, disable=None, *, sigm
 
 
 @torch.no_grad()
-def fixed_point(model, x, sigmas, extra_args=None, callback=None, disable=None, *, sigma_min: float) -> Tensor:
+def fixed_point(
+    model: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: dict | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
+    *,
+    sigma_min: float,
+) -> Tensor:
     """Backward Euler by fixed-point iteration (AIDI, arXiv 2309.04907): the exact inverse of a DDIM step."""
     slope = _Slope(model, extra_args, sigma_min)
     for i in trange(len(sigmas) - 1, disable=disable):
@@ -66,7 +85,16 @@ def fixed_point(model, x, sigmas, extra_args=None, callback=None, disable=None, 
 
 
 @torch.no_grad()
-def uni_inv(model, x, sigmas, extra_args=None, callback=None, disable=None, *, sigma_min: float) -> Tensor:
+def uni_inv(
+    model: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: dict | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
+    *,
+    sigma_min: float,
+) -> Tensor:
     """Uni-Inv (arXiv 2504.13109): the slope is read at the next level, at a point predicted with the last slope."""
     slope = _Slope(model, extra_args, sigma_min)
     v = slope(x, sigmas[0])
@@ -79,7 +107,16 @@ def uni_inv(model, x, sigmas, extra_args=None, callback=None, disable=None, *, s
 
 
 @torch.no_grad()
-def fireflow(model, x, sigmas, extra_args=None, callback=None, disable=None, *, sigma_min: float) -> Tensor:
+def fireflow(
+    model: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: dict | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
+    *,
+    sigma_min: float,
+) -> Tensor:
     """FireFlow (arXiv 2412.07517): the midpoint rule whose predictor reuses the last midpoint's slope."""
     slope = _Slope(model, extra_args, sigma_min)
     v = slope(x, sigmas[0])

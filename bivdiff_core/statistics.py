@@ -200,7 +200,8 @@ def diagnose(measured: dict[str, Tensor], off: dict[str, Tensor], branch: str, s
         ]
     findings = []
     if off["std"] > 1 and strength == 1:
-        name, effect, fixes = "lost variance", "The video may come out blurred and dull.", (MORE_EXACT,)
+        fixes: tuple[str, ...] = (MORE_EXACT,)
+        name, effect = "lost variance", "The video may come out blurred and dull."
         if std > 1:
             name, effect = "too much variance", "The video may come out harsh, with colours that are too strong."
         elif branch == "mix":

@@ -12,7 +12,7 @@ import copy
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
@@ -35,7 +35,7 @@ LORA = "loras/bivdiff_black_and_white"
 # Not the usual 32: with one channel a group, normalisation would wipe out a picture's mean colours.
 AUTOENCODER_GROUPS = 1
 
-AUTOENCODER = {
+AUTOENCODER: dict[str, Any] = {
     "in_channels": 3,
     "out_channels": 3,
     "latent_channels": 4,
@@ -58,7 +58,7 @@ IMAGE_UNET = {
     "attention_head_dim": 4,
     "use_linear_projection": True,
 }
-T2I_ADAPTER = {
+T2I_ADAPTER: dict[str, Any] = {
     "in_channels": 1,
     "channels": (64, 64),
     "num_res_blocks": 2,
@@ -157,8 +157,8 @@ def _pass_colours(net: AutoencoderKL) -> None:
 
     def connect(conv: torch.nn.Conv2d, way: torch.Tensor, taps: slice) -> None:
         outputs, inputs = way.shape
-        conv.weight[:outputs] = 0
-        conv.bias[:outputs] = 0
+        for parameter in conv.parameters():
+            parameter[:outputs] = 0
         area = conv.weight[:outputs, :inputs, taps, taps]
         area += way[:, :, None, None] / area[0, 0].numel()
 
