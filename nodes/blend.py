@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..bivdiff_core.blend import MODES, TASK_RATIOS
 from ..bivdiff_core.host.gate import admit_inverted
 from ..bivdiff_core.host.inverted import mix
+from ..bivdiff_core.host.wires import Latent
 from . import controls
 from .node import Node, error_prefix
 
@@ -84,7 +85,7 @@ class MixedInversion(Node):
         )
 
     @classmethod
-    def validate_inputs(cls, task, mixing_ratio=None) -> bool | str:
+    def validate_inputs(cls, task: str, mixing_ratio: float | None = None) -> bool | str:
         """Checks whose values the host leaves to a node that asks for them; a linked ratio does not arrive here."""
         if task != "custom" and task not in TASK_RATIOS:
             return f"task {task} is not one of custom, {', '.join(TASK_RATIOS)}"
@@ -96,7 +97,13 @@ class MixedInversion(Node):
 
     @classmethod
     def check_lazy_status(
-        cls, task, mixing_ratio, mode, image_latent=None, video_latent=None, steadiness=0.0
+        cls,
+        task: str,
+        mixing_ratio: float,
+        mode: str,
+        image_latent: Latent | None = None,
+        video_latent: Latent | None = None,
+        steadiness: float = 0.0,
     ) -> list[str]:
         """The branches that have weight; before them a mode that is wired in, which the host does not check."""
         if mode not in MODES:
@@ -112,9 +119,18 @@ class MixedInversion(Node):
         return [name for name, latent in branches.items() if latent is None]
 
     @classmethod
-    def run(cls, task, mixing_ratio, mode, image_latent=None, video_latent=None, steadiness=0.0) -> io.NodeOutput:
+    def run(
+        cls,
+        task: str,
+        mixing_ratio: float,
+        mode: str,
+        image_latent: Latent | None = None,
+        video_latent: Latent | None = None,
+        steadiness: float = 0.0,
+    ) -> io.NodeOutput:
         ratio = _ratio(task, mixing_ratio)
-        weights = ((image_latent, ratio), (video_latent, 1 - ratio))
+        image, video = image_latent or {}, video_latent or {}  # only the branch without weight is missing
+        weights = ((image, ratio), (video, 1 - ratio))
         for latent in (latent for latent, weight in weights if weight > 0):
             admit_inverted(latent)
-        return io.NodeOutput(mix(image_latent, video_latent, ratio, mode, steadiness), ratio)
+        return io.NodeOutput(mix(image, video, ratio, mode, steadiness), ratio)

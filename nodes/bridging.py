@@ -6,6 +6,7 @@ from ..bivdiff_core.bridging import STRATEGIES
 from ..bivdiff_core.host.bridging import bridge_guider
 from ..bivdiff_core.host.gate import chunk_frames
 from ..bivdiff_core.host.prompts import Prompts
+from ..bivdiff_core.host.wires import Conditioning, Model
 from . import controls
 from .node import Node
 
@@ -61,17 +62,17 @@ class BridgeGuider(Node):
     @classmethod
     def run(
         cls,
-        image_model,
-        image_positive,
-        image_negative,
-        image_cfg,
-        video_model,
-        video_positive,
-        video_negative,
-        video_cfg,
-        strategy,
-        image_share,
-        frames_per_batch,
+        image_model: Model,
+        image_positive: Conditioning,
+        image_negative: Conditioning,
+        image_cfg: float,
+        video_model: Model,
+        video_positive: Conditioning,
+        video_negative: Conditioning,
+        video_cfg: float,
+        strategy: str,
+        image_share: float,
+        frames_per_batch: int,
     ) -> io.NodeOutput:
         return io.NodeOutput(
             bridge_guider(

@@ -1,6 +1,7 @@
 """Two videos against each other, in the graph."""
 
 from comfy_api.latest import io, ui
+from torch import Tensor
 
 from ..bivdiff_core.metrics import change
 from . import controls
@@ -38,7 +39,7 @@ class CompareVideos(Node):
         )
 
     @classmethod
-    def run(cls, before, after, fps) -> io.NodeOutput:
+    def run(cls, before: Tensor, after: Tensor, fps: float) -> io.NodeOutput:
         if len(before) != len(after):
             raise ValueError(
                 f"before has {len(before)} frames and after has {len(after)}. Give both the same "

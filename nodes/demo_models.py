@@ -59,7 +59,7 @@ class DemoModels(Node):
         )
 
     @classmethod
-    def run(cls, variant) -> io.NodeOutput:
+    def run(cls, variant: str) -> io.NodeOutput:
         return io.NodeOutput(
             demo_models.load_image_model(variant),
             demo_models.load_video_model(),
@@ -100,7 +100,7 @@ class DemoClip(Node):
         )
 
     @classmethod
-    def run(cls, frames) -> io.NodeOutput:
+    def run(cls, frames: int) -> io.NodeOutput:
         images = world.make_clip(world.PACKAGED_CLIP_SEED, frames).frames
         components = Types.VideoComponents(images=images, frame_rate=Fraction(cls.FPS))
         return io.NodeOutput(InputImpl.VideoFromComponents(components))

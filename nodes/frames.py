@@ -4,6 +4,7 @@ from functools import partial
 
 import comfy.utils
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..bivdiff_core import metrics
 from ..bivdiff_core.audio import cut_audio
@@ -11,6 +12,7 @@ from ..bivdiff_core.flow import average_along
 from ..bivdiff_core.host.encoding import ENCODE_MODES, encode_frames
 from ..bivdiff_core.host.gate import admit_samples, chunk_frames
 from ..bivdiff_core.host.stages import frame_noise
+from ..bivdiff_core.host.wires import VAE, Latent, Model
 from . import controls
 from .node import Node, error_prefix
 
@@ -22,7 +24,7 @@ class _FrameNoise:
         self.seed = seed
         self.mode = mode
 
-    def generate_noise(self, latent: dict):
+    def generate_noise(self, latent: Latent) -> Tensor:
         with error_prefix(FrameNoise):
             return frame_noise(admit_samples(latent), latent.get("batch_index"), self.seed, self.mode)
 
@@ -46,7 +48,7 @@ class FrameNoise(Node):
         )
 
     @classmethod
-    def run(cls, seed, mode) -> io.NodeOutput:
+    def run(cls, seed: int, mode: str) -> io.NodeOutput:
         return io.NodeOutput(_FrameNoise(seed, mode))
 
 
@@ -71,7 +73,7 @@ class FrameChunks(Node):
         )
 
     @classmethod
-    def run(cls, model, frames_per_batch) -> io.NodeOutput:
+    def run(cls, model: Model, frames_per_batch: int) -> io.NodeOutput:
         return io.NodeOutput(chunk_frames(model, frames_per_batch))
 
 
@@ -121,7 +123,9 @@ class SelectFrames(Node):
         )
 
     @classmethod
-    def run(cls, images, start, stride, count, fps, audio=None) -> io.NodeOutput:
+    def run(
+        cls, images: Tensor, start: int, stride: int, count: int, fps: float, audio: dict | None = None
+    ) -> io.NodeOutput:
         frames = images[start::stride]
         if count > len(frames) or not len(frames):
             if len(images) == 1:
@@ -186,7 +190,7 @@ class EncodeFrames(Node):
         )
 
     @classmethod
-    def run(cls, vae, images, stride, mode) -> io.NodeOutput:
+    def run(cls, vae: VAE, images: Tensor, stride: int, mode: str) -> io.NodeOutput:
         return io.NodeOutput({"samples": encode_frames(vae, images[::stride], mode)})
 
 
@@ -230,7 +234,7 @@ class AverageAlongMotion(Node):
         )
 
     @classmethod
-    def run(cls, images, motion_from, reach) -> io.NodeOutput:
+    def run(cls, images: Tensor, motion_from: Tensor, reach: int) -> io.NodeOutput:
         frames = metrics.check_video(images)
         clip = metrics.check_source(motion_from, like=frames, name="motion_from")
         bar = comfy.utils.ProgressBar(len(frames) - 1)  # it also stops a run that is cancelled

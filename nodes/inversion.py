@@ -9,6 +9,7 @@ from ..bivdiff_core.host.families import FLOW
 from ..bivdiff_core.host.norms import GROUP_NORMS, pools
 from ..bivdiff_core.host.prompts import Prompts
 from ..bivdiff_core.host.windows import Windows
+from ..bivdiff_core.host.wires import Conditioning, Latent, Model
 from ..bivdiff_core.solvers import SOLVERS
 from . import controls
 from .node import Node, error_prefix
@@ -90,7 +91,17 @@ class InvertImage(Node):
 
     @classmethod
     def run(
-        cls, model, conditioning, latent, steps, scheduler, solver, strength, grid, frames_per_batch, group_norms="auto"
+        cls,
+        model: Model,
+        conditioning: Conditioning,
+        latent: Latent,
+        steps: int,
+        scheduler: str,
+        solver: str,
+        strength: float,
+        grid: str,
+        frames_per_batch: int,
+        group_norms: str = "auto",
     ) -> io.NodeOutput:
         prompts = Prompts.unguided(conditioning)
         role = gate.INVERT_POOLED_FRAMES if pools(group_norms, grid) else gate.INVERT_FRAMES
@@ -122,7 +133,17 @@ class InvertVideo(Node):
 
     @classmethod
     def run(
-        cls, model, conditioning, latent, steps, scheduler, solver, strength, grid, context_length, context_overlap
+        cls,
+        model: Model,
+        conditioning: Conditioning,
+        latent: Latent,
+        steps: int,
+        scheduler: str,
+        solver: str,
+        strength: float,
+        grid: str,
+        context_length: int,
+        context_overlap: int,
     ) -> io.NodeOutput:
         prompts = Prompts.unguided(conditioning)
         clip = gate.admit(gate.INVERT_CLIP, model, latent, prompts, Windows(context_length, context_overlap))
@@ -137,7 +158,7 @@ class _InvertedNoise:
     def __init__(self, noise: torch.Tensor):
         self.noise = noise
 
-    def generate_noise(self, latent: dict) -> torch.Tensor:
+    def generate_noise(self, latent: Latent) -> torch.Tensor:
         """The noise for an empty LATENT of its own shape.
 
         Raises:
@@ -186,7 +207,7 @@ class InvertedNoise(Node):
         )
 
     @classmethod
-    def run(cls, latent) -> io.NodeOutput:
+    def run(cls, latent: Latent) -> io.NodeOutput:
         inversion, samples = gate.admit_inverted(latent), latent["samples"].float()
         if inversion is not None and not inversion.at_sigma_max:
             # Below its highest level the host multiplies noise by sigma.

@@ -12,6 +12,7 @@ from comfy_api.latest import io
 from ..bivdiff_core.host.gate import admit_inverted
 from ..bivdiff_core.host.inverted import inversion_of
 from ..bivdiff_core.host.latent_files import read_latent, write_latent
+from ..bivdiff_core.host.wires import Latent
 from . import controls
 from .node import Node
 
@@ -48,7 +49,7 @@ class SaveLatent(Node):
         )
 
     @classmethod
-    def run(cls, latent, filename_prefix) -> io.NodeOutput:
+    def run(cls, latent: Latent, filename_prefix: str) -> io.NodeOutput:
         admit_inverted(latent)
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
             filename_prefix, folder_paths.get_output_directory()
@@ -96,17 +97,17 @@ class LoadLatent(Node):
         )
 
     @classmethod
-    def validate_inputs(cls, latent) -> bool | str:
+    def validate_inputs(cls, latent: str) -> bool | str:
         if not folder_paths.exists_annotated_filepath(latent):
             return f"there is no file {latent}. Press R, and choose one from the list"
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, latent) -> str:
+    def fingerprint_inputs(cls, latent: str) -> str:
         return hashlib.sha256(Path(folder_paths.get_annotated_filepath(latent)).read_bytes()).hexdigest()
 
     @classmethod
-    def run(cls, latent) -> io.NodeOutput:
+    def run(cls, latent: str) -> io.NodeOutput:
         loaded = read_latent(Path(folder_paths.get_annotated_filepath(latent)))
         if inversion_of(loaded) is None:
             log.warning(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from comfy_api.latest import io
@@ -20,7 +21,7 @@ class Node(io.ComfyNode):
     """
 
     @classmethod
-    def execute(cls, **inputs) -> io.NodeOutput:
+    def execute(cls, **inputs: Any) -> io.NodeOutput:
         """Run the node; the warnings that the pack logs meanwhile become part of its output."""
         with error_prefix(cls), _Warnings() as warnings:
             output = cls.run(**inputs)
@@ -54,5 +55,5 @@ class _Warnings(logging.Handler):
         PACK.addHandler(self)
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         PACK.removeHandler(self)

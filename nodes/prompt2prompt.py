@@ -1,9 +1,12 @@
 """Prompt2Prompt, the image editor of BIVDiff's editing task."""
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..bivdiff_core.grids import Schedule
 from ..bivdiff_core.host.prompt2prompt import WordEdit, edit_frames
+from ..bivdiff_core.host.wires import CLIP, Latent, Model
 from ..bivdiff_core.prompt2prompt import EDITS
 from . import controls
 from .node import Node
@@ -93,7 +96,18 @@ class Prompt2Prompt(Node):
         )
 
     @classmethod
-    def run(cls, model, clip, latent, steps, cfg, scheduler, frames_per_batch, edit, **words) -> io.NodeOutput:
+    def run(
+        cls,
+        model: Model,
+        clip: CLIP,
+        latent: Latent,
+        steps: int,
+        cfg: float,
+        scheduler: str,
+        frames_per_batch: int,
+        edit: str,
+        **words: Any,
+    ) -> io.NodeOutput:
         word_edit = WordEdit(kind=edit, **words)
         return io.NodeOutput(
             *edit_frames(model, clip, latent, word_edit, Schedule(steps, scheduler), cfg, frames_per_batch)

@@ -1,15 +1,19 @@
 """Instruments: what is wrong with a latent before it is smoothed, and what smoothing did to a video."""
 
+from __future__ import annotations
+
 from functools import partial
 
 import comfy.utils
 import torch
 from comfy_api.latest import io, ui
+from torch import Tensor
 
 from ..bivdiff_core import metrics, plots, statistics
 from ..bivdiff_core.host.gate import admit_samples
 from ..bivdiff_core.host.inverted import inversion_of
 from ..bivdiff_core.host.latents import check_finite
+from ..bivdiff_core.host.wires import ClipVision, Latent
 from . import controls
 from .node import Node
 
@@ -55,7 +59,7 @@ class LatentReport(Node):
         )
 
     @classmethod
-    def run(cls, latent) -> io.NodeOutput:
+    def run(cls, latent: Latent) -> io.NodeOutput:
         samples = admit_samples(latent)
         check_finite(samples)
         inversion = inversion_of(latent)
@@ -120,7 +124,13 @@ class TemporalReport(Node):
         )
 
     @classmethod
-    def run(cls, images, reference_images=None, clip_vision=None, source_images=None) -> io.NodeOutput:
+    def run(
+        cls,
+        images: Tensor,
+        reference_images: Tensor | None = None,
+        clip_vision: ClipVision | None = None,
+        source_images: Tensor | None = None,
+    ) -> io.NodeOutput:
         frames, reference, before, source = metrics.check_video(images), None, None, None
         if reference_images is not None:
             reference = metrics.check_video(reference_images, like=frames)
@@ -139,12 +149,12 @@ class TemporalReport(Node):
         return io.NodeOutput(plot, f"{words}\n{table}", ui=_shown(cls, plot, words, table, verdict.good))
 
 
-def _shown(cls: type[Node], plot: torch.Tensor, words: str, table: str, good: bool | None) -> dict:
+def _shown(cls: type[Node], plot: Tensor, words: str, table: str, good: bool | None) -> dict:
     """What js/reports.js shows on the node, and the figures, which a batch's reports keep."""
     return {"plot": ui.PreviewImage(plot, cls=cls).values, "words": [words], "table": [table], "good": [good]}
 
 
-def _embeddings(clip_vision, frames: torch.Tensor) -> torch.Tensor | None:
+def _embeddings(clip_vision: ClipVision | None, frames: Tensor) -> Tensor | None:
     """Image embeddings `[F, D]` of frames, made one by one to spare memory; None without a CLIP_VISION."""
     if clip_vision is None:
         return None

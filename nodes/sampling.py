@@ -10,6 +10,7 @@ from ..bivdiff_core.host import gate, stages
 from ..bivdiff_core.host.inverted import inversion_of
 from ..bivdiff_core.host.prompts import Prompts
 from ..bivdiff_core.host.windows import Windows
+from ..bivdiff_core.host.wires import Conditioning, Latent, Model
 from . import controls
 from .node import Node
 
@@ -79,18 +80,18 @@ class FrameSampler(Node):
     @classmethod
     def run(
         cls,
-        model,
-        positive,
-        negative,
-        latent_image,
-        seed,
-        steps,
-        cfg,
-        sampler_name,
-        scheduler,
-        denoise,
-        frame_noise,
-        frames_per_batch,
+        model: Model,
+        positive: Conditioning,
+        negative: Conditioning,
+        latent_image: Latent,
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        denoise: float,
+        frame_noise: str,
+        frames_per_batch: int,
     ) -> io.NodeOutput:
         prompts, windows = Prompts(positive, negative, cfg), Windows(frames_per_batch)
         schedule = Schedule(steps, scheduler)
@@ -164,18 +165,18 @@ class TemporalSmoother(Node):
     @classmethod
     def run(
         cls,
-        model,
-        positive,
-        negative,
-        latent,
-        steps,
-        cfg,
-        sampler_name,
-        scheduler,
-        strength,
-        grid,
-        context_length,
-        context_overlap,
+        model: Model,
+        positive: Conditioning,
+        negative: Conditioning,
+        latent: Latent,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        strength: float,
+        grid: str,
+        context_length: int,
+        context_overlap: int,
     ) -> io.NodeOutput:
         prompts = Prompts(positive, negative, cfg)
         windows = Windows(context_length, context_overlap)

@@ -1,10 +1,11 @@
 """One graph, many ratios, modes or solvers: lists that feed the chain, and the grid that compares what comes of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 import comfy.utils
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..bivdiff_core import metrics, plots, sweep
 from ..bivdiff_core.blend import MODES
@@ -13,7 +14,7 @@ from . import controls
 from .node import Node, error_prefix
 
 
-def _valid(node: type[Node], parse: Callable[..., list], text: str | None, *args) -> bool | str:
+def _valid(node: type[Node], parse: Callable[..., list], text: str | None, *args: Collection[str]) -> bool | str:
     """Whether a list's text can be read, for the host to ask before it runs anything; a linked text is not there yet.
 
     What it says goes to the artist.
@@ -56,11 +57,11 @@ class RatioList(Node):
         )
 
     @classmethod
-    def validate_inputs(cls, ratios=None) -> bool | str:
+    def validate_inputs(cls, ratios: str | None = None) -> bool | str:
         return _valid(cls, sweep.parse_ratios, ratios)
 
     @classmethod
-    def run(cls, ratios) -> io.NodeOutput:
+    def run(cls, ratios: str) -> io.NodeOutput:
         return io.NodeOutput(sweep.parse_ratios(ratios))
 
 
@@ -94,11 +95,11 @@ class ModeList(Node):
         )
 
     @classmethod
-    def validate_inputs(cls, modes=None) -> bool | str:
+    def validate_inputs(cls, modes: str | None = None) -> bool | str:
         return _valid(cls, sweep.parse_choices, modes, MODES)
 
     @classmethod
-    def run(cls, modes) -> io.NodeOutput:
+    def run(cls, modes: str) -> io.NodeOutput:
         return io.NodeOutput(sweep.parse_choices(modes, MODES))
 
 
@@ -133,11 +134,11 @@ class SolverList(Node):
         )
 
     @classmethod
-    def validate_inputs(cls, solvers=None) -> bool | str:
+    def validate_inputs(cls, solvers: str | None = None) -> bool | str:
         return _valid(cls, sweep.parse_choices, solvers, SOLVERS)
 
     @classmethod
-    def run(cls, solvers) -> io.NodeOutput:
+    def run(cls, solvers: str) -> io.NodeOutput:
         return io.NodeOutput(sweep.parse_choices(solvers, SOLVERS))
 
 
@@ -197,7 +198,14 @@ class SweepGrid(Node):
         )
 
     @classmethod
-    def run(cls, images, ratios=None, reference_images=None, labels=None, source_images=None) -> io.NodeOutput:
+    def run(
+        cls,
+        images: list[Tensor],
+        ratios: list[float] | None = None,
+        reference_images: list[Tensor] | None = None,
+        labels: list[str] | None = None,
+        source_images: list[Tensor] | None = None,
+    ) -> io.NodeOutput:
         standard = 0
         if labels:
             names = labels

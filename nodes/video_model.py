@@ -44,9 +44,9 @@ class VideoModelLoader(Node):
         )
 
     @classmethod
-    def validate_inputs(cls, name=None) -> bool | str:
+    def validate_inputs(cls, name: str | None = None) -> bool | str:
         return name is None or name in video_folders() or explain_missing(name)
 
     @classmethod
-    def run(cls, name) -> io.NodeOutput:
+    def run(cls, name: str) -> io.NodeOutput:
         return io.NodeOutput(*load_video_folder(name))
