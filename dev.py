@@ -303,12 +303,12 @@ def prepare_tests(host: Environment) -> None:
 
 
 def test() -> int:
-    """Run the linter and every test."""
+    """Run the linter, the type checker and every test."""
     host = environment(*development_requirements())
     prepare_tests(host)
     if python := ray_python():
         os.environ["BIVDIFF_RAY_PYTHON"] = str(python)
-    checks = [["ruff", "check"], ["ruff", "format", "--check"], ["pytest"]]
+    checks = [["ruff", "check"], ["ruff", "format", "--check"], ["tools.typecheck"], ["pytest"]]
     return max([host.run("-m", *check) for check in checks])
 
 
