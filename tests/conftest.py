@@ -18,13 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def archive(tmp_path_factory) -> zipfile.ZipFile:
     """What `comfy node pack` makes of the tree without what git ignores; it also validates pyproject.toml."""
     tree = tmp_path_factory.mktemp("package") / "bivdiff"
-    shutil.copytree(
-        ROOT,
-        tree,
-        ignore=shutil.ignore_patterns(
-            ".git", ".venv", ".ray", ".host", ".matrix", "output", "__pycache__", ".pytest_cache", ".ruff_cache"
-        ),
-    )
+    ignored = [line.rstrip("/") for line in (ROOT / ".gitignore").read_text().split()]
+    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", *ignored))
     comfy = [sys.executable, "-m", "comfy_cli", "--skip-prompt", "--no-enable-telemetry", "node"]
     for command in ("pack", "validate"):  # validating leaves a cache behind
         subprocess.run([*comfy, command], cwd=tree, check=True, capture_output=True, timeout=600)
