@@ -245,10 +245,8 @@ pixels and reads {medians}; only its flicker stays higher.
 Smoothing is not free of loss: the control sets lose sharpness or repaint the scene, edits may raise contrast. The sets
 are the authors' own choice, few to a task, and short. The bounds were chosen on these very sets.
 
-How far frames drawn apart agree on the toy world, by `python benchmarks/disagreement.py`: averaged over three
-neighbours and along the motion (reach 3) the demo models' frames keep .71 and .81 of their sharpness on its easy clips,
-and .76 and .78 on hard ones, whose patches these models have not learnt to draw; the published results keep .62 and
-less.
+How far frames drawn one by one agree on the toy world is in [disagreement.md](disagreement.md): on its hard clips
+averages cost what they cost here, on its easy ones much less.
 
 On the toy world, where frames agree, taking fine noise off a moving clip reads .37 to .46 of doubling, and so as a
 double exposure. Nothing here was made by this pack: real checkpoints could not be run for it.

@@ -283,17 +283,17 @@ class Study(Chain):
         copied = set(image.state_dict())
         learnt = [p for name, p in net.named_parameters() if name not in copied or ".to_q." in name]
         optimizer = torch.optim.AdamW(learnt, lr=1e-3)
-        noised, generator = train.Noiser(), torch.Generator().manual_seed(self.seed)
+        noiser, generator = train.Noiser(), torch.Generator().manual_seed(self.seed)
+        batch, told = clips.expand(TUNING_BATCH, -1, -1, -1, -1), caption.expand(TUNING_BATCH, -1, -1)
         net.requires_grad_(False)
         for parameter in learnt:
             parameter.requires_grad_(True)
         for _ in range(TUNING_STEPS):
-            x, t, noise, weight = noised(clips.expand(TUNING_BATCH, -1, -1, -1, -1), generator)
-            loss = (weight * (net(x, t, caption.expand(TUNING_BATCH, -1, -1)).sample - noise).square()).mean()
+            loss = noiser.loss(batch, generator, lambda x, t: net(x, t, told).sample)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            self.counted += 3 * x.shape[0] * x.shape[2]  # forwards, and backwards at twice the price
+            self.counted += 3 * batch.shape[0] * batch.shape[2]  # forwards, and backwards at twice the price
         weights = net.state_dict()
 
         def load(disable_dynamic: bool = False):

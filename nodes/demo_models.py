@@ -47,7 +47,8 @@ class DemoModels(Node):
                 io.Clip.Output(
                     display_name="CLIP",
                     tooltip="For CLIP Text Encode. Knows the words of captions like: a blue star in front of a red "
-                    "circle on a white background. Other words are skipped.",
+                    "circle on a white background, patchy. Without patchy, things are striped. Other words are "
+                    "skipped.",
                 ),
                 io.Vae.Output(display_name="VAE", tooltip="For VAE Encode and VAE Decode, at 64x64 pixels."),
                 io.ControlNet.Output(

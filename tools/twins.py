@@ -38,12 +38,14 @@ NOISE = {"wan"}
 """Twins on random weights: there is no demo model of their kind, and their pictures show nothing."""
 
 RATE = 8
+HARD_CLIP = "bivdiff_hard.mp4"
 BEFORE = {"own_frames": "Source", "matting": "Source"}
 """What the upper row shows where it is not the frames that the image model drew."""
 
 
 def write_inputs(folder: Path, clip: world.Clip) -> None:
-    """What the twins load: a mask around the shape, frames whose colours jump, and a folder of two such clips."""
+    """What the twins load: a mask, frames whose colours jump, a folder of two such clips, and a hard clip."""
+    write_video(folder / HARD_CLIP, world.harder(clip).frames)
     write_video(folder / "bivdiff_mask.mp4", shape_mask(clip)[..., None].expand(-1, -1, -1, 3))
     write_video(folder / "bivdiff_flicker.mp4", with_jumping_colours(clip.frames, seed=0), sound=True)
     clips = folder / "bivdiff_clips"

@@ -5,8 +5,9 @@ along; the camera pans with the first-named shape, so the background drifts the 
 A single frame does not show which way that is: only a model of whole clips can know it.
 Shapes and background always come from the two different halves of the palette, light and dark, and textures vary
 in hue more than in lightness, so that Canny finds outlines and not textures.
-Hard clips are those of the same seed with crisp patches in place of soft stripes, which neither caption nor outlines
-tell of, so that frames drawn one by one disagree as they do on real footage; their shapes are smaller and deform.
+Hard clips are those of the same seed with crisp patches in place of soft stripes. Their caption says "patchy", but
+neither it nor the outlines tell of which hue the patches are or where, so that frames drawn one by one disagree as
+they do on real footage; their shapes are smaller and deform.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ PACKAGED_CLIP_SEED = 1_000_000
 HARD_SPEED = 0.6
 """Of the shapes, in that of the easy clip; the camera follows at ``HARD_DRIFT`` pixels a frame."""
 HARD_DRIFT = 0.25
-HARD_SIZE = 0.85
+HARD_SIZE = 0.95
 PATCH_WAVES, PATCH_WAVELENGTH, PATCH_EDGE = 8, 14.0, 1.5
-PATCH_TINT, PATCH_SHADE = (0.28, 0.36), 0.06
+PATCH_TINT, PATCH_SHADE = (0.15, 0.40), 0.06
 """How far patches are from the colour, on shapes and on the background, in hue; and in lightness, either way."""
 STRETCH, BEAT = 0.08, (0.3, 0.6)
 
@@ -56,7 +57,7 @@ STAR_INNER = 0.52
 ROUNDING = 0.16
 RADIUS = {"circle": 14.0, "square": 17.5, "triangle": 19.5, "star": 19.5, "cross": 18.0}
 SHAPES = tuple(RADIUS)
-WORDS = ("a", "an", "on", "background", "in", "front", "of", *SHAPES, *PALETTE)
+WORDS = ("a", "an", "on", "background", "in", "front", "of", "patchy", *SHAPES, *PALETTE)
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ class Surface:
 
     def paint(self, points: torch.Tensor) -> torch.Tensor:
         """Colours ``[..., 3]`` in 0..1 at surface points ``[..., 2]``."""
-        level = sum(torch.sin(points[..., 0] * x + points[..., 1] * y + phase) for x, y, phase in self.waves)
+        sines = [torch.sin(points[..., 0] * x + points[..., 1] * y + phase) for x, y, phase in self.waves]
+        level = torch.stack(sines).sum(dim=0)
         if len(self.waves) > 1:
             level = torch.tanh(PATCH_EDGE * level)
         return (torch.tensor(self.colour) + torch.tensor(self.tint) * level[..., None]).clamp(0, 1)
@@ -160,19 +162,25 @@ class Clip:
     def full_caption(self) -> str:
         """A caption that leaves nothing out."""
         said = tuple((shape.surface.name, shape.kind) for shape in self.shapes)
-        return str(Caption(said, self.background.name))
+        return str(Caption(said, self.background.name, patchy=parse_caption(self.caption).patchy))
 
 
 @dataclass(frozen=True)
 class Caption:
-    """What a caption says: (colour or None, kind) of each shape, front to back, and the background's colour or None."""
+    """What a caption says: (colour or None, kind) of each shape, front to back, and the background's colour or None.
+
+    patchy: whether it says that all of them have patches.
+    """
 
     shapes: tuple[tuple[str | None, str], ...]
     background: str | None
+    patchy: bool = False
 
     def __str__(self) -> str:
         text = " in front of ".join(_with_article(colour, kind) for colour, kind in self.shapes)
-        return f"{text} on {_with_article(self.background, 'background')}" if self.background else text
+        if self.background:
+            text += f" on {_with_article(self.background, 'background')}"
+        return f"{text}, patchy" if self.patchy else text
 
 
 def _with_article(colour: str | None, thing: str) -> str:
@@ -182,11 +190,13 @@ def _with_article(colour: str | None, thing: str) -> str:
 def parse_caption(text: str) -> Caption:
     """Read a caption of the world back; raises ValueError for any other text."""
     thing = rf"an? (?:({'|'.join(PALETTE)}) )?({'|'.join(SHAPES)})"
-    match = re.fullmatch(rf"{thing}(?: in front of {thing})?(?: on an? ({'|'.join(PALETTE)}) background)?", text)
+    background = rf"an? ({'|'.join(PALETTE)}) background"
+    match = re.fullmatch(rf"{thing}(?: in front of {thing})?(?: on {background})?(, patchy)?", text)
     if match is None:
         raise ValueError(f"not a caption of the toy world: {text!r}")
-    front, back = match.group(1, 2), match.group(3, 4)
-    return Caption((front,) if back[1] is None else (front, back), match.group(5))
+    front_colour, front, back_colour, back, ground, patchy = match.groups()
+    shapes = [(front_colour, front), (back_colour, back)]
+    return Caption(tuple(shapes if back else shapes[:1]), ground, patchy=patchy is not None)
 
 
 def pixel_grid(size: int = SIZE) -> torch.Tensor:
@@ -249,7 +259,7 @@ def _motion(rng: np.random.Generator, radius: float, heading: float, speed: tupl
     halfway = middle + rng.uniform(-1, 1, size=2) * room
     start = halfway - velocity * (FRAMES - 1) / 2
     spin = rng.choice([-1, 1]) * rng.uniform(0, math.radians(7))
-    return Motion(_floats(start), _floats(velocity), float(rng.uniform(-math.pi, math.pi)), spin)
+    return Motion(_pair(start), _pair(velocity), float(rng.uniform(-math.pi, math.pi)), spin)
 
 
 def _surface(rng: np.random.Generator, name: str, tilt: float, wavelength: tuple[float, float]) -> Surface:
@@ -261,11 +271,11 @@ def _surface(rng: np.random.Generator, name: str, tilt: float, wavelength: tuple
     angle, length = rng.uniform(-tilt, tilt), rng.uniform(*wavelength)
     wave = 2 * math.pi / length * np.array([math.cos(angle), math.sin(angle)])
     phase = rng.uniform(0, 2 * math.pi)
-    return Surface(name, _floats(colour), _floats(tint), (_floats((*wave, phase)),))
+    return Surface(name, _triple(colour), _triple(tint), (_triple((*wave, phase)),))
 
 
 def harder(clip: Clip) -> Clip:
-    """The hard clip of a clip: what is said of it is the same, and the camera pans the same way, but slowly."""
+    """The hard clip of a clip: the same is said of it, and "patchy"; the camera pans the same way, but slowly."""
     rng = np.random.default_rng((clip.seed, 1))
     shapes = []
     for shape in clip.shapes:
@@ -275,8 +285,16 @@ def harder(clip: Clip) -> Clip:
         shapes.append(replace(shape, radius=HARD_SIZE * shape.radius, surface=surface, motion=motion))
     background = _patches(rng, clip.background, PATCH_TINT[1])
     drift = (math.copysign(HARD_DRIFT, clip.drift[0]), 0.0)
-    frames, masks = _render(shapes, background, drift, clip.times)
-    return replace(clip, shapes=tuple(shapes), background=background, drift=drift, frames=frames, masks=masks)
+    caption = str(replace(parse_caption(clip.caption), patchy=True))
+    return Clip(
+        clip.seed,
+        caption,
+        tuple(shapes),
+        background,
+        drift,
+        clip.times,
+        *_render(shapes, background, drift, clip.times),
+    )
 
 
 def _patches(rng: np.random.Generator, surface: Surface, tint: float) -> Surface:
@@ -287,7 +305,7 @@ def _patches(rng: np.random.Generator, surface: Surface, tint: float) -> Surface
     waves = np.stack((np.cos(angles), np.sin(angles)), axis=1) * 2 * math.pi / PATCH_WAVELENGTH
     waves = np.concatenate((waves, phases[:, None]), axis=1)
     colour = np.clip(surface.colour, np.abs(shift), 1 - np.abs(shift))
-    return replace(surface, colour=_floats(colour), tint=_floats(shift), waves=tuple(map(_floats, waves)))
+    return replace(surface, colour=_triple(colour), tint=_triple(shift), waves=tuple(map(_triple, waves)))
 
 
 def _hue(rng: np.random.Generator) -> np.ndarray:
@@ -298,12 +316,18 @@ def _hue(rng: np.random.Generator) -> np.ndarray:
     return hue / np.linalg.norm(hue)
 
 
-def _floats(values) -> tuple[float, ...]:
-    return tuple(map(float, values))
+def _pair(values: np.ndarray) -> tuple[float, float]:
+    x, y = map(float, values)
+    return x, y
+
+
+def _triple(values: np.ndarray | tuple[float, ...]) -> tuple[float, float, float]:
+    x, y, z = map(float, values)
+    return x, y, z
 
 
 def recolour(clip: Clip, seed: int) -> Clip:
-    """The clip with another colour on its first-named shape or on its background, the stripes kept.
+    """The clip with another colour on its first-named shape or on its background, the texture kept.
 
     Its caption is an instruction: it names the new colour and leaves out those that stay.
     """
@@ -315,10 +339,11 @@ def recolour(clip: Clip, seed: int) -> Clip:
     name = str(rng.choice([name for name in half if name not in {thing.name for thing in things}]))
     shade = np.array(surface.colour) - PALETTE[surface.name]
     colour = np.clip(PALETTE[name] + shade, np.abs(surface.tint), 1 - np.abs(surface.tint))
-    things[changed] = replace(surface, name=name, colour=_floats(colour))
+    things[changed] = replace(surface, name=name, colour=_triple(colour))
     shapes = [replace(shape, surface=thing) for shape, thing in zip(clip.shapes, things, strict=False)]
     said = [(name if i == changed else None, shape.kind) for i, shape in enumerate(shapes)]
-    caption = Caption(tuple(said), name if changed == len(shapes) else None)
+    ground = name if changed == len(shapes) else None
+    caption = Caption(tuple(said), ground, patchy=parse_caption(clip.caption).patchy)
     frames, masks = _render(shapes, things[-1], clip.drift, clip.times)
     return Clip(clip.seed, str(caption), tuple(shapes), things[-1], clip.drift, clip.times, frames, masks)
 
