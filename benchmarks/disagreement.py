@@ -1,94 +1,129 @@
 """Do frames drawn one by one disagree in the toy world as they do on real footage?
 
-    python benchmarks/disagreement.py [--clips 8]
+    python benchmarks/disagreement.py [--clips 8] [--sheet]
 
-On held-out clips, easy and hard, drawn frame by frame under the ControlNet by the demo's image model: how much of their
-sharpness is left when neighbours are averaged, three at their place or all within reach 3 along the motion, beside what
-is left of the clip itself under the same averages. A clip that loses little while its frames lose much shows that it is
-disagreement and not noise. Prints a table and writes a contact sheet, output/disagreement.png.
+Held-out clips, easy and hard: how much of its sharpness a video keeps when each frame is averaged with its neighbours.
+What the clips themselves keep is lost to the averaging; what frame-wise results lose beyond that is disagreement.
+Measures the runs that benchmarks/rows/disagreement.jsonl lacks, and fills the tables of docs/disagreement.md; --sheet
+draws docs/disagreement.png anew. Move the rows away after a change of the models or the nodes.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
-from statistics import mean
+from itertools import product
 
+import pandas
 import torch
+from _page import write
+from _rows import ROOT, interval, measure
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT))
+from bivdiff_core.demo import world
+from bivdiff_core.flow import average_along
+from tools.chain import Chain, average_of_three, start
+from tools.measure import caption_accuracy, sharpness, structure_iou
 
-from bivdiff_core.demo import world  # noqa: E402
-from bivdiff_core.flow import average_along  # noqa: E402
-from tools import measure  # noqa: E402
-from tools.chain import Chain, average_of_three, start  # noqa: E402
-
-OUTPUT = ROOT / "output"
-REACH = 3
-STRENGTH = 0.5
-SEED = 0
+REACH, STRENGTH, SEED = 3, 0.5, 0
+KINDS = ("easy", "hard")
 AIMS = {
-    "source, three": "at least .9",
-    "source, along": "at least .9",
-    "frames, three": "at most .7",
-    "frames, along": "at most .6",
-    "frames' overlap": "at least .90",
-    "frames' caption": "at least .93",
-    "video model": "at least .9",
+    "source, three": 0.9,
+    "source, along": 0.9,
+    "frames, three": -0.7,
+    "frames, along": -0.6,
+    "frames' overlap": 0.9,
+    "frames' caption": 0.93,
+    "video model": 0.9,
 }
-"""For hard clips; sharpness kept, but for overlap and caption."""
+"""For hard clips: at least so much, or if negative at most."""
+SHEET_CLIPS, SHEET_FRAMES = 8, (0, 3, 4)
+SHOWN = ("source", "frames", "frames, three", "frames, along", "again")
 
 
-def measured(chain: Chain, clip: world.Clip) -> tuple[dict[str, float | None], list[Tensor]]:
-    """The figures of a clip, and its rows of the contact sheet."""
-    sharpness, source, positive = measure.sharpness, clip.frames, chain.encode_text(clip.caption)
+def begin() -> None:
+    """Load the chain into this process."""
+    global chain
+    chain = Chain(start())
+
+
+def clip_of(kind: str, number: int) -> world.Clip:
+    """A held-out clip, easy or hard."""
+    clip = world.make_clip(world.HELD_OUT_SEEDS[number])
+    return world.harder(clip) if kind == "hard" else clip
+
+
+def videos(clip: world.Clip) -> dict[str, Tensor]:
+    """A clip, frames drawn from its outlines, averages of both, and what the video model makes of the clip."""
+    source, positive = clip.frames, chain.encode_text(clip.caption)
     drawn = chain.draw(*chain.outlined(source, positive), chain.nothing(len(source)), SEED)
-    frames = chain.decode(drawn)
+    made = {"source": source, "frames": chain.decode(drawn)}
+    for name in ("source", "frames"):
+        made[f"{name}, three"] = average_of_three(made[name])
+        made[f"{name}, along"] = average_along(made[name], source, REACH)[0]
     latent = chain.encode(source)
-    again = chain.decode(chain.smooth(chain.invert_video(latent, positive, STRENGTH), positive))
-    averages = {}
-    for name, video in (("source", source), ("frames", frames)):
-        averages[f"{name}, three"] = average_of_three(video)
-        averages[f"{name}, along"] = average_along(video, source, REACH)[0]
-    of = {"source": sharpness(source), "frames": sharpness(frames)}
-    kept = {name: sharpness(video) / of[name.partition(",")[0]] for name, video in averages.items()}
+    inverted = chain.invert_video(latent, positive, STRENGTH)
+    return made | {"decoded": chain.decode(latent), "again": chain.decode(chain.smooth(inverted, positive))}
+
+
+def work(job: dict) -> dict:
+    """A row: the figures of `AIMS` on a job's clip."""
+    clip = clip_of(job["kind"], job["clip"])
+    made = videos(clip)
+    sharp = {name: sharpness(video) for name, video in made.items()}
+    kept = {name: sharp[name] / sharp[name.partition(",")[0]] for name in AIMS if "," in name}
     figures = kept | {
-        "frames' overlap": measure.structure_iou(frames, clip),
-        "frames' caption": measure.caption_accuracy(frames, clip),
-        "video model": sharpness(again) / sharpness(chain.decode(latent)),
+        "frames' overlap": structure_iou(made["frames"], clip),
+        "frames' caption": caption_accuracy(made["frames"], clip),
+        "video model": sharp["again"] / sharp["decoded"],
     }
-    return figures, [source, frames, averages["frames, three"], averages["frames, along"], again]
+    return {name: value and round(value, 4) for name, value in figures.items()}
+
+
+def blocks(rows: list[dict]) -> dict[str, str]:
+    """What the page's generated blocks hold."""
+    table = pandas.DataFrame(rows).astype(dict.fromkeys(AIMS, float))
+    lines = []
+    for name, aim in AIMS.items():
+        line = {"": name}
+        for kind in KINDS:
+            values = table[name][table["kind"] == kind]
+            low, high = interval(values)
+            line[kind] = f"{values.mean():.2f} ({low:.2f} to {high:.2f})"
+        met = values.mean() >= aim if aim > 0 else values.mean() <= -aim
+        line["aim on hard clips"] = f"at {'least' if aim > 0 else 'most'} {abs(aim):g}{'' if met else ': MISSED'}"
+        lines.append(line)
+    run = rows[-1]
+    return {
+        "run": f"`{run['command']}` at {run['commit']}: {table['clip'].nunique()} held-out clips of each kind.",
+        "figures": pandas.DataFrame(lines).to_markdown(index=False),
+    }
+
+
+def sheet() -> Image.Image:
+    """A line for each hard clip, three frames of each video, at twice their size."""
+    begin()
+    lines = []
+    for number in range(SHEET_CLIPS):
+        made = videos(clip_of("hard", number))
+        shown = [
+            made[name][[*SHEET_FRAMES]] for name in ("source", "frames", "frames, three", "frames, along", "again")
+        ]
+        lines.append(torch.cat(list(torch.cat(shown)), dim=1))
+    picture = Image.fromarray((torch.cat(lines).clamp(0, 1) * 255).round().byte().numpy())
+    return picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST)
 
 
 def main() -> None:
-    """Measure easy and hard clips, print the table and write the contact sheet."""
+    """Measure what is missing and fill the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=8, help="how many held-out clips of each kind")
-    count = parser.parse_args().clips
-    chain = Chain(start())
-    kinds = {"easy": lambda clip: clip, "hard": world.harder}
-    table, sheet = {}, []
-    for kind, make in kinds.items():
-        results = []
-        for seed in tqdm(world.HELD_OUT_SEEDS[:count], desc=f"{kind} clips"):
-            figures, rows = measured(chain, make(world.make_clip(seed)))
-            results.append(figures)
-            if kind == "hard":
-                sheet.append(torch.cat([torch.cat(list(row[[0, 3, 4]]), dim=1) for row in rows], dim=1))
-        table[kind] = {name: mean(row[name] for row in results if row[name] is not None) for name in AIMS}
-    lines = ["| | easy | hard | aim |", "| --- | ---: | ---: | --- |"]
-    lines += [f"| {name} | {table['easy'][name]:.2f} | {table['hard'][name]:.2f} | {AIMS[name]} |" for name in AIMS]
-    print("\n".join(lines))
-    pixels = (torch.cat(sheet).clamp(0, 1) * 255).round().byte().numpy()
-    OUTPUT.mkdir(exist_ok=True)
-    picture = Image.fromarray(pixels)
-    twice = (2 * picture.width, 2 * picture.height)
-    picture.resize(twice, Image.Resampling.NEAREST).save(OUTPUT / "disagreement.png")
+    parser.add_argument("--sheet", action="store_true", help="draw the contact sheet anew")
+    given = parser.parse_args()
+    jobs = [{"clip": clip, "kind": kind} for clip, kind in product(range(given.clips), KINDS)]
+    write("disagreement.md", blocks(measure("disagreement", jobs, work, begin)))
+    if given.sheet:
+        sheet().quantize(256).save(ROOT / "docs" / "disagreement.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("name", ["calls"])
+@pytest.mark.parametrize("name", ["calls", "disagreement"])
 def test_a_pages_tables_are_its_rows(monkeypatch, name):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     benchmark, page, rows = (import_module(module) for module in (name, "_page", "_rows"))
