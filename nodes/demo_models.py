@@ -82,8 +82,8 @@ class DemoClip(Node):
             display_name="BIVDiff Demo Clip",
             category=f"{controls.CATEGORY}/demo",
             description="A short clip to try the chain on, with nothing to upload: a blue square moves back and forth "
-            "on a yellow background, 64x64 pixels, 8 frames a second, no sound. The demo models know it as: a blue "
-            "square on a yellow background.",
+            "on a yellow background with patches, 64x64 pixels, 8 frames a second, no sound. The demo models know it "
+            "as: a blue square on a yellow background, patchy.",
             search_aliases=["example video", "test clip", "sample video", "toy clip", "demo video"],
             inputs=[
                 io.Int.Input(
@@ -102,6 +102,6 @@ class DemoClip(Node):
 
     @classmethod
     def run(cls, frames: int) -> io.NodeOutput:
-        images = world.make_clip(world.PACKAGED_CLIP_SEED, frames).frames
+        images = world.packaged_clip(frames).frames
         components = Types.VideoComponents(images=images, frame_rate=Fraction(cls.FPS))
         return io.NodeOutput(InputImpl.VideoFromComponents(components))

@@ -35,7 +35,7 @@ OUTPUT = ROOT / "output"
 STRIDE = 4  # as the paper takes frames from real clips
 ROWS = ("Source", "Control", "Frame-wise", "No structure pass", "Smoothed")
 PLAYED = ("Source", "Frame-wise", "Smoothed")
-TILE, LABEL = 128, 136
+TILE, LABEL = 128, 150
 PANEL, CAPTION, FPS = 200, 28, 8
 
 
@@ -77,7 +77,7 @@ def main() -> None:
         print("learned, so look at this for the wiring, not for the picture.")
         print_table({row: change_and_sharpness(videos[row]) for row in ROWS if row != "Control"})
     else:
-        truth = world.make_clip(world.PACKAGED_CLIP_SEED)
+        truth = world.packaged_clip()
         print_table({row: against_truth(videos[row], truth) for row in ROWS if row != "Control"})
     print(f"\nVideo: {OUTPUT / f'{name}-smoothed.mp4'}\nSheet: {OUTPUT / f'{name}-sheet.png'}")
     print(f"Side by side: {OUTPUT / f'{name}.gif'}")

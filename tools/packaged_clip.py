@@ -19,15 +19,15 @@ from bivdiff_core.demo import world  # noqa: E402
 from tools.parts import PACKAGED_CLIP  # noqa: E402
 
 CLIP = ROOT / "workflows" / PACKAGED_CLIP
-FRAMES, RATE, SCALE = 64, 8, 4
+FRAMES, RATE, SCALE = 64, 8, 8
 
 
 def main() -> None:
     """Write it as H.264 that every browser plays."""
-    frames = world.make_clip(world.PACKAGED_CLIP_SEED, FRAMES).frames
+    frames = world.packaged_clip(FRAMES).frames
     large = (frames * 255).round().byte().repeat_interleave(SCALE, dim=1).repeat_interleave(SCALE, dim=2)
     with av.open(str(CLIP), "w") as container:
-        stream = container.add_stream("libx264", rate=RATE, options={"crf": "12"})
+        stream = container.add_stream("libx264", rate=RATE, options={"crf": "14"})
         stream.height, stream.width, stream.pix_fmt = *large.shape[1:3], "yuv420p"
         for picture in large:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture.numpy())))

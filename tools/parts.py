@@ -17,6 +17,8 @@ ANIMATEDIFF = "AnimateDiff Loader goes here"
 
 SOURCE_COLOUR, FRAMES_COLOUR, INVERSION_COLOUR, SMOOTHING_COLOUR = "#8a8f98", "#3f789e", "#8A8", "#b58b2a"
 STRUCTURE_COLOUR = "#88A"
+DEMO_PROMPT = "a blue square on a yellow background, patchy"
+"""What the packaged clip shows."""
 COMPARED = 420
 """Width of a column in which a video is looked at."""
 
@@ -235,7 +237,7 @@ def smoothed(
             without there is none.
         settings: `smooth`'s.
     """
-    video = smooth(g, models, texts, frames, task, **settings)
+    video = smooth(g, models, texts, frames, task, **{"in_demo": 1.0 if drawn_by else 0.5, **settings})
     if drawn_by is not None:
         video = structure_pass(g, models, video, *drawn_by)
     return g.add("VAEDecode", samples=video, vae=models.vae)
@@ -248,6 +250,7 @@ def smooth(
     frames: object,
     task: str = "custom",
     strength: float = 1.0,
+    in_demo: float = 0.5,
     mixing_ratio: object = 0.5,
     clip: Node | None = None,
     said: Node | None = None,
@@ -255,11 +258,13 @@ def smooth(
     """Stages 2 and 3: LATENT frames to the smoothed clip's LATENT.
 
     Args:
+        in_demo: the most strength on the demo models, whose small latents lose their picture under less noise than
+            large ones: half, where nothing draws the shapes back (docs/study.md, "Strength").
         clip: another LATENT of it, where a video VAE packs frames.
         said: the prompt of both inversions, instead of each model's empty one.
     """
     g.group("Stage 2: mixed inversion", INVERSION_COLOUR)
-    image, video = inverted(g, models, texts, frames, strength, clip, said)
+    image, video = inverted(g, models, texts, frames, strength, in_demo, clip, said)
     ratio = TASK_RATIOS.get(task, mixing_ratio)
     mixed = g.add("BIVDiffMixedInversion", image_latent=image, video_latent=video, task=task, mixing_ratio=ratio)
     g.group("Stage 3: temporal smoothing", SMOOTHING_COLOUR)
@@ -272,13 +277,13 @@ def inverted(
     texts: Prompts,
     frames: object,
     strength: float = 1.0,
+    in_demo: float = 0.5,
     clip: Node | None = None,
     said: Node | None = None,
 ) -> tuple[Node, Node]:
     """LATENT frames inverted with the image model and with the video model; the arguments are `smooth`'s."""
-    # Small latents lose their picture under less noise than large ones: docs/study.md, "Strength".
     if models.grid != "reference":  # which the released code inverts to full noise on
-        strength = g.choose(strength, min(strength, 0.5))
+        strength = g.choose(strength, min(strength, in_demo))
     settings = {"solver": models.solver, "strength": strength, "grid": models.grid, **schedule(g, models)}
     image = g.add(
         "BIVDiffInvertImage", model=models.image, conditioning=said or texts.image_empty, latent=frames, **settings
@@ -356,7 +361,7 @@ def paste_back(g: Graph, known: object, made: object, mask: object) -> Node:
 
 def from_outlines(g: Graph, clip: Source, models: Models, task: str) -> None:
     """The whole chain, its frames drawn from noise to a clip's outlines."""
-    texts = prompts(g, models, "a robot made of copper in a snowy street", "a blue square on a yellow background")
+    texts = prompts(g, models, "a robot made of copper in a snowy street", DEMO_PROMPT)
     g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
     from_hints(g, clip, models, texts, outlines(g, clip.frames), task)
 

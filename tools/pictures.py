@@ -35,7 +35,7 @@ from tools.parts import PACKAGED_CLIP, SOURCE_COLOUR  # noqa: E402
 from tools.server import Server  # noqa: E402
 
 PAGES = ROOT / "js" / "docs"
-STRENGTH, RATIO = 0.5, 1.0
+STRENGTH, RATIO = 1.0, 1.0
 WIDTH, GAP = 720, 4
 LETTERS, SIZE, LINE, INK = 54, 27, 36, "#222"
 """Of captions: letters and pixels that a line takes, so large because the help's panel shows the page at 280 pixels."""
@@ -92,8 +92,8 @@ class Demo(Chain):
 
     def __init__(self) -> None:
         super().__init__(start())
-        self.source = world.make_clip(world.PACKAGED_CLIP_SEED).frames
-        self.prompt = self.encode_text("a blue square")
+        self.source = world.packaged_clip().frames
+        self.prompt = self.encode_text("a blue square, patchy")
         self.controlled = self.outlined(self.source, self.prompt)
         self.blank = self.nothing(len(self.source))
 
@@ -173,7 +173,7 @@ def temporal_smoother(demo: Demo) -> Rows:
     """Before, in between, after."""
     return {
         "Frame-wise frames": some(demo.decode(demo.drawn)),
-        f"The input: their noise (strength {STRENGTH}), decoded to be seen": some(
+        f"The input: their noise (strength {STRENGTH:g}), decoded to be seen": some(
             demo.decode(demo.blend(*demo.inverted, RATIO))
         ),
         "The output: one steady clip": some(demo.smoothed(RATIO)),
@@ -195,10 +195,10 @@ def inverted_noise(demo: Demo) -> Rows:
 
 def save_latent(demo: Demo) -> Rows:
     """Frames inverted halfway, what the smoother makes of them, and what it makes of them without their description."""
-    inverted, _ = demo.inverted
+    inverted = demo.invert_image(demo.drawn, demo.prompt, 0.5)
     bare = {"samples": inverted["samples"]}  # what core's Save Latent keeps
     return {
-        f"Frame-wise frames, inverted to strength {STRENGTH:g} and saved": some(demo.decode(demo.drawn)),
+        "Frame-wise frames, inverted to strength 0.5 and saved": some(demo.decode(demo.drawn)),
         "Loaded and smoothed: the latent says where it stopped": some(demo.decode(demo.smooth(inverted, demo.prompt))),
         "Saved by core's Save Latent: taken for full noise, strength 1": some(
             demo.decode(demo.smooth(bare, demo.prompt))
@@ -223,7 +223,7 @@ def load_latent(demo: Demo) -> Rows:
 
 def frame_noise(demo: Demo) -> Rows:
     """The same outlines from noise of each kind; the prompt leaves no colour open, so that the noise is what shows."""
-    prompt = demo.encode_text("a blue square on a yellow background")
+    prompt = demo.encode_text("a blue square on a yellow background, patchy")
     guider = demo.guider(demo.image, *demo.outlined(demo.source, prompt), 3.0)
     captions = {
         "independent": "independent: texture jumps from frame to frame",
@@ -274,7 +274,7 @@ def encode_frames(demo: Demo) -> Rows:
 
 def prompt2prompt(demo: Demo) -> Rows:
     """A word changed."""
-    source, target = ("a blue square on a yellow background", "a red square on a yellow background")
+    source, target = ("a blue square on a yellow background, patchy", "a red square on a yellow background, patchy")
     edited, rebuilt = demo.edit_words(demo.source, source, target, "blue red")
     return {
         f"The clip: {source}": some(demo.source),
@@ -288,7 +288,7 @@ def demo_models(demo: Demo) -> Rows:
     words = ("a red star on yellow", "a green circle on pink", "a purple cross on white", "a blue triangle on orange")
     frame = {"samples": demo.blank["samples"][:1]}
     pictures = [demo.draw(demo.encode_text(f"{text} background"), demo.empty, frame, seed=0) for text in words]
-    clip = demo.sample(demo.video, demo.encode_text("a red star on a yellow background"), demo.blank, seed=1)
+    clip = demo.sample(demo.video, demo.encode_text("a red star on a yellow background, patchy"), demo.blank, seed=1)
     return {
         "image_model: a red star, a green circle, a purple cross, a blue triangle": torch.cat(
             [demo.decode(picture) for picture in pictures]

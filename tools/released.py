@@ -18,6 +18,7 @@ sys.path.append(str(ROOT))
 
 from tools.graph import Drawing, Graph, Node  # noqa: E402
 from tools.parts import (  # noqa: E402
+    DEMO_PROMPT,
     FRAMES_COLOUR,
     PACKAGED_CLIP,
     Models,
@@ -52,7 +53,6 @@ VIDEO_MODELS = {
     "VidRD": "**diffusers** the whole folder of SD 2.1 base as `VidRD`, with VidRD's `ModelT2V.pth` in it",
     "zeroscope_v2_576w": "**diffusers** the whole folder `zeroscope_v2_576w`",
 }
-IN_THE_DEMO = "a blue square on a yellow background"
 
 
 def note(name: str, clip: str, video_model: str, *more: str) -> str:
@@ -83,7 +83,7 @@ def as_released(clip: Source) -> Source:
 
 def texts(g: Graph, models: Models, text: str, quality: bool = False, title: str = "Prompt") -> Prompts:
     """Prompts with the released word lists, where it adds them; the negative one serves both inversions."""
-    return prompts(g, models, praised(text, quality), IN_THE_DEMO, title, g.choose(FAULTS, "") if quality else "")
+    return prompts(g, models, praised(text, quality), DEMO_PROMPT, title, g.choose(FAULTS, "") if quality else "")
 
 
 def praised(text: str, quality: bool = True) -> str:
@@ -128,7 +128,7 @@ def instruct_pix2pix(g: Graph, name: str, clip: str, video_model: str, instructi
     taken, models = begin(g, clip, video_model)
     editor = load_editor(g)
     said = texts(g, models, text, quality=True)
-    instruction = g.choose(praised(instruction), "a red square")
+    instruction = g.choose(praised(instruction), "a red square, patchy")
     instructed(g, taken, models, editor, said, instruction, negative=g.choose(FAULTS, ""))
 
 
@@ -143,9 +143,9 @@ def prompt2prompt(g: Graph, name: str, after: str, edit: str, blend_words: str =
     )
     taken, models = begin(g, "car-turn", "VidRD")
     source_text = g.add(
-        "PrimitiveStringMultiline", "Source prompt", value=g.choose("A car is moving on the road", IN_THE_DEMO)
+        "PrimitiveStringMultiline", "Source prompt", value=g.choose("A car is moving on the road", DEMO_PROMPT)
     )
-    said = prompts(g, models, after, "a red square on a yellow background", "Target prompt")
+    said = prompts(g, models, after, "a red square on a yellow background, patchy", "Target prompt")
     words = {"edit": edit, "local_blend_words": g.choose(blend_words, "blue red" if blend_words else "")}
     reworded(g, taken, models, said, source_text, **words)
 

@@ -38,14 +38,12 @@ NOISE = {"wan"}
 """Twins on random weights: there is no demo model of their kind, and their pictures show nothing."""
 
 RATE = 8
-HARD_CLIP = "bivdiff_hard.mp4"
-BEFORE = {"own_frames": "Source", "matting": "Source"}
+BEFORE = dict.fromkeys(("own_frames", "saved_inversion", "folder", "matting"), "Source")
 """What the upper row shows where it is not the frames that the image model drew."""
 
 
 def write_inputs(folder: Path, clip: world.Clip) -> None:
-    """What the twins load: a mask, frames whose colours jump, a folder of two such clips, and a hard clip."""
-    write_video(folder / HARD_CLIP, world.harder(clip).frames)
+    """What the twins load: a mask around the shape, frames whose colours jump, and a folder of two such clips."""
     write_video(folder / "bivdiff_mask.mp4", shape_mask(clip)[..., None].expand(-1, -1, -1, 3))
     write_video(folder / "bivdiff_flicker.mp4", with_jumping_colours(clip.frames, seed=0), sound=True)
     clips = folder / "bivdiff_clips"
@@ -77,8 +75,8 @@ def write_video(path, frames: Tensor, sound: bool = False) -> None:
 
 
 def thumbnail(before: Tensor, after: Tensor) -> Tensor:
-    """Every other frame `[3, H, W]` of two videos `[F, H, W, 3]`, one above the other, at three times their size."""
-    rows = [torch.cat(list(video[::2]), dim=1) for video in (before, after)]
+    """Every other of the first 8 frames `[3, H, W]` of two videos, one above the other, at three times their size."""
+    rows = [torch.cat(list(video[: world.FRAMES : 2]), dim=1) for video in (before, after)]
     sheet = torch.cat(rows, dim=0).movedim(-1, 0)
     return torch.nn.functional.interpolate(sheet[None], scale_factor=3, mode="bicubic")[0].clamp(0, 1)
 
@@ -95,14 +93,20 @@ def sweep_thumbnail(grid: Tensor, plot: Tensor) -> Tensor:
 def main() -> None:
     """Run every twin, or those named, and write its thumbnail."""
     with tempfile.TemporaryDirectory() as base, Server(sys.executable, COMFYUI, Path(base), cpu=True) as server:
-        write_inputs(server.base / "input", world.make_clip(world.PACKAGED_CLIP_SEED))
+        write_inputs(server.base / "input", world.packaged_clip())
         shutil.copy(WORKFLOWS / PACKAGED_CLIP, server.base / "input")
         object_info = server.object_info()
         for name in sys.argv[1:] or sorted(set(GRAPHS) - NOISE):
-            prompt = convert_ui_to_api(workflow(name, object_info, demo=True), object_info)
-            run = server.run(prompt)
-            if run.error:
-                sys.exit(f"{name}: {run.error}")
+            ui = workflow(name, object_info, demo=True)
+            for _ in ("what is not muted", "all of it"):  # which loads what the first run has saved
+                prompt = convert_ui_to_api(ui, object_info)
+                run = server.run(prompt)
+                if run.error:
+                    sys.exit(f"{name}: {run.error}")
+                if not any(node["mode"] for node in ui["nodes"]):
+                    break
+                for node in ui["nodes"]:
+                    node["mode"] = 0
             shown = partial(frames_of, server, run, prompt)
             if name == "sweep":
                 picture = sweep_thumbnail(shown("Smoothed"), shown("Plot"))

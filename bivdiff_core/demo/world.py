@@ -274,6 +274,11 @@ def _surface(rng: np.random.Generator, name: str, tilt: float, wavelength: tuple
     return Surface(name, _triple(colour), _triple(tint), (_triple((*wave, phase)),))
 
 
+def packaged_clip(frames: int = FRAMES) -> Clip:
+    """The clip that comes with the pack: a hard one."""
+    return harder(make_clip(PACKAGED_CLIP_SEED, frames))
+
+
 def harder(clip: Clip) -> Clip:
     """The hard clip of a clip: the same is said of it, and "patchy"; the camera pans the same way, but slowly."""
     rng = np.random.default_rng((clip.seed, 1))

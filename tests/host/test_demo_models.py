@@ -57,7 +57,7 @@ def eps_of(patcher, x, t, context, control=None):
 def test_the_demo_clip_is_the_world_s(pack, frames):
     (video,) = pack.run("BIVDiffDemoClip", frames=frames)
     images, audio, fps = pack.run("GetVideoComponents", video=video)[:3]
-    assert torch.equal(images, world.make_clip(world.PACKAGED_CLIP_SEED, frames).frames)
+    assert torch.equal(images, world.packaged_clip(frames).frames)
     assert audio is None and fps == 8
 
 

@@ -79,7 +79,7 @@ def test_the_demo_workflow_makes_a_video(server):
     prompt = prompt_of(server, WORKFLOW)
     prompt[node_id(prompt, "BIVDiffFrameSampler")]["inputs"]["seed"] = 1
     run = server.run(prompt)
-    clip = world.make_clip(world.PACKAGED_CLIP_SEED)
+    clip = world.packaged_clip()
 
     source, control = frames(server, run, prompt, "Source"), frames(server, run, prompt, "Control")
     framewise, smoothed = frames(server, run, prompt, "Frame-wise"), frames(server, run, prompt, "Smoothed")

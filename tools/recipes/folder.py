@@ -2,6 +2,7 @@
 
 from tools.graph import Graph
 from tools.parts import (
+    DEMO_PROMPT,
     FRAMES_COLOUR,
     SOURCE_COLOUR,
     compare,
@@ -23,7 +24,7 @@ def draw(g: Graph) -> None:
     clip = taken(g, clips, square(g), stride=1, count=g.choose(0, 8))
     g.add("PreviewImage", "Source", images=clip.frames)
     models = load_models(g)._replace(windows=g.choose((16, 4), (6, 3)))
-    texts = prompts(g, models, "a city street", "a blue square on a yellow background")
+    texts = prompts(g, models, "a city street", DEMO_PROMPT)
     g.group("Stage 1: your frames", FRAMES_COLOUR)
     frames = g.add("VAEEncode", "Your frames", pixels=clip.frames, vae=models.vae)
     video = smoothed(g, models, texts, frames)

@@ -25,7 +25,7 @@ def draw(g: Graph) -> None:
     stride = g.choose(4, 1)
     clip = source(g, stride=stride)
     models = load_models(g)
-    texts = prompts(g, models, "a red fox on the grass", "a red circle on a yellow background")
+    texts = prompts(g, models, "a red fox on the grass", "a red circle on a yellow background, patchy")
     g.column()
     mask = load_clip(
         g, g.choose(PACKAGED_CLIP, "bivdiff_mask.mp4"), "Your mask", square(g), stride=stride, count=8

@@ -25,8 +25,8 @@ def draw(g: Graph) -> None:
     clip = source(g)
     models = load_models(g)
     editor = load_editor(g)
-    texts = prompts(g, models, "a mountain village in deep snow", "a red square on a yellow background")
-    instructed(g, clip, models, editor, texts, g.choose("make it a winter day in deep snow", "a red square"))
+    texts = prompts(g, models, "a mountain village in deep snow", "a red square on a yellow background, patchy")
+    instructed(g, clip, models, editor, texts, g.choose("make it a winter day in deep snow", "a red square, patchy"))
 
 
 def load_editor(g: Graph) -> tuple[Output, Output]:

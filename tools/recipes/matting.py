@@ -11,9 +11,8 @@ def draw(g: Graph) -> None:
     models = load_models(g)
     texts = prompts(g, models, "a white silhouette on a black background", "a white square on a blue background")
     g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
-    if g.demo:  # the packaged clip's square is the only thing in it without red
-        bright = g.add("ThresholdMask", mask=g.add("ImageToMask", image=clip.frames, channel="red"), value=0.5)
-        matte = g.add("InvertMask", mask=bright)
+    if g.demo:  # the packaged clip's square is the only blue thing in it
+        matte = g.add("ThresholdMask", mask=g.add("ImageToMask", image=clip.frames, channel="blue"), value=0.5)
     else:
         remover = g.add("LoadBackgroundRemovalModel", bg_removal_name="birefnet.safetensors")
         matte = g.add("RemoveBackground", bg_removal_model=remover, image=clip.frames)

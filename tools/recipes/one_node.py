@@ -36,7 +36,7 @@ def one_node(object_info: dict, demo: bool) -> Subgraph:
 
     g.group("Size and prompts", SOURCE_COLOUR)
     latent = empty(g, "EmptyLatentImage", "One empty latent per frame", like=hints)
-    texts = prompts(g, models, "", "a blue square")
+    texts = prompts(g, models, "", "a blue square, patchy")
     g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
     control = controlled(g, models, texts, hints)
     draw = sample_frames(g, models.image, control["positive"], control["negative"], latent)
@@ -51,7 +51,7 @@ def one_node(object_info: dict, demo: bool) -> Subgraph:
     chosen = g.add("ComfySwitchNode", "With the structure pass?", **either, switch=True)["output"]
     video = g.add("VAEDecode", "Decode the video", samples=chosen, vae=models.vae)
 
-    g.widget("prompt", g.choose("", "a blue square"), (texts.text, "value"))
+    g.widget("prompt", g.choose("", "a blue square, patchy"), (texts.text, "value"))
     g.widget("seed", 0, (draw, "seed"))
     every = (draw, *inversions, smoother, noised, redraw)
     g.widget("steps", g.choose(30, 25), *((node, "steps") for node in every))
@@ -59,7 +59,7 @@ def one_node(object_info: dict, demo: bool) -> Subgraph:
     g.widget("control_strength", 1.0, (control, "strength"))
     g.widget("mixing_ratio", 1.0, (mixed, "mixing_ratio"))
     g.widget("video_cfg", g.choose(7.5, 1.0), (smoother, "cfg"))
-    g.widget("strength", g.choose(1.0, 0.5), *((node, "strength") for node in inversions))
+    g.widget("strength", 1.0, *((node, "strength") for node in inversions))
     g.widget("solver", "ddim", *((node, "solver") for node in (*inversions, noised)))
     g.widget("frame_noise", "independent", (draw, "frame_noise"))
     g.widget("structure_pass", True, (chosen.node, "switch"))

@@ -2,6 +2,7 @@
 
 from tools.graph import Graph
 from tools.parts import (
+    DEMO_PROMPT,
     FRAMES_COLOUR,
     compare,
     filled,
@@ -21,7 +22,7 @@ def draw(g: Graph) -> None:
     g.note = note("outpainting")
     clip = source(g, size=g.choose((256, 512), (32, 64)))
     models = load_models(g)
-    texts = prompts(g, models, "a mountain road in autumn", "a blue square on a yellow background")
+    texts = prompts(g, models, "a mountain road in autumn", DEMO_PROMPT)
     g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
     margin = g.choose(128, 16)
     padded = g.add("ImagePadForOutpaint", image=clip.frames, left=margin, right=margin, feathering=g.choose(24, 4))

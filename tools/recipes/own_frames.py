@@ -2,6 +2,7 @@
 
 from tools.graph import Graph
 from tools.parts import (
+    DEMO_PROMPT,
     FRAMES_COLOUR,
     PACKAGED_CLIP,
     SOURCE_COLOUR,
@@ -25,7 +26,7 @@ def draw(g: Graph) -> None:
     )
     g.add("PreviewImage", "Source", images=clip.frames)
     models = load_models(g)
-    texts = prompts(g, models, "a robot made of copper in a snowy street", "a blue square on a yellow background")
+    texts = prompts(g, models, "a robot made of copper in a snowy street", DEMO_PROMPT)
     g.group("Stage 1: your frames", FRAMES_COLOUR)
     frames = g.add("VAEEncode", "Your frames", pixels=clip.frames, vae=models.vae)
     video = smoothed(g, models, texts, frames)

@@ -2,6 +2,7 @@
 
 from tools.graph import Graph, Node
 from tools.parts import (
+    DEMO_PROMPT,
     FRAMES_COLOUR,
     Models,
     Prompts,
@@ -28,10 +29,10 @@ def draw(g: Graph) -> None:
     source_text = g.add(
         "PrimitiveStringMultiline",
         "Source prompt",
-        value=g.choose("a cat walking on the grass", "a blue square on a yellow background"),
+        value=g.choose("a cat walking on the grass", DEMO_PROMPT),
     )
     texts = prompts(
-        g, models, "a dog walking on the grass", "a red square on a yellow background", title="Target prompt"
+        g, models, "a dog walking on the grass", "a red square on a yellow background, patchy", title="Target prompt"
     )
     reworded(g, clip, models, texts, source_text, local_blend_words=g.choose("cat dog", "blue red"))
 

@@ -2,6 +2,7 @@
 
 from tools.graph import Graph
 from tools.parts import (
+    DEMO_PROMPT,
     FRAMES_COLOUR,
     INVERSION_COLOUR,
     PACKAGED_CLIP,
@@ -29,7 +30,7 @@ def draw(g: Graph) -> None:
     clip = load_clip(g, file, "Your frames as a video", square(g), stride=1, count=8)
     g.add("PreviewImage", "Source", images=clip.frames)
     models = load_models(g)
-    texts = prompts(g, models, "a robot made of copper in a snowy street", "a blue square on a yellow background")
+    texts = prompts(g, models, "a robot made of copper in a snowy street", DEMO_PROMPT)
     g.group("Stage 1: your frames", FRAMES_COLOUR)
     frames = g.add("VAEEncode", "Your frames", pixels=clip.frames, vae=models.vae)
     g.group("Stage 2: inverted and saved", INVERSION_COLOUR)

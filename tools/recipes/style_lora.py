@@ -32,6 +32,6 @@ def draw(g: Graph) -> None:
     frames = sample_frames(g, styled, control["positive"], control["negative"], encoded, denoise=0.8)
     before = show(g, "Frame-wise", frames, models.vae)
     drawn_by = styled, control
-    video = smoothed(g, models, texts, frames, mixing_ratio=g.choose(0.5, 0.2), drawn_by=drawn_by)
+    video = smoothed(g, models, texts, frames, mixing_ratio=g.choose(0.5, 0.2), in_demo=0.5, drawn_by=drawn_by)
     save(g, video, clip)
     compare(g, clip, before, video, clip.frames)

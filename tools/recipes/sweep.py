@@ -2,6 +2,7 @@
 
 from tools.graph import Graph
 from tools.parts import (
+    DEMO_PROMPT,
     FRAMES_COLOUR,
     controlled,
     empty,
@@ -22,7 +23,7 @@ def draw(g: Graph) -> None:
     g.note = note("sweep")
     clip = source(g)
     models = load_models(g, control_net="control_v11p_sd15_canny_fp16.safetensors")
-    texts = prompts(g, models, "a robot made of copper in a snowy street", "a blue square on a yellow background")
+    texts = prompts(g, models, "a robot made of copper in a snowy street", DEMO_PROMPT)
     ratios = g.add("BIVDiffRatioList", "What to try")
     g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
     control = controlled(g, models, texts, outlines(g, clip.frames))

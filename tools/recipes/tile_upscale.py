@@ -2,6 +2,7 @@
 
 from tools.graph import Graph
 from tools.parts import (
+    DEMO_PROMPT,
     FRAMES_COLOUR,
     compare,
     controlled,
@@ -22,7 +23,7 @@ def draw(g: Graph) -> None:
     g.note = note("tile_upscale")
     clip = source(g, size=g.choose((256, 256), (32, 32)))
     models = load_models(g, control_net="control_v11f1e_sd15_tile_fp16.safetensors")
-    texts = prompts(g, models, "a sharp photograph, fine detail", "a blue square on a yellow background")
+    texts = prompts(g, models, "a sharp photograph, fine detail", DEMO_PROMPT)
     g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
     large = g.add("ImageScaleBy", image=clip.frames, upscale_method="bicubic", scale_by=2.0)
     control = controlled(g, models, texts, outlines(g, large) if g.demo else large)

@@ -2,6 +2,7 @@
 
 from tools.graph import Graph
 from tools.parts import (
+    DEMO_PROMPT,
     FRAMES_COLOUR,
     PACKAGED_CLIP,
     SOURCE_COLOUR,
@@ -31,7 +32,7 @@ def draw(g: Graph) -> None:
         text = g.add("CLIPLoader", clip_name="umt5_xxl_fp8_e4m3fn_scaled.safetensors", type="wan")["CLIP"]
     vae = g.add("VAELoader", vae_name="wan_2.1_vae.safetensors")["VAE"]
     models = Models(model, text, model, text, vae, None, scheduler="simple", solver="fireflow", cfg=6.0)
-    texts = prompts(g, models, "a robot made of copper in a snowy street", "a blue square on a yellow background")
+    texts = prompts(g, models, "a robot made of copper in a snowy street", DEMO_PROMPT)
     g.group("Stage 1: your frames", FRAMES_COLOUR)
     encode = {"vae": vae, "images": clip.frames}
     single = g.add("BIVDiffEncodeFrames", "Every fourth frame on its own", stride=4, mode="single_frames", **encode)
