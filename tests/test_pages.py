@@ -8,9 +8,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("name", ["calls", "disagreement"])
-def test_a_pages_tables_are_its_rows(monkeypatch, name):
+PAGES = {"calls": "calls", "disagreement": "disagreement", "precision": "precision", "published": "real_footage"}
+"""The page of each benchmark."""
+
+
+@pytest.mark.parametrize(("name", "page"), PAGES.items())
+def test_a_pages_tables_are_its_rows(monkeypatch, name, page):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    benchmark, page, rows = (import_module(module) for module in (name, "_page", "_rows"))
-    filled = page.fill(f"{name}.md", benchmark.blocks(rows.read(name)))
-    assert (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") == filled
+    benchmark, pages, rows = (import_module(module) for module in (name, "_page", "_rows"))
+    filled = pages.fill(f"{page}.md", benchmark.blocks(rows.read(name)))
+    assert (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8") == filled
