@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-PAGES = {"calls": "calls", "disagreement": "disagreement", "precision": "precision", "published": "real_footage"}
+PAGES = {"calls": "calls", "disagreement": "disagreement", "precision": "precision"}
 """The page of each benchmark."""
 
 

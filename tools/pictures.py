@@ -40,7 +40,7 @@ WIDTH, GAP = 720, 4
 LETTERS, SIZE, LINE, INK = 54, 27, 36, "#222"
 """Of captions: letters and pixels that a line takes, so large because the help's panel shows the page at 280 pixels."""
 
-QUALITY = 80
+QUALITY = 60
 
 Rows = dict[str, Tensor]
 """Pictures `[N, H, W, 3]` in 0..1 to stand side by side, by what is said above them."""
@@ -499,7 +499,7 @@ def photographs(node_ids: list[str], base: Path) -> None:
 
 def save(node_id: str, picture: Image.Image) -> None:
     """Keep a node's picture."""
-    picture.save(PAGES / f"{node_id}.jpg", quality=QUALITY)
+    picture.save(PAGES / f"{node_id}.jpg", quality=QUALITY, optimize=True, progressive=True)
     print(node_id, flush=True)
 
 

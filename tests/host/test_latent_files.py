@@ -82,7 +82,7 @@ def test_cores_files_ask_for_the_strength(pack, video, halfway):
     (latent,) = loaded.args
     assert latent.keys() == {"samples"}
     (warning,) = loaded.ui["text"]
-    assert "does not say how far" in warning and "set strength" in warning
+    assert "does not say how far" in warning and "set the same strength" in warning
     described = smooth(pack, video, halfway)
     torch.testing.assert_close(smooth(pack, video, latent, strength=0.5), described, rtol=1e-4, atol=1e-4)
 
