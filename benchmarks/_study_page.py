@@ -8,7 +8,6 @@ from itertools import product
 
 import torch
 from _intervals import interval
-from alarm import LEAST_COLOURS, LEAST_IOU, SHARPNESS, is_bad
 from study import (
     BRIDGES,
     MODES,
@@ -30,6 +29,7 @@ from study import (
 from torch import Tensor
 
 from tools.chain import FRAME_CFG, SMOOTH_CFG, device
+from tools.measure import LEAST_COLOURS, LEAST_IOU, SHARPNESS, is_bad
 
 MIDDLE = Case()
 SHARED = replace(MIDDLE, noise="shared", ratio=0.5, strength=0.5)
