@@ -146,10 +146,10 @@ def blocks(rows: list[dict]) -> dict[str, str]:
         | {"area under curve": area(scores[runs], table["bad"][runs])}
         for what, runs in (("all", judged), ("without the broken frames", whole))
     ]
-    run = rows[-1]
+    run, refused = rows[-1], len(rows) - len(table)
     return {
-        "run": f"`{run['command']}` at {run['commit']}: {len(rows)} runs. {len(rows) - len(table)} of them ended before: the "
-        "nodes refuse a latent that plainly does not look like noise.",
+        "run": f"`{run['command']}` at {run['commit']}: {len(rows)} runs. {refused} of them ended before: the nodes "
+        "refuse a latent that plainly does not look like noise.",
         "controls": "\n".join(f"- {name}: {', '.join(map(str, choices))}" for name, choices in CONTROLS.items()),
         "footage": pandas.DataFrame(by_footage).to_markdown(index=False),
         "areas": pandas.DataFrame(areas).to_markdown(index=False),
