@@ -1,17 +1,22 @@
 """What other precisions, and other flags of ComfyUI, change in the results of every node.
 
-    python benchmarks/precision.py [MODE ...]
+    python benchmarks/precision.py
 
 Each mode runs all nodes on the demo models in a process of its own, on a device that keeps a GPU's rules and computes
-on the CPU (tests/host/accelerator), and is held against float32 on the CPU. All of them write docs/precision.md.
+on the CPU (tests/host/accelerator), and is held against float32 on the CPU. Measures the modes that
+benchmarks/rows/precision.jsonl lacks, and fills the table of docs/precision.md.
 """
 
 from __future__ import annotations
 
-import datetime
+import argparse
 import sys
 import tempfile
 from pathlib import Path
+
+import pandas
+from _page import write
+from _rows import measure
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path += [str(ROOT), str(ROOT / "tests" / "host")]
@@ -71,52 +76,33 @@ def run_mode(*flags: str) -> Run:
         return chain(Path(folder), *flags)
 
 
-PAGE = """# Precision
+def begin() -> None:
+    """Run the chain in float32."""
+    global full
+    full = run_mode("--cpu", *FP32)
 
-{date}, `python benchmarks/precision.py`: every node on the demo models, 4 frames of 64x64 in 3 steps, under ComfyUI's
-flags for precision, attention and memory, against float32. Each figure is the relative RMS distance of the result that
-is furthest off among its kind; *same* is below 0.001%. The device is a pretended GPU, which computes on the CPU in the
-precision that ComfyUI asks for: it shows rounding as a GPU has it, and nothing of its speed.
 
-{table}
+def work(job: dict) -> dict:
+    """A row: how far off a mode's results are."""
+    return {"distances": furthest(run_mode(*MODES[job["mode"]]), full)}
 
-*Drawn* is what Frame-wise Image Sampler makes with every control, and core's own sampler with Frame Chunks; *bridged*
-Bridge Guider; *inverted* both DDIM Inverse nodes with all solvers; *smoothed* Video Temporal Smoother, whole, in
-windows and followed by the structure pass; *edited* Prompt2Prompt. Each starts from what the nodes before it made under
-the same flags.
 
-- **Memory and attention change nothing.** Prompt2Prompt computes the attention that it edits itself, in float32, and is
-  the same with every backend.
-- **Solvers and blends compute in float32.** Models round what they predict, and nothing else is rounded but what goes
-  from node to node with `--fp16-intermediates`.
-- **Inversion enlarges what the VAE rounds.** Its first prediction looks for noise at the model's lowest level, 3% of a
-  frame's own size, and there finds the VAE's rounding. A GPU of NVIDIA's last generations takes bf16 for the VAE unless
-  told otherwise. What is inverted is then the frame as it was encoded, and smoothing returns to that: it needs no cure.
-  Where the latent itself counts, in Inverted Latent Report or a comparison of inversions, start ComfyUI with
-  `--fp32-vae`. Frames that an image model drew go on as latents and never meet the VAE.
-- **fp8 weights make other frames**, not worse noise: what differs is the model. Take the same weights in every node.
-- **An edit with local_blend_words** differs by whole cells of its mask where a cell lies at the threshold.
-- **NaN and infinity stop a node** in every precision, with the frame and the step; large numbers do not.
-
-**Not measured.** Speed and memory, for which a CPU says nothing; models of full size, of which a CPU makes a step in
-minutes; what only NVIDIA's own libraries have: xformers, Flash and Sage attention, and the parts of `--fast` (fp16
-accumulation, fp8 products, cuBLAS, autotuning), which the pretended GPU is not offered, so that its row only shows that
-nothing breaks.
-"""
+def blocks(rows: list[dict]) -> dict[str, str]:
+    """What the page's generated blocks hold."""
+    lines = [
+        {"": row["mode"]} | {KINDS[done]: cell(distance) for done, distance in row["distances"].items()} for row in rows
+    ]
+    run = rows[-1]
+    return {
+        "run": f"`{run['command']}` at {run['commit']}.",
+        "distances": pandas.DataFrame(lines).to_markdown(index=False),
+    }
 
 
 def main() -> None:
-    """Run the modes named, or all, and print a line of the table for each."""
-    modes = sys.argv[1:] or list(MODES)
-    full = run_mode("--cpu", *FP32)
-    lines = [f"| | {' | '.join(KINDS.values())} |", f"| --- |{' ---: |' * len(KINDS)}"]
-    for mode in modes:
-        found = furthest(run_mode(*MODES[mode]), full)
-        lines.append(f"| {mode} | {' | '.join(map(cell, found.values()))} |")
-        print(lines[-1], flush=True)
-    if modes == list(MODES):
-        page = PAGE.format(date=datetime.date.today().isoformat(), table="\n".join(lines))
-        (ROOT / "docs" / "precision.md").write_text(page, encoding="utf-8")
+    """Measure what is missing and fill the page."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    write("precision.md", blocks(measure("precision", [{"mode": mode} for mode in MODES], work, begin)))
 
 
 if __name__ == "__main__":
