@@ -37,6 +37,7 @@ EXPECTED = {
 }
 """The verdict that looking at a set gives, where it is not a plain "Steadier"."""
 FIGURES = {"flicker": "flicker", "drawn": "sharpness, to frame-wise", "source": "to the source"}
+VERDICTS = {"steadier": "^Steadier", "double exposure": "double exposure", "still": "stands still"}
 RESULT, ITSELF = "published result", "the source itself"
 TASKS = ("controlnet", "t2i", "ip2p", "p2p", "inpaint", "outpaint")
 SHOWN = (1, 4)
@@ -148,13 +149,8 @@ def blocks(rows: list[dict]) -> dict[str, str]:
     for label, found in table.groupby("video", sort=False):
         line = {"video": label} | {name: spread(found[key]) for key, name in FIGURES.items()}
         line["doubling"] = spread(found["doubling"])
-        for name, words in (
-            ("steadier", "Steadier"),
-            ("double exposure", "double exposure"),
-            ("still", "stands still"),
-        ):
-            count = sum(verdict.startswith(words) or words in verdict for verdict in found["verdict"])
-            line[name] = "" if label == ITSELF else count
+        for name, words in VERDICTS.items():
+            line[name] = "" if label == ITSELF else found["verdict"].str.contains(words).sum()
         ways.append(line)
     tasks = []
     for task in TASKS:
