@@ -77,8 +77,8 @@ def _commit() -> str:
     return git("rev-parse", "--short", "HEAD").stdout.strip() + "+" * changed
 
 
-def interval(values: pandas.Series, statistic: Callable = np.mean) -> tuple[float, float]:
-    """Bounds of the mean, or of another statistic, in 95 of 100 resamplings of the clips."""
+def interval(values: pandas.Series) -> tuple[float, float]:
+    """Bounds of the mean in 95 of 100 resamplings of the clips."""
     values = values.dropna().to_numpy()
-    found = bootstrap((values,), statistic, n_resamples=2000, method="percentile", rng=0).confidence_interval
+    found = bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=0).confidence_interval
     return found.low, found.high

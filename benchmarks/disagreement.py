@@ -106,10 +106,7 @@ def sheet() -> Image.Image:
     lines = []
     for number in range(SHEET_CLIPS):
         made = videos(clip_of("hard", number))
-        shown = [
-            made[name][[*SHEET_FRAMES]] for name in ("source", "frames", "frames, three", "frames, along", "again")
-        ]
-        lines.append(torch.cat(list(torch.cat(shown)), dim=1))
+        lines.append(torch.cat([frame for name in SHOWN for frame in made[name][[*SHEET_FRAMES]]], dim=1))
     picture = Image.fromarray((torch.cat(lines).clamp(0, 1) * 255).round().byte().numpy())
     return picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST)
 

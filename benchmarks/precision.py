@@ -16,10 +16,9 @@ from pathlib import Path
 
 import pandas
 from _page import write
-from _rows import measure
+from _rows import ROOT, measure
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path += [str(ROOT), str(ROOT / "tests" / "host")]
+sys.path.append(str(ROOT / "tests" / "host"))
 
 from accelerator.comfyui import FP32  # noqa: E402
 from accelerator.runs import Run, chain, distances, kind  # noqa: E402

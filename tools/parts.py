@@ -359,6 +359,16 @@ def paste_back(g: Graph, known: object, made: object, mask: object) -> Node:
     return g.add("ImageCompositeMasked", "Known pixels back", destination=known, source=made, mask=mask)
 
 
+def from_frames(g: Graph, clip: Source, models: Models, said: str) -> None:
+    """The chain from frames that are there already."""
+    texts = prompts(g, models, said, DEMO_PROMPT)
+    g.group("Stage 1: your frames", FRAMES_COLOUR)
+    frames = g.add("VAEEncode", "Your frames", pixels=clip.frames, vae=models.vae)
+    video = smoothed(g, models, texts, frames)
+    save(g, video, clip)
+    compare(g, clip, clip.frames, video)
+
+
 def from_outlines(g: Graph, clip: Source, models: Models, task: str) -> None:
     """The whole chain, its frames drawn from noise to a clip's outlines."""
     texts = prompts(g, models, "a robot made of copper in a snowy street", DEMO_PROMPT)

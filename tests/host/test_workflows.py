@@ -68,6 +68,13 @@ def whole(ui: dict, object_info: dict) -> dict:
     return convert_ui_to_api({**ui, "nodes": [{**node, "mode": 0} for node in ui["nodes"]]}, object_info)
 
 
+def with_changes(prompt: dict, **changes) -> dict:
+    """A prompt with settings changed in place, wherever a node has them."""
+    for node in prompt.values():
+        node["inputs"].update({name: value for name, value in changes.items() if name in node["inputs"]})
+    return prompt
+
+
 @pytest.fixture(scope="module")
 def object_info(server) -> dict:
     return server.object_info()
@@ -95,9 +102,7 @@ def twin(server, object_info):
         key = name, *changes.items()
         if key not in done:
             prompt = convert_ui_to_api(drawn(name, object_info, demo=True), object_info)
-            for node in prompt.values():
-                node["inputs"].update({k: v for k, v in changes.items() if k in node["inputs"]})
-            ran = server.run(prompt)
+            ran = server.run(with_changes(prompt, **changes))
             assert not ran.error
             titles = [n["_meta"]["title"] for n in prompt.values() if n["class_type"] == "PreviewImage"]
             done[key] = {title: frames_of(server, ran, prompt, title) for title in titles}
@@ -320,9 +325,7 @@ def test_a_saved_inversion_gives_the_video_of_the_run_that_made_it(server, objec
     ui = drawn("saved_inversion", object_info, demo=True)
     for day in ("today", "another day"):
         prompt = convert_ui_to_api(ui, object_info)
-        for node in prompt.values():
-            node["inputs"].update({"steps": 12} if "steps" in node["inputs"] else {})
-        ran = server.run(prompt)
+        ran = server.run(with_changes(prompt, steps=12))
         assert not ran.error
         inverts = {"BIVDiffInvertImage", "BIVDiffInvertVideo", "BIVDiffSaveLatent"}
         smooths = {"BIVDiffLoadLatent", "BIVDiffMixedInversion", "BIVDiffTemporalSmoother"}
@@ -335,9 +338,7 @@ def test_a_saved_inversion_gives_the_video_of_the_run_that_made_it(server, objec
 
 def test_every_clip_of_a_folder_becomes_the_video_that_it_becomes_alone(server, object_info, twin):
     prompt = convert_ui_to_api(drawn("folder", object_info, demo=True), object_info)
-    for node in prompt.values():
-        node["inputs"].update({"steps": 12} if "steps" in node["inputs"] else {})
-    ran = server.run(prompt)
+    ran = server.run(with_changes(prompt, steps=12))
     assert not ran.error
     first, second = frames_of(server, ran, prompt, "Smoothed").chunk(2)
     alone = twin("own_frames", context_length=6, context_overlap=3)

@@ -1,20 +1,7 @@
 """Frames of any origin enter at the inversion."""
 
 from tools.graph import Graph
-from tools.parts import (
-    DEMO_PROMPT,
-    FRAMES_COLOUR,
-    PACKAGED_CLIP,
-    SOURCE_COLOUR,
-    compare,
-    load_clip,
-    load_models,
-    note,
-    prompts,
-    save,
-    smoothed,
-    square,
-)
+from tools.parts import PACKAGED_CLIP, SOURCE_COLOUR, from_frames, load_clip, load_models, note, square
 
 
 def draw(g: Graph) -> None:
@@ -25,10 +12,4 @@ def draw(g: Graph) -> None:
         g, g.choose(PACKAGED_CLIP, "bivdiff_flicker.mp4"), "Your frames as a video", square(g), stride=1, count=8
     )
     g.add("PreviewImage", "Source", images=clip.frames)
-    models = load_models(g)
-    texts = prompts(g, models, "a robot made of copper in a snowy street", DEMO_PROMPT)
-    g.group("Stage 1: your frames", FRAMES_COLOUR)
-    frames = g.add("VAEEncode", "Your frames", pixels=clip.frames, vae=models.vae)
-    video = smoothed(g, models, texts, frames)
-    save(g, video, clip)
-    compare(g, clip, clip.frames, video)
+    from_frames(g, clip, load_models(g), "a robot made of copper in a snowy street")
