@@ -34,10 +34,15 @@ class PricedChain(Chain):
         super().__init__(pack)
         self.counted, self.numbers = 0, count()
         for model in (self.image, self.video):
-            model.model.diffusion_model.register_forward_pre_hook(self._count)
+            self.count(model)
 
-    def _count(self, network: object, arguments: tuple) -> None:
-        self.counted += len(arguments[0])
+    def count(self, model) -> None:
+        """Add the frames that go through a MODEL's network to `counted`."""
+
+        def add(network: object, arguments: tuple) -> None:
+            self.counted += len(arguments[0])
+
+        model.model.diffusion_model.register_forward_pre_hook(add)
 
     def step(self, make: Callable, *given: Made) -> Made:
         """What `make` returns for the results given, with its own price and theirs."""

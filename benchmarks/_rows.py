@@ -30,6 +30,8 @@ def read(name: str) -> list[dict]:
 def measure(name: str, jobs: Iterable[dict], work: Callable[[dict], dict], begin: Callable[[], None]) -> list[dict]:
     """The rows of jobs, those that are missing measured now: one process a core, each computing on one thread.
 
+    Rows are kept as they are measured, and when all are there put in the order of the jobs.
+
     Args:
         jobs: settings, clip and seed of each run; the row that begins with the same is its result.
         work: a job's figures. begin: what each process does first. Both are functions of a module.
@@ -52,7 +54,10 @@ def measure(name: str, jobs: Iterable[dict], work: Callable[[dict], dict], begin
                 found[_key(job, job)] = row = job | done.result() | run
                 file.write(json.dumps(row) + "\n")
                 file.flush()
-    return [found[_key(job, job)] for job in jobs]
+    rows = [found.pop(_key(job, job)) for job in jobs]
+    lines = [json.dumps(row) + "\n" for row in (*rows, *found.values())]
+    (ROWS / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    return rows
 
 
 def _begin(begin: Callable[[], None]) -> None:
@@ -77,8 +82,8 @@ def _commit() -> str:
     return git("rev-parse", "--short", "HEAD").stdout.strip() + "+" * changed
 
 
-def interval(values: pandas.Series) -> tuple[float, float]:
-    """Bounds of the mean in 95 of 100 resamplings of the clips."""
+def interval(values: pandas.Series, statistic: Callable = np.mean) -> tuple[float, float]:
+    """Bounds of the mean, or of another statistic, in 95 of 100 resamplings of the clips."""
     values = values.dropna().to_numpy()
-    found = bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=0).confidence_interval
+    found = bootstrap((values,), statistic, n_resamples=2000, method="percentile", rng=0).confidence_interval
     return found.low, found.high

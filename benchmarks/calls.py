@@ -20,6 +20,7 @@ from _rows import interval, measure
 from bivdiff_core.demo import world
 from tools.chain import FRAME_CFG, PASS_STRENGTH, SMOOTH_CFG, start
 
+KINDS = ("easy", "hard")
 NOISES = ("independent", "shared")
 STRENGTH = 0.5
 FIGURES = ("shape flicker", "background flicker", "IoU", "caption", "sharpness")
@@ -92,6 +93,8 @@ def begin() -> None:
 def work(job: dict) -> dict:
     """A row: figures of a plan on a job's clip."""
     clip = world.make_clip(world.HELD_OUT_SEEDS[job["clip"]])
+    if job["kind"] == "hard":
+        clip = world.harder(clip)
     video = chain.steadied(clip, job["noise"], job["clip"], PLANS[job["plan"]])
     figures = {name: value and round(value, 5) for name, value in chain.figures(video.result, clip).items()}
     return figures | {"calls": video.calls}
@@ -100,14 +103,14 @@ def work(job: dict) -> dict:
 def blocks(rows: list[dict]) -> dict[str, str]:
     """What the page's generated blocks hold."""
     table = pandas.DataFrame(rows).astype(dict.fromkeys(FIGURES, float))
-    table = table.set_index(["noise", "plan", "clip"]).sort_index()
+    table = table.set_index(["kind", "noise", "plan", "clip"]).sort_index()
     run = rows[-1]
-    made = {"run": f"`{run['command']}` at {run['commit']}: {len({row['clip'] for row in rows})} clips."}
-    for noise in NOISES:
-        reference = table.loc[noise, REFERENCE]
+    made = {"run": f"`{run['command']}` at {run['commit']}: {len({row['clip'] for row in rows})} clips of each kind."}
+    for kind, noise in product(KINDS, NOISES):
+        reference = table.loc[kind, noise, REFERENCE]
         lines = []
         for plan in PLANS:
-            of_plan = table.loc[noise, plan]
+            of_plan = table.loc[kind, noise, plan]
             line = {"plan": plan, "calls": f"{of_plan['calls'].mean():.0f}"}
             for figure in FIGURES:
                 line[figure] = f"{of_plan[figure].mean():.3f}"
@@ -115,16 +118,17 @@ def blocks(rows: list[dict]) -> dict[str, str]:
                     low, high = interval(of_plan[figure] - reference[figure])
                     line[figure] += f" ({low:+.3f} to {high:+.3f})"
             lines.append(line)
-        made[noise] = pandas.DataFrame(lines).to_markdown(index=False)
+        made[f"{kind}, {noise}"] = pandas.DataFrame(lines).to_markdown(index=False)
     return made
 
 
 def main() -> None:
     """Measure what is missing and fill the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=int, default=8, help="how many held-out clips")
+    parser.add_argument("--clips", type=int, default=8, help="how many held-out clips of each kind")
     clips = range(parser.parse_args().clips)
-    jobs = [{"clip": clip, "noise": noise, "plan": plan} for clip, noise, plan in product(clips, NOISES, PLANS)]
+    names = ("clip", "kind", "noise", "plan")
+    jobs = [dict(zip(names, job, strict=True)) for job in product(clips, KINDS, NOISES, PLANS)]
     write("calls.md", blocks(measure("calls", jobs, work, begin)))
 
 

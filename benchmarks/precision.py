@@ -88,7 +88,6 @@ def work(job: dict) -> dict:
 
 def blocks(rows: list[dict]) -> dict[str, str]:
     """What the page's generated blocks hold."""
-    rows = sorted(rows, key=lambda row: list(MODES).index(row["mode"]))
     lines = [
         {"": row["mode"]} | {KINDS[done]: cell(distance) for done, distance in row["distances"].items()} for row in rows
     ]

@@ -7,6 +7,7 @@ no clip and serves for any video.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import mean
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor
 from bivdiff_core.demo.world import PALETTE, Clip, parse_caption, pixel_grid
 
 MARGIN = 2
+LEAST_IOU, LEAST_COLOURS, SHARPNESS = 0.6, 0.75, (0.7, 1.4)
 
 
 @dataclass(frozen=True)
@@ -134,3 +136,17 @@ def temporal_change(frames: Tensor) -> float:
     VBench's temporal flickering score (arXiv 2311.17982) is one minus this.
     """
     return frames.diff(dim=0).abs().mean().item()
+
+
+def is_bad(frames: list[dict]) -> bool:
+    """Whether a video, by the figures of each frame, lost shapes or sharpness in any, or colours in many.
+
+    IoU: `structure_iou`. caption: `caption_accuracy`. sharpness: as a share of the true clip's.
+    """
+    right = [frame["caption"] for frame in frames if frame["caption"] is not None]
+    low, high = SHARPNESS
+    return (
+        min(frame["IoU"] for frame in frames) < LEAST_IOU
+        or bool(right and mean(right) < LEAST_COLOURS)
+        or not all(low < frame["sharpness"] < high for frame in frames)
+    )

@@ -1,0 +1,78 @@
+"""What the study varies: its cases, each one way to make a video."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import astuple, dataclass, replace
+from itertools import product
+
+KINDS = ("easy", "hard")
+MOTIONS = {
+    "slow": {"speed": 0.3},
+    "fast": {"speed": 2.2},
+    "rotating": {"speed": 0.5, "spin": math.radians(15)},
+    "crossing": {"speed": 1.0},
+}
+TASKS = ("controlnet", "instruct_pix2pix", "prompt2prompt", "inpainting", "own_frames")
+RATIOS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
+MODES = ("linear", "variance_preserving", "slerp", "frequency")
+SOLVERS = ("ddim", "uni_inv", "fireflow", "fixed_point")
+STEPS = (10, 20, 50)
+STRENGTHS = (0.25, 0.5, 0.75, 1.0)
+PAIRS = ("demo", "other schedule")
+BRIDGES = ("parallel", "alternating", "interleaved")
+SHARES = (0.25, 0.5, 0.75)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to make a video: what is varied, around the middle of the study.
+
+    method: `source`, `frame-wise`, `average of 3`, `BIVDiff`, `video to video`, `tuned per clip` or one of `BRIDGES`.
+    ratio: the image model's weight, or its share where two models are bridged.
+    strength: how far the inversion goes, or the denoise of video to video.
+    """
+
+    task: str = "controlnet"
+    method: str = "BIVDiff"
+    noise: str = "independent"
+    pair: str = "demo"
+    ratio: float = 0.75
+    mode: str = "linear"
+    solver: str = "ddim"
+    steps: int = 20
+    strength: float = 0.75
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, astuple(self)))
+
+
+MIDDLE = Case()
+SHARED = replace(MIDDLE, noise="shared", ratio=0.5, strength=0.5)
+
+
+def plan() -> list[Case]:
+    """Every case, once: two controls at a time around the middle, and the other ways."""
+    cases = [replace(MIDDLE, task=t, ratio=r, pair=p) for t, r, p in product(TASKS, RATIOS, PAIRS)]
+    cases += [replace(MIDDLE, ratio=r, strength=s) for r, s in product(RATIOS, STRENGTHS)]
+    cases += [replace(MIDDLE, ratio=r, strength=1.0, pair=p) for r, p in product(RATIOS, PAIRS)]
+    cases += [replace(MIDDLE, ratio=r, noise="shared", strength=s) for r, s in product(RATIOS, (0.5, 0.75))]
+    cases += [replace(MIDDLE, ratio=r, mode=m, strength=s) for r, m, s in product(SHARES, MODES, (0.75, 1.0))]
+    cases += [replace(MIDDLE, solver=s, steps=n, strength=k) for s, n, k in product(SOLVERS, STEPS, (0.75, 1.0))]
+    cases += [plain(t, method, n) for t in TASKS for method in ("frame-wise", "average of 3") for n in noises(t)]
+    cases += [replace(MIDDLE, task=t, method="video to video", strength=s) for t, s in product(TASKS, (0.5, 0.75))]
+    cases += [replace(MIDDLE, task=t, method="tuned per clip", strength=1.0) for t in TASKS[1:3]]
+    cases += [replace(MIDDLE, method=b, ratio=r, strength=1.0) for b, r in product(BRIDGES, SHARES)]
+    cases += [replace(MIDDLE, method=b, ratio=0.5, noise="shared", strength=1.0) for b in BRIDGES]
+    cases += [replace(MIDDLE, task=t, method="source") for t in ("controlnet", "prompt2prompt")]
+    return list(dict.fromkeys(cases))
+
+
+def plain(task: str, method: str, noise: str = "independent") -> Case:
+    """A way that needs no video model."""
+    return Case(task, method, noise)
+
+
+def noises(task: str) -> tuple[str, ...]:
+    """How a task's frames may be related; Prompt2Prompt and frames that are there already draw no noise."""
+    return ("independent",) if task in ("prompt2prompt", "own_frames") else ("independent", "shared")
