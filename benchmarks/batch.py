@@ -24,10 +24,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
 from bivdiff_core.demo import world  # noqa: E402
-from dev import RAY_PYTHON  # noqa: E402
 from tools.batch.files import write  # noqa: E402
 from tools.batch.reports import read_report  # noqa: E402
 from tools.demo import WORKFLOW  # noqa: E402
+from tools.environment import RAY_PYTHON  # noqa: E402
 from tools.host import COMFYUI  # noqa: E402
 from tools.twins import write_video  # noqa: E402
 

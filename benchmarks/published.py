@@ -1,11 +1,11 @@
 """What does the Temporal Report say of published results on real footage, and of averages of the same frames?
 
-    python benchmarks/published.py FOLDER
+    python benchmarks/published.py [FOLDER]
 
 FOLDER holds a folder for each result set: source.gif, the driving clip; framewise.gif, what the image model made of it
 frame by frame; result.gif, the smoothed video. `SOURCES` names the sets that share another's clip. Measures the sets
 that benchmarks/rows/published.jsonl lacks, and fills the tables of docs/real_footage.md; for the reader alone it draws
-them into output/published, since the sets are not ours to pass on.
+them into output/published, since the sets are not ours to pass on. Without FOLDER nothing is measured.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import pandas
 import torch
 from _page import write
-from _rows import ROOT, interval, measure
+from _rows import ROOT, interval, measure, read
 from PIL import Image, ImageSequence
 from torch import Tensor
 
@@ -44,7 +44,7 @@ SHOWN = (1, 4)
 PICTURES = ROOT / "output" / "published"
 
 
-def read(path: Path) -> Tensor:
+def frames_of(path: Path) -> Tensor:
     """A GIF's frames `[F, H, W, 3]`."""
     with Image.open(path) as gif:
         frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(gif)]
@@ -95,8 +95,8 @@ def picture(path: Path, videos: dict[str, Tensor]) -> None:
 def work(folder: Path, job: dict) -> dict:
     """A row: every video of a set against its frame-wise frames and its clip, as ratios; and what the report says."""
     name = job["set"]
-    source = read(folder / SOURCES.get(name, name) / "source.gif")
-    drawn, result = read(folder / name / "framewise.gif"), read(folder / name / "result.gif")
+    source = frames_of(folder / SOURCES.get(name, name) / "source.gif")
+    drawn, result = frames_of(folder / name / "framewise.gif"), frames_of(folder / name / "result.gif")
     clip = metrics.Source.of(source)
     before = metrics.measure(drawn, source=clip)
     videos = contenders(source, drawn, result)
@@ -174,10 +174,11 @@ def begin() -> None:
 def main() -> None:
     """Measure the sets that are missing and fill the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
-    jobs = [{"set": path.parent.name} for path in sorted(folder.glob("*/result.gif"))]
-    write("real_footage.md", blocks(measure("published", jobs, partial(work, folder), begin)))
+    parser.add_argument("folder", type=Path, nargs="?")
+    if folder := parser.parse_args().folder:
+        jobs = [{"set": path.parent.name} for path in sorted(folder.glob("*/result.gif"))]
+        measure("published", jobs, partial(work, folder), begin)
+    write("real_footage.md", blocks(read("published")))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """The study: what each control of BIVDiff does on the demo models, and what every other way does on the same clips.
 
-    python benchmarks/study.py [--rounds 4] [--plot]
+    python benchmarks/study.py [--rounds 4]
 
 Every case of `plan` on an easy and a hard clip of each motion a round, about an hour a round on one core. Measures the
-clips that benchmarks/rows/study.jsonl lacks, and fills the tables of docs/study.md; --plot draws docs/study.png anew.
-Move the rows away after a change of the models or the nodes.
+clips that benchmarks/rows/study.jsonl lacks, fills the tables of docs/study.md and draws docs/study.png of the hard
+clips. Move the rows away after a change of the models or the nodes.
 """
 
 from __future__ import annotations
@@ -265,11 +265,12 @@ def blocks(rows: list[dict]) -> dict[str, str]:
     return made
 
 
-def plot(results: Results) -> None:
-    """docs/study.png: what the ratio does per task, motion and strength, and every way in one picture."""
+def plot(rows: list[dict]) -> None:
+    """docs/study.png: what the ratio does per task, motion and strength, and every way, on the hard clips."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    results = Results([row for row in rows if row["kind"] == "hard"])
     figure = Figure(figsize=(13, 10), layout="constrained")
     FigureCanvasAgg(figure)
     by_task, by_motion, by_strength, every = figure.subplots(2, 2).flatten()
@@ -309,14 +310,11 @@ def main() -> None:
     """Measure what is missing and fill the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=4, help="clips of each motion and kind")
-    parser.add_argument("--plot", action="store_true", help="draw the plot of the hard clips anew")
-    given = parser.parse_args()
-    motions = list(MOTIONS) * given.rounds
+    motions = list(MOTIONS) * parser.parse_args().rounds
     jobs = [{"clip": number, "kind": kind, "motion": motion} for number, motion in enumerate(motions) for kind in KINDS]
     rows = measure("study", jobs, work, begin)
     write("study.md", blocks(rows))
-    if given.plot:
-        plot(Results([row for row in rows if row["kind"] == "hard"]))
+    plot(rows)
 
 
 if __name__ == "__main__":

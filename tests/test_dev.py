@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
 
-import dev
+from tools import environment
 from tools.batch.ray_data import RAY
 from tools.host import COMFYUI
 
@@ -42,7 +42,8 @@ def failure(*arguments: str | Path, **variables: str) -> str:
 
 def with_patch(patch: str, dev: Path, command: str) -> list[str]:
     """Arguments that run dev.py after a line of Python, for what cannot be had for real."""
-    run = f"import runpy, sys; sys.argv = ['dev.py', {command!r}]; runpy.run_path({str(dev)!r}, run_name='__main__')"
+    begin = f"import runpy, sys; sys.argv = ['dev.py', {command!r}]; sys.path[0] = {str(dev.parent)!r}"
+    run = f"{begin}; runpy.run_path({str(dev)!r}, run_name='__main__')"
     return ["-c", f"{patch}\n{run}"]
 
 
@@ -101,21 +102,23 @@ def test_comfyui_that_lacks_packages(checkout):
 
 
 def test_without_ray_its_tests_are_left_out(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(dev, "RAY_PYTHON", tmp_path / ".ray" / dev.RAY_PYTHON.relative_to(dev.RAY_VENV))
-    monkeypatch.setattr(dev, "RAY_VENV", tmp_path / ".ray")
-    monkeypatch.setattr(dev, "RAY_STAMP", tmp_path / ".ray" / "bivdiff.txt")
+    monkeypatch.setattr(
+        environment, "RAY_PYTHON", tmp_path / ".ray" / environment.RAY_PYTHON.relative_to(environment.RAY_VENV)
+    )
+    monkeypatch.setattr(environment, "RAY_VENV", tmp_path / ".ray")
+    monkeypatch.setattr(environment, "RAY_STAMP", tmp_path / ".ray" / "bivdiff.txt")
     for variable, value in NO_INDEX.items():
         monkeypatch.setenv(variable, value)
-    assert dev.ray_python() is None
+    assert environment.ray_python() is None
     assert "Ray cannot be had: the tests of batch that need it will be skipped" in capsys.readouterr().out
-    assert not dev.RAY_STAMP.exists()
+    assert not environment.RAY_STAMP.exists()
 
 
 def test_the_environment_with_ray_is_made_once(tmp_path, monkeypatch):
     (tmp_path / "bivdiff.txt").write_text(RAY)
-    monkeypatch.setattr(dev, "RAY_STAMP", tmp_path / "bivdiff.txt")
-    monkeypatch.setattr(dev.subprocess, "run", pytest.fail)
-    assert dev.ray_python() == dev.RAY_PYTHON
+    monkeypatch.setattr(environment, "RAY_STAMP", tmp_path / "bivdiff.txt")
+    monkeypatch.setattr(environment.subprocess, "run", pytest.fail)
+    assert environment.ray_python() == environment.RAY_PYTHON
 
 
 def test_where_ends_in_json():
@@ -164,11 +167,13 @@ def test_requirements_agree():
         assert f'"{line}"' in project
 
 
-@pytest.mark.skipif(not dev.is_release(COMFYUI, dev.HOST_RELEASE), reason="the lock is for another ComfyUI")
+@pytest.mark.skipif(
+    not environment.is_release(COMFYUI, environment.HOST_RELEASE), reason="the lock is for another ComfyUI"
+)
 def test_the_lock_has_a_release_of_all_that_is_required():
     """For this Python; its head says how it is made."""
     required = [ROOT / "dev-requirements.txt", ROOT / "requirements.txt", COMFYUI / "requirements.txt"]
-    locked = {canonicalize_name(pin.name): pin for pin in parsed(dev.LOCK)}
+    locked = {canonicalize_name(pin.name): pin for pin in parsed(environment.LOCK)}
     for line in (line for file in required for line in parsed(file)):
         (pin,) = locked[canonicalize_name(line.name)].specifier
         assert pin.operator == "==" and pin.version in line.specifier, line

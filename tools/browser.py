@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
-from dev import system_chromium
+from tools.environment import system_chromium
 from tools.server import Server
 
 SCREENSHOTS = Path(__file__).resolve().parents[1] / "output" / "browser"

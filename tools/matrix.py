@@ -18,30 +18,30 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
 
-import dev
-from dev import ROOT, Environment, Release
+from tools import environment
+from tools.environment import ROOT, Environment, Release
 
 FOLDER = ROOT / ".matrix"
-RESULTS = dev.OUTPUT / "matrix.jsonl"
+RESULTS = environment.OUTPUT / "matrix.jsonl"
 PAGE = ROOT / "docs" / "versions.md"
 UV = "uv==0.13.9"
-UV_PYTHON = FOLDER / "uv" / dev.VENV_PYTHON.relative_to(dev.VENV)
+UV_PYTHON = FOLDER / "uv" / environment.VENV_PYTHON.relative_to(environment.VENV)
 
 HOSTS = (
     Release("0.18.2", "2.0.0", "1a16cb669ce8d7730f518e1337c763bbd2f125d97400384cf8b0276672c6c4af"),
     Release("0.27.0", "2.5.0", "0cf0c51652e1abd6d05b9808d048ede525b32db68469458cea803e7d50c76cd0"),
-    dev.HOST_RELEASE,
+    environment.HOST_RELEASE,
 )
 NODES = ("tests/core", "tests/host")
 PAGE_TOO = (*NODES, "tests/browser")
 
-DEVELOPMENT = dev.development_requirements()
-USUAL = [*DEVELOPMENT.values(), *dev.requirements()]
+DEVELOPMENT = environment.development_requirements()
+USUAL = [*DEVELOPMENT.values(), *environment.requirements()]
 TOOLS = [line for name, line in DEVELOPMENT.items() if name != "diffusers"]
-LOWEST = [*TOOLS, *(line.replace(">=", "==") for line in dev.requirements())]
-NEWEST = [*TOOLS, *dev.requirements()]
+LOWEST = [*TOOLS, *(line.replace(">=", "==") for line in environment.requirements())]
+NEWEST = [*TOOLS, *environment.requirements()]
 SHOWN = ["comfyui-frontend-package", "torch", "numpy", "transformers"]
-SHOWN += [line.partition(">")[0] for line in dev.requirements()]
+SHOWN += [line.partition(">")[0] for line in environment.requirements()]
 LIST_VERSIONS = """
 import json, platform, sys
 from importlib.metadata import version
@@ -56,7 +56,7 @@ class Row:
 
     name: str
     what: str
-    host: Release = dev.HOST_RELEASE
+    host: Release = environment.HOST_RELEASE
     python: str = "3.12"
     packages: tuple[str, ...] = tuple(USUAL)
     newest_front_end: bool = False
@@ -85,8 +85,8 @@ def run_rows(names: list[str]) -> int:
     results = []
     for row in rows:
         results.append(run(row))
-        dev.say(f"{row.name}: {outcome(results[-1])}")
-        dev.OUTPUT.mkdir(exist_ok=True)
+        environment.say(f"{row.name}: {outcome(results[-1])}")
+        environment.OUTPUT.mkdir(exist_ok=True)
         with RESULTS.open("a", encoding="utf-8") as file:
             file.write(json.dumps(results[-1]) + "\n")
         PAGE.write_text(page(), encoding="utf-8")
@@ -123,18 +123,18 @@ def build(row: Row) -> Environment:
         subprocess.run([sys.executable, "-m", "venv", "--clear", FOLDER / "uv"], check=True)
         subprocess.run([UV_PYTHON, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", UV], check=True)
     comfyui = FOLDER / "hosts" / row.host.version / "ComfyUI"
-    if not dev.is_release(comfyui, row.host):
-        dev.fetch_host(comfyui, row.host, UV_PYTHON)
-    dev.say(f"making the environment of {row.name}")
+    if not environment.is_release(comfyui, row.host):
+        environment.fetch_host(comfyui, row.host, UV_PYTHON)
+    environment.say(f"making the environment of {row.name}")
     venv = FOLDER / "envs" / row.name
-    python = venv / dev.VENV_PYTHON.relative_to(dev.VENV)
+    python = venv / environment.VENV_PYTHON.relative_to(environment.VENV)
     uv(f"no Python {row.python} can be had", "venv", "--clear", "--python", row.python, venv)
     install = ("pip", "install", "--python", python)
     uv("the packages cannot be had together", *install, *row.packages, "-r", comfyui / "requirements.txt")
     if row.newest_front_end:
         uv("there is no other front end", *install, "--upgrade", "comfyui-frontend-package")
     host = Environment(python, comfyui)
-    dev.prepare_tests(host)
+    environment.prepare_tests(host)
     return host
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from video_folders import PROMPT, SCHEDULE, denoised, write_folder
 
-from dev import HOST_RELEASE, is_release
+from tools.environment import HOST_RELEASE, is_release
 from tools.host import COMFYUI
 
 MODEL = {

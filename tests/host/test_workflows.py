@@ -18,10 +18,10 @@ from video_folders import write_folder
 
 from bivdiff_core.demo import world
 from bivdiff_core.demo.models import CONTEXT_DIM
-from dev import HOST_RELEASE, is_release
 from tools import measure, released, twins, workflows
 from tools.chain import with_jumping_colours
 from tools.demo import frames_of, node_titled
+from tools.environment import HOST_RELEASE, is_release
 from tools.graph import MUTED
 from tools.host import COMFYUI
 from tools.parts import ANIMATEDIFF, PACKAGED_CLIP
