@@ -85,5 +85,5 @@ def _commit() -> str:
 def interval(values: pandas.Series, statistic: Callable = np.mean) -> tuple[float, float]:
     """Bounds of the mean, or of another statistic, in 95 of 100 resamplings of the clips."""
     values = values.dropna().to_numpy()
-    found = bootstrap((values,), statistic, n_resamples=2000, method="percentile", rng=0).confidence_interval
-    return found.low, found.high
+    resampled = bootstrap((values,), statistic, confidence_level=0.95, n_resamples=2000, method="percentile", rng=0)
+    return resampled.confidence_interval.low, resampled.confidence_interval.high

@@ -54,7 +54,7 @@ KINDS = {
     "decode": "decoded",
 }
 """Results by what was done, and how the page calls them."""
-SAME = 1e-5
+SAME = 0.00001
 """Relative RMS below which only the order of float32's roundings differs."""
 
 

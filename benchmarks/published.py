@@ -148,7 +148,7 @@ def blocks(rows: list[dict]) -> dict[str, str]:
     ways = []
     for label, found in table.groupby("video", sort=False):
         line = {"video": label} | {name: spread(found[key]) for key, name in FIGURES.items()}
-        line["doubling"] = spread(found["doubling"])
+        line["doubling, least to most"] = f"{found['doubling'].min():.2f} to {found['doubling'].max():.2f}"
         for name, words in VERDICTS.items():
             line[name] = "" if label == ITSELF else found["verdict"].str.contains(words).sum()
         ways.append(line)
