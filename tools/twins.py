@@ -3,8 +3,8 @@
     python tools/twins.py [NAME ...]
 
 A thumbnail's upper row is what the image model drew frame by frame, its lower row the smoothed video, both from a real
-run on the demo models and the packaged clip; the sweep's is its grid and its plot. What the twins load besides that
-clip is written here, for the tests too.
+run on the demo models and the packaged clip; the sweep's is its grid and its plot. Wan's is drawn, for no demo model is
+of its kind. What the twins load besides that clip is written here, for the tests too.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import av
 import numpy as np
 import torch
 from comfy_cli.workflow_to_api import convert_ui_to_api
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
@@ -33,9 +34,6 @@ from tools.host import COMFYUI  # noqa: E402
 from tools.parts import PACKAGED_CLIP  # noqa: E402
 from tools.server import Server  # noqa: E402
 from tools.workflows import FILES, GRAPHS, WORKFLOWS, workflow  # noqa: E402
-
-NOISE = {"wan"}
-"""Twins on random weights: there is no demo model of their kind, and their pictures show nothing."""
 
 RATE = 8
 BEFORE = dict.fromkeys(("own_frames", "saved_inversion", "folder", "matting"), "Source")
@@ -90,13 +88,43 @@ def sweep_thumbnail(grid: Tensor, plot: Tensor) -> Tensor:
     return torch.cat([frame, plot], dim=2)
 
 
+def wan_thumbnail() -> Image.Image:
+    """How one model serves both branches, drawn: from frames that flicker to the video."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.68, 3.84), dpi=100, facecolor="#202020")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+    for i, frame in enumerate(with_jumping_colours(world.packaged_clip().frames[:5], seed=0)):
+        axes.imshow(frame, extent=(20 + 12 * i, 130 + 12 * i, 113 + 12 * i, 223 + 12 * i), zorder=2 + i)
+    frames, single, clip, mixed, video = (150, 192), (300, 290), (300, 94), (452, 192), (640, 192)
+    for (x, y), text, colour in (
+        (single, "Wan inverts\nsingle frames", "#3f5159"),
+        (clip, "Wan inverts\nthe clip", "#3f5159"),
+        (mixed, "mixed", "#3f789e"),
+        (video, "Wan denoises:\na steady video", "#335533"),
+    ):
+        box = {"boxstyle": "round,pad=0.7", "facecolor": colour, "edgecolor": "none"}
+        axes.text(x, y, text, color="white", fontsize=16, ha="center", va="center", bbox=box)
+    for line in ((frames, single, mixed), (frames, clip, mixed), (mixed, video)):
+        axes.plot(*zip(*line, strict=True), color="#ff9cf9", linewidth=3, zorder=1)
+    axes.set(xlim=(0, 768), ylim=(0, 384))
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+
+
 def main() -> None:
     """Run every twin, or those named, and write its thumbnail."""
     with tempfile.TemporaryDirectory() as base, Server(sys.executable, COMFYUI, Path(base), cpu=True) as server:
         write_inputs(server.base / "input", world.packaged_clip())
         shutil.copy(WORKFLOWS / PACKAGED_CLIP, server.base / "input")
         object_info = server.object_info()
-        for name in sys.argv[1:] or sorted(set(GRAPHS) - NOISE):
+        for name in sys.argv[1:] or sorted(GRAPHS):
+            if name == "wan":
+                wan_thumbnail().save(FILES[name].with_suffix(".jpg"), quality=90)
+                continue
             ui = workflow(name, object_info, demo=True)
             for _ in ("what is not muted", "all of it"):  # which loads what the first run has saved
                 prompt = convert_ui_to_api(ui, object_info)
