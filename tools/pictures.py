@@ -40,7 +40,8 @@ WIDTH, GAP = 720, 4
 LETTERS, SIZE, LINE, INK = 54, 27, 36, "#222"
 """Of captions: letters and pixels that a line takes, so large because the help's panel shows the page at 280 pixels."""
 
-QUALITY = 60
+QUALITIES, LARGEST = (60, 45), 80_000
+"""Of the JPEGs: the first that keeps one to so many bytes."""
 
 Rows = dict[str, Tensor]
 """Pictures `[N, H, W, 3]` in 0..1 to stand side by side, by what is said above them."""
@@ -499,7 +500,11 @@ def photographs(node_ids: list[str], base: Path) -> None:
 
 def save(node_id: str, picture: Image.Image) -> None:
     """Keep a node's picture."""
-    picture.save(PAGES / f"{node_id}.jpg", quality=QUALITY, optimize=True, progressive=True)
+    path = PAGES / f"{node_id}.jpg"
+    for quality in QUALITIES:
+        picture.save(path, quality=quality, optimize=True, progressive=True)
+        if path.stat().st_size <= LARGEST:
+            break
     print(node_id, flush=True)
 
 
