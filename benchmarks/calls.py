@@ -22,7 +22,7 @@ from tools.chain import FRAME_CFG, PASS_STRENGTH, SMOOTH_CFG, start
 
 KINDS = ("easy", "hard")
 NOISES = ("independent", "shared")
-STRENGTH = 0.5
+STRENGTH = 1.0
 FIGURES = ("shape flicker", "background flicker", "IoU", "caption", "sharpness")
 
 
