@@ -16,27 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
+from tools import parts  # noqa: E402
 from tools.graph import Drawing, Graph, Node  # noqa: E402
-from tools.parts import (  # noqa: E402
-    DEMO_PROMPT,
-    FRAMES_COLOUR,
-    PACKAGED_CLIP,
-    Models,
-    Prompts,
-    Source,
-    compare,
-    filled,
-    from_hints,
-    load_clip,
-    load_models,
-    outlines,
-    prompts,
-    save,
-    show,
-    smoothed,
-    source,
-    square,
-)
 from tools.recipes.instruct_pix2pix import instructed, load_editor  # noqa: E402
 from tools.recipes.prompt2prompt import reworded  # noqa: E402
 from tools.workflows import WORKFLOWS, schemas, write  # noqa: E402
@@ -69,21 +50,25 @@ def note(name: str, clip: str, video_model: str, *more: str) -> str:
     )
 
 
-def begin(g: Graph, clip: str, video_model: str, control_net: str = "", variant: str = "base") -> tuple[Source, Models]:
+def begin(
+    g: Graph, clip: str, video_model: str, control_net: str = "", variant: str = "base"
+) -> tuple[parts.Source, parts.Models]:
     """The clip and the models as the released code takes them; SD 1.5's VAE serves every model."""
-    taken = as_released(source(g, title=clip, crop="disabled"))
-    models = load_models(g, control_net, variant, video_model=video_model)
+    taken = as_released(parts.source(g, title=clip, crop="disabled"))
+    models = parts.load_models(g, control_net, variant, video_model=video_model)
     return taken, models._replace(solver="ddim", grid="reference")
 
 
-def as_released(clip: Source) -> Source:
+def as_released(clip: parts.Source) -> parts.Source:
     """A clip that goes back into a video of 8 frames a second, without its sound."""
     return clip._replace(fps=FPS, audio=None)
 
 
-def texts(g: Graph, models: Models, text: str, quality: bool = False, title: str = "Prompt") -> Prompts:
+def texts(g: Graph, models: parts.Models, text: str, quality: bool = False, title: str = "Prompt") -> parts.Prompts:
     """Prompts with the released word lists, where it adds them; the negative one serves both inversions."""
-    return prompts(g, models, praised(text, quality), DEMO_PROMPT, title, g.choose(FAULTS, "") if quality else "")
+    return parts.prompts(
+        g, models, praised(text, quality), parts.DEMO_PROMPT, title, g.choose(FAULTS, "") if quality else ""
+    )
 
 
 def praised(text: str, quality: bool = True) -> str:
@@ -94,7 +79,7 @@ def praised(text: str, quality: bool = True) -> str:
 def depth(g: Graph, frames: object) -> Node:
     """How far everything is; the demo models' nets know outlines alone."""
     if g.demo:
-        return outlines(g, frames)
+        return parts.outlines(g, frames)
     model = g.add("LoadDA3Model", model_name="depth_anything_3_mono_large.safetensors")
     maps = g.add("DA3Render", da3_geometry=g.add("DA3Inference", da3_model=model, image=frames))
     g.add("PreviewImage", "Control", images=maps)
@@ -118,8 +103,8 @@ def hinted(
     g.note = note(name, clip, video_model, f"**controlnet** `{net}`", *([DEPTH] if hints is depth else []))
     taken, models = begin(g, clip, video_model, net, variant="t2i_adapter" if task == "t2i_adapter" else "base")
     said = texts(g, models, text, quality=task == "controlnet")
-    g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
-    from_hints(g, taken, models, said, hints(g, taken.frames), task)
+    g.group("Stage 1: every frame on its own", parts.FRAMES_COLOUR)
+    parts.from_hints(g, taken, models, said, hints(g, taken.frames), task)
 
 
 def instruct_pix2pix(g: Graph, name: str, clip: str, video_model: str, instruction: str, text: str) -> None:
@@ -143,9 +128,9 @@ def prompt2prompt(g: Graph, name: str, after: str, edit: str, blend_words: str =
     )
     taken, models = begin(g, "car-turn", "VidRD")
     source_text = g.add(
-        "PrimitiveStringMultiline", "Source prompt", value=g.choose("A car is moving on the road", DEMO_PROMPT)
+        "PrimitiveStringMultiline", "Source prompt", value=g.choose("A car is moving on the road", parts.DEMO_PROMPT)
     )
-    said = prompts(g, models, after, "a red square on a yellow background, patchy", "Target prompt")
+    said = parts.prompts(g, models, after, "a red square on a yellow background, patchy", "Target prompt")
     words = {"edit": edit, "local_blend_words": g.choose(blend_words, "blue red" if blend_words else "")}
     reworded(g, taken, models, said, source_text, **words)
 
@@ -156,17 +141,17 @@ def inpainting(g: Graph, name: str) -> None:
     taken, models = begin(g, "hike", "VidRD")
     said = texts(g, models, "")
     g.column()
-    mask = load_clip(
+    mask = parts.load_clip(
         g,
-        g.choose(PACKAGED_CLIP, "bivdiff_mask.mp4"),
+        g.choose(parts.PACKAGED_CLIP, "bivdiff_mask.mp4"),
         "hike-mask",
-        square(g),
+        parts.square(g),
         "disabled",
         stride=g.choose(4, 1),
         count=8,
     ).frames
     mask = g.add("ThresholdMask", mask=g.add("ImageToMask", image=mask, channel="red"), value=0.5)
-    g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
+    g.group("Stage 1: every frame on its own", parts.FRAMES_COLOUR)
     drawn_anew(g, taken, models, said, taken.frames, mask, "inpainting")
 
 
@@ -180,20 +165,22 @@ def outpainting(g: Graph, name: str) -> None:
     )
     taken, models = begin(g, "hike", "VidRD")
     said = texts(g, models, "")
-    g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
+    g.group("Stage 1: every frame on its own", parts.FRAMES_COLOUR)
     side, quarter = g.choose((512, 128), (64, 16))
     middle = g.add("ImageCrop", "Crop", image=taken.frames, width=side // 2, height=side, x=quarter, y=0)
     padded = g.add("ImagePadForOutpaint", image=middle, left=quarter, right=quarter, feathering=0)
     drawn_anew(g, taken, models, said, padded, padded, "outpainting")
 
 
-def drawn_anew(g: Graph, clip: Source, models: Models, said: Prompts, pixels: object, mask: object, task: str) -> None:
+def drawn_anew(
+    g: Graph, clip: parts.Source, models: parts.Models, said: parts.Prompts, pixels: object, mask: object, task: str
+) -> None:
     """The chain, a masked part of its frames drawn by an inpainting model."""
-    frames = filled(g, models, said, pixels, mask)
-    before = show(g, "Frame-wise", frames, models.vae)
-    video = smoothed(g, models, said, frames, task)
-    save(g, video, clip)
-    compare(g, clip, before, video, clip.frames)
+    frames = parts.filled(g, models, said, pixels, mask)
+    before = parts.show(g, "Frame-wise", frames, models.vae)
+    video = parts.smoothed(g, models, said, frames, task)
+    parts.save(g, video, clip)
+    parts.compare(g, clip, before, video, clip.frames)
 
 
 GRAPHS: dict[str, Drawing] = {
@@ -219,7 +206,7 @@ GRAPHS: dict[str, Drawing] = {
                 "clip": "bear",
                 "video_model": "zeroscope_v2_576w",
                 "net": "control_v11p_sd15_canny_fp16.safetensors",
-                "hints": outlines,
+                "hints": parts.outlines,
                 "text": "A bear walking through a snow mountain",
             },
         ),

@@ -1,31 +1,16 @@
 """A clip edited by an instruction."""
 
+from tools import parts
 from tools.graph import Graph, Output
-from tools.parts import (
-    FRAMES_COLOUR,
-    Models,
-    Prompts,
-    Source,
-    cfg,
-    compare,
-    load_models,
-    note,
-    prompts,
-    save,
-    show,
-    smoothed,
-    source,
-    steps,
-)
 
 
 def draw(g: Graph) -> None:
     """Draw the graph."""
-    g.note = note("instruct_pix2pix")
-    clip = source(g)
-    models = load_models(g)
+    g.note = parts.note("instruct_pix2pix")
+    clip = parts.source(g)
+    models = parts.load_models(g)
     editor = load_editor(g)
-    texts = prompts(g, models, "a mountain village in deep snow", "a red square on a yellow background, patchy")
+    texts = parts.prompts(g, models, "a mountain village in deep snow", "a red square on a yellow background, patchy")
     instructed(g, clip, models, editor, texts, g.choose("make it a winter day in deep snow", "a red square, patchy"))
 
 
@@ -40,16 +25,16 @@ def load_editor(g: Graph) -> tuple[Output, Output]:
 
 def instructed(
     g: Graph,
-    clip: Source,
-    models: Models,
+    clip: parts.Source,
+    models: parts.Models,
     editing: tuple[Output, Output],
-    texts: Prompts,
+    texts: parts.Prompts,
     instruction: str,
     negative: str = "",
 ) -> None:
     """The chain, its frames edited by an instruction."""
     editor, editor_clip = editing
-    g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
+    g.group("Stage 1: every frame on its own", parts.FRAMES_COLOUR)
     nothing = g.add(
         "CLIPTextEncode", "Negative prompt" if negative else "No instruction", clip=editor_clip, text=negative
     )
@@ -67,7 +52,7 @@ def instructed(
         cond1=conditioned["positive"],
         cond2=conditioned["negative"],
         negative=nothing,
-        cfg_conds=cfg(g),
+        cfg_conds=parts.cfg(g),
         cfg_cond2_negative=1.5,
     )
     g.column()
@@ -76,10 +61,10 @@ def instructed(
         noise=g.add("BIVDiffFrameNoise", seed=42),
         guider=guider,
         sampler=g.add("KSamplerSelect", sampler_name="ddim"),
-        sigmas=g.add("BasicScheduler", model=chunked, scheduler="ddim_uniform", steps=steps(g)),
+        sigmas=g.add("BasicScheduler", model=chunked, scheduler="ddim_uniform", steps=parts.steps(g)),
         latent_image=conditioned["latent"],
     )
-    before = show(g, "Frame-wise", frames, models.vae)
-    video = smoothed(g, models, texts, frames, "instruct_pix2pix")
-    save(g, video, clip)
-    compare(g, clip, before, video, clip.frames)
+    before = parts.show(g, "Frame-wise", frames, models.vae)
+    video = parts.smoothed(g, models, texts, frames, "instruct_pix2pix")
+    parts.save(g, video, clip)
+    parts.compare(g, clip, before, video, clip.frames)

@@ -1,16 +1,16 @@
 """A clip's subject cut out, the mattes made steady."""
 
+from tools import parts
 from tools.graph import Graph
-from tools.parts import FRAMES_COLOUR, compare, empty, load_models, note, prompts, save, smoothed, source
 
 
 def draw(g: Graph) -> None:
     """Draw the graph."""
-    g.note = note("matting")
-    clip = source(g)
-    models = load_models(g)
-    texts = prompts(g, models, "a white silhouette on a black background", "a white square on a blue background")
-    g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
+    g.note = parts.note("matting")
+    clip = parts.source(g)
+    models = parts.load_models(g)
+    texts = parts.prompts(g, models, "a white silhouette on a black background", "a white square on a blue background")
+    g.group("Stage 1: every frame on its own", parts.FRAMES_COLOUR)
     if g.demo:  # the packaged clip's square is the only blue thing in it
         matte = g.add("ThresholdMask", mask=g.add("ImageToMask", image=clip.frames, channel="blue"), value=0.5)
     else:
@@ -19,10 +19,10 @@ def draw(g: Graph) -> None:
     mattes = g.add("MaskToImage", mask=matte)
     g.add("PreviewImage", "Frame-wise", images=mattes)
     frames = g.add("VAEEncode", pixels=mattes, vae=models.vae)
-    steady = smoothed(g, models, texts, frames, strength=0.6)
-    save(g, steady, clip)
-    screen = empty(g, "EmptyImage", "Green screen", like=clip.frames, color=0x00B140)
+    steady = parts.smoothed(g, models, texts, frames, strength=0.6)
+    parts.save(g, steady, clip)
+    screen = parts.empty(g, "EmptyImage", "Green screen", like=clip.frames, color=0x00B140)
     mask = g.add("ImageToMask", image=steady, channel="red")
     cut = g.add("ImageCompositeMasked", "Subject on green", destination=screen, source=clip.frames, mask=mask)
     g.add("PreviewImage", "Cut out", images=cut)
-    compare(g, clip, mattes, steady, clip.frames)
+    parts.compare(g, clip, mattes, steady, clip.frames)

@@ -1,16 +1,6 @@
 """The ControlNet chain as one node: the blueprint of the node library."""
 
-from tools.parts import (
-    FRAMES_COLOUR,
-    SOURCE_COLOUR,
-    Models,
-    controlled,
-    empty,
-    prompts,
-    sample_frames,
-    smooth,
-    structure_pass,
-)
+from tools import parts
 from tools.subgraph import Subgraph
 
 DESCRIPTION = (
@@ -24,7 +14,7 @@ SEARCH_ALIASES = ["bivdiff", "vid2vid", "deflicker", "video controlnet"]
 def one_node(object_info: dict, demo: bool) -> Subgraph:
     """The node, its widgets at the settings to begin with, or at the demo models'; new inputs go to the end."""
     g = Subgraph("BIVDiff", object_info, demo, DESCRIPTION)
-    models = Models(
+    models = parts.Models(
         image=g.socket("image_model", "MODEL"),
         video=g.socket("video_model", "MODEL"),
         image_clip=g.socket("clip", "CLIP"),
@@ -34,17 +24,17 @@ def one_node(object_info: dict, demo: bool) -> Subgraph:
     )
     hints = g.socket("control_images", "IMAGE")
 
-    g.group("Size and prompts", SOURCE_COLOUR)
-    latent = empty(g, "EmptyLatentImage", "One empty latent per frame", like=hints)
-    texts = prompts(g, models, "", "a blue square, patchy")
-    g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
-    control = controlled(g, models, texts, hints)
-    draw = sample_frames(g, models.image, control["positive"], control["negative"], latent)
+    g.group("Size and prompts", parts.SOURCE_COLOUR)
+    latent = parts.empty(g, "EmptyLatentImage", "One empty latent per frame", like=hints)
+    texts = parts.prompts(g, models, "", "a blue square, patchy")
+    g.group("Stage 1: every frame on its own", parts.FRAMES_COLOUR)
+    control = parts.controlled(g, models, texts, hints)
+    draw = parts.sample_frames(g, models.image, control["positive"], control["negative"], latent)
     frames = g.add("VAEDecode", "Decode the frames", samples=draw, vae=models.vae)
-    smoother = smooth(g, models, texts, draw)
+    smoother = parts.smooth(g, models, texts, draw)
     mixed = smoother.wires["latent"].node
     inversions = [mixed.wires[branch].node for branch in ("image_latent", "video_latent")]
-    redraw = structure_pass(g, models, smoother, models.image, control)
+    redraw = parts.structure_pass(g, models, smoother, models.image, control)
     noised = redraw.wires["latent_image"].node
     g.column()
     either = {"on_false": smoother.output_for("LATENT"), "on_true": redraw.output_for("LATENT")}

@@ -1,27 +1,15 @@
 """Frames of any origin, both branches on one flow model."""
 
+from tools import parts
 from tools.graph import Graph
-from tools.parts import (
-    DEMO_PROMPT,
-    FRAMES_COLOUR,
-    PACKAGED_CLIP,
-    SOURCE_COLOUR,
-    Models,
-    compare,
-    load_clip,
-    note,
-    prompts,
-    save,
-    smoothed,
-)
 
 
 def draw(g: Graph) -> None:
     """Draw the graph."""
-    g.note = note("wan")
-    g.group("Source and models", SOURCE_COLOUR)
+    g.note = parts.note("wan")
+    g.group("Source and models", parts.SOURCE_COLOUR)
     size = g.choose((832, 480), (64, 64))
-    clip = load_clip(g, PACKAGED_CLIP, "Your frames as a video", size, stride=1, count=g.choose(33, 5))
+    clip = parts.load_clip(g, parts.PACKAGED_CLIP, "Your frames as a video", size, stride=1, count=g.choose(33, 5))
     g.add("PreviewImage", "Source", images=clip.frames)
     g.column()
     unet = g.add("UNETLoader", "Wan", unet_name="wan2.1_t2v_1.3B_fp16.safetensors")
@@ -31,12 +19,12 @@ def draw(g: Graph) -> None:
     else:
         text = g.add("CLIPLoader", clip_name="umt5_xxl_fp8_e4m3fn_scaled.safetensors", type="wan")["CLIP"]
     vae = g.add("VAELoader", vae_name="wan_2.1_vae.safetensors")["VAE"]
-    models = Models(model, text, model, text, vae, None, scheduler="simple", solver="fireflow", cfg=6.0)
-    texts = prompts(g, models, "a robot made of copper in a snowy street", DEMO_PROMPT)
-    g.group("Stage 1: your frames", FRAMES_COLOUR)
+    models = parts.Models(model, text, model, text, vae, None, scheduler="simple", solver="fireflow", cfg=6.0)
+    texts = parts.prompts(g, models, "a robot made of copper in a snowy street", parts.DEMO_PROMPT)
+    g.group("Stage 1: your frames", parts.FRAMES_COLOUR)
     encode = {"vae": vae, "images": clip.frames}
     single = g.add("BIVDiffEncodeFrames", "Every fourth frame on its own", stride=4, mode="single_frames", **encode)
     whole = g.add("BIVDiffEncodeFrames", "The clip", stride=1, mode="clip", **encode)
-    video = smoothed(g, models, texts, single, clip=whole)
-    save(g, video, clip)
-    compare(g, clip, clip.frames, video)
+    video = parts.smoothed(g, models, texts, single, clip=whole)
+    parts.save(g, video, clip)
+    parts.compare(g, clip, clip.frames, video)
