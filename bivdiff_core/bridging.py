@@ -56,15 +56,3 @@ def _falls_due(step: int, share: float) -> bool:
 def _euler(model: Denoiser, x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
     """One Euler step of the ODE from ``sigma`` to the level ``following``."""
     return x + (x - model(x, sigma)) / sigma[0] * (following - sigma[0])
-
-
-def model_calls(steps: int, strategy: str, share: float) -> tuple[int, int]:
-    """How often a run of ``steps`` Euler steps calls the image and the video model, guidance aside."""
-    levels = range(steps)
-    if strategy == "parallel":
-        return steps * (share > 0), steps * (share < 1)
-    if strategy == "alternating":
-        images = sum(_falls_due(level, share) for level in levels)
-        return images, steps - images
-    visits = sum(_falls_due(level, 1 - share) for level in levels[:-1])
-    return steps + visits, visits

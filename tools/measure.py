@@ -1,7 +1,7 @@
 """Measures of a video against the toy world's known motion, masks and caption: pixel rules only, no network.
 
 All take decoded frames ``[F, H, W, 3]`` in 0..1 and the ``Clip`` they were made to follow. ``temporal_change`` needs
-no clip and serves for any video.
+no clip and serves for any video; ``outline_closed`` rates a control.
 """
 
 from __future__ import annotations
@@ -150,3 +150,27 @@ def is_bad(frames: list[dict]) -> bool:
         or bool(right and mean(right) < LEAST_COLOURS)
         or not all(low < frame["sharpness"] < high for frame in frames)
     )
+
+
+def outline_closed(control: Tensor, clip: Clip, gap: int = 0) -> Tensor:
+    """Whether the edges ``[F, H, W, 3]`` enclose the clip's shapes in each frame, ``[F]`` bool.
+
+    Paint is poured in at the picture's border and spreads through edge-free pixels (not diagonally): the outline is
+    closed where it reaches less than 2% of the shapes' inner pixels, those 3 or more from the background. With
+    ``gap`` the paint is too thick for openings of up to so many pixels.
+    """
+    wall = control[..., 0] > 0.5
+    if gap:
+        wall = F.max_pool2d(F.pad(wall[:, None].float(), (0, gap, 0, gap)), gap + 1, stride=1)[:, 0] > 0.5
+    paint = torch.zeros_like(wall)
+    paint[:, [0, -1], :] = paint[:, :, [0, -1]] = True
+    paint &= ~wall
+    cross = torch.tensor([[[[0.0, 1, 0], [1, 1, 1], [0, 1, 0]]]])
+    while True:
+        spread = (F.conv2d(paint[:, None].float(), cross, padding=1)[:, 0] > 0) & ~wall
+        if torch.equal(spread, paint):
+            break
+        paint = spread
+    outside = (clip.ground > 0.01).float()[:, None]
+    inner = F.max_pool2d(outside, 7, stride=1, padding=3)[:, 0] == 0
+    return (paint & inner).sum(dim=(1, 2)) < 0.02 * inner.sum(dim=(1, 2))

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 SIZE = 64
 FRAMES = 8
@@ -454,27 +453,3 @@ def canny_control(frames: torch.Tensor, low: float = CANNY_LOW, high: float = CA
     from kornia.filters import canny
 
     return canny(frames.float().movedim(-1, 1), low, high)[1].repeat(1, 3, 1, 1).movedim(1, -1)
-
-
-def outline_closed(control: torch.Tensor, clip: Clip, gap: int = 0) -> torch.Tensor:
-    """Whether the edges ``[F, H, W, 3]`` enclose the clip's shapes in each frame, ``[F]`` bool.
-
-    Paint is poured in at the picture's border and spreads through edge-free pixels (not diagonally): the outline is
-    closed where it reaches less than 2% of the shapes' inner pixels, those 3 or more from the background. With
-    ``gap`` the paint is too thick for openings of up to so many pixels.
-    """
-    wall = control[..., 0] > 0.5
-    if gap:
-        wall = F.max_pool2d(F.pad(wall[:, None].float(), (0, gap, 0, gap)), gap + 1, stride=1)[:, 0] > 0.5
-    paint = torch.zeros_like(wall)
-    paint[:, [0, -1], :] = paint[:, :, [0, -1]] = True
-    paint &= ~wall
-    cross = torch.tensor([[[[0.0, 1, 0], [1, 1, 1], [0, 1, 0]]]])
-    while True:
-        spread = (F.conv2d(paint[:, None].float(), cross, padding=1)[:, 0] > 0) & ~wall
-        if torch.equal(spread, paint):
-            break
-        paint = spread
-    outside = (clip.ground > 0.01).float()[:, None]
-    inner = F.max_pool2d(outside, 7, stride=1, padding=3)[:, 0] == 0
-    return (paint & inner).sum(dim=(1, 2)) < 0.02 * inner.sum(dim=(1, 2))

@@ -70,7 +70,7 @@ def test_outlines_do_not_tell_of_patches():
         edges = world.canny_control(clip.frames)[..., 0]
         far = measure.grown(1 - clip.ground, 3) < 0.01
         assert (edges * far).sum() <= 0.03 * edges.sum()
-        assert world.outline_closed(edges[..., None].expand(-1, -1, -1, 3), clip, gap=1).float().mean() > 0.7
+        assert measure.outline_closed(edges[..., None].expand(-1, -1, -1, 3), clip, gap=1).float().mean() > 0.7
 
 
 def test_a_long_clip_goes_on_with_its_shapes_in_the_picture():
@@ -137,16 +137,16 @@ def test_canny_sees_closed_outlines():
 
 
 def closed_clip(clip: world.Clip) -> bool:
-    return bool(world.outline_closed(world.canny_control(clip.frames), clip, gap=1).all())
+    return bool(measure.outline_closed(world.canny_control(clip.frames), clip, gap=1).all())
 
 
 def test_a_broken_outline_is_open():
     clip = next(clip for clip in CLIPS if len(clip.shapes) == 1)
     control = world.canny_control(clip.frames)
-    assert world.outline_closed(control, clip).all()
+    assert measure.outline_closed(control, clip).all()
     x, y, _ = clip.shapes[0].motion.place(0)
     control[0, round(y) :, round(x) - 3 : round(x) + 4] = 0
-    assert not world.outline_closed(control, clip)[0]
+    assert not measure.outline_closed(control, clip)[0]
 
 
 def test_measures_rate_the_truth_best():
