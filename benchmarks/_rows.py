@@ -28,9 +28,9 @@ def read(name: str) -> list[dict]:
 
 
 def measure(name: str, jobs: Iterable[dict], work: Callable[[dict], dict], begin: Callable[[], None]) -> list[dict]:
-    """The rows of jobs, those that are missing measured now: one process a core, each computing on one thread.
+    """Measure the rows of jobs that are missing, and return all rows: one process a core, each on one thread.
 
-    Rows are kept as they are measured, and when all are there put in the order of the jobs.
+    Rows are kept as they are measured, and when all are there put in the order of the jobs, before those of others.
 
     Args:
         jobs: settings, clip and seed of each run; the row that begins with the same is its result.
@@ -54,9 +54,8 @@ def measure(name: str, jobs: Iterable[dict], work: Callable[[dict], dict], begin
                 found[_key(job, job)] = row = job | done.result() | run
                 file.write(json.dumps(row) + "\n")
                 file.flush()
-    rows = [found.pop(_key(job, job)) for job in jobs]
-    lines = [json.dumps(row) + "\n" for row in (*rows, *found.values())]
-    (ROWS / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    rows = [*(found.pop(_key(job, job)) for job in jobs), *found.values()]
+    (ROWS / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return rows
 
 

@@ -57,7 +57,7 @@ def frequency(image: Tensor, video: Tensor, ratio: float) -> Tensor:
     The low band of the noise settles layout and slow change, so it comes from the branch that knows the frames one by
     one, as FreeInit (arXiv 2312.07537) keeps that of the clip; the high band comes from the noise that the video model
     would have made itself. A spatio-temporal Butterworth low-pass and its complement `sqrt(1 - low^2)` (FreqPrior,
-    arXiv 2502.03496) part them at the radius below which `ratio` of all frequencies lies, each axis counted up to its
+    arXiv 2502.03496) divide them at the radius below which `ratio` of all frequencies lies, each axis counted up to its
     own highest. Each band is brought to white noise's power, and where they overlap correlated branches do not add up.
     """
     if ratio in (0, 1):  # no cut lies inside the spectrum

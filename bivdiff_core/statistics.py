@@ -15,7 +15,7 @@ from torch import Tensor
 from .noise import MOST_CORRELATED_NOISE, spatial_correlation
 
 BANDS = (0.25, 0.5, 0.75)
-"""Radii that part the spectrum into four bands, in units of each axis's highest frequency."""
+"""Radii that divide the spectrum into four bands, in units of each axis's highest frequency."""
 
 HEALTHY = {
     "std": (0.93, 1.07),

@@ -129,7 +129,7 @@ class MixedInversion(Node):
         steadiness: float = 0.0,
     ) -> io.NodeOutput:
         ratio = _ratio(task, mixing_ratio)
-        image, video = image_latent or {}, video_latent or {}  # only the branch without weight is missing
+        image, video = image_latent or {}, video_latent or {}  # only the zero-weight branch is missing
         weights = ((image, ratio), (video, 1 - ratio))
         for latent in (latent for latent, weight in weights if weight > 0):
             admit_inverted(latent)

@@ -133,9 +133,10 @@ class SelectFrames(Node):
                     "got one picture, expected the frames of a clip. Wire in all of them: from Get Video Components, "
                     "or several pictures through Batch Images."
                 )
+            fewer = ", stride or count" if len(frames) > 1 else " or stride, or take a longer clip"
             raise ValueError(
                 f"the clip has {len(images)} frames, which gives {len(frames)} from frame {start} on at a stride of "
-                f"{stride}, expected {count or 'at least 1'}. Lower start, stride or count."
+                f"{stride}, expected {count or 'at least 1'}. Lower start{fewer}."
             )
         frames = frames[: count or None]
         if audio is not None:

@@ -151,7 +151,7 @@ def test_a_batch_is_refused_before_anything_is_built(checkout):
 def test_a_file_that_is_no_video(tmp_path):
     notes = tmp_path / "notes.mp4"
     notes.write_text("not a video\n")
-    assert "notes.mp4 is no video that can be read: give a video file" in failure(ROOT / "tools" / "demo.py", notes)
+    assert "notes.mp4 cannot be read as a video: give a video file" in failure(ROOT / "tools" / "demo.py", notes)
 
 
 def test_a_video_without_enough_frames(tmp_path):

@@ -89,7 +89,7 @@ def frame_stride(video: Path) -> int:
         with av.open(str(video)) as container:
             count = sum(1 for _ in container.decode(video=0))
     except (av.FFmpegError, IndexError):
-        sys.exit(f"{video} is no video that can be read: give a video file, such as an .mp4.")
+        sys.exit(f"{video} cannot be read as a video: give a video file, such as an .mp4.")
     if count < world.FRAMES:
         sys.exit(f"{video} has too few frames ({count}): give a video with at least {world.FRAMES}.")
     return min(STRIDE, (count - 1) // (world.FRAMES - 1))

@@ -167,7 +167,7 @@ def pip(purpose: str, *arguments: str | Path) -> None:
     if "Retrying (" in done.stderr:
         sys.exit(f"No package index answered while {purpose}: check the network and pip's settings, then run again.")
     errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")] or [f"status {done.returncode}"]
-    sys.exit(f"pip failed while {purpose} ({errors[-1]}): mend that, or set COMFYUI_PATH to a ComfyUI that you have.")
+    sys.exit(f"pip failed while {purpose} ({errors[-1]}): fix that, or set COMFYUI_PATH to a ComfyUI that you have.")
 
 
 def fetch_host(host: Path, release: Release, python: Path) -> None:

@@ -16,7 +16,8 @@ from einops import rearrange
 from torch import Tensor
 
 from ..demo.world import SIZE as DEMO_SIZE
-from ..statistics import has_noise_std, is_noise, is_white, noise_figures
+from ..noise import MOST_CORRELATED_NOISE
+from ..statistics import NOISE_STD, has_noise_std, is_noise, is_white, noise_figures
 from .families import Family, distilled_guidance, family_of, noise_of, takes_video_latents
 from .foreign import animatediff
 from .foreign.comfyui import mechanisms_on, patches_on
@@ -214,10 +215,11 @@ def admit_inverted(latent: Latent, strength: float = 1.0) -> Inversion | None:
                 seen,
             )
     elif not has_noise_std(std) or (strength == 1 and not is_noise(std, spatial)):
+        low, high = NOISE_STD
         raise ValueError(
-            f"this latent does not look like noise: {seen}, expected about 1 and 0. Wire the output of DDIM Inverse or "
-            "Mixed Inversion Blend. If it is an inverted latent from a file, set strength to that of its inversion, or "
-            "save it with Save Inverted Latent."
+            f"this latent does not look like noise: {seen}, expected {low:g} to {high:g} and below "
+            f"{MOST_CORRELATED_NOISE:g}. Wire the output of DDIM Inverse or Mixed Inversion Blend. If it is an "
+            "inverted latent from a file, set strength to that of its inversion, or save it with Save Inverted Latent."
         )
     elif strength == 1 and not is_white(std, spatial):
         log.warning(
@@ -307,7 +309,10 @@ def _fit_model(samples: Tensor, model: Model, role: Role) -> Tensor:
         samples = as_clip(samples)
     dim = frame_dim(samples)
     if role.video and samples.shape[dim] == 1:
-        raise ValueError("the latent has one frame, and a video model needs at least 2.")
+        raise ValueError(
+            "the latent has one frame, and a video model needs at least 2. Take more of the clip: raise count or lower "
+            "stride in Select Frames."
+        )
     if not role.video and not role.inverts and dim != 0:
         raise ValueError(
             f"the latent is a video of {samples.shape[2]} latent frames, which this model would draw as one clip. For "

@@ -105,15 +105,15 @@ def check_conds(conds: Iterable[list[dict] | None], frames: int) -> None:
             ControlNet's hint has an alpha channel, or one channel alone.
     """
 
-    def check(tensor: object, what: str, cure: str) -> None:
+    def check(tensor: object, what: str, remedy: str) -> None:
         if not isinstance(tensor, Tensor) or tensor.ndim == 0 or tensor.shape[0] in (1, frames):
             return
         if frames == 1:
-            cure = f"Give the latent {len(tensor)} too (batch_size in Empty Latent Image, or encode as many frames)"
+            remedy = f"Give the latent {len(tensor)} too (batch_size in Empty Latent Image, or encode as many frames)"
         else:
-            cure = f"{cure} so that both have {frames}"
+            remedy = f"{remedy} so that both have {frames}"
         raise ValueError(
-            f"the {what} has {len(tensor)} frames but the latent has {frames}. {cure}, or give one for all frames."
+            f"the {what} has {len(tensor)} frames but the latent has {frames}. {remedy}, or give one for all frames."
         )
 
     for control in foreign.controls_of(conds):

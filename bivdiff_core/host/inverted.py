@@ -125,13 +125,13 @@ def _steadied(image: Latent, steadiness: float) -> Latent:
 def _check_branches(image: Inversion | None, video: Inversion | None) -> None:
     if image is None or video is None:
         return
-    for key, what, cure in (
+    for key, what, remedy in (
         ("latent_format", "latent space", "Use models that share a VAE, or decode and encode again in between"),
         ("family", "kind of noise", "Diffusion and flow models do not mix; use two of one kind"),
     ):
         ours, theirs = getattr(image, key), getattr(video, key)
         if ours != theirs:
-            raise ValueError(f"the branches differ in {what}, image {ours} and video {theirs}. {cure}.")
+            raise ValueError(f"the branches differ in {what}, image {ours} and video {theirs}. {remedy}.")
     if not image.belongs_with(video):
         raise ValueError(
             f"the branches stopped at different noise levels, image at sigma {image.sigma:.3g} (strength "

@@ -44,7 +44,7 @@ def test_healthy_noise_raises_no_alarm(pack, shape):
     assert is_picture(plot) and summary.startswith("Healthy") and alarm is False
 
 
-def test_the_cure_is_that_of_the_node_the_latent_comes_from(pack):
+def test_the_remedy_is_that_of_the_node_the_latent_comes_from(pack):
     weak = tiny.inverted(pack, 0.6 * noise(8, 4, 16, 16), branch="mix")
     _, summary, alarm = pack.run("BIVDiffLatentReport", latent=weak)
     assert alarm is True and "lost variance" in summary and "variance_preserving" in summary

@@ -53,7 +53,7 @@ def takes_frames_together(model: Model) -> bool:
 def set_windows(model: Model, length: int, overlap: int) -> Model:
     """A clone of a MODEL with AnimateDiff-Evolved's own windows; those that the MODEL brings stay in force.
 
-    The host's windows would part the motion models from the frame count that they were told. The windows are static:
+    The host's windows would give the motion models another frame count than they were told. The windows are static:
     the same at every step, so that inversion and denoising see the same ones.
     """
     params = model.get_attachment(PARAMS)
