@@ -9,6 +9,7 @@ Ray takes part where `python dev.py test` has made its environment. Run it with 
 """
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -26,7 +27,7 @@ sys.path.append(str(ROOT))
 from bivdiff_core.demo import world  # noqa: E402
 from tools.batch.files import write  # noqa: E402
 from tools.batch.reports import read_report  # noqa: E402
-from tools.demo import WORKFLOW  # noqa: E402
+from tools.demo import WORKFLOW, of_clip  # noqa: E402
 from tools.environment import RAY_PYTHON  # noqa: E402
 from tools.host import COMFYUI  # noqa: E402
 from tools.twins import write_video  # noqa: E402
@@ -90,7 +91,9 @@ class Bench:
         print(f"\nThe demo workflow on {count} clips of {world.FRAMES} frames, {os.cpu_count()} CPU cores")
         print(f"{'engine':10}{'workers':>8}{'seconds':>9}{'of the loop':>13}{'first clip':>12}{'others':>8}")
         plain = None
-        for engine, workers, seconds in self.engines(COMFYUI, WORKFLOW, clips):
+        workflow = self.folder / "demo.json"
+        write(workflow, json.dumps(of_clip(json.loads(WORKFLOW.read_text(encoding="utf-8")), "any.mp4")))
+        for engine, workers, seconds in self.engines(COMFYUI, workflow, clips):
             plain = plain or seconds
             reports = [read_report(path) for path in (self.folder / "out").glob("*.json")]
             times = sorted(report["seconds"] for report in reports)

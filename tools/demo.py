@@ -26,7 +26,6 @@ sys.path.append(str(ROOT))
 
 from bivdiff_core.demo import world  # noqa: E402
 from tools import measure  # noqa: E402
-from tools.parts import PACKAGED_CLIP  # noqa: E402
 from tools.server import Server, ServerError  # noqa: E402
 from tools.workflows import FILES  # noqa: E402
 
@@ -45,18 +44,19 @@ def main() -> None:
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("video", nargs="?", type=Path)
     arguments = parser.parse_args()
-    clip = arguments.video or WORKFLOW.with_name(PACKAGED_CLIP)
-    stride = frame_stride(clip) if arguments.video else 1
+    clip = arguments.video
+    stride = frame_stride(clip) if clip else 1
 
     base = OUTPUT / "comfyui"
     print("[demo] starting ComfyUI", flush=True)
     try:
         with Server(sys.executable, Path(os.environ["COMFYUI_PATH"]), base, arguments.cpu) as server:
-            if arguments.video:
-                (base / "input" / clip.name).write_bytes(clip.read_bytes())
-            prompt = convert_ui_to_api(json.loads(WORKFLOW.read_text(encoding="utf-8")), server.object_info())
+            ui = json.loads(WORKFLOW.read_text(encoding="utf-8"))
+            if clip:
+                shutil.copy(clip, base / "input")
+                ui = of_clip(ui, clip.name)
+            prompt = convert_ui_to_api(ui, server.object_info())
             inputs = {node["class_type"]: node["inputs"] for node in prompt.values()}
-            inputs["LoadVideo"]["file"] = clip.name
             inputs["BIVDiffSelectFrames"].update(stride=stride, count=world.FRAMES)
             run = server.run(prompt, Progress(prompt))
     except ServerError as error:
@@ -65,13 +65,13 @@ def main() -> None:
         sys.exit(f"The workflow failed: {run.error}")
     videos = {row: frames_of(server, run, prompt, row) for row in ROWS}
 
-    name = arguments.video.stem if arguments.video else "demo"
+    name = clip.stem if clip else "demo"
     (saved,) = server.files(run.outputs[node_titled(prompt, "Smoothed video")])
     shutil.copy(saved, OUTPUT / f"{name}-smoothed.mp4")
     contact_sheet(videos).save(OUTPUT / f"{name}-sheet.png")
     first, *rest = animation(videos)
     first.save(OUTPUT / f"{name}.gif", save_all=True, append_images=rest, duration=round(1000 / FPS), loop=0)
-    if arguments.video:
+    if clip:
         print(f"\nFrames {', '.join(str(i * stride) for i in range(world.FRAMES))} of {clip.name}, cut to a square.")
         print("The demo models know one or two flat shapes on a plain ground: a real clip is outside of what they have")
         print("learned, so look at this for the wiring, not for the picture.")
@@ -81,6 +81,14 @@ def main() -> None:
         print_table({row: against_truth(videos[row], truth) for row in ROWS if row != "Control"})
     print(f"\nVideo: {OUTPUT / f'{name}-smoothed.mp4'}\nSheet: {OUTPUT / f'{name}-sheet.png'}")
     print(f"Side by side: {OUTPUT / f'{name}.gif'}")
+
+
+def of_clip(ui: dict, file: str) -> dict:
+    """The demo workflow with Load Video in its clip's place, of a file in ComfyUI's input folder."""
+    for node in ui["nodes"]:
+        if node["type"] == "BIVDiffDemoClip":
+            node.update(type="LoadVideo", properties={}, widgets_values=[file])
+    return ui
 
 
 def frame_stride(video: Path) -> int:

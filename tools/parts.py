@@ -253,7 +253,6 @@ def smooth(
     in_demo: float = 0.5,
     mixing_ratio: object = 0.5,
     clip: Node | None = None,
-    said: Node | None = None,
 ) -> Node:
     """Stages 2 and 3: LATENT frames to the smoothed clip's LATENT.
 
@@ -261,10 +260,9 @@ def smooth(
         in_demo: the most strength on the demo models, whose small latents lose their picture under less noise than
             large ones: half, where nothing draws the shapes back (docs/study.md, "Strength").
         clip: another LATENT of it, where a video VAE packs frames.
-        said: the prompt of both inversions, instead of each model's empty one.
     """
     g.group("Stage 2: mixed inversion", INVERSION_COLOUR)
-    image, video = inverted(g, models, texts, frames, strength, in_demo, clip, said)
+    image, video = inverted(g, models, texts, frames, strength, in_demo, clip)
     ratio = TASK_RATIOS.get(task, mixing_ratio)
     mixed = g.add("BIVDiffMixedInversion", image_latent=image, video_latent=video, task=task, mixing_ratio=ratio)
     g.group("Stage 3: temporal smoothing", SMOOTHING_COLOUR)
@@ -279,19 +277,16 @@ def inverted(
     strength: float = 1.0,
     in_demo: float = 0.5,
     clip: Node | None = None,
-    said: Node | None = None,
 ) -> tuple[Node, Node]:
     """LATENT frames inverted with the image model and with the video model; the arguments are `smooth`'s."""
     if models.grid != "reference":  # which the released code inverts to full noise on
         strength = g.choose(strength, min(strength, in_demo))
     settings = {"solver": models.solver, "strength": strength, "grid": models.grid, **schedule(g, models)}
-    image = g.add(
-        "BIVDiffInvertImage", model=models.image, conditioning=said or texts.image_empty, latent=frames, **settings
-    )
+    image = g.add("BIVDiffInvertImage", model=models.image, conditioning=texts.image_empty, latent=frames, **settings)
     video = g.add(
         "BIVDiffInvertVideo",
         model=models.video,
-        conditioning=said or texts.video_empty,
+        conditioning=texts.video_empty,
         latent=clip or frames,
         **settings,
         **windows(models),

@@ -31,7 +31,7 @@ from tools.chain import Chain, start  # noqa: E402
 from tools.demo import WORKFLOW  # noqa: E402
 from tools.graph import Graph  # noqa: E402
 from tools.host import COMFYUI  # noqa: E402
-from tools.parts import PACKAGED_CLIP, SOURCE_COLOUR  # noqa: E402
+from tools.parts import SOURCE_COLOUR  # noqa: E402
 from tools.server import Server  # noqa: E402
 
 PAGES = ROOT / "js" / "docs"
@@ -429,7 +429,7 @@ def video_model_loader(comfy: Comfy) -> Image.Image:
     """The node and what its outputs are wired to, in the middle of a graph."""
     g = Graph("loader", comfy.server.object_info(), demo=False)
     g.group("", SOURCE_COLOUR)
-    clip = g.add("GetVideoComponents", video=g.add("LoadVideo", file=PACKAGED_CLIP))
+    clip = g.add("GetVideoComponents", video=g.add("BIVDiffDemoClip"))
     g.column()
     loaded = g.add("BIVDiffVideoModelLoader", name=MODEL)
     g.column()

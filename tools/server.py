@@ -7,7 +7,6 @@ environment's Python, for websocket-client.
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import subprocess
 import time
@@ -60,13 +59,11 @@ def server_command(
 ) -> list[str]:
     """The command line of a ComfyUI that reads and writes under ``base``, with one pack: this one, or a copy of it.
 
-    The shipped workflows' clips are put into its input folder, and it finds the demo LoRA and the models of ``base``.
-    It also loads the custom nodes in ``beside``, a folder like ComfyUI's own custom_nodes.
+    It finds the demo LoRA and the models of ``base``, and also loads the custom nodes in ``beside``, a folder like
+    ComfyUI's own custom_nodes.
     """
     for folder in ("custom_nodes", "input"):
         (base / folder).mkdir(parents=True, exist_ok=True)
-    for clip in (pack / "workflows").glob("*.mp4"):
-        shutil.copy(clip, base / "input")
     # A search path in place of a link in custom_nodes: Windows lets only administrators make links.
     search_paths = base / "search_paths.yaml"
     packs = {pack.name: pack.parent}

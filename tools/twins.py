@@ -41,7 +41,8 @@ BEFORE = dict.fromkeys(("own_frames", "saved_inversion", "folder", "matting"), "
 
 
 def write_inputs(folder: Path, clip: world.Clip) -> None:
-    """What the twins load: a mask around the shape, frames whose colours jump, and a folder of two such clips."""
+    """What the twins load: the packaged clip, a mask, frames whose colours jump, and a folder of two such clips."""
+    shutil.copy(WORKFLOWS / PACKAGED_CLIP, folder)
     write_video(folder / "bivdiff_mask.mp4", shape_mask(clip)[..., None].expand(-1, -1, -1, 3))
     write_video(folder / "bivdiff_flicker.mp4", with_jumping_colours(clip.frames, seed=0), sound=True)
     clips = folder / "bivdiff_clips"
@@ -119,7 +120,6 @@ def main() -> None:
     """Run every twin, or those named, and write its thumbnail."""
     with tempfile.TemporaryDirectory() as base, Server(sys.executable, COMFYUI, Path(base), cpu=True) as server:
         write_inputs(server.base / "input", world.packaged_clip())
-        shutil.copy(WORKFLOWS / PACKAGED_CLIP, server.base / "input")
         object_info = server.object_info()
         for name in sys.argv[1:] or sorted(GRAPHS):
             if name == "wan":
