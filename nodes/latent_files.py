@@ -35,7 +35,11 @@ class SaveLatent(Node):
             "smoothed as if it were full noise.",
             search_aliases=["save latent", "export latent", "save inversion", "store noise"],
             inputs=[
-                io.Latent.Input("latent", tooltip="From DDIM Inverse or Mixed Inversion Blend."),
+                io.Latent.Input(
+                    "latent",
+                    tooltip="From DDIM Inverse or Mixed Inversion Blend. What is wired here always runs: after DDIM "
+                    "Inverse (Video) that makes the video branch run even at a mixing ratio of 1.",
+                ),
                 io.String.Input(
                     "filename_prefix",
                     default=f"{FOLDER}/BIVDiff",

@@ -78,9 +78,10 @@ class Comfy:
     def on_console(self, message: ConsoleMessage) -> None:
         """Keep an error that this server's page caused; there may be no network beyond it.
 
-        The front end asks for the size of models of the graph that it begins with: that it may not is not counted.
+        The front end asks the hub for the size of models that a graph lacks: that it may not is not counted.
         """
-        ours = urlsplit(message.location["url"]).port == self.server.port and "/Comfy-Org/" not in message.text
+        asked = "Connecting to 'https://huggingface.co/" in message.text
+        ours = urlsplit(message.location["url"]).port == self.server.port and not asked
         if message.type == "error" and ours:
             self.errors.append(message.text)
 

@@ -385,6 +385,9 @@ def from_hints(g: Graph, clip: Source, models: Models, texts: Prompts, hints: ob
 
 
 def note(name: str) -> str:
-    """What an artist reads first, recipes/NAME.md; a line ``{paragraph}`` in it stands for shared/PARAGRAPH.md."""
+    """What an artist reads first, recipes/NAME.md; a line ``{paragraph}`` in it stands for shared/PARAGRAPH.md.
+
+    Unverified: the pages that the notes link to have not been opened since they were written.
+    """
     text = (RECIPES / f"{name}.md").read_text(encoding="utf-8")
     return re.sub(r"^\{(\w+)}\n", lambda line: note(f"shared/{line[1]}"), text, flags=re.MULTILINE)

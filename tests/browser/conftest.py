@@ -1,5 +1,6 @@
 """Chromium on a ComfyUI into which the packed archive has been installed."""
 
+import shutil
 import sys
 from contextlib import ExitStack
 
@@ -9,15 +10,18 @@ from playwright.sync_api import Browser, Error
 from tools.browser import chromium as started
 from tools.browser import opened
 from tools.host import COMFYUI
+from tools.parts import PACKAGED_CLIP
 from tools.server import Server
 
 
 @pytest.fixture(scope="session")
 def server(archive, tmp_path_factory):
-    """A running ComfyUI whose only pack is what the registry hands out, where the Manager puts it."""
+    """A running ComfyUI whose only pack is what the registry hands out, where the Manager puts it, and with a clip."""
     base = tmp_path_factory.mktemp("clean")
     pack = base / "custom_nodes" / "bivdiff"
     archive.extractall(pack)
+    (base / "input").mkdir()
+    shutil.copy(pack / "workflows" / PACKAGED_CLIP, base / "input")
     with Server(sys.executable, COMFYUI, base, cpu=True, pack=pack) as server:
         yield server
 
