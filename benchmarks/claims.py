@@ -16,12 +16,15 @@ import torch
 from _page import write
 from _price import Made, PricedChain
 from _rows import ROOT, interval, measure
-from PIL import Image, ImageDraw
+from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+from torchvision.utils import make_grid
 
 from bivdiff_core.demo import world
 from bivdiff_core.flow import average_along
 from tools.chain import FRAME_CFG, SMOOTH_CFG, average_of_three, start, with_jumping_colours
 from tools.measure import sharpness
+from tools.sheets import contact_sheet
 
 STEPS = 25
 GENTLE, STEADINESS = 0.5, 0.5
@@ -266,20 +269,13 @@ def blocks(rows: list[dict]) -> dict[str, str]:
 def sheet() -> Image.Image:
     """A block for each clip, easy ones left and hard ones right: a line of frames for each of `SHEET_WAYS`."""
     begin()
-    size, frames, label, title = 64, 8, 290, 18
-    width, height = label + frames * size + 12, title + len(SHEET_WAYS) * size + 8
-    page = Image.new("RGB", (len(KINDS) * width, SHEET_CLIPS * height), "white")
-    draw = ImageDraw.Draw(page)
-    for (column, kind), number in product(enumerate(KINDS), range(SHEET_CLIPS)):
+    blocks = []
+    for number, kind in product(range(SHEET_CLIPS), KINDS):
         clip = clip_of({"kind": kind, "clip": FIRST_CLIP + number})
         made = chain.ways(clip, SEEDS[0])
-        x, y = column * width, number * height
-        draw.text((x + label, y + 3), f"{kind}: {clip.caption}", "black")
-        for line, (of, way) in enumerate(SHEET_WAYS):
-            strip = (torch.cat(list(made[of, way].result), dim=1).clamp(0, 1) * 255).round().byte().numpy()
-            page.paste(Image.fromarray(strip), (x + label, y + title + line * size))
-            draw.text((x + 6, y + title + line * size + 26), way if of == "source" else f"{of}: {way}", "black")
-    return page
+        shown = {way if of == "source" else f"{of}: {way}": made[of, way].result for of, way in SHEET_WAYS}
+        blocks.append(pil_to_tensor(contact_sheet(shown, tile=68, label=290, title=f"{kind}: {clip.caption}")))
+    return to_pil_image(make_grid(torch.stack(blocks), nrow=len(KINDS), padding=0))
 
 
 def main() -> None:

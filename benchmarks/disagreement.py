@@ -24,6 +24,7 @@ from bivdiff_core.demo import world
 from bivdiff_core.flow import average_along
 from tools.chain import Chain, average_of_three, start
 from tools.measure import caption_accuracy, sharpness, structure_iou
+from tools.sheets import contact_sheet
 
 REACH, STRENGTH, SEED = 3, 0.5, 0
 KINDS = ("easy", "hard")
@@ -103,12 +104,11 @@ def blocks(rows: list[dict]) -> dict[str, str]:
 def sheet() -> Image.Image:
     """A line for each hard clip, three frames of each video, at twice their size."""
     begin()
-    lines = []
+    lines = {}
     for number in range(SHEET_CLIPS):
         made = videos(clip_of("hard", number))
-        lines.append(torch.cat([frame for name in SHOWN for frame in made[name][[*SHEET_FRAMES]]], dim=1))
-    picture = Image.fromarray((torch.cat(lines).clamp(0, 1) * 255).round().byte().numpy())
-    return picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST)
+        lines[str(number)] = torch.cat([made[name][[*SHEET_FRAMES]] for name in SHOWN])
+    return contact_sheet(lines, tile=132)
 
 
 def main() -> None:

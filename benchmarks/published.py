@@ -24,6 +24,7 @@ from torch import Tensor
 
 from bivdiff_core import metrics
 from bivdiff_core.flow import average_along
+from tools.sheets import contact_sheet
 
 SOURCES = {
     "vidrd-ip2p-spiderman": "vidrd-ip2p-minecraft",
@@ -85,13 +86,6 @@ def contenders(source: Tensor, drawn: Tensor, result: Tensor) -> dict[str, Tenso
     }
 
 
-def picture(path: Path, videos: dict[str, Tensor]) -> None:
-    """Two frames of every video, one column each."""
-    columns = [torch.cat([video[i] for i in SHOWN]) for video in videos.values()]
-    page = (torch.cat(columns, dim=1) * 255).round().byte().numpy()
-    Image.fromarray(page).reduce(2).save(path)
-
-
 def work(folder: Path, job: dict) -> dict:
     """A row: every video of a set against its frame-wise frames and its clip, as ratios; and what the report says."""
     name = job["set"]
@@ -115,7 +109,8 @@ def work(folder: Path, job: dict) -> dict:
         verdict = metrics.judge(after, before, clip).headline
         figures[label] = {key: round(value, 4) for key, value in ratios.items()} | {"verdict": verdict}
     PICTURES.mkdir(parents=True, exist_ok=True)
-    picture(PICTURES / f"{name}.png", {"source": source, "frame-wise": drawn, **videos})
+    shown = {label: video[[*SHOWN]] for label, video in {"source": source, "frame-wise": drawn, **videos}.items()}
+    contact_sheet(shown, tile=260, label=640).save(PICTURES / f"{name}.png")
     blind = metrics.judge(metrics.measure(result), metrics.measure(drawn)).headline
     return {"videos": figures, "without the source": blind}
 

@@ -19,7 +19,7 @@ import av
 import torch
 from comfy_cli.workflow_to_api import convert_ui_to_api
 from PIL import Image, ImageDraw, ImageFont
-from torchvision.transforms.functional import to_pil_image, to_tensor
+from torchvision.transforms.functional import to_tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
@@ -27,6 +27,7 @@ sys.path.append(str(ROOT))
 from bivdiff_core.demo import world  # noqa: E402
 from tools import measure  # noqa: E402
 from tools.server import Server, ServerError  # noqa: E402
+from tools.sheets import contact_sheet, scaled  # noqa: E402
 from tools.workflows import FILES  # noqa: E402
 
 WORKFLOW = FILES["stages_demo"]
@@ -68,7 +69,7 @@ def main() -> None:
     name = clip.stem if clip else "demo"
     (saved,) = server.files(run.outputs[node_titled(prompt, "Smoothed video")])
     shutil.copy(saved, OUTPUT / f"{name}-smoothed.mp4")
-    contact_sheet(videos).save(OUTPUT / f"{name}-sheet.png")
+    contact_sheet(videos, TILE, LABEL).save(OUTPUT / f"{name}-sheet.png")
     first, *rest = animation(videos)
     first.save(OUTPUT / f"{name}.gif", save_all=True, append_images=rest, duration=round(1000 / FPS), loop=0)
     if clip:
@@ -128,19 +129,6 @@ def frames_of(server: Server, run, prompt: dict, title: str) -> torch.Tensor:
     return torch.stack([to_tensor(Image.open(file).convert("RGB")).movedim(0, -1) for file in files])
 
 
-def contact_sheet(videos: dict[str, torch.Tensor]) -> Image.Image:
-    """One labelled row of frames for each video."""
-    columns = max(map(len, videos.values()))
-    sheet = Image.new("RGB", (LABEL + columns * TILE, len(videos) * TILE), "white")
-    draw = ImageDraw.Draw(sheet)
-    for y, (label, frames) in enumerate(videos.items()):
-        draw.text((10, (y + 0.5) * TILE), label, "black", ImageFont.load_default(16), anchor="lm")
-        for x, frame in enumerate(frames):
-            tile = to_pil_image(frame.movedim(-1, 0)).resize((TILE - 4, TILE - 4), Image.Resampling.BICUBIC)
-            sheet.paste(tile, (LABEL + x * TILE + 2, y * TILE + 2))
-    return sheet
-
-
 def animation(videos: dict[str, torch.Tensor]) -> list[Image.Image]:
     """The videos side by side under their names, a picture for each frame."""
     pictures = []
@@ -149,8 +137,7 @@ def animation(videos: dict[str, torch.Tensor]) -> list[Image.Image]:
         draw = ImageDraw.Draw(picture)
         for x, label in enumerate(PLAYED):
             draw.text(((x + 0.5) * PANEL, CAPTION / 2), label, "black", ImageFont.load_default(16), anchor="mm")
-            frame = to_pil_image(videos[label][i].movedim(-1, 0))
-            picture.paste(frame.resize((PANEL - 4, PANEL - 4), Image.Resampling.BICUBIC), (x * PANEL + 2, CAPTION))
+            picture.paste(scaled(videos[label][i], PANEL - 4), (x * PANEL + 2, CAPTION))
         pictures.append(picture)
     return pictures
 

@@ -19,11 +19,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import nn
+from torchvision.utils import save_image
 from tqdm import tqdm
 
 from bivdiff_core.demo import models, world
@@ -160,9 +159,7 @@ def stage_seed(stage: str) -> int:
 
 def show(path: Path, rows: list[torch.Tensor]) -> None:
     """Write rows of images ``[N, 3, H, W]`` in -1..1 as one PNG."""
-    sheet = torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)
-    pixels = ((sheet.clamp(-1, 1) + 1) * 127.5).round().byte().movedim(0, -1).numpy()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(path)
+    save_image(torch.cat(rows), path, nrow=len(rows[0]), normalize=True, value_range=(-1, 1))
     log.info("picture: %s", path)
 
 

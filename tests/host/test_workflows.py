@@ -196,6 +196,23 @@ def test_the_packaged_clip_and_the_demo_clip_are_long_enough(object_info, name):
             assert last < packaged == spec[1]["default"]
 
 
+@every_workflow
+def test_a_template_ends_in_a_comparison_and_runs_what_it_needs(object_info, name):
+    """What is saved of both branches keeps the video branch running; nothing else with an output of its own does."""
+    prompt = whole(json.loads(shipped(name)), object_info)
+    types = {node["class_type"] for node in prompt.values()}
+    assert types & {"BIVDiffCompareVideos", "BIVDiffSweepGrid"}
+    inverted = {key for key, node in prompt.items() if node["class_type"] == "BIVDiffInvertVideo"}
+    for node in prompt.values():
+        behind = {wire[0] for wire in node["inputs"].values() if isinstance(wire, list)} & inverted
+        assert not behind or not object_info[node["class_type"]]["output_node"] or name == "saved_inversion"
+
+
+def test_no_two_cards_look_the_same():
+    pictures = [path.read_bytes() for path in workflows.WORKFLOWS.glob("*.jpg")]
+    assert len(set(pictures)) == len(pictures)
+
+
 def from_node(object_info: dict, prompt: dict, key: str, *names: str) -> dict[str, list]:
     """Wires from a node's outputs to the inputs of the same names."""
     outputs = object_info[prompt[key]["class_type"]]["output_name"]
