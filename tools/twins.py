@@ -2,9 +2,9 @@
 
     python tools/twins.py [NAME ...]
 
-A thumbnail's upper row is what the image model drew frame by frame, its lower row the smoothed video, both from a real
-run on the demo models and the packaged clip; the sweep's is its grid and its plot. Wan's is drawn, for no demo model is
-of its kind. What the twins load besides that clip is written here, for the tests too.
+A thumbnail's upper row is what the task begins with, its lower row the smoothed video, both from a real run on the demo
+models and the packaged clip; the sweep's is its grid and its plot. What no picture of a run tells is drawn (`DRAWN`).
+What the twins load besides that clip is written here, for the tests too.
 """
 
 from __future__ import annotations
@@ -33,11 +33,47 @@ from tools.demo import frames_of  # noqa: E402
 from tools.host import COMFYUI  # noqa: E402
 from tools.parts import PACKAGED_CLIP  # noqa: E402
 from tools.server import Server  # noqa: E402
+from tools.sheets import contact_sheet  # noqa: E402
 from tools.workflows import FILES, GRAPHS, WORKFLOWS, workflow  # noqa: E402
 
 RATE = 8
-BEFORE = dict.fromkeys(("own_frames", "saved_inversion", "folder", "matting"), "Source")
-"""What the upper row shows where it is not the frames that the image model drew."""
+BEFORE = dict.fromkeys(("controlnet", "t2i_adapter", "animatediff"), "Control")
+BEFORE |= dict.fromkeys(("stages_demo", "zeroscope", "tile_upscale"), "Frame-wise")
+"""What the upper row shows where it is not the source."""
+
+GREY, BLUE, GREEN = "#3f5159", "#3f789e", "#335533"
+Box = tuple[str, int, int, str]
+DRAWN: dict[str, tuple[tuple[Box, ...], tuple[tuple[int, ...], ...]]] = {
+    "wan": (
+        (
+            ("Wan inverts\nsingle frames", 300, 290, GREY),
+            ("Wan inverts\nthe clip", 300, 94, GREY),
+            ("mixed", 452, 192, BLUE),
+            ("Wan denoises:\na steady video", 640, 192, GREEN),
+        ),
+        ((-1, 0, 2, 3), (-1, 1, 2)),
+    ),
+    "saved_inversion": (
+        (
+            ("inverted", 268, 192, GREY),
+            ("saved", 420, 192, BLUE),
+            ("ratio 0.2", 620, 310, GREEN),
+            ("ratio 0.5", 620, 192, GREEN),
+            ("ratio 0.8", 620, 74, GREEN),
+        ),
+        ((-1, 0, 1, 2), (1, 3), (1, 4)),
+    ),
+    "folder": (
+        (
+            ("one chain,\none prompt", 370, 192, BLUE),
+            ("clip 1, steady", 630, 310, GREEN),
+            ("clip 2, steady", 630, 192, GREEN),
+            ("clip 3, steady", 630, 74, GREEN),
+        ),
+        ((-1, 0, 1), (0, 2), (0, 3)),
+    ),
+}
+"""Boxes, with their middles and colours, and the lines from the frames (-1) through them."""
 
 
 def write_inputs(folder: Path, clip: world.Clip) -> None:
@@ -73,11 +109,10 @@ def write_video(path, frames: Tensor, sound: bool = False) -> None:
             container.mux(tone.encode())
 
 
-def thumbnail(before: Tensor, after: Tensor) -> Tensor:
-    """Every other of the first 8 frames `[3, H, W]` of two videos, one above the other, at three times their size."""
-    rows = [torch.cat(list(video[: world.FRAMES : 2]), dim=1) for video in (before, after)]
-    sheet = torch.cat(rows, dim=0).movedim(-1, 0)
-    return torch.nn.functional.interpolate(sheet[None], scale_factor=3, mode="bicubic")[0].clamp(0, 1)
+def thumbnail(before: Tensor, after: Tensor) -> Image.Image:
+    """Every other of the first 8 frames `[F, H, W, 3]` of two videos, one above the other."""
+    rows = {name: video[: world.FRAMES : 2] for name, video in (("before", before), ("after", after))}
+    return contact_sheet(rows, tile=192)
 
 
 def sweep_thumbnail(grid: Tensor, plot: Tensor) -> Tensor:
@@ -89,8 +124,8 @@ def sweep_thumbnail(grid: Tensor, plot: Tensor) -> Tensor:
     return torch.cat([frame, plot], dim=2)
 
 
-def wan_thumbnail() -> Image.Image:
-    """How one model serves both branches, drawn: from frames that flicker to the video."""
+def drawing(boxes: tuple[Box, ...], lines: tuple[tuple[int, ...], ...]) -> Image.Image:
+    """Frames that flicker, and what happens to them."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -100,17 +135,12 @@ def wan_thumbnail() -> Image.Image:
     axes.axis("off")
     for i, frame in enumerate(with_jumping_colours(world.packaged_clip().frames[:5], seed=0)):
         axes.imshow(frame, extent=(20 + 12 * i, 130 + 12 * i, 113 + 12 * i, 223 + 12 * i), zorder=2 + i)
-    frames, single, clip, mixed, video = (150, 192), (300, 290), (300, 94), (452, 192), (640, 192)
-    for (x, y), text, colour in (
-        (single, "Wan inverts\nsingle frames", "#3f5159"),
-        (clip, "Wan inverts\nthe clip", "#3f5159"),
-        (mixed, "mixed", "#3f789e"),
-        (video, "Wan denoises:\na steady video", "#335533"),
-    ):
-        box = {"boxstyle": "round,pad=0.7", "facecolor": colour, "edgecolor": "none"}
-        axes.text(x, y, text, color="white", fontsize=16, ha="center", va="center", bbox=box)
-    for line in ((frames, single, mixed), (frames, clip, mixed), (mixed, video)):
-        axes.plot(*zip(*line, strict=True), color="#ff9cf9", linewidth=3, zorder=1)
+    places = [*((x, y) for _, x, y, _ in boxes), (150, 192)]
+    for text, x, y, colour in boxes:
+        style = {"boxstyle": "round,pad=0.7", "facecolor": colour, "edgecolor": "none"}
+        axes.text(x, y, text, color="white", fontsize=16, ha="center", va="center", bbox=style)
+    for line in lines:
+        axes.plot(*zip(*(places[stop] for stop in line), strict=True), color="#ff9cf9", linewidth=3, zorder=1)
     axes.set(xlim=(0, 768), ylim=(0, 384))
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
@@ -122,27 +152,21 @@ def main() -> None:
         write_inputs(server.base / "input", world.packaged_clip())
         object_info = server.object_info()
         for name in sys.argv[1:] or sorted(GRAPHS):
-            if name == "wan":
-                wan_thumbnail().save(FILES[name].with_suffix(".jpg"), quality=90)
+            if name in DRAWN:
+                drawing(*DRAWN[name]).save(FILES[name].with_suffix(".jpg"), quality=90)
                 continue
-            ui = workflow(name, object_info, demo=True)
-            for _ in ("what is not muted", "all of it"):  # which loads what the first run has saved
-                prompt = convert_ui_to_api(ui, object_info)
-                run = server.run(prompt)
-                if run.error:
-                    sys.exit(f"{name}: {run.error}")
-                if not any(node["mode"] for node in ui["nodes"]):
-                    break
-                for node in ui["nodes"]:
-                    node["mode"] = 0
+            prompt = convert_ui_to_api(workflow(name, object_info, demo=True), object_info)
+            run = server.run(prompt)
+            if run.error:
+                sys.exit(f"{name}: {run.error}")
             shown = partial(frames_of, server, run, prompt)
             if name == "sweep":
-                picture = sweep_thumbnail(shown("Smoothed"), shown("Plot"))
+                picture = to_pil_image(sweep_thumbnail(shown("Smoothed"), shown("Plot")))
             elif name == "deflicker_demo":
                 picture = thumbnail(*shown("Before and after").chunk(2))
             else:
-                picture = thumbnail(shown(BEFORE.get(name, "Frame-wise")), shown("Smoothed"))
-            to_pil_image(picture).save(FILES[name].with_suffix(".jpg"), quality=90)
+                picture = thumbnail(shown(BEFORE.get(name, "Source")), shown("Smoothed"))
+            picture.save(FILES[name].with_suffix(".jpg"), quality=90)
             print(name, flush=True)
 
 

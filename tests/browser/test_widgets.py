@@ -147,6 +147,32 @@ def test_an_error_is_read_in_the_page(comfy):
     words.wait_for(state="detached")
 
 
+def test_an_error_inside_a_core_sampler_is_read_too(comfy):
+    """Frame Chunks refuses, and the page knows KSampler alone as the node that failed."""
+    models = {"class_type": "BIVDiffDemoModels", "inputs": {"variant": "base"}}
+    text = {"class_type": "CLIPTextEncode", "inputs": {"clip": ["1", 2], "text": ""}}
+    chunked = {"class_type": "BIVDiffFrameChunks", "inputs": {"model": ["1", 0], "frames_per_batch": 2}}
+    empty = {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 4}}
+    hints = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 3, "color": 0}}
+    wires = {"positive": ["2", 0], "negative": ["2", 0], "control_net": ["1", 4], "image": ["5", 0]}
+    held = {
+        "class_type": "ControlNetApplyAdvanced",
+        "inputs": {**wires, "strength": 1.0, "start_percent": 0.0, "end_percent": 1.0},
+    }
+    wires = {"model": ["3", 0], "positive": ["6", 0], "negative": ["6", 1], "latent_image": ["4", 0]}
+    settings = {"seed": 0, "steps": 2, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
+    sampler = {"class_type": "KSampler", "inputs": {**wires, **settings}}
+    decoded = {"class_type": "VAEDecode", "inputs": {"samples": ["7", 0], "vae": ["1", 3]}}
+    shown = {"class_type": "PreviewImage", "inputs": {"images": ["8", 0]}}
+    nodes = (models, text, chunked, empty, hints, held, sampler, decoded, shown)
+    prompt = {str(number): node for number, node in enumerate(nodes, start=1)}
+    comfy.page.evaluate("prompt => app.loadApiJson(prompt, 'core-error')", prompt)
+    assert comfy.run()["status"]["status_str"] == "error"
+    words = comfy.page.get_by_role("alert").filter(has_text="the control hint has 3 frames but the latent has 4.")
+    words.wait_for()
+    assert words.inner_text().startswith("KSampler\n")
+
+
 def is_red(words) -> bool:
     """Whether words stand on more red than green."""
     red, green, _ = words.evaluate("words => getComputedStyle(words).backgroundColor.match(/\\d+/g).map(Number)")
