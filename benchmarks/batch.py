@@ -32,7 +32,7 @@ from tools.environment import RAY_PYTHON  # noqa: E402
 from tools.host import COMFYUI  # noqa: E402
 from tools.twins import write_video  # noqa: E402
 
-STANDIN = ROOT / "tests" / "batch" / "standin"
+STANDIN = ROOT / "tools" / "standins" / "comfyui"
 EMPTY_WORKFLOW = """{
     "1": {"class_type": "LoadVideo", "inputs": {"file": ""}},
     "2": {"class_type": "Work", "inputs": {"video": ["1", 0], "seed": 0, "steps": 1}},
@@ -44,7 +44,7 @@ WORKERS = (1, 2)
 @contextmanager
 def ray_cluster(python: Path) -> Iterator[str]:
     """Address of a cluster of two nodes with a CPU each, on this machine."""
-    command = [python, ROOT / "tests" / "batch" / "ray_cluster.py"]
+    command = [python, ROOT / "tools" / "standins" / "ray_cluster.py"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, **pipes, text=True) as process:
         yield process.stdout.readline().strip()

@@ -3,25 +3,22 @@
     python benchmarks/precision.py
 
 Each mode runs all nodes on the demo models in a process of its own, on a device that keeps a GPU's rules and computes
-on the CPU (tests/host/accelerator), and is held against float32 on the CPU. Measures the modes that
+on the CPU (tools/standins/accelerator), and is held against float32 on the CPU. Measures the modes that
 benchmarks/rows/precision.jsonl lacks, and fills the table of docs/precision.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 
 import pandas
 from _page import write
-from _rows import ROOT, measure
+from _rows import measure
 
-sys.path.append(str(ROOT / "tests" / "host"))
-
-from accelerator.comfyui import FP32  # noqa: E402
-from accelerator.runs import Run, chain, distances, kind  # noqa: E402
+from tools.standins.accelerator.comfyui import FP32
+from tools.standins.accelerator.runs import Run, chain, distances, kind
 
 REST = ("--fp32-vae", "--fp32-text-enc")
 MODES = {

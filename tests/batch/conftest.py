@@ -2,18 +2,17 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import psutil
 import pytest
-from studio import WORKFLOW, Studio, is_alive
+from studio import ROOT, WORKFLOW, Studio, is_alive
 
 
 @pytest.fixture
 def studio(tmp_path, monkeypatch) -> Studio:
     """A studio with three good clips."""
     studio = Studio(tmp_path, tmp_path / "ComfyUI")
-    shutil.copytree(Path(__file__).parent / "standin", studio.comfyui)
+    shutil.copytree(ROOT / "tools" / "standins" / "comfyui", studio.comfyui)
     for path, text in {"models/checkpoints/tiny.safetensors": "weights", "input/style.png": "picture"}.items():
         (studio.comfyui / path).parent.mkdir(parents=True, exist_ok=True)
         (studio.comfyui / path).write_text(text)

@@ -30,6 +30,9 @@ LIBRARIES = {
 }
 HEAVY = {"diffusers", "kornia", "matplotlib", "skimage", "transformers"}
 
+ROOMS = {"bivdiff_core": 0, "nodes": 0, "tools": 1, "benchmarks": 2, "tests": 3, "dev": 3}
+"""Rooms of the tree, each with its floor: an import leads down, or stays in its room."""
+
 files = pytest.mark.parametrize("file", PACK, ids=lambda file: str(file.relative_to(ROOT)))
 
 
@@ -68,6 +71,27 @@ def test_imports_keep_to_their_layer(file):
     elif CORE not in file.parents:
         allowed = COMFYUI | {"torch"} | set(sys.stdlib_module_names)
     assert imports(parse(file)) <= allowed
+
+
+@files
+def test_the_method_knows_nothing_of_what_stands_on_it(file):
+    """A relative import, resolved: none leads from the method to ComfyUI's side, nor from there to the nodes."""
+    here = file.relative_to(ROOT).parts[:-1]
+    for node in ast.walk(parse(file)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            target = (*here[: len(here) - node.level + 1], *(node.module or "").split("."))
+            if CORE in file.parents:
+                assert target[0] == "bivdiff_core"
+            if HOST_SIDE not in file.parents and CORE in file.parents:
+                assert target[:2] != ("bivdiff_core", "host")
+
+
+@pytest.mark.parametrize("room", ["tools", "benchmarks"])
+def test_makers_rooms_import_downwards(room):
+    """By name: a benchmark's own modules lie beside it."""
+    for file in (ROOT / room).rglob("*.py"):
+        for other in imports(parse(file)) & set(ROOMS):
+            assert other == room or ROOMS[other] < ROOMS[room], f"{file.relative_to(ROOT)} imports {other}"
 
 
 @files

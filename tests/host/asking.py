@@ -1,8 +1,9 @@
 """How tests ask nodes: their inputs, what they say in answer, and a prompt with hook keyframes."""
 
 import comfy.hooks
-import tiny_models as tiny
 import torch
+
+from tools.standins import tiny_models as tiny
 
 
 def inputs_of(node_id: str, model, latent: dict, text: list | None = None) -> dict:

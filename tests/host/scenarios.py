@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
-import tiny_models as tiny
 import torch
-from controlnet_standin import SelfSlicing, TimestepKeyframe, TimestepKeyframes, keyframed
 from torch import Tensor
+
+from tools.standins import tiny_models as tiny
+from tools.standins.controlnet import SelfSlicing, TimestepKeyframe, TimestepKeyframes, keyframed
 
 F = 5  # frames
 LATENT = (F, 4, 8, 8)

@@ -8,10 +8,11 @@ import json
 
 import comfy.model_patcher
 import pytest
-import tiny_models as tiny
-from accelerator.backend import COMPILER
-from accelerator.comfyui import FP32
-from accelerator.runs import Run, chain, distances, kind, script
+
+from tools.standins import tiny_models as tiny
+from tools.standins.accelerator.backend import COMPILER
+from tools.standins.accelerator.comfyui import FP32
+from tools.standins.accelerator.runs import Run, chain, distances, kind, script
 
 pytestmark = pytest.mark.skipif(not COMPILER, reason="no g++ to build the pretended accelerator with")
 needs_dynamic_vram = pytest.mark.skipif(

@@ -3,14 +3,15 @@
 import logging
 from dataclasses import replace
 
-import animatediff_standin as ade
 import comfy.context_windows as core
 import pytest
-import tiny_models as tiny
 import torch
 from analytic import rms
-from animatediff_standin import ContextOptions, Keyframe, SampleSettings
 from torch import Tensor
+
+from tools.standins import animatediff as ade
+from tools.standins import tiny_models as tiny
+from tools.standins.animatediff import ContextOptions, Keyframe, SampleSettings
 
 F = 6
 STATIC = ContextOptions(context_length=4, context_overlap=2, context_schedule="standard_static", fuse_method="pyramid")

@@ -6,10 +6,8 @@ import itertools
 import comfy.hooks
 import comfy.sd
 import pytest
-import tiny_models as tiny
 import torch
 from analytic import GaussianMixture, rms
-from animatediff_standin import LinearBetas
 from asking import inputs_of, warnings
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.model_base import ModelType
@@ -17,6 +15,8 @@ from comfy.patcher_extension import PatcherInjection, WrappersMP, add_wrapper_wi
 from torch import Tensor
 
 from bivdiff_core.grids import sd_sigma
+from tools.standins import tiny_models as tiny
+from tools.standins.animatediff import LinearBetas
 
 F = 4
 SCALE = 0.9

@@ -5,12 +5,12 @@ import re
 
 import comfy.model_sampling
 import pytest
-import tiny_models as tiny
 import torch
 from scenarios import F, controlled, pair, random
 from torch import Tensor
 
 from bivdiff_core.grids import sd_sigma
+from tools.standins import tiny_models as tiny
 
 LATENT = (F, 4, 8, 8)
 NAMES = {

@@ -3,10 +3,11 @@
 import comfy.model_management
 import comfy.samplers
 import pytest
-import tiny_models as tiny
 import torch
 from analytic import rms
 from torch import Tensor
+
+from tools.standins import tiny_models as tiny
 
 F = 4
 STEPS = 3

@@ -10,10 +10,8 @@ import comfy.controlnet
 import comfy.model_management
 import comfy.samplers
 import pytest
-import tiny_models as tiny
 import torch
 from analytic import rms
-from controlnet_standin import SelfSlicing
 from scenarios import (
     CORE_WINDOWS,
     KSAMPLER,
@@ -35,6 +33,8 @@ from scenarios import (
 from torch import Tensor
 
 from bivdiff_core.host.memory import frames_that_fit
+from tools.standins import tiny_models as tiny
+from tools.standins.controlnet import SelfSlicing
 
 CHUNKS = (1, 2, 3, 5)
 

@@ -10,12 +10,12 @@ import comfy.sample
 import comfy.samplers
 import comfy.sd
 import pytest
-import tiny_models as tiny
 import torch
 from diffusers import UNet2DConditionModel
 
 from bivdiff_core.demo import world
 from tools import measure
+from tools.standins import tiny_models as tiny
 
 CAPTION = "a red star in front of a blue circle on a white background"
 

@@ -1,9 +1,10 @@
 """Encode Frames: what the host's VAE Encode makes of the same frames, and nothing lost on the way."""
 
 import pytest
-import tiny_models as tiny
 import torch
 from torch import Tensor
+
+from tools.standins import tiny_models as tiny
 
 
 @pytest.fixture(scope="module")

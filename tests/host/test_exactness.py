@@ -7,7 +7,6 @@ import comfy.latent_formats
 import comfy.model_management
 import comfy.sample
 import pytest
-import tiny_models as tiny
 import torch
 from analytic import GaussianMixture, ode_solution, rms
 from diffusers import UNet3DConditionModel
@@ -17,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bivdiff_core import blend
 from bivdiff_core.grids import sd_sigma
+from tools.standins import tiny_models as tiny
 
 STEPS = 10
 SCALE = comfy.latent_formats.SD15().scale_factor

@@ -3,14 +3,12 @@
 import copy
 import logging
 
-import animatediff_standin as ade
 import comfy.hooks
 import comfy.model_management
 import comfy.nested_tensor
 import comfy.samplers
 import comfy.sd
 import pytest
-import tiny_models as tiny
 import torch
 from asking import inputs_of, warnings
 from comfy.patcher_extension import WrappersMP
@@ -18,6 +16,8 @@ from torch import Tensor
 
 from bivdiff_core.grids import sd_sigma
 from bivdiff_core.host.inverted import mix
+from tools.standins import animatediff as ade
+from tools.standins import tiny_models as tiny
 
 F = 4
 LATENT = (F, 4, 8, 8)

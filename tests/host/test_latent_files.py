@@ -6,10 +6,10 @@ import os
 import folder_paths
 import pytest
 import safetensors
-import tiny_models as tiny
 import torch
 
 from bivdiff_core.grids import sd_sigma
+from tools.standins import tiny_models as tiny
 
 F = 3
 

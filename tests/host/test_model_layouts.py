@@ -10,10 +10,11 @@ import comfy.memory_management
 import folder_paths
 import pytest
 import safetensors.torch
-import tiny_models as tiny
 import torch
 from torch import Tensor
-from video_folders import PROMPT, denoised, write_folder
+
+from tools.standins import tiny_models as tiny
+from tools.standins.video_folders import PROMPT, denoised, write_folder
 
 Change = Callable[[Path], None]
 """What makes a copy of the plain folder an odd one."""

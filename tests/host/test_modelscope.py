@@ -9,16 +9,16 @@ import comfy.ldm.models.autoencoder
 import comfy.sd
 import folder_paths
 import pytest
-import tiny_models as tiny
 import torch
 from diffusers import DDIMScheduler, UNet3DConditionModel
 from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-from video_folders import PROMPT, SCHEDULE, denoised, write_folder
 
 from tools.environment import HOST_RELEASE, is_release
 from tools.host import COMFYUI
+from tools.standins import tiny_models as tiny
+from tools.standins.video_folders import PROMPT, SCHEDULE, denoised, write_folder
 
 MODEL = {
     "unet_in_dim": 4,

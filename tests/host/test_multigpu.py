@@ -17,14 +17,14 @@ import comfy.model_patcher
 import comfy.utils
 import pytest
 import scenarios
-import tiny_models as tiny
 import torch
 from analytic import rms
-from animatediff_standin import use_evolved_sampling
 from asking import keyframed_text
 from torch import Tensor
 
 from bivdiff_core.host.memory import frames_that_fit
+from tools.standins import tiny_models as tiny
+from tools.standins.animatediff import use_evolved_sampling
 
 pytestmark = tiny.needs_multigpu
 

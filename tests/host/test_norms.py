@@ -1,13 +1,14 @@
 """Group norms that pool the clip: the released code's image branch, and nothing that stays behind."""
 
 import pytest
-import tiny_models as tiny
 import torch
 from analytic import rms
 from diffusers import UNet2DConditionModel
 from diffusers.models.resnet import ResnetBlock2D
 from released import released_inversion, released_scheduler
 from torch import Tensor
+
+from tools.standins import tiny_models as tiny
 
 STEPS, SCALE = 10, 0.18215
 

@@ -2,7 +2,8 @@
 
 import comfy.utils
 import pytest
-import tiny_models as tiny
+
+from tools.standins import tiny_models as tiny
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ import comfy.supported_models_base
 import comfy.text_encoders.sd2_clip
 import comfy.utils
 import pytest
-import tiny_models
 import torch
-from animatediff_standin import use_evolved_sampling
 from diffusers import DDIMScheduler
 
 from bivdiff_core.demo import world
+from tools.standins import tiny_models
+from tools.standins.animatediff import use_evolved_sampling
 
 STEPS, CFG, FRAMES = 5, 3.0, 4
 SOURCE, TARGET = "a photograph of a cat", "a photograph of a dog"

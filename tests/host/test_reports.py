@@ -4,11 +4,11 @@ import json
 
 import comfy.clip_vision
 import pytest
-import tiny_models as tiny
 import torch
 from torch import Tensor
 
 from bivdiff_core.demo import world
+from tools.standins import tiny_models as tiny
 
 VISION = {
     "model_type": "clip_vision_model",

@@ -2,13 +2,14 @@
 
 import comfy.hooks
 import pytest
-import tiny_models as tiny
 import torch
 from analytic import rms
 from asking import STRENGTHS, WEAKER, inputs_of, keyframed_text, warnings
-from controlnet_standin import Keyframed, TimestepKeyframe, TimestepKeyframes, keyframed
 from scenarios import controlled
 from torch import Tensor
+
+from tools.standins import tiny_models as tiny
+from tools.standins.controlnet import Keyframed, TimestepKeyframe, TimestepKeyframes, keyframed
 
 F = 4
 LATENT = (F, 4, 8, 8)

@@ -3,13 +3,14 @@
 import re
 
 import pytest
-import tiny_models as tiny
 import torch
 from analytic import GaussianMixture, rms
 from comfy.samplers import SAMPLER_NAMES
 from released import denoising, released_scheduler
 from scenarios import control_net
 from torch import Tensor
+
+from tools.standins import tiny_models as tiny
 
 F = 4
 SCALE = 0.18215

@@ -4,11 +4,12 @@ import shutil
 
 import folder_paths
 import pytest
-import tiny_models as tiny
 import torch
 from diffusers import DDIMScheduler
 from transformers import CLIPTokenizer
-from video_folders import PROMPT, SCHEDULE, denoised, tiny_parts
+
+from tools.standins import tiny_models as tiny
+from tools.standins.video_folders import PROMPT, SCHEDULE, denoised, tiny_parts
 
 
 @pytest.fixture(scope="module")

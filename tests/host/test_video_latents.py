@@ -7,11 +7,12 @@ import math
 
 import comfy.samplers
 import pytest
-import tiny_models as tiny
 import torch
 from analytic import ode_solution, rms
-from tiny_models import FlowVideo
 from torch import Tensor
+
+from tools.standins import tiny_models as tiny
+from tools.standins.tiny_models import FlowVideo
 
 T = 3
 INVERTING = ["BIVDiffInvertImage", "BIVDiffInvertVideo"]

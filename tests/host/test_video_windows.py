@@ -3,9 +3,10 @@
 import comfy.context_windows as core
 import comfy.model_management
 import pytest
-import tiny_models as tiny
 import torch
 from comfy.context_windows import ContextFuseMethods, ContextSchedules
+
+from tools.standins import tiny_models as tiny
 
 FRAMES, LENGTH, OVERLAP = 6, 4, 2
 WINDOWS = {"context_length": LENGTH, "context_overlap": OVERLAP}

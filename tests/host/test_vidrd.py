@@ -14,15 +14,16 @@ import comfy.sd
 import folder_paths
 import pytest
 import safetensors.torch
-import tiny_models as tiny
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor
 from transformers import CLIPTextModel
-from video_folders import PROMPT, SCHEDULE, autoencoder, text_model
-from vidrd import Attention, TimeConvs, VidRD
+
+from tools.standins import tiny_models as tiny
+from tools.standins.video_folders import PROMPT, SCHEDULE, autoencoder, text_model
+from tools.standins.vidrd import Attention, TimeConvs, VidRD
 
 SD_21 = {
     "in_channels": 4,

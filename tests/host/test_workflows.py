@@ -10,11 +10,9 @@ from urllib.error import HTTPError
 import av
 import folder_paths
 import pytest
-import tiny_models as tiny
 import torch
 from comfy_cli.workflow_to_api import convert_ui_to_api
 from torch import Tensor
-from video_folders import write_folder
 
 from bivdiff_core.demo import world
 from bivdiff_core.demo.models import CONTEXT_DIM
@@ -25,6 +23,8 @@ from tools.environment import HOST_RELEASE, is_release
 from tools.graph import MUTED
 from tools.host import COMFYUI
 from tools.parts import ANIMATEDIFF, PACKAGED_CLIP
+from tools.standins import tiny_models as tiny
+from tools.standins.video_folders import write_folder
 
 MODEL_FILES = {"ckpt_name", "control_net_name", "lora_name", "bg_removal_name"}
 MODEL_FILES |= {"unet_name", "clip_name", "vae_name", "model_name"}

@@ -35,9 +35,8 @@ def script(name: str, *arguments: str | Path) -> None:
     Raises:
         RuntimeError: it failed, with what it wrote.
     """
-    folders = os.pathsep.join([str(ROOT), str(Path(__file__).parents[1])])
-    variables = {**os.environ, "PYTHONPATH": folders, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", f"accelerator.{name}", *arguments]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", f"{__package__}.{name}", *arguments]
     ran = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
     if ran.returncode:
         raise RuntimeError(f"{' '.join(map(str, command))}\n{ran.stdout}{ran.stderr}")

@@ -1,6 +1,6 @@
 """Frames per batch on the pretended accelerator where another model takes the memory.
 
-    python -m accelerator.room FILE
+    python -m tools.standins.accelerator.room FILE
 
 FILE tells it as JSON. Run by test_accelerator.py.
 """
@@ -17,10 +17,10 @@ FRAMES = 8
 def main(file: str) -> None:
     memory = comfyui.start(*comfyui.FP32)
     import comfy.model_management as host
-    import tiny_models as tiny
     import torch
 
     from tools.host import Pack
+    from tools.standins import tiny_models as tiny
 
     # The host keeps a gigabyte free whatever it runs, beside which the demo models would never be unloaded.
     host.EXTRA_RESERVED_VRAM = 0

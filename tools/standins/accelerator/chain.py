@@ -1,6 +1,6 @@
 """Every node of the pack on the demo models, and other video models, in a ComfyUI with the pretended accelerator.
 
-    python -m accelerator.chain FILE [FLAG ...]
+    python -m tools.standins.accelerator.chain FILE [FLAG ...]
 
 The flags are ComfyUI's; with --cpu it does without. FILE holds each result as a float32 tensor, and in its metadata
 where it lay and in which precision the models were. Run by `runs.chain`.

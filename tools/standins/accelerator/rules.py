@@ -1,6 +1,6 @@
 """What the pretended accelerator refuses, and what it allows.
 
-    python -m accelerator.rules FILE
+    python -m tools.standins.accelerator.rules FILE
 
 FILE tells it as JSON. Run by test_accelerator.py.
 """

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-import tiny_models as tiny
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet3DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
+
+from tools.standins import tiny_models as tiny
 
 PROMPT = "a bear walks through the woods"
 

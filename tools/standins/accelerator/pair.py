@@ -1,6 +1,6 @@
 """Windows on two pretended accelerators, by core's MultiGPU CFG Split, against one.
 
-    python -m accelerator.pair FILE
+    python -m tools.standins.accelerator.pair FILE
 
 FILE tells it as JSON. Run by test_accelerator.py.
 """

@@ -1,9 +1,10 @@
 """Controls as Advanced-ControlNet makes them, to hold the pack to its rules without it: windows and keyframes."""
 
 import comfy.controlnet
-import tiny_models as tiny
 import torch
 from torch import Tensor
+
+from tools.standins import tiny_models as tiny
 
 
 class SelfSlicing(comfy.controlnet.ControlNet):

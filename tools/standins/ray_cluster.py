@@ -1,6 +1,6 @@
 """A Ray cluster of two nodes on this machine, with a CPU each, for as long as standard input is open.
 
-    PYTHON-WITH-RAY tests/batch/ray_cluster.py
+    PYTHON-WITH-RAY tools/standins/ray_cluster.py
 
 prints the head's address. At the line "lose" the second node is gone without a goodbye.
 """

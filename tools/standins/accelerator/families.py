@@ -17,10 +17,11 @@ def run_families(run, folder: Path) -> None:
     Args:
         run: a `chain.Run`.
     """
-    import animatediff_standin
     import folder_paths
-    import tiny_models as tiny
-    from video_folders import PROMPT, write_folder
+
+    from tools.standins import animatediff
+    from tools.standins import tiny_models as tiny
+    from tools.standins.video_folders import PROMPT, write_folder
 
     with weights_at_once():
         flows = [tiny.FlowVideo(kind) for kind in tiny.FlowVideo.KINDS]
@@ -33,7 +34,7 @@ def run_families(run, folder: Path) -> None:
     code(run, "wan", wan_vae, images)
 
     frames, texts = tiny.frames(3, 4, 8, 8), (tiny.text(seed=1), tiny.text(seed=2))
-    for kind, video in (("animatediff", animatediff_standin.use_evolved_sampling(image)), ("vidrd", vidrd)):
+    for kind, video in (("animatediff", animatediff.use_evolved_sampling(image)), ("vidrd", vidrd)):
         video_branch(run, kind, (image, video), texts, (frames, frames), "ddim_uniform")
 
     write_folder(folder / "zeroscope")
