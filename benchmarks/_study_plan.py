@@ -6,7 +6,6 @@ import math
 from dataclasses import astuple, dataclass, replace
 from itertools import product
 
-KINDS = ("easy", "hard")
 MOTIONS = {
     "slow": {"speed": 0.3},
     "fast": {"speed": 2.2},

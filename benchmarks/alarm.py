@@ -62,7 +62,7 @@ def footage(clip: world.Clip, kind: str, seed: int) -> dict:
 
 def work(job: dict) -> dict:
     """A row: the report's figures of a run's mixed latent, and whether its video is bad."""
-    clip = world.make_clip(world.HELD_OUT_SEEDS[job["clip"]])
+    clip = world.held_out("easy", job["clip"])
     latent, caption = footage(clip, job["footage"], job["clip"]), chain.encode_text(clip.caption)
     given = {name: job[name] for name in ("solver", "steps", "strength")}
     given["conditioning"] = caption if job["inversion prompt"] == "caption" else chain.empty

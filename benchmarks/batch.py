@@ -30,7 +30,7 @@ from tools.batch.reports import read_report  # noqa: E402
 from tools.demo import WORKFLOW, of_clip  # noqa: E402
 from tools.environment import RAY_PYTHON  # noqa: E402
 from tools.host import COMFYUI  # noqa: E402
-from tools.twins import write_video  # noqa: E402
+from tools.videos import write_video  # noqa: E402
 
 STANDIN = ROOT / "tools" / "standins" / "comfyui"
 EMPTY_WORKFLOW = """{

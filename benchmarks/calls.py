@@ -20,7 +20,6 @@ from _rows import interval, measure
 from bivdiff_core.demo import world
 from tools.chain import FRAME_CFG, PASS_STRENGTH, SMOOTH_CFG, start
 
-KINDS = ("easy", "hard")
 NOISES = ("independent", "shared")
 STRENGTH = 1.0
 FIGURES = ("shape flicker", "background flicker", "IoU", "caption", "sharpness")
@@ -92,9 +91,7 @@ def begin() -> None:
 
 def work(job: dict) -> dict:
     """A row: figures of a plan on a job's clip."""
-    clip = world.make_clip(world.HELD_OUT_SEEDS[job["clip"]])
-    if job["kind"] == "hard":
-        clip = world.harder(clip)
+    clip = world.held_out(job["kind"], job["clip"])
     video = chain.steadied(clip, job["noise"], job["clip"], PLANS[job["plan"]])
     figures = {name: value and round(value, 5) for name, value in chain.figures(video.result, clip).items()}
     return figures | {"calls": video.calls}
@@ -106,7 +103,7 @@ def blocks(rows: list[dict]) -> dict[str, str]:
     table = table.set_index(["kind", "noise", "plan", "clip"]).sort_index()
     run = rows[-1]
     made = {"run": f"`{run['command']}` at {run['commit']}: {len({row['clip'] for row in rows})} clips of each kind."}
-    for kind, noise in product(KINDS, NOISES):
+    for kind, noise in product(world.KINDS, NOISES):
         reference = table.loc[kind, noise, REFERENCE]
         lines = []
         for plan in PLANS:
@@ -128,7 +125,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=8, help="how many held-out clips of each kind")
     clips = range(parser.parse_args().clips)
     names = ("clip", "kind", "noise", "plan")
-    jobs = [dict(zip(names, job, strict=True)) for job in product(clips, KINDS, NOISES, PLANS)]
+    jobs = [dict(zip(names, job, strict=True)) for job in product(clips, world.KINDS, NOISES, PLANS)]
     write("calls.md", blocks(measure("calls", jobs, work, begin)))
 
 

@@ -35,7 +35,6 @@ FIRST_CLIP = 24
 """Of the held-out clips; on those before it settings were chosen."""
 SEEDS = (0, 1)
 
-KINDS = ("easy", "hard")
 FRAMES = ("independent", "shared", "own")
 PLAIN, PASSED, EDITED = "frames", " -> structure pass", "frames, another colour"
 OURS = (
@@ -167,15 +166,9 @@ def begin() -> None:
     chain = Claims(start())
 
 
-def clip_of(job: dict) -> world.Clip:
-    """The clip that a job names."""
-    clip = world.make_clip(world.HELD_OUT_SEEDS[job["clip"]])
-    return world.harder(clip) if job["kind"] == "hard" else clip
-
-
 def work(job: dict) -> dict:
     """A row: figures of every way on a job's clip."""
-    clip = clip_of(job)
+    clip = world.held_out(job["kind"], job["clip"])
     goal = world.recolour(clip, clip.seed)
     made = chain.ways(clip, job["seed"])
     reference = sharpness(made["source", "source"].result)
@@ -253,7 +246,7 @@ def blocks(rows: list[dict]) -> dict[str, str]:
         "run": f"`{run['command']}` at {run['commit']}: {len({row['clip'] for row in rows})} clips of each kind, "
         f"{len({row['seed'] for row in rows})} seeds."
     }
-    for kind in KINDS:
+    for kind in world.KINDS:
         of_kind = table.loc[kind]
         silent = of_kind[of_kind["colourless"] > 0]
         shown = silent[silent.index.isin([(*way, clip) for way in SHEET_WAYS for clip in silent.index.levels[2]])]
@@ -270,12 +263,12 @@ def sheet() -> Image.Image:
     """A block for each clip, easy ones left and hard ones right: a line of frames for each of `SHEET_WAYS`."""
     begin()
     blocks = []
-    for number, kind in product(range(SHEET_CLIPS), KINDS):
-        clip = clip_of({"kind": kind, "clip": FIRST_CLIP + number})
+    for number, kind in product(range(SHEET_CLIPS), world.KINDS):
+        clip = world.held_out(kind, FIRST_CLIP + number)
         made = chain.ways(clip, SEEDS[0])
         shown = {way if of == "source" else f"{of}: {way}": made[of, way].result for of, way in SHEET_WAYS}
         blocks.append(pil_to_tensor(contact_sheet(shown, tile=68, label=290, title=f"{kind}: {clip.caption}")))
-    return to_pil_image(make_grid(torch.stack(blocks), nrow=len(KINDS), padding=0))
+    return to_pil_image(make_grid(torch.stack(blocks), nrow=len(world.KINDS), padding=0))
 
 
 def main() -> None:
@@ -285,7 +278,7 @@ def main() -> None:
     parser.add_argument("--sheet", action="store_true", help="draw the contact sheet anew")
     given = parser.parse_args()
     clips = range(FIRST_CLIP, FIRST_CLIP + given.clips)
-    jobs = [{"clip": clip, "kind": kind, "seed": seed} for clip, kind, seed in product(clips, KINDS, SEEDS)]
+    jobs = [{"clip": clip, "kind": kind, "seed": seed} for clip, kind, seed in product(clips, world.KINDS, SEEDS)]
     write("claims.md", blocks(measure("claims", jobs, work, begin)))
     if given.sheet:
         sheet().quantize(256).save(ROOT / "docs" / "claims.png", optimize=True)

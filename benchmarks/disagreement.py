@@ -27,7 +27,6 @@ from tools.measure import caption_accuracy, sharpness, structure_iou
 from tools.sheets import contact_sheet
 
 REACH, STRENGTH, SEED = 3, 0.5, 0
-KINDS = ("easy", "hard")
 AIMS = {
     "source, three": 0.9,
     "source, along": 0.9,
@@ -48,12 +47,6 @@ def begin() -> None:
     chain = Chain(start())
 
 
-def clip_of(kind: str, number: int) -> world.Clip:
-    """A held-out clip, easy or hard."""
-    clip = world.make_clip(world.HELD_OUT_SEEDS[number])
-    return world.harder(clip) if kind == "hard" else clip
-
-
 def videos(clip: world.Clip) -> dict[str, Tensor]:
     """A clip, frames drawn from its outlines, averages of both, and what the video model makes of the clip."""
     source, positive = clip.frames, chain.encode_text(clip.caption)
@@ -69,7 +62,7 @@ def videos(clip: world.Clip) -> dict[str, Tensor]:
 
 def work(job: dict) -> dict:
     """A row: the figures of `AIMS` on a job's clip."""
-    clip = clip_of(job["kind"], job["clip"])
+    clip = world.held_out(job["kind"], job["clip"])
     made = videos(clip)
     sharp = {name: sharpness(video) for name, video in made.items()}
     kept = {name: sharp[name] / sharp[name.partition(",")[0]] for name in AIMS if "," in name}
@@ -87,7 +80,7 @@ def blocks(rows: list[dict]) -> dict[str, str]:
     lines = []
     for name, aim in AIMS.items():
         line = {"": name}
-        for kind in KINDS:
+        for kind in world.KINDS:
             values = table[name][table["kind"] == kind]
             low, high = interval(values)
             line[kind] = f"{values.mean():.2f} ({low:.2f} to {high:.2f})"
@@ -106,7 +99,7 @@ def sheet() -> Image.Image:
     begin()
     lines = {}
     for number in range(SHEET_CLIPS):
-        made = videos(clip_of("hard", number))
+        made = videos(world.held_out("hard", number))
         lines[str(number)] = torch.cat([made[name][[*SHEET_FRAMES]] for name in SHOWN])
     return contact_sheet(lines, tile=132)
 
@@ -117,7 +110,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=8, help="how many held-out clips of each kind")
     parser.add_argument("--sheet", action="store_true", help="draw the contact sheet anew")
     given = parser.parse_args()
-    jobs = [{"clip": clip, "kind": kind} for clip, kind in product(range(given.clips), KINDS)]
+    jobs = [{"clip": clip, "kind": kind} for clip, kind in product(range(given.clips), world.KINDS)]
     write("disagreement.md", blocks(measure("disagreement", jobs, work, begin)))
     if given.sheet:
         sheet().quantize(256).save(ROOT / "docs" / "disagreement.png", optimize=True)

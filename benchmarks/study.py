@@ -18,7 +18,6 @@ from _page import write
 from _rows import ROOT, interval, measure
 from _study_plan import (
     BRIDGES,
-    KINDS,
     MIDDLE,
     MODES,
     MOTIONS,
@@ -37,6 +36,7 @@ from _study_plan import (
 )
 from _study_ways import Study, hard, scenes
 
+from bivdiff_core.demo import world
 from tools.measure import is_bad
 
 FRAME_WISE = plain("controlnet", "frame-wise")
@@ -258,8 +258,8 @@ def tables(results: Results) -> dict[str, str]:
 def blocks(rows: list[dict]) -> dict[str, str]:
     """What the page's generated blocks hold."""
     run = rows[-1]
-    made = {"run": f"`{run['command']}` at {run['commit']}: {len(rows) // len(KINDS)} clips of each kind."}
-    for kind in KINDS:
+    made = {"run": f"`{run['command']}` at {run['commit']}: {len(rows) // len(world.KINDS)} clips of each kind."}
+    for kind in world.KINDS:
         found = tables(Results([row for row in rows if row["kind"] == kind]))
         made |= {f"{kind}, {name}": text for name, text in found.items()}
     return made
@@ -311,7 +311,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=4, help="clips of each motion and kind")
     motions = list(MOTIONS) * parser.parse_args().rounds
-    jobs = [{"clip": number, "kind": kind, "motion": motion} for number, motion in enumerate(motions) for kind in KINDS]
+    pairs = product(enumerate(motions), world.KINDS)
+    jobs = [{"clip": number, "kind": kind, "motion": motion} for (number, motion), kind in pairs]
     rows = measure("study", jobs, work, begin)
     write("study.md", blocks(rows))
     plot(rows)

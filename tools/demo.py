@@ -19,7 +19,6 @@ import av
 import torch
 from comfy_cli.workflow_to_api import convert_ui_to_api
 from PIL import Image, ImageDraw, ImageFont
-from torchvision.transforms.functional import to_tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
@@ -28,6 +27,7 @@ from bivdiff_core.demo import world  # noqa: E402
 from tools import measure  # noqa: E402
 from tools.server import Server, ServerError  # noqa: E402
 from tools.sheets import contact_sheet, scaled  # noqa: E402
+from tools.videos import frames_of, node_titled  # noqa: E402
 from tools.workflows import FILES  # noqa: E402
 
 WORKFLOW = FILES["stages_demo"]
@@ -116,17 +116,6 @@ class Progress:
             print(f"[demo] {self.titles[content['node']]}", flush=True)
         elif event == "progress" and sys.stdout.isatty():
             print(f"       {content['value']}/{content['max']}", end="\r", flush=True)
-
-
-def node_titled(prompt: dict, title: str) -> str:
-    """The id of the node with a title."""
-    return next(node_id for node_id, node in prompt.items() if node["_meta"]["title"] == title)
-
-
-def frames_of(server: Server, run, prompt: dict, title: str) -> torch.Tensor:
-    """The frames ``[F, H, W, 3]`` in 0..1 that a preview or save node has written."""
-    files = server.files(run.outputs[node_titled(prompt, title)])
-    return torch.stack([to_tensor(Image.open(file).convert("RGB")).movedim(0, -1) for file in files])
 
 
 def animation(videos: dict[str, torch.Tensor]) -> list[Image.Image]:

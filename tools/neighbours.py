@@ -22,9 +22,10 @@ from comfy_cli.workflow_to_api import convert_ui_to_api
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
-from tools.demo import ROWS, WORKFLOW, frames_of  # noqa: E402
+from tools.demo import ROWS, WORKFLOW  # noqa: E402
 from tools.host import COMFYUI  # noqa: E402
 from tools.server import Server, ServerError  # noqa: E402
+from tools.videos import frames_of  # noqa: E402
 
 
 @dataclass(frozen=True)

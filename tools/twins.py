@@ -15,7 +15,6 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 from comfy_cli.workflow_to_api import convert_ui_to_api
@@ -29,14 +28,13 @@ sys.path.append(str(ROOT))
 from bivdiff_core.demo import world  # noqa: E402
 from tools import measure  # noqa: E402
 from tools.chain import with_jumping_colours  # noqa: E402
-from tools.demo import frames_of  # noqa: E402
 from tools.host import COMFYUI  # noqa: E402
 from tools.parts import PACKAGED_CLIP  # noqa: E402
 from tools.server import Server  # noqa: E402
 from tools.sheets import contact_sheet  # noqa: E402
+from tools.videos import frames_of, write_video  # noqa: E402
 from tools.workflows import FILES, GRAPHS, WORKFLOWS, workflow  # noqa: E402
 
-RATE = 8
 BEFORE = dict.fromkeys(("controlnet", "t2i_adapter", "animatediff"), "Control")
 BEFORE |= dict.fromkeys(("stages_demo", "zeroscope", "tile_upscale"), "Frame-wise")
 """What the upper row shows where it is not the source."""
@@ -90,23 +88,6 @@ def write_inputs(folder: Path, clip: world.Clip) -> None:
 def shape_mask(clip: world.Clip) -> Tensor:
     """The shape's pixels `[F, H, W]` and those next to them, 0 or 1."""
     return measure.grown((clip.ground < 0.99).float(), 2)
-
-
-def write_video(path, frames: Tensor, sound: bool = False) -> None:
-    """Frames `[F, H, W, 3]` without loss, and one second of a tone."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=RATE, options={"crf": "0"})
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv444p"
-        tone = container.add_stream("aac", rate=44100, layout="mono") if sound else None
-        for picture in (frames * 255).round().byte().numpy():
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture))))
-        container.mux(stream.encode())
-        if tone:
-            wave = np.sin(np.arange(44100) / 20).astype(np.float32)[None]
-            samples = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
-            samples.sample_rate = 44100
-            container.mux(tone.encode(samples))
-            container.mux(tone.encode())
 
 
 def thumbnail(before: Tensor, after: Tensor) -> Image.Image:

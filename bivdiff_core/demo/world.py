@@ -24,6 +24,7 @@ FRAMES = 8
 DRIFT = 2.0
 TRAIN_SEEDS = range(0, 1_000_000)
 HELD_OUT_SEEDS = range(1_000_000, 2_000_000)
+KINDS = ("easy", "hard")
 CANNY_LOW, CANNY_HIGH = 0.3, 0.6
 PACKAGED_CLIP_SEED = 1_000_000
 
@@ -271,6 +272,12 @@ def _surface(rng: np.random.Generator, name: str, tilt: float, wavelength: tuple
     wave = 2 * math.pi / length * np.array([math.cos(angle), math.sin(angle)])
     phase = rng.uniform(0, 2 * math.pi)
     return Surface(name, _triple(colour), _triple(tint), (_triple((*wave, phase)),))
+
+
+def held_out(kind: str, number: int) -> Clip:
+    """A clip that no model was trained on: an easy one, or the hard clip of it."""
+    clip = make_clip(HELD_OUT_SEEDS[number])
+    return harder(clip) if kind == "hard" else clip
 
 
 def packaged_clip(frames: int = FRAMES) -> Clip:

@@ -12,7 +12,7 @@ from studio import Studio, is_alive, wait_for
 from bivdiff_core.demo import world
 from tools.demo import WORKFLOW, of_clip
 from tools.host import COMFYUI
-from tools.twins import write_video
+from tools.videos import write_video
 
 SEEDS = (3, 4)
 FEW_STEPS = [

@@ -18,13 +18,13 @@ from bivdiff_core.demo import world
 from bivdiff_core.demo.models import CONTEXT_DIM
 from tools import measure, released, twins, workflows
 from tools.chain import with_jumping_colours
-from tools.demo import frames_of, node_titled
 from tools.environment import HOST_RELEASE, is_release
 from tools.graph import MUTED
 from tools.host import COMFYUI
 from tools.parts import ANIMATEDIFF, PACKAGED_CLIP
 from tools.standins import tiny_models as tiny
 from tools.standins.video_folders import write_folder
+from tools.videos import frames_of, node_titled
 
 MODEL_FILES = {"ckpt_name", "control_net_name", "lora_name", "bg_removal_name"}
 MODEL_FILES |= {"unet_name", "clip_name", "vae_name", "model_name"}
