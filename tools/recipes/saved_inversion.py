@@ -18,7 +18,7 @@ def draw(g: Graph) -> None:
     g.group("Stage 1: your frames", parts.FRAMES_COLOUR)
     frames = g.add("VAEEncode", "Your frames", pixels=clip.frames, vae=models.vae)
     g.group("Stage 2: inverted and saved", parts.INVERSION_COLOUR)
-    both = parts.inverted(g, models, texts, frames)
+    both = parts.inverted(g, models, texts, frames, parts.OWN_STRENGTH)
     g.column()
     for (whose, prefix), latent in zip(PREFIXES.items(), both, strict=True):
         g.add("BIVDiffSaveLatent", f"Save ({whose})", latent=latent, filename_prefix=prefix)
