@@ -54,7 +54,7 @@ PAIRS = (
 )
 """Ways whose differences clip by clip the page shows, for each kind of clips and frames."""
 SHARPNESS_KEPT, POINTS_LOST = 0.9, 0.01
-SHEET_CLIPS = 4
+SHEET_CLIPS = 2
 SHEET_WAYS = (
     ("source", "source"),
     ("independent", PLAIN),

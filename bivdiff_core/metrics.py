@@ -24,7 +24,8 @@ MOST_PAIRS = 64
 MOTION_KEPT, SHARPNESS_KEPT, FLICKER_KEPT = 0.5, 0.85, 0.9
 """Shares of the video before, below which motion or sharpness counts as lost and flicker as reduced.
 
-An average of three frames, the cheapest way to less flicker, keeps .71 to .77 of the sharpness (docs/claims.md).
+An average of three frames, the cheapest way to less flicker, keeps two thirds to three quarters of the sharpness of
+frames drawn one by one (docs/claims.md).
 Flicker passes for motion in part, hence the lower share: blotches of .1 on a still picture measured .3% to 1.3% a
 frame.
 """
