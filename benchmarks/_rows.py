@@ -49,11 +49,14 @@ def measure(name: str, jobs: Iterable[dict], work: Callable[[dict], dict], begin
             ProcessPoolExecutor(cores, get_context("spawn"), _begin, (begin,)) as processes,
         ):
             running = {processes.submit(work, job): job for job in missing}
-            for done in tqdm(as_completed(running), total=len(missing), desc=name):
-                job = running[done]
-                found[_key(job, job)] = row = job | done.result() | run
-                file.write(json.dumps(row) + "\n")
-                file.flush()
+            try:
+                for done in tqdm(as_completed(running), total=len(missing), desc=name):
+                    job = running[done]
+                    found[_key(job, job)] = row = job | done.result() | run
+                    file.write(json.dumps(row) + "\n")
+                    file.flush()
+            finally:  # a failed job, or Ctrl-C, waits for no others
+                processes.shutdown(cancel_futures=True)
     rows = [*(found.pop(_key(job, job)) for job in jobs), *found.values()]
     (ROWS / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return rows

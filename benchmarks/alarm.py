@@ -66,11 +66,13 @@ def work(job: dict) -> dict:
     latent, caption = footage(clip, job["footage"], job["clip"]), chain.encode_text(clip.caption)
     given = {name: job[name] for name in ("solver", "steps", "strength")}
     given["conditioning"] = caption if job["inversion prompt"] == "caption" else chain.empty
-    image = chain.invert_image(latent, **given) if job["ratio"] > 0 else None
-    video = chain.invert_video(latent, **given) if job["ratio"] < 1 else None
     try:
+        image = chain.invert_image(latent, **given) if job["ratio"] > 0 else None
+        video = chain.invert_video(latent, **given) if job["ratio"] < 1 else None
         mixed = chain.blend(image, video, job["ratio"], job["mode"])
-    except ValueError:  # does not look like noise: the nodes stop such a run themselves
+    except (
+        ValueError
+    ):  # too few steps to reach noise, or what does not look like it: the nodes stop such a run themselves
         return {"refused": True}
     measured = statistics.measure(statistics.as_frames(mixed["samples"]))
     off = statistics.excess(measured, statistics.limits(tuple(mixed["samples"].shape)))
@@ -149,7 +151,7 @@ def blocks(rows: list[dict]) -> dict[str, str]:
     run, refused = rows[-1], len(rows) - len(table)
     return {
         "run": f"`{run['command']}` at {run['commit']}: {len(rows)} runs. {refused} of them ended before: the nodes "
-        "refuse a latent that plainly does not look like noise.",
+        "refuse steps too few to reach noise, and a latent that plainly does not look like it.",
         "controls": "\n".join(f"- {name}: {', '.join(map(str, choices))}" for name, choices in CONTROLS.items()),
         "footage": pandas.DataFrame(by_footage).to_markdown(index=False),
         "areas": pandas.DataFrame(areas).to_markdown(index=False),
