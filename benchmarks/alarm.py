@@ -70,9 +70,7 @@ def work(job: dict) -> dict:
         image = chain.invert_image(latent, **given) if job["ratio"] > 0 else None
         video = chain.invert_video(latent, **given) if job["ratio"] < 1 else None
         mixed = chain.blend(image, video, job["ratio"], job["mode"])
-    except (
-        ValueError
-    ):  # too few steps to reach noise, or what does not look like it: the nodes stop such a run themselves
+    except ValueError:  # too few steps to reach noise, or not like noise: the nodes stop such a run themselves
         return {"refused": True}
     measured = statistics.measure(statistics.as_frames(mixed["samples"]))
     off = statistics.excess(measured, statistics.limits(tuple(mixed["samples"].shape)))

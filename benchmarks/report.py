@@ -17,18 +17,15 @@ PAGES = {
     "disagreement": "disagreement.md",
     "precision": "precision.md",
     "published": "real_footage.md",
-    "study": "study.md",
 }
 """The page of docs/ whose blocks each benchmark fills."""
 
 
 def main() -> None:
-    """Fill every page, and draw what is drawn of rows alone."""
+    """Fill every page."""
     for name, page in PAGES.items():
-        benchmark, rows = import_module(name), read(name)
-        write(page, benchmark.blocks(rows))
-        if name == "study":
-            benchmark.plot(rows)
+        rows = read(name)
+        write(page, import_module(name).blocks(rows))
         print(f"docs/{page}: {len(rows)} rows", flush=True)
 
 
