@@ -1,5 +1,7 @@
 """Averages along motion, on a texture that moves by a known step."""
 
+import gc
+
 import pytest
 import torch
 from torch import Tensor
@@ -76,3 +78,20 @@ def test_motion_is_measured_at_a_bounded_size_and_once_a_pair(clip, noisy, monke
     assert averaged.shape == large.shape and share.shape == large.shape[:3]
     assert len(pairs) == FRAMES - 1
     assert (averaged - large)[:, 32:-32, 32:-32].square().mean().sqrt() < 0.02
+
+
+def test_no_more_flows_are_held_for_a_longer_clip():
+    assert most_flows_held(24) == most_flows_held(8) > 0
+
+
+def most_flows_held(frames: int) -> int:
+    """How many tensors of a flow's shape are alive at most, beside those that were before."""
+    clip = textured(32).expand(frames, -1, -1, -1)
+    counts = []
+
+    def count() -> None:
+        counts.append(sum(type(each) is Tensor and each.shape == (1, 32, 32, 3) for each in gc.get_objects()))
+
+    count()
+    flow.average_along(clip, clip, 2, count)
+    return max(counts) - counts[0]
