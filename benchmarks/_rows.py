@@ -75,12 +75,12 @@ def _key(row: dict, like: dict) -> str:
 
 
 def _commit() -> str:
-    """The commit that is checked out, with a + if other files than rows differ from it."""
+    """The commit that is checked out, with a + if other files than rows and pages differ from it."""
 
     def git(*arguments: str | Path) -> subprocess.CompletedProcess:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
 
-    changed = git("diff", "--quiet", "HEAD", "--", ".", ":!benchmarks/rows").returncode != 0
+    changed = git("diff", "--quiet", "HEAD", "--", ".", ":!benchmarks/rows", ":!docs").returncode != 0
     return git("rev-parse", "--short", "HEAD").stdout.strip() + "+" * changed
 
 
