@@ -20,6 +20,8 @@ GOOD, BAD, NEUTRAL, NOW, BEFORE = "#2e7d32", "#c62828", "#37474f", "#1565c0", "#
 WIDTH, DPI = 360, 200
 """A page is as wide as a node, at a hundred of its pixels an inch, and drawn at twice that for whoever zooms in."""
 TITLE, TEXT, TICKS = 7, 8, 6.5  # points
+LABEL = 120, 30
+"""Width and height, in pixels, of the room that a point's label needs."""
 SHOWN_FRAMES = 9
 
 
@@ -180,11 +182,26 @@ def trade_off(
             axes.scatter(*points, s=40, marker=marker, color=colour, label=label, zorder=2)
     along = sorted(best, key=lambda i: similarity[i])
     axes.plot([similarity[i] for i in along], [flicker[i] for i in along], color=GOOD, zorder=1)
-    for name, x, y in zip(names, similarity, flicker, strict=True):
-        axes.annotate(name, (x, y), textcoords="offset points", xytext=(6, 4), fontsize=TEXT)
     axes.margins(0.3, 0.2)
     axes.invert_yaxis()
+    points = list(zip(similarity, flicker, strict=True))
+    for members in near_one_another(axes.transData.transform(points)):
+        label = ", ".join(names[i] for i in members)
+        axes.annotate(label, points[members[0]], textcoords="offset points", xytext=(6, 4), fontsize=TEXT)
     panel(axes, "", f"similarity to {against} (SSIM, 1 is the same)")
     axes.set_ylabel("flicker (squared change along the motion)", fontsize=TICKS, color=NEUTRAL)
     page.legend(fontsize=TICKS, loc="outside lower center")
     return picture(page)
+
+
+def near_one_another(places: np.ndarray) -> list[list[int]]:
+    """Points `[N, 2]`, in pixels, in groups whose labels would lie over that of their first."""
+    groups: list[list[int]] = []
+    for i, place in enumerate(places):
+        for members in groups:
+            if (np.abs(place - places[members[0]]) < LABEL).all():
+                members.append(i)
+                break
+        else:
+            groups.append([i])
+    return groups

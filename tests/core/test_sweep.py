@@ -1,9 +1,10 @@
 """Lists of ratios and of words, grids of videos, and which video is best."""
 
+import numpy as np
 import pytest
 import torch
 
-from bivdiff_core import metrics, sweep
+from bivdiff_core import metrics, plots, sweep
 
 
 @pytest.mark.parametrize("text", ["0, .25 1", "0,0.25,1", " 0\n0.25;1".replace(";", " "), "0 25e-2 1,"])
@@ -79,3 +80,9 @@ def test_where_frames_share_no_motion_the_source_tells_what_does_not_follow_it()
     assert sweep.compare([apart, moving, adrift], apart)[3] == [False, False, False]
     _, flicker, best, lost = sweep.compare([apart, moving, adrift], apart, source=metrics.Source.of(moving))
     assert lost[2] and 2 not in best and flicker[1] < 0.2 * flicker[0]
+
+
+def test_points_that_lie_together_share_a_label():
+    width, height = plots.LABEL
+    places = np.array([(0, 0), (width - 1, height - 1), (width, 0), (0, 2 * height), (5, 2 * height + 5)])
+    assert plots.near_one_another(places) == [[0, 1], [2], [3, 4]]
