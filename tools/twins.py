@@ -36,8 +36,10 @@ from tools.videos import frames_of, write_video  # noqa: E402
 from tools.workflows import FILES, GRAPHS, WORKFLOWS, workflow  # noqa: E402
 
 BEFORE = dict.fromkeys(("controlnet", "t2i_adapter", "animatediff"), "Control")
-BEFORE |= dict.fromkeys(("stages_demo", "zeroscope", "tile_upscale"), "Frame-wise")
+BEFORE |= dict.fromkeys(("zeroscope", "tile_upscale"), "Frame-wise")
 """What the upper row shows where it is not the source."""
+STAGES = ("Control", "Frame-wise", "No structure pass", "Smoothed")
+"""What the demo by stages shows, a row each."""
 
 GREY, BLUE, GREEN = "#3f5159", "#3f789e", "#335533"
 Box = tuple[str, int, int, str]
@@ -145,6 +147,8 @@ def main() -> None:
                 picture = to_pil_image(sweep_thumbnail(shown("Smoothed"), shown("Plot")))
             elif name == "deflicker_demo":
                 picture = thumbnail(*shown("Before and after").chunk(2))
+            elif name == "stages_demo":
+                picture = contact_sheet({row: shown(row) for row in STAGES}, tile=96)
             else:
                 picture = thumbnail(shown(BEFORE.get(name, "Source")), shown("Smoothed"))
             picture.save(FILES[name].with_suffix(".jpg"), quality=90)

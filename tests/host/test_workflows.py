@@ -24,7 +24,7 @@ from tools.host import COMFYUI
 from tools.parts import ANIMATEDIFF, PACKAGED_CLIP
 from tools.standins import tiny_models as tiny
 from tools.standins.video_folders import write_folder
-from tools.videos import frames_of, node_titled
+from tools.videos import RATE, frames_of, node_titled
 
 MODEL_FILES = {"ckpt_name", "control_net_name", "lora_name", "bg_removal_name"}
 MODEL_FILES |= {"unet_name", "clip_name", "vae_name", "model_name"}
@@ -40,6 +40,8 @@ EXPAND, BLUR = 2, 2
 
 GRAPHS = workflows.GRAPHS | released.GRAPHS
 FIRST = "deflicker_demo"
+COMPLETE = {FIRST, "stages_demo"}
+"""Those that come with their clip and their models."""
 """The template that needs nothing of the artist's, and shows the chain as one node."""
 
 PASSING = {"stages_demo", "controlnet", "t2i_adapter", "style_lora", "tile_upscale", "animatediff", "sweep"}
@@ -137,11 +139,9 @@ def test_the_blueprint_is_what_the_tool_writes(object_info):
     assert workflows.BLUEPRINT.read_text(encoding="utf-8") == workflows.as_text(workflows.blueprint(object_info))
 
 
-@every_chain
+@pytest.mark.parametrize("name", [name for name in GRAPHS if name not in COMPLETE])
 def test_the_server_finds_nothing_amiss_but_the_artists_files(server, object_info, name):
-    ui = json.loads(shipped(name))
-    prompt = whole(ui, object_info)
-    assert len(prompt) == sum(node["type"] != "MarkdownNote" for node in ui["nodes"])
+    prompt = whole(json.loads(shipped(name)), object_info)
     for node in prompt.values():
         if node["class_type"] == "LoadVideo":
             node["inputs"]["file"] = "missing.mp4"  # so that nothing runs where the models are there
@@ -151,6 +151,13 @@ def test_the_server_finds_nothing_amiss_but_the_artists_files(server, object_inf
     for node in found.values():
         for error in node["errors"]:
             assert error["extra_info"].get("input_name") in FILES, error
+
+
+@every_chain
+def test_every_node_leads_to_something_shown_or_saved(object_info, name):
+    ui = json.loads(shipped(name))
+    prompt = whole(ui, object_info)
+    assert len(prompt) == sum(node["type"] != "MarkdownNote" for node in ui["nodes"])
     wired = {value[0] for node in prompt.values() for value in node["inputs"].values() if isinstance(value, list)}
     for key, node in prompt.items():
         assert key in wired or object_info[node["class_type"]]["output_node"], f"{node['_meta']['title']} leads nowhere"
@@ -365,11 +372,11 @@ def test_every_clip_of_a_folder_becomes_the_video_that_it_becomes_alone(server, 
 
 def test_the_video_plays_at_the_clips_speed_with_its_sound(twin):
     with av.open(str(twin("own_frames")["video"])) as container:
-        assert container.streams.video[0].average_rate == twins.RATE
+        assert container.streams.video[0].average_rate == RATE
         sound = sum(frame.samples / frame.sample_rate for frame in container.decode(audio=0))
-        assert sound == pytest.approx(world.FRAMES / twins.RATE, abs=0.1)
+        assert sound == pytest.approx(world.FRAMES / RATE, abs=0.1)
     with av.open(str(twin("own_frames", steps=4, stride=2, count=4)["video"])) as container:
-        assert container.streams.video[0].average_rate == twins.RATE / 2
+        assert container.streams.video[0].average_rate == RATE / 2
 
 
 def test_prompt2prompt_changes_the_word_and_keeps_the_rest(twin, clip):
