@@ -12,6 +12,7 @@ from _rows import read
 
 PAGES = {
     "alarm": "alarm.md",
+    "calls": "calls.md",
     "claims": "claims.md",
     "disagreement": "disagreement.md",
     "precision": "precision.md",
