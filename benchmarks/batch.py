@@ -27,7 +27,7 @@ sys.path.append(str(ROOT))
 from bivdiff_core.demo import world  # noqa: E402
 from tools.batch.files import write  # noqa: E402
 from tools.batch.reports import read_report  # noqa: E402
-from tools.demo import WORKFLOW, of_clip  # noqa: E402
+from tools.demo import workflow_of  # noqa: E402
 from tools.environment import RAY_PYTHON  # noqa: E402
 from tools.host import COMFYUI  # noqa: E402
 from tools.videos import write_video  # noqa: E402
@@ -92,7 +92,7 @@ class Bench:
         print(f"{'engine':10}{'workers':>8}{'seconds':>9}{'of the loop':>13}{'first clip':>12}{'others':>8}")
         plain = None
         workflow = self.folder / "demo.json"
-        write(workflow, json.dumps(of_clip(json.loads(WORKFLOW.read_text(encoding="utf-8")), "any.mp4")))
+        write(workflow, json.dumps(workflow_of("any.mp4")))
         for engine, workers, seconds in self.engines(COMFYUI, workflow, clips):
             plain = plain or seconds
             reports = [read_report(path) for path in (self.folder / "out").glob("*.json")]

@@ -86,21 +86,18 @@ class Claims(PricedChain):
                 made |= self.as_published(drawn)
         own = self.step(lambda: with_jumping_colours(clip.frames, seed))
         made |= self.steadied("own", self.step(self.encode, own), own)
-        remembered = self.step(lambda latent: self.invert_image(latent, self.text, 1.0, steps=STEPS), encoded)
-        made["the source's noise", PLAIN] = self.drawn_from(remembered, self.controlled)
+        self.remembered = self.step(lambda latent: self.invert_image(latent, self.text, 1.0, steps=STEPS), encoded)
+        made["the source's noise", PLAIN] = self.drawn_from(self.remembered, self.controlled)
         alone = self.step(lambda: self.sample(self.video, self.text, empty, seed, steps=STEPS))
         made["none", "video model alone"] = self.step(self.decode, alone)
         return made
 
     def edits(self, clip: world.Clip, goal: world.Clip, seed: int) -> Ways:
-        """A clip drawn in the goal's colours from its own noise and from independent noise, without any smoothing."""
-        said = self.encode_text(clip.caption)
-        encoded = self.step(lambda: self.encode(clip.frames))
-        remembered = self.step(lambda latent: self.invert_image(latent, said, 1.0, steps=STEPS), encoded)
+        """The clip of `ways` in the goal's colours, from its own noise and from independent noise, not smoothed."""
         controlled = self.outlined(clip.frames, self.encode_text(goal.caption))
         drawn = self.step(lambda: self.draw(*controlled, self.nothing(len(clip.frames)), seed, steps=STEPS))
         return {
-            ("the source's noise", EDITED): self.drawn_from(remembered, controlled),
+            ("the source's noise", EDITED): self.drawn_from(self.remembered, controlled),
             ("independent", EDITED): self.step(self.decode, drawn),
         }
 

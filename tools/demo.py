@@ -52,11 +52,9 @@ def main() -> None:
     print("[demo] starting ComfyUI", flush=True)
     try:
         with Server(sys.executable, Path(os.environ["COMFYUI_PATH"]), base, arguments.cpu) as server:
-            ui = json.loads(WORKFLOW.read_text(encoding="utf-8"))
             if clip:
                 shutil.copy(clip, base / "input")
-                ui = of_clip(ui, clip.name)
-            prompt = convert_ui_to_api(ui, server.object_info())
+            prompt = convert_ui_to_api(workflow_of(clip and clip.name), server.object_info())
             inputs = {node["class_type"]: node["inputs"] for node in prompt.values()}
             inputs["BIVDiffSelectFrames"].update(stride=stride, count=world.FRAMES)
             run = server.run(prompt, Progress(prompt))
@@ -84,10 +82,11 @@ def main() -> None:
     print(f"Side by side: {OUTPUT / f'{name}.gif'}")
 
 
-def of_clip(ui: dict, file: str) -> dict:
-    """The demo workflow with Load Video in its clip's place, of a file in ComfyUI's input folder."""
+def workflow_of(file: str | None) -> dict:
+    """The demo workflow; with Load Video in its clip's place where a file in ComfyUI's input folder is named."""
+    ui = json.loads(WORKFLOW.read_text(encoding="utf-8"))
     for node in ui["nodes"]:
-        if node["type"] == "BIVDiffDemoClip":
+        if file and node["type"] == "BIVDiffDemoClip":
             node.update(type="LoadVideo", properties={}, widgets_values=[file])
     return ui
 

@@ -10,7 +10,7 @@ import pytest
 from studio import Studio, is_alive, wait_for
 
 from bivdiff_core.demo import world
-from tools.demo import WORKFLOW, of_clip
+from tools.demo import workflow_of
 from tools.host import COMFYUI
 from tools.videos import write_video
 
@@ -26,7 +26,7 @@ OPTIONS = [part for setting in FEW_STEPS for part in ("--set", setting)]
 def real(tmp_path, monkeypatch) -> Studio:
     """Two clips for the demo workflow."""
     studio = Studio(tmp_path, COMFYUI)
-    studio.workflow.write_text(json.dumps(of_clip(json.loads(WORKFLOW.read_text()), "any.mp4")))
+    studio.workflow.write_text(json.dumps(workflow_of("any.mp4")))
     studio.clips.mkdir()
     for seed in SEEDS:
         write_video(studio.clips / f"clip{seed}.mp4", world.make_clip(seed).frames)

@@ -103,11 +103,9 @@ LTX = {
     "caption_channels": TEXT_WIDTH,
     "num_layers": 2,
 }
-HUNYUAN = {
-    "image_model": "hunyuan_video",
+DOUBLE_STREAM = {
     "in_channels": 16,
     "out_channels": 16,
-    "patch_size": [1, 2, 2],
     "vec_in_dim": TEXT_WIDTH,
     "context_in_dim": TEXT_WIDTH,
     "hidden_size": 32,
@@ -116,9 +114,15 @@ HUNYUAN = {
     "depth": 1,
     "depth_single_blocks": 1,
     "axes_dim": [4, 6, 6],
-    "theta": 256,
     "qkv_bias": True,
     "guidance_embed": True,
+}
+"""What HunyuanVideo's transformer and Flux's have in common, made small."""
+HUNYUAN = {
+    **DOUBLE_STREAM,
+    "image_model": "hunyuan_video",
+    "patch_size": [1, 2, 2],
+    "theta": 256,
     "byt5": False,
     "meanflow": False,
     "use_cond_type_embedding": False,
@@ -147,21 +151,10 @@ PICTURE_VAE = {
 }
 
 FLUX = {
+    **DOUBLE_STREAM,
     "image_model": "flux",
-    "in_channels": 16,
-    "out_channels": 16,
     "patch_size": 2,
-    "vec_in_dim": TEXT_WIDTH,
-    "context_in_dim": TEXT_WIDTH,
-    "hidden_size": 32,
-    "mlp_ratio": 2.0,
-    "num_heads": 2,
-    "depth": 1,
-    "depth_single_blocks": 1,
-    "axes_dim": [4, 6, 6],
     "theta": 10000,
-    "qkv_bias": True,
-    "guidance_embed": True,
     "txt_ids_dims": [],
 }
 
