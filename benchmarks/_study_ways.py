@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from _price import Made, PricedChain
-from _study_plan import BRIDGES, MOTIONS, Case
+from _study_plan import BRIDGES, MIDDLE, MOTIONS, PASSED, Case
 from torch import Tensor
 
 from bivdiff_core.demo import models, world
@@ -142,8 +142,10 @@ class Study(PricedChain):
             made = self.stage(("frames", case.task, case.noise), lambda: self.frames_of(case.task, case.noise))
             if case.method == "video to video":
                 made = self.stage((case,), lambda latent: self.video_to_video(case, unmasked(latent), positive), made)
-            elif case.method == "BIVDiff":
+            elif case.method == MIDDLE.method:
                 made = self.smoothed(case, made, positive)
+            elif case.method == PASSED:
+                made = self.passed(case, self.smoothed(replace(case, method=MIDDLE.method), made, positive), positive)
         frames = self.decode(made.result)
         if case.method == "average of 3":
             frames = average_of_three(frames)
@@ -181,6 +183,11 @@ class Study(PricedChain):
             return self.smooth(self.blend(image, clip, case.ratio, case.mode), positive, case.steps, model=video)
 
         return self.stage((case,), smooth, *branches)
+
+    def passed(self, case: Case, smoothed: Made, positive: list) -> Made:
+        """The structure pass after the smoother, under the outlines that drew the frames: a LATENT."""
+        controlled = self.outlined(self.scene.source.frames, positive)
+        return self.step(lambda latent: self.structure_pass(latent, positive, controlled, case.steps), smoothed)
 
     def bridged(self, case: Case, positive: list) -> dict:
         """Both models at once from plain noise, a LATENT."""

@@ -22,6 +22,7 @@ from _study_plan import (
     MODES,
     MOTIONS,
     PAIRS,
+    PASSED,
     RATIOS,
     SHARED,
     SHARES,
@@ -213,16 +214,15 @@ def tables(results: Results) -> dict[str, str]:
     made["other schedule"] = grid(
         results,
         {
-            ratio: {f"{task}, {pair}": replace(MIDDLE, task=task, ratio=ratio, pair=pair) for task, pair in pairs}
-            for ratio in RATIOS
-            for pairs in [list(product(TASKS, PAIRS))]
+            r: {
+                f"{pair}, strength {s:g}": replace(MIDDLE, ratio=r, strength=s, pair=pair)
+                for s, pair in product((0.75, 1.0), PAIRS)
+            }
+            for r in RATIOS
         },
     )
-    at_full = replace(MIDDLE, strength=1.0)
-    made["other schedule, strength 1"] = grid(
-        results, {r: {pair: replace(at_full, ratio=r, pair=pair) for pair in PAIRS} for r in RATIOS}
-    )
-    made["strength"] = grid(results, {r: {s: replace(MIDDLE, ratio=r, strength=s) for s in STRENGTHS} for r in RATIOS})
+    for name, middle in {"strength": MIDDLE, "strength, structure pass": replace(MIDDLE, method=PASSED)}.items():
+        made[name] = grid(results, {r: {s: replace(middle, ratio=r, strength=s) for s in STRENGTHS} for r in RATIOS})
     made["shared noise"] = cases_table(results, shared_ways())
     blends = [replace(MIDDLE, ratio=r, strength=s) for s, r in product((0.75, 1.0), SHARES)]
     made["modes"] = gains(

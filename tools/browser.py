@@ -80,7 +80,7 @@ class Comfy:
 
         The front end asks the hub for the size of models that a graph lacks: that it may not is not counted.
         """
-        asked = "Connecting to 'https://huggingface.co/" in message.text
+        asked = "https://huggingface.co/" in message.text and "Content Security Policy" in message.text
         ours = urlsplit(message.location["url"]).port == self.server.port and not asked
         if message.type == "error" and ours:
             self.errors.append(message.text)
