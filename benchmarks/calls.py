@@ -49,9 +49,16 @@ PLANS |= {
     f"{steps} {scheduler}, dpmpp_2m, uni_inv": even(steps, scheduler, "dpmpp_2m", "uni_inv")
     for steps, scheduler in ((12, "ddim_uniform"), *product((12, 8), ("simple", "karras")))
 }
+PLANS |= {f"{steps} ddim_uniform, ddim, uni_inv": even(steps, solver="uni_inv") for steps in (50, 25, 12)}
+PLANS |= {f"12 {scheduler}, ddim, ddim": even(12, scheduler) for scheduler in ("simple", "karras")}
+PLANS |= {"12 ddim_uniform, dpmpp_2m, ddim": even(12, sampler="dpmpp_2m")}
 PLANS |= {
     f"25, {stage} 12": replace(even(25), **{stage: 12}) for stage in ("draw", "invert", "smooth", "structure_pass")
 }
+
+
+JUDGES, JUDGED = range(24, 48), (REFERENCE, "12")
+"""Clips that chose nothing, those of claims.py, and the plans that they judge."""
 
 
 class Calls(PricedChain):
@@ -101,22 +108,29 @@ def blocks(rows: list[dict]) -> dict[str, str]:
     """What the page's generated blocks hold."""
     table = pandas.DataFrame(rows).astype(dict.fromkeys(FIGURES, float))
     table = table.set_index(["kind", "noise", "plan", "clip"]).sort_index()
-    run = rows[-1]
-    made = {"run": f"`{run['command']}` at {run['commit']}: {len({row['clip'] for row in rows})} clips of each kind."}
+    chose, judge = (table[table.index.isin(JUDGES, level="clip") == judging] for judging in (False, True))
+    counts = [len(part.index.unique("clip")) for part in (chose, judge)]
+    made = {
+        "run": f"`{rows[-1]['command']}` at {rows[-1]['commit']}: {counts[0]} clips of each kind, {counts[1]} judge."
+    }
     for kind, noise in product(world.KINDS, NOISES):
-        reference = table.loc[kind, noise, REFERENCE]
-        lines = []
-        for plan in PLANS:
-            of_plan = table.loc[kind, noise, plan]
-            line = {"plan": plan, "calls": f"{of_plan['calls'].mean():.0f}"}
-            for figure in FIGURES:
-                line[figure] = f"{of_plan[figure].mean():.3f}"
-                if plan != REFERENCE:
-                    low, high = interval(of_plan[figure] - reference[figure])
-                    line[figure] += f" ({low:+.3f} to {high:+.3f})"
-            lines.append(line)
-        made[f"{kind}, {noise}"] = pandas.DataFrame(lines).to_markdown(index=False)
-    return made
+        made[f"{kind}, {noise}"] = plans(chose.loc[kind, noise], list(PLANS))
+    return made | {f"{kind}, judged": plans(judge.loc[kind, NOISES[0]], list(JUDGED)) for kind in world.KINDS}
+
+
+def plans(table: pandas.DataFrame, names: list[str]) -> str:
+    """A line for each plan, with its differences to `REFERENCE` clip by clip, as Markdown."""
+    reference, lines = table.loc[REFERENCE], []
+    for plan in names:
+        of_plan = table.loc[plan]
+        line = {"plan": plan, "calls": f"{of_plan['calls'].mean():.0f}"}
+        for figure in FIGURES:
+            line[figure] = f"{of_plan[figure].mean():.3f}"
+            if plan != REFERENCE:
+                low, high = interval(of_plan[figure] - reference[figure])
+                line[figure] += f" ({low:+.3f} to {high:+.3f})"
+        lines.append(line)
+    return pandas.DataFrame(lines).to_markdown(index=False)
 
 
 def main() -> None:
@@ -125,7 +139,8 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=8, help="how many held-out clips of each kind")
     clips = range(parser.parse_args().clips)
     names = ("clip", "kind", "noise", "plan")
-    jobs = [dict(zip(names, job, strict=True)) for job in product(clips, world.KINDS, NOISES, PLANS)]
+    settings = [*product(clips, world.KINDS, NOISES, PLANS), *product(JUDGES, world.KINDS, NOISES[:1], JUDGED)]
+    jobs = [dict(zip(names, job, strict=True)) for job in settings]
     write("calls.md", blocks(measure("calls", jobs, work, begin)))
 
 

@@ -64,9 +64,10 @@ def seed() -> io.Int.Input:
     )
 
 
-def steps(default: int, tooltip: str) -> io.Int.Input:
+def steps(tooltip: str) -> io.Int.Input:
     """A number of sampling steps."""
-    return io.Int.Input("steps", default=default, min=1, max=1000, tooltip=tooltip)
+    sets = "The paper uses 50; 12 in every stage is the fast set, measured on small models only."
+    return io.Int.Input("steps", default=50, min=1, max=1000, tooltip=f"{tooltip} {sets}")
 
 
 def cfg(default: float, tooltip: str, name: str = "cfg") -> io.Float.Input:

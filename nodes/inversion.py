@@ -25,7 +25,7 @@ def _inversion_inputs(model_tooltip: str, latent_tooltip: str) -> list[io.Input]
             "between.",
         ),
         io.Latent.Input("latent", tooltip=latent_tooltip),
-        controls.steps(50, "Inversion steps. More steps bring the frames back more exactly. The paper uses 50."),
+        controls.steps("Inversion steps, as many as the denoising after it has."),
         controls.scheduler(
             "ddim_uniform",
             "How the noise levels are spaced; use the same in the smoother. Flow models: simple, normal or beta.",

@@ -42,7 +42,7 @@ class Prompt2Prompt(Node):
                     tooltip="What they should show: the source prompt with words changed.",
                 ),
                 io.String.Input("negative_prompt", multiline=True, tooltip="What to keep out; usually empty."),
-                controls.steps(50, "Denoising steps, as many as the inversion had."),
+                controls.steps("Denoising steps, as many as the inversion had."),
                 controls.cfg(
                     7.5, "How strictly both prompts are followed. High values move the frames away from the source."
                 ),

@@ -46,7 +46,7 @@ class FrameSampler(Node):
                     "picture; seed, denoise and frame_noise have no effect then.",
                 ),
                 controls.seed(),
-                controls.steps(50, "Denoising steps. The paper uses 50; 20 to 30 are usually as good."),
+                controls.steps("Denoising steps."),
                 controls.cfg(7.5, "How strictly the frames follow the prompt. The paper uses 7.5."),
                 io.Combo.Input(
                     "sampler_name",
@@ -124,7 +124,7 @@ class TemporalSmoother(Node):
                     "latent",
                     tooltip="The inverted frames. A plain latent or an encoded image is refused.",
                 ),
-                controls.steps(50, "Denoising steps, as many as the inversion had."),
+                controls.steps("Denoising steps, as many as the inversion had."),
                 controls.cfg(
                     7.5,
                     "How strictly the video follows the prompt. The paper uses 7.5; lower values keep the frames' "

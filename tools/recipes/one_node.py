@@ -44,7 +44,7 @@ def one_node(object_info: dict, demo: bool) -> Subgraph:
     g.widget("prompt", g.choose("", "a blue square, patchy"), (texts.text, "value"))
     g.widget("seed", 0, (draw, "seed"))
     every = (draw, *inversions, smoother, noised, redraw)
-    g.widget("steps", g.choose(30, 25), *((node, "steps") for node in every))
+    g.widget("steps", parts.steps(g), *((node, "steps") for node in every))
     g.widget("cfg", g.choose(7.5, 3.0), (draw, "cfg"))
     g.widget("control_strength", 1.0, (control, "strength"))
     g.widget("mixing_ratio", 1.0, (mixed, "mixing_ratio"))
