@@ -1,4 +1,4 @@
-// Compare Videos: two clips under one wipe slider, in step, with each clip's flicker underneath.
+// Compare Videos: two clips under one wipe slider, in step, with how much each changes from frame to frame underneath.
 
 import { element, picture, showOutput } from "./output_widget.js";
 
@@ -16,7 +16,7 @@ class Comparison {
   constructor(names) {
     this.names = names;
     this.clips = { before: [], after: [] };
-    this.flicker = { before: [], after: [] };
+    this.changes = { before: [], after: [] };
     this.frame = 0;
     this.wipe = 0.5;
 
@@ -24,7 +24,7 @@ class Comparison {
     this.play = element("button", { textContent: "▶", ariaLabel: "play" }, { width: "2.5em" });
     this.scrub = element("input", { type: "range", min: 0, max: 0, value: 0, ariaLabel: "frame" }, { flex: "1" });
     this.count = element("span", { textContent: "–" }, { minWidth: "4em", textAlign: "right" });
-    this.curves = element("canvas", { ariaLabel: "flicker" }, { height: "90px" });
+    this.curves = element("canvas", { ariaLabel: "change" }, { height: "90px" });
     const controls = element("div", {}, { display: "flex", gap: "8px", alignItems: "center" });
     controls.append(this.play, this.scrub, this.count);
     this.element = element(
@@ -51,11 +51,15 @@ class Comparison {
     this.sizes.observe(this.curves);
   }
 
-  /** Take what the node sent: files of both clips, their flicker from frame to frame, the frame rate. */
-  show({ before, after, flicker, fps }) {
+  /**
+   * Take what the node sent: the files of both, how they change from frame to frame, the frame rate. Where lists of clips
+   * are wired in, the clips play one after another.
+   */
+  show({ before, after, changes, fps }) {
     this.stop();
     this.clips = { before: before.map(picture), after: after.map(picture) };
-    this.flicker = { before: flicker[0], after: flicker[1] };
+    const joined = (side) => changes.flatMap((pair, i) => (i ? [null, ...pair[side]] : pair[side]));
+    this.changes = { before: joined(0), after: joined(1) }; // null from a clip's last frame to the next one's first
     this.fps = fps[0];
     this.scrub.max = before.length - 1;
     for (const image of [...this.clips.before, ...this.clips.after]) image.addEventListener("load", () => this.draw());
@@ -130,29 +134,34 @@ class Comparison {
     label(context, this.names.after, COLORS.after, x + width - 6, y + 4, "right");
   }
 
-  /** Each clip's flicker over the frames, its mean, and a line at the frame shown. */
+  /** Each clip's change over the frames, its mean, and a line at the frame shown. */
   drawCurves() {
     const context = this.curves.getContext("2d");
     const { width, height } = this.curves;
     const [top, bottom] = [20, height - 6];
     const last = Math.max(this.clips.before.length - 1, 1);
-    const highest = Math.max(...this.flicker.before, ...this.flicker.after, 1e-6);
+    const highest = Math.max(...this.changes.before, ...this.changes.after, 1e-6);
     const x = (frame) => 6 + (frame / last) * (width - 12);
 
     context.fillStyle = "rgba(127, 127, 127, 0.5)";
     context.fillRect(x(this.frame) - 1, top, 2, bottom - top);
     for (const clip of ["before", "after"]) {
-      const values = this.flicker[clip];
+      const values = this.changes[clip];
       context.beginPath();
       // The first value is the change from frame 0 to frame 1, which shows in frame 1.
-      values.forEach((value, i) => context.lineTo(x(i + 1), bottom - (value / highest) * (bottom - top)));
+      values.forEach((value, i) => {
+        if (value === null) return;
+        const to = values[i - 1] == null ? "moveTo" : "lineTo";
+        context[to](x(i + 1), bottom - (value / highest) * (bottom - top));
+      });
       context.strokeStyle = COLORS[clip];
       context.lineWidth = clip === "before" ? 4 : 2; // equal curves both show
       context.stroke();
       if (!values.length) continue;
-      const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+      const known = values.filter((value) => value !== null);
+      const mean = known.reduce((sum, value) => sum + value, 0) / known.length;
       const [at, align] = clip === "before" ? [6, "left"] : [width - 6, "right"];
-      label(context, `${this.names[clip]}: flicker ${mean.toFixed(2)}`, COLORS[clip], at, 2, align);
+      label(context, `${this.names[clip]}: change ${mean.toFixed(2)}`, COLORS[clip], at, 2, align);
     }
   }
 }

@@ -36,7 +36,7 @@ function clearStale() {
 }
 
 function warn(node, output) {
-  if (node?.comfyClass?.startsWith("BIVDiff") && output?.text) show(node, output.text.join("\n"));
+  if (node?.comfyClass?.startsWith("BIVDiff") && output?.text?.length) show(node, output.text.join("\n"));
 }
 
 app.registerExtension({

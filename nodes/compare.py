@@ -9,7 +9,7 @@ from .node import Node
 
 
 class CompareVideos(Node):
-    """Two clips for js/compare_videos.js, as temporary files with their flicker."""
+    """Two clips for js/compare_videos.js, as temporary files, and how much each changes from frame to frame."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -47,5 +47,5 @@ class CompareVideos(Node):
             )
         clips = (before, after)
         files = [ui.PreviewImage(clip, cls=cls).values for clip in clips]
-        flicker = [(change(clip.float()) * 255).tolist() for clip in clips]
-        return io.NodeOutput(ui={"before": files[0], "after": files[1], "flicker": flicker, "fps": [fps]})
+        changes = [(change(clip.float()) * 255).tolist() for clip in clips]
+        return io.NodeOutput(ui={"before": files[0], "after": files[1], "changes": [changes], "fps": [fps]})

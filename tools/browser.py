@@ -45,10 +45,11 @@ class Comfy:
         self.page.wait_for_function("window.app?.vueAppReady && window.app.rootGraph?.nodes.length")
         self.page.wait_for_load_state("networkidle")  # the page's own first workflow has had its say
 
-    def load(self, workflow: dict, name: str) -> None:
-        """Open a workflow as the template browser does; only what it says from here on is kept."""
+    def load(self, workflow: dict, name: str, source: str = "file") -> None:
+        """Open a workflow as from a file, or as a ``template``; only what it says from here on is kept."""
         self.errors.clear()
-        self.page.evaluate("([workflow, name]) => app.loadGraphData(workflow, true, true, name)", [workflow, name])
+        load = "([workflow, name, openSource]) => app.loadGraphData(workflow, true, true, name, { openSource })"
+        self.page.evaluate(load, [workflow, name, source])
 
     def missing_nodes(self) -> list[str]:
         """The types of the open workflow's nodes that the page does not know."""

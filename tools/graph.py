@@ -188,7 +188,10 @@ class Graph:
             "links": [list(link) for link in links],
             "groups": self._ui_groups(),
             "config": {},
-            "extra": {"ds": {"scale": self.zoom, "offset": [self.note_width + 20 + round(80 / self.zoom), 95]}},
+            "extra": {
+                "ds": {"scale": self.zoom, "offset": [self.note_width + 20 + round(80 / self.zoom), 95]},
+                "bivdiffTemplate": True,  # for js/templates.js
+            },
             "version": 0.4,
         }
         return {**saved, "definitions": {"subgraphs": list(self.definitions.values())}} if self.definitions else saved

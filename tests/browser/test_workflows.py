@@ -18,7 +18,11 @@ FIRST, STAGES = SHIPPED[:2]
 @pytest.fixture
 def template(comfy):
     """Opens what the template browser offers under a name."""
-    return lambda name: comfy.load(comfy.server.request(f"/api/workflow_templates/bivdiff/{quote(name)}.json"), name)
+    def load(name: str) -> None:
+        workflow = comfy.server.request(f"/api/workflow_templates/bivdiff/{quote(name)}.json")
+        comfy.load(workflow, name, source="template")
+
+    return load
 
 
 def test_the_templates_are_offered(server):
@@ -80,6 +84,7 @@ def test_a_newcomer_sees_the_first_template_play(archive, chromium, tmp_path):
         dialog.get_by_placeholder("Search").fill("BIVDiff")
         dialog.get_by_text(FIRST).first.click()
         page.wait_for_function("window.app.rootGraph.nodes.some(node => node.type === 'BIVDiffCompareVideos')")
+        page.wait_for_function("window.app.canvas.ds.scale === 1")
         assert comfy.run()["status"]["status_str"] == "success"
         plays(comfy)
         comfy.screenshot("first-done")
@@ -112,6 +117,6 @@ def test_the_demo_runs_and_its_video_plays(comfy, template):
     video.evaluate("video => video.play()")
     comfy.page.wait_for_function("video => video.currentTime > 0.2", arg=video.element_handle())
     comfy.on_node("BIVDiffCompareVideos", "app.canvas.centerOnNode(node)")
-    comfy.page.get_by_label("flicker").wait_for()
+    comfy.page.get_by_label("change").wait_for()
     assert comfy.errors == []
     comfy.screenshot("stages-done")

@@ -40,10 +40,9 @@ EXPAND, BLUR = 2, 2
 
 GRAPHS = workflows.GRAPHS | released.GRAPHS
 FIRST = "deflicker_demo"
+"""The template that shows the chain as one node."""
 COMPLETE = {FIRST, "stages_demo"}
 """Those that come with their clip and their models."""
-"""The template that needs nothing of the artist's, and shows the chain as one node."""
-
 PASSING = {"stages_demo", "controlnet", "t2i_adapter", "style_lora", "tile_upscale", "animatediff", "sweep"}
 """Those whose frames a control holds to their shapes: they end with the structure pass."""
 
@@ -368,6 +367,9 @@ def test_every_clip_of_a_folder_becomes_the_video_that_it_becomes_alone(server, 
     alone = twin("own_frames", context_length=6, context_overlap=3)
     assert torch.equal(first, alone["Smoothed"]) and (first - second).abs().mean() > 0.002
     assert len(server.files(ran.outputs[node_titled(prompt, "Smoothed video")])) == 2
+    (compared,) = (key for key, node in prompt.items() if node["class_type"] == "BIVDiffCompareVideos")
+    assert [len(after) for _, after in ran.outputs[compared]["changes"]] == [world.FRAMES - 1] * 2
+    assert ran.outputs[compared]["text"] == []
 
 
 def test_the_video_plays_at_the_clips_speed_with_its_sound(twin):
