@@ -10,8 +10,8 @@ from _price import Made, PricedChain
 from _study_plan import BRIDGES, MIDDLE, MOTIONS, PASSED, Case
 from torch import Tensor
 
-from bivdiff_core.demo import models, world
-from tools import measure, train
+from bivdiff_core.demo import models
+from tools import measure, nets, train, world
 from tools.chain import FRAME_CFG, average_of_three, start, with_jumping_colours
 
 FIRST_CLIP = 5000  # not those of claims.py and alarm.py
@@ -206,9 +206,9 @@ class Study(PricedChain):
         clips = self.video.model.process_latent_in(latent).clone().transpose(0, 1)[None]
         caption = self.encode_text(self.scene.source.full_caption)[0][0].clone()
         torch.manual_seed(self.seed)
-        image = models.image_unet()
+        image = nets.image_unet()
         image.load_state_dict(models.load_weights("image_unet"))
-        net = models.inflate(image)
+        net = nets.inflate(image)
         copied = set(image.state_dict())
         learnt = [p for name, p in net.named_parameters() if name not in copied or ".to_q." in name]
         optimizer = torch.optim.AdamW(learnt, lr=1e-3)

@@ -22,7 +22,7 @@ from scipy.stats import bootstrap, mannwhitneyu
 from torch import Tensor
 
 from bivdiff_core import statistics
-from bivdiff_core.demo import world
+from tools import world
 from tools.chain import Chain, start, with_jumping_colours
 from tools.measure import caption_accuracy, is_bad, sharpness, structure_iou
 

@@ -24,7 +24,7 @@ from statistics import median
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
-from bivdiff_core.demo import world  # noqa: E402
+from tools import world  # noqa: E402
 from tools.batch.files import write  # noqa: E402
 from tools.batch.reports import read_report  # noqa: E402
 from tools.demo import workflow_of  # noqa: E402

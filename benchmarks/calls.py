@@ -17,7 +17,7 @@ from _page import write
 from _price import Made, PricedChain
 from _rows import interval, measure
 
-from bivdiff_core.demo import world
+from tools import world
 from tools.chain import FRAME_CFG, PASS_STRENGTH, SMOOTH_CFG, start
 
 NOISES = ("independent", "shared")

@@ -20,8 +20,8 @@ from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import make_grid
 
-from bivdiff_core.demo import world
 from bivdiff_core.flow import average_along
+from tools import world
 from tools.chain import FRAME_CFG, SMOOTH_CFG, average_of_three, start, with_jumping_colours
 from tools.measure import sharpness
 from tools.sheets import contact_sheet

@@ -20,8 +20,8 @@ from _rows import ROOT, interval, measure
 from PIL import Image
 from torch import Tensor
 
-from bivdiff_core.demo import world
 from bivdiff_core.flow import average_along
+from tools import world
 from tools.chain import Chain, average_of_three, start
 from tools.measure import caption_accuracy, sharpness, structure_iou
 from tools.sheets import contact_sheet

@@ -18,7 +18,7 @@ from _rows import interval, measure
 from torch import Tensor
 
 from bivdiff_core.blend import correlation
-from bivdiff_core.demo import world
+from tools import world
 from tools.chain import FRAME_CFG, Chain, start
 from tools.measure import core
 

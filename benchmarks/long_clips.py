@@ -29,8 +29,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
-from bivdiff_core.demo import world  # noqa: E402
-from tools import measure  # noqa: E402
+from tools import measure, world  # noqa: E402
 from tools.chain import Chain, start  # noqa: E402
 
 CLIP_SEED = 1_000_003

@@ -20,7 +20,7 @@ from statistics import median
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
-from bivdiff_core.demo import world  # noqa: E402
+from tools import world  # noqa: E402
 from tools.chain import Chain, device, start  # noqa: E402
 
 STEPS, SMOOTH_CFG = 50, 7.5

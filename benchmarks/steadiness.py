@@ -20,8 +20,8 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from bivdiff_core.blend import steadied
-from bivdiff_core.demo import world
 from bivdiff_core.flow import average_along
+from tools import world
 from tools.chain import Chain, start
 
 STEPS, STEADINESS = 25, 0.5

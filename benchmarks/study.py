@@ -37,7 +37,7 @@ from _study_plan import (
 )
 from _study_ways import Study, hard, scenes
 
-from bivdiff_core.demo import world
+from tools import world
 from tools.measure import is_bad
 
 FRAME_WISE = plain("controlnet", "frame-wise")

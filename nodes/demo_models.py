@@ -4,7 +4,7 @@ from fractions import Fraction
 
 from comfy_api.latest import InputImpl, Types, io
 
-from ..bivdiff_core.demo import world
+from ..bivdiff_core.demo.models import demo_clip
 from ..bivdiff_core.host.loaders import demo_models
 from . import controls
 from .node import Node
@@ -102,6 +102,5 @@ class DemoClip(Node):
 
     @classmethod
     def run(cls, frames: int) -> io.NodeOutput:
-        images = world.packaged_clip(frames).frames
-        components = Types.VideoComponents(images=images, frame_rate=Fraction(cls.FPS))
+        components = Types.VideoComponents(images=demo_clip(frames), frame_rate=Fraction(cls.FPS))
         return io.NodeOutput(InputImpl.VideoFromComponents(components))

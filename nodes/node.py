@@ -25,7 +25,9 @@ class Node(io.ComfyNode):
         """Run the node; the warnings that the pack logs meanwhile become part of its output."""
         with error_prefix(cls), _Warnings() as warnings:
             output = cls.run(**inputs)
-        if warnings.messages or output.ui:  # js/warnings.js shows them; for a list all runs show the same kinds of things
+        if (
+            warnings.messages or output.ui
+        ):  # js/warnings.js shows them; for a list all runs show the same kinds of things
             output.ui = {**(output.ui or {}), "text": warnings.messages}
         return output
 

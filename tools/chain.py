@@ -7,8 +7,7 @@ import logging
 import torch
 from torch import Tensor
 
-from bivdiff_core.demo import world
-from tools import measure
+from tools import measure, world
 from tools.host import Pack, use_comfyui
 
 FRAME_CFG, SMOOTH_CFG = 3.0, 1.0

@@ -23,8 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
-from bivdiff_core.demo import world  # noqa: E402
-from tools import measure  # noqa: E402
+from tools import measure, world  # noqa: E402
 from tools.server import Server, ServerError  # noqa: E402
 from tools.sheets import contact_sheet, scaled  # noqa: E402
 from tools.videos import frames_of, node_titled  # noqa: E402

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bivdiff_core.demo.world import PALETTE, Clip, parse_caption, pixel_grid
+from tools.world import PALETTE, Clip, parse_caption, pixel_grid
 
 MARGIN = 2
 LEAST_IOU, LEAST_COLOURS, SHARPNESS = 0.6, 0.75, (0.7, 1.4)

@@ -1,8 +1,9 @@
-"""Writes the packaged clip, which templates name where artists load their own.
+"""Writes the packaged clip, for BIVDiff Demo Clip and as the file that templates name where artists load their own.
 
     python tools/packaged_clip.py
 
-It is of the demo models' own world, enlarged to be watched, and long enough for every template's stride and count.
+It is of the demo models' own world: one time to and fro for the node; enlarged to be watched, and long enough for every
+template's stride and count, as the file.
 """
 
 from __future__ import annotations
@@ -11,21 +12,26 @@ import sys
 from pathlib import Path
 
 import av
+from safetensors.torch import save_file
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
-from bivdiff_core.demo import world  # noqa: E402
+from bivdiff_core.demo.models import WEIGHTS  # noqa: E402
+from tools import world  # noqa: E402
 from tools.parts import PACKAGED_CLIP  # noqa: E402
 
 CLIP = ROOT / "workflows" / PACKAGED_CLIP
 FRAMES, RATE, SCALE = 64, 8, 8
+PERIOD = 24
+"""Frames until the clip begins again."""
 
 
 def main() -> None:
-    """Write it as H.264 that every browser plays."""
-    frames = world.packaged_clip(FRAMES).frames
-    large = (frames * 255).round().byte().repeat_interleave(SCALE, dim=1).repeat_interleave(SCALE, dim=2)
+    """Write it as bytes, and as H.264 that every browser plays."""
+    frames = (world.packaged_clip(FRAMES).frames * 255).round().byte()
+    save_file({"frames": frames[:PERIOD].contiguous()}, WEIGHTS / "clip.safetensors")
+    large = frames.repeat_interleave(SCALE, dim=1).repeat_interleave(SCALE, dim=2)
     with av.open(str(CLIP), "w") as container:
         stream = container.add_stream("libx264", rate=RATE, options={"crf": "14"})
         stream.height, stream.width, stream.pix_fmt = *large.shape[1:3], "yuv420p"

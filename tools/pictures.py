@@ -25,7 +25,7 @@ from torchvision.transforms.functional import to_pil_image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
-from bivdiff_core.demo import world  # noqa: E402
+from tools import world  # noqa: E402
 from tools.browser import Comfy, chromium, opened  # noqa: E402
 from tools.chain import Chain, start  # noqa: E402
 from tools.demo import WORKFLOW  # noqa: E402

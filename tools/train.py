@@ -25,7 +25,7 @@ from torch import nn
 from torchvision.utils import save_image
 from tqdm import tqdm
 
-from bivdiff_core.demo import models, world
+from tools import nets, world
 
 log = logging.getLogger("tools.train")
 
@@ -177,7 +177,7 @@ def picture_loss(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
 def train_autoencoder(folder: Path, footage: Footage) -> nn.Module:
     """Encoder and decoder together, with a faint KL term."""
     torch.manual_seed(stage_seed("autoencoder"))
-    net = models.autoencoder().to(memory_format=torch.channels_last)  # a seventh faster
+    net = nets.autoencoder().to(memory_format=torch.channels_last)  # a seventh faster
     count = len(footage.captions) * world.FRAMES
 
     def whole(generator: torch.Generator) -> torch.Tensor:
@@ -210,7 +210,7 @@ def polish_decoder(folder: Path, footage: Footage, net: nn.Module, scaling: dict
     half = [*net.decoder.parameters(), *net.post_quant_conv.parameters()]
     fit("decoder", folder, net, [{"params": half, "lr": 1e-3}], loss, average=0.99)
     show_autoencoder(folder / "decoder.png", net)
-    models.save_weights("autoencoder", net.state_dict(), scaling)
+    nets.save_weights("autoencoder", net.state_dict(), scaling)
 
 
 @torch.no_grad()
@@ -243,7 +243,7 @@ def encode_footage(folder: Path, footage: Footage, autoencoder: nn.Module) -> tu
     stored = torch.load(path, weights_only=True)
     scaling = {key: value.tolist() for key, value in stored["scaling"].items()}
     if not (folder / "decoder.pt").exists():
-        models.save_weights("autoencoder", autoencoder.state_dict(), scaling)
+        nets.save_weights("autoencoder", autoencoder.state_dict(), scaling)
     return stored["latents"], scaling
 
 
@@ -255,7 +255,7 @@ class Noiser:
     """SD's forward process, and what a prediction of its noise loses."""
 
     def __init__(self) -> None:
-        betas = torch.linspace(models.SCHEDULE["beta_start"] ** 0.5, models.SCHEDULE["beta_end"] ** 0.5, 1000) ** 2
+        betas = torch.linspace(nets.SCHEDULE["beta_start"] ** 0.5, nets.SCHEDULE["beta_end"] ** 0.5, 1000) ** 2
         self.alphas = (1 - betas).cumprod(dim=0)
 
     def loss(self, clean: torch.Tensor, generator: torch.Generator, predict: Predict) -> torch.Tensor:
@@ -274,14 +274,14 @@ class Noiser:
 def drop_captions(ids: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Token ids ``[B, 16]`` with one row in ten replaced by the empty caption's."""
     empty = torch.rand(len(ids), generator=generator) < EMPTY_CAPTION_SHARE
-    return torch.where(empty[:, None], models.token_ids([""]), ids)
+    return torch.where(empty[:, None], nets.token_ids([""]), ids)
 
 
 def train_image(folder: Path, footage: Footage, latents: torch.Tensor) -> nn.ModuleDict:
     """The text encoder and the image UNet, on single frames."""
     torch.manual_seed(stage_seed("image"))
-    net = nn.ModuleDict({"text": models.text_encoder(), "unet": models.image_unet()})
-    ids, flat, noiser = models.token_ids(footage.captions), latents.flatten(0, 1), Noiser()
+    net = nn.ModuleDict({"text": nets.text_encoder(), "unet": nets.image_unet()})
+    ids, flat, noiser = nets.token_ids(footage.captions), latents.flatten(0, 1), Noiser()
 
     def loss(generator: torch.Generator) -> torch.Tensor:
         index = torch.randint(len(flat), (64,), generator=generator)
@@ -289,8 +289,8 @@ def train_image(folder: Path, footage: Footage, latents: torch.Tensor) -> nn.Mod
         return noiser.loss(flat[index], generator, lambda x, t: net["unet"](x, t, context).sample)
 
     fit("image", folder, net, [{"params": list(net.parameters()), "lr": 1.2e-3}], loss, average=0.998)
-    models.save_weights("text_encoder", net["text"].state_dict())
-    models.save_weights("image_unet", net["unet"].state_dict())
+    nets.save_weights("text_encoder", net["text"].state_dict())
+    nets.save_weights("image_unet", net["unet"].state_dict())
     return net.requires_grad_(False)
 
 
@@ -323,7 +323,7 @@ def train_steering(
     steer: Steer,
 ) -> None:
     """A net that steers, on single frames and what Canny sees in them; the image model stays as it is."""
-    ids, flat, noiser = models.token_ids(footage.captions), latents.flatten(0, 1), Noiser()
+    ids, flat, noiser = nets.token_ids(footage.captions), latents.flatten(0, 1), Noiser()
 
     def loss(generator: torch.Generator) -> torch.Tensor:
         index = torch.randint(len(flat), (64,), generator=generator)
@@ -339,31 +339,31 @@ def train_steering(
 def train_control(folder: Path, footage: Footage, latents: torch.Tensor, image: nn.ModuleDict) -> Steer:
     """The ControlNet."""
     torch.manual_seed(stage_seed("control"))
-    net = models.control_net(image["unet"]).requires_grad_(True)
+    net = nets.control_net(image["unet"]).requires_grad_(True)
     train_steering("control", folder, footage, latents, image, net, by_control_net(net))
-    models.save_weights("control_net", net.state_dict())
+    nets.save_weights("control_net", net.state_dict())
     return by_control_net(net)
 
 
 def train_t2i_adapter(folder: Path, footage: Footage, latents: torch.Tensor, image: nn.ModuleDict) -> Steer:
     """The T2I-Adapter (arXiv 2302.08453)."""
     torch.manual_seed(stage_seed("t2i_adapter"))
-    net = models.t2i_adapter()
+    net = nets.t2i_adapter()
     train_steering("t2i_adapter", folder, footage, latents, image, net, by_t2i_adapter(net))
-    models.save_weights("t2i_adapter", net.state_dict())
+    nets.save_weights("t2i_adapter", net.state_dict())
     return by_t2i_adapter(net)
 
 
 def train_video(folder: Path, footage: Footage, latents: torch.Tensor, image: nn.ModuleDict) -> nn.Module:
     """The video UNet, on whole clips: new layers learn fast, those of the image model slowly."""
     torch.manual_seed(stage_seed("video"))
-    net = models.inflate(image["unet"])
+    net = nets.inflate(image["unet"])
     copied = set(image["unet"].state_dict())
     groups = [
         {"params": [p for name, p in net.named_parameters() if name not in copied], "lr": 1.2e-3},
         {"params": [p for name, p in net.named_parameters() if name in copied], "lr": 3e-4},
     ]
-    ids, noiser = models.token_ids(footage.captions), Noiser()
+    ids, noiser = nets.token_ids(footage.captions), Noiser()
 
     def loss(generator: torch.Generator) -> torch.Tensor:
         index = torch.randint(len(latents), (8,), generator=generator)
@@ -375,7 +375,7 @@ def train_video(folder: Path, footage: Footage, latents: torch.Tensor, image: nn
         return noiser.loss(clips, generator, lambda x, t: net(x, t, context).sample)
 
     fit("video", folder, net, groups, loss, average=0.998)
-    models.save_weights("video_unet", net.state_dict())
+    nets.save_weights("video_unet", net.state_dict())
     return net.requires_grad_(False)
 
 
@@ -405,9 +405,9 @@ def train_instruct_pix2pix(
     what the host puts there: zeros in the VAE's own scale.
     """
     torch.manual_seed(stage_seed("instruct_pix2pix"))
-    net = models.variant(image["unet"], channels=4)
+    net = nets.variant(image["unet"], channels=4)
     pairs, noiser = encode_edits(folder, encode), Noiser()
-    ids, empty = models.token_ids(pairs["captions"]), models.token_ids([""])
+    ids, empty = nets.token_ids(pairs["captions"]), nets.token_ids([""])
     nothing = -(torch.tensor(scaling["mean"]) / torch.tensor(scaling["std"]))[:, None, None]
 
     def loss(generator: torch.Generator) -> torch.Tensor:
@@ -424,7 +424,7 @@ def train_instruct_pix2pix(
 
     learning = [tensor for tensor in net.parameters() if tensor.requires_grad]
     fit("instruct_pix2pix", folder, net, [{"params": learning, "lr": 2e-3}], loss, average=0.99)
-    models.save_weights("instruct_pix2pix", models.variant_changes(net))
+    nets.save_weights("instruct_pix2pix", nets.variant_changes(net))
 
 
 def random_masks(count: int, generator: torch.Generator) -> torch.Tensor:
@@ -470,8 +470,8 @@ def train_inpaint(
 ) -> None:
     """The variant that fills holes: the mask and the masked frame in five further channels, as SD's has them."""
     torch.manual_seed(stage_seed("inpaint"))
-    net = models.variant(image["unet"], channels=5)
-    ids, flat, noiser = models.token_ids(footage.captions), latents.flatten(0, 1), Noiser()
+    net = nets.variant(image["unet"], channels=5)
+    ids, flat, noiser = nets.token_ids(footage.captions), latents.flatten(0, 1), Noiser()
     holes = encode_holes(folder, footage, encode)
 
     def loss(generator: torch.Generator) -> torch.Tensor:
@@ -484,7 +484,7 @@ def train_inpaint(
     learning = [tensor for tensor in net.parameters() if tensor.requires_grad]
     fit("inpaint", folder, net, [{"params": learning, "lr": 2e-3}], loss, average=0.99)
     grey = encode(torch.zeros(1, 3, world.SIZE, world.SIZE)).mean(dim=(0, 2, 3))
-    models.save_weights("inpaint", models.variant_changes(net), {"grey": grey.tolist()})
+    nets.save_weights("inpaint", nets.variant_changes(net), {"grey": grey.tolist()})
 
 
 @torch.no_grad()
@@ -508,8 +508,8 @@ def train_lora(
 ) -> None:
     """The LoRA: whatever the caption says, without colours."""
     torch.manual_seed(stage_seed("lora"))
-    net = models.lora(image["unet"])
-    ids, styled, noiser = models.token_ids(footage.captions), encode_style(folder, footage, encode), Noiser()
+    net = nets.lora(image["unet"])
+    ids, styled, noiser = nets.token_ids(footage.captions), encode_style(folder, footage, encode), Noiser()
 
     def loss(generator: torch.Generator) -> torch.Tensor:
         row = torch.randint(len(styled["index"]), (64,), generator=generator)
@@ -519,7 +519,7 @@ def train_lora(
 
     learning = [tensor for tensor in net.parameters() if tensor.requires_grad]
     fit("lora", folder, net, [{"params": learning, "lr": 2e-3}], loss, average=0.99)
-    models.save_weights(models.LORA, models.lora_weights(net))
+    nets.save_weights(nets.LORA, nets.lora_weights(net))
 
 
 @torch.no_grad()
@@ -534,9 +534,9 @@ def sample(
     """DDIM samples from ``noise`` ``[B, 4, ...]``; ``predict(x, t, context)`` gives eps, x holding both halves."""
     from diffusers import DDIMScheduler
 
-    scheduler = DDIMScheduler(**models.SCHEDULE)
+    scheduler = DDIMScheduler(**nets.SCHEDULE)
     scheduler.set_timesteps(steps)
-    context = image["text"](input_ids=models.token_ids([*captions, *[""] * len(captions)])).last_hidden_state
+    context = image["text"](input_ids=nets.token_ids([*captions, *[""] * len(captions)])).last_hidden_state
     x = noise
     for t in scheduler.timesteps:
         cond, uncond = predict(torch.cat((x, x)), t.expand(2 * len(x)), context).chunk(2)

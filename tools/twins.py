@@ -25,8 +25,7 @@ from torchvision.transforms.functional import to_pil_image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
-from bivdiff_core.demo import world  # noqa: E402
-from tools import measure  # noqa: E402
+from tools import measure, world  # noqa: E402
 from tools.chain import with_jumping_colours  # noqa: E402
 from tools.host import COMFYUI  # noqa: E402
 from tools.parts import PACKAGED_CLIP  # noqa: E402

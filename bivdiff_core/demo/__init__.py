@@ -1,1 +1,1 @@
-"""The toy world and the tiny models trained on it."""
+"""Tiny models that ship with the pack, and a clip that they know."""

@@ -15,7 +15,7 @@ from comfy.hooks import EnumHookType
 from einops import rearrange
 from torch import Tensor
 
-from ..demo.world import SIZE as DEMO_SIZE
+from ..demo.models import AUTOENCODER
 from ..noise import MOST_CORRELATED_NOISE
 from ..statistics import NOISE_STD, has_noise_std, is_noise, is_white, noise_figures
 from .families import Family, distilled_guidance, family_of, noise_of, takes_video_latents
@@ -299,11 +299,12 @@ def _fit_model(samples: Tensor, model: Model, role: Role) -> Tensor:
             f"the latent has {samples.shape[1]} channels but this model needs {latent_format.latent_channels}. Encode "
             "the frames with the VAE that belongs to this model."
         )
-    if isinstance(latent_format, DemoLatents) and samples.shape[-2:] != (DEMO_SIZE // 8, DEMO_SIZE // 8):
-        height, width = (8 * side for side in samples.shape[-2:])
+    size = AUTOENCODER["sample_size"]
+    height, width = (8 * side for side in samples.shape[-2:])
+    if isinstance(latent_format, DemoLatents) and (height, width) != (size, size):
         raise ValueError(
-            f"the frames are {width}x{height} pixels, expected {DEMO_SIZE}x{DEMO_SIZE}: the demo models know no other "
-            f"size. Scale them with Upscale Image to width and height {DEMO_SIZE}, or wire models of your own."
+            f"the frames are {width}x{height} pixels, expected {size}x{size}: the demo models know no other size. "
+            f"Scale them with Upscale Image to width and height {size}, or wire models of your own."
         )
     if role.video:
         samples = as_clip(samples)

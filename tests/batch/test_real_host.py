@@ -9,7 +9,7 @@ import psutil
 import pytest
 from studio import Studio, is_alive, wait_for
 
-from bivdiff_core.demo import world
+from tools import world
 from tools.demo import workflow_of
 from tools.host import COMFYUI
 from tools.videos import write_video

@@ -18,6 +18,7 @@ FIRST, STAGES = SHIPPED[:2]
 @pytest.fixture
 def template(comfy):
     """Opens what the template browser offers under a name."""
+
     def load(name: str) -> None:
         workflow = comfy.server.request(f"/api/workflow_templates/bivdiff/{quote(name)}.json")
         comfy.load(workflow, name, source="template")

@@ -5,9 +5,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from bivdiff_core.demo import world
 from bivdiff_core.demo.models import CONTEXT_LENGTH, WordTokenizer
-from tools import measure
+from tools import measure, world
 
 CLIPS = [world.make_clip(seed) for seed in world.HELD_OUT_SEEDS[:24]]
 

@@ -7,7 +7,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from bivdiff_core import metrics
-from bivdiff_core.demo import world
+from tools import world
 
 
 def textured(size: int = 64, seed: int = 0) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from bivdiff_core import flow
-from bivdiff_core.demo import world
+from tools import world
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from bivdiff_core.demo import world
-from tools import measure
+from tools import measure, nets, world
 from tools.standins import tiny_models as tiny
 
 CAPTION = "a red star in front of a blue circle on a white background"
@@ -55,25 +54,26 @@ def eps_of(patcher, x, t, context, control=None):
 
 @pytest.mark.parametrize("frames", [2, 64])
 def test_the_demo_clip_is_the_world_s(pack, frames):
+    """To the byte."""
     (video,) = pack.run("BIVDiffDemoClip", frames=frames)
     images, audio, fps = pack.run("GetVideoComponents", video=video)[:3]
-    assert torch.equal(images, world.packaged_clip(frames).frames)
+    assert torch.equal(images * 255, (world.packaged_clip(frames).frames * 255).round())
     assert audio is None and fps == 8
 
 
 @torch.inference_mode()
 def test_the_text_encoder_equals_transformers(models, host):
-    encoder = trained(models, models.text_encoder(), "text_encoder")
+    encoder = trained(models, nets.text_encoder(), "text_encoder")
     for text in (CAPTION, "", "a Yellow cross, please"):
-        expected = encoder(input_ids=models.token_ids([text])).last_hidden_state
+        expected = encoder(input_ids=nets.token_ids([text])).last_hidden_state
         got = host[2].encode_from_tokens(host[2].tokenize(text))
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 
 @torch.inference_mode()
 def test_the_image_unet_and_the_control_net_equal_diffusers(models, host, clip_of_the_world):
-    unet = trained(models, models.image_unet(), "image_unet")
-    net = trained(models, models.control_net(unet), "control_net")
+    unet = trained(models, nets.image_unet(), "image_unet")
+    net = trained(models, nets.control_net(unet), "control_net")
     context = host[2].encode_from_tokens(host[2].tokenize(CAPTION)).expand(2, -1, -1)
     hint = world.canny_control(clip_of_the_world.frames[:2]).movedim(-1, 1)
     for level in (1, 500, 981):
@@ -93,8 +93,8 @@ def test_the_image_unet_and_the_control_net_equal_diffusers(models, host, clip_o
 
 @torch.inference_mode()
 def test_the_t2i_adapter_equals_diffusers(pack, models, host, clip_of_the_world):
-    unet = trained(models, models.image_unet(), "image_unet")
-    net = trained(models, models.t2i_adapter(), "t2i_adapter")
+    unet = trained(models, nets.image_unet(), "image_unet")
+    net = trained(models, nets.t2i_adapter(), "t2i_adapter")
     *_, adapter = pack.run("BIVDiffDemoModels", variant="t2i_adapter")
     context = host[2].encode_from_tokens(host[2].tokenize(CAPTION)).expand(2, -1, -1)
     outlines = world.canny_control(clip_of_the_world.frames[:2])
@@ -111,7 +111,7 @@ def test_the_t2i_adapter_equals_diffusers(pack, models, host, clip_of_the_world)
 @pytest.mark.parametrize(("variant", "channels"), [("instruct_pix2pix", 4), ("inpaint", 5)])
 @torch.inference_mode()
 def test_a_variant_equals_diffusers_and_sees_its_channels(pack, models, host, variant, channels):
-    net = UNet2DConditionModel(**models.IMAGE_UNET | {"in_channels": 4 + channels})
+    net = UNet2DConditionModel(**nets.IMAGE_UNET | {"in_channels": 4 + channels})
     net.load_state_dict({key: weight.float() for key, weight in models.load_variant(variant).items()})
     image, *_ = pack.run("BIVDiffDemoModels", variant=variant)
     context = host[2].encode_from_tokens(host[2].tokenize(CAPTION)).expand(2, -1, -1)
@@ -124,7 +124,7 @@ def test_a_variant_equals_diffusers_and_sees_its_channels(pack, models, host, va
 
 @torch.inference_mode()
 def test_the_video_unet_equals_diffusers(models, host):
-    unet = trained(models, models.video_unet(), "video_unet")
+    unet = trained(models, nets.video_unet(), "video_unet")
     context = host[2].encode_from_tokens(host[2].tokenize(CAPTION))
     x = white(8, 4, 8, 8)
     for level in (1, 500, 981):
@@ -135,7 +135,7 @@ def test_the_video_unet_equals_diffusers(models, host):
 
 @torch.inference_mode()
 def test_the_vae_equals_diffusers_and_knows_the_world(models, host, clip_of_the_world):
-    net = trained(models, models.autoencoder(), "autoencoder")
+    net = trained(models, nets.autoencoder(), "autoencoder")
     frames = clip_of_the_world.frames
     latent = net.encode(frames.movedim(-1, 1) * 2 - 1).latent_dist.mean
     torch.testing.assert_close(host[3].encode(frames), latent, atol=2e-5, rtol=1e-5)
@@ -249,9 +249,9 @@ def test_loras_patch_both_models(host, which):
 
 @torch.inference_mode()
 def test_the_lora_equals_diffusers(models, host):
-    unet = trained(models, models.image_unet(), "image_unet")
+    unet = trained(models, nets.image_unet(), "image_unet")
     layers = {f"lora_unet_{name.replace('.', '_')}": layer for name, layer in unet.named_modules()}
-    lora = models.load_weights(models.LORA)
+    lora = models.load_weights(nets.LORA)
     for key in lora:
         name, _, kind = key.partition(".")
         if kind == "lora_up.weight":

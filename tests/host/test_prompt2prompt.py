@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from bivdiff_core.demo import world
+from tools import world
 from tools.standins import tiny_models
 from tools.standins.animatediff import use_evolved_sampling
 

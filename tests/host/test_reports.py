@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bivdiff_core.demo import world
+from tools import world
 from tools.standins import tiny_models as tiny
 
 VISION = {

@@ -11,7 +11,7 @@ import pytest
 import torch
 from comfy_cli.workflow_to_api import convert_ui_to_api
 
-from bivdiff_core.demo import world
+from tools import world
 from tools.demo import WORKFLOW
 from tools.videos import frames_of
 

@@ -14,9 +14,8 @@ import torch
 from comfy_cli.workflow_to_api import convert_ui_to_api
 from torch import Tensor
 
-from bivdiff_core.demo import world
 from bivdiff_core.demo.models import CONTEXT_DIM
-from tools import measure, released, twins, workflows
+from tools import measure, released, twins, workflows, world
 from tools.chain import with_jumping_colours
 from tools.environment import HOST_RELEASE, is_release
 from tools.graph import MUTED

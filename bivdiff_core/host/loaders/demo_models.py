@@ -273,7 +273,7 @@ def _load_vae_patcher(disable_dynamic: bool = False) -> Model:
 
 
 def load_control_net() -> comfy.controlnet.ControlNet:
-    """The CONTROL_NET, for images of the host's Canny node at `world.CANNY_LOW` and `CANNY_HIGH`."""
+    """The CONTROL_NET, for images of the host's Canny node at low 0.3 and high 0.6."""
     weights = {_control_key(key): tensor for key, tensor in models.load_weights("control_net").items()}
     dtype, manual_cast = precision(weights, DemoImageModel.supported_inference_dtypes)
     net = comfy.cldm.cldm.ControlNet(

@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from bivdiff_core.demo import world
+from tools import world
 
 from . import comfyui
 from .families import run_families

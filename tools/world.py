@@ -57,7 +57,6 @@ STAR_INNER = 0.52
 ROUNDING = 0.16
 RADIUS = {"circle": 14.0, "square": 17.5, "triangle": 19.5, "star": 19.5, "cross": 18.0}
 SHAPES = tuple(RADIUS)
-WORDS = ("a", "an", "on", "background", "in", "front", "of", "patchy", *SHAPES, *PALETTE)
 
 
 @dataclass(frozen=True)
