@@ -174,7 +174,7 @@ def trade_off(
             BEFORE,
             [i for i in range(len(names)) if i not in best and not lost[i]],
         ),
-        "steady because still or blurred": ("X", BAD, [i for i in range(len(names)) if lost[i]]),
+        "steady because still, blurred or averaged": ("X", BAD, [i for i in range(len(names)) if lost[i]]),
     }
     for label, (marker, colour, members) in kinds.items():
         if members:
@@ -184,10 +184,11 @@ def trade_off(
     axes.plot([similarity[i] for i in along], [flicker[i] for i in along], color=GOOD, zorder=1)
     axes.margins(0.3, 0.2)
     axes.invert_yaxis()
-    points = list(zip(similarity, flicker, strict=True))
-    for members in near_one_another(axes.transData.transform(points)):
-        label = ", ".join(names[i] for i in members)
-        axes.annotate(label, points[members[0]], textcoords="offset points", xytext=(6, 4), fontsize=TEXT)
+    for *_, members in kinds.values():
+        at = [(similarity[i], flicker[i]) for i in members]
+        for group in near_one_another(axes.transData.transform(at) if at else np.empty((0, 2))):
+            label = ", ".join(names[members[i]] for i in group)
+            axes.annotate(label, at[group[0]], textcoords="offset points", xytext=(6, 4), fontsize=TEXT)
     panel(axes, "", f"similarity to {against} (SSIM, 1 is the same)")
     axes.set_ylabel("flicker (squared change along the motion)", fontsize=TICKS, color=NEUTRAL)
     page.legend(fontsize=TICKS, loc="outside lower center")

@@ -221,7 +221,7 @@ def admit_inverted(latent: Latent, strength: float = 1.0) -> Inversion | None:
             f"{MOST_CORRELATED_NOISE:g}. Wire the output of DDIM Inverse or Mixed Inversion Blend. If it is an "
             "inverted latent from a file, set strength to that of its inversion, or save it with Save Inverted Latent."
         )
-    elif strength == 1 and not is_white(std, spatial):
+    elif strength == 1 and not is_white(samples):
         log.warning(
             "The latent does not say how far it was inverted and is taken for full noise, although %s. If its "
             "inversion had a strength below 1, set that strength here too, or save it with Save Inverted Latent.",
@@ -353,7 +353,7 @@ def _admit_content(
             "got an inverted latent, expected frames. Wire the output of Frame-wise Image Sampler or VAE Encode; "
             "inverted latents go to Mixed Inversion Blend, Video Temporal Smoother or Inverted Latent to Noise."
         )
-    white = is_white(*noise_figures(samples))
+    white = is_white(samples)
     if role.latent == "start" and white:
         raise ValueError(
             "the latent looks like noise but does not say how far it was inverted, and fresh noise would be added to "

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bivdiff_core.grids import sd_sigma
 from bivdiff_core.host.inverted import mix
+from tools import world
 from tools.standins import animatediff as ade
 from tools.standins import tiny_models as tiny
 
@@ -215,6 +216,18 @@ def test_settings_of_noise_that_is_not_drawn_are_warned_of(pack, sd):
     for settings, said in (({}, False), ({"denoise": 0.5}, True), ({"frame_noise": "shared"}, True)):
         given = {**inputs_of("BIVDiffFrameSampler", sd, inverted), **settings}
         assert ("have no effect" in warnings(pack, "BIVDiffFrameSampler", **given)) == said
+
+
+def test_frames_with_fine_patterns_are_not_taken_for_noise(pack):
+    """Eight latent pixels wide, neighbours on hard demo clips are as unrelated as in noise."""
+    model, _, clip, vae, _ = pack.run("BIVDiffDemoModels")
+    (text,) = pack.run("CLIPTextEncode", clip=clip, text="")
+    for number in range(4):
+        (latent,) = pack.run("VAEEncode", vae=vae, pixels=world.held_out("hard", number).frames)
+        assert not warnings(pack, "BIVDiffInvertImage", model=model, conditioning=text, latent=latent, steps=5)
+        inputs = {"positive": text, "negative": text, "latent_image": latent, "denoise": 0.5, "steps": 2}
+        (drawn,) = pack.run("BIVDiffFrameSampler", model=model, **inputs)
+        assert drawn["samples"].isfinite().all()
 
 
 @pytest.mark.parametrize("branch", ["Image", "Video"])
