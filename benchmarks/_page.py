@@ -5,7 +5,19 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pandas
+
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def run_line(rows: list[dict], what: str) -> str:
+    """How the rows were made, and what they are of."""
+    return f"`{rows[-1]['command']}` at {' and '.join(dict.fromkeys(row['commit'] for row in rows))}: {what}"
+
+
+def markdown(lines: list[dict]) -> str:
+    """A table of lines with the same columns."""
+    return pandas.DataFrame(lines).to_markdown(index=False)
 
 
 def fill(name: str, blocks: dict[str, str]) -> str:

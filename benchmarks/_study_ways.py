@@ -11,6 +11,7 @@ from _study_plan import BRIDGES, MIDDLE, MOTIONS, PASSED, Case
 from torch import Tensor
 
 from bivdiff_core.demo import models
+from bivdiff_core.grids import SD_BETAS
 from tools import measure, nets, train, world
 from tools.chain import FRAME_CFG, average_of_three, start, with_jumping_colours
 
@@ -151,7 +152,7 @@ class Study(PricedChain):
             frames = average_of_three(frames)
         if case.task == "inpainting":
             frames = torch.lerp(self.scene.source.frames, frames, self.mask[..., None])
-        return self.figures(frames, goal) | {"calls": made.calls}
+        return measure.figures_of(frames, goal) | {"calls": made.calls}
 
     def video_to_video(self, case: Case, drawn: dict, positive: list) -> dict:
         """Frames half noised and denoised by the video model, a LATENT."""
@@ -255,7 +256,7 @@ def on_linear_betas(model):
         def __init__(self) -> None:
             super().__init__()
             self.learnt = comfy.model_sampling.ModelSamplingDiscrete()
-            self._register_schedule(None, "sqrt_linear", 1000, 0.00085, 0.012)
+            self._register_schedule(None, "sqrt_linear", 1000, *SD_BETAS)
 
         def timestep(self, sigma: Tensor) -> Tensor:
             return self.learnt.timestep(sigma)

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import pandas
 import torch
-from _page import write
+from _page import markdown, run_line, write
 from _rows import interval, measure
 from scipy.stats import bootstrap, mannwhitneyu
 from torch import Tensor
@@ -146,14 +146,17 @@ def blocks(rows: list[dict]) -> dict[str, str]:
         | {"area under curve": area(scores[runs], table["bad"][runs])}
         for what, runs in (("all", judged), ("without the broken frames", whole))
     ]
-    run, refused = rows[-1], len(rows) - len(table)
+    refused = len(rows) - len(table)
     return {
-        "run": f"`{run['command']}` at {run['commit']}: {len(rows)} runs. {refused} of them ended before: the nodes "
-        "refuse steps too few to reach noise, and a latent that plainly does not look like it.",
+        "run": run_line(
+            rows,
+            f"{len(rows)} runs. {refused} of them ended before: the nodes refuse steps too few to reach noise, and a "
+            "latent that plainly does not look like it.",
+        ),
         "controls": "\n".join(f"- {name}: {', '.join(map(str, choices))}" for name, choices in CONTROLS.items()),
-        "footage": pandas.DataFrame(by_footage).to_markdown(index=False),
-        "areas": pandas.DataFrame(areas).to_markdown(index=False),
-        "levels": pandas.DataFrame(levels).to_markdown(index=False),
+        "footage": markdown(by_footage),
+        "areas": markdown(areas),
+        "levels": markdown(levels),
     }
 
 

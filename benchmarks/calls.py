@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 import pandas
-from _page import write
+from _page import markdown, run_line, write
 from _price import Made, PricedChain
 from _rows import interval, measure
 
 from tools import world
 from tools.chain import FRAME_CFG, PASS_STRENGTH, SMOOTH_CFG, start
+from tools.measure import figures_of
 
 NOISES = ("independent", "shared")
 STRENGTH = 1.0
@@ -100,7 +101,7 @@ def work(job: dict) -> dict:
     """A row: figures of a plan on a job's clip."""
     clip = world.held_out(job["kind"], job["clip"])
     video = chain.steadied(clip, job["noise"], job["clip"], PLANS[job["plan"]])
-    figures = {name: value and round(value, 5) for name, value in chain.figures(video.result, clip).items()}
+    figures = {name: value and round(value, 5) for name, value in figures_of(video.result, clip).items()}
     return figures | {"calls": video.calls}
 
 
@@ -110,9 +111,7 @@ def blocks(rows: list[dict]) -> dict[str, str]:
     table = table.set_index(["kind", "noise", "plan", "clip"]).sort_index()
     chose, judge = (table[table.index.isin(JUDGES, level="clip") == judging] for judging in (False, True))
     counts = [len(part.index.unique("clip")) for part in (chose, judge)]
-    made = {
-        "run": f"`{rows[-1]['command']}` at {rows[-1]['commit']}: {counts[0]} clips of each kind, {counts[1]} judge."
-    }
+    made = {"run": run_line(rows, f"{counts[0]} clips of each kind, {counts[1]} judge.")}
     for kind, noise in product(world.KINDS, NOISES):
         made[f"{kind}, {noise}"] = plans(chose.loc[kind, noise], list(PLANS))
     return made | {f"{kind}, judged": plans(judge.loc[kind, NOISES[0]], list(JUDGED)) for kind in world.KINDS}
@@ -130,7 +129,7 @@ def plans(table: pandas.DataFrame, names: list[str]) -> str:
                 low, high = interval(of_plan[figure] - reference[figure])
                 line[figure] += f" ({low:+.3f} to {high:+.3f})"
         lines.append(line)
-    return pandas.DataFrame(lines).to_markdown(index=False)
+    return markdown(lines)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from itertools import product
 
 import pandas
 import torch
-from _page import write
+from _page import markdown, run_line, write
 from _rows import ROOT, interval, measure
 from PIL import Image
 from torch import Tensor
@@ -87,10 +87,9 @@ def blocks(rows: list[dict]) -> dict[str, str]:
         met = values.mean() >= aim if aim > 0 else values.mean() <= -aim
         line["aim on hard clips"] = f"at {'least' if aim > 0 else 'most'} {abs(aim):g}{'' if met else ': MISSED'}"
         lines.append(line)
-    run = rows[-1]
     return {
-        "run": f"`{run['command']}` at {run['commit']}: {table['clip'].nunique()} held-out clips of each kind.",
-        "figures": pandas.DataFrame(lines).to_markdown(index=False),
+        "run": run_line(rows, f"{table['clip'].nunique()} held-out clips of each kind."),
+        "figures": markdown(lines),
     }
 
 

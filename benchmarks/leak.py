@@ -13,14 +13,14 @@ import argparse
 
 import pandas
 import torch
-from _page import write
+from _page import markdown, run_line, write
 from _rows import interval, measure
 from torch import Tensor
 
 from bivdiff_core.blend import correlation
 from tools import world
 from tools.chain import FRAME_CFG, Chain, start
-from tools.measure import core
+from tools.measure import core, figures_of
 
 STEPS = 25
 FIRST_CLIP = 24
@@ -79,22 +79,22 @@ def work(job: dict) -> dict:
     goal = world.recolour(clip, clip.seed)
     ways = {}
     for name, video in chain.edits(clip, goal, job["seed"]).items():
-        found = {"look": likeness(video, clip)} | chain.figures(video, goal)
+        found = {"look": likeness(video, clip)} | figures_of(video, goal)
         ways[name] = {figure: found[figure] and round(found[figure], 4) for figure in FIGURES}
     return {"ways": ways}
 
 
 def blocks(rows: list[dict]) -> dict[str, str]:
     """What the page's generated blocks hold."""
-    run, lines = rows[-1], []
-    for way in run["ways"]:
+    lines = []
+    for way in rows[0]["ways"]:
         found = pandas.DataFrame([row["ways"][way] for row in rows]).astype(float)
         low, high = interval(found["look"])
         line = {"noise": way, "look": f"{found['look'].mean():.2f} ({low:.2f} to {high:.2f})"}
         lines.append(line | {figure: f"{found[figure].mean():.3f}" for figure in FIGURES[1:]})
     return {
-        "run": f"`{run['command']}` at {run['commit']}: {len(rows)} hard clips.",
-        "edits": pandas.DataFrame(lines).to_markdown(index=False),
+        "run": run_line(rows, f"{len(rows)} hard clips."),
+        "edits": markdown(lines),
     }
 
 

@@ -13,8 +13,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-import pandas
-from _page import write
+from _page import markdown, run_line, write
 from _rows import measure
 
 from tools.standins.accelerator.comfyui import FP32
@@ -88,10 +87,9 @@ def blocks(rows: list[dict]) -> dict[str, str]:
     lines = [
         {"": row["mode"]} | {KINDS[done]: cell(distance) for done, distance in row["distances"].items()} for row in rows
     ]
-    run = rows[-1]
     return {
-        "run": f"`{run['command']}` at {run['commit']}.",
-        "distances": pandas.DataFrame(lines).to_markdown(index=False),
+        "run": run_line(rows, f"{len(rows)} modes."),
+        "distances": markdown(lines),
     }
 
 

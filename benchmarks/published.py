@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 import torch
-from _page import write
+from _page import markdown, run_line, write
 from _rows import ROOT, interval, measure, read
 from PIL import Image, ImageSequence
 from torch import Tensor
@@ -151,14 +151,13 @@ def blocks(rows: list[dict]) -> dict[str, str]:
     for task in TASKS:
         found = results[results.index.str.contains(f"-{task}-")]
         tasks.append({"task": task, "sets": len(found)} | {name: spread(found[key]) for key, name in FIGURES.items()})
-    run = rows[-1]
     return {
-        "run": f"`{run['command']}` at {run['commit']}: {len(rows)} sets.",
+        "run": run_line(rows, f"{len(rows)} sets."),
         "verdicts": f"The report says the expected word for {right} of {len(rows)}; without source_images it says for "
         f"{blind} that it cannot tell, since frames drawn one by one share no motion.",
         "each": each.to_markdown(floatfmt=".2f"),
-        "ways": pandas.DataFrame(ways).to_markdown(index=False),
-        "tasks": pandas.DataFrame(tasks).to_markdown(index=False),
+        "ways": markdown(ways),
+        "tasks": markdown(tasks),
     }
 
 

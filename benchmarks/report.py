@@ -15,17 +15,22 @@ PAGES = {
     "calls": "calls.md",
     "claims": "claims.md",
     "disagreement": "disagreement.md",
+    "leak": "leak.md",
     "precision": "precision.md",
     "published": "real_footage.md",
+    "steadiness": "steadiness.md",
+    "study": "study.md",
 }
 """The page of docs/ whose blocks each benchmark fills."""
 
 
 def main() -> None:
-    """Fill every page."""
+    """Fill every page and draw its plot, where it has one."""
     for name, page in PAGES.items():
-        rows = read(name)
-        write(page, import_module(name).blocks(rows))
+        benchmark, rows = import_module(name), read(name)
+        write(page, benchmark.blocks(rows))
+        if hasattr(benchmark, "plot"):
+            benchmark.plot(rows)
         print(f"docs/{page}: {len(rows)} rows", flush=True)
 
 

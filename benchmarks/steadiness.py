@@ -14,7 +14,7 @@ from itertools import product
 
 import pandas
 import torch
-from _page import write
+from _page import markdown, run_line, write
 from _rows import interval, measure
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
@@ -23,6 +23,7 @@ from bivdiff_core.blend import steadied
 from bivdiff_core.flow import average_along
 from tools import world
 from tools.chain import Chain, start
+from tools.measure import figures_of
 
 STEPS, STEADINESS = 25, 0.5
 STRENGTHS = (0.5, 1.0)
@@ -80,19 +81,17 @@ def work(job: dict) -> dict:
         for name, steady in WAYS.items():
             blended = chain.blend(inverted | {"samples": steady(inverted["samples"], clip)}, None, 1.0)
             video = chain.structure_pass(chain.smooth(blended, text, STEPS), text, controlled, STEPS)
-            found = chain.figures(chain.decode(video), clip)
+            found = figures_of(chain.decode(video), clip)
             ways[f"{name}, strength {strength:g}"] = {k: v if v is None else round(v, 4) for k, v in found.items()}
     return {"ways": ways}
 
 
 def blocks(rows: list[dict]) -> dict[str, str]:
     """What the page's generated blocks hold."""
-    run = rows[-1]
-    number = len({row["clip"] for row in rows})
-    made = {"run": f"`{run['command']}` at {run['commit']}: {number} clips of each kind."}
+    made = {"run": run_line(rows, f"{len(rows) // len(KINDS)} clips of each kind.")}
     for kind in KINDS:
         of_kind = [row["ways"] for row in rows if row["kind"] == kind]
-        found = {way: pandas.DataFrame([ways[way] for ways in of_kind]).astype(float) for way in run["ways"]}
+        found = {way: pandas.DataFrame([ways[way] for ways in of_kind]).astype(float) for way in rows[0]["ways"]}
         lines = []
         for way, figures in found.items():
             line = {"steadiness": way}
@@ -103,7 +102,7 @@ def blocks(rows: list[dict]) -> dict[str, str]:
                     low, high = interval(figures[figure] - plain[figure])
                     line[figure] += f" ({low:+.3f} to {high:+.3f})"
             lines.append(line)
-        made[kind] = pandas.DataFrame(lines).to_markdown(index=False)
+        made[kind] = markdown(lines)
     return made
 
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import islice, product
 
 import pandas
-from _page import write
+from _page import markdown, run_line, write
 from _rows import ROOT, interval, measure
 from _study_plan import (
     BRIDGES,
@@ -103,14 +103,9 @@ class Results:
         return f"{self.mean(case, 'flicker', motion):.3f} / {self.mean(case, 'IoU', motion):.3f}"
 
 
-def table(lines: list[dict]) -> str:
-    """Markdown of lines with the same columns."""
-    return pandas.DataFrame(lines).to_markdown(index=False)
-
-
 def cases_table(results: Results, named: Named) -> str:
     """A line for each case with everything that is measured."""
-    return table(
+    return markdown(
         [
             {
                 "": name,
@@ -128,14 +123,14 @@ def cases_table(results: Results, named: Named) -> str:
 
 def grid(results: Results, cases: dict[object, dict[object, Case]]) -> str:
     """Mean flicker and overlap of cases by row and column."""
-    return table(
+    return markdown(
         [{"": row} | {column: results.both(case) for column, case in of_row.items()} for row, of_row in cases.items()]
     )
 
 
 def gains(results: Results, named: list[tuple[str, Case, Case]]) -> str:
     """Differences on the same clips; those whose interval leaves out 0 stand out."""
-    return table(
+    return markdown(
         [
             {"": name} | {figure: results.gain(case, other, figure) for figure in ("flicker", "IoU")}
             for name, case, other in named
@@ -191,7 +186,7 @@ def motions_table(results: Results) -> str:
     named = [("frame-wise", FRAME_WISE), ("frame-wise, shared noise", plain("controlnet", "frame-wise", "shared"))]
     named += [("BIVDiff 0.5, strength 0.5, shared noise", SHARED)]
     named += [(f"BIVDiff {ratio:g}", replace(MIDDLE, ratio=ratio)) for ratio in RATIOS]
-    return table([{"": name} | {motion: results.both(case, motion) for motion in MOTIONS} for name, case in named])
+    return markdown([{"": name} | {motion: results.both(case, motion) for motion in MOTIONS} for name, case in named])
 
 
 def captions_table(results: Results) -> str:
@@ -205,7 +200,7 @@ def captions_table(results: Results) -> str:
         (f"BIVDiff {ratio:g}, strength {strength:g}", replace(MIDDLE, ratio=ratio, strength=strength))
         for strength, ratio in product((0.5, 0.75, 1.0), (0.5, 0.75, 1.0))
     ]
-    return table([{"": name} | {said: part.both(case) for said, part in parts.items()} for name, case in named])
+    return markdown([{"": name} | {said: part.both(case) for said, part in parts.items()} for name, case in named])
 
 
 def tables(results: Results) -> dict[str, str]:
@@ -257,8 +252,7 @@ def tables(results: Results) -> dict[str, str]:
 
 def blocks(rows: list[dict]) -> dict[str, str]:
     """What the page's generated blocks hold."""
-    run = rows[-1]
-    made = {"run": f"`{run['command']}` at {run['commit']}: {len(rows) // len(world.KINDS)} clips of each kind."}
+    made = {"run": run_line(rows, f"{len(rows) // len(world.KINDS)} clips of each kind.")}
     for kind in world.KINDS:
         found = tables(Results([row for row in rows if row["kind"] == kind]))
         made |= {f"{kind}, {name}": text for name, text in found.items()}

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+LUMA = (0.299, 0.587, 0.114)
+"""What red, green and blue count for in lightness (ITU-R BT.601)."""
 FLOW_SIZE = 256
 """Longest side, in pixels, at which motion is measured; larger frames are reduced first, since flow takes time."""
 
@@ -47,7 +49,7 @@ def optical_flow(before: Tensor, now: Tensor, on_pair: Callable[[], None] = lamb
 def _both_ways(before: Tensor, now: Tensor, on_pair: Callable[[], None]) -> tuple[Tensor, Tensor]:
     from skimage.registration import optical_flow_tvl1
 
-    grey = [(frames @ frames.new_tensor([0.299, 0.587, 0.114])).numpy() for frames in (before, now)]
+    grey = [(frames @ frames.new_tensor(LUMA)).numpy() for frames in (before, now)]
     flows = []
     for old, new in zip(*grey, strict=True):
         flows.append(np.stack([optical_flow_tvl1(new, old), optical_flow_tvl1(old, new)]))

@@ -60,12 +60,17 @@ def image_share(sigma: float, flow: bool) -> float:
     return 1.0 - sigma if flow else 1.0 / unit_scale(sigma)
 
 
+SD_BETAS = (0.00085, 0.012)
+"""First and last beta of Stable Diffusion's schedule; their roots are evenly spaced (scaled_linear), 1000 of them."""
+
+
 def sd_sigma(timestep: float) -> float:
-    """Sigma of Stable Diffusion's schedule (betas scaled_linear .00085 to .012, 1000 steps) at a timestep.
+    """Sigma of Stable Diffusion's schedule at a timestep.
 
     Between whole timesteps log sigma is interpolated; timesteps past 999 give the last level, 14.6146.
     """
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    first, last = (beta**0.5 for beta in SD_BETAS)
+    betas = torch.linspace(first, last, 1000, dtype=torch.float64) ** 2
     alphas_cumprod = torch.cumprod(1.0 - betas, dim=0)
     log_sigmas = ((1.0 - alphas_cumprod) / alphas_cumprod).sqrt().log()
     timestep = min(max(timestep, 0.0), 999.0)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .flow import FLOW_SIZE, optical_flow, reduced, sample
+from .flow import FLOW_SIZE, LUMA, optical_flow, reduced, sample
 
 STILL = 0.0005
 """Motion below which a video stands still, an eighth of a pixel at `FLOW_SIZE`."""
@@ -207,7 +207,7 @@ def pairs(frames: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def motion(flow: Tensor, reliable: Tensor) -> Tensor:
-    """Mean length `[F - 1]` of the flow where it is reliable, as a share of the picture's longer side."""
+    """Mean length `[P]` of the flow where it is reliable, as a share of the picture's longer side."""
     length = flow.norm(dim=-1) * reliable
     return length.sum(dim=(1, 2)) / reliable.sum(dim=(1, 2)).clamp(min=1) / max(flow.shape[1:3])
 
@@ -259,7 +259,7 @@ def detail(frames: Tensor) -> Tensor:
     """What is finer than about 6 pixels, in grey, `[P, H * W]`."""
     from kornia.filters import gaussian_blur2d
 
-    grey = (frames @ frames.new_tensor([0.299, 0.587, 0.114]))[:, None]
+    grey = (frames @ frames.new_tensor(LUMA))[:, None]
     return (grey - gaussian_blur2d(grey, (13, 13), (2.0, 2.0), border_type="replicate")).flatten(1)
 
 

@@ -205,8 +205,8 @@ class AverageAlongMotion(Node):
             display_name="Average Along Motion",
             category=controls.CATEGORY,
             description="Averages every frame with its neighbours, moved along the motion of a clip: the cheapest way "
-            "to reduce flicker, without any model. Frames drawn one by one come out soft, as double exposures; use it "
-            "before a structure pass, which draws them sharp again, or as a baseline.",
+            "to reduce flicker, without any model. Frames drawn one by one come out soft, as double exposures. Use it "
+            "on frames that nearly agree, or as a baseline.",
             search_aliases=["optical flow", "deflicker", "motion compensated", "temporal average", "temporal denoise"],
             inputs=[
                 io.Image.Input("images", tooltip="The frames to average, decoded."),

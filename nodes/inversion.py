@@ -39,8 +39,9 @@ def _inversion_inputs(model_tooltip: str, latent_tooltip: str) -> list[io.Input]
             "models. fixed_point: the exact inverse of DDIM, in three times the time.",
         ),
         controls.strength(
-            "How far to go towards noise. 1 goes all the way, as the paper does. Less keeps the frames closer to what "
-            "they are, flicker included; 0.5 to 0.8 is a gentle smoothing."
+            "How far to go towards noise. 1 goes all the way, as the paper does: where a control can draw the shapes "
+            "back. Around 0.5 keeps shapes by itself, for frames that nearly agree: where they do not, it shows their "
+            "blurred average."
         ),
         controls.grid(
             "matched inverts along the same noise levels that denoising uses afterwards. reference repeats the "

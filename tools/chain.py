@@ -7,7 +7,7 @@ import logging
 import torch
 from torch import Tensor
 
-from tools import measure, world
+from tools import world
 from tools.host import Pack, use_comfyui
 
 FRAME_CFG, SMOOTH_CFG = 3.0, 1.0
@@ -244,17 +244,6 @@ class Chain:
             cfg=FRAME_CFG,
             local_blend_words=blend_words,
         )
-
-    def figures(self, frames: Tensor, clip) -> dict[str, float | None]:
-        """Pixel rules on frames `[F, H, W, 3]`, against what is known of the clip."""
-        flicker = measure.flicker(frames, clip)
-        return {
-            "shape flicker": flicker.shape,
-            "background flicker": flicker.ground,
-            "IoU": measure.structure_iou(frames, clip),
-            "caption": measure.caption_accuracy(frames, clip),
-            "sharpness": measure.sharpness(frames),
-        }
 
 
 def average_of_three(frames: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
+from bivdiff_core import metrics  # noqa: E402
 from tools import measure, world  # noqa: E402
 from tools.server import Server, ServerError  # noqa: E402
 from tools.sheets import contact_sheet, scaled  # noqa: E402
@@ -131,19 +132,20 @@ def animation(videos: dict[str, torch.Tensor]) -> list[Image.Image]:
 
 def against_truth(frames: torch.Tensor, clip: world.Clip) -> dict[str, float | None]:
     """What can be measured where the true motion and masks are known."""
-    flicker = measure.flicker(frames, clip)
+    found = measure.figures_of(frames, clip)
     return {
-        "flicker of the shape": flicker.shape,
-        "flicker of the background": flicker.ground,
-        "overlap with the true shape": measure.structure_iou(frames, clip),
-        "colours as in the prompt": measure.caption_accuracy(frames, clip),
-        "sharpness": measure.sharpness(frames),
+        "flicker of the shape": found["shape flicker"],
+        "flicker of the background": found["background flicker"],
+        "overlap with the true shape": found["IoU"],
+        "colours as in the prompt": found["caption"],
+        "sharpness": found["sharpness"],
     }
 
 
 def change_and_sharpness(frames: torch.Tensor) -> dict[str, float | None]:
     """What can be measured on any clip; here change between frames is flicker and motion together."""
-    return {"change from frame to frame": measure.temporal_change(frames), "sharpness": measure.sharpness(frames)}
+    change = metrics.change(frames).mean().item()
+    return {"change from frame to frame": change, "sharpness": measure.sharpness(frames)}
 
 
 def print_table(figures: dict[str, dict[str, float | None]]) -> None:

@@ -75,7 +75,7 @@ class Environment(NamedTuple):
     def gpus(self) -> list[str]:
         """The accelerators that torch can compute on, as CUDA_VISIBLE_DEVICES names them.
 
-        None if one is there whose driver torch was not built for.
+        Not those whose driver torch was not built for.
         """
         counted = subprocess.run([self.python, "-c", COUNT_GPUS], capture_output=True, text=True)
         if counted.returncode != 0:

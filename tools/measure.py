@@ -1,7 +1,6 @@
 """Measures of a video against the toy world's known motion, masks and caption: pixel rules only, no network.
 
-All take decoded frames ``[F, H, W, 3]`` in 0..1 and the ``Clip`` they were made to follow. ``temporal_change`` needs
-no clip and serves for any video; ``outline_closed`` rates a control.
+All take decoded frames ``[F, H, W, 3]`` in 0..1 and the ``Clip`` they were made to follow.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bivdiff_core import metrics
 from tools.world import PALETTE, Clip, parse_caption, pixel_grid
 
 MARGIN = 2
@@ -122,20 +122,23 @@ def caption_accuracy(frames: Tensor, clip: Clip) -> float | None:
 
 
 def sharpness(frames: Tensor) -> float:
-    """Root mean square difference of pixels next to each other, across and down, 0..1.
+    """Root mean square difference of pixels next to each other in all frames, 0..1, to be compared with a reference's.
 
-    To be compared with a reference's. Squared, because the plain mean over a soft edge equals that over a hard one.
+    Squared, because the plain mean over a soft edge equals that over a hard one.
     """
-    squares = frames.diff(dim=1).square().mean() + frames.diff(dim=2).square().mean()
-    return (squares / 2).sqrt().item()
+    return metrics.sharpness(frames).square().mean().sqrt().item()
 
 
-def temporal_change(frames: Tensor) -> float:
-    """Mean absolute difference of neighbouring frames, 0..1, motion included.
-
-    VBench's temporal flickering score (arXiv 2311.17982) is one minus this.
-    """
-    return frames.diff(dim=0).abs().mean().item()
+def figures_of(frames: Tensor, clip: Clip) -> dict[str, float | None]:
+    """All of them, by the names that rows and pages have."""
+    steady = flicker(frames, clip)
+    return {
+        "shape flicker": steady.shape,
+        "background flicker": steady.ground,
+        "IoU": structure_iou(frames, clip),
+        "caption": caption_accuracy(frames, clip),
+        "sharpness": sharpness(frames),
+    }
 
 
 def is_bad(frames: list[dict]) -> bool:
@@ -150,27 +153,3 @@ def is_bad(frames: list[dict]) -> bool:
         or bool(right and mean(right) < LEAST_COLOURS)
         or not all(low < frame["sharpness"] < high for frame in frames)
     )
-
-
-def outline_closed(control: Tensor, clip: Clip, gap: int = 0) -> Tensor:
-    """Whether the edges ``[F, H, W, 3]`` enclose the clip's shapes in each frame, ``[F]`` bool.
-
-    Paint is poured in at the picture's border and spreads through edge-free pixels (not diagonally): the outline is
-    closed where it reaches less than 2% of the shapes' inner pixels, those 3 or more from the background. With
-    ``gap`` the paint is too thick for openings of up to so many pixels.
-    """
-    wall = control[..., 0] > 0.5
-    if gap:
-        wall = F.max_pool2d(F.pad(wall[:, None].float(), (0, gap, 0, gap)), gap + 1, stride=1)[:, 0] > 0.5
-    paint = torch.zeros_like(wall)
-    paint[:, [0, -1], :] = paint[:, :, [0, -1]] = True
-    paint &= ~wall
-    cross = torch.tensor([[[[0.0, 1, 0], [1, 1, 1], [0, 1, 0]]]])
-    while True:
-        spread = (F.conv2d(paint[:, None].float(), cross, padding=1)[:, 0] > 0) & ~wall
-        if torch.equal(spread, paint):
-            break
-        paint = spread
-    outside = (clip.ground > 0.01).float()[:, None]
-    inner = F.max_pool2d(outside, 7, stride=1, padding=3)[:, 0] == 0
-    return (paint & inner).sum(dim=(1, 2)) < 0.02 * inner.sum(dim=(1, 2))

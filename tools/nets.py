@@ -25,6 +25,7 @@ from bivdiff_core.demo.models import (
     WEIGHTS,
     WordTokenizer,
 )
+from bivdiff_core.grids import SD_BETAS
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, ControlNetModel, T2IAdapter, UNet2DConditionModel, UNet3DConditionModel
@@ -47,8 +48,8 @@ IMAGE_UNET = {
 }
 SCHEDULE = {
     "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
+    "beta_start": SD_BETAS[0],
+    "beta_end": SD_BETAS[1],
     "beta_schedule": "scaled_linear",
     "prediction_type": "epsilon",
     "clip_sample": False,

@@ -12,9 +12,9 @@ from tools.graph import Graph, Node, Output
 RECIPES = Path(__file__).with_name("recipes")
 PACKAGED_CLIP = "bivdiff_demo.mp4"
 """Stands where artists load their own."""
-OWN_STRENGTH = 0.6
-"""How far frames are inverted that are there already: the demo models lose their shapes from pure noise
-(docs/claims.md), and no control draws them back."""
+OWN_STRENGTH = 0.5
+"""How far frames are inverted that are there already: from pure noise the demo models lose their shapes, and no control
+draws them back (docs/claims.md measured both)."""
 ANIMATEDIFF = "AnimateDiff Loader goes here"
 """Marks the place of another pack's node, without which the shipped workflows must open: no run gets past it."""
 

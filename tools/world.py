@@ -19,6 +19,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from bivdiff_core import flow
+
 SIZE = 64
 FRAMES = 8
 DRIFT = 2.0
@@ -51,7 +53,7 @@ LIGHT = {
     "white": (0.86, 0.86, 0.86),
 }
 PALETTE = DARK | LIGHT
-LUMA = torch.tensor([0.299, 0.587, 0.114])
+LUMA = torch.tensor(flow.LUMA)
 
 STAR_INNER = 0.52
 ROUNDING = 0.16
@@ -454,8 +456,8 @@ def _render(
     return torch.stack(frames), torch.stack(masks, dim=1)
 
 
-def canny_control(frames: torch.Tensor, low: float = CANNY_LOW, high: float = CANNY_HIGH) -> torch.Tensor:
+def canny_control(frames: torch.Tensor) -> torch.Tensor:
     """The image the host's Canny node gives for frames ``[F, H, W, 3]``: edges ``[F, H, W, 3]``, 0 or 1."""
     from kornia.filters import canny
 
-    return canny(frames.float().movedim(-1, 1), low, high)[1].repeat(1, 3, 1, 1).movedim(1, -1)
+    return canny(frames.float().movedim(-1, 1), CANNY_LOW, CANNY_HIGH)[1].repeat(1, 3, 1, 1).movedim(1, -1)

@@ -55,12 +55,13 @@ def test_one_load_and_one_save_are_taken(read, workflow):
 @pytest.mark.parametrize("path", sorted((ROOT / "workflows").glob("*.json")), ids=lambda path: path.stem)
 def test_the_shipped_workflows_are_taken_but_for_five(path):
     """Three bring their clips, inpainting's masks are a second one, and a saved inversion's video is muted."""
-    try:
+    refused = dict.fromkeys(("BIVDiff 01", "BIVDiff 02", "BIVDiff 18"), "found 0 Load Video")
+    refused |= {"BIVDiff 07": "found 2 Load Video", "BIVDiff 17": "and 0 Save Video"}
+    if path.stem[:10] in refused:
+        with pytest.raises(BatchError, match=refused[path.stem[:10]]):
+            read_workflow(path)
+    else:
         read_workflow(path)
-    except BatchError as refusal:
-        refused = dict.fromkeys(("BIVDiff 01", "BIVDiff 02", "BIVDiff 18"), "found 0 Load Video")
-        refused |= {"BIVDiff 07": "found 2 Load Video", "BIVDiff 17": "and 0 Save Video"}
-        assert refused[path.stem[:10]] in str(refusal)
 
 
 @pytest.mark.parametrize(

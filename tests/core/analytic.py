@@ -55,6 +55,11 @@ def rms(x: Tensor) -> float:
     return x.double().square().mean().sqrt().item()
 
 
+def relative(found: Tensor, expected: Tensor) -> float:
+    """How far off, as a share of what is expected."""
+    return rms(found - expected) / rms(expected)
+
+
 def slope(model: Denoiser, x: Tensor, sigma: Tensor, sigma_min: float) -> Tensor:
     sigma = sigma.clamp(min=sigma_min)
     return (x - model(x, sigma.expand(len(x)))) / sigma

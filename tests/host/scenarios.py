@@ -19,6 +19,10 @@ def random(*shape: int, seed: int) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def noise(*shape: int, seed: int = 7) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
 def per_frame(tensor: Tensor, flip: bool) -> Tensor:
     return tensor.flip(0) if flip else tensor
 

@@ -6,8 +6,7 @@ import re
 import comfy.model_sampling
 import pytest
 import torch
-from scenarios import F, controlled, pair, random
-from torch import Tensor
+from scenarios import F, controlled, noise, pair, random
 
 from bivdiff_core.grids import sd_sigma
 from tools.standins import tiny_models as tiny
@@ -24,10 +23,6 @@ NAMES = {
 SAMPLING = ["BIVDiffFrameSampler", "BIVDiffInvertImage", "BIVDiffInvertVideo", "BIVDiffTemporalSmoother"]
 INVERTING = ["BIVDiffInvertImage", "BIVDiffInvertVideo"]
 OF_VIDEO = ["BIVDiffInvertVideo", "BIVDiffTemporalSmoother"]
-
-
-def noise(*shape: int, seed: int = 7) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def refused(pack, node_id: str, model, *parts: str, latent=None, positive=None, **inputs) -> None:

@@ -8,9 +8,10 @@ import comfy.model_management
 import comfy.sample
 import pytest
 import torch
-from analytic import GaussianMixture, ode_solution, rms
+from analytic import GaussianMixture, ode_solution, relative, rms
 from diffusers import UNet3DConditionModel
 from released import denoising, released_inversion, released_scheduler
+from scenarios import noise
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -46,14 +47,6 @@ def video_eps(model, conditioning: list):
         return model.model.diffusion_model.unet(clip, t, conditioning[0][0]).sample[0].transpose(0, 1).to(z.dtype)
 
     return eps
-
-
-def noise(*shape: int, seed: int = 7) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def relative(a: Tensor, b: Tensor) -> float:
-    return rms(a - b) / rms(b)
 
 
 # The networks

@@ -5,6 +5,7 @@ import json
 import comfy.clip_vision
 import pytest
 import torch
+from scenarios import noise
 from torch import Tensor
 
 from tools import world
@@ -22,10 +23,6 @@ VISION = {
     "num_hidden_layers": 3,
     "projection_dim": 16,
 }
-
-
-def noise(*shape: int, seed: int = 7) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope="module")

@@ -7,18 +7,13 @@ import torch
 from analytic import GaussianMixture, rms
 from comfy.samplers import SAMPLER_NAMES
 from released import denoising, released_scheduler
-from scenarios import control_net
-from torch import Tensor
+from scenarios import control_net, noise
 
 from tools.standins import tiny_models as tiny
 
 F = 4
 SCALE = 0.18215
 MIXTURE = GaussianMixture(shape=(4, 8, 8), means_std=0.3, spread=0.95)
-
-
-def noise(*shape: int, seed: int = 7) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def redraw(pack, model, latent: dict, **changes) -> dict:

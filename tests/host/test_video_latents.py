@@ -8,7 +8,8 @@ import math
 import comfy.samplers
 import pytest
 import torch
-from analytic import ode_solution, rms
+from analytic import ode_solution, relative, rms
+from scenarios import noise
 from torch import Tensor
 
 from tools.standins import tiny_models as tiny
@@ -31,14 +32,6 @@ def wan() -> FlowVideo:
 @pytest.fixture(scope="module")
 def hunyuan() -> FlowVideo:
     return FlowVideo("hunyuan")
-
-
-def noise(*shape: int, seed: int = 7) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def relative(a: Tensor, b: Tensor) -> float:
-    return rms(a - b) / rms(b)
 
 
 def same(a: Tensor, b: Tensor) -> None:

@@ -106,7 +106,7 @@ class Unit:
         self._server.__enter__()
         prompt = convert_ui_to_api(self.batch.workflow, self._server.object_info())
         require_one_clip([node["class_type"] for node in prompt.values()])
-        with_settings(prompt, self.batch.settings)
+        with_settings(prompt, self.batch.settings)  # which refuses those that the workflow does not have
         for name, path in self.batch.inputs.items():
             copied = self.base / "input" / name
             copied.parent.mkdir(parents=True, exist_ok=True)

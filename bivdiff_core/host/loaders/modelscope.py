@@ -12,6 +12,7 @@ from pathlib import Path
 import comfy.utils
 from torch import Tensor
 
+from ...grids import SD_BETAS
 from .parts import Part, check_fields, read_json, read_weights
 
 CONFIGURATION = "configuration.json"
@@ -23,7 +24,7 @@ CHECKPOINTS = {
 """For each part the field of configuration.json that names its file, and the published name."""
 
 REPOSITORY = "ali-vilab/modelscope-damo-text-to-video-synthesis"
-SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": SD_BETAS[0], "beta_end": SD_BETAS[1]}
 """Of all models in this layout, as diffusers' scheduler_config.json says it."""
 
 UNET = {
