@@ -3,6 +3,8 @@
 import ast
 import doctest
 import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 
@@ -50,13 +52,20 @@ def imports(tree: ast.AST) -> set[str]:
     return {name for node in ast.walk(tree) for name in names(node)}
 
 
-def imports_at_start_up(tree: ast.AST) -> set[str]:
-    """Packages that loading a module imports: not those inside functions, not those for type checkers alone."""
+def run_at_start_up(tree: ast.AST) -> Iterator[ast.AST]:
+    """What loading a module runs: not what is inside functions, not what is for type checkers alone."""
     if isinstance(tree, (ast.FunctionDef, ast.AsyncFunctionDef)):
-        return set()
+        return
     if isinstance(tree, ast.If) and ast.unparse(tree.test) == "TYPE_CHECKING":
-        return set()
-    return set(names(tree)).union(*map(imports_at_start_up, ast.iter_child_nodes(tree)))
+        return
+    yield tree
+    for child in ast.iter_child_nodes(tree):
+        yield from run_at_start_up(child)
+
+
+def imports_at_start_up(tree: ast.AST) -> set[str]:
+    """Packages that loading a module imports."""
+    return {name for node in run_at_start_up(tree) for name in names(node)}
 
 
 def parse(file: Path) -> ast.Module:
@@ -105,6 +114,30 @@ def test_the_pack_imports_itself_relatively(file):
 @files
 def test_start_up_imports_no_heavy_library(file):
     assert not imports_at_start_up(parse(file)) & HEAVY
+
+
+def modules_at_start_up(file: Path) -> set[str]:
+    """Dotted names of what loading a module of the tree may import, a benchmark's own modules by their room."""
+    here, found = file.relative_to(ROOT).parts[:-1], set()
+    for node in run_at_start_up(parse(file)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join([*here[: len(here) - node.level + 1 if node.level else 0], *filter(None, [node.module])])
+            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    return found | {f"{here[0]}.{name}" for name in found}
+
+
+def test_modules_import_in_no_circle():
+    rooms = [room for room, floor in ROOMS.items() if floor < 3]
+    modules = {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts): file
+        for room in rooms
+        for file in (ROOT / room).rglob("*.py")
+    }
+    graph = {name: modules_at_start_up(file) & set(modules) - {name} for name, file in modules.items()}
+    assert sum(map(len, graph.values())) > 300
+    TopologicalSorter(graph).prepare()
 
 
 def names_from_comfyui(tree: ast.AST) -> set[str]:
