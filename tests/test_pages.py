@@ -39,6 +39,12 @@ def test_a_figure_in_a_pages_prose_is_in_a_table_or_a_setting(name, page):
     assert not figures(prose) - figures(*known)
 
 
+def test_a_figure_in_the_readme_is_on_a_page():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    prose = re.sub(r"`[^`]*`|\]\(.*?\)|<!--.*?-->|arXiv [\d.]+|CVPR \d+", "", text)
+    assert not figures(prose) - figures(*(page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")))
+
+
 def figures(*texts: str) -> set[float]:
     """The figures in texts."""
     found = [figure for text in texts for figure in FIGURE.findall(text)]

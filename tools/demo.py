@@ -37,6 +37,9 @@ ROWS = ("Source", "Control", "Frame-wise", "No structure pass", "Smoothed")
 PLAYED = ("Source", "Frame-wise", "Smoothed")
 TILE, LABEL = 128, 150
 PANEL, CAPTION, FPS = 200, 28, 8
+ICON = 400
+BANNER_FRAMES, BANNER_TILE = 7, 192
+"""Of three rows: the registry's banners are 21:9."""
 
 
 def main() -> None:
@@ -70,6 +73,8 @@ def main() -> None:
     contact_sheet(videos, TILE, LABEL).save(OUTPUT / f"{name}-sheet.png")
     first, *rest = animation(videos)
     first.save(OUTPUT / f"{name}.gif", save_all=True, append_images=rest, duration=round(1000 / FPS), loop=0)
+    icon(videos).save(OUTPUT / f"{name}-icon.png")
+    contact_sheet({row: videos[row][:BANNER_FRAMES] for row in PLAYED}, BANNER_TILE).save(OUTPUT / f"{name}-banner.png")
     if clip:
         print(f"\nFrames {', '.join(str(i * stride) for i in range(world.FRAMES))} of {clip.name}, cut to a square.")
         print("The demo models know one or two flat shapes on a plain ground: a real clip is outside of what they have")
@@ -128,6 +133,15 @@ def animation(videos: dict[str, torch.Tensor]) -> list[Image.Image]:
             picture.paste(scaled(videos[label][i], PANEL - 4), (x * PANEL + 2, CAPTION))
         pictures.append(picture)
     return pictures
+
+
+def icon(videos: dict[str, torch.Tensor]) -> Image.Image:
+    """A frame as it was drawn, left of a wipe, and smoothed, right of it."""
+    drawn, smoothed = (videos[row][len(videos[row]) // 2] for row in PLAYED[1:])
+    edge = drawn.shape[1] // 2
+    both = torch.cat([drawn[:, :edge], smoothed[:, edge:]], dim=1)
+    both[:, edge - 1 : edge + 1] = 1
+    return scaled(both, ICON)
 
 
 def against_truth(frames: torch.Tensor, clip: world.Clip) -> dict[str, float | None]:
