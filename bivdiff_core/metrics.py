@@ -356,7 +356,8 @@ def judge(after: dict[str, Tensor], before: dict[str, Tensor] | None, source: So
         lost.append("is a double exposure")
         cautions["doubling"] = (
             f"Neighbouring frames account for {now['doubling']:.0%} of the new detail: this is an average of frames, "
-            "whose outlines show through each other, and an average is always steadier."
+            "whose outlines show through each other, and an average is always steadier. After smoothing, raise "
+            "the strength of both DDIM Inverse nodes towards 1."
         )
 
     price = " and ".join(lost)

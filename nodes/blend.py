@@ -59,10 +59,10 @@ class MixedInversion(Node):
                     "mode",
                     options=list(MODES),
                     default="linear",
-                    tooltip="linear: the paper's; where the branches disagree it loses contrast and colour. "
-                    "variance_preserving and slerp keep the noise std at 1. frequency takes the coarse part from the "
-                    "image branch and the fine part from the video branch; mixing_ratio is the coarse part's share. "
-                    "Its noise is the whitest, but on most demo clips linear is steadier and keeps shapes better.",
+                    tooltip="linear: the paper's, and usually the one to keep. If the video comes out grey or washed "
+                    "out, try variance_preserving or slerp, which keep the noise std at 1. frequency takes the coarse "
+                    "part from the image branch and the fine part from the video branch; mixing_ratio is the coarse "
+                    "part's share.",
                 ),
                 io.Float.Input(
                     "steadiness",

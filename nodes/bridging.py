@@ -52,7 +52,7 @@ class BridgeGuider(Node):
                     step=0.05,
                     tooltip="The image model's part: its weight, or its share of the steps. Lower it while the video "
                     "flickers, raise it when shapes are lost. 1 is the image model alone, 0 the video model alone "
-                    "(interleaved: a visit in every step).",
+                    "(interleaved: a detour through it in every step).",
                 ),
                 controls.frames_per_batch(),
             ],

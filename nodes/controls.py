@@ -41,8 +41,8 @@ def frames_per_batch(advanced: bool = True) -> io.Int.Input:
         min=0,
         max=4096,
         tooltip="Frames that go through the model at once. 0 takes as many as free memory holds and fewer if it runs "
-        "out. Frames are independent: the result does not depend on this, only speed and memory do. Three patches of "
-        "other nodes are exceptions, and the node says so: ToMe, EasyCache and Self-Attention Guidance.",
+        "out. Frames are independent: the result does not depend on this, only speed and memory do. Exceptions "
+        "are three patches of other nodes, and a warning says so: ToMe, EasyCache and Self-Attention Guidance.",
         advanced=advanced,
     )
 

@@ -72,7 +72,8 @@ class InvertImage(Node):
             search_aliases=["ddim inversion", "unsampler", "invert", "image inversion", "bivdiff"],
             inputs=[
                 *_inversion_inputs(
-                    "The plain image model: the base model of the one that drew the frames.",
+                    "The checkpoint that drew the frames, without ControlNet or LoRA; for an inpainting or editing "
+                    "checkpoint the plain model it was made from.",
                     "The frames: the Frame-wise Image Sampler's output, or any frames through VAE Encode.",
                 ),
                 controls.frames_per_batch(),

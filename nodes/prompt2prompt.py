@@ -60,8 +60,8 @@ class Prompt2Prompt(Node):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="Share of the steps in which words look where they looked in the source. Less lets shapes "
-                    "change more; 0 switches it off.",
+                    tooltip="Share of the steps that use the source's cross-attention, which says where each word "
+                    "shows. Less lets shapes change more; 0 switches it off.",
                 ),
                 io.Float.Input(
                     "self_replace_steps",
@@ -69,14 +69,14 @@ class Prompt2Prompt(Node):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="Share of the steps in which the coarse layout is the source's. Less lets the layout "
-                    "change more; 0 switches it off.",
+                    tooltip="Share of the steps that use the source's self-attention, which holds the layout. Less "
+                    "lets the layout change more; 0 switches it off.",
                 ),
                 io.String.Input(
                     "local_blend_words",
                     default="",
-                    tooltip="Words of either prompt, such as cat dog: only where they are looked at does the picture "
-                    "change. Empty edits everywhere.",
+                    tooltip="Words of either prompt, such as cat dog: the picture changes only where these show. Empty "
+                    "edits everywhere.",
                 ),
                 io.String.Input(
                     "word_weights",

@@ -40,10 +40,10 @@ class FrameSampler(Node):
                 io.Conditioning.Input("negative", tooltip="What to keep out of the frames."),
                 io.Latent.Input(
                     "latent_image",
-                    tooltip="One latent for each frame: Empty Latent Image with batch_size set to the frame count, or "
-                    "the encoded clip. A noise mask keeps what lies outside it. An inverted latent, for the structure "
-                    "pass, is denoised from where its inversion stopped, without added noise and over the whole "
-                    "picture; seed, denoise and frame_noise have no effect then.",
+                    tooltip="One latent for each frame. To draw from the prompt: Empty Latent Image with batch_size "
+                    "set to the frame count. To stay near a clip: the encoded clip; a noise mask keeps what lies "
+                    "outside it. For the structure pass: an inverted latent. It is denoised from where its inversion "
+                    "stopped, over the whole picture; seed, denoise and frame_noise have no effect then.",
                 ),
                 controls.seed(),
                 controls.steps("Denoising steps."),
@@ -118,7 +118,7 @@ class TemporalSmoother(Node):
             search_aliases=["deflicker", "temporal consistency", "smooth video", "video sampler", "bivdiff"],
             inputs=[
                 io.Model.Input("model", tooltip="The video model: ModelScope, ZeroScope, AnimateDiff, Wan, ..."),
-                io.Conditioning.Input("positive", tooltip="The video's prompt, worded for the video model."),
+                io.Conditioning.Input("positive", tooltip="What the video shows, encoded with the video model's CLIP."),
                 io.Conditioning.Input("negative", tooltip="What to keep out of the video."),
                 io.Latent.Input(
                     "latent",
@@ -141,9 +141,8 @@ class TemporalSmoother(Node):
                     "ddim_uniform", "The same as in the inversion. Flow models need simple, normal or beta."
                 ),
                 controls.strength(
-                    "Where the inversion stopped. Only for a latent that core's Save Latent saved. Those of DDIM "
-                    "Inverse, Mixed Inversion Blend and Load Inverted Latent say it themselves: for them set the "
-                    "strength in both DDIM Inverse nodes.",
+                    "Where the inversion stopped, for a latent that core's Save Latent saved. No other needs it: set "
+                    "the strength in both DDIM Inverse nodes.",
                     advanced=True,
                 ),
                 controls.grid(

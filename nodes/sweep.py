@@ -191,8 +191,8 @@ class SweepGrid(Node):
                 io.Image.Output(display_name="grid", tooltip="One video of all of them, for Create Video."),
                 io.Image.Output(
                     display_name="plot",
-                    tooltip="Flicker against similarity. Crosses only stand still, are only blurred or only average "
-                    "their frames.",
+                    tooltip="Flicker against similarity. A cross marks a video that is steady only because it stands "
+                    "still, is blurred or averages its frames.",
                 ),
             ],
         )

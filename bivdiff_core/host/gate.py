@@ -413,7 +413,8 @@ def _admit_prompts(
         return prompts
     if not role.video and any("control" in extra for _, extra in conds):
         log.warning(
-            "Got a prompt with a ControlNet, expected a plain one: the noise leaves out what the control shows, and a "
-            "video model without that control loses the shapes. Wire the prompt from before Apply ControlNet."
+            "Got a prompt with a ControlNet, expected a plain one: the noise leaves out what the control shows, and "
+            "the video model, which has no such control, would lose those shapes. Wire the prompt from before Apply "
+            "ControlNet."
         )
     return without_built_in_guidance(prompts) if distilled_guidance(model) else prompts

@@ -131,7 +131,7 @@ def check_conds(conds: Iterable[list[dict] | None], frames: int) -> None:
             if mask is not None and mask.ndim > 2:
                 check(mask, "conditioning mask", "Give Conditioning (Set Mask) as many masks")
             check(entry.get("cross_attn"), "text conditioning", "Make as many prompts")
-            check(entry.get("concat_latent_image"), "concat latent of the conditioning", "Encode as many frames")
-            check(entry.get("concat_mask"), "concat mask of the conditioning", "Give as many masks")
+            check(entry.get("concat_latent_image"), "inpainting or editing latent", "Encode as many frames")
+            check(entry.get("concat_mask"), "inpainting mask", "Give as many masks")
             for reference in entry.get("reference_latents") or ():
                 check(reference, "reference latent", "Encode as many references")

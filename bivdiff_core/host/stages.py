@@ -254,8 +254,8 @@ def _check_solver(clip: Clip, solver: str) -> None:
         raise ValueError(f"solver {solver} is not one of {', '.join(SOLVERS)}. Wire Solver List to it, or unlink it.")
     if solver not in clip.family.solvers:
         raise ValueError(
-            f"a {clip.family.name} model needs a next noise level, and solver {solver} also calls it at the last one. "
-            f"Set solver to {' or '.join(clip.family.solvers)}."
+            f"solver {solver} does not work with a {clip.family.name} model, which cannot be called at the last noise "
+            f"level. Set solver to {' or '.join(clip.family.solvers)}."
         )
 
 

@@ -287,7 +287,10 @@ def set_windows(model: Model, windows: FrameWindows) -> Model:
     if present is not None and not isinstance(present, FrameWindows):
         own = frame_windows(present)
         if own is None:
-            log.warning("The model has context windows of its own (%s), which are used as they are.", type(present))
+            log.warning(
+                "The model has context windows of its own (%s), which this pack leaves as they are.",
+                type(present).__name__,
+            )
             return model
         windows = own
     model = model.clone()

@@ -178,15 +178,15 @@ def other_count(what: str, frames: int, pack) -> list:
     return {
         "conditioning mask": tiny.text(seed=1, mask=random(frames, 64, 64, seed=1), mask_strength=1.0),
         "text conditioning": tiny.text(frames, 7, tiny.TEXT_WIDTH, seed=1),
-        "concat latent of the conditioning": tiny.text(seed=1, concat_latent_image=random(frames, 4, 8, 8, seed=1)),
-        "concat mask of the conditioning": tiny.text(seed=1, concat_mask=random(frames, 1, 64, 64, seed=1)),
+        "inpainting or editing latent": tiny.text(seed=1, concat_latent_image=random(frames, 4, 8, 8, seed=1)),
+        "inpainting mask": tiny.text(seed=1, concat_mask=random(frames, 1, 64, 64, seed=1)),
         "reference latent": tiny.text(seed=1, reference_latents=[random(n, 4, 8, 8, seed=n) for n in (F, frames)]),
     }[what]
 
 
 COUNTED = [
-    "control hint", "conditioning mask", "text conditioning", "concat latent of the conditioning",
-    "concat mask of the conditioning", "reference latent",
+    "control hint", "conditioning mask", "text conditioning", "inpainting or editing latent",
+    "inpainting mask", "reference latent",
 ]  # fmt: skip
 
 

@@ -18,6 +18,6 @@ def names_of(owner: str) -> Iterator[None]:
         yield
     except (AttributeError, KeyError, ImportError) as error:
         raise ValueError(
-            f"{owner} is known to this pack, but the installed version is different inside ({error}). Update BIVDiff, "
-            "or go back to the known version until it follows."
+            f"this pack does not yet support the installed version of {owner} ({error}). Update BIVDiff, or "
+            "install the version that it knows."
         ) from error
