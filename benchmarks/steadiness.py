@@ -63,8 +63,9 @@ WAYS = {
 
 def begin() -> None:
     """Load the chain into this process."""
-    global chain
+    global chain, host
     chain = Chain(start())
+    host = chain.pack.import_module("bivdiff_core.host.inverted")
 
 
 def work(job: dict) -> dict:
@@ -79,7 +80,8 @@ def work(job: dict) -> dict:
     for strength in STRENGTHS:
         inverted = chain.invert_image(drawn, text, strength, steps=STEPS)
         for name, steady in WAYS.items():
-            blended = chain.blend(inverted | {"samples": steady(inverted["samples"], clip)}, None, 1.0)
+            samples = steady(inverted["samples"], clip)
+            blended = chain.blend(host.inverted_latent(inverted, samples, host.inversion_of(inverted)), None, 1.0)
             video = chain.structure_pass(chain.smooth(blended, text, STEPS), text, controlled, STEPS)
             found = figures_of(chain.decode(video), clip)
             ways[f"{name}, strength {strength:g}"] = {k: v if v is None else round(v, 4) for k, v in found.items()}

@@ -11,7 +11,7 @@ def draw(g: Graph) -> None:
     g.group("Source and models", parts.SOURCE_COLOUR)
     clip = parts.taken(g, g.add("BIVDiffDemoClip"), parts.square(g), stride=1, count=8)
     g.add("PreviewImage", "Source", images=clip.frames)
-    models = parts.load_models(g, control_net="the demo models'")._replace(solver="ddim")
+    models = parts.load_models(g, control_net="the demo models'")
     texts = parts.prompts(g, models, "", "a blue square, patchy")
     g.group("Stage 1: every frame on its own", parts.FRAMES_COLOUR)
     control = parts.controlled(g, models, texts, parts.outlines(g, clip.frames))
