@@ -46,6 +46,14 @@ def test_it_equals_diffusers(pack, sd, cfg):
     assert rms(out["samples"] * SCALE - expected[-1]) < 1e-5 * rms(expected[-1])
 
 
+def test_one_frame_is_drawn_as_in_its_clip(pack, sd, little):
+    first = {"samples": tiny.frames(F, 4, 8, 8)["samples"][:1]}
+    given = {"model": sd, "conditioning": tiny.text(), "latent": first, "steps": 20, "strength": 0.3}
+    (inverted,) = pack.run("BIVDiffInvertImage", **given)
+    alone, whole = (redraw(pack, sd, latent, steps=20)["samples"] for latent in (inverted, little))
+    torch.testing.assert_close(alone, whole[:1], atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_frames_come_back(pack, kind):
     """With the same prompt in both: the more steps, the closer."""
