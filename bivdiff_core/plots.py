@@ -184,11 +184,12 @@ def trade_off(
     axes.plot([similarity[i] for i in along], [flicker[i] for i in along], color=GOOD, zorder=1)
     axes.margins(0.3, 0.2)
     axes.invert_yaxis()
-    for *_, members in kinds.values():
+    for marker, _, members in kinds.values():
+        beside = (6, -10) if marker == "X" else (6, 4)
         at = [(similarity[i], flicker[i]) for i in members]
         for group in near_one_another(axes.transData.transform(at) if at else np.empty((0, 2))):
             label = ", ".join(names[members[i]] for i in group)
-            axes.annotate(label, at[group[0]], textcoords="offset points", xytext=(6, 4), fontsize=TEXT)
+            axes.annotate(label, at[group[0]], textcoords="offset points", xytext=beside, fontsize=TEXT)
     panel(axes, "", f"similarity to {against} (SSIM, 1 is the same)")
     axes.set_ylabel("flicker (squared change along the motion)", fontsize=TICKS, color=NEUTRAL)
     page.legend(fontsize=TICKS, loc="outside lower center")

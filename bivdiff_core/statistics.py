@@ -39,6 +39,9 @@ brings along: its tint, and that neighbouring frames are alike.
 DRAWS, MOST_VALUES = (16, 256), 2**25
 """How many draws of white noise tell what chance does: fewer of large latents, where chance does little."""
 
+LEAST_THIRD_BAND = 0.7
+"""Of white noise, single frames of small latents included; see `is_white`."""
+
 NOISE_STD = (0.5, 2.0)
 """Noise std that an inversion of a whole clip leaves behind; 0 is an empty latent, 5 an encoded one of SD."""
 
@@ -47,7 +50,7 @@ MORE_EXACT = "In DDIM Inverse raise steps, or set solver to fireflow."
 
 In the mix the whiter branch helps sooner: on a clip of the demo models (25 steps, ddim) the coarsest band of the video
 branch has 2.6 times the power of noise, that of the image branch 1.1 and that of half of each 1.6. The mode frequency
-brings it to 1.04, but is no fix: on four clips of five linear gave the steadier video with better kept shapes.
+brings it to 1.04, but is no fix: it loses shapes (docs/study.md).
 """
 
 
@@ -178,8 +181,8 @@ def is_white(latent: Tensor) -> bool:
     24 hard demo clips it has .24 to .67 of what white noise has, on inversions of eight of them .84 and more.
     """
     measured = measure(as_frames(latent))
-    figures = (measured["std"], "std"), (measured["spatial"], "spatial"), (measured["bands"][2], "bands")
-    return all(HEALTHY[name][0] < value < HEALTHY[name][1] for value, name in figures)
+    figures = [(measured[name], *HEALTHY[name]) for name in ("std", "spatial")]
+    return all(low < value < high for value, low, high in figures) and bool(measured["bands"][2] > LEAST_THIRD_BAND)
 
 
 def diagnose(measured: dict[str, Tensor], off: dict[str, Tensor], branch: str, strength: float) -> list[Finding]:

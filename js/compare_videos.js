@@ -157,8 +157,8 @@ class Comparison {
       context.strokeStyle = COLORS[clip];
       context.lineWidth = clip === "before" ? 4 : 2; // equal curves both show
       context.stroke();
-      if (!values.length) continue;
       const known = values.filter((value) => value !== null);
+      if (!known.length) continue;
       const mean = known.reduce((sum, value) => sum + value, 0) / known.length;
       const [at, align] = clip === "before" ? [6, "left"] : [width - 6, "right"];
       label(context, `${this.names[clip]}: change ${mean.toFixed(2)}`, COLORS[clip], at, 2, align);

@@ -8,7 +8,7 @@ app.registerExtension({
 
   afterConfigureGraph() {
     const { extra } = app.rootGraph;
-    if (!extra.bivdiffTemplate) return;
+    if (!extra.bivdiffTemplate || !app.extensionManager.setting.get("Comfy.EnableWorkflowViewRestore")) return;
     delete extra.bivdiffTemplate; // once saved it is the artist's own, and opens where they left it
     const { scale, offset } = extra.ds;
     const show = () => {

@@ -25,9 +25,8 @@ class Node(io.ComfyNode):
         """Run the node; the warnings that the pack logs meanwhile become part of its output."""
         with error_prefix(cls), _Warnings() as warnings:
             output = cls.run(**inputs)
-        if (
-            warnings.messages or output.ui
-        ):  # js/warnings.js shows them; for a list all runs show the same kinds of things
+        # js/warnings.js shows them. The host joins what the runs of a list show, and wants the same kinds from each.
+        if warnings.messages or output.ui:
             output.ui = {**(output.ui or {}), "text": warnings.messages}
         return output
 

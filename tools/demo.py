@@ -38,7 +38,7 @@ PLAYED = ("Source", "Frame-wise", "Smoothed")
 TILE, LABEL = 128, 150
 PANEL, CAPTION, FPS = 200, 28, 8
 ICON = 400
-BANNER_FRAMES, BANNER_TILE = 7, 192
+BANNER_FRAMES, BANNER_TILE = 7, 114
 """Of three rows: the registry's banners are 21:9."""
 
 

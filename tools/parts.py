@@ -138,7 +138,7 @@ def for_image(g: Graph, models: Models, text: object, title: str = "Prompt (imag
 
 
 def steps(g: Graph) -> int:
-    """Of every stage: the paper's, or what the demo models need."""
+    """Of every stage: the paper's, or the demo's."""
     return g.choose(50, 25)
 
 

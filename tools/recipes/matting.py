@@ -19,7 +19,7 @@ def draw(g: Graph) -> None:
     mattes = g.add("MaskToImage", mask=matte)
     g.add("PreviewImage", "Frame-wise", images=mattes)
     frames = g.add("VAEEncode", pixels=mattes, vae=models.vae)
-    steady = parts.smoothed(g, models, texts, frames, strength=0.6)
+    steady = parts.smoothed(g, models, texts, frames, strength=parts.OWN_STRENGTH)
     parts.save(g, steady, clip)
     screen = parts.empty(g, "EmptyImage", "Green screen", like=clip.frames, color=0x00B140)
     mask = g.add("ImageToMask", image=steady, channel="red")

@@ -25,6 +25,6 @@ def draw(g: Graph) -> None:
     encode = {"vae": vae, "images": clip.frames}
     single = g.add("BIVDiffEncodeFrames", "Every fourth frame on its own", stride=4, mode="single_frames", **encode)
     whole = g.add("BIVDiffEncodeFrames", "The clip", stride=1, mode="clip", **encode)
-    video = parts.smoothed(g, models, texts, single, clip=whole)
+    video = parts.smoothed(g, models, texts, single, strength=parts.OWN_STRENGTH, clip=whole)
     parts.save(g, video, clip)
     parts.compare(g, clip, clip.frames, video)

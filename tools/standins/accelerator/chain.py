@@ -265,7 +265,7 @@ def measure(run: Run, studio: Studio, mixed: dict, decoded: Tensor) -> None:
     run.keep("sweep plot", plot)
     run.nodes.add("BIVDiffCompareVideos")
     shown = run.pack.classes["BIVDiffCompareVideos"].execute(before=decoded, after=averaged, fps=8.0).ui
-    run.results["compare"] = torch.tensor(shown["flicker"])
+    run.results["compare"] = torch.tensor(shown["changes"])
 
 
 def main(file: str, *flags: str) -> None:
