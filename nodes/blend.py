@@ -72,8 +72,8 @@ class MixedInversion(Node):
                     step=0.05,
                     optional=True,
                     tooltip="Pulls the image branch's frames towards their mean over time, before the video model sees "
-                    "them. 0.5 helps frames of independent noise where little moves; what moves far leaves shadows. No "
-                    "gain with shared noise, no effect at a mixing ratio of 0.",
+                    "them. 0.5 helps frames of independent noise at a strength around 0.5, most where little moves. At "
+                    "full strength it costs shapes; shared noise gains nothing. No effect at a mixing ratio of 0.",
                 ),
             ],
             outputs=[
