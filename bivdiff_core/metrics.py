@@ -309,7 +309,7 @@ def judge(after: dict[str, Tensor], before: dict[str, Tensor] | None, source: So
     """Whether a video is steadier than it was, and at what price.
 
     Args:
-        after, before: figures from `measure`; `before` is None for want of a video.
+        after, before: figures from `measure`; `before` is None where there is no such video.
         source: the clip that both were made from, as they were measured with it.
     """
     now = {name: values.nanmean().item() for name, values in after.items()}

@@ -3,9 +3,9 @@
 import torch
 from comfy_api.latest import io
 
-from ..bivdiff_core.grids import Schedule, unit_scale
+from ..bivdiff_core.grids import Schedule
 from ..bivdiff_core.host import gate, stages
-from ..bivdiff_core.host.families import FLOW
+from ..bivdiff_core.host.inverted import as_noise
 from ..bivdiff_core.host.norms import GROUP_NORMS, pools
 from ..bivdiff_core.host.prompts import Prompts
 from ..bivdiff_core.host.windows import Windows
@@ -210,9 +210,5 @@ class InvertedNoise(Node):
 
     @classmethod
     def run(cls, latent: Latent) -> io.NodeOutput:
-        inversion, samples = gate.admit_inverted(latent), latent["samples"].float()
-        if inversion is not None and not inversion.at_sigma_max:
-            # Below its highest level the host multiplies noise by sigma.
-            scale = 1.0 if inversion.family == FLOW else unit_scale(inversion.sigma)
-            samples = samples * scale / inversion.sigma
-        return io.NodeOutput(_InvertedNoise(samples))
+        gate.admit_inverted(latent)
+        return io.NodeOutput(_InvertedNoise(as_noise(latent)))

@@ -88,7 +88,12 @@ def test_one_repository_and_one_version_are_named(archive, project):
     assert host == "https://github.com" and set(links) == {repository, raw}
     assert project["tool"]["comfy"]["PublisherId"] == account
     changes = archive.read("CHANGELOG.md").decode()
-    assert re.search(r"^## (.+)$", changes, re.MULTILINE)[1] == project["project"]["version"]
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    for newest in (
+        re.search(r"^## (.+)$", changes, re.MULTILINE),
+        re.search(r"^version: (.+)$", citation, re.MULTILINE),
+    ):
+        assert newest[1] == project["project"]["version"]
 
 
 def test_its_icon_and_banner_are_there(archive, project):

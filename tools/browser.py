@@ -43,7 +43,7 @@ class Comfy:
         """Load the page and wait until it can take a workflow."""
         self.page.goto(f"http://127.0.0.1:{self.server.port}")
         self.page.wait_for_function("window.app?.vueAppReady && window.app.rootGraph?.nodes.length")
-        self.page.wait_for_load_state("networkidle")  # the page's own first workflow has had its say
+        self.page.wait_for_load_state("networkidle")  # the page has opened its own first workflow
 
     def load(self, workflow: dict, name: str, source: str = "file") -> None:
         """Open a workflow as from a file, or as a ``template``; only what it says from here on is kept."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..blend import MODES, steadied
-from ..grids import SAME_SHARE, image_share
+from ..grids import SAME_SHARE, image_share, unit_scale
 from .families import FLOW
 from .latents import DESCRIPTION, as_clip, frame_dim, latent_with
 from .wires import Latent
@@ -81,6 +81,18 @@ def inversion_of(latent: Latent) -> Inversion | None:
         for name in ("mean", "std")
     )
     return Inversion(**{field.name: told[field.name] for field in fields(Inversion)}) if same else None
+
+
+def as_noise(latent: Latent) -> Tensor:
+    """Samples of an inverted LATENT as the noise that the host's samplers take.
+
+    At the model's highest level they use it as it is, below that they multiply it by sigma.
+    """
+    inversion, samples = inversion_of(latent), latent["samples"].float()
+    if inversion is None or inversion.at_sigma_max:
+        return samples
+    scale = 1.0 if inversion.family == FLOW else unit_scale(inversion.sigma)
+    return samples * scale / inversion.sigma
 
 
 def mix(image: Latent, video: Latent, ratio: float, mode: str, steadiness: float) -> Latent:

@@ -141,7 +141,7 @@ def test_frequency_takes_the_coarse_part_from_the_image_branch(ratio):
 
 
 @pytest.mark.parametrize("ratio", RATIOS)
-def test_frequency_mends_the_strength_of_each_band(ratio):
+def test_frequency_restores_the_power_of_each_band(ratio):
     """A branch that lost half its strength, or carries twice of it, mixes like one that did not."""
     image, video = pair(0.3)
     torch.testing.assert_close(blend.frequency(0.5 * image, 2 * video, ratio), blend.frequency(image, video, ratio))

@@ -85,7 +85,7 @@ def test_what_is_alarming_comes_first():
     assert statistics.headline(found, 1.0) == "Alarm: one bad frame"
 
 
-def test_variance_lost_in_the_mix_is_mended_in_the_blend():
+def test_variance_lost_in_the_mix_is_fixed_in_the_blend():
     (found,) = findings(0.8 * white(), branch="mix")
     assert "variance_preserving" in found.fixes[0]
     assert "variance_preserving" not in "".join(findings(0.8 * white(), branch="video")[0].fixes)
@@ -179,6 +179,6 @@ def test_the_table_holds_the_figures():
     assert "noise std: 0.6" in statistics.table(statistics.measure(0.6 * white()))
 
 
-def test_structure_in_the_mix_is_mended_by_the_whiter_branch():
+def test_structure_in_the_mix_is_fixed_by_the_whiter_branch():
     assert "mixing_ratio" in findings(smeared(white()), branch="mix")[0].fixes[0]
     assert "mixing_ratio" not in "".join(findings(smeared(white()), branch="image")[0].fixes)
