@@ -23,3 +23,5 @@ def draw(g: Graph) -> None:
     )
     g.add("PreviewImage", "Plot", images=compared["plot"])
     parts.save(g, compared["grid"], clip)
+    g.column(width=parts.COMPARED)
+    g.add("BIVDiffCompareVideos", "Frames and each video", before=before, after=videos, fps=clip.fps)
