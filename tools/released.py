@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from string import Template
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
@@ -30,24 +31,12 @@ FAULTS = (
     "longbody, lowres, bad anatomy, bad hands, missing fingers, extra digit, fewer difits, cropped, worst quality, "
     "low quality, deformed body, bloated, ugly, unrealistic"
 )
-VIDEO_MODELS = {
-    "VidRD": "**diffusers** the whole folder of SD 2.1 base as `VidRD`, with VidRD's `ModelT2V.pth` in it",
-    "zeroscope_v2_576w": "**diffusers** the whole folder `zeroscope_v2_576w`",
-}
 
 
-def note(name: str, clip: str, video_model: str, *more: str) -> str:
-    """What an artist reads first."""
-    return "\n\n".join(
-        [
-            f"### Released configuration: {name}",
-            "The settings of the authors' own code, to repeat its results. docs/released_configurations.md says what "
-            "still differs, and the workflow of the same task has the settings to begin with.",
-            f"Load the released code's clip *{clip}* in the node of that name.",
-            VIDEO_MODELS[video_model],
-            *more,
-        ]
-    )
+def note(*paragraphs: str, **settings: str) -> str:
+    """What an artist reads first: recipes/released/every.md and others beside it, each ``$setting`` filled in."""
+    texts = (parts.note(f"released/{name}").rstrip() for name in ("every", *paragraphs))
+    return Template("\n\n".join(texts)).substitute(settings)
 
 
 def begin(
@@ -86,9 +75,6 @@ def depth(g: Graph, frames: object) -> Node:
     return maps
 
 
-DEPTH = "**geometry_estimation** any Depth Anything 3 for images; the released code estimates depth by another model"
-
-
 def hinted(
     g: Graph,
     name: str,
@@ -100,7 +86,8 @@ def hinted(
     text: str,
 ) -> None:
     """ControlNet, with the word lists, and T2I-Adapter, without."""
-    g.note = note(name, clip, video_model, f"**controlnet** `{net}`", *([DEPTH] if hints is depth else []))
+    also = ["depth"] if hints is depth else []
+    g.note = note(video_model, "hinted", *also, name=name, clip=clip, net=net)
     taken, models = begin(g, clip, video_model, net, variant="t2i_adapter" if task == "t2i_adapter" else "base")
     said = texts(g, models, text, quality=task == "controlnet")
     g.group("Stage 1: every frame on its own", parts.FRAMES_COLOUR)
@@ -109,7 +96,7 @@ def hinted(
 
 def instruct_pix2pix(g: Graph, name: str, clip: str, video_model: str, instruction: str, text: str) -> None:
     """InstructPix2Pix at its pipeline's own image guidance."""
-    g.note = note(name, clip, video_model, "**checkpoints** `instruct-pix2pix-00-22000.safetensors`")
+    g.note = note(video_model, "instruct_pix2pix", name=name, clip=clip)
     taken, models = begin(g, clip, video_model)
     editor = load_editor(g)
     said = texts(g, models, text, quality=True)
@@ -119,13 +106,7 @@ def instruct_pix2pix(g: Graph, name: str, clip: str, video_model: str, instructi
 
 def prompt2prompt(g: Graph, name: str, after: str, edit: str, blend_words: str = "") -> None:
     """Prompt2Prompt. The released code inverts with the empty prompt; a source prompt keeps what it should keep."""
-    g.note = note(
-        name,
-        "car-turn",
-        "VidRD",
-        "The released code inverts these frames with the empty prompt, and says that it should not; here the source "
-        "prompt is used. It makes them by the checkpoint's own scheduler, here by DDIM.",
-    )
+    g.note = note("VidRD", "prompt2prompt", name=name, clip="car-turn")
     taken, models = begin(g, "car-turn", "VidRD")
     source_text = g.add(
         "PrimitiveStringMultiline", "Source prompt", value=g.choose("A car is moving on the road", parts.DEMO_PROMPT)
@@ -137,7 +118,7 @@ def prompt2prompt(g: Graph, name: str, after: str, edit: str, blend_words: str =
 
 def inpainting(g: Graph, name: str) -> None:
     """A mask from a video of its own, empty prompts, no paste-back."""
-    g.note = note(name, "hike", "VidRD", "Load the mask's video in *hike-mask*.")
+    g.note = note("VidRD", "inpainting", name=name, clip="hike")
     taken, models = begin(g, "hike", "VidRD")
     said = texts(g, models, "")
     g.column()
@@ -157,12 +138,7 @@ def inpainting(g: Graph, name: str) -> None:
 
 def outpainting(g: Graph, name: str) -> None:
     """The middle half of the picture is kept, the left and the right quarter drawn; no paste-back."""
-    g.note = note(
-        name,
-        "hike",
-        "VidRD",
-        "This is the released `vertical`. For `horizontal` set **Crop** to 512x256 at y 128, and pad top and bottom.",
-    )
+    g.note = note("VidRD", "outpainting", name=name, clip="hike")
     taken, models = begin(g, "hike", "VidRD")
     said = texts(g, models, "")
     g.group("Stage 1: every frame on its own", parts.FRAMES_COLOUR)
