@@ -20,6 +20,7 @@ PAGES = {
     "published": "real_footage.md",
     "steadiness": "steadiness.md",
     "study": "study.md",
+    "versions": "versions.md",
 }
 """The page of docs/ whose blocks each benchmark fills."""
 

@@ -3,7 +3,8 @@
     python dev.py matrix [ROW ...]
 
 Each row has an environment of its own under .matrix/, made by uv, which takes the Pythons that it finds on the path and
-fetches others where it can. A row's result is one line of output/matrix.jsonl; docs/versions.md shows each row's last.
+fetches others where it can. A row's last result is a line of benchmarks/rows/versions.jsonl, of which
+benchmarks/versions.py makes docs/versions.md.
 """
 
 from __future__ import annotations
@@ -22,8 +23,7 @@ from tools import environment
 from tools.environment import ROOT, Environment, Release
 
 FOLDER = ROOT / ".matrix"
-RESULTS = environment.OUTPUT / "matrix.jsonl"
-PAGE = ROOT / "docs" / "versions.md"
+RESULTS = ROOT / "benchmarks" / "rows" / "versions.jsonl"
 UV = "uv==0.13.9"
 UV_PYTHON = FOLDER / "uv" / environment.VENV_PYTHON.relative_to(environment.VENV)
 
@@ -78,24 +78,27 @@ class NotRunError(RuntimeError):
 
 
 def run_rows(names: list[str]) -> int:
-    """Run the named rows, or all, and write the page; the status says whether all that ran passed."""
+    """Run the named rows, or all, and keep their results; the status says whether all that ran passed."""
     rows = [row for row in ROWS if row.name in names or not names]
     if unknown := set(names) - {row.name for row in rows}:
         sys.exit(f"There is no row {', '.join(sorted(unknown))}: expected {', '.join(row.name for row in ROWS)}.")
-    results = []
+    lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.exists() else []
+    kept = {json.loads(line)["row"]: line for line in lines}
+    failed = 0
     for row in rows:
-        results.append(run(row))
-        environment.say(f"{row.name}: {outcome(results[-1])}")
-        environment.OUTPUT.mkdir(exist_ok=True)
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(results[-1]) + "\n")
-        PAGE.write_text(page(), encoding="utf-8")
-    return int(any(result.get("failed") for result in results))
+        result = run(row)
+        environment.say(f"{row.name}: {result.get('not_run') or str(result['failed']) + ' failed'}")
+        failed += result.get("failed", 0)
+        kept[row.name] = json.dumps(result)
+        found = [kept[each.name] for each in ROWS if each.name in kept]
+        RESULTS.write_text("\n".join([*found, ""]), encoding="utf-8")
+    return int(failed > 0)
 
 
 def run(row: Row) -> dict:
     """A row's result: what was found and counted, or why it was not run."""
-    result = {"row": row.name, "date": datetime.date.today().isoformat(), "comfyui": row.host.version}
+    today = datetime.date.today().isoformat()
+    result = {"row": row.name, "what": row.what, "date": today, "comfyui": row.host.version, "python": row.python}
     try:
         host = build(row)
     except NotRunError as error:
@@ -159,69 +162,3 @@ def counts(report: Path) -> dict:
         "skipped": skipped,
         "failures": sorted({f"{case.get('classname')}::{case.get('name')}" for case in failures}),
     }
-
-
-def outcome(result: dict) -> str:
-    """A result in words."""
-    if "not_run" in result:
-        return f"not run: {result['not_run']}"
-    return f"{result['passed']} passed, {result['failed']} failed, {result['skipped']} skipped"
-
-
-INTRODUCTION = """# Versions
-
-Written by `python dev.py matrix`, which runs the tests of the method, of the nodes in a real ComfyUI and of the page in
-a browser, in an environment for each row. PyTorch is {torch} throughout: later releases have no torchvision or no
-torchaudio that loads beside them. `python dev.py matrix ROW` runs one row again.
-"""
-BOUNDS = """
-**ComfyUI.** {oldest} is the oldest that the package index still has. The nodes work there; its page does not show all
-of them (27 tests of the page failed on 2026-11-25: Compare Videos, errors, and every template after one with nodes that
-it lacks), so the promise begins with {promised}. The pack compares no version numbers. As it loads it looks up every
-name that it takes from ComfyUI (`bivdiff_core/host/foreign/needed.py`) and refuses, in one sentence that names what is
-missing, a ComfyUI that lacks one. What older hosts do not have to give, several GPUs for one sampling or a frame in
-front of context windows, is not asked for; its tests are the skipped ones of their rows.
-
-**Packages.** The lowest are those of `pyproject.toml`; the newest are what the package index had on the day.
-
-**Python.** Each has a row. A row that is not run is one whose Python could not be had where the matrix ran.
-"""
-
-
-def page() -> str:
-    """docs/versions.md, from the last result of each row."""
-    last = {}
-    for line in RESULTS.read_text(encoding="utf-8").splitlines():
-        last[json.loads(line)["row"]] = json.loads(line)
-    rows = [(row, last[row.name]) for row in ROWS if row.name in last]
-    ran = [(row, result) for row, result in rows if "versions" in result]
-    parts = [INTRODUCTION.format(torch=DEVELOPMENT["torch"].partition("==")[2])]
-    parts += table(
-        ["row", "ComfyUI", "Python", "front end", "what", "result", "day"],
-        [
-            [
-                row.name,
-                result["comfyui"],
-                result.get("versions", {}).get("python", row.python),
-                result.get("versions", {}).get("comfyui-frontend-package", "-"),
-                row.what,
-                outcome(result),
-                result["date"],
-            ]
-            for row, result in rows
-        ],
-    )
-    parts.append(BOUNDS.format(oldest=HOSTS[0].version, promised=HOSTS[1].version))
-    parts += ["What was found in each environment:", ""]
-    parts += table(
-        ["row", *SHOWN[1:]], [[row.name, *(result["versions"][name] for name in SHOWN[1:])] for row, result in ran]
-    )
-    for row, result in ran:
-        if result["failures"]:
-            parts += ["", f"Failed in {row.name}:", "", *(f"- `{test}`" for test in result["failures"])]
-    return "\n".join([*parts, ""])
-
-
-def table(heads: list[str], rows: list[list[str]]) -> list[str]:
-    """A table's lines in Markdown."""
-    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
