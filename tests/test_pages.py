@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
 
 from _page import fill  # noqa: E402
-from _rows import read  # noqa: E402
+from _rows import ROWS, read  # noqa: E402
 from report import PAGES  # noqa: E402
 
 BLOCK = re.compile(r"<!-- (.+?) -->\n(.*?)<!-- /\1 -->", re.DOTALL)
@@ -19,6 +19,10 @@ FIGURE = re.compile(r"(?<![\w.])(?<!\w-)(?<!SD )(\d*\.\d+%?|\d+%|\d{3,}(?!\w|\.\
 """A number that can only have been measured or chosen: with a decimal point, a percentage, or of three digits."""
 SETTINGS = ("benchmarks/_rows.py", "tools/chain.py", "tools/measure.py")
 """Sources of settings that benchmarks share."""
+
+
+def test_rows_have_a_page():
+    assert {path.stem for path in ROWS.glob("*.jsonl")} == set(PAGES)
 
 
 @pytest.mark.parametrize(("name", "page"), PAGES.items())
