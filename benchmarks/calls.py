@@ -58,7 +58,7 @@ PLANS |= {
 }
 
 
-JUDGES, JUDGED = range(24, 48), (REFERENCE, "12")
+JUDGES, JUDGED = range(24, 48), (REFERENCE, "12", "12 ddim_uniform, ddim, uni_inv")
 """Clips that chose nothing, those of claims.py, and the plans that they judge."""
 
 

@@ -40,7 +40,7 @@ DRAWS, MOST_VALUES = (16, 256), 2**25
 """How many draws of white noise tell what chance does: fewer of large latents, where chance does little."""
 
 LEAST_THIRD_BAND = 0.7
-"""Of white noise, single frames of small latents included; see `is_white`."""
+"""Of white noise; see `is_white`."""
 
 NOISE_STD = (0.5, 2.0)
 """Noise std that an inversion of a whole clip leaves behind; 0 is an empty latent, 5 an encoded one of SD."""

@@ -24,7 +24,7 @@ class Comparison {
     this.play = element("button", { textContent: "▶", ariaLabel: "play" }, { width: "2.5em" });
     this.scrub = element("input", { type: "range", min: 0, max: 0, value: 0, ariaLabel: "frame" }, { flex: "1" });
     this.count = element("span", { textContent: "–" }, { minWidth: "4em", textAlign: "right" });
-    this.curves = element("canvas", { ariaLabel: "change" }, { height: "90px" });
+    this.curves = element("canvas", { ariaLabel: "change from frame to frame" }, { height: "90px" });
     const controls = element("div", {}, { display: "flex", gap: "8px", alignItems: "center" });
     controls.append(this.play, this.scrub, this.count);
     this.element = element(

@@ -8,8 +8,9 @@ app.registerExtension({
 
   afterConfigureGraph() {
     const { extra } = app.rootGraph;
-    if (!extra.bivdiffTemplate || !app.extensionManager.setting.get("Comfy.EnableWorkflowViewRestore")) return;
+    if (!extra.bivdiffTemplate) return;
     delete extra.bivdiffTemplate; // once saved it is the artist's own, and opens where they left it
+    if (!app.extensionManager.setting.get("Comfy.EnableWorkflowViewRestore")) return;
     const { scale, offset } = extra.ds;
     const show = () => {
       app.canvas.ds.scale = scale;

@@ -82,16 +82,16 @@ def run_rows(names: list[str]) -> int:
     rows = [row for row in ROWS if row.name in names or not names]
     if unknown := set(names) - {row.name for row in rows}:
         sys.exit(f"There is no row {', '.join(sorted(unknown))}: expected {', '.join(row.name for row in ROWS)}.")
-    lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.exists() else []
-    kept = {json.loads(line)["row"]: line for line in lines}
     failed = 0
     for row in rows:
         result = run(row)
         environment.say(f"{row.name}: {result.get('not_run') or str(result['failed']) + ' failed'}")
         failed += result.get("failed", 0)
+        kept = {json.loads(line)["row"]: line for line in RESULTS.read_text(encoding="utf-8").splitlines()}
         kept[row.name] = json.dumps(result)
         found = [kept[each.name] for each in ROWS if each.name in kept]
         RESULTS.write_text("\n".join([*found, ""]), encoding="utf-8")
+    environment.say("python benchmarks/versions.py shows them in docs/versions.md")
     return int(failed > 0)
 
 

@@ -223,9 +223,9 @@ def admit_inverted(latent: Latent, strength: float = 1.0) -> Inversion | None:
         )
     elif strength == 1 and not is_white(samples):
         log.warning(
-            "The latent does not say how far it was inverted and is taken for full noise, although it is not quite "
-            "white: %s. If its inversion had a strength below 1, set that strength here too, or save it with Save "
-            "Inverted Latent.",
+            "The latent does not say how far it was inverted and is taken for full noise, although it does not "
+            "look quite like it: %s. If its inversion had a strength below 1, set that strength here too, or save it "
+            "with Save Inverted Latent.",
             seen,
         )
     return inversion

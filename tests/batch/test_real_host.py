@@ -65,7 +65,7 @@ def test_interrupted_alone_or_with_others_the_frames_are_the_same(real):
     assert alone.keys() == {f"clip{seed}" for seed in SEEDS}
     assert all(pictures.shape == (world.FRAMES, 256, 256, 3) for pictures in alone.values())
     assert (alone["clip3"] != alone["clip4"]).any()
-    figures = real.reports()["clip3"]["figures"]["Before and after"]["flicker"]
+    (figures,) = real.reports()["clip3"]["figures"]["Before and after"]["changes"]
     assert [len(row) for row in figures] == 2 * [world.FRAMES - 1]
 
     real.root.joinpath("out").rename(real.root / "alone")

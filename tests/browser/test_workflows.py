@@ -118,6 +118,6 @@ def test_the_demo_runs_and_its_video_plays(comfy, template):
     video.evaluate("video => video.play()")
     comfy.page.wait_for_function("video => video.currentTime > 0.2", arg=video.element_handle())
     comfy.on_node("BIVDiffCompareVideos", "app.canvas.centerOnNode(node)")
-    comfy.page.get_by_label("change", exact=True).wait_for()
+    comfy.page.get_by_label("change from frame to frame").wait_for()
     assert comfy.errors == []
     comfy.screenshot("stages-done")
