@@ -1,5 +1,6 @@
 """What the latent report sees: white noise passes at any size, each fault is named, and chance is no fault."""
 
+import math
 import re
 
 import numpy as np
@@ -34,6 +35,23 @@ def findings(latent: Tensor, branch: str = "image", strength: float = 1.0) -> li
     if found and "not an inverted latent" not in found[0].failure:
         assert found[0].alarming == (statistics.severity(off, strength) > 1)
     return found
+
+
+def patterned(seed: int) -> Tensor:
+    """A clip of 64x64 with patches, reduced to latent pixels, of noise's std."""
+    generator = torch.Generator().manual_seed(seed)
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    angles, phases = (2 * math.pi * torch.rand(2, 4, 8, 1, 1, generator=generator)).unbind()
+    waves = torch.sin(2 * math.pi / 22 * (angles.cos() * x + angles.sin() * y) + phases).sum(dim=1)
+    level = torch.nn.functional.avg_pool2d(torch.tanh(1.5 * waves), 8)
+    return (level / level.std(dim=(-2, -1), keepdim=True)).expand(8, -1, -1, -1)
+
+
+def test_patterns_as_fine_as_a_latent_holds_are_not_white():
+    assert all(statistics.is_white(white(8, 4, 8, 8, seed=seed)) for seed in range(20))
+    assert not any(statistics.is_white(patterned(seed)) for seed in range(20))
+    unrelated = [abs(statistics.noise_figures(patterned(seed))[1]) < 0.1 for seed in range(20)]
+    assert any(unrelated), "neighbours tell of none"
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 8, 8), (8, 4, 8, 8), (1, 16, 5, 8, 12), (3, 16, 1, 16, 16), (1, 4, 16, 16)])
