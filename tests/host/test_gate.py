@@ -461,5 +461,5 @@ def test_the_log_keeps_the_warnings(pack, sd, caplog):
 def test_a_name_that_moved_in_another_pack_is_said(pack, sd):
     model = ade.use_evolved_sampling(sd)
     del model.get_attachment("ADE_params").context_options
-    with pytest.raises(ValueError, match="AnimateDiff-Evolved 1.5.7 is known to this pack, but .* Update BIVDiff"):
+    with pytest.raises(ValueError, match="does not yet support .* AnimateDiff-Evolved 1.5.7 .* Update BIVDiff"):
         pack.run("BIVDiffTemporalSmoother", **inputs_of("BIVDiffTemporalSmoother", model, {"samples": noise()}))

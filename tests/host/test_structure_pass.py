@@ -61,9 +61,8 @@ def test_frames_come_back(pack, kind):
     errors = []
     for steps in (20, 40):
         given = {"steps": steps, "scheduler": "normal" if kind == "flow" else "ddim_uniform"}
-        (inverted,) = pack.run(
-            "BIVDiffInvertImage", model=model, conditioning=tiny.text(), latent=latent, strength=0.3, **given
-        )
+        begun = {"model": model, "conditioning": tiny.text(), "latent": latent, "solver": "uni_inv", "strength": 0.3}
+        (inverted,) = pack.run("BIVDiffInvertImage", **begun, **given)
         errors.append(
             rms(redraw(pack, model, inverted, **given)["samples"] - latent["samples"]) / rms(latent["samples"])
         )
