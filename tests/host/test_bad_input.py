@@ -556,3 +556,9 @@ def test_frames_that_it_has(pack):
     images = random(9, 8, 8, 3, seed=1)
     taken, fps, _ = pack.run("BIVDiffSelectFrames", images=images, start=1, stride=3, count=2, fps=24.0)
     assert torch.equal(taken, images[[1, 4]]) and fps == 8.0
+
+
+def test_a_word_that_is_no_solver(pack, sd):
+    """The host takes any word that is wired in."""
+    given = {"latent": tiny.frames(*LATENT), "solver": "dimd"}
+    refused(pack, "BIVDiffInvertImage", sd, "solver dimd is not one of", "Wire Solver List", **given)
