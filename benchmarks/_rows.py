@@ -84,6 +84,12 @@ def _commit() -> str:
     return git("rev-parse", "--short", "HEAD").stdout.strip() + "+" * changed
 
 
+def against(values: pandas.Series, reference: pandas.Series) -> str:
+    """The mean, with the bounds of the mean difference to a reference clip by clip, as text."""
+    low, high = interval(values - reference)
+    return f"{values.mean():.3f} ({low:+.3f} to {high:+.3f})"
+
+
 def interval(values: pandas.Series, statistic: Callable = np.mean) -> tuple[float, float]:
     """Bounds of the mean, or of another statistic, in 95 of 100 resamplings of the clips."""
     values = values.dropna().to_numpy()

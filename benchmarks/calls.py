@@ -15,7 +15,7 @@ from itertools import product
 import pandas
 from _page import markdown, run_line, write
 from _price import Made, PricedChain
-from _rows import interval, measure
+from _rows import against, measure
 
 from tools import world
 from tools.chain import FRAME_CFG, PASS_STRENGTH, SMOOTH_CFG, start
@@ -56,8 +56,6 @@ PLANS |= {"12 ddim_uniform, dpmpp_2m, ddim": even(12, sampler="dpmpp_2m")}
 PLANS |= {
     f"25, {stage} 12": replace(even(25), **{stage: 12}) for stage in ("draw", "invert", "smooth", "structure_pass")
 }
-
-
 JUDGES, JUDGED = range(24, 48), (REFERENCE, "12", "12 ddim_uniform, ddim, uni_inv")
 """Clips that chose nothing, those of claims.py, and the plans that they judge."""
 
@@ -124,10 +122,8 @@ def plans(table: pandas.DataFrame, names: list[str]) -> str:
         of_plan = table.loc[plan]
         line = {"plan": plan, "calls": f"{of_plan['calls'].mean():.0f}"}
         for figure in FIGURES:
-            line[figure] = f"{of_plan[figure].mean():.3f}"
-            if plan != REFERENCE:
-                low, high = interval(of_plan[figure] - reference[figure])
-                line[figure] += f" ({low:+.3f} to {high:+.3f})"
+            values = of_plan[figure]
+            line[figure] = f"{values.mean():.3f}" if plan == REFERENCE else against(values, reference[figure])
         lines.append(line)
     return markdown(lines)
 

@@ -15,7 +15,7 @@ from itertools import product
 import pandas
 import torch
 from _page import markdown, run_line, write
-from _rows import interval, measure
+from _rows import against, measure
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
@@ -99,10 +99,8 @@ def blocks(rows: list[dict]) -> dict[str, str]:
             line = {"steadiness": way}
             plain = found["none," + way.rpartition(",")[2]]
             for figure in FIGURES:
-                line[figure] = f"{figures[figure].mean():.3f}"
-                if not way.startswith("none"):
-                    low, high = interval(figures[figure] - plain[figure])
-                    line[figure] += f" ({low:+.3f} to {high:+.3f})"
+                values = figures[figure]
+                line[figure] = f"{values.mean():.3f}" if figures is plain else against(values, plain[figure])
             lines.append(line)
         made[kind] = markdown(lines)
     return made
