@@ -264,11 +264,17 @@ def ray_python() -> Path | None:
     return RAY_PYTHON
 
 
-def prepare_tests(host: Environment) -> None:
-    """Get a browser for the tests, and keep their tensors to one thread."""
-    if not system_chromium():
-        say("no Chromium on the path: getting Playwright's for the browser tests (170 MB) if it is not there yet")
-        if host.run("-m", "playwright", "install", "--no-shell", "chromium") != 0:
-            say("Chromium cannot be had: the browser tests will be skipped")
-    # The tests' tensors are tiny: threads would only wait for one another, for minutes where other work is running.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+def get_chromium(host: Environment) -> bool:
+    """Whether the browser tests have a Chromium: on the path, else Playwright's, else Debian's, installed as root."""
+    if system_chromium():
+        return True
+    say("no Chromium on the path: getting Playwright's for the browser tests (170 MB) if it is not there yet")
+    if host.run("-m", "playwright", "install", "--no-shell", "chromium") == 0:
+        return True
+    if not (shutil.which("apt-get") and os.geteuid() == 0):
+        return False
+    say("installing Debian's Chromium: apt-get install chromium")
+    for command in (["update"], ["install", "--yes", "--no-install-recommends", "chromium"]):
+        variables = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        subprocess.run(["apt-get", "--quiet", *command], env=variables, stdout=subprocess.DEVNULL)
+    return system_chromium() is not None

@@ -2,10 +2,10 @@
 
 import shutil
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Error
+from playwright.sync_api import Browser
 
 from tools.browser import chromium as started
 from tools.browser import opened
@@ -26,18 +26,14 @@ def server(archive, tmp_path_factory):
         yield server
 
 
-@pytest.fixture(scope="module")  # Playwright's event loop must be gone before other tests call asyncio.run
-def chromium():
-    """A browser, where one can be had."""
-    with ExitStack() as stack:
-        try:
-            browser = stack.enter_context(started())
-        except Error as error:
-            pytest.skip(f"Chromium does not start: {error.message.splitlines()[0]}")
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """A browser: these tests have a process of their own, for Playwright's event loop is in asyncio.run's way."""
+    with started() as browser:
         yield browser
 
 
-@pytest.fixture(params=["classic", "vue"], scope="module")
+@pytest.fixture(params=["classic", "vue"], scope="session")
 def comfy(request, chromium: Browser, server: Server):
     """ComfyUI's page, with nodes drawn on its canvas or made of HTML."""
     with opened(chromium, server, request.param) as comfy:
