@@ -1,9 +1,10 @@
 """Every node of the pack on the demo models, and other video models, in a ComfyUI with the pretended accelerator.
 
-    python -m tools.standins.accelerator.chain FILE [FLAG ...]
+    python -m tools.standins.accelerator.chain FILE NUDGE [FLAG ...]
 
-The flags are ComfyUI's; with --cpu it does without. FILE holds each result as a float32 tensor, and in its metadata
-where it lay and in which precision the models were. Run by `runs.chain`.
+The flags are ComfyUI's; with --cpu it does without. Frames, latents and texts begin changed at random by the share
+NUDGE, which tells how far the results of the same networks move with what goes into them. FILE holds each result as a
+float32 tensor, and in its metadata where it lay and in which precision the models were. Run by `runs.chain`.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ CONTROL = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
 class Run:
     """Runs nodes and keeps what they give."""
 
-    def __init__(self, pack) -> None:
+    def __init__(self, pack, nudge: float) -> None:
         self.pack = pack
+        self.size = nudge
+        self.generator = torch.Generator().manual_seed(7)
         self.results: dict[str, Tensor] = {}
         self.devices: dict[str, str] = {}
         self.precision: dict[str, str] = {}
@@ -44,6 +47,10 @@ class Run:
         """A node's outputs, inputs left out taking their defaults."""
         self.nodes.add(node_id)
         return self.pack.run(node_id, **inputs)
+
+    def nudge(self, tensor: Tensor) -> Tensor:
+        """What the run begins with, each value changed at random by the share that it was told."""
+        return tensor * (1 + self.size * torch.randn(tensor.shape, generator=self.generator).to(tensor))
 
     def keep(self, name: str, result: Tensor | dict) -> Tensor | dict:
         """Put a LATENT or IMAGE in the file."""
@@ -64,7 +71,7 @@ class Studio:
         self.image, self.video, self.clip, self.vae, self.control_net = run("BIVDiffDemoModels", variant="base")
         self.caption = clip.caption
         device = comfy.model_management.intermediate_device()
-        self.frames = clip.frames[:FRAMES].to(device)
+        self.frames = run.nudge(clip.frames[:FRAMES].to(device))
         self.outlines = world.canny_control(clip.frames[:FRAMES]).to(device)
         self.right_half = torch.zeros(FRAMES, 64, 64)
         self.right_half[:, :, 32:] = 1
@@ -78,7 +85,8 @@ class Studio:
         self.positive, self.negative = self.text(clip.caption), self.text("")
 
     def text(self, words: str) -> list:
-        return self.run("CLIPTextEncode", clip=self.clip, text=words)[0]
+        ((text, extra),) = self.run("CLIPTextEncode", clip=self.clip, text=words)[0]
+        return [[self.run.nudge(text), extra]]
 
     def empty(self) -> dict:
         return self.run("EmptyLatentImage", width=64, height=64, batch_size=FRAMES)[0]
@@ -268,7 +276,7 @@ def measure(run: Run, studio: Studio, mixed: dict, decoded: Tensor) -> None:
     run.results["compare"] = torch.tensor(shown["changes"])
 
 
-def main(file: str, *flags: str) -> None:
+def main(file: str, nudge: str, *flags: str) -> None:
     memory = comfyui.start(*flags)
     import comfy.ldm.modules.attention
     import comfy.memory_management
@@ -283,7 +291,7 @@ def main(file: str, *flags: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         folder_paths.set_output_directory(folder)
         folder_paths.set_temp_directory(folder)
-        run = Run(Pack())
+        run = Run(Pack(), float(nudge))
         run_chain(run)
         if not comfy.memory_management.aimdo_enabled:  # whose layers have no weights before a file is read
             run_families(run, Path(folder, "models"))

@@ -26,21 +26,28 @@ def run_families(run, folder: Path) -> None:
     with weights_at_once():
         flows = [tiny.FlowVideo(kind) for kind in tiny.FlowVideo.KINDS]
         wan_vae, image, vidrd = tiny.wan_vae(), tiny.sd_model(), tiny.vidrd_model(run.pack)
-    images = torch.rand(5, 32, 32, 3, generator=torch.Generator().manual_seed(3))
+    images = run.nudge(torch.rand(5, 32, 32, 3, generator=torch.Generator().manual_seed(3)))
+
+    def nudged(latent: dict) -> dict:
+        return {"samples": run.nudge(latent["samples"])}
+
+    def read(text: list) -> list:
+        return [[run.nudge(text[0][0]), text[0][1]]]
+
     for video in flows:
-        clip, texts = video.latent(), (video.text(), video.text(seed=2))
+        clip, texts = nudged(video.latent()), (read(video.text()), read(video.text(seed=2)))
         frames = {"samples": clip["samples"].transpose(0, 2)}
         video_branch(run, video.kind, (video.model, video.model), texts, (frames, clip), "simple")
     code(run, "wan", wan_vae, images)
 
-    frames, texts = tiny.frames(3, 4, 8, 8), (tiny.text(seed=1), tiny.text(seed=2))
+    frames, texts = nudged(tiny.frames(3, 4, 8, 8)), (read(tiny.text(seed=1)), read(tiny.text(seed=2)))
     for kind, video in (("animatediff", animatediff.use_evolved_sampling(image)), ("vidrd", vidrd)):
         video_branch(run, kind, (image, video), texts, (frames, frames), "ddim_uniform")
 
     write_folder(folder / "zeroscope")
     folder_paths.add_model_folder_path("diffusers", str(folder))
     video, clip, vae = run("BIVDiffVideoModelLoader", name="zeroscope")
-    texts = tuple(run("CLIPTextEncode", clip=clip, text=text)[0] for text in (PROMPT, ""))
+    texts = tuple(read(run("CLIPTextEncode", clip=clip, text=text)[0]) for text in (PROMPT, ""))
     video_branch(run, "folder", (image, video), texts, (frames, frames), "ddim_uniform")
     code(run, "folder", vae, images)
 

@@ -42,10 +42,14 @@ def script(name: str, *arguments: str | Path) -> None:
         raise RuntimeError(f"{' '.join(map(str, command))}\n{ran.stdout}{ran.stderr}")
 
 
-def chain(folder: Path, *flags: str) -> Run:
-    """All nodes in a ComfyUI with these flags, `--cpu` for one without the accelerator."""
+def chain(folder: Path, *flags: str, nudge: float = 0.0) -> Run:
+    """All nodes in a ComfyUI with these flags, `--cpu` for one without the accelerator.
+
+    Args:
+        nudge: by which share frames, latents and texts are changed at random before anything is made of them.
+    """
     file = folder / "results.safetensors"
-    script("chain", file, *flags)
+    script("chain", file, str(nudge), *flags)
     with safetensors.safe_open(file, "pt") as opened:
         told = {key: json.loads(value) for key, value in opened.metadata().items()}
     return Run(safetensors.torch.load_file(file), **told)
