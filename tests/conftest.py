@@ -34,6 +34,12 @@ def server(tmp_path_factory):
         yield server
 
 
+def pytest_collection_modifyitems(items) -> None:
+    """Where tests run in several processes: a file's in one, and in one all that share the server."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("server" if "server" in item.fixturenames else item.path.stem))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item):
     """Show what the server said in the report of a failed test."""

@@ -15,12 +15,12 @@ import os
 import subprocess
 import sys
 import time
-import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
 
 from tools import environment
 from tools.environment import ROOT, Environment, Release
+from tools.suite import BROWSER, counts, run_tests
 
 FOLDER = ROOT / ".matrix"
 RESULTS = ROOT / "benchmarks" / "rows" / "versions.jsonl"
@@ -33,7 +33,7 @@ HOSTS = (
     environment.HOST_RELEASE,
 )
 NODES = ("tests/core", "tests/host")
-PAGE_TOO = (*NODES, "tests/browser")
+PAGE_TOO = (*NODES, BROWSER)
 
 DEVELOPMENT = environment.development_requirements()
 USUAL = [*DEVELOPMENT.values(), *environment.requirements()]
@@ -69,7 +69,7 @@ ROWS = [
     Row("lowest", "the lowest packages that the pack asks for", python="3.10", packages=tuple(LOWEST)),
     Row("newest", "the newest packages", python="3.13", packages=tuple(NEWEST)),
     Row("python-3.14", "the newest packages", python="3.14", packages=tuple(NEWEST)),
-    Row("front-end", "the newest front end", newest_front_end=True, tests=("tests/browser",)),
+    Row("front-end", "the newest front end", newest_front_end=True, tests=(BROWSER,)),
 ]
 
 
@@ -104,14 +104,13 @@ def run(row: Row) -> dict:
     except NotRunError as error:
         return {**result, "not_run": str(error)}
     listed = subprocess.run([host.python, "-c", LIST_VERSIONS, *SHOWN], capture_output=True, text=True, check=True)
-    report = FOLDER / f"{row.name}.xml"
-    report.unlink(missing_ok=True)
+    reports = FOLDER / "reports" / row.name
     started = time.monotonic()
-    host.run("-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *row.tests)
+    run_tests(host, reports, row.tests)
     return {
         **result,
         "versions": json.loads(listed.stdout),
-        **counts(report),
+        **counts(reports),
         "seconds": round(time.monotonic() - started),
     }
 
@@ -137,7 +136,7 @@ def build(row: Row) -> Environment:
     if row.newest_front_end:
         uv("there is no other front end", *install, "--upgrade", "comfyui-frontend-package")
     host = Environment(python, comfyui)
-    environment.prepare_tests(host)
+    environment.get_chromium(host)
     return host
 
 
@@ -147,18 +146,3 @@ def uv(failure: str, *arguments: str | Path) -> None:
     variables = {**os.environ, **{name: str(folder) for name, folder in folders.items()}}
     if subprocess.run([UV_PYTHON, "-m", "uv", "--quiet", *arguments], env=variables).returncode != 0:
         raise NotRunError(failure)
-
-
-def counts(report: Path) -> dict:
-    """Passed, failed and skipped tests of a JUnit report, and which failed; a run without a report is one failure."""
-    if not report.exists():
-        return {"passed": 0, "failed": 1, "skipped": 0, "failures": ["pytest ended without a report"]}
-    cases = list(ElementTree.parse(report).iter("testcase"))
-    failures = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
-    skipped = sum(case.find("skipped") is not None for case in cases)
-    return {
-        "passed": len(cases) - len(failures) - skipped,
-        "failed": len(failures),
-        "skipped": skipped,
-        "failures": sorted({f"{case.get('classname')}::{case.get('name')}" for case in failures}),
-    }
