@@ -60,6 +60,12 @@ def relative(found: Tensor, expected: Tensor) -> float:
     return rms(found - expected) / rms(expected)
 
 
+def assert_near(found: Tensor, expected: Tensor, within: float) -> None:
+    """Fail where `found` differs from `expected` by more than a share of its size, both as root mean squares."""
+    off = relative(found, expected)
+    assert off < within, f"{off:.2g} of the expected size, more than {within:g}"
+
+
 def slope(model: Denoiser, x: Tensor, sigma: Tensor, sigma_min: float) -> Tensor:
     sigma = sigma.clamp(min=sigma_min)
     return (x - model(x, sigma.expand(len(x)))) / sigma

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from bivdiff_core import blend
 
+pytestmark = pytest.mark.floats
+
 RATIOS = [0.1, 0.25, 0.5, 0.8]
 RHOS = [-0.5, 0.0, 0.5, 0.81, 0.99]
 SHAPE = (8, 4, 64, 64)  # 131072 values: the std of a draw is known to .002

@@ -8,6 +8,8 @@ from analytic import GaussianMixture
 
 from bivdiff_core.bridging import STRATEGIES, bridge
 
+pytestmark = pytest.mark.floats
+
 
 def levels(steps: int) -> torch.Tensor:
     """Falling noise levels, 0 at the end."""

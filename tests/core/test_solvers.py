@@ -10,6 +10,8 @@ from torch import Tensor
 from bivdiff_core.grids import sd_sigma, unit_scale
 from bivdiff_core.solvers import FIXED_POINT_ITERATIONS, SOLVERS
 
+pytestmark = pytest.mark.floats
+
 MIXTURE = GaussianMixture()
 SD_SIGMAS = torch.tensor([sd_sigma(t) for t in range(1000)], dtype=torch.float64)
 SIGMA_RANGES = {"eps": (0.0292, 14.6146), "v": (0.0292, 14.6146), "flow": (0.001, 1.0)}

@@ -16,6 +16,8 @@ from diffusers import UNet2DConditionModel
 from tools import measure, nets, world
 from tools.standins import tiny_models as tiny
 
+pytestmark = pytest.mark.floats
+
 CAPTION = "a red star in front of a blue circle on a white background"
 
 

@@ -37,6 +37,7 @@ def test_a_clip_is_encoded_together(pack, wan_vae):
         assert torch.equal(clip, core_encode(pack, wan_vae, images[::stride]))
 
 
+@pytest.mark.floats
 def test_single_frames_are_encoded_one_by_one(pack, wan_vae):
     """As many as the clip has latents, and the first one is the clip's: Wan packs 1, 4, 4, ... frames."""
     images = pictures(9)
@@ -50,6 +51,7 @@ def test_single_frames_are_encoded_one_by_one(pack, wan_vae):
     assert not torch.allclose(clip[:, :, 1:2], frames[1:2], rtol=0.1)
 
 
+@pytest.mark.floats
 @pytest.mark.parametrize("mode", ["clip", "single_frames"])
 def test_a_vae_of_pictures_knows_no_clips(pack, picture_vae, mode):
     images = pictures(7)

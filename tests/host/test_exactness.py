@@ -8,7 +8,7 @@ import comfy.model_management
 import comfy.sample
 import pytest
 import torch
-from analytic import GaussianMixture, ode_solution, relative, rms
+from analytic import GaussianMixture, assert_near, ode_solution, relative, rms
 from diffusers import UNet3DConditionModel
 from released import denoising, released_inversion, released_scheduler
 from scenarios import noise
@@ -18,6 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from bivdiff_core import blend
 from bivdiff_core.grids import sd_sigma
 from tools.standins import tiny_models as tiny
+
+pytestmark = pytest.mark.floats
 
 STEPS = 10
 SCALE = comfy.latent_formats.SD15().scale_factor
@@ -43,8 +45,8 @@ def video_eps(model, conditioning: list):
     """diffusers' UNet3DConditionModel, called directly: `[F, C, H, W]` as one clip."""
 
     def eps(z: Tensor, t: int) -> Tensor:
-        clip = z.float().transpose(0, 1).unsqueeze(0)
-        return model.model.diffusion_model.unet(clip, t, conditioning[0][0]).sample[0].transpose(0, 1).to(z.dtype)
+        clip, text = z.double().transpose(0, 1).unsqueeze(0), conditioning[0][0].double()
+        return model.model.diffusion_model.unet(clip, t, text).sample[0].transpose(0, 1).to(z.dtype)
 
     return eps
 
@@ -67,7 +69,7 @@ def test_video_unet_equals_a_direct_diffusers_call(video_model):
         expected = torch.cat(
             [video_eps(video_model, text)(part, t) for part, text in zip(z.split(4), (cond, uncond), strict=True)]
         )
-    assert relative((x - denoised) / sigma, expected) < 1e-5
+    assert_near((x - denoised) / sigma, expected, 1e-5)
 
 
 def test_video_unet_casts_stored_weights_layer_by_layer(pack):
@@ -86,7 +88,7 @@ def test_video_unet_casts_stored_weights_layer_by_layer(pack):
         t = float(model.get_model_object("model_sampling").timestep(torch.tensor(sigma)))
         clip = (x / (1 + sigma**2) ** 0.5).transpose(0, 1).unsqueeze(0)
         expected = network(clip, t, text[0][0]).sample[0].transpose(0, 1)
-    assert relative((x - denoised) / sigma, expected) < 1e-5
+    assert_near((x - denoised) / sigma, expected, 1e-5)
 
 
 def test_video_unet_sees_its_frames_together(video_model):
@@ -115,7 +117,7 @@ def test_smoother_equals_diffusers(pack, video_model, grid, set_alpha_to_one, cf
     guided = (lambda z, t: uncond(z, t) + cfg * (cond(z, t) - uncond(z, t))) if cfg != 1 else cond
     with torch.no_grad():
         expected = denoising(guided, released_scheduler(STEPS, set_alpha_to_one), z)[-1]
-    assert relative(out["samples"] * SCALE, expected) < 1e-5
+    assert_near(out["samples"] * SCALE, expected, 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,7 @@ def test_reference_inversion_equals_the_released_loop(pack, image_model, video_m
     with torch.no_grad():
         z = latent["samples"] * SCALE
         expected = released_inversion(eps(model, conditioning), released_scheduler(STEPS), z)[-1]
-    assert relative(out["samples"], expected) < 1e-5
+    assert_near(out["samples"], expected, 1e-5)
 
 
 def test_matched_inversion_equals_ddim_from_no_noise(pack, image_model):
@@ -149,7 +151,7 @@ def test_matched_inversion_equals_ddim_from_no_noise(pack, image_model):
         for t_next in scheduler.timesteps.flip(0).tolist():
             sigma_next = ((1 - a[t_next]) / a[t_next]).sqrt()
             x, sigma, t = x + (sigma_next - sigma) * eps(x * a[t].sqrt(), t), sigma_next, t_next
-    assert relative(out["samples"], x * a[t].sqrt()) < 1e-5
+    assert_near(out["samples"], x * a[t].sqrt(), 1e-5)
 
 
 def test_inversion_of_a_conditioned_model_uses_no_guidance(pack, image_model):
@@ -183,7 +185,7 @@ def test_inversion_follows_the_ode(pack, kind):
     expected = ode_solution(getattr(MIXTURE, kind), x0, sigma_max, float(sampling.sigma_min), steps=500)
     if kind != "flow":
         expected = expected / (1 + sigma_max**2) ** 0.5
-    assert relative(out["samples"], expected) < 0.02
+    assert_near(out["samples"], expected, 0.02)
     assert out["samples"].std().item() == pytest.approx(1, abs=0.05)
 
 
@@ -367,7 +369,7 @@ def test_core_samplers_take_an_inverted_latent_as_noise(pack, video_model, wan, 
     sampled, _ = pack.run(
         "SamplerCustomAdvanced", noise=as_noise, guider=guider, sampler=sampler, sigmas=sigmas, latent_image=empty
     )
-    assert relative(smoothed["samples"], sampled["samples"]) < 1e-5
+    assert_near(smoothed["samples"], sampled["samples"], 1e-5)
     assert relative(smoothed["samples"], latent["samples"]) > 1e-3
 
 
@@ -463,7 +465,7 @@ def test_smoother_starts_where_strength_says_when_the_latent_does_not(pack, vide
     (by_dict,) = pack.run("BIVDiffTemporalSmoother", latent=told, **given)
     (by_control,) = pack.run("BIVDiffTemporalSmoother", latent=loaded, strength=0.5, **given)
     (full,) = pack.run("BIVDiffTemporalSmoother", latent=loaded, **given)
-    assert relative(by_dict["samples"], by_control["samples"]) < 1e-5
+    assert_near(by_dict["samples"], by_control["samples"], 1e-5)
     assert relative(full["samples"], by_control["samples"]) > 1e-3
 
 

@@ -175,6 +175,7 @@ def test_a_video_model_is_no_image_model(pack, video, node_id):
         pack.run(node_id, **inputs_of(node_id, video, tiny.frames(*LATENT)))
 
 
+@pytest.mark.floats
 def test_a_video_model_shown_single_frames_is_an_image_model(pack, video):
     """For families without an image model of their own; each frame is then what it is alone."""
     clip = tiny.frames(*LATENT)

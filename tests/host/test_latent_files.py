@@ -76,6 +76,7 @@ def test_it_passes_its_latent_on_and_numbers_its_files(pack, halfway):
     assert not [name for name in os.listdir(folder) if not name.endswith(".latent")], "nothing half-written"
 
 
+@pytest.mark.floats
 def test_cores_files_ask_for_the_strength(pack, video, halfway):
     """And smoothed at it they give what the described latent gives; core's node reads ours as well."""
     loaded = load(pack, save(pack, halfway, by_core=True))

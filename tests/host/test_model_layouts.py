@@ -334,6 +334,7 @@ def expected(loaders, plain) -> dict[str, Tensor]:
     return {part: output(loaders, part, plain) for part in STEM}
 
 
+@pytest.mark.floats
 @pytest.mark.parametrize(("part", "change"), [row[1:] for row in LOADS], ids=[row[0] for row in LOADS])
 def test_loads_and_equals(loaders, expected, odd, part, change):
     change(odd)

@@ -20,6 +20,8 @@ from tools.host import COMFYUI
 from tools.standins import tiny_models as tiny
 from tools.standins.video_folders import PROMPT, SCHEDULE, denoised, write_folder
 
+pytestmark = pytest.mark.floats
+
 MODEL = {
     "unet_in_dim": 4,
     "unet_dim": 32,

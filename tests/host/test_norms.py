@@ -2,13 +2,15 @@
 
 import pytest
 import torch
-from analytic import rms
+from analytic import assert_near, rms
 from diffusers import UNet2DConditionModel
 from diffusers.models.resnet import ResnetBlock2D
 from released import released_inversion, released_scheduler
 from torch import Tensor
 
 from tools.standins import tiny_models as tiny
+
+pytestmark = pytest.mark.floats
 
 STEPS, SCALE = 10, 0.18215
 
@@ -49,18 +51,18 @@ def test_reference_inversion_equals_the_released_loop(pack, model, frames):
     latent, text, unet = tiny.frames(frames, 4, 8, 8), tiny.text(), inflated_unet(model)
 
     def eps(z: Tensor, t: int) -> Tensor:
-        return unet(z.float(), t, text[0][0].expand(len(z), -1, -1)).sample.to(z.dtype)
+        return unet(z.double(), t, text[0][0].double().expand(len(z), -1, -1)).sample.to(z.dtype)
 
     with torch.no_grad():
         expected = released_inversion(eps, released_scheduler(STEPS), latent["samples"] * SCALE)[-1]
     out = invert(pack, model, latent, text)
-    assert rms(out - expected) < 1e-5 * rms(expected)
+    assert_near(out, expected, 1e-5)
 
 
 def test_one_frame_has_nothing_to_pool(pack, model):
     latent = tiny.frames(1, 4, 8, 8)
     pooled, alone = (invert(pack, model, latent, group_norms=norms) for norms in ("whole_clip", "per_frame"))
-    assert rms(pooled - alone) < 1e-6 * rms(alone)
+    assert_near(pooled, alone, 1e-6)
 
 
 def test_auto_follows_the_grid_and_nothing_stays_behind(pack, model):
@@ -82,17 +84,17 @@ def test_several_prompts_pool_each_for_itself(pack, model):
     first, second = (tiny.text(seed=seed) for seed in (1, 3))
     together = invert(pack, model, latent, first + second, **settings)
     mean = (invert(pack, model, latent, first, **settings) + invert(pack, model, latent, second, **settings)) / 2
-    assert rms(together - mean) < 1e-5 * rms(mean)
+    assert_near(together, mean, 1e-6)
 
 
 def test_weights_that_are_cast_are_honoured(pack):
     """Stored in half precision, computed as the sampler does."""
     stored, full = tiny.sd_model(stored=torch.float16), tiny.sd_model()
-    weights = {key: tensor.float() for key, tensor in stored.model.diffusion_model.state_dict().items()}
+    weights = {key: tensor.double() for key, tensor in stored.model.diffusion_model.state_dict().items()}
     full.model.diffusion_model.load_state_dict(weights)
     latent = tiny.frames(3, 4, 8, 8)
     out, expected = (invert(pack, model, latent) for model in (stored, full))
-    assert rms(out - expected) < 1e-4 * rms(expected)
+    assert_near(out, expected, 1e-6)
 
 
 @pytest.mark.parametrize(

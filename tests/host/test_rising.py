@@ -3,13 +3,15 @@
 import comfy.hooks
 import pytest
 import torch
-from analytic import rms
+from analytic import assert_near, rms
 from asking import STRENGTHS, WEAKER, inputs_of, keyframed_text, warnings
 from scenarios import controlled
 from torch import Tensor
 
 from tools.standins import tiny_models as tiny
 from tools.standins.controlnet import Keyframed, TimestepKeyframe, TimestepKeyframes, keyframed
+
+pytestmark = pytest.mark.floats
 
 F = 4
 LATENT = (F, 4, 8, 8)
@@ -52,7 +54,7 @@ def test_hook_keyframes_hold_at_their_levels(pack, node_id, solver):
     out = invert(pack, node_id, model_for(node_id), text, solver=solver)
     expected = invert(pack, node_id, by_hand(model_for(node_id)), tiny.text(), solver=solver)
     # Weights patched and outputs scaled round differently, and fixed_point's iterations enlarge that on this network.
-    assert rms(out - expected) < 1e-3 * rms(expected)
+    assert_near(out, expected, 1e-3)
     assert rms(out - invert(pack, node_id, model_for(node_id), tiny.text(), solver=solver)) > 0.05 * rms(out)
 
 
@@ -151,5 +153,5 @@ def test_two_prompts_that_share_the_schedule_hold_at_their_levels(pack, node_id)
     chosen = model.clone()
     chosen.set_model_unet_function_wrapper(choose)
     out, expected = invert(pack, node_id, model, shared), invert(pack, node_id, chosen, early)
-    assert rms(out - expected) < 2e-5 * rms(expected)
+    assert_near(out, expected, 1e-6)
     assert rms(out - invert(pack, node_id, model, early)) > 1e-3 * rms(out)

@@ -11,6 +11,8 @@ from transformers import CLIPTokenizer
 from tools.standins import tiny_models as tiny
 from tools.standins.video_folders import PROMPT, SCHEDULE, denoised, tiny_parts
 
+pytestmark = pytest.mark.floats
+
 
 @pytest.fixture(scope="module")
 def parts() -> dict:

@@ -8,12 +8,14 @@ import math
 import comfy.samplers
 import pytest
 import torch
-from analytic import ode_solution, relative, rms
+from analytic import assert_near, ode_solution, relative, rms
 from scenarios import noise
 from torch import Tensor
 
 from tools.standins import tiny_models as tiny
 from tools.standins.tiny_models import FlowVideo
+
+pytestmark = pytest.mark.floats
 
 T = 3
 INVERTING = ["BIVDiffInvertImage", "BIVDiffInvertVideo"]
@@ -37,7 +39,7 @@ def hunyuan() -> FlowVideo:
 def same(a: Tensor, b: Tensor) -> None:
     """Equal to float noise."""
     assert a.shape == b.shape
-    assert relative(a, b) < 2e-5
+    assert_near(a, b, 2e-5)
 
 
 def invert(pack, video: FlowVideo, branch: str, latent: dict, **inputs) -> dict:
@@ -213,7 +215,7 @@ def test_shift_only_moves_the_levels(pack, wan):
         return invert(pack, wan, "Video", wan.latent(), model=model, steps=steps)["samples"]
 
     assert relative(inverted(1.0, 4), inverted(8.0, 4)) > 0.02
-    assert relative(inverted(1.0, 20), inverted(8.0, 20)) < 0.01
+    assert_near(inverted(1.0, 20), inverted(8.0, 20), 0.01)
 
 
 class Guidance(tiny.Calls):
@@ -303,7 +305,7 @@ def test_round_trip_through_windows(pack, wan):
     clip = wan.latent(4)
     inverted = invert(pack, wan, "Video", clip, steps=20, **WINDOWS)
     back = smooth(pack, wan, inverted, steps=20, sampler_name="heun", **WINDOWS)
-    assert relative(back, clip["samples"]) < 0.05
+    assert_near(back, clip["samples"], 0.05)
 
 
 def test_freenoise_finds_no_noise_to_shuffle(pack, wan):

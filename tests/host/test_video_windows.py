@@ -8,6 +8,8 @@ from comfy.context_windows import ContextFuseMethods, ContextSchedules
 
 from tools.standins import tiny_models as tiny
 
+pytestmark = pytest.mark.floats
+
 FRAMES, LENGTH, OVERLAP = 6, 4, 2
 WINDOWS = {"context_length": LENGTH, "context_overlap": OVERLAP}
 

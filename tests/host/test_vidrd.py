@@ -25,6 +25,8 @@ from tools.standins import tiny_models as tiny
 from tools.standins.video_folders import PROMPT, SCHEDULE, autoencoder, text_model
 from tools.standins.vidrd import Attention, TimeConvs, VidRD
 
+pytestmark = pytest.mark.floats
+
 SD_21 = {
     "in_channels": 4,
     "out_channels": 4,

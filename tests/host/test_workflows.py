@@ -288,6 +288,7 @@ def test_without_its_structure_pass_the_one_node_does_not_run_it(server, object_
 # The twins
 
 
+@pytest.mark.floats
 @pytest.mark.parametrize("name", sorted(set(workflows.GRAPHS) - DRAWN_AS_CONTROLNET - AS_OWN_FRAMES))
 def test_frames_in_batches_of_any_size_give_the_same_video(twin, name):
     whole = twin(name, steps=4, frames_per_batch=world.FRAMES)
@@ -325,6 +326,7 @@ def total_flicker(frames: Tensor, clip: world.Clip) -> float:
     return flicker.shape + flicker.ground
 
 
+@pytest.mark.floats
 def test_a_sweep_shows_the_frames_and_each_ratio_s_own_video(twin):
     made, alone = twin("sweep", steps=4), twin("controlnet", steps=4, frames_per_batch=world.FRAMES)
     caption, size = 24, 192

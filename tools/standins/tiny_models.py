@@ -1,7 +1,9 @@
 """Real host objects with random weights, of the architectures that artists use, small enough for a CPU in milliseconds.
 
 Random networks are neither contractive nor near a denoiser, so nothing averages an error away. Every weight is random:
-the zero-initialised layers of a fresh UNet, ControlNet or adapter would hide what goes into them.
+the zero-initialised layers of a fresh UNet, ControlNet or adapter would hide what goes into them. UNets and what
+controls them compute in float64, so that rounding, which differs with the processor, its load and the batch, is lost
+when their results become float32. The host's transformers cannot: they stay in float32.
 """
 
 import inspect
@@ -176,7 +178,7 @@ def randomize(module: torch.nn.Module, seed: int, gain: float = 1.0) -> torch.nn
 
 
 def _precision(config: comfy.supported_models_base.BASE) -> tuple[torch.dtype, torch.dtype | None]:
-    """In what the host stores the weights and, where that is another, computes; float32 on a CPU."""
+    """In what the host stores the weights and, where that is another, computes; float32 on a CPU without flags."""
     host, supported = comfy.model_management, config.supported_inference_dtypes
     stored = host.unet_dtype(supported_dtypes=supported)
     return stored, host.unet_manual_cast(stored, host.get_torch_device(), supported)
@@ -220,15 +222,15 @@ class TinySDFlow(TinySD):
 
 
 def sd_model(
-    config=TinySD, seed: int = 0, stored: torch.dtype = torch.float32, **unet
+    config=TinySD, seed: int = 0, stored: torch.dtype = torch.float64, **unet
 ) -> comfy.model_patcher.ModelPatcher:
     """An image MODEL; more input channels make it an inpainting (9) or InstructPix2Pix (8) model.
 
     Args:
-        stored: of the weights; other than float32 they are cast in every layer.
+        stored: of the weights; other than float64 they are cast in every layer.
     """
     made = config({**SD_UNET, **unet})
-    made.set_inference_dtype(stored, None if stored == torch.float32 else torch.float32)
+    made.set_inference_dtype(stored, None if stored == torch.float64 else torch.float64)
     if made.unet_config["in_channels"] == 8:
         return _patcher(comfy.model_base.SD15_instructpix2pix(made, device=CPU), seed)
     return _patcher(made.get_model({}, "", device=CPU), seed)
@@ -237,9 +239,9 @@ def sd_model(
 def control_net(seed: int = 1, concat_mask: bool = False) -> comfy.controlnet.ControlNet:
     """A CONTROL_NET for `sd_model`; with `concat_mask` one for inpainting, whose hints have a mask beside them."""
     config = {k: v for k, v in {**SD_UNET, **TinySD.unet_extra_config}.items() if k != "out_channels"}
-    operations = comfy.ops.pick_operations(torch.float32, None)
+    operations = comfy.ops.pick_operations(torch.float64, None)
     network = comfy.cldm.cldm.ControlNet(
-        **config, hint_channels=3 + concat_mask, dtype=torch.float32, device=CPU, operations=operations
+        **config, hint_channels=3 + concat_mask, dtype=torch.float64, device=CPU, operations=operations
     )
     randomize(network, seed)
     randomize(network.input_hint_block, seed, gain=2)
@@ -258,14 +260,15 @@ def t2i_adapter(seed: int = 2) -> comfy.controlnet.T2IAdapter:
             self.adapter = network
 
         def forward(self, hint: Tensor) -> dict[str, list[Tensor | None]]:
-            fine, coarse = (f for f in self.adapter(hint)["input"][::-1] if f is not None)
+            features = self.adapter.double()(hint.double())["input"]  # the host makes it float32 before each call
+            fine, coarse = (f.to(hint) for f in features[::-1] if f is not None)
             return {"input": [coarse, None, fine, None]}  # taken from the end, one for every block of the UNet
 
     return comfy.controlnet.T2IAdapter(TwoLevels(), 3, 8, "nearest-exact", device=CPU)
 
 
-def video_model(pack, seed: int = 3, stored: torch.dtype = torch.float32) -> comfy.model_patcher.ModelPatcher:
-    """A UNet3DConditionModel as the pack wraps it, that computes in float32 whatever its weights are stored as."""
+def video_model(pack, seed: int = 3, stored: torch.dtype = torch.float64) -> comfy.model_patcher.ModelPatcher:
+    """A UNet3DConditionModel as the pack wraps it, that computes in float64 whatever its weights are stored as."""
     wrapped = pack.import_module("bivdiff_core.host.loaders.video_unet")
 
     class TinyVideo(wrapped.VideoModelConfig):
@@ -273,14 +276,15 @@ def video_model(pack, seed: int = 3, stored: torch.dtype = torch.float32) -> com
         memory_usage_factor = 0.1
 
     config = TinyVideo(UNET_3D)
-    config.set_inference_dtype(stored, torch.float32)
+    config.set_inference_dtype(stored, torch.float64)
     return _patcher(config.get_model({}, "", device=CPU), seed)
 
 
 def vidrd_model(pack, seed: int = 3) -> comfy.model_patcher.ModelPatcher:
     """VidRD, the host's UNet of Stable Diffusion 2 with layers along time."""
     config = pack.import_module("bivdiff_core.host.loaders.vidrd").VidRDConfig(VIDRD)
-    config.set_inference_dtype(*_precision(config))
+    stored, computed = _precision(config)
+    config.set_inference_dtype(torch.float64 if stored == torch.float32 else stored, computed)
     return _patcher(config.get_model({}, "", device=CPU), seed)
 
 
@@ -507,7 +511,7 @@ def diffusers_unet(model):
     weights = model.model.diffusion_model.state_dict()
     names = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
     unet.load_state_dict({name: weights[names[name]] for name in unet.state_dict()})
-    return unet
+    return unet.double()
 
 
 KINDS = {"eps": TinySD, "v": TinySDVelocity, "flow": TinySDFlow}
@@ -519,6 +523,7 @@ def image_eps(model, conditioning: list):
     def eps(z: Tensor, t: int) -> Tensor:
         context = conditioning[0][0].expand(len(z), -1, -1)
         network = model.model.diffusion_model
-        return network(z.float(), torch.full((len(z),), float(t)), context=context, transformer_options={}).to(z.dtype)
+        t = torch.full((len(z),), float(t))
+        return network(z.double(), t, context=context.double(), transformer_options={}).to(z.dtype)
 
     return eps
