@@ -9,6 +9,7 @@ import comfy.context_windows
 import comfy.controlnet
 import comfy.model_management
 import comfy.samplers
+import folder_paths
 import pytest
 import torch
 from analytic import assert_near, rms
@@ -233,6 +234,53 @@ def test_merged_tokens_are_warned_of_in_chunks_and_repeat(pack, caplog):
     given = {"model": merging, "conditioning": tiny.text(), "latent": tiny.frames(*LATENT), "steps": 4}
     first, second = (pack.run("BIVDiffInvertImage", **given)[0]["samples"] for _ in range(2))
     assert torch.equal(first, second)
+
+
+@pytest.fixture
+def hypernetwork(tmp_path):
+    """The file of a hypernetwork for Load Hypernetwork, which acts on the self-attention of `tiny.sd_model`."""
+    generator = torch.Generator().manual_seed(1)
+    keys, values = (
+        {"linear.0.weight": torch.randn(32, 32, generator=generator) / 32**0.5, "linear.0.bias": torch.zeros(32)}
+        for _ in range(2)
+    )
+    file = tmp_path / "tiny.pt"
+    torch.save({32: (keys, values)}, file)
+    folder_paths.add_model_folder_path("hypernetworks", str(tmp_path))
+    yield file.name
+    folder_paths.folder_names_and_paths["hypernetworks"][0].remove(str(tmp_path))
+
+
+@pytest.mark.parametrize("frames_per_batch", [3, 1])
+def test_a_patch_may_be_an_object(pack, hypernetwork, frames_per_batch):
+    """Load Hypernetwork installs one; like core's other patches it does not see the chunks."""
+    model, settings = tiny.sd_model(), {"hypernetwork_name": hypernetwork, "strength": 1.0}
+    whole = patched(pack, model, "HypernetworkLoader", settings, F)
+    assert rms(whole - patched(pack, model, None, {}, F)) > 1e-3 * rms(whole)
+    same(patched(pack, model, "HypernetworkLoader", settings, frames_per_batch), whole)
+    (loaded,) = pack.run("HypernetworkLoader", model=model, **settings)
+    given = {"conditioning": tiny.text(), "latent": tiny.frames(*LATENT), "steps": 4, "scheduler": "normal"}
+    inverted, chunked = (
+        pack.run("BIVDiffInvertImage", model=loaded, frames_per_batch=n, **given)[0]["samples"]
+        for n in (F, frames_per_batch)
+    )
+    same(chunked, inverted)
+
+
+FLUX_2 = {"global_modulation": True, "guidance_embed": False, "vec_in_dim": None}
+"""How Flux.2's transformer differs from Flux.1's, as far as Flux KV Cache asks."""
+
+
+def test_flux_kv_cache_is_warned_of_in_chunks(pack, caplog):
+    """It keeps the first call's reference latents: those of one chunk for all chunks."""
+    _, positive, negative, latent = SCENARIOS["reference_latents"](pack, flip=False)
+    (caching,) = pack.run("FluxKVCache", model=tiny.flux_model(**FLUX_2))
+    given = {"positive": positive, "negative": negative, "latent_image": latent, **KSAMPLER}
+    for n, warned in ((F, False), (1, True)):
+        caplog.clear()
+        (out,) = pack.run("BIVDiffFrameSampler", model=caching, frames_per_batch=n, **given)
+        assert out["samples"].isfinite().all()
+        assert ("Flux KV Cache keeps the reference latents" in caplog.text) == warned
 
 
 # Windows of a video model

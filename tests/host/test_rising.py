@@ -1,5 +1,7 @@
 """In an inversion noise rises: what follows the schedule acts at the level that it names, guidance is left out."""
 
+from functools import partial
+
 import comfy.hooks
 import pytest
 import torch
@@ -115,6 +117,32 @@ def test_guidance_and_step_caches_are_left_out_with_a_word(pack, node_id, patch)
     said = warnings(pack, node_id, **inputs_of(node_id, patched, tiny.frames(*LATENT)))
     assert f"Switched off for the inversion: {patch}" in said
     assert {key: list(by_key) for key, by_key in patched.wrappers.items()} == options, "the MODEL wired in is as it was"
+
+
+class Guidance:
+    """Guidance as an object, which has no name of its own as functions do."""
+
+    def __call__(self, args: dict) -> Tensor:
+        return 0.5 * args["denoised"]
+
+
+@pytest.mark.parametrize("make", [Guidance, lambda: partial(Guidance.__call__, Guidance())], ids=["object", "partial"])
+@pytest.mark.parametrize("node_id", NODES)
+def test_guidance_that_is_an_object_is_left_out_too(pack, node_id, make):
+    plain, guidance = model_for(node_id), make()
+    guided = plain.clone()
+    guided.set_model_sampler_post_cfg_function(guidance)
+    assert torch.equal(invert(pack, node_id, guided, tiny.text()), invert(pack, node_id, plain, tiny.text()))
+    said = warnings(pack, node_id, **inputs_of(node_id, guided, tiny.frames(*LATENT)))
+    assert f"Switched off for the inversion: {type(guidance).__name__}" in said
+
+
+def test_guidance_that_is_an_object_stays_in_force_in_chunks(pack):
+    model = tiny.sd_model()
+    model.set_model_sampler_post_cfg_function(Guidance())
+    given = inputs_of("BIVDiffFrameSampler", model, tiny.frames(*LATENT))
+    whole, chunked = (pack.run("BIVDiffFrameSampler", frames_per_batch=n, **given)[0]["samples"] for n in (F, 1))
+    assert rms(chunked - whole) < 2e-5 * rms(whole)
 
 
 # Prompts for part of the schedule

@@ -379,15 +379,15 @@ def picture_vae(seed: int = 7) -> comfy.sd.VAE:
     return comfy.sd.VAE(sd=randomize(network, seed).state_dict(), config=config)
 
 
-def flux_model(seed: int = 4) -> comfy.model_patcher.ModelPatcher:
+def flux_model(seed: int = 4, **config) -> comfy.model_patcher.ModelPatcher:
     """Flux.1, a flow model of frames; with reference latents it is Kontext."""
 
     class TinyFlux(comfy.supported_models.Flux):
         memory_usage_factor = 0.1
 
-    config = TinyFlux(FLUX)
-    config.set_inference_dtype(torch.float32, None)
-    return _patcher(config.get_model({}, "", device=CPU), seed)
+    made = TinyFlux({**FLUX, **config})
+    made.set_inference_dtype(torch.float32, None)
+    return _patcher(made.get_model({}, "", device=CPU), seed)
 
 
 class TinySDXL(comfy.supported_models.SDXL):

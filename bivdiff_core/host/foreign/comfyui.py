@@ -61,6 +61,14 @@ def patches_on(model: Model) -> list[str]:
     return list(model.model_options.get("transformer_options", {}).get("patches", {}))
 
 
+def find_origin(function: Callable) -> str:
+    """The qualified name of what was installed on a MODEL, which begins with the class of the node that did it.
+
+    An object has no such name (Load Hypernetwork and Flux KV Cache install one): it goes by its class.
+    """
+    return getattr(function, "__qualname__", type(function).__qualname__)
+
+
 GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function")
 """Options of a MODEL that change its prediction beside cfg: Self-Attention Guidance, Perturbed-Attention Guidance."""
 
@@ -74,7 +82,7 @@ def remove_guidance(model: Model) -> list[str]:
         functions = options.pop(name, [])
         found += functions if isinstance(functions, list) else [functions]
     options.pop("disable_cfg1_optimization", None)
-    return [function.__qualname__.split(".")[0] for function in found]
+    return [find_origin(function).split(".")[0] for function in found]
 
 
 STEP_CACHES = {"easycache": "EasyCache", "lazycache": "LazyCache"}
@@ -195,7 +203,7 @@ def check_split_run(model_options: dict) -> list[str]:
         ValueError: Self-Attention Guidance, which would lay one call's attention over all frames.
     """
     guides = model_options.get("sampler_post_cfg_function", [])
-    if any(function.__qualname__.startswith("SelfAttentionGuidance") for function in guides):
+    if any(find_origin(function).startswith("SelfAttentionGuidance") for function in guides):
         raise ValueError(
             "Self-Attention Guidance sees only the last call's frames, and these frames take several calls. Set "
             "frames_per_batch (context_length for a video model) to all frames, or remove it."
@@ -207,13 +215,19 @@ def check_split_run(model_options: dict) -> list[str]:
             found.append(EASY_CACHE_OFF)
     if merges_tokens(model_options):
         found.append("ToMe merges tokens at random, anew in every call")
+    if any(find_origin(patch) == "KV_Attn_Input" for patch in attention_patches(model_options)):
+        found.append("Flux KV Cache keeps the reference latents of the first call for all of them")
     return found
 
 
 def merges_tokens(model_options: dict) -> bool:
     """Whether ToMe is on a MODEL, which draws from the global generator in every call."""
-    patches = model_options["transformer_options"].get("patches", {}).get("attn1_patch", [])
-    return any(patch.__qualname__.startswith("TomePatchModel") for patch in patches)
+    return any(find_origin(patch).startswith("TomePatchModel") for patch in attention_patches(model_options))
+
+
+def attention_patches(model_options: dict) -> list[Callable]:
+    """What changes the queries, keys and values of a MODEL's self-attention."""
+    return model_options["transformer_options"].get("patches", {}).get("attn1_patch", [])
 
 
 EASY_CACHE_OFF = "EasyCache is switched off, since it would take one call's frames for another's"
