@@ -31,14 +31,24 @@ class Node(io.ComfyNode):
         return output
 
 
+PREFIXED = (ValueError, FileNotFoundError, torch.OutOfMemoryError)
+"""Errors that the work of a node raises with a message for the artist."""
+
+
 @contextmanager
 def error_prefix(node: type[io.ComfyNode]) -> Iterator[None]:
-    """Put a node's name before the errors of its work, which knows no nodes."""
+    """Put a node's name before the errors of its work, which knows no nodes.
+
+    Raises:
+        ValueError, FileNotFoundError, torch.OutOfMemoryError: whichever of them the error is or derives from. A derived
+            class may take other arguments than a message (UnicodeDecodeError, JSONDecodeError).
+    """
     try:
         yield
-    except (ValueError, FileNotFoundError, torch.OutOfMemoryError) as error:
+    except PREFIXED as error:
+        kind = next(kind for kind in PREFIXED if isinstance(error, kind))
         message = f"{node.SCHEMA.display_name}: {error}"
-        raise type(error)(message).with_traceback(error.__traceback__) from error.__cause__
+        raise kind(message).with_traceback(error.__traceback__) from error.__cause__
 
 
 class _Warnings(logging.Handler):

@@ -1,6 +1,7 @@
 """The wrong thing in a socket is refused before any model call, or said on the node; never passed in silence."""
 
 import copy
+import json
 import logging
 
 import comfy.hooks
@@ -464,3 +465,50 @@ def test_a_name_that_moved_in_another_pack_is_said(pack, sd):
     del model.get_attachment("ADE_params").context_options
     with pytest.raises(ValueError, match="does not yet support .* AnimateDiff-Evolved 1.5.7 .* Update BIVDiff"):
         pack.run("BIVDiffTemporalSmoother", **inputs_of("BIVDiffTemporalSmoother", model, {"samples": noise()}))
+
+
+class BrokenHooks(comfy.hooks.HookGroup):
+    """Hooks of another pack, whose own code looks for something in vain."""
+
+    error: type[Exception]
+
+    def clone(self):
+        raise self.error("their own")
+
+
+@pytest.mark.parametrize("error", [AttributeError, KeyError])
+def test_a_name_that_another_packs_own_code_lacks_is_not_taken_for_ours(pack, sd, error):
+    hooks = BrokenHooks()
+    hooks.error = error
+    given = inputs_of("BIVDiffInvertImage", sd, tiny.frames(*LATENT), tiny.text(hooks=hooks))
+    with pytest.raises(error, match="their own"):
+        pack.run("BIVDiffInvertImage", **given)
+
+
+# A node's name before an error
+
+ERRORS = {
+    ValueError("a word"): ValueError,
+    json.JSONDecodeError("Expecting value", "{", 1): ValueError,
+    UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"): ValueError,
+    FileNotFoundError(2, "No such file", "a.json"): FileNotFoundError,
+    torch.OutOfMemoryError("CUDA out of memory."): torch.OutOfMemoryError,
+}
+"""Errors of whatever is on a MODEL, and the types that they are raised as."""
+
+
+@pytest.mark.parametrize(("error", "kind"), ERRORS.items(), ids=[type(error).__name__ for error in ERRORS])
+def test_an_error_of_any_kind_gets_the_nodes_name(pack, sd, error, kind):
+    model = tiny.Calls(1, error).on(sd)
+    with pytest.raises(kind) as raised:
+        pack.run("BIVDiffFrameSampler", **inputs_of("BIVDiffFrameSampler", model, tiny.frames(1, *LATENT[1:])))
+    assert str(raised.value) == f"Frame-wise Image Sampler: {error}"
+    assert comfy.model_management.is_oom(raised.value) == isinstance(error, torch.OutOfMemoryError)
+
+
+def test_a_cancel_passes_as_it_is(pack, sd):
+    cancel = comfy.model_management.InterruptProcessingException()
+    model = tiny.Calls(1, cancel).on(sd)
+    with pytest.raises(comfy.model_management.InterruptProcessingException) as raised:
+        pack.run("BIVDiffFrameSampler", **inputs_of("BIVDiffFrameSampler", model, tiny.frames(*LATENT)))
+    assert raised.value is cancel
