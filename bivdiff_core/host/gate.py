@@ -23,7 +23,7 @@ from .foreign import animatediff
 from .foreign.comfyui import mechanisms_on, patches_on
 from .inverted import Inversion, inversion_of
 from .latents import as_clip, frame_dim
-from .loaders.demo_models import DemoLatents
+from .loaders.demo_latents import DemoLatents
 from .norms import pool_norms
 from .prompts import Prompts, check_picture, check_text, without_built_in_guidance
 from .windows import FrameWindows, Windows, check_conds, check_windows, set_windows

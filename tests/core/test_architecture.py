@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bivdiff_core.host.foreign.needed import NEEDED
+from bivdiff_core.host.foreign.needed import NEEDED, NEEDED_BY
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE, HOST_SIDE, NODES = ROOT / "bivdiff_core", ROOT / "bivdiff_core" / "host", ROOT / "nodes"
@@ -164,13 +164,47 @@ def owners(name: str) -> set[str]:
     return {".".join(parts[:end]) for end in range(1, len(parts))}
 
 
+def in_full(table: dict[str, str]) -> set[str]:
+    return {f"{module}.{name}" for module, names in table.items() for name in names.split()}
+
+
+LISTED = in_full(NEEDED).union(*map(in_full, NEEDED_BY.values()))
+
+
 def test_every_name_from_comfyui_is_looked_up_at_start_up():
     """A class or an enum is; what it has comes with it."""
-    listed = {f"{module}.{name}" for module, names in NEEDED.items() for name in names.split()}
     used = set().union(*(names_from_comfyui(parse(file)) for file in PACK))
-    used -= set().union(*map(owners, listed))
-    assert not {name for name in used if not listed & {name, *owners(name)}}, "not in NEEDED"
-    assert not listed - used.union(*map(owners, used)), "in NEEDED for nothing"
+    used -= set().union(*map(owners, LISTED))
+    assert not {name for name in used if not LISTED & {name, *owners(name)}}, "not in NEEDED"
+    assert not LISTED - used.union(*map(owners, used)), "in NEEDED for nothing"
+
+
+def with_imports(file: Path) -> set[Path]:
+    """A file of the pack and all that it imports of the pack, at start-up or later."""
+    found, waiting = set(), [file]
+    while waiting:
+        file = waiting.pop()
+        if file in found:
+            continue
+        found.add(file)
+        for node in ast.walk(parse(file)):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                base = file.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+                targets = [base, *(base / alias.name for alias in node.names)]
+                waiting += [target.with_suffix(".py") for target in targets if target.with_suffix(".py").is_file()]
+    return found
+
+
+def test_a_name_that_few_nodes_need_is_refused_for_them_alone():
+    """One or two files of nodes; what more of them need is needed by the pack."""
+    users = {name: [] for name in LISTED}
+    for file in sorted(NODES.glob("*.py")):
+        if file.stem not in ("__init__", "node", "controls"):
+            used = set().union(*(names_from_comfyui(parse(imported)) for imported in with_imports(file)))
+            for name in LISTED & used.union(*map(owners, used)):
+                users[name].append(file.stem)
+    expected = {name: " ".join(files) for name, files in users.items() if 1 <= len(files) <= 2}
+    assert {name: files for files, table in NEEDED_BY.items() for name in in_full(table)} == expected
 
 
 @files

@@ -7,7 +7,6 @@ precision and offloading are the host's own choices.
 import comfy.cldm.cldm
 import comfy.clip_model
 import comfy.controlnet
-import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management as mm
 import comfy.ops
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from ...demo import models
 from ..wires import Model
+from .demo_latents import DemoLatents
 from .loading import load_model, precision
 from .video_unet import VideoModelConfig
 
@@ -57,23 +57,6 @@ VAE = {
     "attn_resolutions": [],
     "dropout": 0.0,
 }
-
-
-class DemoLatents(comfy.latent_formats.LatentFormat):
-    """Latents of the demo autoencoder, brought to mean 0 and std 1 per channel; not Stable Diffusion's."""
-
-    def __init__(self) -> None:
-        scaling = models.latent_scaling()
-        self.mean = scaling["mean"].view(1, 4, 1, 1)
-        self.std = scaling["std"].view(1, 4, 1, 1)
-        self.latent_rgb_factors = scaling["rgb_factors"].tolist()
-        self.latent_rgb_factors_bias = scaling["rgb_bias"].tolist()
-
-    def process_in(self, latent: Tensor) -> Tensor:
-        return (latent - self.mean.to(latent)) / self.std.to(latent)
-
-    def process_out(self, latent: Tensor) -> Tensor:
-        return latent * self.std.to(latent) + self.mean.to(latent)
 
 
 class DemoImageModel(comfy.supported_models_base.BASE):
