@@ -21,19 +21,32 @@ from .wires import Control
 HINT_FIELDS = ("cond_hint_original", "cond_hint", "control_input", "extra_concat_orig")
 
 
-def slice_lists(
-    key: str, value: object, window: IndexListContextWindow, x_in: Tensor, device: torch.device, conds: dict
-) -> comfy.conds.CONDList | None:
-    """Slice conditioning that is a list of tensors (reference_latents), which the host's handler does not look into."""
-    if not isinstance(value, comfy.conds.CONDList):
-        return None
+def slice_frames(value: Tensor, frames: int, window: IndexListContextWindow, device: torch.device | None) -> Tensor:
+    """A window's part of a value with one entry per frame of a clip; any other value is returned whole.
+
+    Args:
+        value: 5-D with frames where the clip has them (`[1, C, T, h, w]`, `[F, C, 1, h, w]`), or frames in the batch
+            (`[F, C, H, W]`, `[F, L, D]`). A height that equals the number of frames is not a frame axis.
+        frames: of the clip.
+    """
+    dim = window.dim if value.ndim == 5 else 0
+    return window.get_tensor(value, device, dim=dim) if value.shape[dim] == frames else value
+
+
+def slice_references(
+    key: str, value: Any, window: IndexListContextWindow, x_in: Tensor, device: torch.device, conds: dict
+) -> Any:
+    """Slice the conditioning whose frame axis the host's handler does not find; None leaves the rest to the host.
+
+    It does not look into lists of tensors (reference_latents), and of Wan's reference picture, `[1, C, H, W]` in a clip
+    with frames in dimension 2, it would take the rows for frames.
+    """
     frames = x_in.shape[window.dim]
-    return value._copy_with(
-        [
-            window.get_tensor(t, device) if t.ndim > window.dim and t.shape[window.dim] == frames else t
-            for t in value.cond
-        ]
-    )
+    if isinstance(value, comfy.conds.CONDList):
+        return value._copy_with([slice_frames(t, frames, window, device) for t in value.cond])
+    if key == "reference_latent" and value.cond.ndim == 4:
+        return value._copy_with(slice_frames(value.cond, frames, window, device))
+    return None
 
 
 @contextmanager
@@ -54,13 +67,7 @@ def hints_of(
         return id(control), tuple(window.index_list)
 
     def cut(hint: Tensor | None) -> Tensor | None:
-        """A window's part of a hint, frames in its batch (`[F, 3, H, W]`) or along the window's dimension."""
-        if hint is None:
-            return None
-        for dim in (window.dim, 0):
-            if hint.ndim > dim and hint.shape[dim] == options["full_length"]:
-                return window.get_tensor(hint, hint.device, dim=dim)
-        return hint
+        return None if hint is None else slice_frames(hint, options["full_length"], window, hint.device)
 
     try:
         for control, fields in zip(sliced, whole, strict=True):

@@ -44,7 +44,7 @@ from .foreign.comfyui import (
     on_one_device,
     run_on_devices,
 )
-from .hints import check_conds, hints_of, slice_lists
+from .hints import check_conds, hints_of, slice_references
 from .latents import frame_dim
 from .memory import frames_that_fit
 from .wires import Model
@@ -113,7 +113,7 @@ class FrameWindows(IndexListContextHandler):
         self.encoded_hints: dict[tuple, tuple] = {}
         self.callbacks = comfy.patcher_extension.copy_nested_dicts(self.callbacks)
         comfy.patcher_extension.add_callback_with_key(
-            IndexListCallbacks.RESIZE_COND_ITEM, OUR_WINDOW_WRAPPER, slice_lists, self.callbacks
+            IndexListCallbacks.RESIZE_COND_ITEM, OUR_WINDOW_WRAPPER, slice_references, self.callbacks
         )
 
     @property
