@@ -8,6 +8,7 @@ import copy
 import gc
 import logging
 import threading
+import time
 import weakref
 from collections import Counter
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from analytic import assert_near
 from asking import keyframed_text
 from torch import Tensor
 
+from bivdiff_core.host.foreign.comfyui import drain_workers
 from bivdiff_core.host.memory import frames_that_fit
 from tools.standins import tiny_models as tiny
 from tools.standins.animatediff import use_evolved_sampling
@@ -412,6 +414,70 @@ def test_a_failing_device_ends_the_run_with_its_own_error(pack, controlled, spli
         sample(pack, split(calls.on(model)), *prompts, frames_per_batch=1)
     assert calls.by_device == dict.fromkeys(DEVICES, 1)
     healthy(pack, controlled, split)
+
+
+def within_patience(work: Callable) -> BaseException | None:
+    """What work raises; it fails the test by taking too long."""
+    raised = []
+
+    def run():
+        try:
+            work()
+            raised.append(None)
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    assert raised, "it waits without end"
+    return raised[0]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("device", DEVICES, ids=str)
+def test_a_worker_that_dies_ends_the_run(pack, controlled, split, device):
+    """Its thread, with whatever no worker catches."""
+    model, *prompts = controlled
+
+    def happens(at, rows):
+        if at == device:
+            raise SystemExit
+
+    split_model = split(Calls(happens).on(model))
+    error = within_patience(lambda: sample(pack, split_model, *prompts, frames_per_batch=1))
+    assert isinstance(error, RuntimeError) and f"worker for {device} " in str(error)
+    healthy(pack, controlled, split)
+
+
+def die() -> None:
+    raise SystemExit
+
+
+def refuse(device: torch.device) -> None:
+    raise RuntimeError("no such device")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("broken", ["ended", "without a device"])
+def test_waiting_for_a_broken_worker_ends(broken, monkeypatch):
+    if broken == "without a device":
+        monkeypatch.setattr(comfy.model_management, "set_torch_device", refuse)
+    pool = comfy.multigpu.MultiGPUThreadPool(DEVICES[1:])
+    if broken == "ended":
+        pool.submit(DEVICES[1], die)
+    error = within_patience(lambda: drain_workers({"multigpu_thread_pool": pool}))
+    assert isinstance(error, RuntimeError) and "worker for cpu:1 " in str(error)
+    pool.shutdown()
+
+
+def test_waiting_drops_what_workers_have_made():
+    pool = comfy.multigpu.MultiGPUThreadPool(DEVICES)
+    for device in DEVICES:
+        pool.submit(device, time.sleep, 1.5)
+    assert within_patience(lambda: drain_workers({"multigpu_thread_pool": pool})) is None
+    assert all(results.empty() for results in pool._result_queues.values())
+    pool.shutdown()
 
 
 def test_a_cancel_takes_effect_within_one_call_on_every_device(pack, controlled, split):

@@ -1,5 +1,6 @@
 """Video models saved by diffusers, loaded by the host: every part equals what diffusers and transformers compute."""
 
+import os
 import shutil
 
 import folder_paths
@@ -54,6 +55,37 @@ def load(pack, name: str):
 def test_only_video_models_are_listed(pack, folders):
     schema = pack.classes["BIVDiffVideoModelLoader"].INPUT_TYPES()
     assert schema["required"]["name"][1]["options"] == ["eps", "pickle", "sub/v", "zero_snr"]
+
+
+def test_the_disk_is_walked_again_only_after_a_change(pack, tmp_path, monkeypatch):
+    loaders = pack.import_module("bivdiff_core.host.loaders.video_folder")
+    top = tmp_path / "diffusers"
+    monkeypatch.setattr(folder_paths, "get_folder_paths", lambda name: [str(top)])
+    walks = []
+    walk = os.walk
+    monkeypatch.setattr(loaders.os, "walk", lambda *args, **kwargs: walks.append(args) or walk(*args, **kwargs))
+
+    def listed() -> tuple[list[str], int]:
+        """The list, and how often the disk was walked for it when it is asked for twice."""
+        walks.clear()
+        first = loaders.video_folders()
+        assert loaders.video_folders() == first
+        return first, len(walks)
+
+    assert listed() == ([], 1)
+    config = top / "sub" / "model" / "unet" / "config.json"
+    config.parent.mkdir(parents=True)
+    assert listed() == ([], 1)
+    config.write_text('{"_class_name": "UNet3DConditionModel"}')
+    assert listed() == (["sub/model"], 1)
+    assert listed() == (["sub/model"], 0)
+    config.write_text('{"_class_name": "UNet2DConditionModel"}')
+    assert listed() == ([], 1)
+    (config.parent / "config.json").write_text('{"_class_name": "UNet3DConditionModel"}')
+    shutil.move(top / "sub" / "model", top / "sub" / "other")
+    assert listed() == (["sub/other"], 1)
+    shutil.rmtree(top)
+    assert listed() == ([], 1)
 
 
 @pytest.mark.parametrize("name", ["eps", "pickle", "sub/v", "zero_snr"])

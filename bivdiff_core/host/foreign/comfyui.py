@@ -1,7 +1,9 @@
 """Names inside ComfyUI that belong to no interface."""
 
+import queue
 from collections.abc import Callable
 from contextvars import copy_context
+from typing import Any
 
 import comfy.hooks
 import comfy.model_management
@@ -163,6 +165,7 @@ def run_on_devices(model_options: dict, work: Callable[[torch.device, dict], Non
 
     Raises:
         what went wrong on a device, out of memory after anything else.
+        RuntimeError: a thread has ended without a result.
     """
     with names_of("ComfyUI 0.30"):
         pool, copies = model_options[WORKERS], model_options[COPIES]
@@ -170,7 +173,7 @@ def run_on_devices(model_options: dict, work: Callable[[torch.device, dict], Non
             options = {**on_one_device(model_options), COPIES: {device: copy}}
             options["transformer_options"] = {**model_options["transformer_options"]}
             pool.submit(device, copy_context().run, torch.inference_mode()(work), device, options)
-        errors = [error for _, error in map(pool.get_result, copies) if error is not None]
+        errors = [error for _, error in (_next_result(pool, device) for device in copies) if error is not None]
     if errors:
         raise min(errors, key=comfy.model_management.is_oom)
 
@@ -181,6 +184,9 @@ def drain_workers(model_options: dict) -> None:
 
     After an error on one device the host leaves the others' results in its pool, where the next call would take them
     for its own.
+
+    Raises:
+        RuntimeError: a worker does no work any more.
     """
     pool = model_options.get(WORKERS)
     if pool is None:
@@ -188,8 +194,35 @@ def drain_workers(model_options: dict) -> None:
     for device in pool.devices:
         last = object()
         pool.submit(device, lambda last=last: last)
-        while pool.get_result(device)[0] is not last:
+        while _next_result(pool, device, last)[0] is not last:
             pass
+
+
+POLL = 1.0
+"""Seconds after which a silent worker is looked at."""
+
+
+def _next_result(pool: Any, device: torch.device, last: object = None) -> tuple[Any, BaseException | None]:
+    """What a worker has made next; the host's own `get_result` waits for ever for a worker that is gone.
+
+    Args:
+        last: the result of the last work that the worker was given, which takes it no time.
+
+    Raises:
+        RuntimeError: its thread has ended, or it has dropped that last work: it does so where it cannot use its device.
+    """
+    worker = pool._workers[pool.devices.index(device)]
+    while True:
+        ended = not worker.is_alive()
+        dropped = last is not None and pool._work_queues[device].empty()
+        try:
+            return pool._result_queues[device].get(timeout=POLL)
+        except queue.Empty:
+            if ended or dropped:
+                raise RuntimeError(
+                    f"ComfyUI's worker for {device} (MultiGPU CFG Split) does no work any more; ComfyUI's log may say "
+                    "why. Restart ComfyUI, or remove MultiGPU CFG Split."
+                ) from None
 
 
 @names_of("ComfyUI 0.30")

@@ -71,12 +71,37 @@ TEXT_DEFAULTS = {"hidden_act": "quick_gelu", "max_position_embeddings": 77}
 """transformers', for configurations that leave them out."""
 
 
+_walks: dict[Path, tuple[dict[Path, int | None], list[str]]] = {}
+"""By top folder: when each of its folders and deciding files was last modified, and the video models found then."""
+
+
 def video_folders() -> list[str]:
-    """Folders below models/diffusers with a video model that `load_video_folder` reads, relative to it."""
+    """Folders below models/diffusers with a video model that `load_video_folder` reads, relative to it.
+
+    A top folder is walked again only when something in it has changed, as ComfyUI does for its own lists: it asks for
+    the schema with every page that is loaded and every prompt.
+    """
     found = []
     for top in map(Path, folder_paths.get_folder_paths("diffusers")):
-        found += [folder.relative_to(top).as_posix() for folder in sorted(_folders(top)) if _has_video_model(folder)]
+        modified, names = _walks.get(top, ({}, []))
+        if not modified or any(_modified(path) != time for path, time in modified.items()):
+            modified, names = {top: _modified(top)}, []
+            for folder in sorted(_folders(top)):
+                deciding = (folder, folder / "unet" / "config.json", folder / modelscope.CONFIGURATION)
+                modified |= {path: _modified(path) for path in deciding}
+                if _has_video_model(folder):
+                    names.append(folder.relative_to(top).as_posix())
+            _walks[top] = modified, names
+        found += names
     return found
+
+
+def _modified(path: Path) -> int | None:
+    """When a folder or file was last modified, in ns; None where there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def _folders(top: Path) -> Iterator[Path]:
