@@ -1,6 +1,6 @@
 """BIVDiff for ComfyUI: steady videos from any image model, by bridging it with a video model (arXiv 2312.02813)."""
 
-from .bivdiff_core.host.foreign.needed import check_host
+from .bivdiff_core.host.compat.required_names import check_host
 
 check_host()
 

@@ -34,13 +34,13 @@ def demo(video: Path | None) -> int:
         sys.exit(f"There is no file {video}: give the path of a video.")
     host = environment("comfy-cli")
     arguments = [] if host.has_gpu() else ["--cpu"]
-    return host.run("tools/demo.py", *arguments, *([video.resolve()] if video else []))
+    return host.run("-m", "tools.demo", *arguments, *([video.resolve()] if video else []))
 
 
 def batch(**options) -> int:
     """Run a saved workflow over many clips."""
-    from tools.batch.drive import drive, read_order
-    from tools.batch.records import BatchError
+    from batch.command import drive, read_order
+    from batch.records import BatchError
 
     try:
         order = read_order(**options)
@@ -77,12 +77,12 @@ def matrix(rows: list[str]) -> int:
 def neighbours(folder: Path) -> int:
     """Run the demo beside other packs, and see that none loses anything."""
     host = environment("comfy-cli")
-    return host.run("tools/neighbours.py", *([] if host.has_gpu() else ["--cpu"]), folder.resolve())
+    return host.run("-m", "tools.other_packs", *([] if host.has_gpu() else ["--cpu"]), folder.resolve())
 
 
 def serve() -> int:
     """Run ComfyUI with the pack for the browser."""
-    from tools.server import free_port, server_command
+    from batch.comfyui_server import free_port, server_command
 
     host = environment()
     with socket.socket() as probe:
@@ -90,11 +90,30 @@ def serve() -> int:
     return subprocess.call(server_command(host.python, host.comfyui, OUTPUT / "comfyui", port, not host.has_gpu()))
 
 
+BENCHMARKS = (
+    "alarm",
+    "batch_overhead",
+    "calls",
+    "claims",
+    "disagreement",
+    "leak",
+    "long_clips",
+    "overhead",
+    "precision",
+    "released_way",
+    "steadiness",
+    "study",
+    "versions",
+    "video_models",
+    "write_pages",
+)
+"""Modules of research/ that measure; the last writes every page of its rows."""
+
+
 def bench() -> int:
     """Run every benchmark: hours, most of them the study."""
     host = environment("pandas", "tabulate", "comfy-cli")
-    found = sorted((ROOT / "benchmarks").glob("[!_]*.py"), key=lambda path: (path.stem == "report", path))
-    return max([host.run(path) for path in found])
+    return max([host.run("-m", f"research.{name}") for name in BENCHMARKS])
 
 
 def where() -> int:

@@ -2,40 +2,31 @@
 
 import logging
 from importlib import import_module
+from pkgutil import iter_modules
 
-from comfy_api.latest import io
-
-from ..bivdiff_core.host.foreign.needed import REMEDY, missing_for
+from ..bivdiff_core.host.compat.required_names import REMEDY, missing_for
+from .base import Node
 
 log = logging.getLogger(__name__)
 
-FILES = {
-    "sampling": ("FrameSampler", "TemporalSmoother"),
-    "inversion": ("InvertImage", "InvertVideo", "InvertedNoise"),
-    "blend": ("MixedInversion",),
-    "frames": ("FrameNoise", "FrameChunks", "SelectFrames", "EncodeFrames", "AverageAlongMotion"),
-    "prompt2prompt": ("Prompt2Prompt",),
-    "video_model": ("VideoModelLoader",),
-    "demo_models": ("DemoModels", "DemoClip"),
-    "bridging": ("BridgeGuider",),
-    "compare": ("CompareVideos",),
-    "reports": ("LatentReport", "TemporalReport"),
-    "sweep": ("RatioList", "ModeList", "SolverList", "SweepGrid"),
-    "latent_files": ("SaveLatent", "LoadLatent"),
-}
-"""The node classes of each file."""
 
-
-def load_nodes() -> list[type[io.ComfyNode]]:
-    """The node classes, without those of files that need a name which this ComfyUI lacks; the log says which."""
+def load_nodes() -> list[type[Node]]:
+    """The node classes of every file here, without files that need a name which this ComfyUI lacks; the log says so."""
     found = []
-    for file, names in FILES.items():
+    for file in sorted(module.name for module in iter_modules(__path__)):
         if missing := missing_for(file):
-            left_out = ", ".join(f"BIVDiff{name}" for name in names)
-            log.error("BIVDiff loads without %s. This ComfyUI lacks %s. %s", left_out, ", ".join(missing), REMEDY)
+            names = ", ".join(missing)
+            log.error("BIVDiff loads without the nodes of %s.py. Missing in ComfyUI: %s. %s", file, names, REMEDY)
             continue
         module = import_module(f".{file}", __package__)
-        found += [getattr(module, name) for name in names]
+        found += [
+            value
+            for value in vars(module).values()
+            if isinstance(value, type)
+            and issubclass(value, Node)
+            and value.__module__ == module.__name__
+            and "define_schema" in vars(value)
+        ]
     return found
 
 

@@ -3,9 +3,9 @@
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..bivdiff_core.metrics import change
-from . import controls
-from .node import Node
+from ..bivdiff_core.measure.video_metrics import change
+from . import shared_inputs
+from .base import Node
 
 
 class CompareVideos(Node):
@@ -16,7 +16,7 @@ class CompareVideos(Node):
         return io.Schema(
             node_id="BIVDiffCompareVideos",
             display_name="Compare Videos",
-            category=controls.CATEGORY,
+            category=shared_inputs.CATEGORY,
             description="Plays two clips in step under one wipe: drag it across the picture. The curves show how much "
             "each frame differs from the one before (mean absolute difference, 0 to 255): spikes and high ground are "
             "flicker, or motion, which both clips share.",

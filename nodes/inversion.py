@@ -4,15 +4,15 @@ import torch
 from comfy_api.latest import io
 
 from ..bivdiff_core.grids import Schedule
-from ..bivdiff_core.host import gate, stages
-from ..bivdiff_core.host.inverted import as_noise
-from ..bivdiff_core.host.norms import GROUP_NORMS, pools
+from ..bivdiff_core.host import stages, validation
+from ..bivdiff_core.host.comfy_types import Conditioning, Latent, Model
+from ..bivdiff_core.host.group_norms import GROUP_NORMS, pools
+from ..bivdiff_core.host.inverted_latents import as_noise
 from ..bivdiff_core.host.prompts import Prompts
 from ..bivdiff_core.host.windows import Windows
-from ..bivdiff_core.host.wires import Conditioning, Latent, Model
 from ..bivdiff_core.solvers import SOLVERS
-from . import controls
-from .node import Node, error_prefix
+from . import shared_inputs
+from .base import Node, error_prefix
 
 
 def _inversion_inputs(model_tooltip: str, latent_tooltip: str) -> list[io.Input]:
@@ -25,8 +25,8 @@ def _inversion_inputs(model_tooltip: str, latent_tooltip: str) -> list[io.Input]
             "between.",
         ),
         io.Latent.Input("latent", tooltip=latent_tooltip),
-        controls.steps("Inversion steps, as many as the denoising after it has."),
-        controls.scheduler(
+        shared_inputs.steps("Inversion steps, as many as the denoising after it has."),
+        shared_inputs.scheduler(
             "ddim_uniform",
             "How the noise levels are spaced; use the same in the smoother. Flow models: simple, normal or beta.",
         ),
@@ -38,12 +38,12 @@ def _inversion_inputs(model_tooltip: str, latent_tooltip: str) -> list[io.Input]
             "most exact per model call, brings frames back best, for Prompt2Prompt. fireflow: comes closest to true "
             "noise, and is the one for flow models. fixed_point: the exact inverse of DDIM, in three times the time.",
         ),
-        controls.strength(
+        shared_inputs.strength(
             "How far to go towards noise. 1 goes all the way, as the paper does: where a control can draw the shapes "
             "back. Around 0.5 keeps shapes by itself, for frames that nearly agree: where they do not, it shows their "
             "blurred average."
         ),
-        controls.grid(
+        shared_inputs.grid(
             "matched inverts along the same noise levels that denoising uses afterwards. reference repeats the "
             "released code step by step (solver ddim only), for comparisons."
         ),
@@ -66,7 +66,7 @@ class InvertImage(Node):
         return io.Schema(
             node_id="BIVDiffInvertImage",
             display_name="DDIM Inverse (Image)",
-            category=controls.CATEGORY,
+            category=shared_inputs.CATEGORY,
             description="Inverts every frame with an image model, each on its own (DDIM inversion). The noise holds "
             "the frames' layout and look. Use the plain model, without ControlNet.",
             search_aliases=["ddim inversion", "unsampler", "invert", "image inversion", "bivdiff"],
@@ -76,7 +76,7 @@ class InvertImage(Node):
                     "checkpoint the plain model it was made from.",
                     "The frames: the Frame-wise Image Sampler's output, or any frames through VAE Encode.",
                 ),
-                controls.frames_per_batch(),
+                shared_inputs.frames_per_batch(),
                 io.Combo.Input(
                     "group_norms",
                     options=list(GROUP_NORMS),
@@ -106,8 +106,8 @@ class InvertImage(Node):
         group_norms: str = "auto",
     ) -> io.NodeOutput:
         prompts = Prompts.unguided(conditioning)
-        role = gate.INVERT_POOLED_FRAMES if pools(group_norms, grid) else gate.INVERT_FRAMES
-        clip = gate.admit(role, model, latent, prompts, Windows(frames_per_batch))
+        role = validation.INVERT_POOLED_FRAMES if pools(group_norms, grid) else validation.INVERT_FRAMES
+        clip = validation.admit(role, model, latent, prompts, Windows(frames_per_batch))
         return io.NodeOutput(stages.invert(clip, Schedule(steps, scheduler, strength, grid), solver))
 
 
@@ -119,7 +119,7 @@ class InvertVideo(Node):
         return io.Schema(
             node_id="BIVDiffInvertVideo",
             display_name="DDIM Inverse (Video)",
-            category=controls.CATEGORY,
+            category=shared_inputs.CATEGORY,
             description="Inverts the whole clip with the video model (DDIM inversion). The video model knows how to "
             "denoise this noise, but the flicker is in it too; the blend decides how much of it to use.",
             search_aliases=["ddim inversion", "unsampler", "invert", "video inversion", "bivdiff"],
@@ -127,8 +127,8 @@ class InvertVideo(Node):
                 *_inversion_inputs(
                     "The video model that will smooth the clip.", "The same frames as the image branch gets, in order."
                 ),
-                controls.CONTEXT_LENGTH,
-                controls.CONTEXT_OVERLAP,
+                shared_inputs.CONTEXT_LENGTH,
+                shared_inputs.CONTEXT_OVERLAP,
             ],
             outputs=[INVERTED],
         )
@@ -148,7 +148,9 @@ class InvertVideo(Node):
         context_overlap: int,
     ) -> io.NodeOutput:
         prompts = Prompts.unguided(conditioning)
-        clip = gate.admit(gate.INVERT_CLIP, model, latent, prompts, Windows(context_length, context_overlap))
+        clip = validation.admit(
+            validation.INVERT_CLIP, model, latent, prompts, Windows(context_length, context_overlap)
+        )
         return io.NodeOutput(stages.invert(clip, Schedule(steps, scheduler, strength, grid), solver))
 
 
@@ -167,7 +169,7 @@ class _InvertedNoise:
             ValueError: another shape, or a latent with an image in it, which would be added to the noise.
         """
         with error_prefix(InvertedNoise):
-            samples = gate.admit_samples(latent)
+            samples = validation.admit_samples(latent)
             if samples.shape != self.noise.shape:
                 raise ValueError(
                     f"the sampler's latent is {list(samples.shape)} but the noise is {list(self.noise.shape)}. Give "
@@ -189,7 +191,7 @@ class InvertedNoise(Node):
         return io.Schema(
             node_id="BIVDiffInvertedNoise",
             display_name="Inverted Latent to Noise",
-            category=controls.CATEGORY,
+            category=shared_inputs.CATEGORY,
             description="Turns an inverted latent into NOISE for SamplerCustomAdvanced, so that any guider and any "
             "deterministic sampler can denoise it. Give that sampler an empty latent of the same size, and sigmas that "
             "begin where the inversion ended.",
@@ -210,5 +212,5 @@ class InvertedNoise(Node):
 
     @classmethod
     def run(cls, latent: Latent) -> io.NodeOutput:
-        gate.admit_inverted(latent)
+        validation.admit_inverted(latent)
         return io.NodeOutput(_InvertedNoise(as_noise(latent)))

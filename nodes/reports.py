@@ -9,13 +9,13 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..bivdiff_core import metrics, plots, statistics
-from ..bivdiff_core.host.gate import admit_samples
-from ..bivdiff_core.host.inverted import inversion_of
+from ..bivdiff_core.host.comfy_types import ClipVision, Latent
+from ..bivdiff_core.host.inverted_latents import inversion_of
 from ..bivdiff_core.host.latents import check_finite
-from ..bivdiff_core.host.wires import ClipVision, Latent
-from . import controls
-from .node import Node
+from ..bivdiff_core.host.validation import admit_samples
+from ..bivdiff_core.measure import latent_statistics, plots, video_metrics
+from . import shared_inputs
+from .base import Node
 
 
 class LatentReport(Node):
@@ -26,7 +26,7 @@ class LatentReport(Node):
         return io.Schema(
             node_id="BIVDiffLatentReport",
             display_name="Inverted Latent Report",
-            category=controls.CATEGORY,
+            category=shared_inputs.CATEGORY,
             description="Checks the noise before it is smoothed: what is wrong with it, what that will do to the "
             "video, and which control fixes it. Put one after each DDIM Inverse and after the blend. The node shows "
             "the report itself and runs with nothing wired after it.",
@@ -64,13 +64,13 @@ class LatentReport(Node):
         check_finite(samples)
         inversion = inversion_of(latent)
         branch, strength = (inversion.branch, inversion.strength) if inversion else ("", 1.0)
-        frames = statistics.as_frames(samples.cpu())
-        measured, bounds = statistics.measure(frames), statistics.limits(tuple(frames.shape))
-        off = statistics.excess(measured, bounds)
-        findings = statistics.diagnose(measured, off, branch, strength)
-        words, table = statistics.words(findings, branch, strength), statistics.table(measured)
+        frames = latent_statistics.as_frames(samples.cpu())
+        measured, bounds = latent_statistics.measure(frames), latent_statistics.limits(tuple(frames.shape))
+        off = latent_statistics.excess(measured, bounds)
+        findings = latent_statistics.diagnose(measured, off, branch, strength)
+        words, table = latent_statistics.words(findings, branch, strength), latent_statistics.table(measured)
         alarm = any(finding.alarming for finding in findings)
-        plot = plots.latent_report(frames, measured, bounds, statistics.bad_frames(off))
+        plot = plots.latent_report(frames, measured, bounds, latent_statistics.bad_frames(off))
         return io.NodeOutput(plot, f"{words}\n{table}", alarm, ui=_shown(cls, plot, words, table, not alarm))
 
 
@@ -82,7 +82,7 @@ class TemporalReport(Node):
         return io.Schema(
             node_id="BIVDiffTemporalReport",
             display_name="Temporal Report",
-            category=controls.CATEGORY,
+            category=shared_inputs.CATEGORY,
             description="Measures how steady a video is and what that cost: flicker, motion, sharpness and similarity, "
             "frame by frame and against the video before smoothing. It tells you if a video only stands still, is only "
             "blurred or only averages its frames. The node shows the report itself and runs with nothing wired after "
@@ -131,20 +131,22 @@ class TemporalReport(Node):
         clip_vision: ClipVision | None = None,
         source_images: Tensor | None = None,
     ) -> io.NodeOutput:
-        frames, reference, before, source = metrics.check_video(images), None, None, None
+        frames, reference, before, source = video_metrics.check_video(images), None, None, None
         if reference_images is not None:
-            reference = metrics.check_video(reference_images, like=frames)
-        clip = None if source_images is None else metrics.check_source(source_images, like=frames)
+            reference = video_metrics.check_video(reference_images, like=frames)
+        clip = None if source_images is None else video_metrics.check_source(source_images, like=frames)
         videos = sum(video is not None for video in (frames, reference, clip))
-        bar = comfy.utils.ProgressBar(metrics.pair_count(frames) * videos)  # it also stops a run that is cancelled
+        bar = comfy.utils.ProgressBar(
+            video_metrics.pair_count(frames) * videos
+        )  # it also stops a run that is cancelled
         on_pair = partial(bar.update, 1)
         if clip is not None:
-            source = metrics.Source.of(clip, on_pair)
+            source = video_metrics.Source.of(clip, on_pair)
         if reference is not None:
-            before = metrics.measure(reference, None, _embeddings(clip_vision, reference), on_pair, source)
-        after = metrics.measure(frames, reference, _embeddings(clip_vision, frames), on_pair, source)
-        verdict = metrics.judge(after, before, source)
-        words, table = verdict.words(), metrics.table(after, before)
+            before = video_metrics.measure(reference, None, _embeddings(clip_vision, reference), on_pair, source)
+        after = video_metrics.measure(frames, reference, _embeddings(clip_vision, frames), on_pair, source)
+        verdict = video_metrics.judge(after, before, source)
+        words, table = verdict.words(), video_metrics.table(after, before)
         plot = plots.temporal_report(after, before, verdict.cautions)
         return io.NodeOutput(plot, f"{words}\n{table}", ui=_shown(cls, plot, words, table, verdict.good))
 

@@ -6,13 +6,13 @@ import comfy.samplers
 from comfy_api.latest import io
 
 from ..bivdiff_core.grids import Schedule
-from ..bivdiff_core.host import gate, stages
-from ..bivdiff_core.host.inverted import inversion_of
+from ..bivdiff_core.host import stages, validation
+from ..bivdiff_core.host.comfy_types import Conditioning, Latent, Model
+from ..bivdiff_core.host.inverted_latents import inversion_of
 from ..bivdiff_core.host.prompts import Prompts
 from ..bivdiff_core.host.windows import Windows
-from ..bivdiff_core.host.wires import Conditioning, Latent, Model
-from . import controls
-from .node import Node
+from . import shared_inputs
+from .base import Node
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ class FrameSampler(Node):
         return io.Schema(
             node_id="BIVDiffFrameSampler",
             display_name="Frame-wise Image Sampler",
-            category=controls.CATEGORY,
+            category=shared_inputs.CATEGORY,
             description="Draws every frame of a clip with an image model, each on its own: KSampler for more frames "
             "than fit in memory at once. ControlNet hints, masks and per-frame prompts follow their frames. The frames "
             "will flicker; Video Temporal Smoother fixes that at the end of the chain. A second one after it serves as "
@@ -45,9 +45,9 @@ class FrameSampler(Node):
                     "outside it. For the structure pass: an inverted latent. It is denoised from where its inversion "
                     "stopped, over the whole picture; seed, denoise and frame_noise have no effect then.",
                 ),
-                controls.seed(),
-                controls.steps("Denoising steps."),
-                controls.cfg(7.5, "How strictly the frames follow the prompt. The paper uses 7.5."),
+                shared_inputs.seed(),
+                shared_inputs.steps("Denoising steps."),
+                shared_inputs.cfg(7.5, "How strictly the frames follow the prompt. The paper uses 7.5."),
                 io.Combo.Input(
                     "sampler_name",
                     options=list(comfy.samplers.SAMPLER_NAMES),
@@ -55,7 +55,7 @@ class FrameSampler(Node):
                     tooltip="Any sampler draws frames; the paper uses ddim. An inverted latent needs one that adds no "
                     "noise: ddim, euler, dpmpp_2m and others.",
                 ),
-                controls.scheduler(
+                shared_inputs.scheduler(
                     "ddim_uniform", "How the noise levels are spaced. The paper's spacing is ddim_uniform."
                 ),
                 io.Float.Input(
@@ -66,8 +66,8 @@ class FrameSampler(Node):
                     step=0.01,
                     tooltip="1 draws the frames from noise; lower values keep more of the encoded clip.",
                 ),
-                controls.frame_noise("frame_noise"),
-                controls.frames_per_batch(),
+                shared_inputs.frame_noise("frame_noise"),
+                shared_inputs.frames_per_batch(),
             ],
             outputs=[
                 io.Latent.Output(
@@ -98,9 +98,9 @@ class FrameSampler(Node):
         if inversion_of(latent_image) is not None:
             if denoise != 1 or frame_noise != "independent":
                 log.warning("An inverted latent needs no noise: denoise and frame_noise have no effect on it.")
-            clip = gate.admit(gate.DENOISE_FRAMES, model, latent_image, prompts, windows)
+            clip = validation.admit(validation.DENOISE_FRAMES, model, latent_image, prompts, windows)
             return io.NodeOutput(stages.denoise(clip, schedule, sampler_name))
-        clip = gate.admit(gate.MAKE_FRAMES, model, latent_image, prompts, windows)
+        clip = validation.admit(validation.MAKE_FRAMES, model, latent_image, prompts, windows)
         return io.NodeOutput(stages.sample_frames(clip, schedule, sampler_name, seed, denoise, frame_noise))
 
 
@@ -112,7 +112,7 @@ class TemporalSmoother(Node):
         return io.Schema(
             node_id="BIVDiffTemporalSmoother",
             display_name="Video Temporal Smoother",
-            category=controls.CATEGORY,
+            category=shared_inputs.CATEGORY,
             description="Denoises inverted frames with a video model, which makes them steady in time. The last stage "
             "of BIVDiff; it takes the output of Mixed Inversion Blend.",
             search_aliases=["deflicker", "temporal consistency", "smooth video", "video sampler", "bivdiff"],
@@ -124,8 +124,8 @@ class TemporalSmoother(Node):
                     "latent",
                     tooltip="The inverted frames. A plain latent or an encoded image is refused.",
                 ),
-                controls.steps("Denoising steps, as many as the inversion had."),
-                controls.cfg(
+                shared_inputs.steps("Denoising steps, as many as the inversion had."),
+                shared_inputs.cfg(
                     7.5,
                     "How strictly the video follows the prompt. The paper uses 7.5; lower values keep the frames' "
                     "shapes better, and 1 skips the negative prompt, which halves the time.",
@@ -137,20 +137,20 @@ class TemporalSmoother(Node):
                     tooltip="Only samplers that add no noise are listed: added noise would erase the frames that the "
                     "inversion kept. The paper uses ddim.",
                 ),
-                controls.scheduler(
+                shared_inputs.scheduler(
                     "ddim_uniform", "The same as in the inversion. Flow models need simple, normal or beta."
                 ),
-                controls.strength(
+                shared_inputs.strength(
                     "Where the inversion stopped, for a latent that core's Save Latent saved. No other needs it: set "
                     "the strength in both DDIM Inverse nodes.",
                     advanced=True,
                 ),
-                controls.grid(
+                shared_inputs.grid(
                     "matched begins exactly where the inversion ended and is better. reference repeats the released "
                     "code step by step, for comparisons."
                 ),
-                controls.CONTEXT_LENGTH,
-                controls.CONTEXT_OVERLAP,
+                shared_inputs.CONTEXT_LENGTH,
+                shared_inputs.CONTEXT_OVERLAP,
             ],
             outputs=[
                 io.Latent.Output(
@@ -179,5 +179,5 @@ class TemporalSmoother(Node):
     ) -> io.NodeOutput:
         prompts = Prompts(positive, negative, cfg)
         windows = Windows(context_length, context_overlap)
-        clip = gate.admit(gate.SMOOTH_CLIP, model, latent, prompts, windows, strength)
+        clip = validation.admit(validation.SMOOTH_CLIP, model, latent, prompts, windows, strength)
         return io.NodeOutput(stages.denoise(clip, Schedule(steps, scheduler, strength, grid), sampler_name))

@@ -7,11 +7,11 @@ import comfy.utils
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..bivdiff_core import metrics, plots, sweep
 from ..bivdiff_core.blend import MODES
+from ..bivdiff_core.measure import plots, video_grids, video_metrics
 from ..bivdiff_core.solvers import SOLVERS
-from . import controls
-from .node import Node, error_prefix
+from . import shared_inputs
+from .base import Node, error_prefix
 
 
 def _valid(node: type[Node], parse: Callable[..., list], text: str | None, *args: Collection[str]) -> bool | str:
@@ -34,7 +34,7 @@ class RatioList(Node):
         return io.Schema(
             node_id="BIVDiffRatioList",
             display_name="Mixing Ratio List",
-            category=controls.CATEGORY,
+            category=shared_inputs.CATEGORY,
             description="Renders a video for each of several mixing ratios in one run. Wire it to mixing_ratio of "
             "Mixed Inversion Blend with task set to custom: the inversions run once, blend and smoother once per "
             "ratio.",
@@ -58,11 +58,11 @@ class RatioList(Node):
 
     @classmethod
     def validate_inputs(cls, ratios: str | None = None) -> bool | str:
-        return _valid(cls, sweep.parse_ratios, ratios)
+        return _valid(cls, video_grids.parse_ratios, ratios)
 
     @classmethod
     def run(cls, ratios: str) -> io.NodeOutput:
-        return io.NodeOutput(sweep.parse_ratios(ratios))
+        return io.NodeOutput(video_grids.parse_ratios(ratios))
 
 
 class ModeList(Node):
@@ -73,7 +73,7 @@ class ModeList(Node):
         return io.Schema(
             node_id="BIVDiffModeList",
             display_name="Blend Mode List",
-            category=controls.CATEGORY,
+            category=shared_inputs.CATEGORY,
             description="Renders a video for each of several blend modes in one run. Wire it to mode of Mixed "
             "Inversion Blend: the inversions run once, blend and smoother once per mode.",
             search_aliases=["mode sweep", "compare modes", "xy plot", "parameter sweep"],
@@ -96,11 +96,11 @@ class ModeList(Node):
 
     @classmethod
     def validate_inputs(cls, modes: str | None = None) -> bool | str:
-        return _valid(cls, sweep.parse_choices, modes, MODES)
+        return _valid(cls, video_grids.parse_choices, modes, MODES)
 
     @classmethod
     def run(cls, modes: str) -> io.NodeOutput:
-        return io.NodeOutput(sweep.parse_choices(modes, MODES))
+        return io.NodeOutput(video_grids.parse_choices(modes, MODES))
 
 
 class SolverList(Node):
@@ -111,7 +111,7 @@ class SolverList(Node):
         return io.Schema(
             node_id="BIVDiffSolverList",
             display_name="Solver List",
-            category=controls.CATEGORY,
+            category=shared_inputs.CATEGORY,
             description="Renders a video for each of several inversion solvers in one run. Wire it to solver of both "
             "DDIM Inverse nodes: the frames are made once, inversions, blend and smoother once per solver.",
             search_aliases=["solver sweep", "compare solvers", "xy plot", "parameter sweep"],
@@ -135,11 +135,11 @@ class SolverList(Node):
 
     @classmethod
     def validate_inputs(cls, solvers: str | None = None) -> bool | str:
-        return _valid(cls, sweep.parse_choices, solvers, SOLVERS)
+        return _valid(cls, video_grids.parse_choices, solvers, SOLVERS)
 
     @classmethod
     def run(cls, solvers: str) -> io.NodeOutput:
-        return io.NodeOutput(sweep.parse_choices(solvers, SOLVERS))
+        return io.NodeOutput(video_grids.parse_choices(solvers, SOLVERS))
 
 
 class SweepGrid(Node):
@@ -150,7 +150,7 @@ class SweepGrid(Node):
         return io.Schema(
             node_id="BIVDiffSweepGrid",
             display_name="Sweep Grid",
-            category=controls.CATEGORY,
+            category=shared_inputs.CATEGORY,
             description="Puts the videos of a Mixing Ratio List, Blend Mode List or Solver List side by side, "
             "labelled, and plots each one's flicker against its similarity to the frames. The best ones are joined by "
             "a line.",
@@ -219,18 +219,20 @@ class SweepGrid(Node):
                 f"{len(images)} videos arrived with {len(names)} {wire}. Wire {wire} to the list that the "
                 "videos come from."
             )
-        first = metrics.check_video(images[0])
-        videos = [metrics.check_video(video, like=first) for video in images]
+        first = video_metrics.check_video(images[0])
+        videos = [video_metrics.check_video(video, like=first) for video in images]
         if reference_images:
-            reference, against = metrics.check_video(reference_images[0], like=first), "the frames before"
-            grid = sweep.grid([reference, *videos], ["before", *names])
+            reference, against = video_metrics.check_video(reference_images[0], like=first), "the frames before"
+            grid = video_grids.grid([reference, *videos], ["before", *names])
         else:
             reference, against = videos[standard], names[standard]
-            grid = sweep.grid(videos, names)
-        clip = metrics.check_source(source_images[0], like=first) if source_images else None
+            grid = video_grids.grid(videos, names)
+        clip = video_metrics.check_source(source_images[0], like=first) if source_images else None
         measured = len(videos) + bool(reference_images) + bool(source_images)
-        bar = comfy.utils.ProgressBar(metrics.pair_count(first) * measured)  # it also stops a run that is cancelled
+        bar = comfy.utils.ProgressBar(
+            video_metrics.pair_count(first) * measured
+        )  # it also stops a run that is cancelled
         on_pair = partial(bar.update, 1)
-        source = None if clip is None else metrics.Source.of(clip, on_pair)
-        compared = sweep.compare(videos, reference, on_pair, source)
+        source = None if clip is None else video_metrics.Source.of(clip, on_pair)
+        compared = video_grids.compare(videos, reference, on_pair, source)
         return io.NodeOutput(grid, plots.trade_off(names, *compared, against))

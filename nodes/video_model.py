@@ -3,8 +3,8 @@
 from comfy_api.latest import io
 
 from ..bivdiff_core.host.loaders.video_folder import explain_missing, load_video_folder, video_folders
-from . import controls
-from .node import Node
+from . import shared_inputs
+from .base import Node
 
 NONE = "none yet"
 """What the list shows while it is empty; choosing it tells what to download."""
@@ -18,7 +18,7 @@ class VideoModelLoader(Node):
         return io.Schema(
             node_id="BIVDiffVideoModelLoader",
             display_name="Load Video Diffusion Model",
-            category=controls.CATEGORY,
+            category=shared_inputs.CATEGORY,
             description="Loads a video model saved by diffusers: ModelScope (text-to-video-ms-1.7b), ZeroScope v2 and "
             "any other with a UNet3DConditionModel. Put its folder into models/diffusers. For VidRD put the folder of "
             "Stable Diffusion 2.1 base there, and VidRD's ModelT2V.pth into it, beside unet. ModelScope's own "

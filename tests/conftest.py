@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tools.host import COMFYUI
-from tools.server import Server
+from batch.comfyui_server import Server
+from tools.in_process_comfyui import COMFYUI
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,6 +34,7 @@ def server(tmp_path_factory):
         yield server
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items) -> None:
     """Where tests run in several processes: a file's in one, and in one all that share the server."""
     for item in items:

@@ -12,9 +12,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
 
+from batch.ray_engine import RAY
 from tools import environment
-from tools.batch.ray_data import RAY
-from tools.host import COMFYUI
+from tools.in_process_comfyui import COMFYUI
 
 ROOT = Path(__file__).resolve().parents[1]
 NO_INDEX = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}
@@ -25,7 +25,8 @@ def checkout(tmp_path) -> Path:
     """A copy of the repository's set-up files alone, with nothing built."""
     for name in ("dev.py", "dev.lock", "dev-requirements.txt", "requirements.txt"):
         shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(ROOT / "tools", tmp_path / "tools")
+    for folder in ("batch", "tools"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
     return tmp_path
 
 
@@ -33,7 +34,12 @@ def failure(*arguments: str | Path, **variables: str) -> str:
     """What a Python run that must fail says, once it is known to be one line without a traceback."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "COMFYUI_"))}
     run = subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, timeout=300, env={**environment, **variables}
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+        env={**environment, **variables},
     )
     assert run.returncode != 0
     assert len(run.stderr.splitlines()) == 1, run.stderr
@@ -151,13 +157,13 @@ def test_a_batch_is_refused_before_anything_is_built(checkout):
 def test_a_file_that_is_no_video(tmp_path):
     notes = tmp_path / "notes.mp4"
     notes.write_text("not a video\n")
-    assert "notes.mp4 cannot be read as a video: give a video file" in failure(ROOT / "tools" / "demo.py", notes)
+    assert "notes.mp4 cannot be read as a video: give a video file" in failure("-m", "tools.demo", notes)
 
 
 def test_a_video_without_enough_frames(tmp_path):
     picture = tmp_path / "picture.png"
     Image.new("RGB", (64, 64)).save(picture)
-    assert "has too few frames (1): give a video with at least 8" in failure(ROOT / "tools" / "demo.py", picture)
+    assert "has too few frames (1): give a video with at least 8" in failure("-m", "tools.demo", picture)
 
 
 def test_requirements_agree():

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
+from batch.comfyui_server import Server
 from tools.environment import system_chromium
-from tools.server import Server
 
 SCREENSHOTS = Path(__file__).resolve().parents[1] / "output" / "browser"
 SOFTWARE_RENDERING = ["--disable-gpu", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]

@@ -1,6 +1,6 @@
 """The demo, stage by stage, through a real ComfyUI server; its video, a contact sheet and figures.
 
-    python tools/demo.py [--cpu] [VIDEO]
+    python -m tools.demo [--cpu] [VIDEO]
 
 `python dev.py demo` runs it in the right environment. Without VIDEO the clip is the packaged one, a clip of the demo
 models' own world, so that its true motion is known and flicker can be told from motion.
@@ -20,15 +20,14 @@ import torch
 from comfy_cli.workflow_to_api import convert_ui_to_api
 from PIL import Image, ImageDraw, ImageFont
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT))
+from batch.comfyui_server import Server, ServerError
+from bivdiff_core.measure import video_metrics
+from research import toy_metrics, toy_world
+from tools.contact_sheet import contact_sheet, scaled
+from tools.video_files import frames_of, node_titled
+from tools.write_workflows import FILES
 
-from bivdiff_core import metrics  # noqa: E402
-from tools import measure, world  # noqa: E402
-from tools.server import Server, ServerError  # noqa: E402
-from tools.sheets import contact_sheet, scaled  # noqa: E402
-from tools.videos import frames_of, node_titled  # noqa: E402
-from tools.workflows import FILES  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 WORKFLOW = FILES["stages_demo"]
 OUTPUT = ROOT / "output"
@@ -59,7 +58,7 @@ def main() -> None:
                 shutil.copy(clip, base / "input")
             prompt = convert_ui_to_api(workflow_of(clip and clip.name), server.object_info())
             inputs = {node["class_type"]: node["inputs"] for node in prompt.values()}
-            inputs["BIVDiffSelectFrames"].update(stride=stride, count=world.FRAMES)
+            inputs["BIVDiffSelectFrames"].update(stride=stride, count=toy_world.FRAMES)
             run = server.run(prompt, Progress(prompt))
     except ServerError as error:
         sys.exit(str(error))
@@ -76,12 +75,14 @@ def main() -> None:
     icon(videos).save(OUTPUT / f"{name}-icon.png")
     contact_sheet({row: videos[row][:BANNER_FRAMES] for row in PLAYED}, BANNER_TILE).save(OUTPUT / f"{name}-banner.png")
     if clip:
-        print(f"\nFrames {', '.join(str(i * stride) for i in range(world.FRAMES))} of {clip.name}, cut to a square.")
+        print(
+            f"\nFrames {', '.join(str(i * stride) for i in range(toy_world.FRAMES))} of {clip.name}, cut to a square."
+        )
         print("The demo models know one or two flat shapes on a plain ground: a real clip is outside of what they have")
         print("learned, so look at this for the wiring, not for the picture.")
         print_table({row: change_and_sharpness(videos[row]) for row in ROWS if row != "Control"})
     else:
-        truth = world.packaged_clip()
+        truth = toy_world.packaged_clip()
         print_table({row: against_truth(videos[row], truth) for row in ROWS if row != "Control"})
     print(f"\nVideo: {OUTPUT / f'{name}-smoothed.mp4'}\nSheet: {OUTPUT / f'{name}-sheet.png'}")
     print(f"Side by side: {OUTPUT / f'{name}.gif'}")
@@ -103,9 +104,9 @@ def frame_stride(video: Path) -> int:
             count = sum(1 for _ in container.decode(video=0))
     except (av.FFmpegError, IndexError):
         sys.exit(f"{video} cannot be read as a video: give a video file, such as an .mp4.")
-    if count < world.FRAMES:
-        sys.exit(f"{video} has too few frames ({count}): give a video with at least {world.FRAMES}.")
-    return min(STRIDE, (count - 1) // (world.FRAMES - 1))
+    if count < toy_world.FRAMES:
+        sys.exit(f"{video} has too few frames ({count}): give a video with at least {toy_world.FRAMES}.")
+    return min(STRIDE, (count - 1) // (toy_world.FRAMES - 1))
 
 
 class Progress:
@@ -144,9 +145,9 @@ def icon(videos: dict[str, torch.Tensor]) -> Image.Image:
     return scaled(both, ICON)
 
 
-def against_truth(frames: torch.Tensor, clip: world.Clip) -> dict[str, float | None]:
+def against_truth(frames: torch.Tensor, clip: toy_world.Clip) -> dict[str, float | None]:
     """What can be measured where the true motion and masks are known."""
-    found = measure.figures_of(frames, clip)
+    found = toy_metrics.figures_of(frames, clip)
     return {
         "flicker of the shape": found["shape flicker"],
         "flicker of the background": found["background flicker"],
@@ -158,8 +159,8 @@ def against_truth(frames: torch.Tensor, clip: world.Clip) -> dict[str, float | N
 
 def change_and_sharpness(frames: torch.Tensor) -> dict[str, float | None]:
     """What can be measured on any clip; here change between frames is flicker and motion together."""
-    change = metrics.change(frames).mean().item()
-    return {"change from frame to frame": change, "sharpness": measure.sharpness(frames)}
+    change = video_metrics.change(frames).mean().item()
+    return {"change from frame to frame": change, "sharpness": toy_metrics.sharpness(frames)}
 
 
 def print_table(figures: dict[str, dict[str, float | None]]) -> None:

@@ -248,7 +248,7 @@ def system_chromium() -> str | None:
 
 def ray_python() -> Path | None:
     """The Python with Ray that the tests of batch use, made once; None where it cannot be had."""
-    from tools.batch.ray_data import RAY
+    from batch.ray_engine import RAY
 
     if RAY_STAMP.exists() and RAY_STAMP.read_text() == RAY:
         return RAY_PYTHON

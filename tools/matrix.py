@@ -3,8 +3,8 @@
     python dev.py matrix [ROW ...]
 
 Each row has an environment of its own under .matrix/, made by uv, which takes the Pythons that it finds on the path and
-fetches others where it can. A row's last result is a line of benchmarks/rows/versions.jsonl, of which
-benchmarks/versions.py makes docs/versions.md.
+fetches others where it can. A row's last result is a line of research/rows/versions.jsonl, of which
+research/versions.py makes docs/versions.md.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tools.environment import ROOT, Environment, Release
 from tools.suite import BROWSER, counts, run_tests
 
 FOLDER = ROOT / ".matrix"
-RESULTS = ROOT / "benchmarks" / "rows" / "versions.jsonl"
+RESULTS = ROOT / "research" / "rows" / "versions.jsonl"
 UV = "uv==0.13.9"
 UV_PYTHON = FOLDER / "uv" / environment.VENV_PYTHON.relative_to(environment.VENV)
 
@@ -91,7 +91,7 @@ def run_rows(names: list[str]) -> int:
         kept[row.name] = json.dumps(result)
         found = [kept[each.name] for each in ROWS if each.name in kept]
         RESULTS.write_text("\n".join([*found, ""]), encoding="utf-8")
-    environment.say("python benchmarks/versions.py shows them in docs/versions.md")
+    environment.say("python -m research.versions shows them in docs/versions.md")
     return int(failed > 0)
 
 

@@ -1,6 +1,6 @@
 """The help pages' pictures, js/docs/<node id>.jpg: what each node did in a run on the demo models.
 
-    python tools/pictures.py [NODE_ID ...]
+    python -m tools.pictures [NODE_ID ...]
 
 The clip, its prompt and the settings are the demo workflow's unless a picture is about one of them. Two nodes are
 shown as the page shows them, in Chromium.
@@ -22,17 +22,16 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT))
+from batch.comfyui_server import Server
+from research import toy_world
+from research.demo_chain import Chain, start
+from tools.browser import Comfy, chromium, opened
+from tools.demo import WORKFLOW
+from tools.in_process_comfyui import COMFYUI
+from tools.workflow_graph import Graph
+from tools.workflow_parts import SOURCE_COLOUR
 
-from tools import world  # noqa: E402
-from tools.browser import Comfy, chromium, opened  # noqa: E402
-from tools.chain import Chain, start  # noqa: E402
-from tools.demo import WORKFLOW  # noqa: E402
-from tools.graph import Graph  # noqa: E402
-from tools.host import COMFYUI  # noqa: E402
-from tools.parts import SOURCE_COLOUR  # noqa: E402
-from tools.server import Server  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 PAGES = ROOT / "js" / "docs"
 STRENGTH, RATIO = 1.0, 1.0
@@ -93,7 +92,7 @@ class Demo(Chain):
 
     def __init__(self) -> None:
         super().__init__(start())
-        self.source = world.packaged_clip().frames
+        self.source = toy_world.packaged_clip().frames
         self.prompt = self.encode_text("a blue square, patchy")
         self.controlled = self.outlined(self.source, self.prompt)
         self.blank = self.nothing(len(self.source))
@@ -127,7 +126,7 @@ class Demo(Chain):
 def frame_sampler(demo: Demo) -> Rows:
     """Hints, and the frames that follow them."""
     return {
-        "The control: outlines, one for each frame": some(world.canny_control(demo.source)),
+        "The control: outlines, one for each frame": some(toy_world.canny_control(demo.source)),
         'Drawn one by one, "a blue square": they follow it, and flicker': some(demo.decode(demo.drawn)),
     }
 

@@ -69,8 +69,8 @@ def busy_loops(count: int):
 
 def pytest_configure(config) -> None:
     """Keep how near the comparisons of this process come to their bounds."""
-    import analytic
     import torch
+    from fixtures import gaussian_mixture
 
     worst = [0.0, ""]
     worker = getattr(config, "workerinput", {}).get("workerid", "alone")
@@ -81,10 +81,10 @@ def pytest_configure(config) -> None:
             with open(os.path.join(os.environ["BIVDIFF_MARGINS"], f"{worker}.json"), "w") as file:
                 json.dump(worst, file)
 
-    near, close = analytic.assert_near, torch.testing.assert_close
+    near, close = gaussian_mixture.assert_near, torch.testing.assert_close
 
     def assert_near(found, expected, within) -> None:
-        record(analytic.relative(found, expected) / within)
+        record(gaussian_mixture.relative(found, expected) / within)
         near(found, expected, within)
 
     def assert_close(found, expected, *, rtol=None, atol=None, **options) -> None:
@@ -93,7 +93,7 @@ def pytest_configure(config) -> None:
             record(((found - expected).abs() / bound).max().item())
         close(found, expected, rtol=rtol, atol=atol, **options)
 
-    analytic.assert_near, torch.testing.assert_close = assert_near, assert_close
+    gaussian_mixture.assert_near, torch.testing.assert_close = assert_near, assert_close
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from .wires import VAE
+from .comfy_types import VAE
 
 ENCODE_MODES = ("clip", "single_frames")
 

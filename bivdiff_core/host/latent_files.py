@@ -11,9 +11,9 @@ import comfy.utils
 import torch
 from safetensors import SafetensorError, safe_open
 
-from .inverted import inversion_of
+from .comfy_types import Latent
+from .inverted_latents import inversion_of
 from .latents import DESCRIPTION
-from .wires import Latent
 
 SAMPLES, VERSION, MASK, PLACES = "latent_tensor", "latent_format_version_0", "noise_mask", "batch_index"
 SCALE_BEFORE_VERSION_0 = 0.18215

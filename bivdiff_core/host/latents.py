@@ -4,7 +4,7 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from .wires import Latent
+from .comfy_types import Latent
 
 DESCRIPTION = "bivdiff"
 """Key of what an inverted LATENT says of itself (`inverted.Inversion`)."""

@@ -6,7 +6,7 @@ import comfy.model_management
 import comfy.sampler_helpers
 import torch
 
-from .wires import Model
+from .comfy_types import Model
 
 
 def frames_that_fit(model: Model, shape: torch.Size, conds: dict[str, list[dict]]) -> int:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .families import Family
-from .wires import Conditioning, Latent, Model
+from .comfy_types import Conditioning, Latent, Model
+from .model_families import Family
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..grids import unit_scale
 from .latents import check_finite
-from .progress import Progress
+from .sampling_progress import Progress
 from .windows import frame_windows
 
 

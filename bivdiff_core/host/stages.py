@@ -22,14 +22,14 @@ from ..grids import (
 )
 from ..noise import correlate_frames
 from ..solvers import SOLVERS
-from .families import FLOW, is_released_kind
-from .gate import Clip
-from .inverted import Inversion, inverted_latent
+from .comfy_types import Latent, Model
+from .inversion_setup import for_rising_noise
+from .inverted_latents import Inversion, inverted_latent
 from .latents import frame_dim, latent_with
+from .model_families import FLOW, is_released_kind
 from .prompts import Prompts, check_gaps
-from .rising import for_rising_noise
 from .sampler import UnitScaleSampler, run
-from .wires import Latent, Model
+from .validation import Clip
 
 DETERMINISTIC_SAMPLERS = (
     "ddim",

@@ -31,10 +31,10 @@ from comfy.model_base import BaseModel
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
-from .families import family_of
-from .foreign import animatediff
-from .foreign import controls as foreign
-from .foreign.comfyui import (
+from .comfy_types import Model
+from .compat import animatediff_evolved
+from .compat import control_chains as foreign
+from .compat.comfyui_internals import (
     CORE_WINDOW_WRAPPER,
     OUR_WINDOW_WRAPPER,
     check_split_run,
@@ -44,10 +44,10 @@ from .foreign.comfyui import (
     on_one_device,
     run_on_devices,
 )
-from .hints import check_conds, hints_of, slice_references
+from .control_hints import check_conds, hints_of, slice_references
 from .latents import frame_dim
 from .memory import frames_that_fit
-from .wires import Model
+from .model_families import family_of
 
 log = logging.getLogger(__name__)
 
@@ -281,8 +281,8 @@ def set_windows(model: Model, windows: FrameWindows) -> Model:
     A core handler becomes `FrameWindows` with its settings; a foreign class is left alone, with a warning.
     AnimateDiff-Evolved gets windows of its own kind.
     """
-    if animatediff.takes_frames_together(model):
-        return animatediff.set_windows(model, windows.context_length, windows.context_overlap)
+    if animatediff_evolved.takes_frames_together(model):
+        return animatediff_evolved.set_windows(model, windows.context_length, windows.context_overlap)
     present = model.model_options.get("context_handler")
     if present is not None and not isinstance(present, FrameWindows):
         own = frame_windows(present)

@@ -5,14 +5,14 @@ import shutil
 
 import psutil
 import pytest
-from studio import ROOT, WORKFLOW, Studio, is_alive
+from fixtures.batch_folder import ROOT, WORKFLOW, Studio, is_alive
 
 
 @pytest.fixture
 def studio(tmp_path, monkeypatch) -> Studio:
     """A studio with three good clips."""
     studio = Studio(tmp_path, tmp_path / "ComfyUI")
-    shutil.copytree(ROOT / "tools" / "standins" / "comfyui", studio.comfyui)
+    shutil.copytree(ROOT / "tests" / "fixtures" / "fake_comfyui", studio.comfyui)
     for path, text in {"models/checkpoints/tiny.safetensors": "weights", "input/style.png": "picture"}.items():
         (studio.comfyui / path).parent.mkdir(parents=True, exist_ok=True)
         (studio.comfyui / path).write_text(text)

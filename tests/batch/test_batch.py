@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import psutil
 import pytest
-from studio import ROOT, wait_for
+from fixtures.batch_folder import ROOT, wait_for
 
 ALL = ["one", "three", "two"]
 

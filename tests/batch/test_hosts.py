@@ -4,10 +4,10 @@ import subprocess
 import sys
 
 import pytest
-from studio import ROOT, WORKFLOW, is_alive, wait_for
+from fixtures.batch_folder import ROOT, WORKFLOW, is_alive, wait_for
 
-from tools import server as servers
-from tools.server import Server, ServerLost, server_command
+from batch import comfyui_server as servers
+from batch.comfyui_server import Server, ServerLost, server_command
 
 
 def start(studio, name: str) -> Server:
@@ -32,7 +32,7 @@ def test_it_ends_with_the_process_that_started_it(studio):
     starter = f"""
 import os, signal, sys
 from pathlib import Path
-from tools.server import Server
+from batch.comfyui_server import Server
 
 Server(sys.executable, Path({str(studio.comfyui)!r}), Path({str(studio.root)!r}, "base"), cpu=True).__enter__()
 os.kill(os.getpid(), signal.SIGKILL)
@@ -51,7 +51,7 @@ def test_its_children_do_not_hold_the_pipe(tmp_path):
         "print('child done', flush=True)\n"
         "time.sleep(1000)\n"
     )
-    command = [sys.executable, ROOT / "tools" / "tether.py", script]
+    command = [sys.executable, ROOT / "batch" / "exit_with_parent.py", script]
     host = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert host.stdout.readline() == "0\n" and host.stdout.readline() == "child done\n"
     host.stdin.close()

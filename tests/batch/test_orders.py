@@ -4,12 +4,12 @@ import json
 import os
 
 import pytest
-from studio import ROOT, WORKFLOW
+from fixtures.batch_folder import ROOT, WORKFLOW
 
-from tools.batch.clips import Shard, find_clips, parse_shard
-from tools.batch.progress import Progress, duration
-from tools.batch.records import BatchError
-from tools.batch.workflow import meaning, named_strings, read_workflow, with_seeds, with_settings
+from batch.clips import Shard, find_clips, parse_shard
+from batch.progress_bar import Progress, duration
+from batch.records import BatchError
+from batch.saved_workflow import meaning, named_strings, read_workflow, with_seeds, with_settings
 
 LOAD, SAVE = {"type": "LoadVideo", "widgets_values": ["any.mp4"]}, {"type": "SaveVideo", "widgets_values": ["video"]}
 

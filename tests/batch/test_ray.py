@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import psutil
 import pytest
-from studio import ROOT, is_alive, wait_for
+from fixtures.batch_folder import ROOT, is_alive, wait_for
 
 PYTHON = os.environ.get("BIVDIFF_RAY_PYTHON", "")
 """What `python dev.py test` has built for these tests."""
@@ -30,7 +30,7 @@ class Cluster:
 def cluster(studio):
     """Two nodes with a CPU each; what they start sees the studio's variables."""
     studio.python = PYTHON
-    command = [PYTHON, ROOT / "tools" / "standins" / "ray_cluster.py"]
+    command = [PYTHON, ROOT / "tests" / "fixtures" / "ray_cluster.py"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     # A short path: Ray's sockets lie in it, and theirs may have 107 characters.
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:

@@ -7,12 +7,12 @@ import av
 import numpy as np
 import psutil
 import pytest
-from studio import Studio, is_alive, wait_for
+from fixtures.batch_folder import Studio, is_alive, wait_for
 
-from tools import world
+from research import toy_world
 from tools.demo import workflow_of
-from tools.host import COMFYUI
-from tools.videos import write_video
+from tools.in_process_comfyui import COMFYUI
+from tools.video_files import write_video
 
 SEEDS = (3, 4)
 FEW_STEPS = [
@@ -29,7 +29,7 @@ def real(tmp_path, monkeypatch) -> Studio:
     studio.workflow.write_text(json.dumps(workflow_of("any.mp4")))
     studio.clips.mkdir()
     for seed in SEEDS:
-        write_video(studio.clips / f"clip{seed}.mp4", world.make_clip(seed).frames)
+        write_video(studio.clips / f"clip{seed}.mp4", toy_world.make_clip(seed).frames)
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     return studio
@@ -63,10 +63,10 @@ def test_interrupted_alone_or_with_others_the_frames_are_the_same(real):
 
     alone = run(real)
     assert alone.keys() == {f"clip{seed}" for seed in SEEDS}
-    assert all(pictures.shape == (world.FRAMES, 256, 256, 3) for pictures in alone.values())
+    assert all(pictures.shape == (toy_world.FRAMES, 256, 256, 3) for pictures in alone.values())
     assert (alone["clip3"] != alone["clip4"]).any()
     (figures,) = real.reports()["clip3"]["figures"]["Before and after"]["changes"]
-    assert [len(row) for row in figures] == 2 * [world.FRAMES - 1]
+    assert [len(row) for row in figures] == 2 * [toy_world.FRAMES - 1]
 
     real.root.joinpath("out").rename(real.root / "alone")
     together = run(real, "--workers", "2")

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser
 
+from batch.comfyui_server import Server
 from tools.browser import chromium as started
 from tools.browser import opened
-from tools.host import COMFYUI
-from tools.parts import PACKAGED_CLIP
-from tools.server import Server
+from tools.in_process_comfyui import COMFYUI
+from tools.workflow_parts import PACKAGED_CLIP
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from analytic import GaussianMixture
+from fixtures.gaussian_mixture import GaussianMixture
 
 from bivdiff_core.bridging import STRATEGIES, bridge
 

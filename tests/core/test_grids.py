@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from released import released_scheduler, sigmas_of
+from fixtures.released_loops import released_scheduler, sigmas_of
 
 from bivdiff_core import grids
 

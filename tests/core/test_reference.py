@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from analytic import assert_near, rms
 from diffusers import UNet2DModel
-from released import denoising, released_inversion, released_scheduler, sigmas_of
+from fixtures.gaussian_mixture import assert_near, rms
+from fixtures.released_loops import denoising, released_inversion, released_scheduler, sigmas_of
 from torch import Tensor
 
 from bivdiff_core.grids import reference_denoising_grid, reference_inversion_grid, unit_scale

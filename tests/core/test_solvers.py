@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from analytic import Denoiser, GaussianMixture, euler_down, ode_solution, rms
+from fixtures.gaussian_mixture import Denoiser, GaussianMixture, euler_down, ode_solution, rms
 from torch import Tensor
 
 from bivdiff_core.grids import sd_sigma, unit_scale

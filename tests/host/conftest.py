@@ -5,7 +5,7 @@ ComfyUI is importable in test modules of this folder (``import comfy.samplers``)
 
 import pytest
 
-from tools.host import Pack, use_comfyui
+from tools.in_process_comfyui import Pack, use_comfyui
 
 use_comfyui(cpu=True)
 

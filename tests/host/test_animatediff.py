@@ -6,12 +6,11 @@ from dataclasses import replace
 import comfy.context_windows as core
 import pytest
 import torch
-from analytic import assert_near, rms
+from fixtures import fake_animatediff as ade
+from fixtures import tiny_models as tiny
+from fixtures.fake_animatediff import ContextOptions, Keyframe, SampleSettings
+from fixtures.gaussian_mixture import assert_near, rms
 from torch import Tensor
-
-from tools.standins import animatediff as ade
-from tools.standins import tiny_models as tiny
-from tools.standins.animatediff import ContextOptions, Keyframe, SampleSettings
 
 F = 6
 STATIC = ContextOptions(context_length=4, context_overlap=2, context_schedule="standard_static", fuse_method="pyramid")

@@ -7,16 +7,16 @@ import comfy.hooks
 import comfy.sd
 import pytest
 import torch
-from analytic import GaussianMixture, assert_near, rms
-from asking import inputs_of, warnings
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.model_base import ModelType
 from comfy.patcher_extension import PatcherInjection, WrappersMP, add_wrapper_with_key
+from fixtures import tiny_models as tiny
+from fixtures.fake_animatediff import LinearBetas
+from fixtures.gaussian_mixture import GaussianMixture, assert_near, rms
+from fixtures.node_calls import inputs_of, warnings
 from torch import Tensor
 
 from bivdiff_core.grids import sd_sigma
-from tools.standins import tiny_models as tiny
-from tools.standins.animatediff import LinearBetas
 
 pytestmark = pytest.mark.floats
 

@@ -6,10 +6,10 @@ import re
 import comfy.model_sampling
 import pytest
 import torch
-from scenarios import F, controlled, noise, pair, random
+from fixtures import tiny_models as tiny
+from fixtures.frame_scenarios import F, controlled, noise, pair, random
 
 from bivdiff_core.grids import sd_sigma
-from tools.standins import tiny_models as tiny
 
 LATENT = (F, 4, 8, 8)
 NAMES = {

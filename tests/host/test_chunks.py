@@ -12,8 +12,9 @@ import comfy.samplers
 import folder_paths
 import pytest
 import torch
-from analytic import assert_near, rms
-from scenarios import (
+from fixtures import tiny_models as tiny
+from fixtures.fake_advanced_controlnet import SelfSlicing
+from fixtures.frame_scenarios import (
     CORE_WINDOWS,
     KSAMPLER,
     LATENT,
@@ -31,11 +32,10 @@ from scenarios import (
     random,
     with_image_prompts,
 )
+from fixtures.gaussian_mixture import assert_near, rms
 from torch import Tensor
 
 from bivdiff_core.host.memory import frames_that_fit
-from tools.standins import tiny_models as tiny
-from tools.standins.controlnet import SelfSlicing
 
 pytestmark = pytest.mark.floats
 

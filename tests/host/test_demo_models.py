@@ -12,9 +12,9 @@ import comfy.sd
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from fixtures import tiny_models as tiny
 
-from tools import measure, nets, world
-from tools.standins import tiny_models as tiny
+from research import demo_networks, toy_metrics, toy_world
 
 pytestmark = pytest.mark.floats
 
@@ -34,7 +34,7 @@ def host(pack):
 
 @pytest.fixture(scope="module")
 def clip_of_the_world():
-    return world.make_clip(world.HELD_OUT_SEEDS[0])
+    return toy_world.make_clip(toy_world.HELD_OUT_SEEDS[0])
 
 
 def trained(models, net, name):
@@ -59,25 +59,25 @@ def test_the_demo_clip_is_the_world_s(pack, frames):
     """To the byte."""
     (video,) = pack.run("BIVDiffDemoClip", frames=frames)
     images, audio, fps = pack.run("GetVideoComponents", video=video)[:3]
-    assert torch.equal(images * 255, (world.packaged_clip(frames).frames * 255).round())
+    assert torch.equal(images * 255, (toy_world.packaged_clip(frames).frames * 255).round())
     assert audio is None and fps == 8
 
 
 @torch.inference_mode()
 def test_the_text_encoder_equals_transformers(models, host):
-    encoder = trained(models, nets.text_encoder(), "text_encoder")
+    encoder = trained(models, demo_networks.text_encoder(), "text_encoder")
     for text in (CAPTION, "", "a Yellow cross, please"):
-        expected = encoder(input_ids=nets.token_ids([text])).last_hidden_state
+        expected = encoder(input_ids=demo_networks.token_ids([text])).last_hidden_state
         got = host[2].encode_from_tokens(host[2].tokenize(text))
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 
 @torch.inference_mode()
 def test_the_image_unet_and_the_control_net_equal_diffusers(models, host, clip_of_the_world):
-    unet = trained(models, nets.image_unet(), "image_unet")
-    net = trained(models, nets.control_net(unet), "control_net")
+    unet = trained(models, demo_networks.image_unet(), "image_unet")
+    net = trained(models, demo_networks.control_net(unet), "control_net")
     context = host[2].encode_from_tokens(host[2].tokenize(CAPTION)).expand(2, -1, -1)
-    hint = world.canny_control(clip_of_the_world.frames[:2]).movedim(-1, 1)
+    hint = toy_world.canny_control(clip_of_the_world.frames[:2]).movedim(-1, 1)
     for level in (1, 500, 981):
         x, t = white(2, 4, 8, 8), torch.tensor([level, level])
         expected = unet(x, t, context).sample
@@ -95,11 +95,11 @@ def test_the_image_unet_and_the_control_net_equal_diffusers(models, host, clip_o
 
 @torch.inference_mode()
 def test_the_t2i_adapter_equals_diffusers(pack, models, host, clip_of_the_world):
-    unet = trained(models, nets.image_unet(), "image_unet")
-    net = trained(models, nets.t2i_adapter(), "t2i_adapter")
+    unet = trained(models, demo_networks.image_unet(), "image_unet")
+    net = trained(models, demo_networks.t2i_adapter(), "t2i_adapter")
     *_, adapter = pack.run("BIVDiffDemoModels", variant="t2i_adapter")
     context = host[2].encode_from_tokens(host[2].tokenize(CAPTION)).expand(2, -1, -1)
-    outlines = world.canny_control(clip_of_the_world.frames[:2])
+    outlines = toy_world.canny_control(clip_of_the_world.frames[:2])
     hint = outlines.movedim(-1, 1)[:, :1]
     for level in (1, 500, 981):
         x, t = white(2, 4, 8, 8), torch.tensor([level, level])
@@ -113,7 +113,7 @@ def test_the_t2i_adapter_equals_diffusers(pack, models, host, clip_of_the_world)
 @pytest.mark.parametrize(("variant", "channels"), [("instruct_pix2pix", 4), ("inpaint", 5)])
 @torch.inference_mode()
 def test_a_variant_equals_diffusers_and_sees_its_channels(pack, models, host, variant, channels):
-    net = UNet2DConditionModel(**nets.IMAGE_UNET | {"in_channels": 4 + channels})
+    net = UNet2DConditionModel(**demo_networks.IMAGE_UNET | {"in_channels": 4 + channels})
     net.load_state_dict({key: weight.float() for key, weight in models.load_variant(variant).items()})
     image, *_ = pack.run("BIVDiffDemoModels", variant=variant)
     context = host[2].encode_from_tokens(host[2].tokenize(CAPTION)).expand(2, -1, -1)
@@ -126,7 +126,7 @@ def test_a_variant_equals_diffusers_and_sees_its_channels(pack, models, host, va
 
 @torch.inference_mode()
 def test_the_video_unet_equals_diffusers(models, host):
-    unet = trained(models, nets.video_unet(), "video_unet")
+    unet = trained(models, demo_networks.video_unet(), "video_unet")
     context = host[2].encode_from_tokens(host[2].tokenize(CAPTION))
     x = white(8, 4, 8, 8)
     for level in (1, 500, 981):
@@ -137,7 +137,7 @@ def test_the_video_unet_equals_diffusers(models, host):
 
 @torch.inference_mode()
 def test_the_vae_equals_diffusers_and_knows_the_world(models, host, clip_of_the_world):
-    net = trained(models, nets.autoencoder(), "autoencoder")
+    net = trained(models, demo_networks.autoencoder(), "autoencoder")
     frames = clip_of_the_world.frames
     latent = net.encode(frames.movedim(-1, 1) * 2 - 1).latent_dist.mean
     torch.testing.assert_close(host[3].encode(frames), latent, atol=2e-5, rtol=1e-5)
@@ -180,8 +180,8 @@ def test_the_latents_are_a_format_of_their_own(host, clip_of_the_world):
 
 @torch.inference_mode()
 def test_previews_show_the_colours(host):
-    clips = [world.make_clip(seed) for seed in world.HELD_OUT_SEEDS[:32]]
-    frames = torch.cat([clip.frames[:1] for clip in (*clips[::2], *map(world.harder, clips[1::2]))])
+    clips = [toy_world.make_clip(seed) for seed in toy_world.HELD_OUT_SEEDS[:32]]
+    frames = torch.cat([clip.frames[:1] for clip in (*clips[::2], *map(toy_world.harder, clips[1::2]))])
     form = host[0].get_model_object("latent_format")
     latent = form.process_in(host[3].encode(frames))
     assert latent.std(dim=(0, 2, 3)).tolist() == pytest.approx([1] * 4, abs=0.25)
@@ -193,9 +193,9 @@ def test_previews_show_the_colours(host):
 
 def test_control_images_are_the_hosts_canny(pack, clip_of_the_world):
     (hosts,) = pack.run(
-        "Canny", image=clip_of_the_world.frames, low_threshold=world.CANNY_LOW, high_threshold=world.CANNY_HIGH
+        "Canny", image=clip_of_the_world.frames, low_threshold=toy_world.CANNY_LOW, high_threshold=toy_world.CANNY_HIGH
     )
-    assert torch.equal(world.canny_control(clip_of_the_world.frames), hosts)
+    assert torch.equal(toy_world.canny_control(clip_of_the_world.frames), hosts)
 
 
 @pytest.mark.parametrize("variant", ["base", "t2i_adapter"])
@@ -209,7 +209,7 @@ def test_core_nodes_draw_the_control(pack, clip_of_the_world, variant):
         positive=positive,
         negative=negative,
         control_net=control,
-        image=world.canny_control(clip_of_the_world.frames),
+        image=toy_world.canny_control(clip_of_the_world.frames),
         strength=1.0,
         start_percent=0.0,
         end_percent=1.0,
@@ -229,7 +229,7 @@ def test_core_nodes_draw_the_control(pack, clip_of_the_world, variant):
     )
     (frames,) = pack.run("VAEDecode", vae=vae, samples=latent)
     assert frames.shape == (8, 64, 64, 3)
-    assert measure.structure_iou(frames, clip_of_the_world) > 0.7
+    assert toy_metrics.structure_iou(frames, clip_of_the_world) > 0.7
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["image", "video"])
@@ -251,9 +251,9 @@ def test_loras_patch_both_models(host, which):
 
 @torch.inference_mode()
 def test_the_lora_equals_diffusers(models, host):
-    unet = trained(models, nets.image_unet(), "image_unet")
+    unet = trained(models, demo_networks.image_unet(), "image_unet")
     layers = {f"lora_unet_{name.replace('.', '_')}": layer for name, layer in unet.named_modules()}
-    lora = models.load_weights(nets.LORA)
+    lora = models.load_weights(demo_networks.LORA)
     for key in lora:
         name, _, kind = key.partition(".")
         if kind == "lora_up.weight":
@@ -274,9 +274,9 @@ def test_instruct_pix2pix_recolours_what_it_is_told_to(pack, host):
     editor, *_ = pack.run("BIVDiffDemoModels", variant="instruct_pix2pix")
     (empty,) = pack.run("CLIPTextEncode", clip=host[2], text="")
     colours, overlaps = [], []
-    for seed in world.HELD_OUT_SEEDS[:8]:
-        before = world.make_clip(seed)
-        after = world.recolour(before, seed)
+    for seed in toy_world.HELD_OUT_SEEDS[:8]:
+        before = toy_world.make_clip(seed)
+        after = toy_world.recolour(before, seed)
         (instruction,) = pack.run("CLIPTextEncode", clip=host[2], text=after.caption)
         positive, negative, latent = pack.run(
             "InstructPixToPixConditioning", positive=instruction, negative=empty, vae=host[3], pixels=before.frames
@@ -286,8 +286,8 @@ def test_instruct_pix2pix_recolours_what_it_is_told_to(pack, host):
         )
         (frames,) = pack.run("VAEDecode", vae=host[3], samples=latent)
         everything = dataclasses.replace(after, caption=after.full_caption)
-        colours.append(measure.caption_accuracy(frames, everything))
-        overlaps.append(measure.structure_iou(frames, after))
+        colours.append(toy_metrics.caption_accuracy(frames, everything))
+        overlaps.append(toy_metrics.structure_iou(frames, after))
     assert sum(colours) / len(colours) > 0.8
     assert sum(overlaps) / len(overlaps) > 0.75
 
@@ -297,11 +297,11 @@ def test_inpaint_fills_a_hole_as_its_surroundings_go_on(pack, host):
     inpainter, *_ = pack.run("BIVDiffDemoModels", variant="inpaint")
     (empty,) = pack.run("CLIPTextEncode", clip=host[2], text="")
     errors = {"inpaint": [], "base": []}
-    for seed in world.HELD_OUT_SEEDS[:8]:
-        clip = world.make_clip(seed)
+    for seed in toy_world.HELD_OUT_SEEDS[:8]:
+        clip = toy_world.make_clip(seed)
         mask = torch.zeros(8, 64, 64)
         mask[:, :, :16] = mask[:, :, -16:] = 1
-        seen = (mask > 0) & measure.core(clip.ground)
+        seen = (mask > 0) & toy_metrics.core(clip.ground)
         (text,) = pack.run("CLIPTextEncode", clip=host[2], text=clip.caption)
         filled = pack.run(
             "InpaintModelConditioning",

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
+from fixtures import tiny_models as tiny
 from torch import Tensor
-
-from tools.standins import tiny_models as tiny
 
 
 @pytest.fixture(scope="module")

@@ -8,16 +8,16 @@ import comfy.model_management
 import comfy.sample
 import pytest
 import torch
-from analytic import GaussianMixture, assert_near, ode_solution, relative, rms
 from diffusers import UNet3DConditionModel
-from released import denoising, released_inversion, released_scheduler
-from scenarios import noise
+from fixtures import tiny_models as tiny
+from fixtures.frame_scenarios import noise
+from fixtures.gaussian_mixture import GaussianMixture, assert_near, ode_solution, relative, rms
+from fixtures.released_loops import denoising, released_inversion, released_scheduler
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bivdiff_core import blend
 from bivdiff_core.grids import sd_sigma
-from tools.standins import tiny_models as tiny
 
 pytestmark = pytest.mark.floats
 

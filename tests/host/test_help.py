@@ -41,7 +41,7 @@ def messages() -> list[str]:
     """All strings of the pack's source but docstrings, what they are filled with at run time as "..."."""
     found = []
     for file in [*(ROOT / "bivdiff_core").rglob("*.py"), *(ROOT / "nodes").glob("*.py")]:
-        if file.name == "needed.py":  # names of the host's code
+        if file.name == "required_names.py":  # names of the host's code
             continue
         nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
         docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}

@@ -7,9 +7,9 @@ import folder_paths
 import pytest
 import safetensors
 import torch
+from fixtures import tiny_models as tiny
 
 from bivdiff_core.grids import sd_sigma
-from tools.standins import tiny_models as tiny
 
 F = 3
 

@@ -11,10 +11,9 @@ import folder_paths
 import pytest
 import safetensors.torch
 import torch
+from fixtures import tiny_models as tiny
+from fixtures.video_model_folders import PROMPT, denoised, write_folder
 from torch import Tensor
-
-from tools.standins import tiny_models as tiny
-from tools.standins.video_folders import PROMPT, denoised, write_folder
 
 Change = Callable[[Path], None]
 """What makes a copy of the plain folder an odd one."""

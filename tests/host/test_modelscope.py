@@ -12,13 +12,13 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, UNet3DConditionModel
 from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
+from fixtures import tiny_models as tiny
+from fixtures.video_model_folders import PROMPT, SCHEDULE, denoised, write_folder
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from tools.environment import HOST_RELEASE, is_release
-from tools.host import COMFYUI
-from tools.standins import tiny_models as tiny
-from tools.standins.video_folders import PROMPT, SCHEDULE, denoised, write_folder
+from tools.in_process_comfyui import COMFYUI
 
 pytestmark = pytest.mark.floats
 

@@ -17,16 +17,16 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.utils
 import pytest
-import scenarios
 import torch
-from analytic import assert_near
-from asking import keyframed_text
+from fixtures import frame_scenarios
+from fixtures import tiny_models as tiny
+from fixtures.fake_animatediff import use_evolved_sampling
+from fixtures.gaussian_mixture import assert_near
+from fixtures.node_calls import keyframed_text
 from torch import Tensor
 
-from bivdiff_core.host.foreign.comfyui import drain_workers
+from bivdiff_core.host.compat.comfyui_internals import drain_workers
 from bivdiff_core.host.memory import frames_that_fit
-from tools.standins import tiny_models as tiny
-from tools.standins.animatediff import use_evolved_sampling
 
 pytestmark = tiny.needs_multigpu
 
@@ -99,7 +99,7 @@ def controlled(pack) -> tuple:
     positive, negative = (pack.run("CLIPTextEncode", clip=models[2], text=t)[0] for t in ("a blue square", ""))
     prompts = pack.run(
         "ControlNetApplyAdvanced", positive=positive, negative=negative, control_net=models[4],
-        image=scenarios.random(F, 64, 64, 3, seed=1).round(), strength=1.0, start_percent=0.0, end_percent=1.0,
+        image=frame_scenarios.random(F, 64, 64, 3, seed=1).round(), strength=1.0, start_percent=0.0, end_percent=1.0,
     )  # fmt: skip
     return models[0], *prompts
 
@@ -122,10 +122,10 @@ def same_on_both(make: Callable, model, split) -> Calls:
 # The same as on one device
 
 
-@pytest.mark.parametrize("name", scenarios.SCENARIOS)
+@pytest.mark.parametrize("name", frame_scenarios.SCENARIOS)
 def test_what_goes_with_a_frame_goes_to_its_device(pack, split, name):
-    model, positive, negative, latent = scenarios.SCENARIOS[name](pack, flip=False)
-    given = {"positive": positive, "negative": negative, "latent_image": latent, **scenarios.KSAMPLER}
+    model, positive, negative, latent = frame_scenarios.SCENARIOS[name](pack, flip=False)
+    given = {"positive": positive, "negative": negative, "latent_image": latent, **frame_scenarios.KSAMPLER}
 
     def make(model) -> Tensor:
         return pack.run("BIVDiffFrameSampler", model=model, frames_per_batch=2, **given)[0]["samples"]
@@ -171,30 +171,32 @@ def test_windows_of_a_video_model(pack, split, kind):
 
 def test_core_windows(pack, split):
     """Those that someone set with the host's own node."""
-    model, positive, negative, latent = scenarios.control_net(pack, flip=False)
+    model, positive, negative, latent = frame_scenarios.control_net(pack, flip=False)
     given = {"positive": positive, "negative": negative, "latent_image": latent, **KSAMPLER}
 
     def make(model) -> Tensor:
-        (windowed,) = pack.run("ContextWindowsManual", model=model, **scenarios.CORE_WINDOWS)
+        (windowed,) = pack.run("ContextWindowsManual", model=model, **frame_scenarios.CORE_WINDOWS)
         return pack.run("BIVDiffFrameSampler", model=windowed, **given)[0]["samples"]
 
     assert set(same_on_both(make, model, split).by_device) == set(DEVICES)
 
 
-@pytest.mark.parametrize("patch", scenarios.NEUTRAL)
+@pytest.mark.parametrize("patch", frame_scenarios.NEUTRAL)
 def test_patches_of_core(pack, split, patch):
     def make(model) -> Tensor:
-        return scenarios.patched(pack, model, patch, scenarios.NEUTRAL[patch], 2)
+        return frame_scenarios.patched(pack, model, patch, frame_scenarios.NEUTRAL[patch], 2)
 
     assert set(same_on_both(make, tiny.sd_model(), split).by_device) == set(DEVICES)
 
 
 def test_image_prompts_of_other_packs(pack, split):
-    given = dict(zip(("model", "positive", "negative", "latent_image"), scenarios.plain(pack, False), strict=True))
+    given = dict(
+        zip(("model", "positive", "negative", "latent_image"), frame_scenarios.plain(pack, False), strict=True)
+    )
     model = given.pop("model")
 
     def make(model) -> Tensor:
-        given_here = {"model": scenarios.with_image_prompts(model), "frames_per_batch": 2, **given, **KSAMPLER}
+        given_here = {"model": frame_scenarios.with_image_prompts(model), "frames_per_batch": 2, **given, **KSAMPLER}
         return pack.run("BIVDiffFrameSampler", **given_here)[0]["samples"]
 
     assert set(same_on_both(make, model, split).by_device) == set(DEVICES)

@@ -2,8 +2,7 @@
 
 import comfy.utils
 import pytest
-
-from tools.standins import tiny_models as tiny
+from fixtures import tiny_models as tiny
 
 
 @pytest.fixture
@@ -80,7 +79,7 @@ def test_each_step_shows_the_next_frame(pack, monkeypatch, shape):
     )
     dim = shape.index(3)
     levels = torch.tensor([-1.0, 0.0, 1.0]).view([3 if i == dim else 1 for i in range(len(shape))])
-    progress = pack.import_module("bivdiff_core.host.progress").Progress(tiny.sd_model(), 7, inverts=False)
+    progress = pack.import_module("bivdiff_core.host.sampling_progress").Progress(tiny.sd_model(), 7, inverts=False)
     for step in range(7):
         progress(step, levels.expand(shape), levels.expand(shape), 7)
     colours = [picture.getpixel((4, 4)) for picture in pictures]

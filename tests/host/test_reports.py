@@ -5,11 +5,11 @@ import json
 import comfy.clip_vision
 import pytest
 import torch
-from scenarios import noise
+from fixtures import tiny_models as tiny
+from fixtures.frame_scenarios import noise
 from torch import Tensor
 
-from tools import world
-from tools.standins import tiny_models as tiny
+from research import toy_world
 
 VISION = {
     "model_type": "clip_vision_model",
@@ -27,7 +27,7 @@ VISION = {
 
 @pytest.fixture(scope="module")
 def clip() -> Tensor:
-    return world.make_clip(world.HELD_OUT_SEEDS[1]).frames[:4]
+    return toy_world.make_clip(toy_world.HELD_OUT_SEEDS[1]).frames[:4]
 
 
 def is_picture(plot: Tensor) -> bool:
@@ -81,8 +81,8 @@ def test_a_frozen_video_is_no_gain(pack, clip):
 
 def test_the_source_shows_an_average_for_what_it_is(pack):
     """Every frame averaged with the one before, out of frames of different scenes, is steady by every other figure."""
-    source = world.make_clip(world.HELD_OUT_SEEDS[1]).frames
-    drawn = torch.stack([world.make_clip(seed).frames[0] for seed in world.HELD_OUT_SEEDS[: len(source)]])
+    source = toy_world.make_clip(toy_world.HELD_OUT_SEEDS[1]).frames
+    drawn = torch.stack([toy_world.make_clip(seed).frames[0] for seed in toy_world.HELD_OUT_SEEDS[: len(source)]])
     average = torch.cat((drawn[:1], (drawn[1:] + drawn[:-1]) / 2))
     wired = {"reference_images": drawn, "source_images": source.repeat_interleave(2, 1).repeat_interleave(2, 2)}
     plot, summary = pack.run("BIVDiffTemporalReport", images=average, **wired)

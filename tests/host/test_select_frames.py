@@ -4,7 +4,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from scenarios import random
+from fixtures.frame_scenarios import random
 
 FPS, FRAMES, RATE = 10, 40, 44100
 BURSTS = (0.6, 1.7, 2.9)

@@ -11,9 +11,9 @@ import pytest
 import torch
 from comfy_cli.workflow_to_api import convert_ui_to_api
 
-from tools import world
+from research import toy_world
 from tools.demo import WORKFLOW
-from tools.videos import frames_of
+from tools.video_files import frames_of
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAIN = ("BIVDiffFrameSampler", "BIVDiffInvertImage", "BIVDiffInvertVideo", "BIVDiffTemporalSmoother")
@@ -47,7 +47,7 @@ def demo(server) -> dict:
 
 def test_start_up_leaves_heavy_libraries_alone():
     load = """
-from tools.host import use_comfyui
+from tools.in_process_comfyui import use_comfyui
 use_comfyui(cpu=True)
 import asyncio, nodes, sys
 assert asyncio.run(nodes.load_custom_node("."))
@@ -71,7 +71,7 @@ def test_the_demo_workflow_makes_a_video(server):
     prompt = prompt_of(server, WORKFLOW)
     prompt[node_id(prompt, "BIVDiffFrameSampler")]["inputs"]["seed"] = 1
     run = server.run(prompt)
-    clip = world.packaged_clip()
+    clip = toy_world.packaged_clip()
 
     source, control = frames_of(server, run, prompt, "Source"), frames_of(server, run, prompt, "Control")
     framewise, smoothed = frames_of(server, run, prompt, "Frame-wise"), frames_of(server, run, prompt, "Smoothed")
@@ -83,7 +83,7 @@ def test_the_demo_workflow_makes_a_video(server):
     (video,) = server.files(run.outputs[node_id(prompt, "SaveVideo")])
     with av.open(str(video)) as container:
         assert container.streams.video[0].codec_context.name == "h264"
-        assert len(list(container.decode(video=0))) == world.FRAMES
+        assert len(list(container.decode(video=0))) == toy_world.FRAMES
 
 
 @pytest.mark.parametrize(("ratio", "unused"), [(1.0, "BIVDiffInvertVideo"), (0.0, "BIVDiffInvertImage")])

@@ -4,12 +4,11 @@ import re
 
 import pytest
 import torch
-from analytic import GaussianMixture, assert_near, rms
 from comfy.samplers import SAMPLER_NAMES
-from released import denoising, released_scheduler
-from scenarios import control_net, noise
-
-from tools.standins import tiny_models as tiny
+from fixtures import tiny_models as tiny
+from fixtures.frame_scenarios import control_net, noise
+from fixtures.gaussian_mixture import GaussianMixture, assert_near, rms
+from fixtures.released_loops import denoising, released_scheduler
 
 pytestmark = pytest.mark.floats
 

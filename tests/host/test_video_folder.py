@@ -7,10 +7,9 @@ import folder_paths
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from fixtures import tiny_models as tiny
+from fixtures.video_model_folders import PROMPT, SCHEDULE, denoised, tiny_parts
 from transformers import CLIPTokenizer
-
-from tools.standins import tiny_models as tiny
-from tools.standins.video_folders import PROMPT, SCHEDULE, denoised, tiny_parts
 
 pytestmark = pytest.mark.floats
 

@@ -8,12 +8,11 @@ import math
 import comfy.samplers
 import pytest
 import torch
-from analytic import assert_near, ode_solution, relative, rms
-from scenarios import noise
+from fixtures import tiny_models as tiny
+from fixtures.frame_scenarios import noise
+from fixtures.gaussian_mixture import assert_near, ode_solution, relative, rms
+from fixtures.tiny_models import FlowVideo
 from torch import Tensor
-
-from tools.standins import tiny_models as tiny
-from tools.standins.tiny_models import FlowVideo
 
 pytestmark = pytest.mark.floats
 

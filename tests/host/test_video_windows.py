@@ -5,8 +5,7 @@ import comfy.model_management
 import pytest
 import torch
 from comfy.context_windows import ContextFuseMethods, ContextSchedules
-
-from tools.standins import tiny_models as tiny
+from fixtures import tiny_models as tiny
 
 pytestmark = pytest.mark.floats
 

@@ -18,12 +18,11 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
+from fixtures import tiny_models as tiny
+from fixtures.video_model_folders import PROMPT, SCHEDULE, autoencoder, text_model
+from fixtures.vidrd_reference import Attention, TimeConvs, VidRD
 from torch import Tensor
 from transformers import CLIPTextModel
-
-from tools.standins import tiny_models as tiny
-from tools.standins.video_folders import PROMPT, SCHEDULE, autoencoder, text_model
-from tools.standins.vidrd import Attention, TimeConvs, VidRD
 
 pytestmark = pytest.mark.floats
 

@@ -13,20 +13,21 @@ import folder_paths
 import pytest
 import torch
 from comfy_cli.workflow_to_api import convert_ui_to_api
+from fixtures import tiny_models as tiny
+from fixtures.video_model_folders import write_folder
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 
 from bivdiff_core.demo.models import CONTEXT_DIM
-from tools import measure, released, twins, workflows, world
-from tools.chain import with_jumping_colours
+from research import toy_metrics, toy_world
+from research.demo_chain import with_jumping_colours
+from tools import released_workflows, thumbnails, write_workflows
 from tools.environment import HOST_RELEASE, is_release
-from tools.graph import MUTED
-from tools.host import COMFYUI
-from tools.parts import ANIMATEDIFF, PACKAGED_CLIP
-from tools.standins import tiny_models as tiny
-from tools.standins.video_folders import write_folder
-from tools.videos import RATE, frames_of, node_titled
+from tools.in_process_comfyui import COMFYUI
+from tools.video_files import RATE, frames_of, node_titled
+from tools.workflow_graph import MUTED
+from tools.workflow_parts import ANIMATEDIFF, PACKAGED_CLIP
 
 MODEL_FILES = {"ckpt_name", "control_net_name", "lora_name", "bg_removal_name"}
 MODEL_FILES |= {"unet_name", "clip_name", "vae_name", "model_name"}
@@ -40,7 +41,7 @@ SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pth", ".pt")
 EXPAND, BLUR = 2, 2
 """Of the inpainting twin's mask, in pixels."""
 
-GRAPHS = workflows.GRAPHS | released.GRAPHS
+GRAPHS = write_workflows.GRAPHS | released_workflows.GRAPHS
 FIRST = "deflicker_demo"
 """The template that shows the chain as one node."""
 COMPLETE = {FIRST, "stages_demo"}
@@ -58,12 +59,12 @@ every_chain = pytest.mark.parametrize("name", [name for name in GRAPHS if name !
 
 def shipped(name: str) -> str:
     """A workflow's file."""
-    return (workflows.FILES | released.FILES)[name].read_text(encoding="utf-8")
+    return (write_workflows.FILES | released_workflows.FILES)[name].read_text(encoding="utf-8")
 
 
 def drawn(name: str, object_info: dict, demo: bool) -> dict:
     """A workflow or its twin as the tools make it."""
-    return workflows.workflow(name, object_info, demo, GRAPHS)
+    return write_workflows.workflow(name, object_info, demo, GRAPHS)
 
 
 def whole(ui: dict, object_info: dict) -> dict:
@@ -84,14 +85,14 @@ def object_info(server) -> dict:
 
 
 @pytest.fixture(scope="module")
-def clip() -> world.Clip:
-    return world.packaged_clip()
+def clip() -> toy_world.Clip:
+    return toy_world.packaged_clip()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def inputs(server, clip):
     """What the twins load: a mask around the shape, frames whose colours jump, and a Wan of random weights."""
-    twins.write_inputs(server.base / "input", clip)
+    thumbnails.write_inputs(server.base / "input", clip)
     tiny.write_wan(server.base / "models", "wan2.1_t2v_1.3B_fp16", "wan_2.1_vae", text_dim=CONTEXT_DIM)
 
 
@@ -120,10 +121,10 @@ def twin(server, object_info):
 
 def test_files_sort_and_are_in_the_readme():
     """The template browser shows and searches file names alone."""
-    names = list(workflows.TEMPLATES.values())
-    assert sorted(path.stem for path in workflows.WORKFLOWS.glob("*.json")) == names
-    assert sorted(path.stem for path in workflows.WORKFLOWS.glob("*.jpg")) == names
-    readme = (workflows.ROOT / "README.md").read_text(encoding="utf-8")
+    names = list(write_workflows.TEMPLATES.values())
+    assert sorted(path.stem for path in write_workflows.WORKFLOWS.glob("*.json")) == names
+    assert sorted(path.stem for path in write_workflows.WORKFLOWS.glob("*.jpg")) == names
+    readme = (write_workflows.ROOT / "README.md").read_text(encoding="utf-8")
     for number, name in enumerate(names, start=1):
         assert name.isascii() and "," not in name
         assert name.startswith(f"BIVDiff {number:02} ") and f"| {name.removeprefix('BIVDiff ')} |" in readme
@@ -132,12 +133,14 @@ def test_files_sort_and_are_in_the_readme():
 @pytest.mark.skipif(not is_release(COMFYUI, HOST_RELEASE), reason="the files are laid out for another ComfyUI's nodes")
 @every_workflow
 def test_a_shipped_file_is_what_the_tool_writes(object_info, name):
-    assert shipped(name) == workflows.as_text(drawn(name, object_info, demo=False))
+    assert shipped(name) == write_workflows.as_text(drawn(name, object_info, demo=False))
 
 
 @pytest.mark.skipif(not is_release(COMFYUI, HOST_RELEASE), reason="the file is laid out for another ComfyUI's nodes")
 def test_the_blueprint_is_what_the_tool_writes(object_info):
-    assert workflows.BLUEPRINT.read_text(encoding="utf-8") == workflows.as_text(workflows.blueprint(object_info))
+    assert write_workflows.BLUEPRINT.read_text(encoding="utf-8") == write_workflows.as_text(
+        write_workflows.blueprint(object_info)
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in GRAPHS if name not in COMPLETE])
@@ -177,7 +180,7 @@ def test_a_missing_model_is_offered_to_download(object_info, name):
         assert model["name"].endswith(SUFFIXES) and model["directory"] in folder_paths.folder_names_and_paths
 
 
-@pytest.mark.parametrize("name", [name for name in workflows.GRAPHS if name != FIRST])
+@pytest.mark.parametrize("name", [name for name in write_workflows.GRAPHS if name != FIRST])
 def test_a_saved_video_has_the_sound_and_the_rate_of_the_frames_taken(object_info, name):
     prompt = whole(json.loads(shipped(name)), object_info)
     videos = [node["inputs"] for node in prompt.values() if node["class_type"] == "CreateVideo"]
@@ -194,7 +197,7 @@ def test_a_saved_video_has_the_sound_and_the_rate_of_the_frames_taken(object_inf
 
 @every_chain
 def test_the_packaged_clip_and_the_demo_clip_are_long_enough(object_info, name):
-    with av.open(str(workflows.WORKFLOWS / PACKAGED_CLIP)) as container:
+    with av.open(str(write_workflows.WORKFLOWS / PACKAGED_CLIP)) as container:
         packaged = sum(1 for _ in container.decode(video=0))
     (spec,) = object_info["BIVDiffDemoClip"]["input"]["required"].values()
     for node in whole(json.loads(shipped(name)), object_info).values():
@@ -217,7 +220,7 @@ def test_a_template_ends_in_a_comparison_and_runs_what_it_needs(object_info, nam
 
 
 def test_no_two_cards_look_the_same():
-    cards = [Image.open(path).convert("RGB").resize((32, 16)) for path in workflows.WORKFLOWS.glob("*.jpg")]
+    cards = [Image.open(path).convert("RGB").resize((32, 16)) for path in write_workflows.WORKFLOWS.glob("*.jpg")]
     pictures = [to_tensor(card) for card in cards]
     assert len(pictures) > 15
     assert all((one - other).abs().mean() > 0.015 for one, other in combinations(pictures, 2))
@@ -266,7 +269,7 @@ def test_the_first_template_runs_as_shipped(server, object_info, clip):
     assert not ran.error
     before, after = frames_of(server, ran, prompt, "Before and after").chunk(2)
     for frames in (before, after):
-        assert measure.structure_iou(frames, clip) > 0.6
+        assert toy_metrics.structure_iou(frames, clip) > 0.6
     assert total_flicker(after, clip) < 0.6 * total_flicker(before, clip)
     assert server.files(ran.outputs[node_titled(prompt, "Smoothed video")])
 
@@ -289,9 +292,9 @@ def test_without_its_structure_pass_the_one_node_does_not_run_it(server, object_
 
 
 @pytest.mark.floats
-@pytest.mark.parametrize("name", sorted(set(workflows.GRAPHS) - DRAWN_AS_CONTROLNET - AS_OWN_FRAMES))
+@pytest.mark.parametrize("name", sorted(set(write_workflows.GRAPHS) - DRAWN_AS_CONTROLNET - AS_OWN_FRAMES))
 def test_frames_in_batches_of_any_size_give_the_same_video(twin, name):
-    whole = twin(name, steps=4, frames_per_batch=world.FRAMES)
+    whole = twin(name, steps=4, frames_per_batch=toy_world.FRAMES)
     for size in (1, 3):
         chunked = twin(name, steps=4, frames_per_batch=size)
         for title, frames in whole.items():
@@ -299,15 +302,15 @@ def test_frames_in_batches_of_any_size_give_the_same_video(twin, name):
                 torch.testing.assert_close(chunked[title], frames, atol=1.5 / 255, rtol=0)
 
 
-@pytest.mark.parametrize("name", released.GRAPHS)
+@pytest.mark.parametrize("name", released_workflows.GRAPHS)
 def test_a_released_configuration_has_the_released_settings_and_runs(object_info, twin, name):
     every = {"steps": 50, "cfg": 7.5, "grid": "reference", "solver": "ddim", "strength": 1.0, "group_norms": "auto"}
     every |= {"frames_per_batch": 0, "stride": 4, "count": 8, "seed": 42, "noise_seed": 42, "crop": "disabled"}
     for node in convert_ui_to_api(json.loads(shipped(name)), object_info).values():
         set_here = {key: value for key, value in node["inputs"].items() if key in every}
         assert set_here == {key: every[key] for key in set_here}, node["_meta"]["title"]
-    made = twin(name, steps=4, frames_per_batch=world.FRAMES)
-    assert made["Smoothed"].shape == (world.FRAMES, world.SIZE, world.SIZE, 3)
+    made = twin(name, steps=4, frames_per_batch=toy_world.FRAMES)
+    assert made["Smoothed"].shape == (toy_world.FRAMES, toy_world.SIZE, toy_world.SIZE, 3)
     assert (made["Smoothed"] - made["Frame-wise"]).abs().mean() > 0.005
 
 
@@ -316,19 +319,19 @@ def test_outlines_are_followed(twin, clip, name):
     """On a clip whose frames disagree, as real ones do."""
     made = twin(name)
     for row in ("Frame-wise", "Smoothed"):
-        assert measure.structure_iou(made[row], clip) > 0.6
-        assert measure.caption_accuracy(made[row], clip) > 0.8
+        assert toy_metrics.structure_iou(made[row], clip) > 0.6
+        assert toy_metrics.caption_accuracy(made[row], clip) > 0.8
     assert total_flicker(made["Smoothed"], clip) < 0.6 * total_flicker(made["Frame-wise"], clip)
 
 
-def total_flicker(frames: Tensor, clip: world.Clip) -> float:
-    flicker = measure.flicker(frames, clip)
+def total_flicker(frames: Tensor, clip: toy_world.Clip) -> float:
+    flicker = toy_metrics.flicker(frames, clip)
     return flicker.shape + flicker.ground
 
 
 @pytest.mark.floats
 def test_a_sweep_shows_the_frames_and_each_ratio_s_own_video(twin):
-    made, alone = twin("sweep", steps=4), twin("controlnet", steps=4, frames_per_batch=world.FRAMES)
+    made, alone = twin("sweep", steps=4), twin("controlnet", steps=4, frames_per_batch=toy_world.FRAMES)
     caption, size = 24, 192
 
     def cell(row: int, column: int) -> Tensor:
@@ -346,8 +349,8 @@ def test_own_frames_become_steady_and_keep_what_they_show(twin, clip):
     made = twin("own_frames")
     assert (made["Source"] - with_jumping_colours(clip.frames, seed=0)).abs().max() < 0.02
     assert total_flicker(made["Smoothed"], clip) < 0.6 * total_flicker(made["Source"], clip)
-    assert measure.structure_iou(made["Smoothed"], clip) > 0.6
-    assert measure.caption_accuracy(made["Smoothed"], clip) > 0.8
+    assert toy_metrics.structure_iou(made["Smoothed"], clip) > 0.6
+    assert toy_metrics.caption_accuracy(made["Smoothed"], clip) > 0.8
 
 
 def test_a_saved_inversion_gives_the_video_of_the_run_that_made_it(server, object_info, twin):
@@ -374,7 +377,7 @@ def test_every_clip_of_a_folder_becomes_the_video_that_it_becomes_alone(server, 
     assert torch.equal(first, alone["Smoothed"]) and (first - second).abs().mean() > 0.002
     assert len(server.files(ran.outputs[node_titled(prompt, "Smoothed video")])) == 2
     (compared,) = (key for key, node in prompt.items() if node["class_type"] == "BIVDiffCompareVideos")
-    assert [len(after) for _, after in ran.outputs[compared]["changes"]] == [world.FRAMES - 1] * 2
+    assert [len(after) for _, after in ran.outputs[compared]["changes"]] == [toy_world.FRAMES - 1] * 2
     assert ran.outputs[compared]["text"] == []
 
 
@@ -382,7 +385,7 @@ def test_the_video_plays_at_the_clips_speed_with_its_sound(twin):
     with av.open(str(twin("own_frames")["video"])) as container:
         assert container.streams.video[0].average_rate == RATE
         sound = sum(frame.samples / frame.sample_rate for frame in container.decode(audio=0))
-        assert sound == pytest.approx(world.FRAMES / RATE, abs=0.1)
+        assert sound == pytest.approx(toy_world.FRAMES / RATE, abs=0.1)
     with av.open(str(twin("own_frames", steps=4, stride=2, count=4)["video"])) as container:
         assert container.streams.video[0].average_rate == RATE / 2
 
@@ -391,25 +394,25 @@ def test_prompt2prompt_changes_the_word_and_keeps_the_rest(twin, clip):
     made = twin("prompt2prompt")
     source, edited, rebuilt = made["Source"], made["Frame-wise"], made["Reconstructed"]
     red = replace(clip, caption="a red square on a yellow background, patchy")
-    ground, shape = measure.core(clip.ground), measure.core(clip.masks[0])
-    assert measure.caption_accuracy(rebuilt, clip) > 0.9
-    assert measure.caption_accuracy(edited, red) > 0.9
-    assert measure.structure_iou(edited, clip) > 0.6
+    ground, shape = toy_metrics.core(clip.ground), toy_metrics.core(clip.masks[0])
+    assert toy_metrics.caption_accuracy(rebuilt, clip) > 0.9
+    assert toy_metrics.caption_accuracy(edited, red) > 0.9
+    assert toy_metrics.structure_iou(edited, clip) > 0.6
     change = (edited - rebuilt).abs().mean(dim=-1)
     assert change[ground].mean() < 0.2 * change[shape].mean()
     assert (rebuilt - source).abs().mean() < 0.1
-    assert measure.caption_accuracy(made["Smoothed"], red) > 0.8
+    assert toy_metrics.caption_accuracy(made["Smoothed"], red) > 0.8
 
 
 def test_inpainting_changes_what_the_mask_covers_and_nothing_else(twin, clip):
     made = twin("inpainting")
-    mask = twins.shape_mask(clip)
+    mask = thumbnails.shape_mask(clip)
     # The mask grows by a cross at a time, the blur's kernel is square: neither reaches further than this.
-    outside = measure.grown(mask, EXPAND + BLUR) == 0
+    outside = toy_metrics.grown(mask, EXPAND + BLUR) == 0
     assert outside.any() and torch.equal(made["Smoothed"][outside], made["Source"][outside])
     change = (made["Smoothed"] - made["Source"]).abs().mean(dim=-1)
     assert change[mask > 0].mean() > 0.1
-    red, green, _ = made["Smoothed"][measure.core(clip.masks[0], 6)].mean(dim=0)
+    red, green, _ = made["Smoothed"][toy_metrics.core(clip.masks[0], 6)].mean(dim=0)
     assert red > green + 0.2  # the ground is yellow, the square was blue
 
 
@@ -420,10 +423,10 @@ def test_outpainting_keeps_the_middle_and_continues_it(twin, clip):
     kept = slice(margin + feathering, -margin - feathering)
     assert torch.equal(made["Smoothed"][:, :, kept], made["Padded"][:, :, kept])
     before, after = (made[row].diff(dim=2).abs().mean(dim=(0, 1, 3)) for row in ("Padded", "Smoothed"))
-    for seam in (margin, world.SIZE - margin):
+    for seam in (margin, toy_world.SIZE - margin):
         assert after[seam - 2 : seam + 1].max() < 0.5 * before[seam - 1]
     drawn = torch.cat([made["Smoothed"][:, :, :margin], made["Smoothed"][:, :, -margin:]], dim=2)
-    ground = clip.frames[measure.core(clip.ground)].mean(dim=0)
+    ground = clip.frames[toy_metrics.core(clip.ground)].mean(dim=0)
     assert (drawn.mean(dim=(0, 1, 2)) - ground).abs().max() < 0.2
 
 
@@ -432,7 +435,7 @@ def test_a_style_takes_the_colours_and_keeps_the_outlines(twin, clip):
     for row in ("Frame-wise", "Smoothed"):
         assert colourfulness(made[row]) < 0.25 * colourfulness(made["Source"])
         assert colourfulness(plain[row]) > 0.6 * colourfulness(made["Source"])
-        assert measure.structure_iou(made[row], clip) > 0.6
+        assert toy_metrics.structure_iou(made[row], clip) > 0.6
 
 
 def colourfulness(frames: Tensor) -> float:
@@ -442,8 +445,8 @@ def colourfulness(frames: Tensor) -> float:
 
 def test_an_upscaled_clip_is_larger_and_shows_the_same(twin, clip):
     made = twin("tile_upscale")
-    assert made["Source"].shape[1] == world.SIZE // 2 and made["Smoothed"].shape == clip.frames.shape
-    assert measure.structure_iou(made["Smoothed"], clip) > 0.6
+    assert made["Source"].shape[1] == toy_world.SIZE // 2 and made["Smoothed"].shape == clip.frames.shape
+    assert toy_metrics.structure_iou(made["Smoothed"], clip) > 0.6
 
 
 def test_matting_keeps_the_outlines(twin, clip):
@@ -456,22 +459,22 @@ def test_an_instruction_is_followed_and_the_rest_is_kept(twin, clip):
     made = twin("instruct_pix2pix")
     red = replace(clip, caption="a red square on a yellow background, patchy")
     for row in ("Frame-wise", "Smoothed"):
-        assert measure.caption_accuracy(made[row], red) > 0.8
-        assert measure.structure_iou(made[row], clip) > 0.7
+        assert toy_metrics.caption_accuracy(made[row], red) > 0.8
+        assert toy_metrics.structure_iou(made[row], clip) > 0.7
 
 
 def test_a_clip_in_windows_keeps_what_it_shows(twin, clip):
     made = twin("zeroscope")
     for row in ("Frame-wise", "Smoothed"):
-        assert measure.structure_iou(made[row], clip) > 0.6
-        assert measure.caption_accuracy(made[row], clip) > 0.8
+        assert toy_metrics.structure_iou(made[row], clip) > 0.6
+        assert toy_metrics.caption_accuracy(made[row], clip) > 0.8
     assert total_flicker(made["Smoothed"], clip) < 0.6 * total_flicker(made["Frame-wise"], clip)
 
 
 def test_zeroscope_s_own_graph_runs_on_a_folder_of_diffusers(server, object_info):
     """At a small size, on random weights; shown one frame at a time, they stand in for Stable Diffusion 1.5 as well."""
     write_folder(server.base / "models" / "diffusers" / "zeroscope_v2_576w")
-    prompt = convert_ui_to_api(workflows.workflow("zeroscope", object_info, demo=False), object_info)
+    prompt = convert_ui_to_api(write_workflows.workflow("zeroscope", object_info, demo=False), object_info)
     small = {"steps": 3, "width": 64, "height": 32, "count": 6, "frames_per_batch": 1}
     small |= {"context_length": 4, "context_overlap": 2}
     for node in prompt.values():
@@ -484,10 +487,10 @@ def test_zeroscope_s_own_graph_runs_on_a_folder_of_diffusers(server, object_info
 
 
 def test_animatediff_s_outlines_are_followed(twin, clip):
-    assert measure.structure_iou(twin("animatediff")["Smoothed"], clip) > 0.6
+    assert toy_metrics.structure_iou(twin("animatediff")["Smoothed"], clip) > 0.6
 
 
 def test_wan_hears_both_branches(twin):
     ends = [twin("wan", steps=4, mixing_ratio=ratio)["Smoothed"] for ratio in (0.0, 1.0)]
-    assert ends[0].shape == ends[1].shape == (5, world.SIZE, world.SIZE, 3)
+    assert ends[0].shape == ends[1].shape == (5, toy_world.SIZE, toy_world.SIZE, 3)
     assert (ends[0] - ends[1]).abs().mean() > 0.01

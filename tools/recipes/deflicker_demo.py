@@ -1,20 +1,20 @@
 """The chain as one node on the demo models and their clip: what an artist sees first."""
 
-from tools import parts
-from tools.graph import Graph
+from tools import workflow_parts
 from tools.recipes.one_node import one_node
+from tools.workflow_graph import Graph
 
 
 def draw(g: Graph) -> None:
     """Draw the graph."""
-    g.note, g.note_width, g.zoom = parts.note("deflicker_demo"), 290, 1.0
+    g.note, g.note_width, g.zoom = workflow_parts.note("deflicker_demo"), 290, 1.0
     bivdiff = one_node(g.object_info, demo=True)
     bivdiff.define_in(g)
-    g.group("A clip and models", parts.SOURCE_COLOUR, width=260)
+    g.group("A clip and models", workflow_parts.SOURCE_COLOUR, width=260)
     clip = g.add("GetVideoComponents", video=g.add("BIVDiffDemoClip", frames=8))
     outlines = g.add("Canny", image=clip["images"], low_threshold=0.3, high_threshold=0.6)
     demo = g.add("BIVDiffDemoModels")
-    g.group("Drawn, then steadied", parts.FRAMES_COLOUR, width=290)
+    g.group("Drawn, then steadied", workflow_parts.FRAMES_COLOUR, width=290)
     made = g.add(
         bivdiff.id,
         "BIVDiff",
@@ -26,7 +26,7 @@ def draw(g: Graph) -> None:
         control_net=demo,
         control_images=outlines,
     )
-    g.group("Before and after", parts.SMOOTHING_COLOUR, width=440)
+    g.group("Before and after", workflow_parts.SMOOTHING_COLOUR, width=440)
     g.add("BIVDiffCompareVideos", "Before and after", before=made["frames"], after=made["video"], fps=clip["fps"])
     g.column(width=290)
     video = g.add("CreateVideo", images=made["video"], fps=clip["fps"])

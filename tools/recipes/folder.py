@@ -1,14 +1,16 @@
 """Every clip of a folder, one after another, through the chain for frames of any origin."""
 
-from tools import parts
-from tools.graph import Graph
+from tools import workflow_parts
+from tools.workflow_graph import Graph
 
 
 def draw(g: Graph) -> None:
     """Draw the graph."""
-    g.note = parts.note("folder")
-    g.group("Source and models", parts.SOURCE_COLOUR)
+    g.note = workflow_parts.note("folder")
+    g.group("Source and models", workflow_parts.SOURCE_COLOUR)
     clips = g.add("LoadVideoDataSetFromFolder", "Your folder of clips", folder=g.choose("your_clips", "bivdiff_clips"))
-    clip = parts.taken(g, clips, parts.square(g), stride=1, count=g.choose(0, 8))
+    clip = workflow_parts.taken(g, clips, workflow_parts.square(g), stride=1, count=g.choose(0, 8))
     g.add("PreviewImage", "Source", images=clip.frames)
-    parts.from_frames(g, clip, parts.load_models(g)._replace(windows=g.choose((16, 4), (6, 3))), "a city street")
+    workflow_parts.from_frames(
+        g, clip, workflow_parts.load_models(g)._replace(windows=g.choose((16, 4), (6, 3))), "a city street"
+    )

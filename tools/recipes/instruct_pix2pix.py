@@ -1,16 +1,18 @@
 """A clip edited by an instruction."""
 
-from tools import parts
-from tools.graph import Graph, Output
+from tools import workflow_parts
+from tools.workflow_graph import Graph, Output
 
 
 def draw(g: Graph) -> None:
     """Draw the graph."""
-    g.note = parts.note("instruct_pix2pix")
-    clip = parts.source(g)
-    models = parts.load_models(g)
+    g.note = workflow_parts.note("instruct_pix2pix")
+    clip = workflow_parts.source(g)
+    models = workflow_parts.load_models(g)
     editor = load_editor(g)
-    texts = parts.prompts(g, models, "a mountain village in deep snow", "a red square on a yellow background, patchy")
+    texts = workflow_parts.prompts(
+        g, models, "a mountain village in deep snow", "a red square on a yellow background, patchy"
+    )
     instructed(g, clip, models, editor, texts, g.choose("make it a winter day in deep snow", "a red square, patchy"))
 
 
@@ -25,16 +27,16 @@ def load_editor(g: Graph) -> tuple[Output, Output]:
 
 def instructed(
     g: Graph,
-    clip: parts.Source,
-    models: parts.Models,
+    clip: workflow_parts.Source,
+    models: workflow_parts.Models,
     editing: tuple[Output, Output],
-    texts: parts.Prompts,
+    texts: workflow_parts.Prompts,
     instruction: str,
     negative: str = "",
 ) -> None:
     """The chain, its frames edited by an instruction."""
     editor, editor_clip = editing
-    g.group("Stage 1: every frame on its own", parts.FRAMES_COLOUR)
+    g.group("Stage 1: every frame on its own", workflow_parts.FRAMES_COLOUR)
     nothing = g.add(
         "CLIPTextEncode", "Negative prompt" if negative else "No instruction", clip=editor_clip, text=negative
     )
@@ -52,7 +54,7 @@ def instructed(
         cond1=conditioned["positive"],
         cond2=conditioned["negative"],
         negative=nothing,
-        cfg_conds=parts.cfg(g),
+        cfg_conds=workflow_parts.cfg(g),
         cfg_cond2_negative=1.5,
     )
     g.column()
@@ -61,10 +63,10 @@ def instructed(
         noise=g.add("BIVDiffFrameNoise", seed=42),
         guider=guider,
         sampler=g.add("KSamplerSelect", sampler_name="ddim"),
-        sigmas=g.add("BasicScheduler", model=chunked, scheduler="ddim_uniform", steps=parts.steps(g)),
+        sigmas=g.add("BasicScheduler", model=chunked, scheduler="ddim_uniform", steps=workflow_parts.steps(g)),
         latent_image=conditioned["latent"],
     )
-    before = parts.show(g, "Frame-wise", frames, models.vae)
-    video = parts.smoothed(g, models, texts, frames, "instruct_pix2pix")
-    parts.save(g, video, clip)
-    parts.compare(g, clip, before, video, clip.frames)
+    before = workflow_parts.show(g, "Frame-wise", frames, models.vae)
+    video = workflow_parts.smoothed(g, models, texts, frames, "instruct_pix2pix")
+    workflow_parts.save(g, video, clip)
+    workflow_parts.compare(g, clip, before, video, clip.frames)

@@ -1,16 +1,18 @@
 """A clip's subject cut out, the mattes made steady."""
 
-from tools import parts
-from tools.graph import Graph
+from tools import workflow_parts
+from tools.workflow_graph import Graph
 
 
 def draw(g: Graph) -> None:
     """Draw the graph."""
-    g.note = parts.note("matting")
-    clip = parts.source(g)
-    models = parts.load_models(g)
-    texts = parts.prompts(g, models, "a white silhouette on a black background", "a white square on a blue background")
-    g.group("Stage 1: every frame on its own", parts.FRAMES_COLOUR)
+    g.note = workflow_parts.note("matting")
+    clip = workflow_parts.source(g)
+    models = workflow_parts.load_models(g)
+    texts = workflow_parts.prompts(
+        g, models, "a white silhouette on a black background", "a white square on a blue background"
+    )
+    g.group("Stage 1: every frame on its own", workflow_parts.FRAMES_COLOUR)
     if g.demo:  # the packaged clip's square is the only blue thing in it
         matte = g.add("ThresholdMask", mask=g.add("ImageToMask", image=clip.frames, channel="blue"), value=0.5)
     else:
@@ -19,10 +21,10 @@ def draw(g: Graph) -> None:
     mattes = g.add("MaskToImage", mask=matte)
     g.add("PreviewImage", "Frame-wise", images=mattes)
     frames = g.add("VAEEncode", pixels=mattes, vae=models.vae)
-    steady = parts.smoothed(g, models, texts, frames, strength=parts.OWN_STRENGTH)
-    parts.save(g, steady, clip)
-    screen = parts.empty(g, "EmptyImage", "Green screen", like=clip.frames, color=0x00B140)
+    steady = workflow_parts.smoothed(g, models, texts, frames, strength=workflow_parts.OWN_STRENGTH)
+    workflow_parts.save(g, steady, clip)
+    screen = workflow_parts.empty(g, "EmptyImage", "Green screen", like=clip.frames, color=0x00B140)
     mask = g.add("ImageToMask", image=steady, channel="red")
     cut = g.add("ImageCompositeMasked", "Subject on green", destination=screen, source=clip.frames, mask=mask)
     g.add("PreviewImage", "Cut out", images=cut)
-    parts.compare(g, clip, mattes, steady, clip.frames)
+    workflow_parts.compare(g, clip, mattes, steady, clip.frames)

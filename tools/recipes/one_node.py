@@ -1,7 +1,7 @@
 """The ControlNet chain as one node: the blueprint of the node library."""
 
-from tools import parts
-from tools.subgraph import Subgraph
+from tools import workflow_parts
+from tools.workflow_subgraph import Subgraph
 
 DESCRIPTION = (
     "Any image model with a ControlNet, steadied by a video model: draws every frame on its own, inverts the frames "
@@ -14,7 +14,7 @@ SEARCH_ALIASES = ["bivdiff", "vid2vid", "deflicker", "video controlnet"]
 def one_node(object_info: dict, demo: bool) -> Subgraph:
     """The node, its widgets at the settings to begin with, or at the demo models'; new inputs go to the end."""
     g = Subgraph("BIVDiff", object_info, demo, DESCRIPTION)
-    models = parts.Models(
+    models = workflow_parts.Models(
         image=g.socket("image_model", "MODEL"),
         video=g.socket("video_model", "MODEL"),
         image_clip=g.socket("clip", "CLIP"),
@@ -24,17 +24,17 @@ def one_node(object_info: dict, demo: bool) -> Subgraph:
     )
     hints = g.socket("control_images", "IMAGE")
 
-    g.group("Size and prompts", parts.SOURCE_COLOUR)
-    latent = parts.empty(g, "EmptyLatentImage", "One empty latent per frame", like=hints)
-    texts = parts.prompts(g, models, "", "a blue square, patchy")
-    g.group("Stage 1: every frame on its own", parts.FRAMES_COLOUR)
-    control = parts.controlled(g, models, texts, hints)
-    draw = parts.sample_frames(g, models.image, control["positive"], control["negative"], latent)
+    g.group("Size and prompts", workflow_parts.SOURCE_COLOUR)
+    latent = workflow_parts.empty(g, "EmptyLatentImage", "One empty latent per frame", like=hints)
+    texts = workflow_parts.prompts(g, models, "", "a blue square, patchy")
+    g.group("Stage 1: every frame on its own", workflow_parts.FRAMES_COLOUR)
+    control = workflow_parts.controlled(g, models, texts, hints)
+    draw = workflow_parts.sample_frames(g, models.image, control["positive"], control["negative"], latent)
     frames = g.add("VAEDecode", "Decode the frames", samples=draw, vae=models.vae)
-    smoother = parts.smooth(g, models, texts, draw)
+    smoother = workflow_parts.smooth(g, models, texts, draw)
     mixed = smoother.wires["latent"].node
     inversions = [mixed.wires[branch].node for branch in ("image_latent", "video_latent")]
-    redraw = parts.structure_pass(g, models, smoother, models.image, control)
+    redraw = workflow_parts.structure_pass(g, models, smoother, models.image, control)
     noised = redraw.wires["latent_image"].node
     g.column()
     either = {"on_false": smoother.output_for("LATENT"), "on_true": redraw.output_for("LATENT")}
@@ -44,7 +44,7 @@ def one_node(object_info: dict, demo: bool) -> Subgraph:
     g.widget("prompt", g.choose("", "a blue square, patchy"), (texts.text, "value"))
     g.widget("seed", 0, (draw, "seed"))
     every = (draw, *inversions, smoother, noised, redraw)
-    g.widget("steps", parts.steps(g), *((node, "steps") for node in every))
+    g.widget("steps", workflow_parts.steps(g), *((node, "steps") for node in every))
     g.widget("cfg", g.choose(7.5, 3.0), (draw, "cfg"))
     g.widget("control_strength", 1.0, (control, "strength"))
     g.widget("mixing_ratio", 1.0, (mixed, "mixing_ratio"))

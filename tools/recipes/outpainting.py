@@ -1,22 +1,24 @@
 """A clip's picture continued beyond its edges."""
 
-from tools import parts
-from tools.graph import Graph
+from tools import workflow_parts
+from tools.workflow_graph import Graph
 
 
 def draw(g: Graph) -> None:
     """Draw the graph."""
-    g.note = parts.note("outpainting")
-    clip = parts.source(g, size=g.choose((256, 512), (32, 64)))
-    models = parts.load_models(g)
-    texts = parts.prompts(g, models, "a mountain road in autumn", parts.DEMO_PROMPT)
-    g.group("Stage 1: every frame on its own", parts.FRAMES_COLOUR)
+    g.note = workflow_parts.note("outpainting")
+    clip = workflow_parts.source(g, size=g.choose((256, 512), (32, 64)))
+    models = workflow_parts.load_models(g)
+    texts = workflow_parts.prompts(g, models, "a mountain road in autumn", workflow_parts.DEMO_PROMPT)
+    g.group("Stage 1: every frame on its own", workflow_parts.FRAMES_COLOUR)
     margin = g.choose(128, 16)
     padded = g.add("ImagePadForOutpaint", image=clip.frames, left=margin, right=margin, feathering=g.choose(24, 4))
     g.add("PreviewImage", "Padded", images=padded)
     g.column()
-    frames = parts.filled(g, models, texts, padded, padded)
-    before = parts.show(g, "Frame-wise", frames, models.vae)
-    video = parts.paste_back(g, padded, parts.smoothed(g, models, texts, frames, "outpainting"), padded)
-    parts.save(g, video, clip)
-    parts.compare(g, clip, before, video, padded)
+    frames = workflow_parts.filled(g, models, texts, padded, padded)
+    before = workflow_parts.show(g, "Frame-wise", frames, models.vae)
+    video = workflow_parts.paste_back(
+        g, padded, workflow_parts.smoothed(g, models, texts, frames, "outpainting"), padded
+    )
+    workflow_parts.save(g, video, clip)
+    workflow_parts.compare(g, clip, before, video, padded)

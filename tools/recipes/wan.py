@@ -1,15 +1,17 @@
 """Frames of any origin, both branches on one flow model."""
 
-from tools import parts
-from tools.graph import Graph
+from tools import workflow_parts
+from tools.workflow_graph import Graph
 
 
 def draw(g: Graph) -> None:
     """Draw the graph."""
-    g.note = parts.note("wan")
-    g.group("Source and models", parts.SOURCE_COLOUR)
+    g.note = workflow_parts.note("wan")
+    g.group("Source and models", workflow_parts.SOURCE_COLOUR)
     size = g.choose((832, 480), (64, 64))
-    clip = parts.load_clip(g, parts.PACKAGED_CLIP, "Your frames as a video", size, stride=1, count=g.choose(33, 5))
+    clip = workflow_parts.load_clip(
+        g, workflow_parts.PACKAGED_CLIP, "Your frames as a video", size, stride=1, count=g.choose(33, 5)
+    )
     g.add("PreviewImage", "Source", images=clip.frames)
     g.column()
     unet = g.add("UNETLoader", "Wan", unet_name="wan2.1_t2v_1.3B_fp16.safetensors")
@@ -19,12 +21,12 @@ def draw(g: Graph) -> None:
     else:
         text = g.add("CLIPLoader", clip_name="umt5_xxl_fp8_e4m3fn_scaled.safetensors", type="wan")["CLIP"]
     vae = g.add("VAELoader", vae_name="wan_2.1_vae.safetensors")["VAE"]
-    models = parts.Models(model, text, model, text, vae, None, scheduler="simple", solver="fireflow", cfg=6.0)
-    texts = parts.prompts(g, models, "a robot made of copper in a snowy street", parts.DEMO_PROMPT)
-    g.group("Stage 1: your frames", parts.FRAMES_COLOUR)
+    models = workflow_parts.Models(model, text, model, text, vae, None, scheduler="simple", solver="fireflow", cfg=6.0)
+    texts = workflow_parts.prompts(g, models, "a robot made of copper in a snowy street", workflow_parts.DEMO_PROMPT)
+    g.group("Stage 1: your frames", workflow_parts.FRAMES_COLOUR)
     encode = {"vae": vae, "images": clip.frames}
     single = g.add("BIVDiffEncodeFrames", "Every fourth frame on its own", stride=4, mode="single_frames", **encode)
     whole = g.add("BIVDiffEncodeFrames", "The clip", stride=1, mode="clip", **encode)
-    video = parts.smoothed(g, models, texts, single, strength=parts.OWN_STRENGTH, clip=whole)
-    parts.save(g, video, clip)
-    parts.compare(g, clip, clip.frames, video)
+    video = workflow_parts.smoothed(g, models, texts, single, strength=workflow_parts.OWN_STRENGTH, clip=whole)
+    workflow_parts.save(g, video, clip)
+    workflow_parts.compare(g, clip, clip.frames, video)

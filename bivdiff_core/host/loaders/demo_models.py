@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from ...demo import models
-from ..wires import Model
+from ..comfy_types import Model
 from .demo_latents import DemoLatents
-from .loading import load_model, precision
+from .model_builder import load_model, precision
 from .video_unet import VideoModelConfig
 
 MEMORY_USAGE_FACTOR = 0.1

@@ -13,7 +13,7 @@ import comfy.utils
 from torch import Tensor
 
 from ...grids import SD_BETAS
-from .parts import Part, check_fields, read_json, read_weights
+from .model_files import Part, check_fields, read_json, read_weights
 
 CONFIGURATION = "configuration.json"
 CHECKPOINTS = {

@@ -24,10 +24,10 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ..wires import CLIP, VAE, Model
+from ..comfy_types import CLIP, VAE, Model
 from . import modelscope, vidrd
-from .loading import load_model
-from .parts import Part, PlainLayers, check_fields, find_weights, read_json, read_weights
+from .model_builder import load_model
+from .model_files import Part, PlainLayers, check_fields, find_weights, read_json, read_weights
 from .video_unet import VideoModelConfig, VideoUNet
 
 SCHEDULES = {"scaled_linear": "linear", "linear": "sqrt_linear"}

@@ -12,8 +12,8 @@ import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 
-from ..foreign.comfyui import use_host_layers
-from .attention import patch_attention
+from ..compat.comfyui_internals import use_host_layers
+from .patched_attention import patch_attention
 
 
 class VideoUNet(torch.nn.Module):

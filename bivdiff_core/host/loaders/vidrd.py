@@ -26,7 +26,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
 from einops import rearrange
 from torch import Tensor
 
-from .parts import read_weights
+from .model_files import read_weights
 
 PARTS = ("unet", "text_encoder")
 CHECKPOINTS = ("ModelT2V.safetensors", "ModelT2V.pth")

@@ -1,0 +1,160 @@
+"""The unit of a batch: one clip through one ComfyUI, idempotent."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from comfy_cli.workflow_to_api import convert_ui_to_api
+
+from batch.clip_reports import DONE, FAILED, Attempts, settled, write_report
+from batch.comfyui_server import Server, ServerError, ServerLost
+from batch.file_hashes import hash_file, hash_record, place
+from batch.records import Batch, Clip
+from batch.saved_workflow import require_one_clip, title_of, with_seeds, with_settings
+
+CLIP_TIMES = (0, 0)  # SaveVideo writes the input's time into the file: equal clips shall give equal bytes
+
+
+class ClipError(RuntimeError):
+    """A clip that cannot be done, by its own fault."""
+
+
+class Unit:
+    """One ComfyUI, started when the first clip needs it and again after it was lost."""
+
+    def __init__(self, batch: Batch, base: Path, say_stage: Callable[[str], None]) -> None:
+        self.batch = batch
+        self.base = base
+        self.say_stage = say_stage
+        self._server: Server | None = None
+        self._closed = False
+        self._prompt: dict = {}
+
+    def settle(self, clip: Clip) -> dict:
+        """The report of a clip: of an earlier time if it still holds, else of a run now."""
+        if report := settled(self.batch, clip):
+            return report
+        attempts = Attempts(self.batch, clip)
+        try:
+            clip_hash = hash_file(clip.path)
+        except OSError as error:
+            clip_hash, result = "", {"status": FAILED, "error": f"{clip.path} cannot be read: {error.strerror}"}
+        else:
+            result = self._try(clip, clip_hash, attempts)
+        report = {
+            "clip": clip.name,
+            "status": result["status"],
+            "error": result.get("error", ""),
+            "video": result.get("video", ""),
+            "seeds": result.get("seeds", {}),
+            "figures": result.get("figures", {}),
+            "seconds": result.get("seconds", 0.0),
+            "attempts": attempts.count(),
+            "where": f"{socket.gethostname()}, process {os.getpid()}",
+            "run": self.batch.run,
+            "hashes": {"clip": clip_hash, "video": result.get("video_hash", ""), **self.batch.hashes},
+        }
+        write_report(self.batch, clip, report)
+        attempts.forget()
+        return report
+
+    def _try(self, clip: Clip, clip_hash: str, attempts: Attempts) -> dict:
+        """Run a clip until it is done, fails by its own fault, or has lost its worker too often."""
+        cause = "the worker died"
+        while attempts.count() < self.batch.attempts:
+            self._start()
+            attempts.begin()
+            started = time.monotonic()
+            try:
+                done = self._run(clip, clip_hash)
+                return {"status": DONE, "seconds": round(time.monotonic() - started, 2), **done}
+            except ClipError as error:
+                return {"status": FAILED, "error": str(error)}
+            except ServerLost as error:
+                if self._closed:
+                    raise
+                cause = str(error)
+                self._server.stop(patience=0)
+            except ServerError:
+                attempts.forget()  # not the clip's doing: ComfyUI refuses the workflow
+                raise
+        return {"status": FAILED, "error": f"given up after {attempts.count()} attempts: {cause}"}
+
+    def close(self) -> None:
+        """Stop the ComfyUI, whatever it does, and remove its folder. Another thread may still wait for a clip."""
+        self._closed = True
+        if self._server:
+            self._server.stop(patience=5)
+        shutil.rmtree(self.base, ignore_errors=True)
+
+    def _start(self) -> None:
+        if self._server and self._server.is_alive():
+            return
+        self.say_stage("starting ComfyUI")
+        comfyui = Path(self.batch.comfyui)
+        self._server = Server(self.batch.python, comfyui, self.base, self.batch.cpu, beside=comfyui / "custom_nodes")
+        if self._prompt:  # it has started before: whatever keeps it from doing so again may pass
+            with suppress(ServerError):
+                self._server.__enter__()
+                return
+        self._server.__enter__()
+        prompt = convert_ui_to_api(self.batch.workflow, self._server.object_info())
+        require_one_clip([node["class_type"] for node in prompt.values()])
+        with_settings(prompt, self.batch.settings)  # which refuses those that the workflow does not have
+        for name, path in self.batch.inputs.items():
+            copied = self.base / "input" / name
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copied)
+        self._prompt = prompt
+
+    def _run(self, clip: Clip, clip_hash: str) -> dict:
+        """Queue the prompt of a clip and put its video in place; what the report says of it."""
+        # Named by content: clips of the same name never meet, and another attempt is the same prompt.
+        copied = self.base / "input" / f"{clip_hash[:16]}{Path(clip.path).suffix}"
+        shutil.copyfile(clip.path, copied)
+        os.utime(copied, CLIP_TIMES)
+        prompt, seeds = with_seeds(self._prompt, clip_hash) if self.batch.seed == "per-clip" else (self._prompt, {})
+        prompt = with_settings(prompt, self.batch.settings)
+        by_type = {node["class_type"]: key for key, node in prompt.items()}
+        prompt[by_type["LoadVideo"]]["inputs"]["file"] = copied.name
+        # Of the name too: ComfyUI would not save again what it has saved for another clip of the same content.
+        prompt[by_type["SaveVideo"]]["inputs"]["filename_prefix"] = hash_record([clip.name, clip_hash])[:16]
+        titles = {key: title_of(node) for key, node in prompt.items()}
+
+        def watch(event: str, content: dict) -> None:
+            if event == "executing" and content["node"]:
+                self.say_stage(titles[content["node"]])
+            elif event == "progress":
+                self.say_stage(f"{titles[content['node']]} {content['value']}/{content['max']}")
+
+        try:
+            run = self._server.run(prompt, watch, self.batch.timeout)
+            if run.error or run.interrupted:
+                raise ClipError(run.error.replace(str(copied), clip.path) or "ComfyUI was told to interrupt it")
+            saved = self._server.files(run.outputs.get(by_type["SaveVideo"], {}))
+            if len(saved) != 1:
+                raise ClipError(f"Save Video left {len(saved)} files, expected one")
+            name = clip.name if Path(clip.name).suffix == saved[0].suffix else clip.name + saved[0].suffix
+            video = Path(self.batch.out, name)
+            place(saved[0], video)
+        finally:
+            copied.unlink()
+            for folder in ("output", "temp"):
+                shutil.rmtree(self.base / folder, ignore_errors=True)
+        figures = {titles[key]: figures_of(output) for key, output in run.outputs.items() if figures_of(output)}
+        return {"video": name, "video_hash": hash_file(video), "seeds": seeds, "figures": figures}
+
+
+def figures_of(output: dict) -> dict:
+    """What a node has reported in words and numbers, out of its entry in ``Run.outputs``."""
+    return {
+        name: values
+        for name, values in output.items()
+        if name != "animated" and not any(isinstance(value, dict) for value in values)
+    }

@@ -1,0 +1,84 @@
+"""Which clips a batch is to do, and what each is called in the results."""
+
+from __future__ import annotations
+
+import glob
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from batch.records import BatchError, Clip
+
+VIDEOS = {".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm"}
+
+
+class Shard(NamedTuple):
+    """One of several drivers that share the clips: number ``index``, from 0, of ``count``."""
+
+    index: int
+    count: int
+
+
+WHOLE = Shard(0, 1)
+
+
+def parse_shard(text: str) -> Shard:
+    """``"2/8"`` as the third of eight."""
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise BatchError(f"--shard is {text}, expected I/N with I from 0 to N - 1: 0/8 is the first of eight.")
+    return Shard(int(index), int(count))
+
+
+def find_clips(sources: list[str], out: Path, shard: Shard = WHOLE) -> list[Clip]:
+    """The clips of every folder, list, glob and file in ``sources``, sorted by name.
+
+    A clip of a folder or glob is called by its path below the folder, one of a list by its path below the list's.
+    """
+    clips: dict[str, Path] = {}
+    for source in sources:
+        found = [(path, root) for path, root in _paths(source) if path.suffix.lower() in VIDEOS]
+        if not found:
+            kinds = " ".join(sorted(VIDEOS))
+            raise BatchError(f"No clips in {source}: give a folder, glob or list of videos ({kinds}).")
+        for path, root in found:
+            if path.is_relative_to(out):
+                raise BatchError(f"{path} lies in OUT, where results would become clips: give OUT a folder of its own.")
+            name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+            if clips.setdefault(name, path) != path:
+                raise BatchError(f"{clips[name]} and {path} would both become {name} in OUT: rename one of them.")
+    names = sorted(clips)[shard.index :: shard.count]
+    return [Clip(name, str(clips[name])) for name in names]
+
+
+def _paths(source: str) -> list[tuple[Path, Path]]:
+    """Absolute paths of files, each with the folder that its name is relative to."""
+    path = Path(source)
+    if path.is_dir():
+        return _matches(os.path.join(glob.escape(source), "**", "*"), path.absolute())
+    if glob.has_magic(source) and not path.exists():
+        fixed = path.parts[: next(i for i, part in enumerate(path.parts) if glob.has_magic(part))]
+        return _matches(source, Path(*fixed).absolute())
+    if not path.is_file():
+        raise BatchError(f"There is no {source}: give a folder, a list or a glob of clips.")
+    if path.suffix.lower() in VIDEOS:
+        return [(path.absolute(), path.absolute().parent)]
+    return _listed(path.absolute())
+
+
+def _matches(pattern: str, root: Path) -> list[tuple[Path, Path]]:
+    matches = (Path(match).absolute() for match in glob.glob(pattern, recursive=True))
+    return [(match, root) for match in matches if match.is_file()]
+
+
+def _listed(path: Path) -> list[tuple[Path, Path]]:
+    """What a text file names, one path a line."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise BatchError(f"{path} is neither a video nor a list of clips in plain text.") from None
+    paths = [Path(os.path.normpath(path.parent / line.strip())) for line in lines if line.strip()]
+    missing = [str(clip) for clip in paths if not clip.is_file()]
+    if missing:
+        raise BatchError(f"{path} lists {len(missing)} files that are not there, the first is {missing[0]}.")
+    return [(clip, path.parent) for clip in paths]

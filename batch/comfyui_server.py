@@ -1,0 +1,259 @@
+"""A ComfyUI server with this pack as its only custom node, and a client for it.
+
+The demo and the tests share it. Starting a server takes the standard library alone; running a prompt takes the
+environment's Python, for websocket-client.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, Request, build_opener
+
+ROOT = Path(__file__).resolve().parents[1]
+PORTS_TO_TRY = 5
+PROGRESS_TEXT = 3
+"""The host's number for text that a node shows while it runs, among its binary messages."""
+
+# A proxy set for the internet must not see requests to 127.0.0.1.
+_open = build_opener(ProxyHandler({})).open
+
+
+class ServerError(RuntimeError):
+    """The server did not start, refused a prompt or failed while it ran one."""
+
+
+class ServerLost(ServerError):
+    """The server died or fell silent while it ran a prompt."""
+
+
+@dataclass
+class Run:
+    """What one prompt did: the nodes that executed, in order, and what the output nodes returned."""
+
+    prompt_id: str
+    executed: list[str] = field(default_factory=list)
+    interrupted: bool = False
+    error: str = ""
+    outputs: dict[str, dict] = field(default_factory=dict)
+
+
+def free_port() -> int:
+    """A port on 127.0.0.1 that nobody listens on."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def server_command(
+    python: str | Path, comfyui: Path, base: Path, port: int, cpu: bool, pack: Path = ROOT, beside: Path | None = None
+) -> list[str]:
+    """The command line of a ComfyUI that reads and writes under ``base``, with one pack: this one, or a copy of it.
+
+    It finds the demo LoRA and the models of ``base``, and also loads the custom nodes in ``beside``, a folder like
+    ComfyUI's own custom_nodes.
+    """
+    for folder in ("custom_nodes", "input"):
+        (base / folder).mkdir(parents=True, exist_ok=True)
+    # A search path in place of a link in custom_nodes: Windows lets only administrators make links.
+    search_paths = base / "search_paths.yaml"
+    packs = {pack.name: pack.parent}
+    if beside and beside.is_dir():
+        packs |= {entry.name: beside for entry in beside.iterdir()}
+    folders = {"custom_nodes": list(dict.fromkeys(packs.values()))}
+    # What --models-directory would do; older hosts do not know it.
+    folders |= {folder.name: [folder] for folder in sorted((comfyui / "models").glob("*")) if folder.is_dir()}
+    folders.setdefault("loras", []).append(pack / "bivdiff_core" / "demo" / "weights" / "loras")
+    lines = [f"  {name}: " + json.dumps("\n".join(map(str, paths))) for name, paths in folders.items()]
+    search_paths.write_text("\n".join(["bivdiff:", *lines, ""]), encoding="utf-8")
+    command = [str(python), str(comfyui / "main.py"), "--port", str(port), "--base-directory", str(base)]
+    command += ["--extra-model-paths-config", str(search_paths), "--database-url", "sqlite:///:memory:"]
+    command += ["--disable-api-nodes"]
+    command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", *packs]
+    return [*command, "--cpu"] if cpu else command
+
+
+class Server:
+    """A ComfyUI on a free port of 127.0.0.1 for the length of a ``with`` block; its log is ``base / "server.log"``.
+
+    It ends with this process, also when this process is killed.
+    """
+
+    def __init__(
+        self, python: str | Path, comfyui: Path, base: Path, cpu: bool, pack: Path = ROOT, beside: Path | None = None
+    ) -> None:
+        self.base = base
+        self._process: subprocess.Popen | None = None
+        self._command = partial(server_command, python, comfyui, base, cpu=cpu, pack=pack, beside=beside)
+
+    def __enter__(self) -> Server:
+        for _ in range(PORTS_TO_TRY):
+            self.port = free_port()
+            if self._start():
+                return self
+            if "already in use" not in self.log:  # another process may take the port before ComfyUI does
+                break
+        raise ServerError(f"ComfyUI did not start: {self.last_words()} The whole log is {self.base / 'server.log'}.")
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _start(self) -> bool:
+        """Start the process and wait until it answers; False if it does not."""
+        python, *command = self._command(port=self.port)
+        with open(self.base / "server.log", "wb") as log:
+            self._process = subprocess.Popen(
+                [python, Path(__file__).with_name("exit_with_parent.py"), *command],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.base,
+            )
+        deadline = time.monotonic() + 180
+        while time.monotonic() < deadline and self.is_alive():
+            try:
+                if str(self.base) in self.request("/system_stats")["system"]["argv"]:
+                    return True
+            except OSError:
+                pass
+            time.sleep(0.2)
+        self.stop()
+        return False
+
+    def is_alive(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    def stop(self, patience: float = 15) -> None:
+        """End the process, at the latest after ``patience`` seconds."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(patience)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdin.close()
+
+    @property
+    def log(self) -> str:
+        """Everything that the server has printed so far."""
+        return (self.base / "server.log").read_text(encoding="utf-8", errors="replace")
+
+    def last_words(self) -> str:
+        """The log's last line, the one that names the error when the process has died."""
+        return next((line for line in reversed(self.log.splitlines()) if line.strip()), "it printed nothing.")
+
+    def request(self, path: str, body: dict | None = None) -> dict:
+        """The JSON answer to a GET of ``path``, or to a POST when there is a ``body``."""
+        content = None if body is None else json.dumps(body).encode()
+        request = Request(
+            f"http://127.0.0.1:{self.port}{path}", data=content, headers={"Content-Type": "application/json"}
+        )
+        with _open(request, timeout=60) as answer:
+            return json.loads(answer.read() or b"{}")
+
+    def object_info(self) -> dict:
+        """The schemas of all nodes, as the frontend gets them."""
+        return self.request("/object_info")
+
+    def interrupt(self) -> None:
+        """Stop the prompt that runs now."""
+        self.request("/interrupt", {})
+
+    def run(
+        self,
+        prompt: dict,
+        watch: Callable[[str, dict], None] = lambda event, content: None,
+        timeout: float | None = None,
+    ) -> Run:
+        """Queue a prompt in API format and wait for its end.
+
+        ``watch(event, content)`` gets the server's messages as they come ("executing", "progress", ...), text that a
+        node shows while it runs as "progress_text".
+        An error inside a node is returned in ``Run.error``; a prompt that fails validation raises, and so does a
+        server that dies, or is not done after ``timeout`` seconds: `ServerLost`.
+        """
+        from websocket import WebSocketException, WebSocketTimeoutException
+
+        try:
+            return self._run(prompt, watch, timeout)
+        except HTTPError as refusal:
+            raise ServerError(_refusal(json.loads(refusal.read()))) from None
+        except (OSError, WebSocketException) as error:
+            late = timeout is not None and isinstance(error, (WebSocketTimeoutException, TimeoutError))
+            raise ServerLost(f"there was no result within {timeout:g} s" if late else self._cause_of_death()) from None
+
+    def _run(self, prompt: dict, watch: Callable[[str, dict], None], timeout: float | None) -> Run:
+        import websocket
+
+        client = uuid.uuid4().hex
+        url = f"ws://127.0.0.1:{self.port}/ws?clientId={client}"
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with closing(websocket.create_connection(url, timeout=timeout, http_no_proxy=["127.0.0.1"])) as messages:
+            run = Run(self.request("/prompt", {"prompt": prompt, "client_id": client})["prompt_id"])
+            while True:
+                if deadline is not None:
+                    messages.settimeout(max(deadline - time.monotonic(), 0.001))
+                message = messages.recv()
+                if not message:
+                    raise ConnectionError("the server has closed the connection")
+                if isinstance(message, bytes):
+                    if int.from_bytes(message[:4], "big") == PROGRESS_TEXT:
+                        watch("progress_text", _progress_text(message[4:]))
+                    continue  # a preview image
+                event, content = (parsed := json.loads(message))["type"], parsed["data"]
+                if content.get("prompt_id") != run.prompt_id:
+                    continue
+                watch(event, content)
+                if event == "execution_error":
+                    run.error = content["exception_message"].strip()
+                elif event == "execution_interrupted":
+                    run.interrupted = True
+                elif event == "executing" and content["node"] is None:
+                    break
+                elif event == "executing":
+                    run.executed.append(content["node"])
+        run.outputs = self.request(f"/history/{run.prompt_id}")[run.prompt_id]["outputs"]
+        return run
+
+    def _cause_of_death(self) -> str:
+        """What is known of a server whose connection was lost, which shows before the process is gone."""
+        try:
+            status = f"ended with status {self._process.wait(5)}"
+        except subprocess.TimeoutExpired:
+            status = "closed its connection"
+        return f"ComfyUI {status}; the last line of its log: {self.last_words()}"
+
+    def files(self, output: dict) -> list[Path]:
+        """The files that a save or preview node's entry in ``Run.outputs`` names."""
+        return [
+            self.base / file["type"] / file["subfolder"] / file["filename"]
+            for entries in output.values()
+            for file in entries
+            if isinstance(file, dict)
+        ]
+
+
+def _progress_text(message: bytes) -> dict:
+    """A node and its text out of the server's binary message: the node's id behind its length, then the text."""
+    length = int.from_bytes(message[:4], "big")
+    return {"node": message[4 : 4 + length].decode(), "text": message[4 + length :].decode()}
+
+
+def _refusal(answer: dict) -> str:
+    """One line out of the server's answer to a prompt that it does not accept."""
+    reasons = [f"{answer['error']['message']}: {answer['error']['details']}".rstrip(": ")]
+    for node in answer["node_errors"].values():
+        reasons += [f"{node['class_type']}: {error['message']}: {error['details']}" for error in node["errors"]]
+    return "; ".join(reasons)

@@ -1,0 +1,45 @@
+"""The plain engine: workers on this machine, one thread each, no dependency."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from batch.records import Batch, Clip
+from batch.worker import Worker
+
+
+def run_loop(
+    batch: Batch, clips: list[Clip], workers: int, gpus: list[str], tell_stage: Callable[[str, str], None]
+) -> Iterator[dict]:
+    """Reports as they come. ``tell_stage(worker, stage)`` hears, from other threads, what each worker does."""
+    todo: queue.SimpleQueue[Clip] = queue.SimpleQueue()
+    for clip in clips:
+        todo.put(clip)
+    results: queue.SimpleQueue[dict | BaseException] = queue.SimpleQueue()
+    started = [Worker(batch, gpus[i % len(gpus)] if gpus else None) for i in range(min(workers, len(clips)))]
+
+    def work(number: int) -> None:
+        try:
+            while True:
+                results.put(started[number].settle(todo.get_nowait(), partial(tell_stage, str(number))))
+        except queue.Empty:
+            started[number].stop()
+        except BaseException as error:
+            results.put(error)
+
+    threads = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(len(started))]
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in clips:
+            result = results.get()
+            if isinstance(result, BaseException):
+                raise result
+            yield result
+    finally:
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Worker.stop, started))

@@ -1,0 +1,81 @@
+"""How a batch is getting on: a bar on a terminal, a line for each clip elsewhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import threading
+import time
+
+from batch.clip_reports import FAILED
+
+BAR = 20
+
+
+class Progress:
+    """Shows reports as they come and what each worker does; stages may come from any thread."""
+
+    def __init__(self, total: int, settled: int) -> None:
+        self.total = total
+        self.settled = settled
+        self.failed = 0
+        self._before = settled
+        self._started = time.monotonic()
+        self._stages: dict[str, str] = {}
+        self._drawn = False
+        self._lock = threading.Lock()
+        self._on_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+    def show_stage(self, worker: str, stage: str) -> None:
+        """Tell what a worker does now."""
+        with self._lock:
+            self._stages[worker] = stage
+            self._draw()
+
+    def show_report(self, report: dict) -> None:
+        """Tell that a clip is settled."""
+        with self._lock:
+            self.settled += 1
+            failed = report["status"] == FAILED
+            self.failed += failed
+            outcome = f"failed: {report['error']}" if failed else f"done in {report['seconds']:.1f} s"
+            if not self._on_terminal:
+                print(f"[{self.settled}/{self.total}] {report['clip']} {outcome}", flush=True)
+                return
+            if failed:
+                print(f"\r{report['clip']} {outcome}".ljust(self._width()), flush=True)
+            self._draw()
+
+    def end(self) -> None:
+        """Leave the terminal to what comes after."""
+        if self._drawn:
+            print(flush=True)
+
+    def line(self) -> str:
+        """The bar, the time left and the workers' stages."""
+        done = BAR * self.settled // self.total
+        parts = [f"[{'#' * done}{'-' * (BAR - done)}] {self.settled}/{self.total}"]
+        if self.failed:
+            parts.append(f"{self.failed} failed")
+        if self.settled > self._before:
+            pace = (time.monotonic() - self._started) / (self.settled - self._before)
+            parts.append(f"{duration(pace * (self.total - self.settled))} left")
+        return " | ".join([", ".join(parts), *(stage for _, stage in sorted(self._stages.items()))])
+
+    def _draw(self) -> None:
+        if self._on_terminal:
+            self._drawn = True
+            width = self._width()
+            print(f"\r{self.line()[:width]:{width}}", end="", flush=True)
+
+    def _width(self) -> int:
+        return shutil.get_terminal_size().columns - 1
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: ``"40 s"``, ``"12 min"``, ``"3 h 20 min"``."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{round(seconds)} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,144 @@
+"""What goes with the frames of a clip, cut to the frames of a window: control hints, and conditioning that is a list.
+
+The host's context handler slices latents and conditioning tensors; control hints it leaves whole, so that every window
+would follow the first frames' hints. Here they are exchanged in place around each window's model call: copies of a
+control lose what its pre_run prepared.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.conds
+import torch
+from comfy.context_windows import IndexListContextWindow
+from comfy.controlnet import ControlNet
+from torch import Tensor
+
+from .comfy_types import Control
+from .compat import control_chains as foreign
+
+HINT_FIELDS = ("cond_hint_original", "cond_hint", "control_input", "extra_concat_orig")
+
+
+def slice_frames(value: Tensor, frames: int, window: IndexListContextWindow, device: torch.device | None) -> Tensor:
+    """A window's part of a value with one entry per frame of a clip; any other value is returned whole.
+
+    Args:
+        value: 5-D with frames where the clip has them (`[1, C, T, h, w]`, `[F, C, 1, h, w]`), or frames in the batch
+            (`[F, C, H, W]`, `[F, L, D]`). A height that equals the number of frames is not a frame axis.
+        frames: of the clip.
+    """
+    dim = window.dim if value.ndim == 5 else 0
+    return window.get_tensor(value, device, dim=dim) if value.shape[dim] == frames else value
+
+
+def slice_references(
+    key: str, value: Any, window: IndexListContextWindow, x_in: Tensor, device: torch.device, conds: dict
+) -> Any:
+    """Slice the conditioning whose frame axis the host's handler does not find; None leaves the rest to the host.
+
+    It does not look into lists of tensors (reference_latents), and of Wan's reference picture, `[1, C, H, W]` in a clip
+    with frames in dimension 2, it would take the rows for frames.
+    """
+    frames = x_in.shape[window.dim]
+    if isinstance(value, comfy.conds.CONDList):
+        return value._copy_with([slice_frames(t, frames, window, device) for t in value.cond])
+    if key == "reference_latent" and value.cond.ndim == 4:
+        return value._copy_with(slice_frames(value.cond, frames, window, device))
+    return None
+
+
+@contextmanager
+def hints_of(
+    window: IndexListContextWindow, options: dict, controls: list[Control], encoded: dict[tuple, tuple]
+) -> Iterator[None]:
+    """Controls see only a window's hints while this is open.
+
+    Args:
+        options: the window as `foreign.controls.window_options` says it.
+        controls: of the conds' chains.
+        encoded: of this run, what controls have made of each window's hints, kept off the GPU for the next step.
+    """
+    sliced = [control for control in controls if not foreign.slices_itself(control)]
+    whole = [{f: getattr(c, f) for f in HINT_FIELDS if hasattr(c, f)} for c in sliced]
+
+    def key(control: Control) -> tuple:
+        return id(control), tuple(window.index_list)
+
+    def cut(hint: Tensor | None) -> Tensor | None:
+        return None if hint is None else slice_frames(hint, options["full_length"], window, hint.device)
+
+    try:
+        for control, fields in zip(sliced, whole, strict=True):
+            control.cond_hint_original = cut(control.cond_hint_original)
+            control.extra_concat_orig = [cut(t) for t in control.extra_concat_orig]
+            hint, control_input, device = encoded.get(key(control), (None, None, None))
+            control.cond_hint = _to(hint, device)
+            if "control_input" in fields:
+                control.control_input = _to(control_input, device)
+        with foreign.window_of([control for control in controls if foreign.slices_itself(control)], options, encoded):
+            yield
+    finally:
+        for control, fields in zip(sliced, whole, strict=True):
+            hint = control.cond_hint
+            if hint is not None and key(control) not in encoded:
+                control_input = getattr(control, "control_input", None)
+                encoded[key(control)] = (_to(hint, "cpu"), _to(control_input, "cpu"), hint.device)
+            for field, value in fields.items():
+                setattr(control, field, value)
+
+
+def _to(value: Any, device: torch.device | str | None) -> Any:
+    """Move a hint, or an adapter's dict of lists of features, to a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: [_to(t, device) for t in features] for key, features in value.items()}
+    return value
+
+
+def check_conds(conds: Iterable[list[dict] | None], frames: int) -> None:
+    """Refuse conditioning that belongs to a clip of another length, and hints with another number of colours than 3.
+
+    The host would repeat or cut it silently, frame 0's hint ending up on another frame, and take colours as they come.
+
+    Args:
+        conds: lists of the host's cond dicts (as CONDITIONING's second halves or as guiders hold them).
+        frames: of the latent.
+
+    Raises:
+        ValueError: a control hint, mask, text, concat or reference latent has neither 1 nor `frames` frames; a
+            ControlNet's hint has an alpha channel, or one channel alone.
+    """
+
+    def check(tensor: object, what: str, remedy: str) -> None:
+        if not isinstance(tensor, Tensor) or tensor.ndim == 0 or tensor.shape[0] in (1, frames):
+            return
+        if frames == 1:
+            remedy = f"Give the latent {len(tensor)} too (batch_size in Empty Latent Image, or encode as many frames)"
+        else:
+            remedy = f"{remedy} so that both have {frames}"
+        raise ValueError(
+            f"the {what} has {len(tensor)} frames but the latent has {frames}. {remedy}, or give one for all frames."
+        )
+
+    for control in foreign.controls_of(conds):
+        if not foreign.slices_itself(control):
+            hint = control.cond_hint_original
+            check(hint, "control hint", "Trim the longer one (Select Frames, Get Latent From Batch)")
+            if type(control) is ControlNet and control.vae is None and hint is not None and hint.shape[1] != 3:
+                raise ValueError(
+                    f"the control hint has {hint.shape[1]} channels, expected 3 (red, green, blue). Split Image with "
+                    "Alpha removes an alpha channel; Convert Mask to Image turns a mask into three channels."
+                )
+    for cond in conds:
+        for entry in cond or ():
+            mask = entry.get("mask")
+            if mask is not None and mask.ndim > 2:
+                check(mask, "conditioning mask", "Give Conditioning (Set Mask) as many masks")
+            check(entry.get("cross_attn"), "text conditioning", "Make as many prompts")
+            check(entry.get("concat_latent_image"), "inpainting or editing latent", "Encode as many frames")
+            check(entry.get("concat_mask"), "inpainting mask", "Give as many masks")
+            for reference in entry.get("reference_latents") or ():
+                check(reference, "reference latent", "Encode as many references")

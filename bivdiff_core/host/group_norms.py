@@ -1,0 +1,91 @@
+"""Group norms that pool a whole clip, as in the released code's image branch (MCG-NJU/BIVDiff).
+
+There Stable Diffusion is built as a 3-D UNet: the norms of every residual block and the one before the last convolution
+see `[b, c, f, h, w]`, while attention, and the norms of its blocks, stay per frame.
+"""
+
+from typing import Any
+
+import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
+from comfy.patcher_extension import PatcherInjection, WrapperExecutor, WrappersMP
+from einops import rearrange
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from .comfy_types import Model
+from .model_families import family_of
+
+GROUP_NORMS = ("auto", "per_frame", "whole_clip")
+KEY = "bivdiff_norms"
+
+
+def pools(group_norms: str, grid: str) -> bool:
+    """Whether the norms pool the clip: by `auto` under the released code's grid."""
+    return group_norms == "whole_clip" or (group_norms == "auto" and grid == "reference")
+
+
+def pool_norms(model: Model) -> Model:
+    """A clone of an image MODEL whose group norms pool all frames of a call, each cond's for itself.
+
+    The layers are the MODEL's own, with hooks on them while it samples: their weights are cast and offloaded as ever.
+
+    Raises:
+        ValueError: another UNet than Stable Diffusion's, or windows that would cut the pool.
+    """
+    network = model.model.diffusion_model
+    if not isinstance(network, UNetModel) or family_of(model).video:
+        raise ValueError(
+            f"group_norms whole_clip is for Stable Diffusion's UNet, not {type(network).__name__}. Set group_norms "
+            "per_frame, and grid matched."
+        )
+    if model.model_options.get("context_handler") is not None:
+        raise ValueError(
+            "group_norms whole_clip needs all frames in one call, but the model brings windows or chunks. Take Frame "
+            "Chunks or Context Windows off, or set group_norms per_frame."
+        )
+    pooled = _Pooled()
+    model = model.clone()
+    model.set_injections(KEY, [PatcherInjection(pooled.inject, pooled.eject)])
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, pooled.count_conds)
+    return model
+
+
+class _Pooled:
+    """The hooks of one MODEL's norms; `conds` is how many conds the host has batched in the present call."""
+
+    def __init__(self) -> None:
+        self.conds = 1
+        self.hooks: list[RemovableHandle] = []
+
+    def count_conds(
+        self,
+        executor: WrapperExecutor,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor | None,
+        y: Tensor | None,
+        control: dict | None,
+        transformer_options: dict,
+        **inputs: Any,
+    ) -> Tensor:
+        self.conds = len(transformer_options["cond_or_uncond"])
+        return executor(x, timesteps, context, y, control, transformer_options, **inputs)
+
+    def inject(self, patcher: Model) -> None:
+        network = patcher.model.diffusion_model
+        blocks = [block for block in network.modules() if isinstance(block, ResBlock)]
+        for norm in [network.out[0], *(layers[0] for b in blocks for layers in (b.in_layers, b.out_layers))]:
+            self.hooks.append(norm.register_forward_pre_hook(self._as_clips))
+            self.hooks.append(norm.register_forward_hook(self._as_frames))
+
+    def eject(self, patcher: Model) -> None:
+        for hook in self.hooks:
+            hook.remove()
+        self.hooks.clear()
+
+    def _as_clips(self, norm: torch.nn.GroupNorm, args: tuple) -> tuple:
+        return (rearrange(args[0], "(b f) c h w -> b c f h w", b=self.conds),)
+
+    def _as_frames(self, norm: torch.nn.GroupNorm, args: tuple, out: Tensor) -> Tensor:
+        return rearrange(out, "b c f h w -> (b f) c h w")

@@ -1,0 +1,28 @@
+"""A request made ready for an inversion: noise rises, and nothing but the model's own prediction counts.
+
+What other nodes put on a MODEL or a prompt is made for denoising. What follows the schedule acts at the level that it
+names; what cannot, and guidance of any kind, is switched off with a warning.
+"""
+
+import logging
+
+from .comfy_types import Model
+from .compat import animatediff_evolved
+from .compat.comfyui_internals import hooks_by_level, remove_guidance, remove_step_caches
+from .compat.control_chains import keyframes_by_level
+from .prompts import Prompts
+
+log = logging.getLogger(__name__)
+
+
+def for_rising_noise(model: Model, prompts: Prompts) -> tuple[Model, Prompts]:
+    """A clone of a MODEL, and prompts, as an inversion takes them."""
+    model = animatediff_evolved.clone_model(model)
+    keyframes_by_level(model)
+    for found, why in (
+        (remove_guidance(model), "an inversion follows the model's own prediction"),
+        (remove_step_caches(model), "it skips steps by how noise falls, and in an inversion noise rises"),
+    ):
+        if found:
+            log.warning("Switched off for the inversion: %s (%s).", ", ".join(found), why)
+    return model, Prompts.unguided(hooks_by_level(prompts.positive))

@@ -1,0 +1,116 @@
+"""A guider of two MODELs, for SamplerCustomAdvanced: the video model denoises, and the image model takes part."""
+
+from collections.abc import Callable
+from functools import partial
+
+import comfy.model_management
+import comfy.samplers
+from torch import Tensor
+
+from ..bridging import Denoiser, bridge
+from .comfy_types import Model
+from .compat import animatediff_evolved
+from .model_families import noise_of
+from .prompts import Prompts
+from .stages import guider
+from .validation import admit_model
+
+
+class BridgeGuider(comfy.samplers.CFGGuider):
+    """The video MODEL's guider with that of the image MODEL around it.
+
+    The image guider's own run is open while the video guider samples, so hooks, wrappers, controls and windows of
+    both MODELs are in force.
+
+    Args:
+        image: the image model's guider, its conditioning and guidance set.
+        video: MODEL of the same latent space.
+        strategy, share: see `bridging.bridge`.
+    """
+
+    image: Denoiser
+    """The image model's guider, while its run is open."""
+
+    def __init__(self, image: comfy.samplers.CFGGuider, video: Model, strategy: str, share: float):
+        super().__init__(video)
+        self.image_guider = image
+        self.strategy = strategy
+        self.share = share
+
+    def sample(
+        self,
+        noise: Tensor,
+        latent_image: Tensor,
+        sampler: comfy.samplers.Sampler,
+        sigmas: Tensor,
+        denoise_mask: Tensor | None = None,
+        callback: Callable[..., None] | None = None,
+        disable_pbar: bool = False,
+        seed: int | None = None,
+    ) -> Tensor:
+        def sample(image: Denoiser) -> Tensor:
+            self.image = image
+            try:
+                return super(BridgeGuider, self).sample(
+                    noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed
+                )
+            finally:
+                del self.image
+
+        return self.image_guider.sample(
+            noise, latent_image, _Opened(sample), sigmas, denoise_mask, disable_pbar=True, seed=seed
+        )
+
+    def predict_noise(self, x: Tensor, timestep: Tensor, model_options: dict, seed: int | None = None) -> Tensor:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        video = partial(super().predict_noise, model_options=model_options, seed=seed)
+        sigmas = model_options["transformer_options"]["sample_sigmas"]
+        return bridge(self.image, video, x, timestep, sigmas, self.strategy, self.share)
+
+
+class _Opened(comfy.samplers.Sampler):
+    """Hands the guider that is about to sample to a function, whose result is a LATENT's samples."""
+
+    def __init__(self, function: Callable[[Denoiser], Tensor]):
+        self.function = function
+
+    def sample(
+        self,
+        model_wrap: comfy.samplers.CFGGuider,
+        sigmas: Tensor,
+        extra_args: dict,
+        callback: Callable[..., None] | None,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> Tensor:
+        samples = self.function(partial(model_wrap, **extra_args))
+        return model_wrap.inner_model.process_latent_in(samples.to(noise.device))
+
+
+def bridge_guider(
+    image_model: Model, image_prompts: Prompts, video_model: Model, video_prompts: Prompts, strategy: str, share: float
+) -> BridgeGuider:
+    """The guider of two MODELs, `image_model` with its windows set.
+
+    Raises:
+        ValueError: the MODELs share no latent space or no kind of noise, one of them is AnimateDiff-Evolved's, or each
+            is not what it should be.
+    """
+    for model in (image_model, video_model):
+        animatediff_evolved.check_beside_another(model)
+    admit_model(video_model, video=True, prompts=video_prompts)
+    for what, ours in (
+        ("latent space", lambda model: type(model.get_model_object("latent_format")).__name__),
+        ("kind of noise", noise_of),
+    ):
+        if ours(image_model) != ours(video_model):
+            raise ValueError(
+                f"the image model's {what} is {ours(image_model)}, the video model's {ours(video_model)}. Use models "
+                "that share a VAE, such as Stable Diffusion 1.5 with ZeroScope."
+            )
+    made = BridgeGuider(guider(image_model, image_prompts), video_model, strategy, share)
+    made.set_conds(video_prompts.positive, video_prompts.negative)
+    made.set_cfg(video_prompts.cfg)
+    return made

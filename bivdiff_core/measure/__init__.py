@@ -1,0 +1,1 @@
+"""What is measured and shown, without ComfyUI: videos, latents, optical flow, plots, picture grids, audio cuts."""

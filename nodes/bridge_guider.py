@@ -1,0 +1,86 @@
+"""Bridging while denoising: the alternative that BIVDiff's paper compares itself with."""
+
+from comfy_api.latest import io
+
+from ..bivdiff_core.bridging import STRATEGIES
+from ..bivdiff_core.host.comfy_types import Conditioning, Model
+from ..bivdiff_core.host.prompts import Prompts
+from ..bivdiff_core.host.two_model_guider import bridge_guider
+from ..bivdiff_core.host.validation import chunk_frames
+from . import shared_inputs
+from .base import Node
+
+
+class BridgeGuider(Node):
+    """Two models in one guider."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BIVDiffBridgeGuider",
+            display_name="Bridge Guider",
+            category=shared_inputs.CATEGORY,
+            description="Lets an image model and a video model denoise together, for SamplerCustomAdvanced: no "
+            "inversion, one pass. The image model keeps its ControlNet while the video model steadies the frames. "
+            "BIVDiff itself runs one after the other; this is for comparing, and for starting from plain noise (Frame "
+            "Noise).",
+            search_aliases=["two models", "parallel sampling", "alternating sampler", "iv-mixed", "bivdiff"],
+            inputs=[
+                io.Model.Input("image_model", tooltip="The image model, with its LoRAs and patches."),
+                io.Conditioning.Input(
+                    "image_positive", tooltip="Its prompt, through ControlNet and the like: one hint for each frame."
+                ),
+                io.Conditioning.Input("image_negative", tooltip="What the image model should keep out."),
+                shared_inputs.cfg(7.5, "How strictly the image model follows its prompt.", "image_cfg"),
+                io.Model.Input("video_model", tooltip="A video model that shares the image model's VAE."),
+                io.Conditioning.Input("video_positive", tooltip="The prompt, encoded by the video model's own CLIP."),
+                io.Conditioning.Input("video_negative", tooltip="What the video model should keep out."),
+                shared_inputs.cfg(7.5, "How strictly the video model follows its prompt.", "video_cfg"),
+                io.Combo.Input(
+                    "strategy",
+                    options=list(STRATEGIES),
+                    default="parallel",
+                    tooltip="parallel: both models in every step, their predictions averaged. alternating: one model a "
+                    "step. interleaved: the image model in every step, with visits to the video model and back; needs "
+                    "the sampler ddim or euler.",
+                ),
+                io.Float.Input(
+                    "image_share",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="The image model's part: its weight, or its share of the steps. Lower it while the video "
+                    "flickers, raise it when shapes are lost. 1 is the image model alone, 0 the video model alone "
+                    "(interleaved: a detour through it in every step).",
+                ),
+                shared_inputs.frames_per_batch(),
+            ],
+            outputs=[io.Guider.Output(display_name="GUIDER", tooltip="For SamplerCustomAdvanced.")],
+        )
+
+    @classmethod
+    def run(
+        cls,
+        image_model: Model,
+        image_positive: Conditioning,
+        image_negative: Conditioning,
+        image_cfg: float,
+        video_model: Model,
+        video_positive: Conditioning,
+        video_negative: Conditioning,
+        video_cfg: float,
+        strategy: str,
+        image_share: float,
+        frames_per_batch: int,
+    ) -> io.NodeOutput:
+        return io.NodeOutput(
+            bridge_guider(
+                chunk_frames(image_model, frames_per_batch),
+                Prompts(image_positive, image_negative, image_cfg),
+                video_model,
+                Prompts(video_positive, video_negative, video_cfg),
+                strategy,
+                image_share,
+            )
+        )

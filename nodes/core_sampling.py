@@ -1,0 +1,70 @@
+"""What core's samplers need for frames: noise that frames share, and models that run them in chunks."""
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..bivdiff_core.host.comfy_types import Latent, Model
+from ..bivdiff_core.host.stages import frame_noise
+from ..bivdiff_core.host.validation import admit_samples, chunk_frames
+from . import shared_inputs
+from .base import Node, error_prefix
+
+
+class _FrameNoise:
+    """NOISE whose frames are related."""
+
+    def __init__(self, seed: int, mode: str):
+        self.seed = seed
+        self.mode = mode
+
+    def generate_noise(self, latent: Latent) -> Tensor:
+        with error_prefix(FrameNoise):
+            return frame_noise(admit_samples(latent), latent.get("batch_index"), self.seed, self.mode)
+
+
+class FrameNoise(Node):
+    """Noise for SamplerCustomAdvanced over frames."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BIVDiffFrameNoise",
+            display_name="Frame Noise",
+            category=shared_inputs.CATEGORY,
+            description="Starting noise for a batch of frames, for SamplerCustomAdvanced. How frames share it decides "
+            "how much they differ before any smoothing.",
+            search_aliases=["shared noise", "random noise frames", "progressive noise", "video noise"],
+            inputs=[shared_inputs.seed(), shared_inputs.frame_noise("mode")],
+            outputs=[
+                io.Noise.Output(display_name="NOISE", tooltip="Made for the whole clip, whatever the chunk size.")
+            ],
+        )
+
+    @classmethod
+    def run(cls, seed: int, mode: str) -> io.NodeOutput:
+        return io.NodeOutput(_FrameNoise(seed, mode))
+
+
+class FrameChunks(Node):
+    """Frame chunks as a patch of a MODEL."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BIVDiffFrameChunks",
+            display_name="Frame Chunks",
+            category=shared_inputs.CATEGORY,
+            description="Lets any sampler and guider take more frames than fit in memory: the model runs them a chunk "
+            "at a time, with ControlNet hints, masks and per-frame conditioning following their frames. For image "
+            "models; a video model would lose the motion between chunks.",
+            search_aliases=["batch chunks", "frames per batch", "low vram frames"],
+            inputs=[
+                io.Model.Input("model", tooltip="An image model. Context windows that it already has stay in force."),
+                shared_inputs.frames_per_batch(advanced=False),  # all that there is
+            ],
+            outputs=[io.Model.Output(display_name="MODEL", tooltip="The model for KSampler or a guider.")],
+        )
+
+    @classmethod
+    def run(cls, model: Model, frames_per_batch: int) -> io.NodeOutput:
+        return io.NodeOutput(chunk_frames(model, frames_per_batch))

@@ -1,0 +1,128 @@
+"""Inverted latents on disk, so that each inversion runs only once."""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+import folder_paths
+from comfy.cli_args import args
+from comfy_api.latest import io
+
+from ..bivdiff_core.host.comfy_types import Latent
+from ..bivdiff_core.host.inverted_latents import inversion_of
+from ..bivdiff_core.host.latent_files import read_latent, write_latent
+from ..bivdiff_core.host.validation import admit_inverted
+from . import shared_inputs
+from .base import Node
+
+log = logging.getLogger(__name__)
+
+FOLDER, SUFFIX = "latents", ".latent"
+
+
+class SaveLatent(Node):
+    """Writes an inverted latent with its description."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BIVDiffSaveLatent",
+            display_name="Save Inverted Latent",
+            category=shared_inputs.CATEGORY,
+            description="Saves inverted frames with their description: how far they were inverted, by which kind of "
+            "model, and their mask. Core's Save Latent keeps only the numbers, and a latent inverted halfway is then "
+            "smoothed as if it were full noise.",
+            search_aliases=["save latent", "export latent", "save inversion", "store noise"],
+            inputs=[
+                io.Latent.Input(
+                    "latent",
+                    tooltip="From DDIM Inverse or Mixed Inversion Blend. What is wired here always runs: after DDIM "
+                    "Inverse (Video) that makes the video branch run even at a mixing ratio of 1.",
+                ),
+                io.String.Input(
+                    "filename_prefix",
+                    default=f"{FOLDER}/BIVDiff",
+                    tooltip="Folder and beginning of the file's name, below ComfyUI's output folder. Load Inverted "
+                    "Latent lists those in latents.",
+                ),
+            ],
+            outputs=[io.Latent.Output(display_name="LATENT", tooltip="The same latent, to continue with.")],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def run(cls, latent: Latent, filename_prefix: str) -> io.NodeOutput:
+        admit_inverted(latent)
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+            filename_prefix, folder_paths.get_output_directory()
+        )
+        file = f"{name}_{counter:05}_{SUFFIX}"
+        write_latent(latent, Path(folder, file), cls.workflow())
+        saved = {"filename": file, "subfolder": subfolder, "type": "output"}
+        return io.NodeOutput(latent, ui={"latents": [saved]})
+
+    @classmethod
+    def workflow(cls) -> dict[str, str]:
+        """The graph that runs, as core's nodes keep it in the files that they save."""
+        if args.disable_metadata or not cls.hidden:
+            return {}
+        found = {"prompt": cls.hidden.prompt, **(cls.hidden.extra_pnginfo or {})}
+        return {name: json.dumps(value) for name, value in found.items() if value is not None}
+
+
+class LoadLatent(Node):
+    """Reads an inverted latent."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BIVDiffLoadLatent",
+            display_name="Load Inverted Latent",
+            category=shared_inputs.CATEGORY,
+            description="Loads what Save Inverted Latent has saved, ready for Mixed Inversion Blend or Video Temporal "
+            "Smoother. It also reads files of core's Save Latent, which do not say how far the latent was inverted.",
+            search_aliases=["load latent", "import latent", "load inversion"],
+            inputs=[
+                io.Combo.Input(
+                    "latent",
+                    options=saved_latents(),
+                    tooltip="A .latent file in output/latents or in the input folder. Press R after saving one.",
+                )
+            ],
+            outputs=[
+                io.Latent.Output(
+                    display_name="LATENT",
+                    tooltip="The inverted frames. If core's Save Latent saved them at a strength below 1, set it in "
+                    "Video Temporal Smoother.",
+                )
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, latent: str) -> bool | str:
+        if not folder_paths.exists_annotated_filepath(latent):
+            return f"there is no file {latent}. Press R, and choose one from the list"
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, latent: str) -> str:
+        return hashlib.sha256(Path(folder_paths.get_annotated_filepath(latent)).read_bytes()).hexdigest()
+
+    @classmethod
+    def run(cls, latent: str) -> io.NodeOutput:
+        loaded = read_latent(Path(folder_paths.get_annotated_filepath(latent)))
+        if inversion_of(loaded) is None:
+            log.warning(
+                "The file does not say how far the latent was inverted. If its strength was below 1, set the same "
+                "strength in Video Temporal Smoother."
+            )
+        return io.NodeOutput(loaded)
+
+
+def saved_latents() -> list[str]:
+    """Latent files below output/latents and in the input folder, as the host's annotated paths."""
+    output, given = Path(folder_paths.get_output_directory()), Path(folder_paths.get_input_directory())
+    saved = [f"{path.relative_to(output).as_posix()} [output]" for path in output.glob(f"{FOLDER}/**/*{SUFFIX}")]
+    return sorted(saved, reverse=True) + sorted(path.name for path in given.glob(f"*{SUFFIX}"))

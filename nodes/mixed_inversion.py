@@ -1,0 +1,136 @@
+"""Mixed Inversion, BIVDiff's bridge: one noise out of the image branch's and the video branch's."""
+
+from comfy_api.latest import io
+
+from ..bivdiff_core.blend import MODES, TASK_RATIOS
+from ..bivdiff_core.host.comfy_types import Latent
+from ..bivdiff_core.host.inverted_latents import mix
+from ..bivdiff_core.host.validation import admit_inverted
+from . import shared_inputs
+from .base import Node, error_prefix
+
+
+def _ratio(task: str, mixing_ratio: float) -> float:
+    return TASK_RATIOS.get(task, mixing_ratio)
+
+
+class MixedInversion(Node):
+    """Blends the two branches' inverted latents; a zero-weight branch is skipped."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BIVDiffMixedInversion",
+            display_name="Mixed Inversion Blend",
+            category=shared_inputs.CATEGORY,
+            description="Mixes the image model's and the video model's inverted frames. More of the image branch gives "
+            "smoother motion, more of the video branch keeps the frames closer to what they were. At a mixing ratio of "
+            "1 or 0 the other branch is skipped.",
+            search_aliases=["mixed inversion", "latent mix", "bivdiff"],
+            inputs=[
+                io.Latent.Input(
+                    "image_latent",
+                    lazy=True,
+                    tooltip="From DDIM Inverse (Image). Skipped at a mixing ratio of 0.",
+                ),
+                io.Latent.Input(
+                    "video_latent",
+                    lazy=True,
+                    tooltip="From DDIM Inverse (Video). Skipped at a mixing ratio of 1.",
+                ),
+                io.Combo.Input(
+                    "task",
+                    options=["custom", *TASK_RATIOS],
+                    default="custom",
+                    tooltip="The paper's mixing ratio for a task: 1 for ControlNet, T2I-Adapter and InstructPix2Pix, "
+                    "0.25 for Prompt2Prompt, 0.1 for inpainting and outpainting. custom takes mixing_ratio.",
+                    extra_dict={"ratios": TASK_RATIOS},  # for js/mixed_inversion.js
+                ),
+                io.Float.Input(
+                    "mixing_ratio",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Weight of the image branch. Lower it when the video loses what the frames showed, raise "
+                    "it while the video still flickers. Only for task custom.",
+                ),
+                io.Combo.Input(
+                    "mode",
+                    options=list(MODES),
+                    default="linear",
+                    tooltip="linear: the paper's, and usually the one to keep. If the video comes out grey or washed "
+                    "out, try variance_preserving or slerp, which keep the noise std at 1. frequency takes the coarse "
+                    "part from the image branch and the fine part from the video branch; mixing_ratio is the coarse "
+                    "part's share.",
+                ),
+                io.Float.Input(
+                    "steadiness",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    optional=True,
+                    tooltip="Pulls the image branch's frames towards their mean over time, before the video model sees "
+                    "them. 0.5 helps frames of independent noise at a strength around 0.5, most where little moves. At "
+                    "full strength it costs shapes; shared noise gains nothing. No effect at a mixing ratio of 0.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="LATENT", tooltip="The mixed noise, for Video Temporal Smoother."),
+                io.Float.Output(
+                    display_name="ratio", tooltip="The mixing ratio that was used, for labels and file names."
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, task: str, mixing_ratio: float | None = None) -> bool | str:
+        """Checks whose values the host leaves to a node that asks for them; a linked ratio does not arrive here."""
+        if task != "custom" and task not in TASK_RATIOS:
+            return f"task {task} is not one of custom, {', '.join(TASK_RATIOS)}"
+        if mixing_ratio is None and task != "custom":
+            return f"task {task} sets the mixing ratio, but one is wired in as well. Set task to custom, or unlink it"
+        if mixing_ratio is not None and not 0 <= mixing_ratio <= 1:
+            return f"mixing_ratio {mixing_ratio} must lie between 0 (video branch) and 1 (image branch)"
+        return True
+
+    @classmethod
+    def check_lazy_status(
+        cls,
+        task: str,
+        mixing_ratio: float,
+        mode: str,
+        image_latent: Latent | None = None,
+        video_latent: Latent | None = None,
+        steadiness: float = 0.0,
+    ) -> list[str]:
+        """The branches that have weight; before them a mode that is wired in, which the host does not check."""
+        if mode not in MODES:
+            with error_prefix(cls):
+                raise ValueError(
+                    f"mode {mode} is not one of {', '.join(MODES)}. Wire Blend Mode List to it, or unlink it."
+                )
+        ratio = _ratio(task, mixing_ratio)
+        branches = {
+            "image_latent": image_latent if ratio > 0 else (),
+            "video_latent": video_latent if ratio < 1 else (),
+        }
+        return [name for name, latent in branches.items() if latent is None]
+
+    @classmethod
+    def run(
+        cls,
+        task: str,
+        mixing_ratio: float,
+        mode: str,
+        image_latent: Latent | None = None,
+        video_latent: Latent | None = None,
+        steadiness: float = 0.0,
+    ) -> io.NodeOutput:
+        ratio = _ratio(task, mixing_ratio)
+        image, video = image_latent or {}, video_latent or {}  # only the zero-weight branch is missing
+        weights = ((image, ratio), (video, 1 - ratio))
+        for latent in (latent for latent, weight in weights if weight > 0):
+            admit_inverted(latent)
+        return io.NodeOutput(mix(image, video, ratio, mode, steadiness), ratio)

@@ -1,0 +1,293 @@
+"""Does it do what BIVDiff claims? Held-out clips of the toy world through the real nodes, beside every cheap way out.
+
+    python -m research.claims [--clips 24] [--sheet]
+
+Measures the runs that rows/claims.jsonl lacks, and fills the tables of pages/claims.md, which says what the columns
+mean; --sheet draws docs/claims.png anew. Move the rows away after a change of the models or the nodes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from itertools import product
+
+import pandas
+import torch
+from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+from torchvision.utils import make_grid
+
+from bivdiff_core.measure.optical_flow import average_along
+from research import toy_world
+from research.demo_chain import FRAME_CFG, SMOOTH_CFG, average_of_three, start, with_jumping_colours
+from research.frame_counter import Made, PricedChain
+from research.page_tables import markdown, run_line, write
+from research.rows_and_jobs import ROOT, interval, measure
+from research.toy_metrics import figures_of, sharpness
+from tools.contact_sheet import contact_sheet
+
+STEPS = 25
+GENTLE, STEADINESS = 0.5, 0.5
+"""A strength below the nodes' 1, and the steadiness tried at it."""
+REACHES = (1, 3, 7)
+RELEASED_CFG = 7.5
+FIRST_CLIP = 24
+"""Of the held-out clips; on those before it settings were chosen."""
+SEEDS = (0, 1)
+
+FRAMES = ("independent", "shared", "own")
+PLAIN, PASSED, EDITED = "frames", " -> structure pass", "frames, another colour"
+OURS = (
+    "BIVDiff 1",
+    f"BIVDiff 1, strength {GENTLE:g}",
+    f"BIVDiff 1, strength {GENTLE:g}, steadiness {STEADINESS:g}",
+)
+CHEAP = ("average of 3", *(f"along motion {reach}" for reach in REACHES))
+FIGURES = ("shape flicker", "background flicker", "IoU", "caption", "sharpness")
+PAIRS = (
+    (f"BIVDiff 1{PASSED}", PLAIN),
+    (f"BIVDiff 1{PASSED}", f"{PLAIN}{PASSED}"),
+    (f"BIVDiff 1{PASSED}", "BIVDiff 1"),
+    (f"BIVDiff 1{PASSED}", f"average of 3{PASSED}"),
+    (f"BIVDiff 1{PASSED}", f"along motion 1{PASSED}"),
+    (f"BIVDiff 1{PASSED}", f"{OURS[1]}{PASSED}"),
+    (f"{OURS[2]}{PASSED}", f"{OURS[1]}{PASSED}"),
+)
+"""Ways whose differences clip by clip the page shows, for each kind of clips and frames."""
+DRAWN_ANEW = {"independent": ("shared", "the source's noise"), "shared": ("the source's noise",), "own": ()}
+"""From what noise an artist can draw other frames instead of steadying these; frames of one's own are what they are."""
+SHARPNESS_KEPT, POINTS_LOST = 0.9, 0.01
+SHEET_CLIPS = 2
+SHEET_WAYS = (
+    ("source", "source"),
+    ("independent", PLAIN),
+    ("shared", PLAIN),
+    ("independent", "along motion 1"),
+    ("independent", "BIVDiff 1"),
+    ("independent", f"BIVDiff 1{PASSED}"),
+    ("shared", f"BIVDiff 1{PASSED}"),
+)
+
+Ways = dict[tuple[str, str], Made]
+"""Videos `[F, H, W, 3]` with their prices, by the frames that they are made of and the way."""
+
+
+class Claims(PricedChain):
+    """Every way for one clip and seed."""
+
+    def ways(self, clip: toy_world.Clip, seed: int) -> Ways:
+        """What every way makes of a clip."""
+        self.source, self.text = clip.frames, self.encode_text(clip.caption)
+        self.controlled = self.outlined(clip.frames, self.text)
+        empty = self.nothing(len(clip.frames))
+        encoded = self.step(lambda: self.encode(clip.frames))
+        made: Ways = {("source", "source"): self.step(self.decode, encoded)}
+        for noise in ("independent", "shared"):
+            drawn = self.step(lambda noise=noise: self.draw(*self.controlled, empty, seed, noise, STEPS))
+            made |= self.steadied(noise, drawn, self.step(self.decode, drawn))
+            if noise == "independent":
+                made |= self.as_published(drawn)
+        own = self.step(lambda: with_jumping_colours(clip.frames, seed))
+        made |= self.steadied("own", self.step(self.encode, own), own)
+        self.remembered = self.step(lambda latent: self.invert_image(latent, self.text, 1.0, steps=STEPS), encoded)
+        made["the source's noise", PLAIN] = self.drawn_from(self.remembered, self.controlled)
+        alone = self.step(lambda: self.sample(self.video, self.text, empty, seed, steps=STEPS))
+        made["none", "video model alone"] = self.step(self.decode, alone)
+        return made
+
+    def edits(self, clip: toy_world.Clip, goal: toy_world.Clip, seed: int) -> Ways:
+        """The clip of `ways` in the goal's colours, from its own noise and from independent noise, not smoothed."""
+        controlled = self.outlined(clip.frames, self.encode_text(goal.caption))
+        drawn = self.step(lambda: self.draw(*controlled, self.nothing(len(clip.frames)), seed, steps=STEPS))
+        return {
+            ("the source's noise", EDITED): self.drawn_from(self.remembered, controlled),
+            ("independent", EDITED): self.step(self.decode, drawn),
+        }
+
+    def drawn_from(self, inverted: Made, controlled: tuple[list, list]) -> Made:
+        """Frames drawn from the noise that others were inverted to, as a video."""
+        drawn = self.step(lambda latent: self.redraw(latent, *controlled, STEPS, FRAME_CFG), inverted)
+        return self.step(self.decode, drawn)
+
+    def steadied(self, frames: str, latent: Made, pictures: Made) -> Ways:
+        """Frames, and every way to steady them."""
+        made: Ways = {(frames, PLAIN): pictures, (frames, f"{PLAIN}{PASSED}"): self.passed(latent)}
+        for way in CHEAP:
+            made[frames, way] = averaged = self.step(lambda images, way=way: self.averaged(images, way), pictures)
+            made[frames, f"{way}{PASSED}"] = self.passed(self.step(self.encode, averaged))
+        pure, image, video = (
+            self.step(lambda latent, of=of, to=to: of(latent, self.text, to, steps=STEPS), latent)
+            for of, to in ((self.invert_image, 1.0), (self.invert_image, GENTLE), (self.invert_video, GENTLE))
+        )
+        mixed = {
+            f"BIVDiff 0.5, strength {GENTLE:g}": self.step(lambda *both: self.blend(*both, 0.5), image, video),
+            OURS[0]: self.step(lambda image: self.blend(image, None, 1.0), pure),
+            OURS[1]: self.step(lambda image: self.blend(image, None, 1.0), image),
+            OURS[2]: self.step(lambda image: self.blend(image, None, 1.0, steadiness=STEADINESS), image),
+        }
+        for way, blended in mixed.items():
+            made |= self.smoothed(frames, way, blended)
+        return made
+
+    def averaged(self, images: torch.Tensor, way: str) -> torch.Tensor:
+        """Frames `[F, H, W, 3]` averaged in one of the `CHEAP` ways."""
+        if way == CHEAP[0]:
+            return average_of_three(images)
+        return average_along(images, self.source, int(way.split()[-1]))[0]
+
+    def as_published(self, latent: Made) -> Ways:
+        """Independent frames inverted without a caption, and as the released code does it."""
+        image = self.step(lambda latent: self.invert_image(latent, self.empty, 1.0, steps=STEPS), latent)
+        made = self.smoothed("independent", "BIVDiff 1, no caption", image)
+        grid = {"steps": STEPS, "grid": "reference"}
+        released = self.step(lambda latent: self.invert_image(latent, self.empty, 1.0, **grid), latent)
+        for cfg in (SMOOTH_CFG, RELEASED_CFG):
+            video = self.step(lambda latent, cfg=cfg: self.smooth(latent, self.text, cfg=cfg, **grid), released)
+            made["independent", f"BIVDiff 1, as released, guidance {cfg:g}"] = self.step(self.decode, video)
+        image = self.step(lambda latent: self.invert_image(latent, self.text, GENTLE, steps=STEPS), latent)
+        again = self.step(lambda latent: self.redraw(latent, self.text, self.empty, STEPS), image)
+        made["independent", "image model for the video model"] = self.step(self.decode, again)
+        return made
+
+    def smoothed(self, frames: str, way: str, mixed: Made) -> Ways:
+        """An inverted LATENT smoothed, and the structure pass after it."""
+        video = self.step(lambda latent: self.smooth(latent, self.text, STEPS), mixed)
+        return {(frames, way): self.step(self.decode, video), (frames, f"{way}{PASSED}"): self.passed(video)}
+
+    def passed(self, latent: Made) -> Made:
+        """A LATENT after the structure pass, as a video."""
+        again = self.step(lambda latent: self.structure_pass(latent, self.text, self.controlled, STEPS), latent)
+        return self.step(self.decode, again)
+
+
+def begin() -> None:
+    """Load the chain into this process."""
+    global chain
+    chain = Claims(start())
+
+
+def work(job: dict) -> dict:
+    """A row: figures of every way on a job's clip."""
+    clip = toy_world.held_out(job["kind"], job["clip"])
+    goal = toy_world.recolour(clip, clip.seed)
+    made = chain.ways(clip, job["seed"])
+    reference = sharpness(made["source", "source"].result)
+    made |= chain.edits(clip, goal, job["seed"])
+    ways: dict[str, dict] = {}
+    for (frames, way), video in made.items():
+        figures = figures_of(video.result, goal if way == EDITED else clip)
+        figures["sharpness"] /= reference
+        rounded = {name: value if value is None else round(value, 5) for name, value in figures.items()}
+        ways.setdefault(frames, {})[way] = rounded | {"calls": video.calls}
+    said = toy_world.parse_caption(clip.caption)
+    return {"colourless": said.background is None or said.shapes[0][0] is None, "ways": ways}
+
+
+def frame_of(rows: list[dict]) -> pandas.DataFrame:
+    """One line for each way, the mean over the seeds of a clip: indexed by kind, frames, way and clip."""
+    lines = [
+        {"kind": row["kind"], "frames": frames, "way": way, "clip": row["clip"], "colourless": row["colourless"]}
+        | figures
+        for row in rows
+        for frames, ways in row["ways"].items()
+        for way, figures in ways.items()
+    ]
+    table = pandas.DataFrame(lines).astype(dict.fromkeys(FIGURES, float))
+    return table.groupby(["kind", "frames", "way", "clip"], sort=False).mean()
+
+
+def means(table: pandas.DataFrame) -> str:
+    """The figures of each way, means over clips, as Markdown."""
+    found = table.groupby(["frames", "way"], sort=False)[[*FIGURES, "calls"]].mean().reset_index()
+    digits = ["", "", ".3f", ".3f", ".2f", ".2f", ".2f", ".0f"]
+    return found.to_markdown(index=False, floatfmt=digits, missingval="")
+
+
+def differences(table: pandas.DataFrame) -> str:
+    """Means of `PAIRS`' differences clip by clip, between bounds of 95% of resampled means, as Markdown."""
+    table, lines = table.sort_index(), []
+    pairs = [(frames, ours, (frames, theirs), theirs) for frames, (ours, theirs) in product(FRAMES, PAIRS)]
+    for frames, others in DRAWN_ANEW.items():
+        pairs += [(frames, PAIRS[0][0], (other, PLAIN), f"{PLAIN}, {other}") for other in others]
+    for frames, ours, against, name in pairs:
+        gains = table.loc[frames, ours][[*FIGURES]] - table.loc[against][[*FIGURES]]
+        line = {"frames": frames, "way": ours, "against": name}
+        for figure in FIGURES:
+            low, high = interval(gains[figure])
+            line[figure] = f"{gains[figure].mean():+.3f} ({low:+.3f} to {high:+.3f})"
+        lines.append(line)
+    return markdown(lines)
+
+
+def aims(table: pandas.DataFrame) -> str:
+    """The aims for each kind of frames beside what the ways of BIVDiff's with the structure pass measured."""
+    found = table.groupby(["frames", "way"], sort=False)[[*FIGURES]].mean()
+    lines = []
+    for way, frames in product(OURS, FRAMES):
+        plain, ours = found.loc[frames, PLAIN], found.loc[frames, f"{way}{PASSED}"]
+        cheap = found.loc[frames].loc[[f"{PLAIN}{PASSED}", *CHEAP, *(f"{name}{PASSED}" for name in CHEAP)]]
+        cheap = cheap[cheap["sharpness"] >= SHARPNESS_KEPT * plain["sharpness"]]
+        line = {"way": f"{way}{PASSED}", "frames": frames}
+        kept = ours["sharpness"] / plain["sharpness"]
+        for figure in FIGURES[:2]:
+            best = cheap[figure].idxmin()
+            met = "" if ours[figure] < cheap[figure][best] else "MISSED: "
+            line[figure] = f"{met}{ours[figure]:.3f}, {best} {cheap[figure][best]:.3f}"
+        anew = found.loc[[(noise, PLAIN) for noise in DRAWN_ANEW[frames]]]
+        beaten = (anew[[*FIGURES[:2]]] > ours[[*FIGURES[:2]]]).to_numpy().all()
+        line["frames drawn anew"] = ("" if beaten else "MISSED: ") + "; ".join(
+            f"{noise} {figures.iloc[0]:.3f} / {figures.iloc[1]:.3f}" for (noise, _), figures in anew.iterrows()
+        )
+        for figure in FIGURES[2:4]:
+            points = ours[figure] - plain[figure]
+            line[figure] = ("" if points >= -POINTS_LOST else "MISSED: ") + f"{100 * points:+.1f} points"
+        line["sharpness kept"] = ("" if kept >= SHARPNESS_KEPT else "MISSED: ") + f"{kept:.0%}"
+        lines.append(line)
+    return markdown(lines)
+
+
+def blocks(rows: list[dict]) -> dict[str, str]:
+    """What the page's generated blocks hold."""
+    table = frame_of(rows)
+    clips, seeds = ({row[name] for row in rows} for name in ("clip", "seed"))
+    made = {"run": run_line(rows, f"{len(clips)} clips of each kind, {len(seeds)} seeds.")}
+    for kind in toy_world.KINDS:
+        of_kind = table.loc[kind]
+        silent = of_kind[of_kind["colourless"] > 0]
+        shown = silent[silent.index.isin([(*way, clip) for way in SHEET_WAYS for clip in silent.index.levels[2]])]
+        made |= {
+            f"aims, {kind}": aims(of_kind),
+            f"means, {kind}": means(of_kind),
+            f"differences, {kind}": differences(of_kind),
+            f"colourless, {kind}": means(shown),
+        }
+    return made
+
+
+def sheet() -> Image.Image:
+    """A block for each clip, easy ones left and hard ones right: a line of frames for each of `SHEET_WAYS`."""
+    begin()
+    blocks = []
+    for number, kind in product(range(SHEET_CLIPS), toy_world.KINDS):
+        clip = toy_world.held_out(kind, FIRST_CLIP + number)
+        made = chain.ways(clip, SEEDS[0])
+        shown = {way if of == "source" else f"{of}: {way}": made[of, way].result for of, way in SHEET_WAYS}
+        blocks.append(pil_to_tensor(contact_sheet(shown, tile=68, label=290, title=f"{kind}: {clip.caption}")))
+    return to_pil_image(make_grid(torch.stack(blocks), nrow=len(toy_world.KINDS), padding=0))
+
+
+def main() -> None:
+    """Measure what is missing and fill the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clips", type=int, default=24, help="how many held-out clips of each kind")
+    parser.add_argument("--sheet", action="store_true", help="draw the contact sheet anew")
+    given = parser.parse_args()
+    clips = range(FIRST_CLIP, FIRST_CLIP + given.clips)
+    jobs = [{"clip": clip, "kind": kind, "seed": seed} for clip, kind, seed in product(clips, toy_world.KINDS, SEEDS)]
+    write("research/pages/claims.md", blocks(measure("claims", jobs, work, begin)))
+    if given.sheet:
+        sheet().quantize(256).save(ROOT / "docs" / "claims.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()

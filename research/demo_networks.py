@@ -1,0 +1,250 @@
+"""The demo models' networks as they are built, grown out of one another and trained (research/train_demo_models.py).
+
+All are plain diffusers and transformers modules, and their weight files keep those libraries' keys, so the host's own
+converters read them. Attention heads of the UNets are 16 wide, which UNet2D spells as a number of heads and UNet3D as a
+width. diffusers and transformers are imported only when a network is built.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import save_file
+
+from bivdiff_core.demo.models import (
+    AUTOENCODER,
+    CONTEXT_DIM,
+    CONTEXT_LENGTH,
+    T2I_ADAPTER,
+    TEXT_ENCODER,
+    VIDEO_UNET,
+    WEIGHTS,
+    WordTokenizer,
+)
+from bivdiff_core.grids import SD_BETAS
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, ControlNetModel, T2IAdapter, UNet2DConditionModel, UNet3DConditionModel
+    from transformers import CLIPTextModel
+
+RANK = 16
+LORA_RANK = 8
+LORA = "loras/bivdiff_black_and_white"
+IMAGE_UNET = {
+    "sample_size": 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "down_block_types": ("CrossAttnDownBlock2D",) * 2,
+    "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+    "block_out_channels": (64, 64),
+    "layers_per_block": 1,
+    "cross_attention_dim": CONTEXT_DIM,
+    "attention_head_dim": 4,
+    "use_linear_projection": True,
+}
+SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": SD_BETAS[0],
+    "beta_end": SD_BETAS[1],
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "epsilon",
+    "clip_sample": False,
+    "steps_offset": 1,
+}
+
+
+def token_ids(captions: list[str]) -> torch.Tensor:
+    """Token ids ``[B, 16]``, padded with the end token as SD does; longer captions are cut."""
+    tokenizer = WordTokenizer()
+    end = tokenizer.get_vocab()[WordTokenizer.END]
+    rows = [tokenizer(caption)["input_ids"][: CONTEXT_LENGTH - 1] for caption in captions]
+    return torch.tensor([row + [end] * (CONTEXT_LENGTH - len(row)) for row in rows])
+
+
+def _quiet(net: torch.nn.Module, ends: str) -> None:
+    """Let residual branches, whose last layers match ``ends``, begin by adding nothing, as the published models did.
+
+    diffusers does not, and tiny nets then learn several times slower.
+    """
+    for name, tensor in net.named_parameters():
+        if re.search(ends, name):
+            torch.nn.init.zeros_(tensor)
+
+
+@torch.no_grad()
+def _pass_colours(net: AutoencoderKL) -> None:
+    """Let the first channels of an autoencoder carry colours to the latent and back; the others begin at random.
+
+    Found by itself, that way takes hundreds of steps. Colours run along twice, as c and -c, because the activation
+    before the last layer cuts them in half: silu(c) - silu(-c) = c.
+    """
+
+    def connect(conv: torch.nn.Conv2d, way: torch.Tensor, taps: slice) -> None:
+        outputs, inputs = way.shape
+        for parameter in conv.parameters():
+            parameter[:outputs] = 0
+        area = conv.weight[:outputs, :inputs, taps, taps]
+        area += way[:, :, None, None] / area[0, 0].numel()
+
+    once = torch.eye(3)
+    split = torch.cat((once, -once))
+    for half in (net.encoder, net.decoder):
+        connect(half.conv_in, split, slice(1, 2))
+        connect(half.conv_out, split.T / 2, slice(1, 2))
+        for name, layer in half.named_modules():
+            if name.endswith("downsamplers.0.conv"):  # padded below and to the right alone
+                connect(layer, torch.eye(6), slice(0, 2))
+            elif name.endswith("upsamplers.0.conv"):
+                connect(layer, torch.eye(6), slice(1, 2))
+            elif name.endswith("conv_shortcut"):
+                connect(layer, torch.eye(6), slice(0, 1))
+    connect(net.quant_conv, torch.eye(4), slice(0, 1))
+    connect(net.post_quant_conv, torch.eye(4), slice(0, 1))
+
+
+def autoencoder() -> AutoencoderKL:
+    """An untrained f=8 autoencoder with 4 latent channels, which already passes on the mean colour of 8x8 pixels.
+
+    Its posterior begins narrow (std .05): with diffusers' start, about 1, the noise hides the picture for long.
+    """
+    from diffusers import AutoencoderKL
+
+    net = AutoencoderKL(**AUTOENCODER)
+    _quiet(net, r"conv2\.weight$|to_out")
+    _pass_colours(net)
+    torch.nn.init.zeros_(net.quant_conv.weight[4:])
+    torch.nn.init.constant_(net.quant_conv.bias[4:], -6.0)
+    return net
+
+
+def text_encoder() -> CLIPTextModel:
+    """An untrained CLIP text model over the toy vocabulary; its last hidden state is ``[B, 16, 64]``."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    vocab = WordTokenizer().get_vocab()
+    start, end = vocab[WordTokenizer.START], vocab[WordTokenizer.END]
+    special = {"bos_token_id": start, "eos_token_id": end, "pad_token_id": end}
+    return CLIPTextModel(CLIPTextConfig(vocab_size=len(vocab), **special, **TEXT_ENCODER))
+
+
+def image_unet() -> UNet2DConditionModel:
+    """An untrained image model: SD's UNet with two levels of 64 channels."""
+    from diffusers import UNet2DConditionModel
+
+    net = UNet2DConditionModel(**IMAGE_UNET)
+    _quiet(net, r"conv2\.weight$|attentions\.\d+\.proj_out\.weight$|conv_out\.weight$")
+    return net
+
+
+def control_net(image: UNet2DConditionModel) -> ControlNetModel:
+    """A ControlNet that begins as a copy of the image model's first half and adds nothing yet.
+
+    diffusers zeroes both ends of the hint's path, and neither learns before the other: here only the far end is zero.
+    """
+    from diffusers import ControlNetModel
+
+    net = ControlNetModel.from_unet(image, conditioning_embedding_out_channels=(16, 32, 96, 256))
+    net.controlnet_cond_embedding.conv_out.reset_parameters()
+    return net
+
+
+def t2i_adapter() -> T2IAdapter:
+    """A T2I-Adapter that adds nothing yet: outlines ``[B, 1, 64, 64]`` in 0..1 to a feature for each level."""
+    from diffusers import T2IAdapter
+
+    net = T2IAdapter(**T2I_ADAPTER)
+    _quiet(net, r"conv_in|block2")
+    return net
+
+
+def video_unet() -> UNet3DConditionModel:
+    """An untrained video model of ModelScope's architecture."""
+    from diffusers import UNet3DConditionModel
+
+    return UNet3DConditionModel(**VIDEO_UNET)
+
+
+def inflate(image: UNet2DConditionModel) -> UNet3DConditionModel:
+    """A video model that gives on each frame exactly what the image model gives.
+
+    Every tensor of the image model keeps its key in the video model; the temporal layers end in a projection or
+    convolution that is zeroed here.
+    """
+    video = video_unet()
+    missing, unexpected = video.load_state_dict(image.state_dict(), strict=False)
+    if unexpected:
+        raise ValueError(f"the video model has no place for {unexpected[:3]}")
+    fresh = set(missing)
+    for name, tensor in video.named_parameters():
+        if name in fresh and re.search(r"(temp_attentions\.\d+|transformer_in)\.proj_out\.|\.conv4\.", name):
+            torch.nn.init.zeros_(tensor)
+    return video
+
+
+class LowRank(torch.nn.Module):
+    """A weight plus a product of two thin matrices, of which only these learn (LoRA, arXiv 2106.09685)."""
+
+    def __init__(self, weight: torch.Tensor, rank: int):
+        super().__init__()
+        self.down = torch.nn.Parameter(torch.randn(rank, weight[0].numel()) / rank)
+        self.up = torch.nn.Parameter(torch.zeros(len(weight), rank))
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        """The weight with its change."""
+        return weight + (self.up @ self.down).view_as(weight)
+
+
+def variant(image: UNet2DConditionModel, channels: int) -> UNet2DConditionModel:
+    """The image model with further input channels, all of it frozen but its first layer and low-rank changes.
+
+    At first it does what the image model does, whatever the new channels hold.
+    """
+    from diffusers import UNet2DConditionModel
+
+    net = UNet2DConditionModel(**IMAGE_UNET | {"in_channels": 4 + channels})
+    weights = image.state_dict()
+    weights["conv_in.weight"] = torch.nn.functional.pad(weights["conv_in.weight"], (0, 0, 0, 0, 0, channels))
+    net.load_state_dict(weights)
+    net.requires_grad_(False)
+    for name, layer in list(net.named_modules()):
+        if name == "conv_in":
+            layer.weight.requires_grad_(True)
+        elif getattr(layer, "weight", None) is not None and layer.weight.ndim > 1 and len(layer.weight) > RANK:
+            torch.nn.utils.parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, RANK))
+    return net
+
+
+def variant_changes(net: UNet2DConditionModel) -> dict[str, torch.Tensor]:
+    """What sets a net apart from the image model: a variant's first layer, and `up` and `down` of the others."""
+    learnt = {name: tensor for name, tensor in net.named_parameters() if tensor.requires_grad}
+    return {name.replace(".parametrizations.weight.0", ""): tensor for name, tensor in learnt.items()}
+
+
+def lora(image: UNet2DConditionModel) -> UNet2DConditionModel:
+    """The image model with low-rank changes, still zero, of its transformers' layers; nothing else learns."""
+    net = copy.deepcopy(image).requires_grad_(False)
+    for name, layer in list(net.named_modules()):
+        if "transformer_blocks" in name and isinstance(layer, torch.nn.Linear):
+            torch.nn.utils.parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, LORA_RANK))
+    return net
+
+
+def lora_weights(net: UNet2DConditionModel) -> dict[str, torch.Tensor]:
+    """The low-rank changes under the names that LoRA files for Stable Diffusion give them."""
+    named = {}
+    for key, tensor in variant_changes(net).items():
+        layer, kind = key.rsplit(".", 1)
+        named[f"lora_unet_{layer.replace('.', '_')}.lora_{kind}.weight"] = tensor
+    return named
+
+
+def save_weights(name: str, weights: dict[str, torch.Tensor], latents: dict[str, list] | None = None) -> None:
+    """Store a state dict as fp16 safetensors; ``latents`` is what ``latent_scaling`` reads back."""
+    path = WEIGHTS / f"{name}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = {key: tensor.detach().half().contiguous() for key, tensor in weights.items()}
+    save_file(half, path, {"latents": json.dumps(latents)} if latents else None)

@@ -1,0 +1,42 @@
+"""Writes the packaged clip, for BIVDiff Demo Clip and as the file that templates name where artists load their own.
+
+    python -m research.packaged_clip
+
+It is of the demo models' own world: one time to and fro for the node; enlarged to be watched, and long enough for every
+template's stride and count, as the file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+from safetensors.torch import save_file
+
+from bivdiff_core.demo.models import WEIGHTS
+from research import toy_world
+from tools.workflow_parts import PACKAGED_CLIP
+
+ROOT = Path(__file__).resolve().parents[1]
+
+CLIP = ROOT / "workflows" / PACKAGED_CLIP
+FRAMES, RATE, SCALE = 64, 8, 8
+PERIOD = 24
+"""Frames until the clip begins again."""
+
+
+def main() -> None:
+    """Write it as bytes, and as H.264 that every browser plays."""
+    frames = (toy_world.packaged_clip(FRAMES).frames * 255).round().byte()
+    save_file({"frames": frames[:PERIOD].contiguous()}, WEIGHTS / "clip.safetensors")
+    large = frames.repeat_interleave(SCALE, dim=1).repeat_interleave(SCALE, dim=2)
+    with av.open(str(CLIP), "w") as container:
+        stream = container.add_stream("libx264", rate=RATE, options={"crf": "14"})
+        stream.height, stream.width, stream.pix_fmt = *large.shape[1:3], "yuv420p"
+        for picture in large:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture.numpy())))
+        container.mux(stream.encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,316 @@
+"""The study: what each control of BIVDiff does on the demo models, and what every other way does on the same clips.
+
+    python -m research.study [--rounds 4]
+
+Every case of `plan` on an easy and a hard clip of each motion a round, about an hour a round on one core. Measures the
+clips that rows/study.jsonl lacks, fills the tables of pages/study.md and draws pages/study.png of the hard clips. Move
+the rows away after a change of the models or the nodes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from itertools import islice, product
+
+import pandas
+
+from research import toy_world
+from research.page_tables import markdown, run_line, write
+from research.rows_and_jobs import ROOT, interval, measure
+from research.study_cases import (
+    BRIDGES,
+    MIDDLE,
+    MODES,
+    MOTIONS,
+    PAIRS,
+    PASSED,
+    RATIOS,
+    SHARED,
+    SHARES,
+    SOLVERS,
+    STEPS,
+    STRENGTHS,
+    TASKS,
+    Case,
+    noises,
+    plain,
+    plan,
+)
+from research.study_chain import Study, hard, scenes
+from research.toy_metrics import is_bad
+
+FRAME_WISE = plain("controlnet", "frame-wise")
+Named = list[tuple[str, Case]]
+
+
+def begin() -> None:
+    """Load the models into this process."""
+    global study
+    study = Study()
+
+
+def work(job: dict) -> dict:
+    """A row: figures of every case on a job's clip."""
+    scene = next(islice(scenes(job["clip"] // len(MOTIONS) + 1), job["clip"], None))
+    study.begin(hard(scene) if job["kind"] == "hard" else scene, job["clip"])
+    found = {str(case): study.run(case) for case in plan()}
+    cases = {
+        name: {key: value and round(value, 4) for key, value in figures.items()} for name, figures in found.items()
+    }
+    return {"silent": scene.silent, "cases": cases}
+
+
+class Results:
+    """What was measured on clips; the values of a case are those of each clip, in the same order for every case."""
+
+    def __init__(self, rows: list[dict]) -> None:
+        self.rows = rows
+
+    def values(self, case: Case, figure: str, motion: str | None = None) -> pandas.Series:
+        """One figure of a case over the clips, or over those of one motion; NaN where a clip has none."""
+        rows = [row["cases"] for row in self.rows if motion in (None, row["motion"])]
+        found = [cases[str(case)] for cases in rows]
+        like = plain("controlnet" if case.task in ("controlnet", "own_frames") else "prompt2prompt", "source")
+        whole = [cases[str(like)]["sharpness"] for cases in rows]
+        sharp = [one["sharpness"] / true for one, true in zip(found, whole, strict=True)]
+        if figure == "flicker":
+            return pandas.Series([(one["shape flicker"] + one["background flicker"]) / 2 for one in found])
+        if figure == "sharpness":
+            return pandas.Series(sharp)
+        if figure == "collapsed":
+            return pandas.Series([is_bad([one | {"sharpness": s}]) for one, s in zip(found, sharp, strict=True)])
+        return pandas.Series([one[figure] for one in found], dtype=float)
+
+    def mean(self, case: Case, figure: str, motion: str | None = None) -> float:
+        """A figure's mean over the clips."""
+        return self.values(case, figure, motion).mean()
+
+    def spread(self, case: Case, figure: str) -> str:
+        """A figure's mean with its 95% interval, as text."""
+        low, high = interval(self.values(case, figure))
+        return f"{self.mean(case, figure):.3f} ({low:.3f} to {high:.3f})"
+
+    def gain(self, case: Case, other: Case, figure: str) -> str:
+        """How much more of a figure a case has than another on the same clips, with its 95% interval, as text."""
+        difference = self.values(case, figure) - self.values(other, figure)
+        low, high = interval(difference)
+        text = f"{difference.mean():+.3f} ({low:+.3f} to {high:+.3f})"
+        return f"**{text}**" if low > 0 or high < 0 else text
+
+    def both(self, case: Case, motion: str | None = None) -> str:
+        """Mean flicker and overlap, as text."""
+        return f"{self.mean(case, 'flicker', motion):.3f} / {self.mean(case, 'IoU', motion):.3f}"
+
+
+def cases_table(results: Results, named: Named) -> str:
+    """A line for each case with everything that is measured."""
+    return markdown(
+        [
+            {
+                "": name,
+                "flicker": results.spread(case, "flicker"),
+                "IoU": results.spread(case, "IoU"),
+                "colours": f"{results.mean(case, 'caption'):.2f}",
+                "sharpness": f"{results.mean(case, 'sharpness'):.2f}",
+                "collapsed": f"{results.mean(case, 'collapsed'):.0%}",
+                "calls": f"{results.mean(case, 'calls'):.0f}",
+            }
+            for name, case in named
+        ]
+    )
+
+
+def grid(results: Results, cases: dict[object, dict[object, Case]]) -> str:
+    """Mean flicker and overlap of cases by row and column."""
+    return markdown(
+        [{"": row} | {column: results.both(case) for column, case in of_row.items()} for row, of_row in cases.items()]
+    )
+
+
+def gains(results: Results, named: list[tuple[str, Case, Case]]) -> str:
+    """Differences on the same clips; those whose interval leaves out 0 stand out."""
+    return markdown(
+        [
+            {"": name} | {figure: results.gain(case, other, figure) for figure in ("flicker", "IoU")}
+            for name, case, other in named
+        ]
+    )
+
+
+def cheap_ways(task: str) -> Named:
+    """The ways that need no video model, and the plain way to use one."""
+    named = []
+    for noise, way in product(noises(task), ("frame-wise", "average of 3")):
+        named.append((f"{way}, shared noise" if noise == "shared" else way, plain(task, way, noise)))
+    video = replace(MIDDLE, task=task, method="video to video")
+    return named + [(f"video to video, denoise {s:g}", replace(video, strength=s)) for s in (0.5, 0.75)]
+
+
+def ways(task: str) -> Named:
+    """The clip itself, the cheap ways, BIVDiff at every ratio."""
+    like = "controlnet" if task in ("controlnet", "own_frames") else "prompt2prompt"
+    named = [("the clip itself, through the autoencoder", plain(like, "source")), *cheap_ways(task)]
+    if task in TASKS[1:3]:
+        named.append(("tuned per clip", replace(MIDDLE, task=task, method="tuned per clip", strength=1.0)))
+    return named + [(f"BIVDiff {ratio:g}", replace(MIDDLE, task=task, ratio=ratio)) for ratio in RATIOS]
+
+
+def shared_ways() -> Named:
+    """Frames from shared noise, smoothed or not."""
+    named = [("frame-wise", FRAME_WISE)]
+    named += [(f"{way}, shared noise", plain("controlnet", way, "shared")) for way in ("frame-wise", "average of 3")]
+    for strength, ratio in product((0.5, 0.75), RATIOS):
+        case = replace(MIDDLE, noise="shared", ratio=ratio, strength=strength)
+        named.append((f"BIVDiff {ratio:g}, strength {strength:g}, shared noise", case))
+    return named
+
+
+def bridge_ways() -> Named:
+    """One model after the other, against both at once."""
+    named = [("frame-wise", FRAME_WISE)]
+    named += [(f"one after the other (BIVDiff), ratio {r:g}", replace(MIDDLE, ratio=r)) for r in (*SHARES, 1.0)]
+    both = replace(MIDDLE, strength=1.0)
+    named += [
+        (f"{bridge}, share {share:g}", replace(both, method=bridge, ratio=share))
+        for bridge, share in product(BRIDGES, SHARES)
+    ]
+    return named + [
+        (f"{bridge}, shared noise, share 0.5", replace(both, method=bridge, ratio=0.5, noise="shared"))
+        for bridge in BRIDGES
+    ]
+
+
+def motions_table(results: Results) -> str:
+    """What each ratio does to each motion, against the frames as drawn."""
+    named = [("frame-wise", FRAME_WISE), ("frame-wise, shared noise", plain("controlnet", "frame-wise", "shared"))]
+    named += [("BIVDiff 0.5, strength 0.5, shared noise", SHARED)]
+    named += [(f"BIVDiff {ratio:g}", replace(MIDDLE, ratio=ratio)) for ratio in RATIOS]
+    return markdown([{"": name} | {motion: results.both(case, motion) for motion in MOTIONS} for name, case in named])
+
+
+def captions_table(results: Results) -> str:
+    """Clips whose captions say everything beside those whose captions leave a colour out."""
+    parts = {
+        "says everything": Results([row for row in results.rows if not row["silent"]]),
+        "leaves a colour out": Results([row for row in results.rows if row["silent"]]),
+    }
+    named = [("frame-wise", FRAME_WISE), ("frame-wise, shared noise", plain("controlnet", "frame-wise", "shared"))]
+    named += [
+        (f"BIVDiff {ratio:g}, strength {strength:g}", replace(MIDDLE, ratio=ratio, strength=strength))
+        for strength, ratio in product((0.5, 0.75, 1.0), (0.5, 0.75, 1.0))
+    ]
+    return markdown([{"": name} | {said: part.both(case) for said, part in parts.items()} for name, case in named])
+
+
+def tables(results: Results) -> dict[str, str]:
+    """Every table of a kind of clips, by name."""
+    made = {task: cases_table(results, ways(task)) for task in TASKS}
+    made["other schedule"] = grid(
+        results,
+        {
+            r: {
+                f"{pair}, strength {s:g}": replace(MIDDLE, ratio=r, strength=s, pair=pair)
+                for s, pair in product((0.75, 1.0), PAIRS)
+            }
+            for r in RATIOS
+        },
+    )
+    for name, middle in {"strength": MIDDLE, "strength, structure pass": replace(MIDDLE, method=PASSED)}.items():
+        made[name] = grid(results, {r: {s: replace(middle, ratio=r, strength=s) for s in STRENGTHS} for r in RATIOS})
+    made["shared noise"] = cases_table(results, shared_ways())
+    blends = [replace(MIDDLE, ratio=r, strength=s) for s, r in product((0.75, 1.0), SHARES)]
+    made["modes"] = gains(
+        results,
+        [
+            (f"{mode}, ratio {case.ratio:g}, strength {case.strength:g}", replace(case, mode=mode), case)
+            for mode, case in product(MODES[1:], blends)
+        ],
+    )
+    inverted = [replace(MIDDLE, steps=n, strength=s) for s, n in product((0.75, 1.0), STEPS)]
+    made["steps"] = grid(
+        results,
+        {
+            solver: {
+                f"{case.steps} steps, strength {case.strength:g}": replace(case, solver=solver) for case in inverted
+            }
+            for solver in SOLVERS
+        },
+    )
+    made["solvers"] = gains(
+        results,
+        [
+            (f"{solver}, {case.steps} steps, strength {case.strength:g}", replace(case, solver=solver), case)
+            for case, solver in product(inverted, SOLVERS[1:])
+        ],
+    )
+    made["captions"] = captions_table(results)
+    made["motions"] = motions_table(results)
+    made["bridges"] = cases_table(results, bridge_ways())
+    return made
+
+
+def blocks(rows: list[dict]) -> dict[str, str]:
+    """What the page's generated blocks hold."""
+    made = {"run": run_line(rows, f"{len(rows) // len(toy_world.KINDS)} clips of each kind.")}
+    for kind in toy_world.KINDS:
+        found = tables(Results([row for row in rows if row["kind"] == kind]))
+        made |= {f"{kind}, {name}": text for name, text in found.items()}
+    return made
+
+
+def plot(rows: list[dict]) -> None:
+    """research/pages/study.png: what the ratio does per task, motion and strength, and every way, on the hard clips."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    results = Results([row for row in rows if row["kind"] == "hard"])
+    figure = Figure(figsize=(13, 10), layout="constrained")
+    FigureCanvasAgg(figure)
+    by_task, by_motion, by_strength, every = figure.subplots(2, 2).flatten()
+
+    def line(axes, cases: list[Case], label: str, motion: str | None = None) -> None:
+        points = [(results.mean(case, "IoU", motion), results.mean(case, "flicker", motion)) for case in cases]
+        axes.plot(*zip(*points, strict=True), "o-", label=label)
+        axes.annotate("0", points[0], textcoords="offset points", xytext=(4, 4), fontsize=8)
+        axes.annotate("1", points[-1], textcoords="offset points", xytext=(4, 4), fontsize=8)
+
+    for task in TASKS:
+        line(by_task, [replace(MIDDLE, task=task, ratio=r) for r in RATIOS], task)
+    by_task.set_title("Mixing ratio 0 to 1, per task")
+    for motion in MOTIONS:
+        line(by_motion, [replace(MIDDLE, ratio=r) for r in RATIOS], motion, motion)
+    by_motion.set_title("Mixing ratio 0 to 1, per motion (controlnet)")
+    for strength in STRENGTHS:
+        line(by_strength, [replace(MIDDLE, ratio=r, strength=strength) for r in RATIOS], f"strength {strength:g}")
+    by_strength.set_title("Mixing ratio 0 to 1, per strength (controlnet)")
+    named = [*cheap_ways("controlnet"), ("BIVDiff 0.75", MIDDLE)]
+    named.append(("BIVDiff 1, strength 0.5", replace(MIDDLE, ratio=1.0, strength=0.5)))
+    named.append(("BIVDiff 0.5, strength 0.5, shared noise", SHARED))
+    named += [(f"{bridge} 0.5", replace(MIDDLE, method=bridge, ratio=0.5, strength=1.0)) for bridge in BRIDGES]
+    for name, case in named:
+        marker = "x" if results.mean(case, "sharpness") < 0.85 else "s" if case.method in BRIDGES else "o"
+        every.plot(results.mean(case, "IoU"), results.mean(case, "flicker"), marker, label=name)
+    every.set_title("Every way (controlnet); crosses are blurred")
+    for axes in (by_task, by_motion, by_strength, every):
+        axes.set_xlabel("IoU: shapes kept (right is better)")
+        axes.set_ylabel("flicker (down is better)")
+        axes.set_ylim(bottom=0)
+        axes.legend(fontsize=8)
+    figure.savefig(ROOT / "research" / "pages" / "study.png", dpi=80)
+
+
+def main() -> None:
+    """Measure what is missing and fill the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=4, help="clips of each motion and kind")
+    motions = list(MOTIONS) * parser.parse_args().rounds
+    pairs = product(enumerate(motions), toy_world.KINDS)
+    jobs = [{"clip": number, "kind": kind, "motion": motion} for (number, motion), kind in pairs]
+    rows = measure("study", jobs, work, begin)
+    write("research/pages/study.md", blocks(rows))
+    plot(rows)
+
+
+if __name__ == "__main__":
+    main()

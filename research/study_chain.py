@@ -1,0 +1,266 @@
+"""Every way of the study on one clip after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from bivdiff_core.demo import models
+from bivdiff_core.grids import SD_BETAS
+from research import demo_networks, toy_metrics, toy_world, train_demo_models
+from research.demo_chain import FRAME_CFG, average_of_three, start, with_jumping_colours
+from research.frame_counter import Made, PricedChain
+from research.study_cases import BRIDGES, MIDDLE, MOTIONS, PASSED, Case
+
+FIRST_CLIP = 5000  # not those of claims.py and alarm.py
+TUNING_STEPS, TUNING_BATCH = 200, 2
+MASK_MARGIN = 2
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A clip to work on. source: the clip; goal: what an edit should make of it, fully captioned; instruction: how."""
+
+    source: toy_world.Clip
+    goal: toy_world.Clip
+    instruction: str
+    silent: bool
+    """Whether the source's caption leaves a colour out."""
+
+
+def scenes(rounds: int) -> Iterator[Scene]:
+    """One easy clip of each motion a round; in every second round the captions leave a colour out."""
+    seeds = iter(toy_world.HELD_OUT_SEEDS[FIRST_CLIP:])
+    for number in range(rounds):
+        for motion, change in MOTIONS.items():
+            while True:
+                clip = toy_world.make_clip(next(seeds))
+                silent = clip.full_caption != clip.caption
+                if (len(clip.shapes) == 2) == (motion == "crossing") and silent == (number % 2 == 1):
+                    break
+            yield scene(toy_world.with_motion(clip, **change), silent)
+
+
+def scene(clip: toy_world.Clip, silent: bool) -> Scene:
+    """A clip with an edit of a shape's colour."""
+    edits = (toy_world.recolour(clip, seed) for seed in range(100))
+    edit = next(edit for edit in edits if edit.background == clip.background)
+    return Scene(clip, replace(edit, caption=edit.full_caption), edit.caption, silent)
+
+
+def hard(easy: Scene) -> Scene:
+    """The hard clip of a scene."""
+    return scene(toy_world.harder(easy.source), easy.silent)
+
+
+class Study(PricedChain):
+    """Every case of the plan on one scene after another; what several cases share is made once a scene."""
+
+    def __init__(self) -> None:
+        super().__init__(start())
+        self.editor, self.editor_clip = self.pack.run("BIVDiffDemoModels", variant="instruct_pix2pix")[0:3:2]
+        self.inpainter = self.pack.run("BIVDiffDemoModels", variant="inpaint")[0]
+        self.videos = {"demo": self.video, "other schedule": on_linear_betas(self.video)}
+        for model in (self.editor, self.inpainter):
+            self.count(model)
+
+    def begin(self, scene: Scene, seed: int) -> None:
+        """Go on to a scene."""
+        self.scene, self.seed, self.stages = scene, seed, {}
+        self.mask = toy_metrics.grown((scene.source.masks[0] > 0.01).float(), MASK_MARGIN)
+
+    def stage(self, name: tuple, make: Callable[..., object], *given: Made) -> Made:
+        """What `make` returns for the results given, made once a scene."""
+        if name not in self.stages:
+            self.stages[name] = self.step(make, *given)
+        return self.stages[name]
+
+    def texts(self, task: str) -> tuple[list, toy_world.Clip]:
+        """A task's prompt as CONDITIONING, and the clip that its video should be."""
+        goal = self.scene.source if task in ("controlnet", "own_frames") else self.scene.goal
+        return self.encode_text(goal.caption), goal
+
+    def frames_of(self, task: str, noise: str) -> dict:
+        """What the task's image model makes of each frame, a LATENT."""
+        source, (positive, _) = self.scene.source, self.texts(task)
+        if task == "controlnet":
+            return self.draw(*self.outlined(source.frames, positive), self.nothing(toy_world.FRAMES), self.seed, noise)
+        if task == "instruct_pix2pix":
+            return self.edit_by_instruction(noise)
+        if task == "prompt2prompt":
+            return self.edit_words(source.frames, source.full_caption, self.scene.goal.caption)[0]
+        if task == "own_frames":
+            return self.encode(with_jumping_colours(source.frames, self.seed))
+        positive, negative, latent = self.pack.run(
+            "InpaintModelConditioning",
+            positive=positive,
+            negative=self.empty,
+            vae=self.vae,
+            pixels=source.frames,
+            mask=self.mask,
+            noise_mask=True,
+        )
+        return self.draw(positive, negative, latent, self.seed, noise, model=self.inpainter)
+
+    def edit_by_instruction(self, noise: str) -> dict:
+        """The frames edited one by one by InstructPix2Pix, a LATENT."""
+
+        def encoded(text: str) -> list:
+            return self.pack.run("CLIPTextEncode", clip=self.editor_clip, text=text)[0]
+
+        positive, negative, latent = self.pack.run(
+            "InstructPixToPixConditioning",
+            positive=encoded(self.scene.instruction),
+            negative=encoded(""),
+            vae=self.vae,
+            pixels=self.scene.source.frames,
+        )
+        (guider,) = self.pack.run(
+            "DualCFGGuider",
+            model=self.editor,
+            cond1=positive,
+            cond2=negative,
+            negative=encoded(""),
+            cfg_conds=FRAME_CFG,
+            cfg_cond2_negative=1.5,
+            style="regular",
+        )
+        return self.sample_custom(guider, self.frame_noise(self.seed, noise), latent, model=self.editor)
+
+    def run(self, case: Case) -> dict:
+        """A case's figures on the scene."""
+        positive, goal = self.texts(case.task)
+        if case.method == "source":
+            made = self.stage(("source", case.task), lambda: self.encode(goal.frames))
+        elif case.method == "tuned per clip":
+            made = self.stage(("tuned", case.task), self.edit_tuned, self.stage(("tuned",), self.tune))
+        elif case.method in BRIDGES:
+            made = self.stage((case,), lambda: self.bridged(case, positive))
+        else:
+            made = self.stage(("frames", case.task, case.noise), lambda: self.frames_of(case.task, case.noise))
+            if case.method == "video to video":
+                made = self.stage((case,), lambda latent: self.video_to_video(case, unmasked(latent), positive), made)
+            elif case.method == MIDDLE.method:
+                made = self.smoothed(case, made, positive)
+            elif case.method == PASSED:
+                made = self.passed(case, self.smoothed(replace(case, method=MIDDLE.method), made, positive), positive)
+        frames = self.decode(made.result)
+        if case.method == "average of 3":
+            frames = average_of_three(frames)
+        if case.task == "inpainting":
+            frames = torch.lerp(self.scene.source.frames, frames, self.mask[..., None])
+        return toy_metrics.figures_of(frames, goal) | {"calls": made.calls}
+
+    def video_to_video(self, case: Case, drawn: dict, positive: list) -> dict:
+        """Frames half noised and denoised by the video model, a LATENT."""
+        return self.sample(self.videos[case.pair], positive, drawn, self.seed, case.strength, case.steps)
+
+    def smoothed(self, case: Case, drawn: Made, positive: list) -> Made:
+        """Frames inverted by the models that the case's ratio needs, mixed and smoothed: a LATENT."""
+        name = (case.task, case.noise, case.solver, case.steps, case.strength)
+        given = {"strength": case.strength, "solver": case.solver, "steps": case.steps}
+        video = self.videos[case.pair]
+        branches = []
+        if case.ratio > 0:
+            branches.append(
+                self.stage(
+                    ("image", *name), lambda latent: self.invert_image(unmasked(latent), positive, **given), drawn
+                )
+            )
+        if case.ratio < 1:
+            branches.append(
+                self.stage(
+                    ("video", case.pair, *name),
+                    lambda latent: self.invert_video(unmasked(latent), positive, model=video, **given),
+                    drawn,
+                )
+            )
+
+        def smooth(*inverted: dict) -> dict:
+            image, clip = inverted[0] if case.ratio > 0 else None, inverted[-1] if case.ratio < 1 else None
+            return self.smooth(self.blend(image, clip, case.ratio, case.mode), positive, case.steps, model=video)
+
+        return self.stage((case,), smooth, *branches)
+
+    def passed(self, case: Case, smoothed: Made, positive: list) -> Made:
+        """The structure pass after the smoother, under the outlines that drew the frames: a LATENT."""
+        controlled = self.outlined(self.scene.source.frames, positive)
+        return self.step(lambda latent: self.structure_pass(latent, positive, controlled, case.steps), smoothed)
+
+    def bridged(self, case: Case, positive: list) -> dict:
+        """Both models at once from plain noise, a LATENT."""
+        outlined = self.outlined(self.scene.source.frames, positive)
+        guider = self.bridge(outlined, positive, 1.0, case.method, case.ratio)
+        noise = self.frame_noise(self.seed, case.noise)
+        return self.sample_custom(guider, noise, self.nothing(toy_world.FRAMES), case.steps)
+
+    def tune(self) -> object:
+        """A video MODEL that has seen the source clip alone: Tune-A-Video's way (arXiv 2212.11565).
+
+        The image model inflated; its new layers and its queries learn.
+        """
+        demo = self.pack.import_module("bivdiff_core.host.loaders.demo_models")
+        latent = self.encode(self.scene.source.frames)["samples"]
+        clips = self.video.model.process_latent_in(latent).clone().transpose(0, 1)[None]
+        caption = self.encode_text(self.scene.source.full_caption)[0][0].clone()
+        torch.manual_seed(self.seed)
+        image = demo_networks.image_unet()
+        image.load_state_dict(models.load_weights("image_unet"))
+        net = demo_networks.inflate(image)
+        copied = set(image.state_dict())
+        learnt = [p for name, p in net.named_parameters() if name not in copied or ".to_q." in name]
+        optimizer = torch.optim.AdamW(learnt, lr=1e-3)
+        noiser, generator = train_demo_models.Noiser(), torch.Generator().manual_seed(self.seed)
+        batch, told = clips.expand(TUNING_BATCH, -1, -1, -1, -1), caption.expand(TUNING_BATCH, -1, -1)
+        net.requires_grad_(False)
+        for parameter in learnt:
+            parameter.requires_grad_(True)
+        for _ in range(TUNING_STEPS):
+            loss = noiser.loss(batch, generator, lambda x, t: net(x, t, told).sample)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            self.counted += 3 * batch.shape[0] * batch.shape[2]  # forwards, and backwards at twice the price
+        weights = net.state_dict()
+
+        def load(disable_dynamic: bool = False):
+            return demo.load_model(demo.DemoVideoModel(models.VIDEO_UNET), dict(weights), load, (), disable_dynamic)
+
+        model = load()
+        self.count(model)
+        return model
+
+    def edit_tuned(self, model) -> dict:
+        """The source inverted and drawn anew from the goal's caption by the model tuned on it, a LATENT."""
+        said = self.encode_text(self.scene.source.full_caption)
+        inverted = self.invert_video(self.encode(self.scene.source.frames), said, 1.0, model=model, steps=20)
+        return self.smooth(inverted, self.texts("prompt2prompt")[0], 20, cfg=FRAME_CFG, model=model)
+
+
+def unmasked(latent: dict) -> dict:
+    """A LATENT without its mask: the models see the whole picture."""
+    return {"samples": latent["samples"]}
+
+
+def on_linear_betas(model):
+    """The video MODEL on AnimateDiff's schedule: other noise levels, and a highest of 25.1 instead of 14.6.
+
+    The network sees the timestep that it learnt for each level; above its highest, that one.
+    """
+    import comfy.model_sampling
+
+    class LinearBetas(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
+        def __init__(self) -> None:
+            super().__init__()
+            self.learnt = comfy.model_sampling.ModelSamplingDiscrete()
+            self._register_schedule(None, "sqrt_linear", 1000, *SD_BETAS)
+
+        def timestep(self, sigma: Tensor) -> Tensor:
+            return self.learnt.timestep(sigma)
+
+    model = model.clone()
+    model.add_object_patch("model_sampling", LinearBetas())
+    return model

@@ -1,0 +1,463 @@
+"""The toy world: captioned clips of textured shapes that move over a drifting background, with their exact motion.
+
+Every clip is a pure function of its seed. A shape moves rigidly at constant speed and spin and carries its texture
+along; the camera pans with the first-named shape, so the background drifts the other way at ``DRIFT`` pixels a frame.
+A single frame does not show which way that is: only a model of whole clips can know it.
+Shapes and background always come from the two different halves of the palette, light and dark, and textures vary
+in hue more than in lightness, so that Canny finds outlines and not textures.
+Hard clips are those of the same seed with crisp patches in place of soft stripes. Their caption says "patchy", but
+neither it nor the outlines tell of which hue the patches are or where, so that frames drawn one by one disagree as
+they do on real footage; their shapes are smaller and deform.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from bivdiff_core.measure import optical_flow
+
+SIZE = 64
+FRAMES = 8
+DRIFT = 2.0
+TRAIN_SEEDS = range(0, 1_000_000)
+HELD_OUT_SEEDS = range(1_000_000, 2_000_000)
+KINDS = ("easy", "hard")
+CANNY_LOW, CANNY_HIGH = 0.3, 0.6
+PACKAGED_CLIP_SEED = 1_000_000
+
+HARD_SPEED = 0.6
+"""Of the shapes, in that of the easy clip; the camera follows at ``HARD_DRIFT`` pixels a frame."""
+HARD_DRIFT = 0.25
+HARD_SIZE = 0.95
+PATCH_WAVES, PATCH_WAVELENGTH, PATCH_EDGE = 8, 14.0, 1.5
+PATCH_TINT, PATCH_SHADE = (0.15, 0.40), 0.06
+"""How far patches are from the colour, on shapes and on the background, in hue; and in lightness, either way."""
+STRETCH, BEAT = 0.08, (0.3, 0.6)
+
+DARK = {
+    "red": (0.78, 0.12, 0.14),
+    "blue": (0.14, 0.22, 0.80),
+    "green": (0.10, 0.46, 0.16),
+    "purple": (0.46, 0.14, 0.58),
+}
+LIGHT = {
+    "yellow": (0.90, 0.80, 0.18),
+    "cyan": (0.24, 0.80, 0.86),
+    "pink": (0.90, 0.62, 0.76),
+    "orange": (0.90, 0.58, 0.20),
+    "white": (0.86, 0.86, 0.86),
+}
+PALETTE = DARK | LIGHT
+LUMA = torch.tensor(optical_flow.LUMA)
+
+STAR_INNER = 0.52
+ROUNDING = 0.16
+RADIUS = {"circle": 14.0, "square": 17.5, "triangle": 19.5, "star": 19.5, "cross": 18.0}
+SHAPES = tuple(RADIUS)
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Motion of one shape: at time t its centre is ``centre + t * velocity``, its angle ``angle + t * spin``.
+
+    A shape that deforms is exp(stretch * sin(beat * t)) times as long along its own x, and as much shorter along y.
+    Pixels (x right, y down, pixel centres at whole numbers) and radians.
+    """
+
+    centre: tuple[float, float]
+    velocity: tuple[float, float]
+    angle: float
+    spin: float
+    stretch: float = 0.0
+    beat: float = 0.0
+
+    def place(self, t: float) -> tuple[float, float, float]:
+        """Centre x, centre y and angle at time ``t``."""
+        return (
+            self.centre[0] + t * self.velocity[0],
+            self.centre[1] + t * self.velocity[1],
+            self.angle + t * self.spin,
+        )
+
+    def to_shape(self, points: torch.Tensor, t: float) -> torch.Tensor:
+        """Points of the picture ``[..., 2]`` in the shape's own frame, as it is when not deformed."""
+        x, y, angle = self.place(t)
+        cos, sin = math.cos(angle), math.sin(angle)
+        longer = math.exp(self.stretch * math.sin(self.beat * t))
+        dx, dy = points[..., 0] - x, points[..., 1] - y
+        return torch.stack(((cos * dx + sin * dy) / longer, (cos * dy - sin * dx) * longer), dim=-1)
+
+    def to_picture(self, points: torch.Tensor, t: float) -> torch.Tensor:
+        """Points ``[..., 2]`` of the shape's own frame in the picture: the inverse of `to_shape`."""
+        x, y, angle = self.place(t)
+        cos, sin = math.cos(angle), math.sin(angle)
+        longer = math.exp(self.stretch * math.sin(self.beat * t))
+        dx, dy = points[..., 0] * longer, points[..., 1] / longer
+        return torch.stack((x + cos * dx - sin * dy, y + sin * dx + cos * dy), dim=-1)
+
+    def carry(self, points: torch.Tensor, start: float, end: float) -> torch.Tensor:
+        """Where points ``[..., 2]`` fixed to the shape at time ``start`` lie at time ``end``."""
+        return self.to_picture(self.to_shape(points, start), end)
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A colour with a texture, ``colour + tint * level``: soft stripes, ``level = sin(wave . p + phase)``, or patches.
+
+    waves: (x, y, phase) of one sine, or of several, whose sum makes patches with borders as crisp as ``PATCH_EDGE``.
+    """
+
+    name: str
+    colour: tuple[float, float, float]
+    tint: tuple[float, float, float]
+    waves: tuple[tuple[float, float, float], ...]
+
+    def paint(self, points: torch.Tensor) -> torch.Tensor:
+        """Colours ``[..., 3]`` in 0..1 at surface points ``[..., 2]``."""
+        sines = [torch.sin(points[..., 0] * x + points[..., 1] * y + phase) for x, y, phase in self.waves]
+        level = torch.stack(sines).sum(dim=0)
+        if len(self.waves) > 1:
+            level = torch.tanh(PATCH_EDGE * level)
+        return (torch.tensor(self.colour) + torch.tensor(self.tint) * level[..., None]).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One moving shape: its kind, outer radius in pixels, surface (in the shape's own frame) and motion."""
+
+    kind: str
+    radius: float
+    surface: Surface
+    motion: Motion
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip of the world and all that is known about it.
+
+    frames: ``[F, H, W, 3]`` in 0..1. masks: ``[S, F, H, W]`` in 0..1, the visible part of each shape.
+    caption: what is to be seen, colours possibly left out. shapes: front to back, in the order of the caption.
+    drift: background motion in pixels per unit of time, (x, y). times: when each frame is, neighbours one unit apart.
+    """
+
+    seed: int
+    caption: str
+    shapes: tuple[Shape, ...]
+    background: Surface
+    drift: tuple[float, float]
+    times: tuple[int, ...]
+    frames: torch.Tensor
+    masks: torch.Tensor
+
+    @property
+    def ground(self) -> torch.Tensor:
+        """The visible part of the background, ``[F, H, W]`` in 0..1."""
+        return 1 - self.masks.sum(dim=0)
+
+    @property
+    def full_caption(self) -> str:
+        """A caption that leaves nothing out."""
+        said = tuple((shape.surface.name, shape.kind) for shape in self.shapes)
+        return str(Caption(said, self.background.name, patchy=parse_caption(self.caption).patchy))
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What a caption says: (colour or None, kind) of each shape, front to back, and the background's colour or None.
+
+    patchy: whether it says that all of them have patches.
+    """
+
+    shapes: tuple[tuple[str | None, str], ...]
+    background: str | None
+    patchy: bool = False
+
+    def __str__(self) -> str:
+        text = " in front of ".join(_with_article(colour, kind) for colour, kind in self.shapes)
+        if self.background:
+            text += f" on {_with_article(self.background, 'background')}"
+        return f"{text}, patchy" if self.patchy else text
+
+
+def _with_article(colour: str | None, thing: str) -> str:
+    return " ".join(filter(None, ("an" if colour == "orange" else "a", colour, thing)))
+
+
+def parse_caption(text: str) -> Caption:
+    """Read a caption of the world back; raises ValueError for any other text."""
+    thing = rf"an? (?:({'|'.join(PALETTE)}) )?({'|'.join(SHAPES)})"
+    background = rf"an? ({'|'.join(PALETTE)}) background"
+    match = re.fullmatch(rf"{thing}(?: in front of {thing})?(?: on {background})?(, patchy)?", text)
+    if match is None:
+        raise ValueError(f"not a caption of the toy world: {text!r}")
+    front_colour, front, back_colour, back, ground, patchy = match.groups()
+    shapes = [(front_colour, front), (back_colour, back)]
+    return Caption(tuple(shapes if back else shapes[:1]), ground, patchy=patchy is not None)
+
+
+def pixel_grid(size: int = SIZE) -> torch.Tensor:
+    """Pixel centres ``[size, size, 2]`` as (x, y)."""
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    return torch.stack((x, y), dim=-1).float()
+
+
+def make_clip(seed: int, frames: int = FRAMES) -> Clip:
+    """The clip of ``seed``: frames of 64x64, one shape or (one clip in ten) two that cross.
+
+    More than ``FRAMES`` go on until a shape would leave the picture, then back in time, and so on to and fro.
+    """
+    rng = np.random.default_rng(seed)
+    pair = rng.random() < 0.1
+    halves = (DARK, LIGHT) if rng.random() < 0.5 else (LIGHT, DARK)
+    ground = str(rng.choice(list(halves[1])))
+    colours = [str(name) for name in rng.choice(list(halves[0]), size=2, replace=False)]
+    kinds = [str(kind) for kind in rng.choice(SHAPES, size=2)]
+
+    heading = 1.0 if rng.random() < 0.5 else -1.0
+    shapes = []
+    for i in range(2 if pair else 1):
+        radius = RADIUS[kinds[i]] * rng.uniform(0.9, 1.1) * (0.78 if pair else 1.0)
+        towards = heading if i == 0 else -heading
+        motion = _motion(rng, radius, towards, speed=(1.8, 3.2) if pair else (1.2, 2.4))
+        surface = _surface(rng, colours[i], tilt=math.pi, wavelength=(13, 18))
+        shapes.append(Shape(kinds[i], radius, surface, motion))
+
+    background = _surface(rng, ground, tilt=math.pi / 4, wavelength=(15, 22))
+    drift = (-heading * DRIFT, 0.0)
+    said = Caption(tuple((shape.surface.name, shape.kind) for shape in shapes), ground)
+    caption = str(_leave_out_colours(rng, said))
+    times = _times(shapes, frames)
+    return Clip(seed, caption, tuple(shapes), background, drift, times, *_render(shapes, background, drift, times))
+
+
+def _times(shapes: list[Shape], frames: int) -> tuple[int, ...]:
+    """When each frame is: 0, 1, 2, ..., to and fro between the first and last time with all shapes in the picture."""
+    first, last = 0, FRAMES - 1
+    while all(_inside(shape, first - 1) for shape in shapes):
+        first -= 1
+    while all(_inside(shape, last + 1) for shape in shapes):
+        last += 1
+    swing = last - first
+    return tuple(last - abs((t - first) % (2 * swing) - swing) for t in range(frames))
+
+
+def _inside(shape: Shape, t: float) -> bool:
+    """Whether the whole shape is in the picture at time ``t``, a pixel away from its border."""
+    x, y, _ = shape.motion.place(t)
+    return all(shape.radius + 1 <= c <= SIZE - 2 - shape.radius for c in (x, y))
+
+
+def _motion(rng: np.random.Generator, radius: float, heading: float, speed: tuple[float, float]) -> Motion:
+    """A straight path across the middle of the picture that stays inside it."""
+    velocity = np.array([heading * rng.uniform(*speed), rng.uniform(-0.8, 0.8)])
+    middle = (SIZE - 1) / 2
+    room = np.maximum(middle - radius - 1 - np.abs(velocity) * (FRAMES - 1) / 2, 0)
+    halfway = middle + rng.uniform(-1, 1, size=2) * room
+    start = halfway - velocity * (FRAMES - 1) / 2
+    spin = rng.choice([-1, 1]) * rng.uniform(0, math.radians(7))
+    return Motion(_pair(start), _pair(velocity), float(rng.uniform(-math.pi, math.pi)), spin)
+
+
+def _surface(rng: np.random.Generator, name: str, tilt: float, wavelength: tuple[float, float]) -> Surface:
+    """Stripes of a random hue shift; ``tilt`` is how far the wave may turn away from horizontal."""
+    colour = np.clip(np.array(PALETTE[name]) + rng.uniform(-0.05, 0.05, size=3), 0, 1)
+    tint = 0.15 * _hue(rng) + rng.uniform(-0.035, 0.035)
+    # Clipping would make flat spots in the stripes: pull the colour away from the ends instead.
+    colour = np.clip(colour, np.abs(tint), 1 - np.abs(tint))
+    angle, length = rng.uniform(-tilt, tilt), rng.uniform(*wavelength)
+    wave = 2 * math.pi / length * np.array([math.cos(angle), math.sin(angle)])
+    phase = rng.uniform(0, 2 * math.pi)
+    return Surface(name, _triple(colour), _triple(tint), (_triple((*wave, phase)),))
+
+
+def held_out(kind: str, number: int) -> Clip:
+    """A clip that no model was trained on: an easy one, or the hard clip of it."""
+    clip = make_clip(HELD_OUT_SEEDS[number])
+    return harder(clip) if kind == "hard" else clip
+
+
+def packaged_clip(frames: int = FRAMES) -> Clip:
+    """The clip that comes with the pack: a hard one."""
+    return harder(make_clip(PACKAGED_CLIP_SEED, frames))
+
+
+def harder(clip: Clip) -> Clip:
+    """The hard clip of a clip: the same is said of it, and "patchy"; the camera pans the same way, but slowly."""
+    rng = np.random.default_rng((clip.seed, 1))
+    shapes = []
+    for shape in clip.shapes:
+        shape = _with_motion(shape, HARD_SPEED)
+        motion = replace(shape.motion, stretch=STRETCH, beat=float(rng.uniform(*BEAT)))
+        surface = _patches(rng, shape.surface, PATCH_TINT[0])
+        shapes.append(replace(shape, radius=HARD_SIZE * shape.radius, surface=surface, motion=motion))
+    background = _patches(rng, clip.background, PATCH_TINT[1])
+    drift = (math.copysign(HARD_DRIFT, clip.drift[0]), 0.0)
+    caption = str(replace(parse_caption(clip.caption), patchy=True))
+    return Clip(
+        clip.seed,
+        caption,
+        tuple(shapes),
+        background,
+        drift,
+        clip.times,
+        *_render(shapes, background, drift, clip.times),
+    )
+
+
+def _patches(rng: np.random.Generator, surface: Surface, tint: float) -> Surface:
+    """The surface with patches, of a random hue shift, for stripes."""
+    shift = tint * _hue(rng) + rng.choice([-1, 1]) * PATCH_SHADE
+    angles = rng.uniform(0, 2 * math.pi, size=PATCH_WAVES)
+    phases = rng.uniform(0, 2 * math.pi, size=PATCH_WAVES)
+    waves = np.stack((np.cos(angles), np.sin(angles)), axis=1) * 2 * math.pi / PATCH_WAVELENGTH
+    waves = np.concatenate((waves, phases[:, None]), axis=1)
+    colour = np.clip(surface.colour, np.abs(shift), 1 - np.abs(shift))
+    return replace(surface, colour=_triple(colour), tint=_triple(shift), waves=tuple(map(_triple, waves)))
+
+
+def _hue(rng: np.random.Generator) -> np.ndarray:
+    """A random shift of colour ``[3]`` of length 1 that leaves lightness alone."""
+    luma = LUMA.numpy()
+    hue = rng.normal(size=3)
+    hue -= luma * (hue @ luma) / (luma @ luma)
+    return hue / np.linalg.norm(hue)
+
+
+def _pair(values: np.ndarray) -> tuple[float, float]:
+    x, y = map(float, values)
+    return x, y
+
+
+def _triple(values: np.ndarray | tuple[float, ...]) -> tuple[float, float, float]:
+    x, y, z = map(float, values)
+    return x, y, z
+
+
+def recolour(clip: Clip, seed: int) -> Clip:
+    """The clip with another colour on its first-named shape or on its background, the texture kept.
+
+    Its caption is an instruction: it names the new colour and leaves out those that stay.
+    """
+    rng = np.random.default_rng(seed)
+    things = [shape.surface for shape in clip.shapes] + [clip.background]
+    changed = 0 if rng.random() < 0.5 else len(things) - 1
+    surface = things[changed]
+    half = DARK if surface.name in DARK else LIGHT
+    name = str(rng.choice([name for name in half if name not in {thing.name for thing in things}]))
+    shade = np.array(surface.colour) - PALETTE[surface.name]
+    colour = np.clip(PALETTE[name] + shade, np.abs(surface.tint), 1 - np.abs(surface.tint))
+    things[changed] = replace(surface, name=name, colour=_triple(colour))
+    shapes = [replace(shape, surface=thing) for shape, thing in zip(clip.shapes, things, strict=False)]
+    said = [(name if i == changed else None, shape.kind) for i, shape in enumerate(shapes)]
+    ground = name if changed == len(shapes) else None
+    caption = Caption(tuple(said), ground, patchy=parse_caption(clip.caption).patchy)
+    frames, masks = _render(shapes, things[-1], clip.drift, clip.times)
+    return Clip(clip.seed, str(caption), tuple(shapes), things[-1], clip.drift, clip.times, frames, masks)
+
+
+def black_and_white(frames: torch.Tensor) -> torch.Tensor:
+    """Frames ``[..., 3]`` without their colours, in whatever range they have: the style of the demo LoRA."""
+    return (frames * LUMA).sum(dim=-1, keepdim=True).expand_as(frames)
+
+
+def with_motion(clip: Clip, speed: float, spin: float | None = None) -> Clip:
+    """The clip with shapes and camera ``speed`` times as fast, and shapes that turn by ``spin`` radians a frame.
+
+    Halfway, every shape is where it was; without ``spin`` they turn ``speed`` times as fast too.
+    """
+    shapes = [_with_motion(shape, speed, spin) for shape in clip.shapes]
+    drift = (speed * clip.drift[0], speed * clip.drift[1])
+    frames, masks = _render(shapes, clip.background, drift, clip.times)
+    return replace(clip, shapes=tuple(shapes), drift=drift, frames=frames, masks=masks)
+
+
+def _with_motion(shape: Shape, speed: float, spin: float | None = None) -> Shape:
+    """A shape as `with_motion` has it."""
+    halfway = (FRAMES - 1) / 2
+    x, y, angle = shape.motion.place(halfway)
+    vx, vy = (speed * v for v in shape.motion.velocity)
+    turn = speed * shape.motion.spin if spin is None else math.copysign(spin, shape.motion.spin)
+    start = (x - halfway * vx, y - halfway * vy)
+    motion = replace(shape.motion, centre=start, velocity=(vx, vy), angle=angle - halfway * turn, spin=turn)
+    return replace(shape, motion=motion)
+
+
+def _leave_out_colours(rng: np.random.Generator, said: Caption) -> Caption:
+    """In three captions of ten at least one colour goes unsaid."""
+    if rng.random() >= 0.3:
+        return said
+    keep_shape, keep_ground = [(False, True), (True, False), (False, False)][rng.integers(3)]
+    return Caption(
+        tuple((colour if keep_shape else None, kind) for colour, kind in said.shapes),
+        said.background if keep_ground else None,
+    )
+
+
+def _outline(kind: str) -> torch.Tensor:
+    """Corners ``[N, 2]`` of a polygon of outer radius 1."""
+    if kind == "cross":
+        arm = 0.36
+        reach = math.sqrt(1 - arm**2)
+        quarter = torch.tensor([[arm, arm], [reach, arm], [reach, -arm]])
+        turns = [torch.tensor([[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]]) for a in _angles(4)]
+        return torch.cat([quarter @ turn for turn in turns])
+    count = {"triangle": 3, "square": 4, "star": 10}[kind]
+    radii = torch.tensor([1.0, STAR_INNER if kind == "star" else 1.0]).repeat(count)[:count]
+    angles = torch.tensor(_angles(count)) - math.pi / 2
+    return radii[:, None] * torch.stack((angles.cos(), angles.sin()), dim=-1)
+
+
+def _angles(count: int) -> list[float]:
+    return [2 * math.pi * i / count for i in range(count)]
+
+
+def _distance(kind: str, points: torch.Tensor) -> torch.Tensor:
+    """Signed distance ``[...]`` of points ``[..., 2]`` to the shape of outer radius 1, negative inside.
+
+    Corners are rounded: Canny's thinning breaks the outline at sharp ones.
+    """
+    if kind == "circle":
+        return points.norm(dim=-1) - 1
+    corners = _outline(kind) * (1 - ROUNDING)
+    edges = corners.roll(-1, dims=0) - corners
+    offset = points[..., None, :] - corners
+    along = ((offset * edges).sum(-1) / (edges * edges).sum(-1)).clamp(0, 1)
+    distance = (offset - along[..., None] * edges).norm(dim=-1).amin(dim=-1)
+    py, y0, y1 = points[..., 1, None], corners[:, 1], corners.roll(-1, dims=0)[:, 1]
+    cross = offset[..., 0] * edges[:, 1] - offset[..., 1] * edges[:, 0]
+    crossings = ((y0 <= py) & (py < y1) & (cross < 0)) | ((y1 <= py) & (py < y0) & (cross > 0))
+    return torch.where(crossings.sum(dim=-1) % 2 == 1, -distance, distance) - ROUNDING
+
+
+def _render(
+    shapes: list[Shape], background: Surface, drift: tuple[float, float], times: tuple[int, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Frames ``[F, H, W, 3]`` and visible masks ``[S, F, H, W]``, edges anti-aliased over one pixel."""
+    grid = pixel_grid()
+    frames, masks = [], []
+    for t in times:
+        frame = background.paint(grid - t * torch.tensor(drift))
+        visible = torch.ones(SIZE, SIZE)
+        layers = []
+        for shape in shapes:
+            own = shape.motion.to_shape(grid, t)
+            cover = (0.5 - shape.radius * _distance(shape.kind, own / shape.radius)).clamp(0, 1)
+            layers.append((cover, shape.surface.paint(own), cover * visible))
+            visible = visible * (1 - cover)
+        for cover, colour, _ in reversed(layers):
+            frame = torch.lerp(frame, colour, cover[..., None])
+        frames.append(frame)
+        masks.append(torch.stack([mask for _, _, mask in layers]))
+    return torch.stack(frames), torch.stack(masks, dim=1)
+
+
+def canny_control(frames: torch.Tensor) -> torch.Tensor:
+    """The image the host's Canny node gives for frames ``[F, H, W, 3]``: edges ``[F, H, W, 3]``, 0 or 1."""
+    from kornia.filters import canny
+
+    return canny(frames.float().movedim(-1, 1), CANNY_LOW, CANNY_HIGH)[1].repeat(1, 3, 1, 1).movedim(1, -1)

@@ -1,0 +1,601 @@
+"""Train the demo models from nothing: ``python -m research.train_demo_models``, two hours on two quiet cores.
+
+Stages, one after another: autoencoder, text encoder with image UNet, ControlNet, video UNet, decoder alone, the
+image UNet's two variants, for InstructPix2Pix and for inpainting, a T2I-Adapter, and a LoRA for a style.
+Each saves a checkpoint every minute under the run folder and is taken up from there when the command is repeated;
+each leaves a picture there to judge it by, and its weights, in fp16, in the package's weights folder.
+On Linux, `MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592` in the environment saves a third of the
+time: freed activations then stay with the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.utils import save_image
+from tqdm import tqdm
+
+from research import demo_networks, toy_world
+
+log = logging.getLogger("research.train_demo_models")
+
+CLIPS = 4096
+STEPS = {
+    "autoencoder": 8000,
+    "image": 4000,
+    "control": 2500,
+    "video": 2000,
+    "decoder": 1000,
+    "instruct_pix2pix": 1000,
+    "inpaint": 500,
+    "t2i_adapter": 700,
+    "lora": 300,
+}
+VARIANT_CLIPS = 2048
+VARIANT_STRIDE = 2
+SAVE_EVERY = 60.0
+SNR_CAP = 5.0
+KL_WEIGHT = 1e-6
+LATENT_ERROR = 0.05
+EMPTY_CAPTION_SHARE = 0.1
+
+
+@dataclass
+class Footage:
+    """The training clips. frames: uint8 ``[N, F, H, W, 3]``, controls: uint8 0/1 ``[N, F, H, W]``, captions: N."""
+
+    frames: torch.Tensor
+    controls: torch.Tensor
+    captions: list[str]
+
+    def images(self, index: torch.Tensor) -> torch.Tensor:
+        """Frames ``[B, 3, H, W]`` in -1..1, counted through all clips."""
+        return self.frames.flatten(0, 1)[index].movedim(-1, 1).float() / 127.5 - 1
+
+    def hints(self, index: torch.Tensor) -> torch.Tensor:
+        """Control images ``[B, 3, H, W]`` in 0..1, counted through all clips."""
+        return self.controls.flatten(0, 1)[index, None].float().expand(-1, 3, -1, -1)
+
+
+def training_clip(seed: int) -> toy_world.Clip:
+    """The clip of a seed to learn from or to judge by: an easy one, or for odd seeds a hard one."""
+    clip = toy_world.make_clip(seed)
+    return toy_world.harder(clip) if seed % 2 else clip
+
+
+def film(folder: Path) -> Footage:
+    """Render the training clips once and keep them in the run folder."""
+    path = folder / "footage.pt"
+    if not path.exists():
+        frames, controls, captions = [], [], []
+        for seed in tqdm(toy_world.TRAIN_SEEDS[:CLIPS], desc="rendering clips"):
+            clip = training_clip(seed)
+            frames.append((clip.frames * 255).round().byte())
+            controls.append(toy_world.canny_control(clip.frames)[..., 0].byte())
+            captions.append(clip.caption)
+        save({"frames": torch.stack(frames), "controls": torch.stack(controls), "captions": captions}, path)
+    return Footage(**torch.load(path, weights_only=True))
+
+
+def save(data: dict, path: Path) -> None:
+    """Write a file so that an interruption leaves the old one whole."""
+    torch.save(data, path.with_suffix(".part"))
+    path.with_suffix(".part").replace(path)
+
+
+def fit(
+    stage: str,
+    folder: Path,
+    network: nn.Module,
+    groups: list[dict],
+    loss: Callable[[torch.Generator], torch.Tensor],
+    average: float,
+) -> None:
+    """Train ``network`` in place and leave the moving average of its weights in it.
+
+    groups: optimizer groups with their peak ``lr``, which falls as a cosine after a short rise.
+    loss: draws a batch with the generator and returns its loss; every step has its own seed, so a resumed run
+    sees the same batches. average: decay of the moving average, shorter in the first steps.
+    """
+    path, steps = folder / f"{stage}.pt", STEPS[stage]
+    tracked = {name: tensor for name, tensor in network.named_parameters() if tensor.requires_grad}
+    smooth = {name: tensor.detach().clone() for name, tensor in tracked.items()}
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-4)
+    rise = max(1, steps // 30)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / rise, 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+    )
+    done = 0
+    if path.exists():
+        state = torch.load(path, weights_only=True)
+        done, smooth = state["step"], state["smooth"]
+        network.load_state_dict(state["network"])
+        if done < steps:
+            optimizer.load_state_dict(state["optimizer"])
+            schedule.load_state_dict(state["schedule"])
+
+    network.train()
+    running, saved, began = None, time.monotonic(), time.monotonic()
+    bar = tqdm(range(done, steps), initial=done, total=steps, desc=stage, mininterval=20)
+    for step in bar:
+        value = loss(torch.Generator().manual_seed(stage_seed(stage) + step))
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        nn.utils.clip_grad_norm_(tracked.values(), 1.0)
+        optimizer.step()
+        schedule.step()
+        decay = min(average, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(smooth.values()), [tensor.detach() for tensor in tracked.values()], 1 - decay)
+        running = value.item() if running is None else 0.98 * running + 0.02 * value.item()
+        bar.set_postfix(loss=f"{running:.4f}", refresh=False)
+        if step + 1 == steps or time.monotonic() - saved > SAVE_EVERY:
+            state = {"step": step + 1, "network": network.state_dict(), "smooth": smooth}
+            if step + 1 < steps:
+                state |= {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+            save(state, path)
+            saved = time.monotonic()
+    if done < steps:
+        log.info("%s: %d steps in %.1f minutes", stage, steps - done, (time.monotonic() - began) / 60)
+    with torch.no_grad():
+        for name, tensor in tracked.items():
+            tensor.copy_(smooth[name])
+    network.eval()
+
+
+def stage_seed(stage: str) -> int:
+    """A seed base of every stage's own, whatever other stages there are."""
+    return zlib.crc32(stage.encode()) << 20
+
+
+def show(path: Path, rows: list[torch.Tensor]) -> None:
+    """Write rows of images ``[N, 3, H, W]`` in -1..1 as one PNG."""
+    save_image(torch.cat(rows), path, nrow=len(rows[0]), normalize=True, value_range=(-1, 1))
+    log.info("picture: %s", path)
+
+
+def batches(count: int, size: int) -> Iterator[torch.Tensor]:
+    """Indices 0..count-1 in pieces of ``size``."""
+    return iter(torch.arange(count).split(size))
+
+
+def picture_loss(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """L1 + L2 + L1 of the differences between neighbouring pixels, which keeps edges sharp."""
+    edges = sum((made.diff(dim=dim) - true.diff(dim=dim)).abs().mean() for dim in (-1, -2))
+    return (made - true).abs().mean() + (made - true).square().mean() + edges
+
+
+def train_autoencoder(folder: Path, footage: Footage) -> nn.Module:
+    """Encoder and decoder together, with a faint KL term."""
+    torch.manual_seed(stage_seed("autoencoder"))
+    net = demo_networks.autoencoder().to(memory_format=torch.channels_last)  # a seventh faster
+    count = len(footage.captions) * toy_world.FRAMES
+
+    def whole(generator: torch.Generator) -> torch.Tensor:
+        image = footage.images(torch.randint(count, (10,), generator=generator))
+        latent = net.encode(image).latent_dist
+        noise = torch.randn(latent.mean.shape, generator=generator)
+        made = net.decode(latent.mean + latent.std * noise).sample
+        return picture_loss(made, image) + KL_WEIGHT * latent.kl().mean() / noise[0].numel()
+
+    fit("autoencoder", folder, net, [{"params": list(net.parameters()), "lr": 2e-3}], whole, average=0.995)
+    show_autoencoder(folder / "autoencoder.png", net)
+    return net.requires_grad_(False)
+
+
+def polish_decoder(folder: Path, footage: Footage, net: nn.Module, scaling: dict[str, list]) -> None:
+    """Train the decoder further on its own: the latents, and so the other models, stay as they are."""
+    net.decoder.requires_grad_(True)
+    net.post_quant_conv.requires_grad_(True)
+    count = len(footage.captions) * toy_world.FRAMES
+    std = torch.tensor(scaling["std"])[:, None, None]
+
+    def loss(generator: torch.Generator) -> torch.Tensor:
+        image = footage.images(torch.randint(count, (10,), generator=generator))
+        with torch.no_grad():
+            latent = net.encode(image).latent_dist.mean
+            noise = torch.randn(latent.shape, generator=generator)
+        # Sampled latents are a little off: learn to draw clean edges from those too.
+        return picture_loss(net.decode(latent + LATENT_ERROR * std * noise).sample, image)
+
+    half = [*net.decoder.parameters(), *net.post_quant_conv.parameters()]
+    fit("decoder", folder, net, [{"params": half, "lr": 1e-3}], loss, average=0.99)
+    show_autoencoder(folder / "decoder.png", net)
+    demo_networks.save_weights("autoencoder", net.state_dict(), scaling)
+
+
+@torch.no_grad()
+def show_autoencoder(path: Path, net: nn.Module) -> None:
+    """A picture of held-out frames above what the autoencoder makes of them, and its PSNR in the log."""
+    held_out = [training_clip(seed).frames for seed in toy_world.HELD_OUT_SEEDS[:16]]
+    image = torch.stack(held_out)[:, 0].movedim(-1, 1) * 2 - 1
+    made = net.decode(net.encode(image).latent_dist.mean).sample.clamp(-1, 1)
+    log.info("autoencoder: PSNR %.2f dB", -10 * ((made - image) / 2).square().mean().log10())
+    show(path, [image[:8], made[:8], image[8:], made[8:]])
+
+
+@torch.no_grad()
+def encode_footage(folder: Path, footage: Footage, autoencoder: nn.Module) -> tuple[torch.Tensor, dict[str, list]]:
+    """Normalised latents ``[N, F, 4, 8, 8]`` and how they were normalised; the autoencoder's weights are stored."""
+    path = folder / "latents.pt"
+    if not path.exists():
+        count = len(footage.captions) * toy_world.FRAMES
+        pieces = tqdm(batches(count, 64), total=math.ceil(count / 64), desc="encoding clips")
+        raw = torch.cat([autoencoder.encode(footage.images(index)).latent_dist.mean for index in pieces])
+        mean, std = raw.mean(dim=(0, 2, 3)), raw.std(dim=(0, 2, 3))
+        latents = (raw - mean[:, None, None]) / std[:, None, None]
+        # Preview colours: each latent cell against the mean colour of its 8x8 pixels.
+        some = torch.arange(0, count, 16)
+        cells = latents[some].movedim(1, -1).reshape(-1, 4)
+        colours = F.avg_pool2d(footage.images(some), 8).movedim(1, -1).reshape(-1, 3)
+        solved = torch.linalg.lstsq(torch.cat((cells, torch.ones(len(cells), 1)), dim=1), colours).solution
+        scaling = {"mean": mean, "std": std, "rgb_factors": solved[:4], "rgb_bias": solved[4]}
+        save({"latents": latents.unflatten(0, (-1, toy_world.FRAMES)), "scaling": scaling}, path)
+    stored = torch.load(path, weights_only=True)
+    scaling = {key: value.tolist() for key, value in stored["scaling"].items()}
+    if not (folder / "decoder.pt").exists():
+        demo_networks.save_weights("autoencoder", autoencoder.state_dict(), scaling)
+    return stored["latents"], scaling
+
+
+Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""From noised latents and timesteps the noise that a network takes to be in them."""
+
+
+class Noiser:
+    """SD's forward process, and what a prediction of its noise loses."""
+
+    def __init__(self) -> None:
+        betas = (
+            torch.linspace(demo_networks.SCHEDULE["beta_start"] ** 0.5, demo_networks.SCHEDULE["beta_end"] ** 0.5, 1000)
+            ** 2
+        )
+        self.alphas = (1 - betas).cumprod(dim=0)
+
+    def loss(self, clean: torch.Tensor, generator: torch.Generator, predict: Predict) -> torch.Tensor:
+        """The mean squared error of predicted noise in latents ``[B, ...]``, each at a timestep of its own.
+
+        Weights are min(1, SNR_CAP / SNR) (min-SNR, arXiv 2303.09556): almost clean latents teach little.
+        """
+        t = torch.randint(1000, (len(clean),), generator=generator)
+        noise = torch.randn(clean.shape, generator=generator)
+        alpha = self.alphas[t].view(-1, *[1] * (clean.ndim - 1))
+        weight = (SNR_CAP * (1 - alpha) / alpha).clamp(max=1)
+        error = predict(alpha.sqrt() * clean + (1 - alpha).sqrt() * noise, t) - noise
+        return (weight * error.square()).mean()
+
+
+def drop_captions(ids: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Token ids ``[B, 16]`` with one row in ten replaced by the empty caption's."""
+    empty = torch.rand(len(ids), generator=generator) < EMPTY_CAPTION_SHARE
+    return torch.where(empty[:, None], demo_networks.token_ids([""]), ids)
+
+
+def train_image(folder: Path, footage: Footage, latents: torch.Tensor) -> nn.ModuleDict:
+    """The text encoder and the image UNet, on single frames."""
+    torch.manual_seed(stage_seed("image"))
+    net = nn.ModuleDict({"text": demo_networks.text_encoder(), "unet": demo_networks.image_unet()})
+    ids, flat, noiser = demo_networks.token_ids(footage.captions), latents.flatten(0, 1), Noiser()
+
+    def loss(generator: torch.Generator) -> torch.Tensor:
+        index = torch.randint(len(flat), (64,), generator=generator)
+        context = net["text"](input_ids=drop_captions(ids[index // toy_world.FRAMES], generator)).last_hidden_state
+        return noiser.loss(flat[index], generator, lambda x, t: net["unet"](x, t, context).sample)
+
+    fit("image", folder, net, [{"params": list(net.parameters()), "lr": 1.2e-3}], loss, average=0.998)
+    demo_networks.save_weights("text_encoder", net["text"].state_dict())
+    demo_networks.save_weights("image_unet", net["unet"].state_dict())
+    return net.requires_grad_(False)
+
+
+Steer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], dict]
+"""From noised latents, timesteps, context and control images what the image UNet takes beside the first three."""
+
+
+def by_control_net(net: nn.Module) -> Steer:
+    """How a ControlNet steers the image UNet."""
+
+    def steer(x: torch.Tensor, t: torch.Tensor, context: torch.Tensor, hints: torch.Tensor) -> dict:
+        down, mid = net(x, t, context, hints, return_dict=False)
+        return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+
+    return steer
+
+
+def by_t2i_adapter(net: nn.Module) -> Steer:
+    """How a T2I-Adapter steers the image UNet: it sees the outlines alone, neither noise nor text."""
+    return lambda x, t, context, hints: {"down_intrablock_additional_residuals": net(hints[:, :1])}
+
+
+def train_steering(
+    stage: str,
+    folder: Path,
+    footage: Footage,
+    latents: torch.Tensor,
+    image: nn.ModuleDict,
+    net: nn.Module,
+    steer: Steer,
+) -> None:
+    """A net that steers, on single frames and what Canny sees in them; the image model stays as it is."""
+    ids, flat, noiser = demo_networks.token_ids(footage.captions), latents.flatten(0, 1), Noiser()
+
+    def loss(generator: torch.Generator) -> torch.Tensor:
+        index = torch.randint(len(flat), (64,), generator=generator)
+        context = image["text"](input_ids=drop_captions(ids[index // toy_world.FRAMES], generator)).last_hidden_state
+        hints = footage.hints(index)
+        return noiser.loss(
+            flat[index], generator, lambda x, t: image["unet"](x, t, context, **steer(x, t, context, hints)).sample
+        )
+
+    fit(stage, folder, net, [{"params": list(net.parameters()), "lr": 1.2e-3}], loss, average=0.995)
+
+
+def train_control(folder: Path, footage: Footage, latents: torch.Tensor, image: nn.ModuleDict) -> Steer:
+    """The ControlNet."""
+    torch.manual_seed(stage_seed("control"))
+    net = demo_networks.control_net(image["unet"]).requires_grad_(True)
+    train_steering("control", folder, footage, latents, image, net, by_control_net(net))
+    demo_networks.save_weights("control_net", net.state_dict())
+    return by_control_net(net)
+
+
+def train_t2i_adapter(folder: Path, footage: Footage, latents: torch.Tensor, image: nn.ModuleDict) -> Steer:
+    """The T2I-Adapter (arXiv 2302.08453)."""
+    torch.manual_seed(stage_seed("t2i_adapter"))
+    net = demo_networks.t2i_adapter()
+    train_steering("t2i_adapter", folder, footage, latents, image, net, by_t2i_adapter(net))
+    demo_networks.save_weights("t2i_adapter", net.state_dict())
+    return by_t2i_adapter(net)
+
+
+def train_video(folder: Path, footage: Footage, latents: torch.Tensor, image: nn.ModuleDict) -> nn.Module:
+    """The video UNet, on whole clips: new layers learn fast, those of the image model slowly."""
+    torch.manual_seed(stage_seed("video"))
+    net = demo_networks.inflate(image["unet"])
+    copied = set(image["unet"].state_dict())
+    groups = [
+        {"params": [p for name, p in net.named_parameters() if name not in copied], "lr": 1.2e-3},
+        {"params": [p for name, p in net.named_parameters() if name in copied], "lr": 3e-4},
+    ]
+    ids, noiser = demo_networks.token_ids(footage.captions), Noiser()
+
+    def loss(generator: torch.Generator) -> torch.Tensor:
+        index = torch.randint(len(latents), (8,), generator=generator)
+        clips = latents[index].transpose(1, 2)
+        # Played backwards, a clip obeys the same rules.
+        backwards = torch.rand(len(clips), 1, 1, 1, 1, generator=generator) < 0.5
+        clips = torch.where(backwards, clips.flip(2), clips)
+        context = image["text"](input_ids=drop_captions(ids[index], generator)).last_hidden_state
+        return noiser.loss(clips, generator, lambda x, t: net(x, t, context).sample)
+
+    fit("video", folder, net, groups, loss, average=0.998)
+    demo_networks.save_weights("video_unet", net.state_dict())
+    return net.requires_grad_(False)
+
+
+@torch.no_grad()
+def encode_edits(folder: Path, encode: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor | list[str]]:
+    """Latents ``[N, 4, 8, 8]`` of frames before and after a change of colour, and the instructions."""
+    path = folder / "edits.pt"
+    if not path.exists():
+        before, after, captions = [], [], []
+        for seed in tqdm(toy_world.TRAIN_SEEDS[:VARIANT_CLIPS], desc="encoding edits"):
+            clip = training_clip(seed)
+            edited = toy_world.recolour(clip, seed)
+            pair = torch.cat((clip.frames[::VARIANT_STRIDE], edited.frames[::VARIANT_STRIDE])).movedim(-1, 1)
+            for latents, half in zip((before, after), encode(pair * 2 - 1).chunk(2), strict=True):
+                latents.append(half)
+            captions += [edited.caption] * len(before[-1])
+        save({"before": torch.cat(before), "after": torch.cat(after), "captions": captions}, path)
+    return torch.load(path, weights_only=True)
+
+
+def train_instruct_pix2pix(
+    folder: Path, image: nn.ModuleDict, scaling: dict[str, list], encode: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    """The variant that recolours what it is told to (arXiv 2211.09800): the frame to edit in four further channels.
+
+    Text, frame and both are each left out in one case of twenty, so that guidance can weigh them. A frame left out is
+    what the host puts there: zeros in the VAE's own scale.
+    """
+    torch.manual_seed(stage_seed("instruct_pix2pix"))
+    net = demo_networks.variant(image["unet"], channels=4)
+    pairs, noiser = encode_edits(folder, encode), Noiser()
+    ids, empty = demo_networks.token_ids(pairs["captions"]), demo_networks.token_ids([""])
+    nothing = -(torch.tensor(scaling["mean"]) / torch.tensor(scaling["std"]))[:, None, None]
+
+    def loss(generator: torch.Generator) -> torch.Tensor:
+        index = torch.randint(len(ids), (64,), generator=generator)
+        left_out = torch.rand(len(index), generator=generator)
+        told = torch.where((left_out < 0.1)[:, None], empty, ids[index])
+        shown = torch.where(
+            ((left_out > 0.05) & (left_out < 0.15))[:, None, None, None], nothing, pairs["before"][index]
+        )
+        context = image["text"](input_ids=told).last_hidden_state
+        return noiser.loss(
+            pairs["after"][index], generator, lambda x, t: net(torch.cat((x, shown), dim=1), t, context).sample
+        )
+
+    learning = [tensor for tensor in net.parameters() if tensor.requires_grad]
+    fit("instruct_pix2pix", folder, net, [{"params": learning, "lr": 2e-3}], loss, average=0.99)
+    demo_networks.save_weights("instruct_pix2pix", demo_networks.variant_changes(net))
+
+
+def random_masks(count: int, generator: torch.Generator) -> torch.Tensor:
+    """Masks ``[N, 1, H, W]`` of what is to be drawn anew, 0 or 1: blocks, discs, or one side of the picture."""
+    grid = toy_world.pixel_grid().movedim(-1, 0)[None]
+    centre = toy_world.SIZE * torch.rand(count, 2, 1, 1, generator=generator)
+    reach = toy_world.SIZE * (0.12 + 0.25 * torch.rand(count, 2, 1, 1, generator=generator))
+    away = (grid - centre) / reach
+    block, disc = away.abs().amax(dim=1) < 1, away.square().sum(dim=1) < 1
+    turn = torch.randint(4, (count,), generator=generator)
+    sides = torch.stack((grid[:, 0], toy_world.SIZE - 1 - grid[:, 0], grid[:, 1], toy_world.SIZE - 1 - grid[:, 1]))[
+        :, 0
+    ]
+    side = sides[turn] < reach[:, 0]
+    kind = torch.randint(3, (count, 1, 1), generator=generator)
+    return torch.where(kind == 0, block, torch.where(kind == 1, disc, side))[:, None].float()
+
+
+@torch.no_grad()
+def encode_holes(
+    folder: Path, footage: Footage, encode: Callable[[torch.Tensor], torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Frames with a hole as the host's inpainting hands them to a model: grey there, then encoded; one mask a frame.
+
+    index: of the frame, ``[N]``. masks: ``[N, 1, 8, 8]``, 1 in the hole. masked: latents ``[N, 4, 8, 8]``.
+    """
+    path = folder / "holes.pt"
+    if not path.exists():
+        generator = torch.Generator().manual_seed(stage_seed("inpaint") - 1)
+        index = torch.arange(0, VARIANT_CLIPS * toy_world.FRAMES, VARIANT_STRIDE)
+        masks = random_masks(len(index), generator)
+        pieces = tqdm(batches(len(index), 64), total=math.ceil(len(index) / 64), desc="encoding holes")
+        masked = torch.cat([encode(footage.images(index[piece]) * (1 - masks[piece])) for piece in pieces])
+        small = F.interpolate(masks, size=masked.shape[-2:], mode="bilinear").round()
+        save({"index": index, "masks": small, "masked": masked}, path)
+    return torch.load(path, weights_only=True)
+
+
+def train_inpaint(
+    folder: Path,
+    footage: Footage,
+    latents: torch.Tensor,
+    image: nn.ModuleDict,
+    encode: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    """The variant that fills holes: the mask and the masked frame in five further channels, as SD's has them."""
+    torch.manual_seed(stage_seed("inpaint"))
+    net = demo_networks.variant(image["unet"], channels=5)
+    ids, flat, noiser = demo_networks.token_ids(footage.captions), latents.flatten(0, 1), Noiser()
+    holes = encode_holes(folder, footage, encode)
+
+    def loss(generator: torch.Generator) -> torch.Tensor:
+        row = torch.randint(len(holes["index"]), (64,), generator=generator)
+        index = holes["index"][row]
+        context = image["text"](input_ids=drop_captions(ids[index // toy_world.FRAMES], generator)).last_hidden_state
+        around = torch.cat((holes["masks"][row], holes["masked"][row]), dim=1)
+        return noiser.loss(flat[index], generator, lambda x, t: net(torch.cat((x, around), dim=1), t, context).sample)
+
+    learning = [tensor for tensor in net.parameters() if tensor.requires_grad]
+    fit("inpaint", folder, net, [{"params": learning, "lr": 2e-3}], loss, average=0.99)
+    grey = encode(torch.zeros(1, 3, toy_world.SIZE, toy_world.SIZE)).mean(dim=(0, 2, 3))
+    demo_networks.save_weights("inpaint", demo_networks.variant_changes(net), {"grey": grey.tolist()})
+
+
+@torch.no_grad()
+def encode_style(
+    folder: Path, footage: Footage, encode: Callable[[torch.Tensor], torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The first frames of clips in the LoRA's style. index: of the frame, ``[N]``. latents: ``[N, 4, 8, 8]``."""
+    path = folder / "style.pt"
+    if not path.exists():
+        index = torch.arange(0, VARIANT_CLIPS * toy_world.FRAMES, toy_world.FRAMES)
+        latents = []
+        for piece in tqdm(batches(len(index), 64), total=math.ceil(len(index) / 64), desc="encoding style"):
+            frames = footage.images(index[piece]).movedim(1, -1)
+            latents.append(encode(toy_world.black_and_white(frames).movedim(-1, 1)))
+        save({"index": index, "latents": torch.cat(latents)}, path)
+    return torch.load(path, weights_only=True)
+
+
+def train_lora(
+    folder: Path, footage: Footage, image: nn.ModuleDict, encode: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    """The LoRA: whatever the caption says, without colours."""
+    torch.manual_seed(stage_seed("lora"))
+    net = demo_networks.lora(image["unet"])
+    ids, styled, noiser = demo_networks.token_ids(footage.captions), encode_style(folder, footage, encode), Noiser()
+
+    def loss(generator: torch.Generator) -> torch.Tensor:
+        row = torch.randint(len(styled["index"]), (64,), generator=generator)
+        told = drop_captions(ids[styled["index"][row] // toy_world.FRAMES], generator)
+        context = image["text"](input_ids=told).last_hidden_state
+        return noiser.loss(styled["latents"][row], generator, lambda x, t: net(x, t, context).sample)
+
+    learning = [tensor for tensor in net.parameters() if tensor.requires_grad]
+    fit("lora", folder, net, [{"params": learning, "lr": 2e-3}], loss, average=0.99)
+    demo_networks.save_weights(demo_networks.LORA, demo_networks.lora_weights(net))
+
+
+@torch.no_grad()
+def sample(
+    predict: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+    image: nn.ModuleDict,
+    captions: list[str],
+    noise: torch.Tensor,
+    steps: int = 25,
+    guidance: float = 3.0,
+) -> torch.Tensor:
+    """DDIM samples from ``noise`` ``[B, 4, ...]``; ``predict(x, t, context)`` gives eps, x holding both halves."""
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler(**demo_networks.SCHEDULE)
+    scheduler.set_timesteps(steps)
+    context = image["text"](input_ids=demo_networks.token_ids([*captions, *[""] * len(captions)])).last_hidden_state
+    x = noise
+    for t in scheduler.timesteps:
+        cond, uncond = predict(torch.cat((x, x)), t.expand(2 * len(x)), context).chunk(2)
+        x = scheduler.step(uncond + guidance * (cond - uncond), t, x).prev_sample
+    return x
+
+
+@torch.no_grad()
+def show_samples(
+    path: Path, autoencoder: nn.Module, scaling: dict[str, list], image: nn.ModuleDict, steer: Steer | None = None
+) -> None:
+    """A picture of held-out captions drawn by the image model, under their control images where those steer it."""
+    clips = [training_clip(seed) for seed in toy_world.HELD_OUT_SEEDS[:16]]
+    hints = torch.cat([toy_world.canny_control(clip.frames[:1]) for clip in clips]).movedim(-1, 1)
+
+    def predict(x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        steering = steer(x, t, context, torch.cat((hints, hints))) if steer else {}
+        return image["unet"](x, t, context, **steering).sample
+
+    noise = torch.randn(16, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    latent = sample(predict, image, [clip.caption for clip in clips], noise)
+    mean, std = (torch.tensor(scaling[key])[:, None, None] for key in ("mean", "std"))
+    made = autoencoder.decode(latent * std + mean).sample
+    top = hints if steer else torch.stack([clip.frames[0].movedim(-1, 0) for clip in clips])
+    show(path, [top[:8] * 2 - 1, made[:8], top[8:] * 2 - 1, made[8:]])
+
+
+def main() -> None:
+    """Run every stage that is not finished yet."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, default=Path("output/demo-training"), help="folder for checkpoints")
+    folder = parser.parse_args().run
+    folder.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    footage = film(folder)
+    autoencoder = train_autoencoder(folder, footage)
+    latents, scaling = encode_footage(folder, footage, autoencoder)
+    image = train_image(folder, footage, latents)
+    show_samples(folder / "image.png", autoencoder, scaling, image)
+    control = train_control(folder, footage, latents, image)
+    show_samples(folder / "control.png", autoencoder, scaling, image, control)
+    train_video(folder, footage, latents, image)
+    polish_decoder(folder, footage, autoencoder, scaling)
+
+    def encode(frames: torch.Tensor) -> torch.Tensor:
+        mean, std = (torch.tensor(scaling[key])[:, None, None] for key in ("mean", "std"))
+        return (autoencoder.encode(frames).latent_dist.mean - mean) / std
+
+    train_instruct_pix2pix(folder, image, scaling, encode)
+    train_inpaint(folder, footage, latents, image, encode)
+    adapter = train_t2i_adapter(folder, footage, latents, image)
+    show_samples(folder / "t2i_adapter.png", autoencoder, scaling, image, adapter)
+    train_lora(folder, footage, image, encode)
+
+
+if __name__ == "__main__":
+    main()

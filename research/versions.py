@@ -1,0 +1,55 @@
+"""docs/versions.md from what `python dev.py matrix` found, research/rows/versions.jsonl.
+
+python -m research.versions
+"""
+
+from __future__ import annotations
+
+from research.page_tables import markdown, write
+from research.rows_and_jobs import read
+
+FRONT_END = "comfyui-frontend-package"
+
+
+def outcome(row: dict) -> str:
+    """A row's result in words."""
+    if "not_run" in row:
+        return f"not run: {row['not_run']}"
+    return f"{row['passed']} passed, {row['failed']} failed, {row['skipped']} skipped"
+
+
+def blocks(rows: list[dict]) -> dict[str, str]:
+    """What the page's generated blocks hold."""
+    ran = [row for row in rows if "versions" in row]
+    results = [
+        {
+            "row": row["row"],
+            "ComfyUI": row["comfyui"],
+            "Python": row.get("versions", row)["python"],
+            "front end": row["versions"][FRONT_END] if row in ran else "-",
+            "what": row["what"],
+            "result": outcome(row),
+            "day": row["date"],
+        }
+        for row in rows
+    ]
+    packages = [
+        {"row": row["row"]}
+        | {name: version for name, version in row["versions"].items() if name not in ("python", FRONT_END)}
+        for row in ran
+    ]
+    failures = [f"- {row['row']}: `{test}`" for row in ran for test in row["failures"]]
+    return {
+        "results": markdown(results),
+        "packages": markdown(packages),
+        "failures": "\n".join(failures or ["None."]),
+    }
+
+
+def main() -> None:
+    """Fill the page."""
+    write("docs/versions.md", blocks(read("versions")))
+
+
+if __name__ == "__main__":
+    main()

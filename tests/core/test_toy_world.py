@@ -1,0 +1,192 @@
+"""The toy world: every clip is known exactly, and the measures on it say what they claim."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from bivdiff_core.demo.models import CONTEXT_LENGTH, WordTokenizer
+from bivdiff_core.measure import video_metrics
+from research import toy_metrics, toy_world
+
+CLIPS = [toy_world.make_clip(seed) for seed in toy_world.HELD_OUT_SEEDS[:24]]
+
+
+def outline_closed(control: torch.Tensor, clip: toy_world.Clip, gap: int = 0) -> torch.Tensor:
+    """Whether the edges ``[F, H, W, 3]`` enclose the clip's shapes in each frame, ``[F]`` bool.
+
+    Paint is poured in at the picture's border and spreads through edge-free pixels (not diagonally): the outline is
+    closed where it reaches less than 2% of the shapes' inner pixels, those 3 or more from the background. With
+    ``gap`` the paint is too thick for openings of up to so many pixels.
+    """
+    wall = control[..., 0] > 0.5
+    if gap:
+        wall = F.max_pool2d(F.pad(wall[:, None].float(), (0, gap, 0, gap)), gap + 1, stride=1)[:, 0] > 0.5
+    paint = torch.zeros_like(wall)
+    paint[:, [0, -1], :] = paint[:, :, [0, -1]] = True
+    paint &= ~wall
+    cross = torch.tensor([[[[0.0, 1, 0], [1, 1, 1], [0, 1, 0]]]])
+    while True:
+        spread = (F.conv2d(paint[:, None].float(), cross, padding=1)[:, 0] > 0) & ~wall
+        if torch.equal(spread, paint):
+            break
+        paint = spread
+    outside = (clip.ground > 0.01).float()[:, None]
+    inner = F.max_pool2d(outside, 7, stride=1, padding=3)[:, 0] == 0
+    return (paint & inner).sum(dim=(1, 2)) < 0.02 * inner.sum(dim=(1, 2))
+
+
+def test_a_seed_is_a_clip():
+    again = toy_world.make_clip(CLIPS[0].seed)
+    assert again.caption == CLIPS[0].caption
+    assert torch.equal(again.frames, CLIPS[0].frames)
+    assert not torch.equal(CLIPS[0].frames, CLIPS[1].frames)
+
+
+def test_training_never_sees_a_held_out_seed():
+    assert not set(toy_world.TRAIN_SEEDS[-2:]) & set(toy_world.HELD_OUT_SEEDS)
+    assert toy_world.TRAIN_SEEDS.stop <= toy_world.HELD_OUT_SEEDS.start
+    assert toy_world.PACKAGED_CLIP_SEED in toy_world.HELD_OUT_SEEDS
+
+
+def test_frames_and_masks_are_complete():
+    for clip in CLIPS:
+        assert clip.frames.shape == (toy_world.FRAMES, toy_world.SIZE, toy_world.SIZE, 3)
+        assert clip.frames.min() >= 0 and clip.frames.max() <= 1
+        assert clip.ground.min() > -1e-6
+        assert all(mask.amax(dim=(1, 2)).min() == 1 for mask in clip.masks[:1]), "the front shape is never hidden"
+
+
+def test_the_known_motion_carries_each_frame_into_the_next():
+    for clip in CLIPS:
+        steady = toy_metrics.flicker(clip.frames, clip)
+        assert steady.ground < 1e-5
+        assert steady.shape < 3e-3  # resampling between pixels
+
+
+def test_another_motion_is_as_well_known():
+    for clip in CLIPS[:8]:
+        assert torch.allclose(toy_world.with_motion(clip, speed=1).frames, clip.frames, atol=1e-4)
+        fast = toy_world.with_motion(clip, speed=2, spin=0.25)
+        steady = toy_metrics.flicker(fast.frames, fast)
+        assert steady.ground < 1e-5
+        assert steady.shape < 3e-3
+        travelled = [shape.motion.place(7)[0] - shape.motion.place(0)[0] for shape in (*clip.shapes, *fast.shapes)]
+        assert travelled[-1] == pytest.approx(2 * travelled[len(clip.shapes) - 1])
+
+
+@pytest.mark.parametrize(("edge", "blur"), [(0.3, 2e-3), (toy_world.PATCH_EDGE, 1e-2)])
+def test_a_hard_clip_is_as_well_known(monkeypatch, edge, blur):
+    """Its shapes deform, and its patches go with them; resampling blurs their borders where those are crisp."""
+    monkeypatch.setattr(toy_world, "PATCH_EDGE", edge)
+    for clip in CLIPS[:8]:
+        hard = toy_world.harder(clip)
+        assert hard.caption == f"{clip.caption}, patchy" and torch.equal(hard.frames, toy_world.harder(clip).frames)
+        steady = toy_metrics.flicker(hard.frames, hard)
+        assert steady.ground < blur and steady.shape < blur
+        assert toy_metrics.flicker(hard.frames, clip).shape > 2 * steady.shape
+        assert toy_metrics.structure_iou(hard.frames, hard) > 0.95
+        assert toy_metrics.caption_accuracy(hard.frames, hard) in (1.0, None)
+
+
+def test_outlines_do_not_tell_of_patches():
+    for clip in map(toy_world.harder, CLIPS[:8]):
+        edges = toy_world.canny_control(clip.frames)[..., 0]
+        far = toy_metrics.grown(1 - clip.ground, 3) < 0.01
+        assert (edges * far).sum() <= 0.03 * edges.sum()
+        assert outline_closed(edges[..., None].expand(-1, -1, -1, 3), clip, gap=1).float().mean() > 0.7
+
+
+def test_a_long_clip_goes_on_with_its_shapes_in_the_picture():
+    for clip in CLIPS[:8]:
+        longer = toy_world.make_clip(clip.seed, 40)
+        assert torch.equal(longer.frames[: toy_world.FRAMES], clip.frames) and longer.caption == clip.caption
+        assert all(abs(end - start) == 1 for start, end in pairwise(longer.times))
+        assert longer.ground[:, [0, -1]].min() > 0.99 and longer.ground[:, :, [0, -1]].min() > 0.99
+        steady = toy_metrics.flicker(longer.frames, longer)
+        assert steady.ground < 1e-5
+        assert steady.shape < 3e-3
+
+
+def test_the_motion_matters():
+    """Textures are strong and fast enough that no motion, or a background fixed to the screen, is plainly wrong."""
+    still = [toy_metrics.flicker(clip.frames[:1].expand_as(clip.frames), clip).ground for clip in CLIPS]
+    assert min(still) > 0.015
+    assert sum(still) / len(still) > 0.03
+
+
+def test_the_background_drifts_against_the_first_shape():
+    for clip in CLIPS:
+        assert clip.drift[0] * clip.shapes[0].motion.velocity[0] < 0
+        assert abs(clip.drift[0]) == toy_world.DRIFT
+
+
+def test_shapes_stay_in_the_picture_and_pairs_cross():
+    pairs = 0
+    for seed in toy_world.HELD_OUT_SEEDS[:60]:
+        clip = toy_world.make_clip(seed)
+        assert clip.ground[:, [0, -1]].min() > 0.99 and clip.ground[:, :, [0, -1]].min() > 0.99
+        if len(clip.shapes) == 2:
+            pairs += 1
+            front, back = (shape.motion.velocity[0] for shape in clip.shapes)
+            assert front * back < 0
+    assert pairs >= 4
+
+
+def test_captions_parse_and_never_lie():
+    leave_out = 0
+    clips = [toy_world.make_clip(seed) for seed in toy_world.HELD_OUT_SEEDS[:80]]
+    for clip in (*clips, *map(toy_world.harder, clips[:20])):
+        said = toy_world.parse_caption(clip.caption)
+        assert str(said) == clip.caption and said.patchy == (len(clip.background.waves) > 1)
+        for (colour, kind), shape in zip(said.shapes, clip.shapes, strict=True):
+            assert kind == shape.kind
+            assert colour in (None, shape.surface.name)
+        assert said.background in (None, clip.background.name)
+        leave_out += not said.patchy and (said.background is None or said.shapes[0][0] is None)
+        ids = WordTokenizer()(clip.full_caption)["input_ids"]
+        assert WordTokenizer().decode(ids) == clip.full_caption.replace(",", "") and len(ids) <= CONTEXT_LENGTH
+    assert 12 <= leave_out <= 36
+
+
+def test_other_captions_are_refused():
+    with pytest.raises(ValueError, match="toy world"):
+        toy_world.parse_caption("a photo of a cat")
+
+
+def test_canny_sees_closed_outlines():
+    """A gap of a single pixel, as Canny leaves where two outlines meet, still bounds a shape."""
+    closed = [closed_clip(toy_world.make_clip(seed)) for seed in toy_world.HELD_OUT_SEEDS[:100]]
+    assert sum(closed) >= 95
+
+
+def closed_clip(clip: toy_world.Clip) -> bool:
+    return bool(outline_closed(toy_world.canny_control(clip.frames), clip, gap=1).all())
+
+
+def test_a_broken_outline_is_open():
+    clip = next(clip for clip in CLIPS if len(clip.shapes) == 1)
+    control = toy_world.canny_control(clip.frames)
+    assert outline_closed(control, clip).all()
+    x, y, _ = clip.shapes[0].motion.place(0)
+    control[0, round(y) :, round(x) - 3 : round(x) + 4] = 0
+    assert not outline_closed(control, clip)[0]
+
+
+def test_measures_rate_the_truth_best():
+    for clip in CLIPS[:8]:
+        assert toy_metrics.structure_iou(clip.frames, clip) > 0.97
+        assert toy_metrics.caption_accuracy(clip.frames, clip) in (1.0, None)
+
+
+def test_measures_see_what_went_wrong():
+    clip = next(clip for clip in CLIPS if "on a" in clip.caption and len(clip.shapes) == 1)
+    generator = torch.Generator().manual_seed(0)
+    shade = torch.rand(toy_world.FRAMES, 1, 1, 3, generator=generator) * 0.2
+    assert toy_metrics.flicker((clip.frames + shade).clamp(0, 1), clip).ground > 0.03
+    assert toy_metrics.structure_iou(clip.frames.roll(12, dims=2), clip) < 0.6
+    assert toy_metrics.caption_accuracy(1 - clip.frames, clip) < 0.5
+    blurred = (clip.frames[:, :, :-2] + clip.frames[:, :, 1:-1] + clip.frames[:, :, 2:]) / 3
+    assert toy_metrics.sharpness(blurred) < 0.95 * toy_metrics.sharpness(clip.frames)
+    assert not video_metrics.change(clip.frames[:1].expand_as(clip.frames)).any()

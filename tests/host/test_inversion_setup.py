@@ -1,0 +1,184 @@
+"""In an inversion noise rises: what follows the schedule acts at the level that it names, guidance is left out."""
+
+from functools import partial
+
+import comfy.hooks
+import pytest
+import torch
+from fixtures import tiny_models as tiny
+from fixtures.fake_advanced_controlnet import Keyframed, TimestepKeyframe, TimestepKeyframes, keyframed
+from fixtures.frame_scenarios import controlled
+from fixtures.gaussian_mixture import assert_near, rms
+from fixtures.node_calls import STRENGTHS, WEAKER, inputs_of, keyframed_text, warnings
+from torch import Tensor
+
+pytestmark = pytest.mark.floats
+
+F = 4
+LATENT = (F, 4, 8, 8)
+NODES = ["BIVDiffInvertImage", "BIVDiffInvertVideo"]
+
+
+def model_for(node_id: str):
+    model = tiny.sd_model()
+    return tiny.seeing_together(model) if node_id == "BIVDiffInvertVideo" else model
+
+
+def invert(pack, node_id: str, model, text: list, **settings) -> Tensor:
+    given = {**inputs_of(node_id, model, tiny.frames(*LATENT), text), "steps": 6, **settings}
+    return pack.run(node_id, **given)[0]["samples"]
+
+
+# Hook keyframes
+
+
+def by_hand(model):
+    """The MODEL whose output is scaled, at every level, as the LoRA of the keyframe in force there scales it."""
+    sampling = model.get_model_object("model_sampling")
+    starts = {sampling.percent_to_sigma(start): strength for start, strength in STRENGTHS.items()}
+
+    def scaled(apply_model, args):
+        x, sigma = args["input"], args["timestep"][0].item()
+        (*_, strength) = (strength for start, strength in starts.items() if start >= sigma)
+        denoised = apply_model(x, args["timestep"], **args["c"])
+        return x - (1 + strength * (WEAKER - 1)) * (x - denoised)
+
+    model = model.clone()
+    model.set_model_unet_function_wrapper(scaled)
+    return model
+
+
+@pytest.mark.parametrize("solver", ["ddim", "uni_inv", "fireflow", "fixed_point"])
+@pytest.mark.parametrize("node_id", NODES)
+def test_hook_keyframes_hold_at_their_levels(pack, node_id, solver):
+    text = keyframed_text()
+    out = invert(pack, node_id, model_for(node_id), text, solver=solver)
+    expected = invert(pack, node_id, by_hand(model_for(node_id)), tiny.text(), solver=solver)
+    # Weights patched and outputs scaled round differently, and fixed_point's iterations enlarge that on this network.
+    assert_near(out, expected, 1e-3)
+    assert rms(out - invert(pack, node_id, model_for(node_id), tiny.text(), solver=solver)) > 0.05 * rms(out)
+
+
+def test_the_hooks_wired_in_are_left_alone(pack):
+    """A core sampler after the inversion does what it does without one."""
+    text, model = keyframed_text(), tiny.sd_model()
+    given = {"latent_image": {"samples": torch.zeros(LATENT)}, "seed": 1, "steps": 6, "cfg": 1.0, "denoise": 1.0}
+    given |= {"sampler_name": "euler", "scheduler": "normal", "negative": tiny.text(seed=2)}
+    (before,) = pack.run("KSampler", model=model, positive=keyframed_text(), **given)
+    invert(pack, "BIVDiffInvertImage", model, text)
+    (after,) = pack.run("KSampler", model=model, positive=text, **given)
+    assert torch.equal(after["samples"], before["samples"])
+    assert type(text[0][1]["hooks"].hooks[0].hook_keyframe) is comfy.hooks.HookKeyframeGroup
+
+
+# Timestep keyframes of controls
+
+
+@pytest.mark.parametrize("solver", ["ddim", "uni_inv", "fireflow", "fixed_point"])
+def test_timestep_keyframes_hold_at_their_levels(pack, solver):
+    """Advanced-ControlNet's, through a stand-in: guaranteed steps and all, and left as they were."""
+    starts = {0.0: 0.2, 0.3: 1.0, 0.7: 2.5}
+    keyframes = TimestepKeyframes(*(TimestepKeyframe(start, strength) for start, strength in starts.items()))
+    text, _ = controlled(pack, (tiny.text(), tiny.text()), keyframed(keyframes), 1, False, 0.0, 1.0)
+    model = model_for("BIVDiffInvertVideo")
+    Keyframed.calls.clear()
+    pack.run(
+        "BIVDiffInvertVideo", model=model, conditioning=text, latent=tiny.frames(5, 4, 8, 8), steps=8,
+        scheduler="normal", solver=solver,
+    )  # fmt: skip
+    sampling = model.get_model_object("model_sampling")
+    for sigma, strength in Keyframed.calls:
+        (*_, expected) = (s for start, s in starts.items() if sampling.percent_to_sigma(start) >= sigma)
+        assert strength == expected
+    assert {strength for _, strength in Keyframed.calls} == set(starts.values())
+    assert [keyframe.guarantee_steps for keyframe in keyframes.keyframes] == [1, 1, 1]
+
+
+# Switched off
+
+SWITCHED_OFF = {
+    "PerturbedAttentionGuidance": {"scale": 3.0},
+    "SelfAttentionGuidance": {"scale": 0.5, "blur_sigma": 2.0},
+    "RescaleCFG": {"multiplier": 0.7},
+    "EasyCache": {"reuse_threshold": 0.2, "start_percent": 0.15, "end_percent": 0.95, "verbose": False},
+    "LazyCache": {"reuse_threshold": 0.2, "start_percent": 0.15, "end_percent": 0.95, "verbose": False},
+}
+"""Core's nodes that guide beside cfg or skip steps, and their settings."""
+
+
+@pytest.mark.parametrize("patch", SWITCHED_OFF)
+@pytest.mark.parametrize("node_id", NODES)
+def test_guidance_and_step_caches_are_left_out_with_a_word(pack, node_id, patch):
+    plain = model_for(node_id)
+    (patched,) = pack.run(patch, model=plain, **SWITCHED_OFF[patch])
+    options = {key: list(by_key) for key, by_key in patched.wrappers.items()}
+    assert torch.equal(invert(pack, node_id, patched, tiny.text()), invert(pack, node_id, plain, tiny.text()))
+    said = warnings(pack, node_id, **inputs_of(node_id, patched, tiny.frames(*LATENT)))
+    assert f"Switched off for the inversion: {patch}" in said
+    assert {key: list(by_key) for key, by_key in patched.wrappers.items()} == options, "the MODEL wired in is as it was"
+
+
+class Guidance:
+    """Guidance as an object, which has no name of its own as functions do."""
+
+    def __call__(self, args: dict) -> Tensor:
+        return 0.5 * args["denoised"]
+
+
+@pytest.mark.parametrize("make", [Guidance, lambda: partial(Guidance.__call__, Guidance())], ids=["object", "partial"])
+@pytest.mark.parametrize("node_id", NODES)
+def test_guidance_that_is_an_object_is_left_out_too(pack, node_id, make):
+    plain, guidance = model_for(node_id), make()
+    guided = plain.clone()
+    guided.set_model_sampler_post_cfg_function(guidance)
+    assert torch.equal(invert(pack, node_id, guided, tiny.text()), invert(pack, node_id, plain, tiny.text()))
+    said = warnings(pack, node_id, **inputs_of(node_id, guided, tiny.frames(*LATENT)))
+    assert f"Switched off for the inversion: {type(guidance).__name__}" in said
+
+
+def test_guidance_that_is_an_object_stays_in_force_in_chunks(pack):
+    model = tiny.sd_model()
+    model.set_model_sampler_post_cfg_function(Guidance())
+    given = inputs_of("BIVDiffFrameSampler", model, tiny.frames(*LATENT))
+    whole, chunked = (pack.run("BIVDiffFrameSampler", frames_per_batch=n, **given)[0]["samples"] for n in (F, 1))
+    assert rms(chunked - whole) < 2e-5 * rms(whole)
+
+
+# Prompts for part of the schedule
+
+
+def part(pack, text: list, start: float, end: float) -> list:
+    return pack.run("ConditioningSetTimestepRange", conditioning=text, start=start, end=end)[0]
+
+
+@pytest.mark.parametrize("ends", [(0.0, 0.5), (0.3, 1.0)])
+@pytest.mark.parametrize("node_id", [*NODES, "BIVDiffFrameSampler", "BIVDiffTemporalSmoother"])
+def test_levels_without_a_prompt_are_refused(pack, node_id, ends):
+    calls = tiny.Calls()
+    model = calls.on(model_for(node_id))
+    latent = tiny.frames(*LATENT)
+    if node_id == "BIVDiffTemporalSmoother":
+        latent = {"samples": torch.randn(LATENT, generator=torch.Generator().manual_seed(7))}
+    with pytest.raises(ValueError, match="no positive prompt is active at sigma .* ConditioningSetTimestepRange"):
+        pack.run(node_id, **inputs_of(node_id, model, latent, part(pack, tiny.text(), *ends)))
+    assert calls.rows == []
+
+
+@pytest.mark.parametrize("node_id", NODES)
+def test_two_prompts_that_share_the_schedule_hold_at_their_levels(pack, node_id):
+    """Where one ends the other begins; each step is what its prompt alone would make of it."""
+    early, late = tiny.text(seed=1), tiny.text(seed=3)
+    shared = part(pack, early, 0.0, 0.45) + part(pack, late, 0.45, 1.0)
+    model = model_for(node_id)
+    boundary = model.get_model_object("model_sampling").percent_to_sigma(0.45)
+
+    def choose(apply_model, args):
+        text = early if args["timestep"][0].item() >= boundary else late
+        c = {**args["c"], "c_crossattn": text[0][0].expand(args["input"].shape[0], -1, -1)}
+        return apply_model(args["input"], args["timestep"], **c)
+
+    chosen = model.clone()
+    chosen.set_model_unet_function_wrapper(choose)
+    out, expected = invert(pack, node_id, model, shared), invert(pack, node_id, chosen, early)
+    assert_near(out, expected, 1e-6)
+    assert rms(out - invert(pack, node_id, model, early)) > 1e-3 * rms(out)

@@ -1,0 +1,66 @@
+"""`dev.py neighbours` on packs that behave and packs that do not."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tools.in_process_comfyui import COMFYUI
+
+ROOT = Path(__file__).resolve().parents[2]
+PACK = """
+class Node:
+    RETURN_TYPES = ("INT",)
+    FUNCTION = "give"
+    INPUT_TYPES = classmethod(lambda cls: {{"required": {{}}}})
+
+    def give(self):
+        return (1,)
+
+NODE_CLASS_MAPPINGS = {{{node_id!r}: Node}}
+"""
+LOUDER_NOISE = """
+import comfy.sample
+
+whole = comfy.sample.prepare_noise
+comfy.sample.prepare_noise = lambda *args, **kwargs: whole(*args, **kwargs) * 1.01
+NODE_CLASS_MAPPINGS = {}
+"""
+
+
+def write(folder: Path, name: str, source: str) -> None:
+    (folder / name).mkdir(parents=True)
+    (folder / name / "__init__.py").write_text(source)
+
+
+def look_beside(folder: Path) -> tuple[int, list[str]]:
+    """The status and the last lines of the command, after the names of the packs."""
+    command = [sys.executable, ROOT / "dev.py", "neighbours", folder]
+    own = {"COMFYUI_PATH": str(COMFYUI), "COMFYUI_PYTHON": sys.executable}
+    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **own}, timeout=600)
+    said = ended.stdout.splitlines()
+    names = ", ".join(sorted(pack.name for pack in folder.iterdir()))
+    assert f"Beside {names}" in said, ended.stdout + ended.stderr
+    return ended.returncode, said[said.index(f"Beside {names}") + 1 :]
+
+
+def test_a_good_neighbour(tmp_path):
+    write(tmp_path, "Good", PACK.format(node_id="GoodNeighbour"))
+    status, (said,) = look_beside(tmp_path)
+    assert status == 0 and said.startswith("All import, none of ") and said.endswith("the demo's frames are the same.")
+
+
+def test_what_bad_neighbours_do_is_named(tmp_path):
+    """One takes a node's id, one does not import, one changes the noise of every sampler."""
+    write(tmp_path, "Good", PACK.format(node_id="GoodNeighbour"))
+    write(tmp_path, "Thief", PACK.format(node_id="BIVDiffFrameNoise"))
+    write(tmp_path, "Broken", "import no_such_module\n")
+    write(tmp_path, "Loud", LOUDER_NOISE)
+    status, said = look_beside(tmp_path)
+    assert status == 1
+    assert "- Broken does not import" in said
+    (taken,) = (line for line in said if "BIVDiffFrameNoise" in line)
+    assert "is replaced by that of" in taken
+    changed = [line for line in said if "frames are not the same" in line]
+    assert [line.rpartition(": ")[2] for line in changed] == ["Frame-wise", "No structure pass", "Smoothed"]
+    assert len(said) == 2 + len(changed)

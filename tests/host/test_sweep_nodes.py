@@ -1,0 +1,204 @@
+"""A sweep in a running server: every ratio, mode or solver out of one graph, nothing made twice that does not depend
+on it; and an alarm that stops a graph.
+"""
+
+from collections import Counter
+from itertools import combinations
+
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms.functional import to_tensor
+
+from batch.comfyui_server import ServerError
+from bivdiff_core.blend import MODES
+from bivdiff_core.solvers import SOLVERS
+
+STEPS = {"steps": 2, "scheduler": "karras", "strength": 1.0, "grid": "matched"}
+SOLVED = {"conditioning": ["text", 0], "latent": ["frames", 0], "solver": "ddim", **STEPS}
+WHOLE = {"context_length": 0, "context_overlap": 0}
+LISTS = {"mode": ("BIVDiffModeList", ["blend"]), "solver": ("BIVDiffSolverList", ["image", "video"])}
+"""The node that sweeps a control, and whose control it is in the prompt."""
+
+
+@pytest.fixture
+def prompt() -> dict:
+    """The chain on the demo models, without ControlNet: three ratios, a grid of what comes of them, and its plot."""
+    nodes = {
+        "models": ("BIVDiffDemoModels", {"variant": "base"}),
+        "text": ("CLIPTextEncode", {"clip": ["models", 2], "text": "a red star on a cyan background"}),
+        "empty": ("EmptyLatentImage", {"width": 64, "height": 64, "batch_size": 4}),
+        "frames": (
+            "BIVDiffFrameSampler",
+            {
+                "model": ["models", 0],
+                "positive": ["text", 0],
+                "negative": ["text", 0],
+                "latent_image": ["empty", 0],
+                "seed": 11,
+                "steps": 2,
+                "cfg": 1.0,
+                "sampler_name": "ddim",
+                "scheduler": "ddim_uniform",
+                "denoise": 1.0,
+                "frame_noise": "independent",
+                "frames_per_batch": 0,
+            },
+        ),
+        "image": ("BIVDiffInvertImage", {"model": ["models", 0], "frames_per_batch": 0, **SOLVED}),
+        "video": ("BIVDiffInvertVideo", {"model": ["models", 1], **SOLVED, **WHOLE}),
+        "ratios": ("BIVDiffRatioList", {"ratios": "0.25, 0.5, 0.75"}),
+        "blend": (
+            "BIVDiffMixedInversion",
+            {
+                "image_latent": ["image", 0],
+                "video_latent": ["video", 0],
+                "task": "custom",
+                "mixing_ratio": ["ratios", 0],
+                "mode": "frequency",
+            },
+        ),
+        "smoother": (
+            "BIVDiffTemporalSmoother",
+            {
+                "model": ["models", 1],
+                "positive": ["text", 0],
+                "negative": ["text", 0],
+                "latent": ["blend", 0],
+                "cfg": 1.0,
+                "sampler_name": "ddim",
+                **STEPS,
+                **WHOLE,
+            },
+        ),
+        "decode": ("VAEDecode", {"vae": ["models", 3], "samples": ["smoother", 0]}),
+        "grid": ("BIVDiffSweepGrid", {"images": ["decode", 0], "ratios": ["blend", 1]}),
+        "save": ("PreviewImage", {"images": ["grid", 0]}),
+        "plot": ("PreviewImage", {"images": ["grid", 1]}),
+    }
+    return {key: {"class_type": name, "inputs": inputs} for key, (name, inputs) in nodes.items()}
+
+
+def run(server, prompt: dict) -> tuple[list[str], Counter, dict[str, list[Image.Image]]]:
+    """The nodes that were executed, the sampling steps each did, and the pictures that came out."""
+    steps = Counter()
+
+    def watch(event: str, content: dict) -> None:
+        if event == "progress":
+            steps[content["node"]] += 1
+
+    done = server.run(prompt, watch)
+    assert not done.error
+    pictures = {key: [Image.open(file) for file in server.files(output)] for key, output in done.outputs.items()}
+    return done.executed, steps, pictures
+
+
+def test_a_sweep_inverts_once_and_smooths_every_ratio(server, prompt):
+    executed, steps, pictures = run(server, prompt)
+    # The demo models may still be in the server's cache from another test.
+    assert {*executed, "models"} == set(prompt) and executed.count("image") == executed.count("video") == 1
+    assert steps["smoother"] == 3 * steps["image"] == 3 * steps["video"] > 0
+    assert len(pictures["save"]) == 4 and len(pictures["plot"]) == 1
+    cells = torch.stack([to_tensor(picture) for picture in pictures["save"]])
+    assert cells.shape[3] == 2 * 192
+    first, second = cells[..., -192:, :192], cells[..., -192:, 192:]
+    assert (first - second).abs().mean() > 0.01  # the third ratio, and an empty cell
+
+    prompt["ratios"]["inputs"]["ratios"] = "0.25, 0.6"
+    again, steps, _ = run(server, prompt)
+    assert not {"frames", "image", "video"} & set(again)
+    assert {"ratios", "blend", "smoother", "decode", "grid"} <= set(again)
+
+
+def sweep(prompt: dict, control: str, text: str) -> None:
+    """Put another list in the place of that of the ratios, its words wired to a control and to the grid."""
+    class_type, wired = LISTS[control]
+    prompt["words"] = {"class_type": class_type, "inputs": {f"{control}s": text}}
+    for key in wired:
+        prompt[key]["inputs"][control] = ["words", 0]
+    prompt["blend"]["inputs"]["mixing_ratio"] = 0.5
+    prompt["grid"]["inputs"]["labels"] = ["words", 0]
+    del prompt["ratios"], prompt["grid"]["inputs"]["ratios"]
+
+
+@pytest.mark.parametrize(
+    ("control", "words", "once", "each"),
+    [
+        ("mode", list(MODES), {"frames", "image", "video"}, {"smoother"}),
+        ("solver", list(SOLVERS), {"frames"}, {"image", "video", "smoother"}),
+    ],
+)
+def test_a_sweep_over_words_makes_anew_only_what_depends_on_them(server, prompt, control, words, once, each):
+    sweep(prompt, control, ", ".join(words))
+    prompt["frames"]["inputs"]["seed"] = 12 + len(control)  # nothing of it is cached
+    executed, steps, pictures = run(server, prompt)
+    assert {*executed, "models", "text", "empty"} == set(prompt)
+    counted = {key: steps[key] / STEPS["steps"] for key in once | each}
+    assert counted == dict.fromkeys(once, 1) | dict.fromkeys(each, len(words))
+    cells = torch.stack([to_tensor(picture) for picture in pictures["save"]])
+    assert cells.shape[2:] == (2 * 216, 2 * 192) and len(pictures["plot"]) == 1
+    corners = [(y, x) for y in (0, 216) for x in (0, 192)]
+    videos = [cells[..., y + 24 : y + 216, x : x + 192] for y, x in corners]
+    captions = [cells[0, :, y : y + 24, x : x + 192] for y, x in corners]
+    assert all((video - videos[0]).abs().max() > 0.01 for video in videos[1:])
+    assert not any(torch.equal(one, other) for one, other in combinations(captions, 2))
+
+    prompt["words"]["inputs"][f"{control}s"] = ", ".join(words[1:])
+    again, _, _ = run(server, prompt)
+    assert not once & set(again)
+    assert {"words", *each, "blend", "decode", "grid"} <= set(again)
+
+
+def test_a_ratio_that_is_none_stops_the_graph_before_it_starts(server, prompt):
+    prompt["ratios"]["inputs"]["ratios"] = "0.25, 2"
+    with pytest.raises(ServerError, match="2 must lie between 0"):
+        server.run(prompt)
+
+
+@pytest.mark.parametrize(
+    ("control", "text", "said"),
+    [
+        ("mode", "linear, slurp", "Blend Mode List: 'slurp' is not one of linear"),
+        ("solver", "ddim linear", "Solver List: 'linear' is not one of ddim"),
+    ],
+)
+def test_a_wrong_word_stops_the_graph_before_it_starts(server, prompt, control, text, said):
+    sweep(prompt, control, text)
+    with pytest.raises(ServerError, match=said):
+        server.run(prompt)
+
+
+@pytest.mark.parametrize(
+    ("control", "at", "wrong", "said", "never"),
+    [
+        ("mode", "image", "solver", "DDIM Inverse (Image): solver linear is not one of ddim", {"smoother"}),
+        ("solver", "blend", "mode", "Mixed Inversion Blend: mode ddim is not one of linear", {"image", "video"}),
+    ],
+)
+def test_a_list_at_the_wrong_control_is_refused_before_sampling(server, prompt, control, at, wrong, said, never):
+    sweep(prompt, control, {"mode": "linear", "solver": "ddim"}[control])
+    prompt[at]["inputs"][wrong] = ["words", 0]
+    prompt["frames"]["inputs"]["seed"] = 20 + len(control)  # nothing of it is cached
+    ran = server.run(prompt)
+    assert ran.error.startswith(said)
+    assert not never & set(ran.executed)
+
+
+@pytest.mark.parametrize(("strength", "smoothed"), [(0.5, True), (1.0, False)])
+def test_the_alarm_keeps_the_smoother_from_running(server, prompt, strength, smoothed):
+    """Two steps all the way to noise are far too few; half-way the frames are meant to show, and all is well."""
+    for key in ("ratios", "blend", "video", "grid", "save", "plot"):
+        del prompt[key]
+    prompt["image"]["inputs"]["strength"] = prompt["smoother"]["inputs"]["strength"] = strength
+    prompt["smoother"]["inputs"]["latent"] = ["image", 0]
+    prompt |= {
+        "report": {"class_type": "BIVDiffLatentReport", "inputs": {"latent": ["image", 0]}},
+        "switch": {
+            "class_type": "ComfySwitchNode",
+            "inputs": {"switch": ["report", 2], "on_false": ["smoother", 0], "on_true": ["frames", 0]},
+        },
+        "save": {"class_type": "PreviewImage", "inputs": {"images": ["decode", 0]}},
+    }
+    prompt["decode"]["inputs"]["samples"] = ["switch", 0]
+    executed, _, _ = run(server, prompt)
+    assert ("smoother" in executed) == smoothed

@@ -1,0 +1,99 @@
+"""Other packs beside this one: all import, no node is lost, and the demo's pixels stay the same.
+
+    python dev.py neighbours FOLDER
+
+FOLDER holds the packs as ComfyUI's custom_nodes does, with what they require installed in the Python of that ComfyUI.
+ComfyUI is started three times: with this pack alone, with the others alone, and with all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from comfy_cli.workflow_to_api import convert_ui_to_api
+
+from batch.comfyui_server import Server, ServerError
+from tools.demo import ROWS, WORKFLOW
+from tools.in_process_comfyui import COMFYUI
+from tools.video_files import frames_of
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A ComfyUI with some packs: which has each node, which did not import, and what became of the demo."""
+
+    nodes: dict[str, str]
+    failed: list[str]
+    frames: dict[str, torch.Tensor] = field(default_factory=dict)
+    error: str = ""
+
+
+def look(base: Path, cpu: bool, pack: Path = ROOT, beside: Path | None = None) -> Seen:
+    """Start ComfyUI with a pack, and with those in a folder; the demo is run where the pack is this one."""
+    with Server(sys.executable, COMFYUI, base, cpu, pack=pack, beside=beside) as server:
+        info = server.object_info()
+        nodes = {node_id: node["python_module"] for node_id, node in info.items()}
+        failed = re.findall(r"seconds \(IMPORT FAILED\): (.+)", server.log)
+        if pack != ROOT:
+            return Seen(nodes, failed)
+        prompt = convert_ui_to_api(json.loads(WORKFLOW.read_text(encoding="utf-8")), info)
+        try:
+            run = server.run(prompt)
+        except ServerError as refusal:
+            return Seen(nodes, failed, error=str(refusal))
+        if run.error:
+            return Seen(nodes, failed, error=run.error)
+        return Seen(nodes, failed, {row: frames_of(server, run, prompt, row) for row in ROWS})
+
+
+def faults(ours: Seen, theirs: Seen, together: Seen) -> list[str]:
+    """What is wrong where all packs are loaded, a sentence each."""
+    found = [f"{Path(pack).name} does not import" for pack in together.failed]
+    for node_id, module in sorted((theirs.nodes | ours.nodes).items()):
+        if node_id not in together.nodes:
+            found.append(f"{node_id} of {module} is lost")
+        elif together.nodes[node_id] != module:
+            found.append(f"{node_id} of {module} is replaced by that of {together.nodes[node_id]}")
+    if ours.error or together.error:
+        return [*found, f"the demo fails: {ours.error or together.error}"]
+    changed = [row for row in ROWS if not torch.equal(ours.frames[row], together.frames[row])]
+    return found + [f"the demo's frames are not the same beside them: {row}" for row in changed]
+
+
+def main() -> int:
+    """Look three times, say what was found, and return 1 if anything is wrong."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("folder", type=Path)
+    arguments = parser.parse_args()
+    folder = arguments.folder
+    packs = sorted(entry for entry in folder.glob("*") if (entry / "__init__.py").is_file() and entry != ROOT)
+    if not packs:
+        sys.exit(f"There is no pack in {folder}: give the folder that holds the other packs, one folder each.")
+    print(f"Beside {', '.join(pack.name for pack in packs)}", flush=True)
+    with tempfile.TemporaryDirectory() as base:
+        ours = look(Path(base, "ours"), arguments.cpu)
+        theirs = look(Path(base, "theirs"), arguments.cpu, packs[0], folder)
+        together = look(Path(base, "together"), arguments.cpu, ROOT, folder)
+    found = faults(ours, theirs, together)
+    for fault in found:
+        print(f"- {fault}")
+    if not found:
+        print(f"All import, none of {len(together.nodes)} node ids is lost, and the demo's frames are the same.")
+    return int(bool(found))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except ServerError as error:
+        sys.exit(str(error))

@@ -1,0 +1,157 @@
+"""The shipped workflows' demo twins, run to make the thumbnails that stand beside them.
+
+    python -m tools.thumbnails [NAME ...]
+
+A thumbnail's upper row is what the task begins with, its lower row the smoothed video, both from a real run on the demo
+models and the packaged clip; the sweep's is its grid and its plot. What no picture of a run tells is drawn (`DRAWN`).
+What the twins load besides that clip is written here, for the tests too.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from comfy_cli.workflow_to_api import convert_ui_to_api
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+
+from batch.comfyui_server import Server
+from research import toy_metrics, toy_world
+from research.demo_chain import with_jumping_colours
+from tools.contact_sheet import contact_sheet
+from tools.in_process_comfyui import COMFYUI
+from tools.video_files import frames_of, write_video
+from tools.workflow_parts import PACKAGED_CLIP
+from tools.write_workflows import FILES, GRAPHS, WORKFLOWS, workflow
+
+ROOT = Path(__file__).resolve().parents[1]
+
+BEFORE = dict.fromkeys(("controlnet", "t2i_adapter", "animatediff"), "Control")
+BEFORE |= dict.fromkeys(("zeroscope", "tile_upscale"), "Frame-wise")
+"""What the upper row shows where it is not the source."""
+STAGES = ("Control", "Frame-wise", "No structure pass", "Smoothed")
+"""What the demo by stages shows, a row each."""
+
+GREY, BLUE, GREEN = "#3f5159", "#3f789e", "#335533"
+Box = tuple[str, int, int, str]
+DRAWN: dict[str, tuple[tuple[Box, ...], tuple[tuple[int, ...], ...]]] = {
+    "wan": (
+        (
+            ("Wan inverts\nsingle frames", 300, 290, GREY),
+            ("Wan inverts\nthe clip", 300, 94, GREY),
+            ("mixed", 452, 192, BLUE),
+            ("Wan denoises:\na steady video", 640, 192, GREEN),
+        ),
+        ((-1, 0, 2, 3), (-1, 1, 2)),
+    ),
+    "saved_inversion": (
+        (
+            ("inverted", 268, 192, GREY),
+            ("saved", 420, 192, BLUE),
+            ("ratio 0.2", 620, 310, GREEN),
+            ("ratio 0.5", 620, 192, GREEN),
+            ("ratio 0.8", 620, 74, GREEN),
+        ),
+        ((-1, 0, 1, 2), (1, 3), (1, 4)),
+    ),
+    "folder": (
+        (
+            ("one chain,\none prompt", 370, 192, BLUE),
+            ("clip 1, steady", 630, 310, GREEN),
+            ("clip 2, steady", 630, 192, GREEN),
+            ("clip 3, steady", 630, 74, GREEN),
+        ),
+        ((-1, 0, 1), (0, 2), (0, 3)),
+    ),
+}
+"""Boxes, with their middles and colours, and the lines from the frames (-1) through them."""
+
+
+def write_inputs(folder: Path, clip: toy_world.Clip) -> None:
+    """What the twins load: the packaged clip, a mask, frames whose colours jump, and a folder of two such clips."""
+    shutil.copy(WORKFLOWS / PACKAGED_CLIP, folder)
+    write_video(folder / "bivdiff_mask.mp4", shape_mask(clip)[..., None].expand(-1, -1, -1, 3))
+    write_video(folder / "bivdiff_flicker.mp4", with_jumping_colours(clip.frames, seed=0), sound=True)
+    clips = folder / "bivdiff_clips"
+    clips.mkdir(exist_ok=True)
+    for seed in range(2):
+        write_video(clips / f"{seed}.mp4", with_jumping_colours(clip.frames, seed), sound=seed == 0)
+
+
+def shape_mask(clip: toy_world.Clip) -> Tensor:
+    """The shape's pixels `[F, H, W]` and those next to them, 0 or 1."""
+    return toy_metrics.grown((clip.ground < 0.99).float(), 2)
+
+
+def thumbnail(before: Tensor, after: Tensor) -> Image.Image:
+    """Every other of the first 8 frames `[F, H, W, 3]` of two videos, one above the other."""
+    rows = {name: video[: toy_world.FRAMES : 2] for name, video in (("before", before), ("after", after))}
+    return contact_sheet(rows, tile=192)
+
+
+def sweep_thumbnail(grid: Tensor, plot: Tensor) -> Tensor:
+    """A frame `[3, H, W]` out of a sweep's grid `[F, H, W, 3]`, and beside it the plot `[1, H, W, 3]`, as high."""
+    frame, plot = (pictures[len(pictures) // 2].movedim(-1, 0) for pictures in (grid, plot))
+    scale = frame.shape[1] / plot.shape[1]
+    size = frame.shape[1], round(plot.shape[2] * scale)
+    plot = torch.nn.functional.interpolate(plot[None], size=size, mode="bicubic", antialias=True)[0].clamp(0, 1)
+    return torch.cat([frame, plot], dim=2)
+
+
+def drawing(boxes: tuple[Box, ...], lines: tuple[tuple[int, ...], ...]) -> Image.Image:
+    """Frames that flicker, and what happens to them."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.68, 3.84), dpi=100, facecolor="#202020")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+    for i, frame in enumerate(with_jumping_colours(toy_world.packaged_clip().frames[:5], seed=0)):
+        axes.imshow(frame, extent=(20 + 12 * i, 130 + 12 * i, 113 + 12 * i, 223 + 12 * i), zorder=2 + i)
+    places = [*((x, y) for _, x, y, _ in boxes), (150, 192)]
+    for text, x, y, colour in boxes:
+        style = {"boxstyle": "round,pad=0.7", "facecolor": colour, "edgecolor": "none"}
+        axes.text(x, y, text, color="white", fontsize=16, ha="center", va="center", bbox=style)
+    for line in lines:
+        axes.plot(*zip(*(places[stop] for stop in line), strict=True), color="#ff9cf9", linewidth=3, zorder=1)
+    axes.set(xlim=(0, 768), ylim=(0, 384))
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+
+
+def main() -> None:
+    """Run every twin, or those named, and write its thumbnail."""
+    with tempfile.TemporaryDirectory() as base, Server(sys.executable, COMFYUI, Path(base), cpu=True) as server:
+        write_inputs(server.base / "input", toy_world.packaged_clip())
+        object_info = server.object_info()
+        for name in sys.argv[1:] or sorted(GRAPHS):
+            if name in DRAWN:
+                drawing(*DRAWN[name]).save(FILES[name].with_suffix(".jpg"), quality=90)
+                continue
+            prompt = convert_ui_to_api(workflow(name, object_info, demo=True), object_info)
+            run = server.run(prompt)
+            if run.error:
+                sys.exit(f"{name}: {run.error}")
+            shown = partial(frames_of, server, run, prompt)
+            if name == "sweep":
+                picture = to_pil_image(sweep_thumbnail(shown("Smoothed"), shown("Plot")))
+            elif name == "deflicker_demo":
+                picture = thumbnail(*shown("Before and after").chunk(2))
+            elif name == "stages_demo":
+                picture = contact_sheet({row: shown(row) for row in STAGES}, tile=96)
+            else:
+                picture = thumbnail(shown(BEFORE.get(name, "Source")), shown("Smoothed"))
+            picture.save(FILES[name].with_suffix(".jpg"), quality=90)
+            print(name, flush=True)
+
+
+if __name__ == "__main__":
+    main()

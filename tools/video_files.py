@@ -1,0 +1,44 @@
+"""Videos in files: written for a server to load, and read where it wrote them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import to_tensor
+
+from batch.comfyui_server import Run, Server
+
+RATE = 8
+
+
+def write_video(path: Path, frames: Tensor, sound: bool = False) -> None:
+    """Frames `[F, H, W, 3]` without loss, and one second of a tone."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=RATE, options={"crf": "0"})
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv444p"
+        tone = container.add_stream("aac", rate=44100, layout="mono") if sound else None
+        for picture in (frames * 255).round().byte().numpy():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture))))
+        container.mux(stream.encode())
+        if tone:
+            wave = np.sin(np.arange(44100) / 20).astype(np.float32)[None]
+            samples = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
+            samples.sample_rate = 44100
+            container.mux(tone.encode(samples))
+            container.mux(tone.encode())
+
+
+def node_titled(prompt: dict, title: str) -> str:
+    """The id of the node with a title."""
+    return next(node_id for node_id, node in prompt.items() if node["_meta"]["title"] == title)
+
+
+def frames_of(server: Server, run: Run, prompt: dict, title: str) -> Tensor:
+    """The frames ``[F, H, W, 3]`` in 0..1 that a preview or save node has written."""
+    files = server.files(run.outputs[node_titled(prompt, title)])
+    return torch.stack([to_tensor(Image.open(file).convert("RGB")).movedim(0, -1) for file in files])

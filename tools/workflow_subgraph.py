@@ -1,0 +1,114 @@
+"""A graph that stands in others as one node and opens, as the frontend saves it."""
+
+from __future__ import annotations
+
+import uuid
+
+from tools.workflow_graph import Graph, Link, Node, Output, default, is_widget, kind_of, options
+
+ENTRY, EXIT = -10, -20
+"""The frontend's numbers for the inputs and the outputs, as nodes."""
+
+
+class Subgraph(Graph):
+    """A graph with inputs, which are sockets or widgets of nodes inside that its node shows as its own, and outputs."""
+
+    def __init__(self, name: str, object_info: dict, demo: bool, description: str) -> None:
+        super().__init__(name, object_info, demo)
+        self.id = self._uuid("")
+        self.description = description
+        self.specs: dict[str, list] = {}
+        self.entry = Node(ENTRY, "", {"output": [], "output_name": []}, "", (0, 0), 0)
+        self.exits: dict[str, Output] = {}
+
+    def socket(self, name: str, kind: str) -> Output:
+        """Append a socket to the inputs."""
+        return self._enter(name, [kind])
+
+    def widget(self, name: str, value: object, *inside: tuple[Node, str]) -> None:
+        """Append a widget to the inputs, which sets those of nodes inside."""
+        first, shown_as = inside[0]
+        spec = first.inputs()[shown_as]
+        wire = self._enter(name, [spec[0], {**options(spec), "default": value, "control_after_generate": False}])
+        for node, input_name in inside:
+            node.values[input_name], node.wires[input_name] = value, wire
+
+    def output(self, name: str, node: Node) -> None:
+        """Append an output: the first of a node inside."""
+        self.exits[name] = Output(node, 0)
+
+    def define_in(self, graph: Graph) -> None:
+        """Let a graph's ``add`` know this one, by its id."""
+        graph.object_info = {**graph.object_info, self.id: self.schema()}
+        graph.definitions[self.id] = self.definition()
+
+    def blueprint(self, search_aliases: list[str]) -> dict:
+        """A workflow of this node alone, which the node library offers."""
+        alone = Graph(self.name, self.object_info, self.demo)
+        self.define_in(alone)
+        values = {name: default(spec) for name, spec in self.specs.items() if is_widget(spec)}
+        alone.nodes.append(Node(1, self.id, self.schema(), self.name, (0, 0), 400, values))
+        extra = {"BlueprintDescription": self.description, "BlueprintSearchAliases": search_aliases}
+        return {**alone.ui(), "extra": extra}
+
+    def schema(self) -> dict:
+        """Of the node, as in /object_info."""
+        kinds = [wire.node.schema["output"][wire.slot] for wire in self.exits.values()]
+        return {"input": {"required": self.specs}, "output": kinds, "output_name": list(self.exits)}
+
+    def definition(self) -> dict:
+        """What a workflow holds beside its nodes."""
+        nodes, links = self._ui_nodes()
+        kinds = dict(zip(self.exits, self.schema()["output"], strict=True))
+        for slot, (name, kind) in enumerate(kinds.items()):
+            wire = self.exits[name]
+            links.append(Link(len(links) + 1, wire.node.number, wire.slot, EXIT, slot, kind))
+            nodes[wire.node.number - 1]["outputs"][wire.slot]["links"].append(len(links))
+        right = self.groups[-1]["right"] + 80
+        starts = [(link.origin_id, link.origin_slot) for link in links]
+        ends = [(link.target_id, link.target_slot) for link in links]
+        return {
+            "id": self.id,
+            "version": 1,
+            "state": {
+                "lastGroupId": len(self.groups),
+                "lastNodeId": len(nodes),
+                "lastLinkId": len(links),
+                "lastRerouteId": 0,
+            },
+            "revision": 0,
+            "config": {},
+            "name": self.name,
+            "inputNode": {"id": ENTRY, "bounding": [-260, 90, 130, 40 + 20 * len(self.specs)]},
+            "outputNode": {"id": EXIT, "bounding": [right - 20, 90, 120, 40 + 20 * len(kinds)]},
+            "inputs": self._ui_slots(ENTRY, {name: kind_of(spec) for name, spec in self.specs.items()}, starts, -150),
+            "outputs": self._ui_slots(EXIT, kinds, ends, right),
+            "widgets": [],
+            "nodes": nodes,
+            "links": [link._asdict() for link in links],
+            "groups": self._ui_groups(),
+            "extra": {},
+            "category": "Video generation and editing/BIVDiff",
+            "description": self.description,
+        }
+
+    def _enter(self, name: str, spec: list) -> Output:
+        self.specs[name] = spec
+        self.entry.schema["output"].append(kind_of(spec))
+        self.entry.schema["output_name"].append(name)
+        return self.entry[name]
+
+    def _ui_slots(self, side: int, kinds: dict[str, str], ends: list[tuple[int, int]], x: int) -> list[dict]:
+        return [
+            {
+                "id": self._uuid(f"{side}/{name}"),
+                "name": name,
+                "type": kind,
+                "linkIds": [link for link, end in enumerate(ends, start=1) if end == (side, slot)],
+                "pos": [x, 110 + 20 * slot],
+            }
+            for slot, (name, kind) in enumerate(kinds.items())
+        ]
+
+    def _uuid(self, part: str) -> str:
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, f"subgraph/{self.name}/{self.demo}/{part}"))

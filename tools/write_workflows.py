@@ -1,0 +1,83 @@
+"""Writes the shipped workflows and the blueprint from their recipes, consistent with the nodes and each other.
+
+    python -m tools.write_workflows
+
+Every recipe can also be built as its demo twin: the same graph on the demo models, at their size and number of steps,
+which the tests run.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from importlib import import_module
+from pathlib import Path
+
+from batch.comfyui_server import Server
+from tools.in_process_comfyui import COMFYUI
+from tools.recipes.one_node import SEARCH_ALIASES, one_node
+from tools.workflow_graph import Drawing, Graph
+
+ROOT = Path(__file__).resolve().parents[1]
+
+WORKFLOWS = ROOT / "workflows"
+BLUEPRINT = ROOT / "subgraphs" / "BIVDiff.json"
+TEMPLATES = {
+    "deflicker_demo": "BIVDiff 01 Deflicker demo - no downloads",
+    "stages_demo": "BIVDiff 02 Deflicker demo stage by stage - no downloads",
+    "controlnet": "BIVDiff 03 ControlNet - new video from outlines",
+    "t2i_adapter": "BIVDiff 04 T2I-Adapter - new video from outlines",
+    "instruct_pix2pix": "BIVDiff 05 InstructPix2Pix - edit by instruction",
+    "prompt2prompt": "BIVDiff 06 Prompt2Prompt - edit by changing words",
+    "inpainting": "BIVDiff 07 Inpainting - redraw what a mask covers",
+    "outpainting": "BIVDiff 08 Outpainting - beyond the edges",
+    "style_lora": "BIVDiff 09 Style LoRA - redraw in a style",
+    "tile_upscale": "BIVDiff 10 Tile upscale - enlarge and add detail",
+    "matting": "BIVDiff 11 Matting - cut out the subject",
+    "own_frames": "BIVDiff 12 Own frames - deflicker any video",
+    "zeroscope": "BIVDiff 13 ZeroScope - repaint a long clip",
+    "animatediff": "BIVDiff 14 AnimateDiff - new video from outlines",
+    "wan": "BIVDiff 15 Wan - deflicker with one model",
+    "sweep": "BIVDiff 16 Sweep - find your mixing ratio",
+    "saved_inversion": "BIVDiff 17 Saved inversion - try settings another day",
+    "folder": "BIVDiff 18 Folder - deflicker every clip in it",
+}
+"""What the template browser calls each recipe: it sorts and searches by file name."""
+GRAPHS: dict[str, Drawing] = {recipe: import_module(f"tools.recipes.{recipe}").draw for recipe in TEMPLATES}
+FILES = {recipe: WORKFLOWS / f"{name}.json" for recipe, name in TEMPLATES.items()}
+
+
+def workflow(name: str, object_info: dict, demo: bool, graphs: dict[str, Drawing] = GRAPHS) -> dict:
+    """A workflow in the frontend's format; ``demo`` for its twin on the demo models."""
+    graph = Graph(f"{name}_demo" if demo else name, object_info, demo)
+    graphs[name](graph)
+    return graph.ui()
+
+
+def blueprint(object_info: dict) -> dict:
+    """The chain as one node, in the frontend's format."""
+    return one_node(object_info, demo=False).blueprint(SEARCH_ALIASES)
+
+
+def as_text(workflow: dict) -> str:
+    """A workflow as its file holds it."""
+    return json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
+
+
+def write(files: dict[str, Path], graphs: dict[str, Drawing], object_info: dict) -> None:
+    """Write each workflow into its file."""
+    for name, file in files.items():
+        file.write_text(as_text(workflow(name, object_info, demo=False, graphs=graphs)), encoding="utf-8")
+
+
+def schemas() -> dict:
+    """Those of all nodes of a ComfyUI with the pack."""
+    with tempfile.TemporaryDirectory() as base, Server(sys.executable, COMFYUI, Path(base), cpu=True) as server:
+        return server.object_info()
+
+
+if __name__ == "__main__":
+    object_info = schemas()
+    write(FILES, GRAPHS, object_info)
+    BLUEPRINT.write_text(as_text(blueprint(object_info)), encoding="utf-8")
