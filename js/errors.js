@@ -3,6 +3,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { findNode } from "./graph.js";
 
 app.registerExtension({
   name: "BIVDiff.Errors",
@@ -11,14 +12,14 @@ app.registerExtension({
     const { toast } = app.extensionManager;
     let notice;
     api.addEventListener("execution_start", () => notice && toast.remove(notice));
-    api.addEventListener("execution_error", ({ detail: { node_type, exception_message, traceback } }) => {
+    api.addEventListener("execution_error", ({ detail }) => {
+      const { node_id, node_type, exception_type, exception_message } = detail;
+      if (!node_type.startsWith("BIVDiff") && !exception_type.endsWith(".BIVDiffError")) return;
+      const title = findNode(node_id)?.title ?? node_type;
       const message = exception_message.trim();
-      if (node_type.startsWith("BIVDiff")) {
-        const [summary, detail] = message.split(/: (.*)/s); // the node's name comes first
-        notice = { severity: "error", summary, detail };
-      } else if (traceback.at(-1)?.includes("bivdiff_core")) {
-        notice = { severity: "error", summary: node_type, detail: message };
-      } else return;
+      // A node of the pack that has kept its title says it first.
+      const repeats = message.startsWith(`${title}: `);
+      notice = { severity: "error", summary: title, detail: repeats ? message.slice(title.length + 2) : message };
       toast.add(notice);
     });
   },

@@ -2,6 +2,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { findNode } from "./graph.js";
 
 /** A DOM element with its properties and style set. */
 export function element(tag, properties, style) {
@@ -69,7 +70,7 @@ export function showOutput(type, minSize, make) {
     /** Another workflow's tab was opened, or this one's again. */
     onNodeOutputsUpdated(outputs) {
       for (const [id, output] of Object.entries(outputs)) {
-        const node = app.rootGraph.getNodeById(id);
+        const node = findNode(id);
         if (node?.comfyClass === type) node.onExecuted(output);
       }
     },

@@ -2,12 +2,13 @@
 // template into view as a whole instead (front end 1.47), which shrinks a long chain to a quarter.
 
 import { app } from "../../scripts/app.js";
+import { rootGraph } from "./graph.js";
 
 app.registerExtension({
   name: "BIVDiff.Templates",
 
   afterConfigureGraph() {
-    const { extra } = app.rootGraph;
+    const { extra } = rootGraph();
     if (!extra.bivdiffTemplate) return;
     delete extra.bivdiffTemplate; // once saved it is the artist's own, and opens where they left it
     if (!app.extensionManager.setting.get("Comfy.EnableWorkflowViewRestore")) return;

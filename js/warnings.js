@@ -2,6 +2,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { findNode } from "./graph.js";
 import { statusBox } from "./output_widget.js";
 
 const HEIGHT = 90;
@@ -23,8 +24,8 @@ function show(node, text) {
 }
 
 function keep(ids) {
-  const kept = new Set(ids.map((id) => String(id).split(":").pop())); // behind the ids of the subgraphs that hold it
-  for (const [node, widget] of shown) if (kept.has(String(node.id))) widget.stale = false;
+  const kept = new Set(ids.map(findNode));
+  for (const [node, widget] of shown) if (kept.has(node)) widget.stale = false;
 }
 
 function clearStale() {
@@ -60,6 +61,6 @@ app.registerExtension({
 
   /** Another workflow's tab was opened, or this one's again. */
   onNodeOutputsUpdated(outputs) {
-    for (const [id, output] of Object.entries(outputs)) warn(app.rootGraph.getNodeById(id), output);
+    for (const [id, output] of Object.entries(outputs)) warn(findNode(id), output);
   },
 });

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ..bivdiff_core.host.errors import BIVDiffError
+
 PACK = logging.getLogger(__name__.rsplit(".", 2)[0])
 """The pack's root logger."""
 
@@ -31,8 +33,12 @@ class Node(io.ComfyNode):
         return output
 
 
-PREFIXED = (ValueError, FileNotFoundError, torch.OutOfMemoryError)
-"""Errors that the work of a node raises with a message for the artist."""
+PREFIXED: dict[type[Exception], type[Exception]] = {
+    ValueError: BIVDiffError,
+    FileNotFoundError: FileNotFoundError,
+    torch.OutOfMemoryError: torch.OutOfMemoryError,
+}
+"""Errors that the work of a node raises with a message for the artist, and what they are raised as."""
 
 
 @contextmanager
@@ -40,13 +46,13 @@ def error_prefix(node: type[io.ComfyNode]) -> Iterator[None]:
     """Put a node's name before the errors of its work, which knows no nodes.
 
     Raises:
-        ValueError, FileNotFoundError, torch.OutOfMemoryError: whichever of them the error is or derives from. A derived
-            class may take other arguments than a message (UnicodeDecodeError, JSONDecodeError).
+        BIVDiffError, FileNotFoundError, torch.OutOfMemoryError: as PREFIXED says of the class that the error derives
+            from. A derived class may take other arguments than a message (UnicodeDecodeError, JSONDecodeError).
     """
     try:
         yield
-    except PREFIXED as error:
-        kind = next(kind for kind in PREFIXED if isinstance(error, kind))
+    except tuple(PREFIXED) as error:
+        kind = next(PREFIXED[kind] for kind in PREFIXED if isinstance(error, kind))
         message = f"{node.SCHEMA.display_name}: {error}"
         raise kind(message).with_traceback(error.__traceback__) from error.__cause__
 

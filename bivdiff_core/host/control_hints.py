@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .comfy_types import Control
 from .compat import control_chains as foreign
+from .errors import BIVDiffError
 
 HINT_FIELDS = ("cond_hint_original", "cond_hint", "control_input", "extra_concat_orig")
 
@@ -108,7 +109,7 @@ def check_conds(conds: Iterable[list[dict] | None], frames: int) -> None:
         frames: of the latent.
 
     Raises:
-        ValueError: a control hint, mask, text, concat or reference latent has neither 1 nor `frames` frames; a
+        BIVDiffError: a control hint, mask, text, concat or reference latent has neither 1 nor `frames` frames; a
             ControlNet's hint has an alpha channel, or one channel alone.
     """
 
@@ -119,7 +120,7 @@ def check_conds(conds: Iterable[list[dict] | None], frames: int) -> None:
             remedy = f"Give the latent {len(tensor)} too (batch_size in Empty Latent Image, or encode as many frames)"
         else:
             remedy = f"{remedy} so that both have {frames}"
-        raise ValueError(
+        raise BIVDiffError(
             f"the {what} has {len(tensor)} frames but the latent has {frames}. {remedy}, or give one for all frames."
         )
 
@@ -128,7 +129,7 @@ def check_conds(conds: Iterable[list[dict] | None], frames: int) -> None:
             hint = control.cond_hint_original
             check(hint, "control hint", "Trim the longer one (Select Frames, Get Latent From Batch)")
             if type(control) is ControlNet and control.vae is None and hint is not None and hint.shape[1] != 3:
-                raise ValueError(
+                raise BIVDiffError(
                     f"the control hint has {hint.shape[1]} channels, expected 3 (red, green, blue). Split Image with "
                     "Alpha removes an alpha channel; Convert Mask to Image turns a mask into three channels."
                 )

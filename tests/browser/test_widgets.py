@@ -142,9 +142,14 @@ def test_an_error_is_read_in_the_page(comfy):
     assert words.inner_text().startswith("Compare Videos\n") and "Select Frames" in words.inner_text()
     comfy.page.wait_for_timeout(500)  # for the screenshot: it slides in
     comfy.screenshot("error")
+    comfy.on_node("BIVDiffCompareVideos", "{ node.title = 'My clips'; }")
+    assert comfy.run()["status"]["status_str"] == "error"
+    renamed = words.filter(has_text="My clips")
+    renamed.wait_for()
+    assert renamed.inner_text().startswith("My clips\nCompare Videos: before has 8 frames")
     comfy.on_node("EmptyImage", "{ node.widgets[2].value = 8; }")
     assert comfy.run()["status"]["status_str"] == "success"
-    words.wait_for(state="detached")
+    words.first.wait_for(state="detached")
 
 
 def test_an_error_inside_a_core_sampler_is_read_too(comfy):
@@ -277,6 +282,86 @@ def test_a_warning_shows_on_its_node(comfy):
     assert comfy.run()["status"]["status_str"] == "success"
     text.wait_for(state="detached")
     assert comfy.errors == []
+
+
+def into_a_subgraph(comfy) -> None:
+    """Put all nodes of the open workflow into a subgraph; `holder` and the first of them, `inner`, are the page's."""
+    comfy.page.evaluate("void app.rootGraph.convertToSubgraph(new Set(app.rootGraph.nodes))")
+    comfy.page.evaluate("void (window.holder = app.rootGraph.nodes.find(node => node.subgraph))")
+    comfy.page.evaluate("void (window.inner = holder.subgraph.nodes[0])")
+
+
+def test_a_report_in_a_subgraph_is_there_again_after_a_change_of_tabs(comfy):
+    comfy.load(
+        workflow(
+            {"type": "EmptyLatentImage", "outputs": {"LATENT": "LATENT"}, "widgets_values": [64, 64, 8]},
+            {"type": "BIVDiffLatentReport", "inputs": {"latent": "LATENT"}},
+            links=[[1, 1, 0, 2, 0, "LATENT"]],
+        ),
+        "inner",
+    )
+    into_a_subgraph(comfy)
+    assert comfy.run()["status"]["status_str"] == "success"
+    report = "app.rootGraph.nodes[0]?.subgraph?.nodes.find(node => node.type === 'BIVDiffLatentReport')"
+    said = f"{report}?.widgets.find(widget => widget.name === 'output').element.textContent"
+    comfy.page.wait_for_function(said)
+    before = comfy.page.evaluate(said)
+    tabs = comfy.page.get_by_test_id("topbar-workflow-tabs")
+    tabs.get_by_text("Unsaved Workflow").click()
+    comfy.page.wait_for_function(f"!{report}")
+    tabs.get_by_text("inner", exact=True).click()
+    comfy.page.wait_for_function(said)
+    assert comfy.page.evaluate(said) == before
+    comfy.page.evaluate("(node => app.canvas.openSubgraph(node.subgraph, node))(app.rootGraph.nodes[0])")
+    comfy.page.get_by_role("status").filter(has_text=before[:20]).wait_for()
+    comfy.screenshot("report-in-subgraph")
+    assert comfy.errors == []
+
+
+WARNED = "inner.widgets.some(widget => widget.type === 'BIVDIFF_WARNING' && widget.element.textContent === '{}')"
+
+
+def test_a_warning_finds_its_node_in_a_subgraph(comfy):
+    """By the id that the page gives it, and by the server's."""
+    comfy.load(workflow({"type": "BIVDiffModeList", "widgets_values": ["linear, slerp"]}), "inner-warning")
+    into_a_subgraph(comfy)
+    update = "app.extensions.find(each => each.name === 'BIVDiff.Warnings').onNodeOutputsUpdated"
+    for id_of in ("`${holder.subgraph.id}:${inner.id}`", "`${holder.id}:${inner.id}`"):
+        comfy.page.evaluate(f"{update}({{ [{id_of}]: {{ text: [{id_of}] }} }})")
+        assert comfy.page.evaluate(WARNED.format("' + " + id_of + " + '"))
+
+    def run(cached: str) -> None:
+        """The server's words of a run in which one node's result was kept."""
+        for event, more in (("start", ""), ("cached", f", nodes: [{cached}]"), ("success", "")):
+            comfy.page.evaluate(f"void app.api.dispatchCustomEvent('execution_{event}', {{ prompt_id: '0' {more} }})")
+
+    run("`${holder.id}:${inner.id}`")
+    assert comfy.page.evaluate("inner.widgets.some(widget => widget.type === 'BIVDIFF_WARNING')")
+    run("`${inner.id}`")  # another node, of the workflow itself
+    assert not comfy.page.evaluate("inner.widgets.some(widget => widget.type === 'BIVDIFF_WARNING')")
+
+
+def test_older_front_ends_know_one_graph(comfy):
+    """They have `app.graph` alone."""
+    comfy.load(workflow({"type": "BIVDiffModeList", "widgets_values": ["linear, slerp"]}), "older")
+    found = comfy.page.evaluate(
+        """() => {
+          const { graph, extensions } = app;
+          Object.defineProperty(app, "rootGraph", { value: undefined, configurable: true });
+          Object.defineProperty(app, "graph", { value: graph, configurable: true });
+          try {
+            const named = name => extensions.find(each => each.name === name);
+            named("BIVDiff.Warnings").onNodeOutputsUpdated({ 1: { text: ["a word"] } });
+            named("BIVDiffLatentReport").onNodeOutputsUpdated({ 1: {} });
+            named("BIVDiff.Templates").afterConfigureGraph();
+            return graph.getNodeById(1).widgets.at(-1).element.textContent;
+          } finally {
+            delete app.rootGraph;
+            delete app.graph;
+          }
+        }"""
+    )
+    assert found == "a word"
 
 
 DARKEST_AND_BRIGHTEST_OF_THE_LOWER_EDGE = """

@@ -11,6 +11,7 @@ import comfy.ops
 import torch
 
 from ..comfy_types import Conditioning, Model
+from ..errors import BIVDiffError
 from .private_names import names_of
 
 SWAPPED_LAYERS = ("Linear", "Conv2d", "Conv3d", "GroupNorm", "LayerNorm")
@@ -233,11 +234,11 @@ def check_split_run(model_options: dict) -> list[str]:
         What was switched off, and what makes the result depend on where the clip is cut.
 
     Raises:
-        ValueError: Self-Attention Guidance, which would lay one call's attention over all frames.
+        BIVDiffError: Self-Attention Guidance, which would lay one call's attention over all frames.
     """
     guides = model_options.get("sampler_post_cfg_function", [])
     if any(find_origin(function).startswith("SelfAttentionGuidance") for function in guides):
-        raise ValueError(
+        raise BIVDiffError(
             "Self-Attention Guidance sees only the last call's frames, and these frames take several calls. Set "
             "frames_per_batch (context_length for a video model) to all frames, or remove it."
         )

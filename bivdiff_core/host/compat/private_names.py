@@ -4,6 +4,8 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ..errors import BIVDiffError
+
 
 @contextmanager
 def names_of(owner: str) -> Iterator[None]:
@@ -16,7 +18,7 @@ def names_of(owner: str) -> Iterator[None]:
         owner: the pack or host that has the names, with the version that they are known from.
 
     Raises:
-        ValueError: a name is not where it was.
+        BIVDiffError: a name is not where it was.
     """
     try:
         yield
@@ -24,7 +26,7 @@ def names_of(owner: str) -> Iterator[None]:
         *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
         if innermost.f_globals.get("__package__") != __package__:
             raise
-        raise ValueError(
+        raise BIVDiffError(
             f"this pack does not yet support the installed version of {owner} ({error}). Update BIVDiff, or "
             "install the version that it knows."
         ) from error
