@@ -1,5 +1,6 @@
 """What tests in several folders share: the pack's archive, and a running ComfyUI server with the pack."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from batch.comfyui_server import Server
 from tools.in_process_comfyui import COMFYUI
@@ -34,11 +36,17 @@ def server(tmp_path_factory):
         yield server
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items) -> None:
-    """Where tests run in several processes: a file's in one, and in one all that share the server."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("server" if "server" in item.fixturenames else item.path.stem))
+class _ByFile(LoadScopeScheduling):
+    """A file's tests in one process, so that its fixtures are made once; files that use the server in the same one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "server" if re.search(r"def \w+\(.*\bserver\b", (ROOT / file).read_text(encoding="utf-8")) else file
+
+
+def pytest_xdist_make_scheduler(config, log) -> LoadScopeScheduling:
+    """Distribute tests by file (tools/suite.py). pytest-xdist's own loadgroup does nothing under pytest 9.2."""
+    return _ByFile(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

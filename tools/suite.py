@@ -41,7 +41,7 @@ def run_tests(
             beside = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=words, stderr=subprocess.STDOUT)
     try:
         if others:
-            distributed = ["-n", PROCESSES, "--dist", "loadgroup", "--no-loadscope-reorder"]
+            distributed = ["-n", PROCESSES, "--dist", "loadscope", "--no-loadscope-reorder"]
             command = [*pytest, *distributed, f"--ignore={BROWSER}", f"--junitxml={reports / 'nodes.xml'}", *others]
             status = subprocess.call(command, cwd=ROOT, env=variables)
     finally:
