@@ -3,7 +3,7 @@
     python -m research.claims [--clips 24] [--sheet]
 
 Measures the runs that rows/claims.jsonl lacks, and fills the tables of pages/claims.md, which says what the columns
-mean; --sheet draws docs/claims.png anew. Move the rows away after a change of the models or the nodes.
+mean; --sheet writes docs/evidence.png. Move the rows away after a change of the models or the nodes.
 """
 
 from __future__ import annotations
@@ -203,20 +203,29 @@ def means(table: pandas.DataFrame) -> str:
     return found.to_markdown(index=False, floatfmt=digits, missingval="")
 
 
-def differences(table: pandas.DataFrame) -> str:
-    """Means of `PAIRS`' differences clip by clip, between bounds of 95% of resampled means, as Markdown."""
-    table, lines = table.sort_index(), []
-    pairs = [(frames, ours, (frames, theirs), theirs) for frames, (ours, theirs) in product(FRAMES, PAIRS)]
+Comparison = tuple[str, str, tuple[str, str], str]
+"""Frames, a way of BIVDiff's, the frames and the way that it is compared with, and their name."""
+
+
+def comparisons() -> list[Comparison]:
+    """Every comparison of the page: `PAIRS` for each kind of frames, and other frames from `DRAWN_ANEW`."""
+    found = [(frames, ours, (frames, theirs), theirs) for frames, (ours, theirs) in product(FRAMES, PAIRS)]
     for frames, others in DRAWN_ANEW.items():
-        pairs += [(frames, PAIRS[0][0], (other, PLAIN), f"{PLAIN}, {other}") for other in others]
-    for frames, ours, against, name in pairs:
+        found += [(frames, PAIRS[0][0], (other, PLAIN), f"{PLAIN}, {other}") for other in others]
+    return found
+
+
+def differences(table: pandas.DataFrame, compared: list[Comparison]) -> list[dict]:
+    """Lines of mean differences clip by clip, between the bounds of 95% of resampled means."""
+    table, lines = table.sort_index(), []
+    for frames, ours, against, name in compared:
         gains = table.loc[frames, ours][[*FIGURES]] - table.loc[against][[*FIGURES]]
         line = {"frames": frames, "way": ours, "against": name}
         for figure in FIGURES:
             low, high = interval(gains[figure])
             line[figure] = f"{gains[figure].mean():+.3f} ({low:+.3f} to {high:+.3f})"
         lines.append(line)
-    return markdown(lines)
+    return lines
 
 
 def aims(table: pandas.DataFrame) -> str:
@@ -258,7 +267,7 @@ def blocks(rows: list[dict]) -> dict[str, str]:
         made |= {
             f"aims, {kind}": aims(of_kind),
             f"means, {kind}": means(of_kind),
-            f"differences, {kind}": differences(of_kind),
+            f"differences, {kind}": markdown(differences(of_kind, comparisons())),
             f"colourless, {kind}": means(shown),
         }
     return made
@@ -280,13 +289,13 @@ def main() -> None:
     """Measure what is missing and fill the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=24, help="how many held-out clips of each kind")
-    parser.add_argument("--sheet", action="store_true", help="draw the contact sheet anew")
+    parser.add_argument("--sheet", action="store_true", help="write the contact sheet docs/evidence.png")
     given = parser.parse_args()
     clips = range(FIRST_CLIP, FIRST_CLIP + given.clips)
     jobs = [{"clip": clip, "kind": kind, "seed": seed} for clip, kind, seed in product(clips, toy_world.KINDS, SEEDS)]
     write("research/pages/claims.md", blocks(measure("claims", jobs, work, begin)))
     if given.sheet:
-        sheet().quantize(256).save(ROOT / "docs" / "claims.png", optimize=True)
+        sheet().quantize(256).save(ROOT / "docs" / "evidence.png", optimize=True)
 
 
 if __name__ == "__main__":

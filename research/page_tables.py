@@ -20,15 +20,20 @@ def markdown(lines: list[dict]) -> str:
     return pandas.DataFrame(lines).to_markdown(index=False)
 
 
+def block_names(text: str) -> set[str]:
+    """The names of a page's generated blocks."""
+    return set(re.findall(r"<!-- /(.+?) -->", text))
+
+
 def fill(name: str, blocks: dict[str, str]) -> str:
-    """A page with its generated blocks anew; each stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``.
+    """A page with these generated blocks replaced; each stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``.
 
     Raises:
-        ValueError: the page has other blocks than these.
+        ValueError: the page lacks one of the blocks.
     """
     text = (ROOT / name).read_text(encoding="utf-8")
-    if found := set(re.findall(r"<!-- /(.+?) -->", text)) ^ set(blocks):
-        raise ValueError(f"{name} and its benchmark do not have the same blocks: {', '.join(sorted(found))}")
+    if missing := set(blocks) - block_names(text):
+        raise ValueError(f"{name} lacks the blocks {', '.join(sorted(missing))}")
     for block, body in blocks.items():
         opening, closing = f"<!-- {block} -->", f"<!-- /{block} -->"
         before, _, rest = text.partition(opening)
@@ -37,6 +42,6 @@ def fill(name: str, blocks: dict[str, str]) -> str:
 
 
 def write(name: str, blocks: dict[str, str]) -> None:
-    """Write a page with its blocks anew."""
+    """Write a page with these blocks replaced."""
     text = fill(name, blocks)
     (ROOT / name).write_text(text, encoding="utf-8")

@@ -3,15 +3,18 @@
     python -m research.precision
 
 Each mode runs all nodes on the demo models in a process of its own, on a device that keeps a GPU's rules and computes
-on the CPU (tests/fixtures/accelerator), and is held against float32 on the CPU. Measures the modes that
-research/rows/precision.jsonl lacks, and fills the table of docs/precision.md.
+on the CPU (tests/fixtures/fake_gpu), and is compared with float32 on the CPU. Measures the modes that
+research/rows/precision.jsonl lacks, and fills the section Precision of docs/versions.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
 from fixtures.fake_gpu.comfyui_with_fake_gpu import FP32
 from fixtures.fake_gpu.run_scripts import Run, chain, distances, kind
@@ -41,7 +44,7 @@ MODES = {
 }
 KINDS = {
     "encode": "encoded",
-    "draw": "drawn",
+    "draw": "generated",
     "bridge": "bridged",
     "invert": "inverted",
     "blend": "blended",
@@ -84,19 +87,22 @@ def work(job: dict) -> dict:
 
 def blocks(rows: list[dict]) -> dict[str, str]:
     """What the page's generated blocks hold."""
+    changed = [row for row in rows if max(row["distances"].values()) >= SAME]
     lines = [
-        {"": row["mode"]} | {KINDS[done]: cell(distance) for done, distance in row["distances"].items()} for row in rows
+        {"": row["mode"]} | {KINDS[done]: cell(distance) for done, distance in row["distances"].items()}
+        for row in changed
     ]
     return {
         "run": run_line(rows, f"{len(rows)} modes."),
         "distances": markdown(lines),
+        "same": f"Every result is the same with: {'; '.join(row['mode'] for row in rows if row not in changed)}.",
     }
 
 
 def main() -> None:
     """Measure what is missing and fill the page."""
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    write("docs/precision.md", blocks(measure("precision", [{"mode": mode} for mode in MODES], work, begin)))
+    write("docs/versions.md", blocks(measure("precision", [{"mode": mode} for mode in MODES], work, begin)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Every page that is made of rows, made of them again, in seconds: nothing is measured.
+"""Fills the tables of every page from the committed rows, in seconds: nothing is measured.
 
 python -m research.write_pages
 """
@@ -15,24 +15,32 @@ PAGES = {
     "calls": "research/pages/calls.md",
     "claims": "research/pages/claims.md",
     "disagreement": "research/pages/disagreement.md",
+    "evidence": "docs/evidence.md",
     "leak": "research/pages/leak.md",
-    "precision": "docs/precision.md",
+    "precision": "docs/versions.md",
     "published": "docs/real_footage.md",
     "steadiness": "research/pages/steadiness.md",
     "study": "research/pages/study.md",
     "versions": "docs/versions.md",
 }
-"""The page whose blocks each benchmark fills."""
+"""The page that each module of research/ fills, from the rows of the same name."""
+ROW_SETS = {"evidence": ("claims", "calls", "study", "leak")}
+"""The rows of a module that has none of its own."""
+
+
+def read_rows(name: str) -> list[list[dict]]:
+    """The row sets that a module's `blocks` takes."""
+    return [read(rows) for rows in ROW_SETS.get(name, (name,))]
 
 
 def main() -> None:
     """Fill every page and draw its plot, where it has one."""
     for name, page in PAGES.items():
-        benchmark, rows = import_module(f"research.{name}"), read(name)
-        write(page, benchmark.blocks(rows))
-        if hasattr(benchmark, "plot"):
-            benchmark.plot(rows)
-        print(f"{page}: {len(rows)} rows", flush=True)
+        module, rows = import_module(f"research.{name}"), read_rows(name)
+        write(page, module.blocks(*rows))
+        if hasattr(module, "plot"):
+            module.plot(*rows)
+        print(f"{page}: {sum(map(len, rows))} rows", flush=True)
 
 
 if __name__ == "__main__":
