@@ -1,13 +1,15 @@
-"""Pages against the rows that their benchmarks measured: every table is what the rows give."""
+"""Pages and README against the rows that were measured: every table, and every figure that README quotes of them."""
 
 import re
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from research import claims, published
 from research.page_tables import block_names, fill
-from research.rows_and_jobs import ROWS
+from research.rows_and_jobs import ROWS, read
 from research.write_pages import PAGES, ROW_SETS, read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,6 +29,8 @@ SPARSE_PAGES = (
 )
 """Pages whose own tables and settings hold less than half of all whole per cents: there a wrong figure shows."""
 LARGEST_DOCS = 60_000
+FRAMES = 8
+"""Of every clip of the toy world."""
 
 
 def test_rows_have_a_page():
@@ -64,6 +68,79 @@ def figures(*texts: str) -> set[float]:
     """The figures in texts."""
     found = [figure for text in texts for figure in FIGURE.findall(text)]
     return {round(float(figure.rstrip("%")) / (100 if "%" in figure else 1), 5) for figure in found}
+
+
+# README: what it quotes of rows, and where each figure comes from
+
+
+def published_results() -> tuple[float, ...]:
+    """How many results there are, by how much flicker fell, and how many verdicts there are of each kind."""
+    verdicts = [row["videos"][published.RESULT]["verdict"] for row in read("published")]
+    falls = [
+        int(fall) / 100 for verdict in verdicts for fall in re.findall(r"^Steadier: flicker fell by (\d+)%", verdict)
+    ]
+    unchanged = sum(published.said(verdict) == "Not steadier" for verdict in verdicts)
+    blurred = sum("the video is blurred" in verdict for verdict in verdicts)
+    return len(verdicts), min(falls), max(falls), len(falls), unchanged, blurred
+
+
+def hard(way: str, figure: str) -> float:
+    """A figure of a way on independent frames of hard clips, the mean over clips and seeds."""
+    table = claims.frame_of([row for row in read("claims") if row["kind"] == "hard"]).sort_index()
+    return table.loc["hard", "independent", way][figure].mean()
+
+
+def judged(plan: str, figure: str) -> float:
+    """A figure of a plan of steps on the held-out hard clips, the mean over them."""
+    rows = [row for row in read("calls") if row["kind"] == "hard" and row["clip"] >= claims.FIRST_CLIP]
+    values = [row[figure] for row in rows if row["plan"] == plan]
+    return sum(values) / len(values)
+
+
+def count(name: str, setting: str) -> int:
+    """How many values of a setting the held-out hard clips of a row set have."""
+    rows = [row for row in read(name) if row["kind"] == "hard" and row["clip"] >= claims.FIRST_CLIP]
+    return len({row[setting] for row in rows})
+
+
+PASSED = f"BIVDiff 1{claims.PASSED}"
+README_FIGURES: dict[str, Callable[[], tuple]] = {
+    "Of {} results on real clips that the method's authors published, flicker (the squared change along the motion) "
+    "fell by {:.0%} to {:.0%} in {}, did not fall in {}, and {} came out blurred": published_results,
+    "282 UNet calls at the paper's settings and {:.0f} at the demo's": lambda: (hard(PASSED, "calls") / FRAMES,),
+    "On {} hard toy clips it took {:.0%} of the model calls of 50 steps": lambda: (
+        count("calls", "clip"),
+        judged("12", "calls") / judged("50", "calls"),
+    ),
+    "flickered less ({:.3f} in shapes instead of {:.3f})": lambda: (
+        judged("12", "shape flicker"),
+        judged("50", "shape flicker"),
+    ),
+    "kept {:.0%} of their sharpness": lambda: (judged("12", "sharpness") / judged("50", "sharpness"),),
+    "{} held-out toy clips whose frames disagree as real ones do, {} seeds": lambda: (
+        count("claims", "clip"),
+        count("claims", "seed"),
+    ),
+    "falls from {:.3f} to {:.3f} in shapes": lambda: (
+        hard(claims.PLAIN, "shape flicker"),
+        hard(PASSED, "shape flicker"),
+    ),
+    "from {:.3f} to {:.3f} on the background": lambda: (
+        hard(claims.PLAIN, "background flicker"),
+        hard(PASSED, "background flicker"),
+    ),
+    "{:.0%} of the sharpness, the colours": lambda: (hard(PASSED, "sharpness") / hard(claims.PLAIN, "sharpness"),),
+    "overlap {:.2f} before, {:.2f} after, {:.2f} without the pass": lambda: tuple(
+        hard(way, "IoU") for way in (claims.PLAIN, PASSED, "BIVDiff 1")
+    ),
+}
+"""Words of README, and what the rows give for their figures."""
+
+
+@pytest.mark.parametrize("words", README_FIGURES)
+def test_the_readme_quotes_what_was_measured(words):
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert words.format(*README_FIGURES[words]()) in readme
 
 
 def test_the_pages_that_ship_are_short():
