@@ -1,8 +1,8 @@
 """BIVDiff for ComfyUI: steady videos from any image model, by bridging it with a video model (arXiv 2312.02813)."""
 
-from .bivdiff_core.host.compat.required_names import check_host
+from .bivdiff_core.host.compat.required_names import check_comfyui
 
-check_host()
+check_comfyui()
 
 from comfy_api.latest import ComfyExtension, io  # noqa: E402
 

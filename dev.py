@@ -17,14 +17,14 @@ import sys
 from pathlib import Path
 
 from tools.environment import (
-    NEEDED_GB,
     OUTPUT,
+    REQUIRED_DISK_GB,
     ROOT,
-    development_requirements,
-    environment,
-    get_chromium,
-    ray_python,
-    say,
+    ensure_chromium,
+    ensure_ray_python,
+    find_environment,
+    print_status,
+    read_development_requirements,
 )
 
 
@@ -32,20 +32,20 @@ def demo(video: Path | None) -> int:
     """Run the whole chain through a real server and leave its video, contact sheet and figures."""
     if video and not video.is_file():
         sys.exit(f"There is no file {video}: give the path of a video.")
-    host = environment("comfy-cli")
+    host = find_environment("comfy-cli")
     arguments = [] if host.has_gpu() else ["--cpu"]
     return host.run("-m", "tools.demo", *arguments, *([video.resolve()] if video else []))
 
 
 def batch(**options) -> int:
     """Run a saved workflow over many clips."""
-    from batch.command import drive, read_order
+    from batch.command import parse_request, run_batch
     from batch.records import BatchError
 
     try:
-        order = read_order(**options)
-        host = environment("comfy-cli")
-        return drive(order, host.python, host.comfyui, host.gpus())
+        order = parse_request(**options)
+        host = find_environment("comfy-cli")
+        return run_batch(order, host.python, host.comfyui, host.gpus())
     except BatchError as error:
         sys.exit(str(error))
 
@@ -54,15 +54,17 @@ def test() -> int:
     """Run the linter, the type checker and every test."""
     from tools.suite import ALL, BROWSER, run_tests
 
-    host = environment(*development_requirements())
-    tests = ALL if get_chromium(host) else [test for test in ALL if test != BROWSER]
-    if python := ray_python():
+    host = find_environment(*read_development_requirements())
+    tests = ALL if ensure_chromium(host) else [test for test in ALL if test != BROWSER]
+    if python := ensure_ray_python():
         os.environ["BIVDIFF_RAY_PYTHON"] = str(python)
     checks = [["ruff", "check"], ["ruff", "format", "--check"], ["tools.typecheck"]]
     status = max([host.run("-m", *check) for check in checks])
     status = max(status, run_tests(host, OUTPUT / "tests", tests))
     if BROWSER not in tests:
-        say("browser tests not run: no Chromium on the path, and neither Playwright nor apt-get could install one")
+        print_status(
+            "browser tests not run: no Chromium on the path, and neither Playwright nor apt-get could install one"
+        )
         status = max(status, int("CI" in os.environ))
     return status
 
@@ -76,18 +78,20 @@ def matrix(rows: list[str]) -> int:
 
 def neighbours(folder: Path) -> int:
     """Run the demo beside other packs, and see that none loses anything."""
-    host = environment("comfy-cli")
+    host = find_environment("comfy-cli")
     return host.run("-m", "tools.other_packs", *([] if host.has_gpu() else ["--cpu"]), folder.resolve())
 
 
 def serve() -> int:
     """Run ComfyUI with the pack for the browser."""
-    from batch.comfyui_server import free_port, server_command
+    from batch.comfyui_server import build_server_command, find_free_port
 
-    host = environment()
+    host = find_environment()
     with socket.socket() as probe:
-        port = free_port() if probe.connect_ex(("127.0.0.1", 8188)) == 0 else 8188
-    return subprocess.call(server_command(host.python, host.comfyui, OUTPUT / "comfyui", port, not host.has_gpu()))
+        port = find_free_port() if probe.connect_ex(("127.0.0.1", 8188)) == 0 else 8188
+    return subprocess.call(
+        build_server_command(host.python, host.comfyui, OUTPUT / "comfyui", port, not host.has_gpu())
+    )
 
 
 BENCHMARKS = (
@@ -112,13 +116,13 @@ BENCHMARKS = (
 
 def bench() -> int:
     """Run every benchmark: hours, most of them the study."""
-    host = environment("pandas", "tabulate", "comfy-cli")
+    host = find_environment("pandas", "tabulate", "comfy-cli")
     return max([host.run("-m", f"research.{name}") for name in BENCHMARKS])
 
 
 def where() -> int:
     """Print where Python, ComfyUI and the pack are, as JSON on the last line."""
-    host = environment()
+    host = find_environment()
     print(json.dumps({"python": str(host.python), "comfyui": str(host.comfyui), "pack": str(ROOT)}))
     return 0
 
@@ -162,4 +166,6 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         sys.exit("Stopped; the same command goes on from here.")
     except OSError as error:
-        sys.exit(f"{error}: make sure that {ROOT} can be written to and has {NEEDED_GB} GB free, then run again.")
+        sys.exit(
+            f"{error}: make sure that {ROOT} can be written to and has {REQUIRED_DISK_GB} GB free, then run again."
+        )

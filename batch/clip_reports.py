@@ -7,15 +7,15 @@ import json
 import os
 from pathlib import Path
 
-from batch.file_hashes import hash_file, write
-from batch.records import Batch, Clip
+from batch.file_hashes import hash_file, write_atomically
+from batch.records import Batch, BatchClip
 
 DONE, FAILED = "done", "failed"
 MANIFEST = "manifest.jsonl"
-MANIFEST_ROUNDS = 5
+MAX_MANIFEST_PASSES = 5
 
 
-def report_path(out: str | Path, clip: Clip) -> Path:
+def report_path(out: str | Path, clip: BatchClip) -> Path:
     """Where the report of a clip is."""
     return Path(out, f"{clip.name}.json")
 
@@ -29,7 +29,7 @@ def read_report(path: Path) -> dict | None:
     return report if isinstance(report, dict) and {"clip", "status", "hashes"} <= report.keys() else None
 
 
-def settled(batch: Batch, clip: Clip) -> dict | None:
+def find_valid_report(batch: Batch, clip: BatchClip) -> dict | None:
     """The report of a clip that needs no work: it is there, and so is the video, and every hash matches."""
     report = read_report(report_path(batch.out, clip))
     if report is None or any(report["hashes"].get(name) != found for name, found in batch.hashes.items()):
@@ -48,12 +48,12 @@ def settled(batch: Batch, clip: Clip) -> dict | None:
     return report
 
 
-def write_report(batch: Batch, clip: Clip, report: dict) -> None:
+def write_report(batch: Batch, clip: BatchClip, report: dict) -> None:
     """Put a report in place, the last act of a clip's work. What an earlier time left and this one did not goes."""
     before = read_report(report_path(batch.out, clip))
     if before and before.get("video") and before["video"] != report["video"]:
         Path(batch.out, before["video"]).unlink(missing_ok=True)
-    write(report_path(batch.out, clip), json.dumps(report, indent=2) + "\n")
+    write_atomically(report_path(batch.out, clip), json.dumps(report, indent=2) + "\n")
 
 
 def write_manifest(out: Path) -> None:
@@ -63,23 +63,23 @@ def write_manifest(out: Path) -> None:
     one's is whole. Not without end, since drivers that are still at work will write it themselves.
     """
     before = None
-    for _ in range(MANIFEST_ROUNDS):
-        if (now := _listing(out)) == before:
+    for _ in range(MAX_MANIFEST_PASSES):
+        if (now := _list_reports(out)) == before:
             break
         reports = filter(None, map(read_report, map(Path, now)))
-        write(out / MANIFEST, "".join(json.dumps(report) + "\n" for report in reports))
+        write_atomically(out / MANIFEST, "".join(json.dumps(report) + "\n" for report in reports))
         before = now
 
 
-def _listing(out: Path) -> dict[str, int]:
+def _list_reports(out: Path) -> dict[str, int]:
     paths = sorted(path for path in out.rglob("*.json") if not path.name.startswith("."))
     return {str(path): os.stat(path).st_mtime_ns for path in paths}
 
 
-class Attempts:
+class AttemptLog:
     """How often a clip was begun, in a file that outlives a worker: a line for each attempt, the name of its run."""
 
-    def __init__(self, batch: Batch, clip: Clip) -> None:
+    def __init__(self, batch: Batch, clip: BatchClip) -> None:
         path = report_path(batch.out, clip)
         self._path = path.with_name(f".{path.stem}.attempts")
         self._run = batch.run

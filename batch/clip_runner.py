@@ -12,35 +12,35 @@ from pathlib import Path
 
 from comfy_cli.workflow_to_api import convert_ui_to_api
 
-from batch.clip_reports import DONE, FAILED, Attempts, settled, write_report
-from batch.comfyui_server import Server, ServerError, ServerLost
-from batch.file_hashes import hash_file, hash_record, place
-from batch.records import Batch, Clip
-from batch.saved_workflow import require_one_clip, title_of, with_seeds, with_settings
+from batch.clip_reports import DONE, FAILED, AttemptLog, find_valid_report, write_report
+from batch.comfyui_server import ComfyUIServer, ServerError, ServerLostError
+from batch.file_hashes import copy_atomically, hash_file, hash_record
+from batch.records import Batch, BatchClip
+from batch.saved_workflow import apply_seeds, apply_settings, check_one_clip, node_title
 
-CLIP_TIMES = (0, 0)  # SaveVideo writes the input's time into the file: equal clips shall give equal bytes
+FIXED_FILE_TIMES = (0, 0)  # SaveVideo writes the input's time into the file: equal clips shall give equal bytes
 
 
 class ClipError(RuntimeError):
     """A clip that cannot be done, by its own fault."""
 
 
-class Unit:
+class ClipRunner:
     """One ComfyUI, started when the first clip needs it and again after it was lost."""
 
     def __init__(self, batch: Batch, base: Path, say_stage: Callable[[str], None]) -> None:
         self.batch = batch
         self.base = base
         self.say_stage = say_stage
-        self._server: Server | None = None
+        self._server: ComfyUIServer | None = None
         self._closed = False
         self._prompt: dict = {}
 
-    def settle(self, clip: Clip) -> dict:
+    def settle(self, clip: BatchClip) -> dict:
         """The report of a clip: of an earlier time if it still holds, else of a run now."""
-        if report := settled(self.batch, clip):
+        if report := find_valid_report(self.batch, clip):
             return report
-        attempts = Attempts(self.batch, clip)
+        attempts = AttemptLog(self.batch, clip)
         try:
             clip_hash = hash_file(clip.path)
         except OSError as error:
@@ -64,7 +64,7 @@ class Unit:
         attempts.forget()
         return report
 
-    def _try(self, clip: Clip, clip_hash: str, attempts: Attempts) -> dict:
+    def _try(self, clip: BatchClip, clip_hash: str, attempts: AttemptLog) -> dict:
         """Run a clip until it is done, fails by its own fault, or has lost its worker too often."""
         cause = "the worker died"
         while attempts.count() < self.batch.attempts:
@@ -76,7 +76,7 @@ class Unit:
                 return {"status": DONE, "seconds": round(time.monotonic() - started, 2), **done}
             except ClipError as error:
                 return {"status": FAILED, "error": str(error)}
-            except ServerLost as error:
+            except ServerLostError as error:
                 if self._closed:
                     raise
                 cause = str(error)
@@ -98,34 +98,36 @@ class Unit:
             return
         self.say_stage("starting ComfyUI")
         comfyui = Path(self.batch.comfyui)
-        self._server = Server(self.batch.python, comfyui, self.base, self.batch.cpu, beside=comfyui / "custom_nodes")
+        self._server = ComfyUIServer(
+            self.batch.python, comfyui, self.base, self.batch.cpu, beside=comfyui / "custom_nodes"
+        )
         if self._prompt:  # it has started before: whatever keeps it from doing so again may pass
             with suppress(ServerError):
                 self._server.__enter__()
                 return
         self._server.__enter__()
         prompt = convert_ui_to_api(self.batch.workflow, self._server.object_info())
-        require_one_clip([node["class_type"] for node in prompt.values()])
-        with_settings(prompt, self.batch.settings)  # which refuses those that the workflow does not have
+        check_one_clip([node["class_type"] for node in prompt.values()])
+        apply_settings(prompt, self.batch.settings)  # which refuses those that the workflow does not have
         for name, path in self.batch.inputs.items():
             copied = self.base / "input" / name
             copied.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, copied)
         self._prompt = prompt
 
-    def _run(self, clip: Clip, clip_hash: str) -> dict:
+    def _run(self, clip: BatchClip, clip_hash: str) -> dict:
         """Queue the prompt of a clip and put its video in place; what the report says of it."""
         # Named by content: clips of the same name never meet, and another attempt is the same prompt.
         copied = self.base / "input" / f"{clip_hash[:16]}{Path(clip.path).suffix}"
         shutil.copyfile(clip.path, copied)
-        os.utime(copied, CLIP_TIMES)
-        prompt, seeds = with_seeds(self._prompt, clip_hash) if self.batch.seed == "per-clip" else (self._prompt, {})
-        prompt = with_settings(prompt, self.batch.settings)
+        os.utime(copied, FIXED_FILE_TIMES)
+        prompt, seeds = apply_seeds(self._prompt, clip_hash) if self.batch.seed == "per-clip" else (self._prompt, {})
+        prompt = apply_settings(prompt, self.batch.settings)
         by_type = {node["class_type"]: key for key, node in prompt.items()}
         prompt[by_type["LoadVideo"]]["inputs"]["file"] = copied.name
         # Of the name too: ComfyUI would not save again what it has saved for another clip of the same content.
         prompt[by_type["SaveVideo"]]["inputs"]["filename_prefix"] = hash_record([clip.name, clip_hash])[:16]
-        titles = {key: title_of(node) for key, node in prompt.items()}
+        titles = {key: node_title(node) for key, node in prompt.items()}
 
         def watch(event: str, content: dict) -> None:
             if event == "executing" and content["node"]:
@@ -142,16 +144,16 @@ class Unit:
                 raise ClipError(f"Save Video left {len(saved)} files, expected one")
             name = clip.name if Path(clip.name).suffix == saved[0].suffix else clip.name + saved[0].suffix
             video = Path(self.batch.out, name)
-            place(saved[0], video)
+            copy_atomically(saved[0], video)
         finally:
             copied.unlink()
             for folder in ("output", "temp"):
                 shutil.rmtree(self.base / folder, ignore_errors=True)
-        figures = {titles[key]: figures_of(output) for key, output in run.outputs.items() if figures_of(output)}
+        figures = {titles[key]: read_figures(output) for key, output in run.outputs.items() if read_figures(output)}
         return {"video": name, "video_hash": hash_file(video), "seeds": seeds, "figures": figures}
 
 
-def figures_of(output: dict) -> dict:
+def read_figures(output: dict) -> dict:
     """What a node has reported in words and numbers, out of its entry in ``Run.outputs``."""
     return {
         name: values

@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from batch.records import BatchError, Clip
+from batch.records import BatchClip, BatchError
 
-VIDEOS = {".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm"}
+VIDEO_SUFFIXES = {".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm"}
 
 
 class Shard(NamedTuple):
@@ -19,7 +19,7 @@ class Shard(NamedTuple):
     count: int
 
 
-WHOLE = Shard(0, 1)
+SINGLE_SHARD = Shard(0, 1)
 
 
 def parse_shard(text: str) -> Shard:
@@ -30,16 +30,16 @@ def parse_shard(text: str) -> Shard:
     return Shard(int(index), int(count))
 
 
-def find_clips(sources: list[str], out: Path, shard: Shard = WHOLE) -> list[Clip]:
+def find_clips(sources: list[str], out: Path, shard: Shard = SINGLE_SHARD) -> list[BatchClip]:
     """The clips of every folder, list, glob and file in ``sources``, sorted by name.
 
     A clip of a folder or glob is called by its path below the folder, one of a list by its path below the list's.
     """
     clips: dict[str, Path] = {}
     for source in sources:
-        found = [(path, root) for path, root in _paths(source) if path.suffix.lower() in VIDEOS]
+        found = [(path, root) for path, root in _expand_source(source) if path.suffix.lower() in VIDEO_SUFFIXES]
         if not found:
-            kinds = " ".join(sorted(VIDEOS))
+            kinds = " ".join(sorted(VIDEO_SUFFIXES))
             raise BatchError(f"No clips in {source}: give a folder, glob or list of videos ({kinds}).")
         for path, root in found:
             if path.is_relative_to(out):
@@ -48,30 +48,30 @@ def find_clips(sources: list[str], out: Path, shard: Shard = WHOLE) -> list[Clip
             if clips.setdefault(name, path) != path:
                 raise BatchError(f"{clips[name]} and {path} would both become {name} in OUT: rename one of them.")
     names = sorted(clips)[shard.index :: shard.count]
-    return [Clip(name, str(clips[name])) for name in names]
+    return [BatchClip(name, str(clips[name])) for name in names]
 
 
-def _paths(source: str) -> list[tuple[Path, Path]]:
+def _expand_source(source: str) -> list[tuple[Path, Path]]:
     """Absolute paths of files, each with the folder that its name is relative to."""
     path = Path(source)
     if path.is_dir():
-        return _matches(os.path.join(glob.escape(source), "**", "*"), path.absolute())
+        return _match_glob(os.path.join(glob.escape(source), "**", "*"), path.absolute())
     if glob.has_magic(source) and not path.exists():
         fixed = path.parts[: next(i for i, part in enumerate(path.parts) if glob.has_magic(part))]
-        return _matches(source, Path(*fixed).absolute())
+        return _match_glob(source, Path(*fixed).absolute())
     if not path.is_file():
         raise BatchError(f"There is no {source}: give a folder, a list or a glob of clips.")
-    if path.suffix.lower() in VIDEOS:
+    if path.suffix.lower() in VIDEO_SUFFIXES:
         return [(path.absolute(), path.absolute().parent)]
-    return _listed(path.absolute())
+    return _read_list(path.absolute())
 
 
-def _matches(pattern: str, root: Path) -> list[tuple[Path, Path]]:
+def _match_glob(pattern: str, root: Path) -> list[tuple[Path, Path]]:
     matches = (Path(match).absolute() for match in glob.glob(pattern, recursive=True))
     return [(match, root) for match in matches if match.is_file()]
 
 
-def _listed(path: Path) -> list[tuple[Path, Path]]:
+def _read_list(path: Path) -> list[tuple[Path, Path]]:
     """What a text file names, one path a line."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

@@ -20,24 +20,24 @@ from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
 ROOT = Path(__file__).resolve().parents[1]
-PORTS_TO_TRY = 5
-PROGRESS_TEXT = 3
+MAX_PORT_ATTEMPTS = 5
+PROGRESS_TEXT_EVENT = 3
 """The host's number for text that a node shows while it runs, among its binary messages."""
 
 # A proxy set for the internet must not see requests to 127.0.0.1.
-_open = build_opener(ProxyHandler({})).open
+_open_without_proxy = build_opener(ProxyHandler({})).open
 
 
 class ServerError(RuntimeError):
     """The server did not start, refused a prompt or failed while it ran one."""
 
 
-class ServerLost(ServerError):
+class ServerLostError(ServerError):
     """The server died or fell silent while it ran a prompt."""
 
 
 @dataclass
-class Run:
+class PromptResult:
     """What one prompt did: the nodes that executed, in order, and what the output nodes returned."""
 
     prompt_id: str
@@ -47,14 +47,14 @@ class Run:
     outputs: dict[str, dict] = field(default_factory=dict)
 
 
-def free_port() -> int:
+def find_free_port() -> int:
     """A port on 127.0.0.1 that nobody listens on."""
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-def server_command(
+def build_server_command(
     python: str | Path, comfyui: Path, base: Path, port: int, cpu: bool, pack: Path = ROOT, beside: Path | None = None
 ) -> list[str]:
     """The command line of a ComfyUI that reads and writes under ``base``, with one pack: this one, or a copy of it.
@@ -82,7 +82,7 @@ def server_command(
     return [*command, "--cpu"] if cpu else command
 
 
-class Server:
+class ComfyUIServer:
     """A ComfyUI on a free port of 127.0.0.1 for the length of a ``with`` block; its log is ``base / "server.log"``.
 
     It ends with this process, also when this process is killed.
@@ -93,11 +93,11 @@ class Server:
     ) -> None:
         self.base = base
         self._process: subprocess.Popen | None = None
-        self._command = partial(server_command, python, comfyui, base, cpu=cpu, pack=pack, beside=beside)
+        self._command = partial(build_server_command, python, comfyui, base, cpu=cpu, pack=pack, beside=beside)
 
-    def __enter__(self) -> Server:
-        for _ in range(PORTS_TO_TRY):
-            self.port = free_port()
+    def __enter__(self) -> ComfyUIServer:
+        for _ in range(MAX_PORT_ATTEMPTS):
+            self.port = find_free_port()
             if self._start():
                 return self
             if "already in use" not in self.log:  # another process may take the port before ComfyUI does
@@ -160,7 +160,7 @@ class Server:
         request = Request(
             f"http://127.0.0.1:{self.port}{path}", data=content, headers={"Content-Type": "application/json"}
         )
-        with _open(request, timeout=60) as answer:
+        with _open_without_proxy(request, timeout=60) as answer:
             return json.loads(answer.read() or b"{}")
 
     def object_info(self) -> dict:
@@ -176,32 +176,34 @@ class Server:
         prompt: dict,
         watch: Callable[[str, dict], None] = lambda event, content: None,
         timeout: float | None = None,
-    ) -> Run:
+    ) -> PromptResult:
         """Queue a prompt in API format and wait for its end.
 
         ``watch(event, content)`` gets the server's messages as they come ("executing", "progress", ...), text that a
         node shows while it runs as "progress_text".
         An error inside a node is returned in ``Run.error``; a prompt that fails validation raises, and so does a
-        server that dies, or is not done after ``timeout`` seconds: `ServerLost`.
+        server that dies, or is not done after ``timeout`` seconds: `ServerLostError`.
         """
         from websocket import WebSocketException, WebSocketTimeoutException
 
         try:
             return self._run(prompt, watch, timeout)
         except HTTPError as refusal:
-            raise ServerError(_refusal(json.loads(refusal.read()))) from None
+            raise ServerError(_format_rejection(json.loads(refusal.read()))) from None
         except (OSError, WebSocketException) as error:
             late = timeout is not None and isinstance(error, (WebSocketTimeoutException, TimeoutError))
-            raise ServerLost(f"there was no result within {timeout:g} s" if late else self._cause_of_death()) from None
+            raise ServerLostError(
+                f"there was no result within {timeout:g} s" if late else self._cause_of_death()
+            ) from None
 
-    def _run(self, prompt: dict, watch: Callable[[str, dict], None], timeout: float | None) -> Run:
+    def _run(self, prompt: dict, watch: Callable[[str, dict], None], timeout: float | None) -> PromptResult:
         import websocket
 
         client = uuid.uuid4().hex
         url = f"ws://127.0.0.1:{self.port}/ws?clientId={client}"
         deadline = None if timeout is None else time.monotonic() + timeout
         with closing(websocket.create_connection(url, timeout=timeout, http_no_proxy=["127.0.0.1"])) as messages:
-            run = Run(self.request("/prompt", {"prompt": prompt, "client_id": client})["prompt_id"])
+            run = PromptResult(self.request("/prompt", {"prompt": prompt, "client_id": client})["prompt_id"])
             while True:
                 if deadline is not None:
                     messages.settimeout(max(deadline - time.monotonic(), 0.001))
@@ -209,7 +211,7 @@ class Server:
                 if not message:
                     raise ConnectionError("the server has closed the connection")
                 if isinstance(message, bytes):
-                    if int.from_bytes(message[:4], "big") == PROGRESS_TEXT:
+                    if int.from_bytes(message[:4], "big") == PROGRESS_TEXT_EVENT:
                         watch("progress_text", _progress_text(message[4:]))
                     continue  # a preview image
                 event, content = (parsed := json.loads(message))["type"], parsed["data"]
@@ -251,7 +253,7 @@ def _progress_text(message: bytes) -> dict:
     return {"node": message[4 : 4 + length].decode(), "text": message[4 + length :].decode()}
 
 
-def _refusal(answer: dict) -> str:
+def _format_rejection(answer: dict) -> str:
     """One line out of the server's answer to a prompt that it does not accept."""
     reasons = [f"{answer['error']['message']}: {answer['error']['details']}".rstrip(": ")]
     for node in answer["node_errors"].values():

@@ -9,22 +9,22 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from batch.clip_reports import FAILED, MANIFEST, settled, write_manifest
-from batch.clips import WHOLE, find_clips, parse_shard
-from batch.file_hashes import find_named, hash_host, hash_named, hash_pack, hash_record
-from batch.local_engine import run_loop
-from batch.progress_bar import Progress
+from batch.clip_reports import FAILED, MANIFEST, find_valid_report, write_manifest
+from batch.clips import SINGLE_SHARD, find_clips, parse_shard
+from batch.file_hashes import find_files, hash_comfyui, hash_files, hash_pack, hash_record
+from batch.local_engine import run_local
+from batch.progress_bar import ProgressBar
 from batch.ray_engine import run_ray
-from batch.records import Batch, BatchError, Clip
-from batch.saved_workflow import meaning, named_strings, read_workflow
+from batch.records import Batch, BatchClip, BatchError
+from batch.saved_workflow import collect_strings, read_workflow, strip_layout
 
 
 @dataclass(frozen=True)
-class Order:
+class BatchRequest:
     """What the command line asks for, found sound: nothing of it needs a ComfyUI."""
 
     workflow: dict
-    clips: list[Clip]
+    clips: list[BatchClip]
     out: Path
     workers: int | None
     ray: str | None
@@ -36,25 +36,25 @@ class Order:
     dry_run: bool
 
 
-def read_order(
+def parse_request(
     workflow: Path, clips: list[str], out: Path, workers: str, shard: str | None, attempts: int, **options
-) -> Order:
+) -> BatchRequest:
     """The order that dev.py's arguments make; `BatchError` says what is wrong with them."""
     if workers != "auto" and not (workers.isdigit() and int(workers)):
         raise BatchError(f"--workers is {workers}, expected auto or a number from 1.")
     if attempts < 1:
         raise BatchError(f"--attempts is {attempts}, expected a number from 1.")
     out = out.absolute()
-    found = find_clips(clips, out, parse_shard(shard) if shard else WHOLE)
+    found = find_clips(clips, out, parse_shard(shard) if shard else SINGLE_SHARD)
     number = None if workers == "auto" else int(workers)
-    return Order(read_workflow(workflow), found, out, workers=number, attempts=attempts, **options)
+    return BatchRequest(read_workflow(workflow), found, out, workers=number, attempts=attempts, **options)
 
 
-def drive(order: Order, python: Path, comfyui: Path, gpus: list[str]) -> int:
+def run_batch(order: BatchRequest, python: Path, comfyui: Path, gpus: list[str]) -> int:
     """Settle every clip of an order and return the exit status: 1 if one of them has failed."""
     batch = make_batch(order, python, comfyui, cpu=not gpus)
     with ThreadPoolExecutor() as pool:
-        found = dict(zip(order.clips, pool.map(partial(settled, batch), order.clips), strict=True))
+        found = dict(zip(order.clips, pool.map(partial(find_valid_report, batch), order.clips), strict=True))
     reports = {clip.name: report for clip, report in found.items() if report}
     todo = [clip for clip, report in found.items() if not report]
     print(f"[batch] {len(order.clips)} clips: {len(todo)} to do, {len(reports)} settled before", flush=True)
@@ -62,9 +62,9 @@ def drive(order: Order, python: Path, comfyui: Path, gpus: list[str]) -> int:
         for clip in order.clips:
             print(f"{clip.name}: {reports[clip.name]['status'] if clip.name in reports else 'to do'}")
         return 0
-    progress = Progress(len(order.clips), len(reports))
+    progress = ProgressBar(len(order.clips), len(reports))
     try:
-        for report in run(order, batch, todo, gpus, progress) if todo else ():
+        for report in run_engine(order, batch, todo, gpus, progress) if todo else ():
             reports[report["clip"]] = report
             progress.show_report(report)
     finally:
@@ -77,12 +77,12 @@ def drive(order: Order, python: Path, comfyui: Path, gpus: list[str]) -> int:
     return 1 if failed else 0
 
 
-def make_batch(order: Order, python: Path, comfyui: Path, cpu: bool) -> Batch:
+def make_batch(order: BatchRequest, python: Path, comfyui: Path, cpu: bool) -> Batch:
     """What the workers need to know, with the hashes of everything that the results depend on."""
-    named = find_named(named_strings(order.workflow, order.settings), str(python), comfyui)
+    named = find_files(collect_strings(order.workflow, order.settings), str(python), comfyui)
     prefix = "input/"
     return Batch(
-        run=uuid.uuid4().hex[:12],
+        run_engine=uuid.uuid4().hex[:12],
         python=str(python),
         comfyui=str(comfyui),
         cpu=cpu,
@@ -91,10 +91,10 @@ def make_batch(order: Order, python: Path, comfyui: Path, cpu: bool) -> Batch:
         seed=order.seed,
         out=str(order.out),
         hashes={
-            "workflow": hash_record([meaning(order.workflow), order.settings, order.seed]),
+            "workflow": hash_record([strip_layout(order.workflow), order.settings, order.seed]),
             "pack": hash_pack(),
-            "host": hash_host(comfyui),
-            "files": hash_named(named),
+            "host": hash_comfyui(comfyui),
+            "files": hash_files(named),
         },
         inputs={name.removeprefix(prefix): path for name, path in named.items() if name.startswith(prefix)},
         attempts=order.attempts,
@@ -103,8 +103,10 @@ def make_batch(order: Order, python: Path, comfyui: Path, cpu: bool) -> Batch:
     )
 
 
-def run(order: Order, batch: Batch, todo: list[Clip], gpus: list[str], progress: Progress) -> Iterator[dict]:
+def run_engine(
+    order: BatchRequest, batch: Batch, todo: list[BatchClip], gpus: list[str], progress: ProgressBar
+) -> Iterator[dict]:
     """The reports of clips from the engine that the order names, as they come."""
     if order.ray is not None:
         return run_ray(batch, todo, order.ray, order.workers, progress.show_stage)
-    return run_loop(batch, todo, order.workers or len(gpus) or 1, gpus, progress.show_stage)
+    return run_local(batch, todo, order.workers or len(gpus) or 1, gpus, progress.show_stage)

@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 
-def exit_at_end_of(pipe: int) -> None:
+def exit_when_pipe_closes(pipe: int) -> None:
     """Wait until nobody holds the other end of a pipe, then end this process at once."""
     while os.read(pipe, 4096):
         pass
@@ -24,7 +24,7 @@ if __name__ == "__main__":
     pipe = os.dup(0)
     # What the script starts inherits an empty standard input, not the pipe.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    threading.Thread(target=exit_at_end_of, args=(pipe,), daemon=True).start()
+    threading.Thread(target=exit_when_pipe_closes, args=(pipe,), daemon=True).start()
     del sys.argv[0]
     sys.path[0] = str(Path(sys.argv[0]).parent)
     runpy.run_path(sys.argv[0], run_name="__main__")

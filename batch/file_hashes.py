@@ -14,9 +14,9 @@ from pathlib import Path
 from batch.records import BatchError
 
 ROOT = Path(__file__).resolve().parents[1]
-REMEMBERED = ROOT / "output" / "file_hashes.json"
-SOURCES = {".py", ".safetensors", ".json"}
-NOT_THE_HOST = {"custom_nodes", "input", "models", "output", "temp", "tests", "user", ".git"}
+HASH_CACHE = ROOT / "output" / "file_hashes.json"
+CODE_SUFFIXES = {".py", ".safetensors", ".json"}
+NOT_COMFYUI_CODE = {"custom_nodes", "input", "models", "output", "temp", "tests", "user", ".git"}
 
 
 def hash_file(path: str | Path) -> str:
@@ -41,19 +41,19 @@ def hash_folder(folder: Path, paths: Iterable[Path]) -> str:
 def hash_pack() -> str:
     """SHA-256 of the code and weights of this pack."""
     folders = (ROOT / "nodes", ROOT / "bivdiff_core")
-    files = [path for folder in folders for path in folder.rglob("*") if path.suffix in SOURCES]
+    files = [path for folder in folders for path in folder.rglob("*") if path.suffix in CODE_SUFFIXES]
     return hash_folder(ROOT, [ROOT / "__init__.py", *files])
 
 
-def hash_host(comfyui: Path) -> str:
+def hash_comfyui(comfyui: Path) -> str:
     """SHA-256 of ComfyUI's own code, without the packs in custom_nodes."""
-    tops = [entry for entry in comfyui.iterdir() if entry.name not in NOT_THE_HOST]
+    tops = [entry for entry in comfyui.iterdir() if entry.name not in NOT_COMFYUI_CODE]
     tops = [top for top in tops if not (top / "pyvenv.cfg").exists()]
     files = [path for top in tops for path in ([top] if top.is_file() else top.rglob("*")) if path.suffix == ".py"]
     return hash_folder(comfyui, files)
 
 
-def find_named(strings: set[str], python: str, comfyui: Path) -> dict[str, str]:
+def find_files(strings: set[str], python: str, comfyui: Path) -> dict[str, str]:
     """Paths of the models (``"checkpoints/name"``) and input files (``"input/name"``) that are among ``strings``."""
     command = [python, str(Path(__file__).with_name("find_workflow_files.py")), str(comfyui)]
     found = subprocess.run(command, input=json.dumps(sorted(strings)), capture_output=True, text=True)
@@ -62,10 +62,10 @@ def find_named(strings: set[str], python: str, comfyui: Path) -> dict[str, str]:
     return json.loads(found.stdout)
 
 
-def hash_named(paths: dict[str, str]) -> dict[str, str]:
+def hash_files(paths: dict[str, str]) -> dict[str, str]:
     """SHA-256 of each file or folder, remembered until the size or time of a file changes: models are large."""
     try:
-        remembered = json.loads(REMEMBERED.read_text())
+        remembered = json.loads(HASH_CACHE.read_text())
     except (OSError, ValueError):
         remembered = {}
 
@@ -83,18 +83,20 @@ def hash_named(paths: dict[str, str]) -> dict[str, str]:
         else:
             hashes[name] = remember(Path(path))
     if hashes:
-        write(REMEMBERED, json.dumps({path: entry for path, entry in remembered.items() if os.path.exists(path)}))
+        write_atomically(
+            HASH_CACHE, json.dumps({path: entry for path, entry in remembered.items() if os.path.exists(path)})
+        )
     return hashes
 
 
-def write(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Put a text file in place by a rename, so that nobody ever reads half of it."""
     part = _part(path)
     part.write_text(text, encoding="utf-8")
     _rename(part, path)
 
 
-def place(source: Path, path: Path) -> None:
+def copy_atomically(source: Path, path: Path) -> None:
     """Copy a file to its place by a rename."""
     part = _part(path)
     shutil.copyfile(source, part)

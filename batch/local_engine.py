@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from batch.records import Batch, Clip
+from batch.records import Batch, BatchClip
 from batch.worker import Worker
 
 
-def run_loop(
-    batch: Batch, clips: list[Clip], workers: int, gpus: list[str], tell_stage: Callable[[str, str], None]
+def run_local(
+    batch: Batch, clips: list[BatchClip], workers: int, gpus: list[str], tell_stage: Callable[[str, str], None]
 ) -> Iterator[dict]:
     """Reports as they come. ``tell_stage(worker, stage)`` hears, from other threads, what each worker does."""
-    todo: queue.SimpleQueue[Clip] = queue.SimpleQueue()
+    todo: queue.SimpleQueue[BatchClip] = queue.SimpleQueue()
     for clip in clips:
         todo.put(clip)
     results: queue.SimpleQueue[dict | BaseException] = queue.SimpleQueue()

@@ -10,10 +10,10 @@ import time
 
 from batch.clip_reports import FAILED
 
-BAR = 20
+BAR_WIDTH = 20
 
 
-class Progress:
+class ProgressBar:
     """Shows reports as they come and what each worker does; stages may come from any thread."""
 
     def __init__(self, total: int, settled: int) -> None:
@@ -54,13 +54,13 @@ class Progress:
 
     def line(self) -> str:
         """The bar, the time left and the workers' stages."""
-        done = BAR * self.settled // self.total
-        parts = [f"[{'#' * done}{'-' * (BAR - done)}] {self.settled}/{self.total}"]
+        done = BAR_WIDTH * self.settled // self.total
+        parts = [f"[{'#' * done}{'-' * (BAR_WIDTH - done)}] {self.settled}/{self.total}"]
         if self.failed:
             parts.append(f"{self.failed} failed")
         if self.settled > self._before:
             pace = (time.monotonic() - self._started) / (self.settled - self._before)
-            parts.append(f"{duration(pace * (self.total - self.settled))} left")
+            parts.append(f"{format_duration(pace * (self.total - self.settled))} left")
         return " | ".join([", ".join(parts), *(stage for _, stage in sorted(self._stages.items()))])
 
     def _draw(self) -> None:
@@ -73,7 +73,7 @@ class Progress:
         return shutil.get_terminal_size().columns - 1
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A time as people say it: ``"40 s"``, ``"12 min"``, ``"3 h 20 min"``."""
     minutes = round(seconds / 60)
     if seconds < 100:

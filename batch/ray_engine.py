@@ -14,17 +14,17 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-from batch.records import Batch, BatchError, Clip
+from batch.records import Batch, BatchClip, BatchError
 from batch.worker import Worker
 
 ROOT = Path(__file__).resolve().parents[1]
 # Ray Data's retries and its scheduling of actors differ from release to release: this one is tested.
-RAY = "ray[data]==2.60.0"
-STAGE_EVERY = 0.5
+RAY_REQUIREMENT = "ray[data]==2.60.0"
+STAGE_POLL_SECONDS = 0.5
 """Seconds between two looks at what the workers do."""
 
 
-class Stages:
+class StageStore:
     """What each worker of the cluster does now, in an actor of its own."""
 
     def __init__(self) -> None:
@@ -39,8 +39,8 @@ class Stages:
         return self._stages
 
 
-class Actor:
-    """A worker somewhere in the cluster, with the GPU that Ray gives it; ``stages`` is the handle of a `Stages`."""
+class RayWorker:
+    """A worker somewhere in the cluster, with the GPU that Ray gives it; ``stages`` is the handle of a `StageStore`."""
 
     def __init__(self, batch: Batch, stages) -> None:
         self._worker = Worker(batch)
@@ -50,7 +50,7 @@ class Actor:
     def __call__(self, row: dict) -> dict:
         """Settle a clip. What ends the batch is an answer too: Ray would try an exception again without end."""
         try:
-            answer = {"report": self._worker.settle(Clip(**row), partial(self._stages.tell.remote, self._name))}
+            answer = {"report": self._worker.settle(BatchClip(**row), partial(self._stages.tell.remote, self._name))}
         except BatchError as error:
             answer = {"fault": f"On {socket.gethostname()}: {error}"}
         return {"answer": json.dumps(answer)}
@@ -61,7 +61,7 @@ class Actor:
 
 
 def run_ray(
-    batch: Batch, clips: list[Clip], address: str, workers: int | None, tell_stage: Callable[[str, str], None]
+    batch: Batch, clips: list[BatchClip], address: str, workers: int | None, tell_stage: Callable[[str, str], None]
 ) -> Iterator[dict]:
     """Reports as they come, from a running Ray cluster; ``workers`` is one a GPU of the cluster if None, else 1."""
     if "://" in address or ":" not in address:
@@ -73,7 +73,7 @@ def run_ray(
     except ImportError:
         raise BatchError(
             f"--ray needs Ray, which {sys.executable} does not have: run {sys.executable} -m pip install "
-            f'"{RAY}" (or the version of your cluster), or run dev.py with a Python that has it.'
+            f'"{RAY_REQUIREMENT}" (or the version of your cluster), or run dev.py with a Python that has it.'
         ) from None
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
@@ -82,11 +82,11 @@ def run_ray(
     except ConnectionError as error:
         raise BatchError(f"No Ray answers at {address} ({error}): start one with ray start --head.") from None
     ended = threading.Event()
-    stages = ray.remote(num_cpus=0)(Stages).remote()
+    stages = ray.remote(num_cpus=0)(StageStore).remote()
 
     def follow() -> None:
         with suppress(ray.exceptions.RayError):  # stages are for show: a batch outlives the node that keeps them
-            while not ended.wait(STAGE_EVERY):
+            while not ended.wait(STAGE_POLL_SECONDS):
                 for worker, stage in ray.get(stages.read.remote(), timeout=10).items():
                     tell_stage(worker, stage)
 
@@ -100,13 +100,13 @@ def run_ray(
         ray.shutdown()
 
 
-def _answers(ray, batch: Batch, clips: list[Clip], workers: int | None, stages) -> Iterator[dict]:
+def _answers(ray, batch: Batch, clips: list[BatchClip], workers: int | None, stages) -> Iterator[dict]:
     gpus = ray.cluster_resources().get("GPU", 0)
     size = workers or int(gpus) or 1
     ray.data.DataContext.get_current().enable_progress_bars = False
     # A block for each clip and one clip at a time with each actor: a clip that kills its worker takes no other along.
     answers = ray.data.from_items([asdict(clip) for clip in clips], override_num_blocks=len(clips)).map(
-        Actor,
+        RayWorker,
         fn_constructor_args=(replace(batch, cpu=not gpus), stages),
         compute=ray.data.ActorPoolStrategy(size=min(size, len(clips)), max_tasks_in_flight_per_actor=1),
         num_cpus=1,

@@ -11,7 +11,7 @@ class BatchError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Clip:
+class BatchClip:
     """A clip to do: its name in the results, with ``/`` between folders, and where it is."""
 
     name: str

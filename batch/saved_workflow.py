@@ -12,11 +12,11 @@ from pathlib import Path
 from batch.records import BatchError
 
 MUTED, BYPASSED = 2, 4
-OTHER_FILES = re.compile("load.*video|save.*video|video.*combine|save.*webm", re.IGNORECASE)
+VIDEO_NODE_PATTERN = re.compile("load.*video|save.*video|video.*combine|save.*webm", re.IGNORECASE)
 """Nodes that an artist may have taken for the two."""
-SEEDS = ("seed", "noise_seed")
-LAYOUT = {"bgcolor", "color", "extra", "flags", "groups", "order", "pos", "revision", "size", "version"}
-LAYOUT |= {"last_link_id", "last_node_id", "showAdvanced"}
+SEED_INPUTS = ("seed", "noise_seed")
+LAYOUT_KEYS = {"bgcolor", "color", "extra", "flags", "groups", "order", "pos", "revision", "size", "version"}
+LAYOUT_KEYS |= {"last_link_id", "last_node_id", "showAdvanced"}
 """What the page changes in its own format when nodes are only looked at or moved."""
 
 
@@ -30,7 +30,7 @@ def read_workflow(path: Path) -> dict:
         raise BatchError(f"{path} is not JSON: give a workflow saved by ComfyUI.") from None
     if not isinstance(workflow, dict) or not (_is_ui(workflow) or _is_api(workflow)):
         raise BatchError(f"{path} is JSON but no workflow: save it with ComfyUI's Save or Export (API).")
-    require_one_clip([kind for kind, _ in active_nodes(workflow)])
+    check_one_clip([kind for kind, _ in active_nodes(workflow)])
     return workflow
 
 
@@ -59,30 +59,30 @@ def active_nodes(workflow: dict) -> Iterator[tuple[str, object]]:
             yield node["type"], node.get("widgets_values")
 
 
-def require_one_clip(types: list[str]) -> None:
+def check_one_clip(types: list[str]) -> None:
     """Refuse node types with other than one Load Video and one Save Video among them."""
     loads, saves = types.count("LoadVideo"), types.count("SaveVideo")
     if (loads, saves) == (1, 1):
         return
-    others = sorted({kind for kind in types if OTHER_FILES.search(kind)} - {"LoadVideo", "SaveVideo"})
+    others = sorted({kind for kind in types if VIDEO_NODE_PATTERN.search(kind)} - {"LoadVideo", "SaveVideo"})
     found = f"{loads} Load Video and {saves} Save Video" + (f", beside {', '.join(others)}" if others else "")
     raise BatchError(f"A batch needs a workflow with one Load Video and one Save Video; found {found}.")
 
 
-def meaning(workflow: dict) -> object:
+def strip_layout(workflow: dict) -> object:
     """A workflow without its layout: moving a node is no reason to do every clip again."""
 
     def strip(value: object) -> object:
         if isinstance(value, list):
             return [strip(part) for part in value]
         if isinstance(value, dict):
-            return {k: v if k == "widgets_values" else strip(v) for k, v in value.items() if k not in LAYOUT}
+            return {k: v if k == "widgets_values" else strip(v) for k, v in value.items() if k not in LAYOUT_KEYS}
         return value
 
     return strip(workflow) if _is_ui(workflow) else workflow
 
 
-def named_strings(workflow: dict, settings: list[str]) -> set[str]:
+def collect_strings(workflow: dict, settings: list[str]) -> set[str]:
     """Every string in the settings of a workflow's nodes that may name a file, but for the clip's own."""
     found = {setting.partition("=")[2] for setting in settings}
 
@@ -99,38 +99,38 @@ def named_strings(workflow: dict, settings: list[str]) -> set[str]:
     return found
 
 
-def title_of(node: dict) -> str:
+def node_title(node: dict) -> str:
     """What the page shows above a node of a prompt in API format."""
     return node.get("_meta", {}).get("title") or node["class_type"]
 
 
-def titled_inputs(prompt: dict) -> dict[str, list[tuple[dict, str]]]:
+def inputs_by_title(prompt: dict) -> dict[str, list[tuple[dict, str]]]:
     """The inputs of a prompt in API format by ``"Node title.input"``."""
     found: dict[str, list[tuple[dict, str]]] = {}
     for node in prompt.values():
         for name in node["inputs"]:
-            found.setdefault(f"{title_of(node)}.{name}", []).append((node["inputs"], name))
+            found.setdefault(f"{node_title(node)}.{name}", []).append((node["inputs"], name))
     return found
 
 
-def with_settings(prompt: dict, settings: list[str]) -> dict:
+def apply_settings(prompt: dict, settings: list[str]) -> dict:
     """A copy of a prompt in API format with every ``"Node title.input=value"`` in place."""
     prompt = copy.deepcopy(prompt)
-    inputs = titled_inputs(prompt)
+    inputs = inputs_by_title(prompt)
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
             raise BatchError(f'--set is "{setting}", expected "Node title.input=value".')
         if len(inputs.get(key, [])) != 1:
-            raise BatchError(_no_such_input(key, inputs))
+            raise BatchError(_unknown_input_error(key, inputs))
         ((values, name),) = inputs[key]
         if isinstance(values[name], list):
             raise BatchError(f'--set "{key}" is wired to another node, so that it has no value to set.')
-        values[name] = _value(key, values[name], text)
+        values[name] = _parse_value(key, values[name], text)
     return prompt
 
 
-def _no_such_input(key: str, inputs: dict[str, list]) -> str:
+def _unknown_input_error(key: str, inputs: dict[str, list]) -> str:
     if key in inputs:
         return f'--set "{key}" fits {len(inputs[key])} nodes: give the one you mean a title of its own.'
     title = key.rpartition(".")[0]
@@ -138,7 +138,7 @@ def _no_such_input(key: str, inputs: dict[str, list]) -> str:
     return f'--set "{key}" fits no node. There are: {", ".join(near)}.'
 
 
-def _value(key: str, old: object, text: str) -> object:
+def _parse_value(key: str, old: object, text: str) -> object:
     """A value typed on the command line, of the kind that the workflow has there."""
     if isinstance(old, str):
         return text
@@ -152,13 +152,13 @@ def _value(key: str, old: object, text: str) -> object:
     raise BatchError(f'--set "{key}" is "{text}", expected {"true or false" if isinstance(old, bool) else "a number"}.')
 
 
-def with_seeds(prompt: dict, clip_hash: str) -> tuple[dict, dict[str, int]]:
+def apply_seeds(prompt: dict, clip_hash: str) -> tuple[dict, dict[str, int]]:
     """A copy of a prompt whose seeds follow from the clip's content and the saved seeds, and those seeds by title."""
     prompt = copy.deepcopy(prompt)
     seeds = {}
-    for key, places in titled_inputs(prompt).items():
+    for key, places in inputs_by_title(prompt).items():
         for values, name in places:
-            if name in SEEDS and isinstance(values[name], int):
+            if name in SEED_INPUTS and isinstance(values[name], int):
                 digest = hashlib.sha256(f"{clip_hash} {values[name]}".encode()).hexdigest()
                 seeds[key] = values[name] = int(digest[:8], 16)
     return prompt, seeds

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from batch.records import Batch, BatchError, Clip
+from batch.records import Batch, BatchClip, BatchError
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = f"bivdiff-batch-{socket.gethostname()}-"
+FOLDER_PREFIX = f"bivdiff-batch-{socket.gethostname()}-"
 """How the names of workers' folders begin; the process that made one comes next."""
-GPUS = "CUDA_VISIBLE_DEVICES"  # ROCm heeds it too
+GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"  # ROCm heeds it too
 
 
 class Worker:
@@ -25,19 +25,19 @@ class Worker:
 
     def __init__(self, batch: Batch, gpu: str | None = None) -> None:
         self.batch = batch
-        self._environment = os.environ if gpu is None else {**os.environ, GPUS: gpu}
+        self._environment = os.environ if gpu is None else {**os.environ, GPU_VARIABLE: gpu}
         self._process: subprocess.Popen | None = None
         self._folders: list[str] = []
         self._stopped = False
 
-    def settle(self, clip: Clip, tell_stage: Callable[[str], None] = lambda stage: None) -> dict:
+    def settle(self, clip: BatchClip, tell_stage: Callable[[str], None] = lambda stage: None) -> dict:
         """The report of a clip, from as many processes as it takes: the unit gives up after the clip's attempts."""
         for _ in range(self.batch.attempts + 1):
             if report := self._ask(clip, tell_stage):
                 return report
         raise BatchError(f"Workers keep dying before they begin on {clip.name}: see what they print.")
 
-    def _ask(self, clip: Clip, tell_stage: Callable[[str], None]) -> dict | None:
+    def _ask(self, clip: BatchClip, tell_stage: Callable[[str], None]) -> dict | None:
         """The report of a clip, or None when the process has died."""
         if self._stopped:
             raise BatchError("The worker was stopped.")
@@ -59,7 +59,7 @@ class Worker:
         return None
 
     def _start(self) -> None:
-        self._folders.append(tempfile.mkdtemp(prefix=f"{FOLDERS}{os.getpid()}-"))
+        self._folders.append(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-"))
         # A session of its own: a Ctrl-C is for the driver, which then stops its workers.
         self._process = subprocess.Popen(
             [self.batch.python, "-m", "batch.worker_process", self._folders[-1]],

@@ -22,16 +22,16 @@ from pathlib import Path
 import psutil
 from comfy_cli.workflow_to_api import WorkflowConversionError
 
-from batch.clip_runner import Unit
+from batch.clip_runner import ClipRunner
 from batch.comfyui_server import ServerError
-from batch.records import Batch, BatchError, Clip
-from batch.worker import FOLDERS
+from batch.records import Batch, BatchClip, BatchError
+from batch.worker import FOLDER_PREFIX
 
 
-def remove_abandoned(folders: Path) -> None:
+def remove_stale_folders(folders: Path) -> None:
     """Remove what workers have left here that were killed together with those who started them."""
-    for folder in folders.glob(f"{glob.escape(FOLDERS)}*"):
-        owner = folder.name.removeprefix(FOLDERS).partition("-")[0]
+    for folder in folders.glob(f"{glob.escape(FOLDER_PREFIX)}*"):
+        owner = folder.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
         if owner.isdigit() and not psutil.pid_exists(int(owner)):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -52,9 +52,9 @@ def main() -> None:
         os._exit(0)
 
     base = Path(sys.argv[1])
-    remove_abandoned(base.parent)
-    unit = Unit(Batch(**json.loads(sys.stdin.readline())), base, partial(say, "stage"))
-    clips: queue.SimpleQueue[Clip] = queue.SimpleQueue()
+    remove_stale_folders(base.parent)
+    unit = ClipRunner(Batch(**json.loads(sys.stdin.readline())), base, partial(say, "stage"))
+    clips: queue.SimpleQueue[BatchClip] = queue.SimpleQueue()
 
     def work() -> None:
         while True:
@@ -65,7 +65,7 @@ def main() -> None:
 
     threading.Thread(target=work, daemon=True).start()
     for line in sys.stdin:
-        clips.put(Clip(**json.loads(line)))
+        clips.put(BatchClip(**json.loads(line)))
     leave()  # the driver has gone, or wants no more: what is under way is not waited for
 
 

@@ -81,11 +81,11 @@ def frequency(image: Tensor, video: Tensor, ratio: float) -> Tensor:
     return torch.fft.ifftn(mixed, dim=dims, norm="ortho").real.to(video.dtype)
 
 
-STEADY_OVER = 1.5
-"""Standard deviation, in frames, of the Gaussian over which `steadied` takes its mean."""
+SMOOTHING_STD_FRAMES = 1.5
+"""Standard deviation, in frames, of the Gaussian over which `smooth_over_time` takes its mean."""
 
 
-def steadied(noise: Tensor, steadiness: float) -> Tensor:
+def smooth_over_time(noise: Tensor, steadiness: float) -> Tensor:
     """Noise of frames `[F, ...]` drawn towards its mean over neighbouring frames, every frame's std kept.
 
     `S + (1 - steadiness)(z - S)` with S a Gaussian mean over time. What frames drawn apart remember of each other's
@@ -96,7 +96,7 @@ def steadied(noise: Tensor, steadiness: float) -> Tensor:
     """
     frames = noise.flatten(1).float()
     distance = torch.arange(len(frames), device=noise.device).float()
-    weights = torch.exp(-0.5 * ((distance[:, None] - distance) / STEADY_OVER) ** 2)
+    weights = torch.exp(-0.5 * ((distance[:, None] - distance) / SMOOTHING_STD_FRAMES) ** 2)
     mean = weights / weights.sum(dim=1, keepdim=True) @ frames
     drawn = torch.lerp(frames, mean, steadiness)
     drawn = drawn * (frames.std(dim=1, keepdim=True) / drawn.std(dim=1, keepdim=True))

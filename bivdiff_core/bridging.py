@@ -38,21 +38,21 @@ def bridge(
         first, *rest = [weight * model(x, sigma) for weight, model in both if weight > 0]
         return sum(rest, first)
     if strategy == "alternating":
-        return (image if _falls_due(level, share) else video)(x, sigma)
+        return (image if _is_active_step(level, share) else video)(x, sigma)
     following = sigmas[level + 1]
-    if not _falls_due(level, 1 - share) or following == 0:
+    if not _is_active_step(level, 1 - share) or following == 0:
         return image(x, sigma)
-    visited = _euler(video, x, sigma, following)
-    returned = _euler(image, visited, following.expand_as(sigma), sigma[0])
-    reached = _euler(image, returned, sigma, following)
+    visited = _euler_step(video, x, sigma, following)
+    returned = _euler_step(image, visited, following.expand_as(sigma), sigma[0])
+    reached = _euler_step(image, returned, sigma, following)
     return x - (reached - x) * sigma[0] / (following - sigma[0])
 
 
-def _falls_due(step: int, share: float) -> bool:
+def _is_active_step(step: int, share: float) -> bool:
     """Whether a thing that happens in ``share`` of all steps, evenly spread, happens in this one."""
     return int((step + 1) * share + 1e-6) > int(step * share + 1e-6)
 
 
-def _euler(model: Denoiser, x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
+def _euler_step(model: Denoiser, x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
     """One Euler step of the ODE from ``sigma`` to the level ``following``."""
     return x + (x - model(x, sigma)) / sigma[0] * (following - sigma[0])

@@ -13,12 +13,12 @@ from torch import Tensor
 
 GRIDS = ("matched", "reference")
 
-LARGEST_FIRST_SIGMA = 0.5
+MAX_FIRST_SIGMA = 0.5
 """A matched diffusion grid whose lowest non-zero level lies above this leaves the image in one blind step."""
 
 REFERENCE_LAST_TIMESTEP = 998
 
-LARGEST_SHARE_AT_THE_TOP = 0.33
+MAX_SIGNAL_AT_FULL_NOISE = 0.33
 """Image share up to which a diffusion model's level counts as full noise.
 
 Stable Diffusion's own top, sigma 14.6, keeps .068 of the image and AnimateDiff's .040. Of the host's schedulers only
@@ -26,7 +26,7 @@ Stable Diffusion's own top, sigma 14.6, keeps .068 of the image and AnimateDiff'
 steps it keeps .52. Schedules of other packs that stop at sigma 1 keep .71.
 """
 
-SAME_SHARE = 0.02
+SIGNAL_TOLERANCE = 0.02
 """Difference of image share within which two levels below full noise count as one."""
 
 
@@ -52,7 +52,7 @@ def unit_scale(sigma: float) -> float:
     return math.sqrt(1.0 + sigma * sigma)
 
 
-def image_share(sigma: float, flow: bool) -> float:
+def signal_fraction(sigma: float, flow: bool) -> float:
     """What is left of the image at a level, 0..1, by which the levels of different models are compared.
 
     The weight of x0 in the unit-variance latent: `1 / sqrt(1 + sigma^2)` for diffusion models, `1 - sigma` for flow.
@@ -86,7 +86,7 @@ def strength_sigma(strength: float, flow: bool) -> float:
     return strength if flow else sd_sigma(1000.0 * strength)
 
 
-def levels_up_to(levels: Tensor, sigma: float) -> Tensor:
+def truncate_levels(levels: Tensor, sigma: float) -> Tensor:
     """The part of a schedule's levels at and below `sigma`, with `sigma` as its top (clipped to the levels' own).
 
     Args:
@@ -110,27 +110,27 @@ def denoising_grid(levels: Tensor, scheduler: str, flow: bool, top: float | None
     """
     highest = levels[0].item()
     if top is None:
-        _check_top(highest, scheduler, flow)
+        _check_full_noise(highest, scheduler, flow)
         return levels
-    if image_share(highest, flow) - image_share(top, flow) > SAME_SHARE:
+    if signal_fraction(highest, flow) - signal_fraction(top, flow) > SIGNAL_TOLERANCE:
         raise ValueError(
             f"scheduler {scheduler} tops out at sigma {highest:.3g}, short of sigma {top:.3g}, where the inversion "
             "ends and smoothing begins. Set scheduler to normal, raise steps, or lower strength."
         )
-    return levels_up_to(levels, top)
+    return truncate_levels(levels, top)
 
 
-def _check_top(highest: float, scheduler: str, flow: bool) -> None:
+def _check_full_noise(highest: float, scheduler: str, flow: bool) -> None:
     if flow and not math.isclose(highest, 1.0, abs_tol=1e-4):
         raise ValueError(
             f"scheduler {scheduler} tops out at sigma {highest:.3f}, but a flow model's latent is pure noise only at "
             "1. Set scheduler to simple, normal or beta."
         )
-    share = image_share(highest, flow)
-    if share > LARGEST_SHARE_AT_THE_TOP:
+    share = signal_fraction(highest, flow)
+    if share > MAX_SIGNAL_AT_FULL_NOISE:
         raise ValueError(
             f"scheduler {scheduler} tops out at sigma {highest:.3g}, where {share:.0%} of the image is left; full "
-            f"noise leaves at most {LARGEST_SHARE_AT_THE_TOP:.0%}. Set scheduler to normal, raise steps, or lower "
+            f"noise leaves at most {MAX_SIGNAL_AT_FULL_NOISE:.0%}. Set scheduler to normal, raise steps, or lower "
             "strength to stop there on purpose."
         )
 
@@ -148,10 +148,10 @@ def matched_inversion_grid(levels: Tensor, schedule: Schedule, flow: bool) -> Te
     top = strength_sigma(schedule.strength, flow) if schedule.strength < 1 else None
     grid = denoising_grid(levels, schedule.scheduler, flow, top)
     lowest = grid[grid > 0][-1].item()
-    if not flow and lowest > LARGEST_FIRST_SIGMA:
+    if not flow and lowest > MAX_FIRST_SIGMA:
         raise ValueError(
             f"scheduler {schedule.scheduler}'s lowest level is sigma {lowest:.2f}, expected at most "
-            f"{LARGEST_FIRST_SIGMA}: a first step that large loses the frames. Raise steps, or set scheduler to "
+            f"{MAX_FIRST_SIGMA}: a first step that large loses the frames. Raise steps, or set scheduler to "
             "ddim_uniform or karras."
         )
     return grid.flip(0)

@@ -7,7 +7,7 @@ FRAME_NOISE_MODES = ("independent", "shared", "progressive")
 PROGRESSIVE_ALPHA = 2.0
 """Weight of the previous frame's noise against the new draw; PYoCo's choice (arXiv 2305.10474, section 4)."""
 
-MOST_CORRELATED_NOISE = 0.5
+MAX_NOISE_CORRELATION = 0.5
 """Lag-1 spatial correlation above which a latent is taken for an image, not for noise.
 
 On ten held-out demo clips encoded frames lie at .36 to .73 (mean .56), frames inverted in 5 to 25 steps stay below

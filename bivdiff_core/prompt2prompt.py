@@ -17,13 +17,13 @@ from torch import Tensor
 
 EDITS = ("replace", "refine", "reweight")
 BLEND_THRESHOLD = 0.3
-BLEND_FROM = 0.2
+BLEND_START = 0.2
 """The local blend begins after this share of the steps: earlier the maps show nothing yet. The released code's begins
 with the first step, and so does that of a latent inverted on grid `reference`."""
 
 
 @dataclass(frozen=True)
-class Prompt:
+class TokenizedPrompt:
     """A prompt's words and the token ids of each, start and end token left out."""
 
     words: tuple[str, ...]
@@ -36,11 +36,11 @@ class Prompt:
 
     def find(self, word: str) -> list[int]:
         """Positions of all tokens of a word, punctuation and case aside; empty where the prompt lacks it."""
-        same = [_plain(own) == _plain(word) for own in self.words]
+        same = [_normalize_word(own) == _normalize_word(word) for own in self.words]
         return [i for match, positions in zip(same, self.positions(), strict=True) if match for i in positions]
 
 
-def _plain(word: str) -> str:
+def _normalize_word(word: str) -> str:
     return word.lower().strip(".,;:!?\"'()")
 
 
@@ -63,7 +63,9 @@ class CrossAttentionEdit:
         return (source @ mapping * share + target * (1 - share)) * weight
 
 
-def align(edit: str, source: Prompt, target: Prompt, weights: dict[str, float], length: int) -> CrossAttentionEdit:
+def build_attention_edit(
+    edit: str, source: TokenizedPrompt, target: TokenizedPrompt, weights: dict[str, float], length: int
+) -> CrossAttentionEdit:
     """The cross-attention edit between two prompts.
 
     Args:
@@ -131,7 +133,7 @@ def attention_probabilities(q: Tensor, k: Tensor, heads: int) -> Tensor:
     return (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
 
 
-def attend(probabilities: Tensor, v: Tensor) -> Tensor:
+def apply_attention(probabilities: Tensor, v: Tensor) -> Tensor:
     """Values `[B, L, C]` gathered by probabilities `[B, heads, N, L]`, as `[B, N, C]`."""
     heads = probabilities.shape[1]
     values = rearrange(v.float(), "b l (h d) -> b h l d", h=heads)

@@ -5,12 +5,12 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from ..bivdiff_core.host.compat.required_names import REMEDY, missing_for
-from .base import Node
+from .base import PackNode
 
 log = logging.getLogger(__name__)
 
 
-def load_nodes() -> list[type[Node]]:
+def load_nodes() -> list[type[PackNode]]:
     """The node classes of every file here, without files that need a name which this ComfyUI lacks; the log says so."""
     found = []
     for file in sorted(module.name for module in iter_modules(__path__)):
@@ -23,7 +23,7 @@ def load_nodes() -> list[type[Node]]:
             value
             for value in vars(module).values()
             if isinstance(value, type)
-            and issubclass(value, Node)
+            and issubclass(value, PackNode)
             and value.__module__ == module.__name__
             and "define_schema" in vars(value)
         ]

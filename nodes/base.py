@@ -12,11 +12,11 @@ from comfy_api.latest import io
 
 from ..bivdiff_core.host.errors import BIVDiffError
 
-PACK = logging.getLogger(__name__.rsplit(".", 2)[0])
+PACK_LOGGER = logging.getLogger(__name__.rsplit(".", 2)[0])
 """The pack's root logger."""
 
 
-class Node(io.ComfyNode):
+class PackNode(io.ComfyNode):
     """A node whose errors begin with its name, and whose warnings show on it and are part of its output.
 
     Subclasses define `run`, as nodes elsewhere define `execute`.
@@ -25,7 +25,7 @@ class Node(io.ComfyNode):
     @classmethod
     def execute(cls, **inputs: Any) -> io.NodeOutput:
         """Run the node; the warnings that the pack logs meanwhile become part of its output."""
-        with error_prefix(cls), _Warnings() as warnings:
+        with prefix_errors(cls), _WarningCollector() as warnings:
             output = cls.run(**inputs)
         # js/warnings.js shows them. The host joins what the runs of a list show, and wants the same kinds from each.
         if warnings.messages or output.ui:
@@ -42,7 +42,7 @@ PREFIXED: dict[type[Exception], type[Exception]] = {
 
 
 @contextmanager
-def error_prefix(node: type[io.ComfyNode]) -> Iterator[None]:
+def prefix_errors(node: type[io.ComfyNode]) -> Iterator[None]:
     """Put a node's name before the errors of its work, which knows no nodes.
 
     Raises:
@@ -57,7 +57,7 @@ def error_prefix(node: type[io.ComfyNode]) -> Iterator[None]:
         raise kind(message).with_traceback(error.__traceback__) from error.__cause__
 
 
-class _Warnings(logging.Handler):
+class _WarningCollector(logging.Handler):
     """Collects what the pack warns of while it is open."""
 
     def __init__(self) -> None:
@@ -68,9 +68,9 @@ class _Warnings(logging.Handler):
         if record.getMessage() not in self.messages:
             self.messages.append(record.getMessage())
 
-    def __enter__(self) -> _Warnings:
-        PACK.addHandler(self)
+    def __enter__(self) -> _WarningCollector:
+        PACK_LOGGER.addHandler(self)
         return self
 
     def __exit__(self, *error: object) -> None:
-        PACK.removeHandler(self)
+        PACK_LOGGER.removeHandler(self)

@@ -4,14 +4,14 @@ from comfy_api.latest import io
 
 from ..bivdiff_core.bridging import STRATEGIES
 from ..bivdiff_core.host.comfy_types import Conditioning, Model
-from ..bivdiff_core.host.prompts import Prompts
-from ..bivdiff_core.host.two_model_guider import bridge_guider
-from ..bivdiff_core.host.validation import chunk_frames
+from ..bivdiff_core.host.prompts import PromptPair
+from ..bivdiff_core.host.two_model_guider import make_two_model_guider
+from ..bivdiff_core.host.validation import set_frame_chunks
 from . import shared_inputs
-from .base import Node
+from .base import PackNode
 
 
-class BridgeGuider(Node):
+class BridgeGuider(PackNode):
     """Two models in one guider."""
 
     @classmethod
@@ -31,11 +31,11 @@ class BridgeGuider(Node):
                     "image_positive", tooltip="Its prompt, through ControlNet and the like: one hint for each frame."
                 ),
                 io.Conditioning.Input("image_negative", tooltip="What the image model should keep out."),
-                shared_inputs.cfg(7.5, "How strictly the image model follows its prompt.", "image_cfg"),
+                shared_inputs.cfg_input(7.5, "How strictly the image model follows its prompt.", "image_cfg"),
                 io.Model.Input("video_model", tooltip="A video model that shares the image model's VAE."),
                 io.Conditioning.Input("video_positive", tooltip="The prompt, encoded by the video model's own CLIP."),
                 io.Conditioning.Input("video_negative", tooltip="What the video model should keep out."),
-                shared_inputs.cfg(7.5, "How strictly the video model follows its prompt.", "video_cfg"),
+                shared_inputs.cfg_input(7.5, "How strictly the video model follows its prompt.", "video_cfg"),
                 io.Combo.Input(
                     "strategy",
                     options=list(STRATEGIES),
@@ -54,7 +54,7 @@ class BridgeGuider(Node):
                     "flickers, raise it when shapes are lost. 1 is the image model alone, 0 the video model alone "
                     "(interleaved: a detour through it in every step).",
                 ),
-                shared_inputs.frames_per_batch(),
+                shared_inputs.frames_per_batch_input(),
             ],
             outputs=[io.Guider.Output(display_name="GUIDER", tooltip="For SamplerCustomAdvanced.")],
         )
@@ -75,11 +75,11 @@ class BridgeGuider(Node):
         frames_per_batch: int,
     ) -> io.NodeOutput:
         return io.NodeOutput(
-            bridge_guider(
-                chunk_frames(image_model, frames_per_batch),
-                Prompts(image_positive, image_negative, image_cfg),
+            make_two_model_guider(
+                set_frame_chunks(image_model, frames_per_batch),
+                PromptPair(image_positive, image_negative, image_cfg),
                 video_model,
-                Prompts(video_positive, video_negative, video_cfg),
+                PromptPair(video_positive, video_negative, video_cfg),
                 strategy,
                 image_share,
             )

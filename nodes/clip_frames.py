@@ -10,12 +10,12 @@ from ..bivdiff_core.host.comfy_types import VAE
 from ..bivdiff_core.host.encoding import ENCODE_MODES, encode_frames
 from ..bivdiff_core.measure import video_metrics
 from ..bivdiff_core.measure.audio_cuts import cut_audio
-from ..bivdiff_core.measure.optical_flow import average_along
+from ..bivdiff_core.measure.optical_flow import average_along_flow
 from . import shared_inputs
-from .base import Node
+from .base import PackNode
 
 
-class SelectFrames(Node):
+class SelectFrames(PackNode):
     """Frames out of a clip."""
 
     @classmethod
@@ -84,7 +84,7 @@ class SelectFrames(Node):
         return io.NodeOutput(frames, fps / stride, audio)
 
 
-class EncodeFrames(Node):
+class EncodeFrames(PackNode):
     """Frames into latents, whole clips or frame by frame."""
 
     @classmethod
@@ -133,7 +133,7 @@ class EncodeFrames(Node):
         return io.NodeOutput({"samples": encode_frames(vae, images[::stride], mode)})
 
 
-class AverageAlongMotion(Node):
+class AverageAlongMotion(PackNode):
     """Frames averaged with their neighbours, each carried to its place."""
 
     @classmethod
@@ -174,8 +174,8 @@ class AverageAlongMotion(Node):
 
     @classmethod
     def run(cls, images: Tensor, motion_from: Tensor, reach: int) -> io.NodeOutput:
-        frames = video_metrics.check_video(images)
-        clip = video_metrics.check_source(motion_from, like=frames, name="motion_from")
+        frames = video_metrics.validate_video(images)
+        clip = video_metrics.validate_source(motion_from, like=frames, name="motion_from")
         bar = comfy.utils.ProgressBar(len(frames) - 1)  # it also stops a run that is cancelled
-        averaged, share = average_along(frames, clip, reach, partial(bar.update, 1))
+        averaged, share = average_along_flow(frames, clip, reach, partial(bar.update, 1))
         return io.NodeOutput(averaged.to(images), share.to(images.device))

@@ -5,10 +5,10 @@ from torch import Tensor
 
 from ..bivdiff_core.measure.video_metrics import change
 from . import shared_inputs
-from .base import Node
+from .base import PackNode
 
 
-class CompareVideos(Node):
+class CompareVideos(PackNode):
     """Two clips for js/compare_videos.js, as temporary files, and how much each changes from frame to frame."""
 
     @classmethod

@@ -4,13 +4,13 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..bivdiff_core.host.comfy_types import Latent, Model
-from ..bivdiff_core.host.stages import frame_noise
-from ..bivdiff_core.host.validation import admit_samples, chunk_frames
+from ..bivdiff_core.host.stages import make_frame_noise
+from ..bivdiff_core.host.validation import set_frame_chunks, validate_samples
 from . import shared_inputs
-from .base import Node, error_prefix
+from .base import PackNode, prefix_errors
 
 
-class _FrameNoise:
+class _FrameNoiseSource:
     """NOISE whose frames are related."""
 
     def __init__(self, seed: int, mode: str):
@@ -18,11 +18,11 @@ class _FrameNoise:
         self.mode = mode
 
     def generate_noise(self, latent: Latent) -> Tensor:
-        with error_prefix(FrameNoise):
-            return frame_noise(admit_samples(latent), latent.get("batch_index"), self.seed, self.mode)
+        with prefix_errors(FrameNoise):
+            return make_frame_noise(validate_samples(latent), latent.get("batch_index"), self.seed, self.mode)
 
 
-class FrameNoise(Node):
+class FrameNoise(PackNode):
     """Noise for SamplerCustomAdvanced over frames."""
 
     @classmethod
@@ -34,7 +34,7 @@ class FrameNoise(Node):
             description="Starting noise for a batch of frames, for SamplerCustomAdvanced. How frames share it decides "
             "how much they differ before any smoothing.",
             search_aliases=["shared noise", "random noise frames", "progressive noise", "video noise"],
-            inputs=[shared_inputs.seed(), shared_inputs.frame_noise("mode")],
+            inputs=[shared_inputs.seed_input(), shared_inputs.frame_noise_input("mode")],
             outputs=[
                 io.Noise.Output(display_name="NOISE", tooltip="Made for the whole clip, whatever the chunk size.")
             ],
@@ -42,10 +42,10 @@ class FrameNoise(Node):
 
     @classmethod
     def run(cls, seed: int, mode: str) -> io.NodeOutput:
-        return io.NodeOutput(_FrameNoise(seed, mode))
+        return io.NodeOutput(_FrameNoiseSource(seed, mode))
 
 
-class FrameChunks(Node):
+class FrameChunks(PackNode):
     """Frame chunks as a patch of a MODEL."""
 
     @classmethod
@@ -60,11 +60,11 @@ class FrameChunks(Node):
             search_aliases=["batch chunks", "frames per batch", "low vram frames"],
             inputs=[
                 io.Model.Input("model", tooltip="An image model. Context windows that it already has stay in force."),
-                shared_inputs.frames_per_batch(advanced=False),  # all that there is
+                shared_inputs.frames_per_batch_input(advanced=False),  # all that there is
             ],
             outputs=[io.Model.Output(display_name="MODEL", tooltip="The model for KSampler or a guider.")],
         )
 
     @classmethod
     def run(cls, model: Model, frames_per_batch: int) -> io.NodeOutput:
-        return io.NodeOutput(chunk_frames(model, frames_per_batch))
+        return io.NodeOutput(set_frame_chunks(model, frames_per_batch))

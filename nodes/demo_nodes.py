@@ -4,13 +4,13 @@ from fractions import Fraction
 
 from comfy_api.latest import InputImpl, Types, io
 
-from ..bivdiff_core.demo.models import demo_clip
+from ..bivdiff_core.demo.models import make_demo_clip
 from ..bivdiff_core.host.loaders import demo_models
 from . import shared_inputs
-from .base import Node
+from .base import PackNode
 
 
-class DemoModels(Node):
+class DemoModels(PackNode):
     """The demo models as host objects."""
 
     @classmethod
@@ -27,7 +27,7 @@ class DemoModels(Node):
             inputs=[
                 io.Combo.Input(
                     "variant",
-                    options=list(demo_models.VARIANTS),
+                    options=list(demo_models.IMAGE_VARIANTS),
                     default="base",
                     tooltip="What the image model does. base draws from a prompt and, with the ControlNet, from "
                     "outlines. instruct_pix2pix recolours things in a clip (InstructPixToPixConditioning; an "
@@ -70,7 +70,7 @@ class DemoModels(Node):
         )
 
 
-class DemoClip(Node):
+class DemoClip(PackNode):
     """A clip of the world that the demo models know."""
 
     FPS = 8
@@ -102,5 +102,5 @@ class DemoClip(Node):
 
     @classmethod
     def run(cls, frames: int) -> io.NodeOutput:
-        components = Types.VideoComponents(images=demo_clip(frames), frame_rate=Fraction(cls.FPS))
+        components = Types.VideoComponents(images=make_demo_clip(frames), frame_rate=Fraction(cls.FPS))
         return io.NodeOutput(InputImpl.VideoFromComponents(components))

@@ -6,13 +6,13 @@ from comfy_api.latest import io
 from ..bivdiff_core.grids import Schedule
 from ..bivdiff_core.host import stages, validation
 from ..bivdiff_core.host.comfy_types import Conditioning, Latent, Model
-from ..bivdiff_core.host.group_norms import GROUP_NORMS, pools
-from ..bivdiff_core.host.inverted_latents import as_noise
-from ..bivdiff_core.host.prompts import Prompts
-from ..bivdiff_core.host.windows import Windows
+from ..bivdiff_core.host.group_norms import GROUP_NORMS, should_pool_norms
+from ..bivdiff_core.host.inverted_latents import to_sampler_noise
+from ..bivdiff_core.host.prompts import PromptPair
+from ..bivdiff_core.host.windows import WindowSettings
 from ..bivdiff_core.solvers import SOLVERS
 from . import shared_inputs
-from .base import Node, error_prefix
+from .base import PackNode, prefix_errors
 
 
 def _inversion_inputs(model_tooltip: str, latent_tooltip: str) -> list[io.Input]:
@@ -25,8 +25,8 @@ def _inversion_inputs(model_tooltip: str, latent_tooltip: str) -> list[io.Input]
             "between.",
         ),
         io.Latent.Input("latent", tooltip=latent_tooltip),
-        shared_inputs.steps("Inversion steps, as many as the denoising after it has."),
-        shared_inputs.scheduler(
+        shared_inputs.steps_input("Inversion steps, as many as the denoising after it has."),
+        shared_inputs.scheduler_input(
             "ddim_uniform",
             "How the noise levels are spaced; use the same in the smoother. Flow models: simple, normal or beta.",
         ),
@@ -38,19 +38,19 @@ def _inversion_inputs(model_tooltip: str, latent_tooltip: str) -> list[io.Input]
             "most exact per model call, brings frames back best, for Prompt2Prompt. fireflow: comes closest to true "
             "noise, and is the one for flow models. fixed_point: the exact inverse of DDIM, in three times the time.",
         ),
-        shared_inputs.strength(
+        shared_inputs.strength_input(
             "How far to go towards noise. 1 goes all the way, as the paper does: where a control can draw the shapes "
             "back. Around 0.5 keeps shapes by itself, for frames that nearly agree: where they do not, it shows their "
             "blurred average."
         ),
-        shared_inputs.grid(
+        shared_inputs.grid_input(
             "matched inverts along the same noise levels that denoising uses afterwards. reference repeats the "
             "released code step by step (solver ddim only), for comparisons."
         ),
     ]
 
 
-INVERTED = io.Latent.Output(
+INVERTED_OUTPUT = io.Latent.Output(
     display_name="LATENT",
     tooltip="The inverted frames, noise that denoises back to them. For Mixed Inversion Blend or Video Temporal "
     "Smoother; for a core sampler turn it into NOISE with Inverted Latent to Noise. Wired as a core sampler's latent "
@@ -58,7 +58,7 @@ INVERTED = io.Latent.Output(
 )
 
 
-class InvertImage(Node):
+class InvertImage(PackNode):
     """The image branch of Mixed Inversion."""
 
     @classmethod
@@ -76,7 +76,7 @@ class InvertImage(Node):
                     "checkpoint the plain model it was made from.",
                     "The frames: the Frame-wise Image Sampler's output, or any frames through VAE Encode.",
                 ),
-                shared_inputs.frames_per_batch(),
+                shared_inputs.frames_per_batch_input(),
                 io.Combo.Input(
                     "group_norms",
                     options=list(GROUP_NORMS),
@@ -88,7 +88,7 @@ class InvertImage(Node):
                     advanced=True,
                 ),
             ],
-            outputs=[INVERTED],
+            outputs=[INVERTED_OUTPUT],
         )
 
     @classmethod
@@ -105,13 +105,13 @@ class InvertImage(Node):
         frames_per_batch: int,
         group_norms: str = "auto",
     ) -> io.NodeOutput:
-        prompts = Prompts.unguided(conditioning)
-        role = validation.INVERT_POOLED_FRAMES if pools(group_norms, grid) else validation.INVERT_FRAMES
-        clip = validation.admit(role, model, latent, prompts, Windows(frames_per_batch))
+        prompts = PromptPair.without_guidance(conditioning)
+        role = validation.INVERT_FRAMES_POOLED if should_pool_norms(group_norms, grid) else validation.INVERT_FRAMES
+        clip = validation.validate_stage(role, model, latent, prompts, WindowSettings(frames_per_batch))
         return io.NodeOutput(stages.invert(clip, Schedule(steps, scheduler, strength, grid), solver))
 
 
-class InvertVideo(Node):
+class InvertVideo(PackNode):
     """The video branch of Mixed Inversion."""
 
     @classmethod
@@ -127,10 +127,10 @@ class InvertVideo(Node):
                 *_inversion_inputs(
                     "The video model that will smooth the clip.", "The same frames as the image branch gets, in order."
                 ),
-                shared_inputs.CONTEXT_LENGTH,
-                shared_inputs.CONTEXT_OVERLAP,
+                shared_inputs.CONTEXT_LENGTH_INPUT,
+                shared_inputs.CONTEXT_OVERLAP_INPUT,
             ],
-            outputs=[INVERTED],
+            outputs=[INVERTED_OUTPUT],
         )
 
     @classmethod
@@ -147,14 +147,14 @@ class InvertVideo(Node):
         context_length: int,
         context_overlap: int,
     ) -> io.NodeOutput:
-        prompts = Prompts.unguided(conditioning)
-        clip = validation.admit(
-            validation.INVERT_CLIP, model, latent, prompts, Windows(context_length, context_overlap)
+        prompts = PromptPair.without_guidance(conditioning)
+        clip = validation.validate_stage(
+            validation.INVERT_CLIP, model, latent, prompts, WindowSettings(context_length, context_overlap)
         )
         return io.NodeOutput(stages.invert(clip, Schedule(steps, scheduler, strength, grid), solver))
 
 
-class _InvertedNoise:
+class _InvertedNoiseSource:
     """NOISE that is an inverted latent, in the scale in which the host's samplers multiply it back."""
 
     seed = 0
@@ -168,8 +168,8 @@ class _InvertedNoise:
         Raises:
             ValueError: another shape, or a latent with an image in it, which would be added to the noise.
         """
-        with error_prefix(InvertedNoise):
-            samples = validation.admit_samples(latent)
+        with prefix_errors(InvertedNoise):
+            samples = validation.validate_samples(latent)
             if samples.shape != self.noise.shape:
                 raise ValueError(
                     f"the sampler's latent is {list(samples.shape)} but the noise is {list(self.noise.shape)}. Give "
@@ -183,7 +183,7 @@ class _InvertedNoise:
         return self.noise.clone()
 
 
-class InvertedNoise(Node):
+class InvertedNoise(PackNode):
     """Hands an inverted latent to the host's own samplers."""
 
     @classmethod
@@ -212,5 +212,5 @@ class InvertedNoise(Node):
 
     @classmethod
     def run(cls, latent: Latent) -> io.NodeOutput:
-        validation.admit_inverted(latent)
-        return io.NodeOutput(_InvertedNoise(as_noise(latent)))
+        validation.validate_inverted(latent)
+        return io.NodeOutput(_InvertedNoiseSource(to_sampler_noise(latent)))

@@ -10,18 +10,18 @@ from comfy.cli_args import args
 from comfy_api.latest import io
 
 from ..bivdiff_core.host.comfy_types import Latent
-from ..bivdiff_core.host.inverted_latents import inversion_of
+from ..bivdiff_core.host.inverted_latents import read_inversion_info
 from ..bivdiff_core.host.latent_files import read_latent, write_latent
-from ..bivdiff_core.host.validation import admit_inverted
+from ..bivdiff_core.host.validation import validate_inverted
 from . import shared_inputs
-from .base import Node
+from .base import PackNode
 
 log = logging.getLogger(__name__)
 
 FOLDER, SUFFIX = "latents", ".latent"
 
 
-class SaveLatent(Node):
+class SaveLatent(PackNode):
     """Writes an inverted latent with its description."""
 
     @classmethod
@@ -54,7 +54,7 @@ class SaveLatent(Node):
 
     @classmethod
     def run(cls, latent: Latent, filename_prefix: str) -> io.NodeOutput:
-        admit_inverted(latent)
+        validate_inverted(latent)
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
             filename_prefix, folder_paths.get_output_directory()
         )
@@ -72,7 +72,7 @@ class SaveLatent(Node):
         return {name: json.dumps(value) for name, value in found.items() if value is not None}
 
 
-class LoadLatent(Node):
+class LoadLatent(PackNode):
     """Reads an inverted latent."""
 
     @classmethod
@@ -87,7 +87,7 @@ class LoadLatent(Node):
             inputs=[
                 io.Combo.Input(
                     "latent",
-                    options=saved_latents(),
+                    options=list_saved_latents(),
                     tooltip="A .latent file in output/latents or in the input folder. Press R after saving one.",
                 )
             ],
@@ -113,7 +113,7 @@ class LoadLatent(Node):
     @classmethod
     def run(cls, latent: str) -> io.NodeOutput:
         loaded = read_latent(Path(folder_paths.get_annotated_filepath(latent)))
-        if inversion_of(loaded) is None:
+        if read_inversion_info(loaded) is None:
             log.warning(
                 "The file does not say how far the latent was inverted. If its strength was below 1, set the same "
                 "strength in Video Temporal Smoother."
@@ -121,7 +121,7 @@ class LoadLatent(Node):
         return io.NodeOutput(loaded)
 
 
-def saved_latents() -> list[str]:
+def list_saved_latents() -> list[str]:
     """Latent files below output/latents and in the input folder, as the host's annotated paths."""
     output, given = Path(folder_paths.get_output_directory()), Path(folder_paths.get_input_directory())
     saved = [f"{path.relative_to(output).as_posix()} [output]" for path in output.glob(f"{FOLDER}/**/*{SUFFIX}")]

@@ -4,17 +4,17 @@ from comfy_api.latest import io
 
 from ..bivdiff_core.blend import MODES, TASK_RATIOS
 from ..bivdiff_core.host.comfy_types import Latent
-from ..bivdiff_core.host.inverted_latents import mix
-from ..bivdiff_core.host.validation import admit_inverted
+from ..bivdiff_core.host.inverted_latents import mix_branches
+from ..bivdiff_core.host.validation import validate_inverted
 from . import shared_inputs
-from .base import Node, error_prefix
+from .base import PackNode, prefix_errors
 
 
-def _ratio(task: str, mixing_ratio: float) -> float:
+def _effective_ratio(task: str, mixing_ratio: float) -> float:
     return TASK_RATIOS.get(task, mixing_ratio)
 
 
-class MixedInversion(Node):
+class MixedInversion(PackNode):
     """Blends the two branches' inverted latents; a zero-weight branch is skipped."""
 
     @classmethod
@@ -107,11 +107,11 @@ class MixedInversion(Node):
     ) -> list[str]:
         """The branches that have weight; before them a mode that is wired in, which the host does not check."""
         if mode not in MODES:
-            with error_prefix(cls):
+            with prefix_errors(cls):
                 raise ValueError(
                     f"mode {mode} is not one of {', '.join(MODES)}. Wire Blend Mode List to it, or unlink it."
                 )
-        ratio = _ratio(task, mixing_ratio)
+        ratio = _effective_ratio(task, mixing_ratio)
         branches = {
             "image_latent": image_latent if ratio > 0 else (),
             "video_latent": video_latent if ratio < 1 else (),
@@ -128,9 +128,9 @@ class MixedInversion(Node):
         video_latent: Latent | None = None,
         steadiness: float = 0.0,
     ) -> io.NodeOutput:
-        ratio = _ratio(task, mixing_ratio)
+        ratio = _effective_ratio(task, mixing_ratio)
         image, video = image_latent or {}, video_latent or {}  # only the zero-weight branch is missing
         weights = ((image, ratio), (video, 1 - ratio))
         for latent in (latent for latent, weight in weights if weight > 0):
-            admit_inverted(latent)
-        return io.NodeOutput(mix(image, video, ratio, mode, steadiness), ratio)
+            validate_inverted(latent)
+        return io.NodeOutput(mix_branches(image, video, ratio, mode, steadiness), ratio)

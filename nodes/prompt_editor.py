@@ -6,13 +6,13 @@ from comfy_api.latest import io
 
 from ..bivdiff_core.grids import Schedule
 from ..bivdiff_core.host.comfy_types import CLIP, Latent, Model
-from ..bivdiff_core.host.prompt_editing import WordEdit, edit_frames
+from ..bivdiff_core.host.prompt_editing import PromptEdit, edit_frames
 from ..bivdiff_core.prompt2prompt import EDITS
 from . import shared_inputs
-from .base import Node
+from .base import PackNode
 
 
-class Prompt2Prompt(Node):
+class Prompt2Prompt(PackNode):
     """Edits inverted frames by changing their prompt."""
 
     @classmethod
@@ -42,11 +42,11 @@ class Prompt2Prompt(Node):
                     tooltip="What they should show: the source prompt with words changed.",
                 ),
                 io.String.Input("negative_prompt", multiline=True, tooltip="What to keep out; usually empty."),
-                shared_inputs.steps("Denoising steps, as many as the inversion had."),
-                shared_inputs.cfg(
+                shared_inputs.steps_input("Denoising steps, as many as the inversion had."),
+                shared_inputs.cfg_input(
                     7.5, "How strictly both prompts are followed. High values move the frames away from the source."
                 ),
-                shared_inputs.scheduler("ddim_uniform", "The same as in the inversion."),
+                shared_inputs.scheduler_input("ddim_uniform", "The same as in the inversion."),
                 io.Combo.Input(
                     "edit",
                     options=list(EDITS),
@@ -83,7 +83,7 @@ class Prompt2Prompt(Node):
                     default="",
                     tooltip="For edit reweight: target words and how much they count, such as fluffy: 2, red: 0.5.",
                 ),
-                shared_inputs.frames_per_batch(),
+                shared_inputs.frames_per_batch_input(),
             ],
             outputs=[
                 io.Latent.Output(display_name="edited", tooltip="The frames edited to the target prompt."),
@@ -108,7 +108,7 @@ class Prompt2Prompt(Node):
         edit: str,
         **words: Any,
     ) -> io.NodeOutput:
-        word_edit = WordEdit(kind=edit, **words)
+        word_edit = PromptEdit(kind=edit, **words)
         return io.NodeOutput(
             *edit_frames(model, clip, latent, word_edit, Schedule(steps, scheduler), cfg, frames_per_batch)
         )

@@ -10,15 +10,15 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..bivdiff_core.host.comfy_types import ClipVision, Latent
-from ..bivdiff_core.host.inverted_latents import inversion_of
+from ..bivdiff_core.host.inverted_latents import read_inversion_info
 from ..bivdiff_core.host.latents import check_finite
-from ..bivdiff_core.host.validation import admit_samples
+from ..bivdiff_core.host.validation import validate_samples
 from ..bivdiff_core.measure import latent_statistics, plots, video_metrics
 from . import shared_inputs
-from .base import Node
+from .base import PackNode
 
 
-class LatentReport(Node):
+class LatentReport(PackNode):
     """Compares an inverted latent with white noise."""
 
     @classmethod
@@ -60,21 +60,27 @@ class LatentReport(Node):
 
     @classmethod
     def run(cls, latent: Latent) -> io.NodeOutput:
-        samples = admit_samples(latent)
+        samples = validate_samples(latent)
         check_finite(samples)
-        inversion = inversion_of(latent)
+        inversion = read_inversion_info(latent)
         branch, strength = (inversion.branch, inversion.strength) if inversion else ("", 1.0)
-        frames = latent_statistics.as_frames(samples.cpu())
-        measured, bounds = latent_statistics.measure(frames), latent_statistics.limits(tuple(frames.shape))
-        off = latent_statistics.excess(measured, bounds)
+        frames = latent_statistics.flatten_to_frames(samples.cpu())
+        measured, bounds = (
+            latent_statistics.measure_latent(frames),
+            latent_statistics.sampling_limits(tuple(frames.shape)),
+        )
+        off = latent_statistics.normalized_deviation(measured, bounds)
         findings = latent_statistics.diagnose(measured, off, branch, strength)
-        words, table = latent_statistics.words(findings, branch, strength), latent_statistics.table(measured)
+        words, table = (
+            latent_statistics.format_findings(findings, branch, strength),
+            latent_statistics.format_latent_statistics(measured),
+        )
         alarm = any(finding.alarming for finding in findings)
-        plot = plots.latent_report(frames, measured, bounds, latent_statistics.bad_frames(off))
-        return io.NodeOutput(plot, f"{words}\n{table}", alarm, ui=_shown(cls, plot, words, table, not alarm))
+        plot = plots.plot_latent_report(frames, measured, bounds, latent_statistics.find_bad_frames(off))
+        return io.NodeOutput(plot, f"{words}\n{table}", alarm, ui=_report_ui(cls, plot, words, table, not alarm))
 
 
-class TemporalReport(Node):
+class TemporalReport(PackNode):
     """Measures a video, and what smoothing did to it."""
 
     @classmethod
@@ -131,32 +137,34 @@ class TemporalReport(Node):
         clip_vision: ClipVision | None = None,
         source_images: Tensor | None = None,
     ) -> io.NodeOutput:
-        frames, reference, before, source = video_metrics.check_video(images), None, None, None
+        frames, reference, before, source = video_metrics.validate_video(images), None, None, None
         if reference_images is not None:
-            reference = video_metrics.check_video(reference_images, like=frames)
-        clip = None if source_images is None else video_metrics.check_source(source_images, like=frames)
+            reference = video_metrics.validate_video(reference_images, like=frames)
+        clip = None if source_images is None else video_metrics.validate_source(source_images, like=frames)
         videos = sum(video is not None for video in (frames, reference, clip))
         bar = comfy.utils.ProgressBar(
-            video_metrics.pair_count(frames) * videos
+            video_metrics.count_frame_pairs(frames) * videos
         )  # it also stops a run that is cancelled
         on_pair = partial(bar.update, 1)
         if clip is not None:
-            source = video_metrics.Source.of(clip, on_pair)
+            source = video_metrics.SourceMotion.of(clip, on_pair)
         if reference is not None:
-            before = video_metrics.measure(reference, None, _embeddings(clip_vision, reference), on_pair, source)
-        after = video_metrics.measure(frames, reference, _embeddings(clip_vision, frames), on_pair, source)
-        verdict = video_metrics.judge(after, before, source)
-        words, table = verdict.words(), video_metrics.table(after, before)
-        plot = plots.temporal_report(after, before, verdict.cautions)
-        return io.NodeOutput(plot, f"{words}\n{table}", ui=_shown(cls, plot, words, table, verdict.good))
+            before = video_metrics.measure_video(
+                reference, None, _embed_frames(clip_vision, reference), on_pair, source
+            )
+        after = video_metrics.measure_video(frames, reference, _embed_frames(clip_vision, frames), on_pair, source)
+        verdict = video_metrics.judge_video(after, before, source)
+        words, table = verdict.words(), video_metrics.format_metrics(after, before)
+        plot = plots.plot_temporal_report(after, before, verdict.cautions)
+        return io.NodeOutput(plot, f"{words}\n{table}", ui=_report_ui(cls, plot, words, table, verdict.good))
 
 
-def _shown(cls: type[Node], plot: Tensor, words: str, table: str, good: bool | None) -> dict:
+def _report_ui(cls: type[PackNode], plot: Tensor, words: str, table: str, good: bool | None) -> dict:
     """What js/reports.js shows on the node, and the figures, which a batch's reports keep."""
     return {"plot": ui.PreviewImage(plot, cls=cls).values, "words": [words], "table": [table], "good": [good]}
 
 
-def _embeddings(clip_vision: ClipVision | None, frames: Tensor) -> Tensor | None:
+def _embed_frames(clip_vision: ClipVision | None, frames: Tensor) -> Tensor | None:
     """Image embeddings `[F, D]` of frames, made one by one to spare memory; None without a CLIP_VISION."""
     if clip_vision is None:
         return None

@@ -8,16 +8,16 @@ from comfy_api.latest import io
 from ..bivdiff_core.grids import Schedule
 from ..bivdiff_core.host import stages, validation
 from ..bivdiff_core.host.comfy_types import Conditioning, Latent, Model
-from ..bivdiff_core.host.inverted_latents import inversion_of
-from ..bivdiff_core.host.prompts import Prompts
-from ..bivdiff_core.host.windows import Windows
+from ..bivdiff_core.host.inverted_latents import read_inversion_info
+from ..bivdiff_core.host.prompts import PromptPair
+from ..bivdiff_core.host.windows import WindowSettings
 from . import shared_inputs
-from .base import Node
+from .base import PackNode
 
 log = logging.getLogger(__name__)
 
 
-class FrameSampler(Node):
+class FrameSampler(PackNode):
     """KSampler for many frames."""
 
     @classmethod
@@ -45,9 +45,9 @@ class FrameSampler(Node):
                     "outside it. For the structure pass: an inverted latent. It is denoised from where its inversion "
                     "stopped, over the whole picture; seed, denoise and frame_noise have no effect then.",
                 ),
-                shared_inputs.seed(),
-                shared_inputs.steps("Denoising steps."),
-                shared_inputs.cfg(7.5, "How strictly the frames follow the prompt. The paper uses 7.5."),
+                shared_inputs.seed_input(),
+                shared_inputs.steps_input("Denoising steps."),
+                shared_inputs.cfg_input(7.5, "How strictly the frames follow the prompt. The paper uses 7.5."),
                 io.Combo.Input(
                     "sampler_name",
                     options=list(comfy.samplers.SAMPLER_NAMES),
@@ -55,7 +55,7 @@ class FrameSampler(Node):
                     tooltip="Any sampler draws frames; the paper uses ddim. An inverted latent needs one that adds no "
                     "noise: ddim, euler, dpmpp_2m and others.",
                 ),
-                shared_inputs.scheduler(
+                shared_inputs.scheduler_input(
                     "ddim_uniform", "How the noise levels are spaced. The paper's spacing is ddim_uniform."
                 ),
                 io.Float.Input(
@@ -66,8 +66,8 @@ class FrameSampler(Node):
                     step=0.01,
                     tooltip="1 draws the frames from noise; lower values keep more of the encoded clip.",
                 ),
-                shared_inputs.frame_noise("frame_noise"),
-                shared_inputs.frames_per_batch(),
+                shared_inputs.frame_noise_input("frame_noise"),
+                shared_inputs.frames_per_batch_input(),
             ],
             outputs=[
                 io.Latent.Output(
@@ -93,18 +93,18 @@ class FrameSampler(Node):
         frame_noise: str,
         frames_per_batch: int,
     ) -> io.NodeOutput:
-        prompts, windows = Prompts(positive, negative, cfg), Windows(frames_per_batch)
+        prompts, windows = PromptPair(positive, negative, cfg), WindowSettings(frames_per_batch)
         schedule = Schedule(steps, scheduler)
-        if inversion_of(latent_image) is not None:
+        if read_inversion_info(latent_image) is not None:
             if denoise != 1 or frame_noise != "independent":
                 log.warning("An inverted latent needs no noise: denoise and frame_noise have no effect on it.")
-            clip = validation.admit(validation.DENOISE_FRAMES, model, latent_image, prompts, windows)
+            clip = validation.validate_stage(validation.DENOISE_FRAMES, model, latent_image, prompts, windows)
             return io.NodeOutput(stages.denoise(clip, schedule, sampler_name))
-        clip = validation.admit(validation.MAKE_FRAMES, model, latent_image, prompts, windows)
+        clip = validation.validate_stage(validation.GENERATE_FRAMES, model, latent_image, prompts, windows)
         return io.NodeOutput(stages.sample_frames(clip, schedule, sampler_name, seed, denoise, frame_noise))
 
 
-class TemporalSmoother(Node):
+class TemporalSmoother(PackNode):
     """Denoises inverted frames with the video model."""
 
     @classmethod
@@ -124,8 +124,8 @@ class TemporalSmoother(Node):
                     "latent",
                     tooltip="The inverted frames. A plain latent or an encoded image is refused.",
                 ),
-                shared_inputs.steps("Denoising steps, as many as the inversion had."),
-                shared_inputs.cfg(
+                shared_inputs.steps_input("Denoising steps, as many as the inversion had."),
+                shared_inputs.cfg_input(
                     7.5,
                     "How strictly the video follows the prompt. The paper uses 7.5; lower values keep the frames' "
                     "shapes better, and 1 skips the negative prompt, which halves the time.",
@@ -137,20 +137,20 @@ class TemporalSmoother(Node):
                     tooltip="Only samplers that add no noise are listed: added noise would erase the frames that the "
                     "inversion kept. The paper uses ddim.",
                 ),
-                shared_inputs.scheduler(
+                shared_inputs.scheduler_input(
                     "ddim_uniform", "The same as in the inversion. Flow models need simple, normal or beta."
                 ),
-                shared_inputs.strength(
+                shared_inputs.strength_input(
                     "Where the inversion stopped, for a latent that core's Save Latent saved. No other needs it: set "
                     "the strength in both DDIM Inverse nodes.",
                     advanced=True,
                 ),
-                shared_inputs.grid(
+                shared_inputs.grid_input(
                     "matched begins exactly where the inversion ended and is better. reference repeats the released "
                     "code step by step, for comparisons."
                 ),
-                shared_inputs.CONTEXT_LENGTH,
-                shared_inputs.CONTEXT_OVERLAP,
+                shared_inputs.CONTEXT_LENGTH_INPUT,
+                shared_inputs.CONTEXT_OVERLAP_INPUT,
             ],
             outputs=[
                 io.Latent.Output(
@@ -177,7 +177,7 @@ class TemporalSmoother(Node):
         context_length: int,
         context_overlap: int,
     ) -> io.NodeOutput:
-        prompts = Prompts(positive, negative, cfg)
-        windows = Windows(context_length, context_overlap)
-        clip = validation.admit(validation.SMOOTH_CLIP, model, latent, prompts, windows, strength)
+        prompts = PromptPair(positive, negative, cfg)
+        windows = WindowSettings(context_length, context_overlap)
+        clip = validation.validate_stage(validation.SMOOTH_CLIP, model, latent, prompts, windows, strength)
         return io.NodeOutput(stages.denoise(clip, Schedule(steps, scheduler, strength, grid), sampler_name))

@@ -8,7 +8,7 @@ from ..bivdiff_core.noise import FRAME_NOISE_MODES
 
 CATEGORY = "BIVDiff"
 
-CONTEXT_LENGTH = io.Int.Input(
+CONTEXT_LENGTH_INPUT = io.Int.Input(
     "context_length",
     default=0,
     min=0,
@@ -17,7 +17,7 @@ CONTEXT_LENGTH = io.Int.Input(
     "than the model was trained on (16 to 32 frames for most). Use the same windows for inverting and smoothing.",
 )
 
-CONTEXT_OVERLAP = io.Int.Input(
+CONTEXT_OVERLAP_INPUT = io.Int.Input(
     "context_overlap",
     default=0,
     min=0,
@@ -33,7 +33,7 @@ FRAME_NOISE_TOOLTIP = (
 )
 
 
-def frames_per_batch(advanced: bool = True) -> io.Int.Input:
+def frames_per_batch_input(advanced: bool = True) -> io.Int.Input:
     """The size of frame chunks."""
     return io.Int.Input(
         "frames_per_batch",
@@ -47,12 +47,12 @@ def frames_per_batch(advanced: bool = True) -> io.Int.Input:
     )
 
 
-def frame_noise(name: str) -> io.Combo.Input:
+def frame_noise_input(name: str) -> io.Combo.Input:
     """How frames share their starting noise."""
     return io.Combo.Input(name, options=list(FRAME_NOISE_MODES), default="independent", tooltip=FRAME_NOISE_TOOLTIP)
 
 
-def seed() -> io.Int.Input:
+def seed_input() -> io.Int.Input:
     """The seed of a node's noise."""
     return io.Int.Input(
         "seed",
@@ -64,29 +64,29 @@ def seed() -> io.Int.Input:
     )
 
 
-def steps(tooltip: str) -> io.Int.Input:
+def steps_input(tooltip: str) -> io.Int.Input:
     """A number of sampling steps."""
     sets = "The paper uses 50; 12 in every stage is the fast set, measured on small models only."
     return io.Int.Input("steps", default=50, min=1, max=1000, tooltip=f"{tooltip} {sets}")
 
 
-def cfg(default: float, tooltip: str, name: str = "cfg") -> io.Float.Input:
+def cfg_input(default: float, tooltip: str, name: str = "cfg") -> io.Float.Input:
     """Classifier-free guidance."""
     return io.Float.Input(name, default=default, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=tooltip)
 
 
-def scheduler(default: str, tooltip: str) -> io.Combo.Input:
+def scheduler_input(default: str, tooltip: str) -> io.Combo.Input:
     """The host's schedulers."""
     return io.Combo.Input("scheduler", options=list(comfy.samplers.SCHEDULER_NAMES), default=default, tooltip=tooltip)
 
 
-def strength(tooltip: str, advanced: bool = False) -> io.Float.Input:
+def strength_input(tooltip: str, advanced: bool = False) -> io.Float.Input:
     """How far towards noise, as every node of the chain counts it."""
     return io.Float.Input(
         "strength", default=1.0, min=0.01, max=1.0, step=0.01, round=0.001, tooltip=tooltip, advanced=advanced
     )
 
 
-def grid(tooltip: str) -> io.Combo.Input:
+def grid_input(tooltip: str) -> io.Combo.Input:
     """Matched noise levels, or the released code's."""
     return io.Combo.Input("grid", options=list(GRIDS), default="matched", tooltip=tooltip, advanced=True)

@@ -11,22 +11,24 @@ from ..bivdiff_core.blend import MODES
 from ..bivdiff_core.measure import plots, video_grids, video_metrics
 from ..bivdiff_core.solvers import SOLVERS
 from . import shared_inputs
-from .base import Node, error_prefix
+from .base import PackNode, prefix_errors
 
 
-def _valid(node: type[Node], parse: Callable[..., list], text: str | None, *args: Collection[str]) -> bool | str:
+def _validate_list(
+    node: type[PackNode], parse: Callable[..., list], text: str | None, *args: Collection[str]
+) -> bool | str:
     """Whether a list's text can be read, for the host to ask before it runs anything; a linked text is not there yet.
 
     What it says goes to the artist.
     """
     try:
-        with error_prefix(node):
+        with prefix_errors(node):
             return text is None or bool(parse(text, *args))
     except ValueError as refused:
         return str(refused)
 
 
-class RatioList(Node):
+class RatioList(PackNode):
     """Mixing ratios, for which the host runs what follows once each."""
 
     @classmethod
@@ -58,14 +60,14 @@ class RatioList(Node):
 
     @classmethod
     def validate_inputs(cls, ratios: str | None = None) -> bool | str:
-        return _valid(cls, video_grids.parse_ratios, ratios)
+        return _validate_list(cls, video_grids.parse_ratios, ratios)
 
     @classmethod
     def run(cls, ratios: str) -> io.NodeOutput:
         return io.NodeOutput(video_grids.parse_ratios(ratios))
 
 
-class ModeList(Node):
+class ModeList(PackNode):
     """Blend modes, for which the host runs what follows once each."""
 
     @classmethod
@@ -96,14 +98,14 @@ class ModeList(Node):
 
     @classmethod
     def validate_inputs(cls, modes: str | None = None) -> bool | str:
-        return _valid(cls, video_grids.parse_choices, modes, MODES)
+        return _validate_list(cls, video_grids.parse_choices, modes, MODES)
 
     @classmethod
     def run(cls, modes: str) -> io.NodeOutput:
         return io.NodeOutput(video_grids.parse_choices(modes, MODES))
 
 
-class SolverList(Node):
+class SolverList(PackNode):
     """Inversion solvers, for which the host runs what follows once each."""
 
     @classmethod
@@ -135,14 +137,14 @@ class SolverList(Node):
 
     @classmethod
     def validate_inputs(cls, solvers: str | None = None) -> bool | str:
-        return _valid(cls, video_grids.parse_choices, solvers, SOLVERS)
+        return _validate_list(cls, video_grids.parse_choices, solvers, SOLVERS)
 
     @classmethod
     def run(cls, solvers: str) -> io.NodeOutput:
         return io.NodeOutput(video_grids.parse_choices(solvers, SOLVERS))
 
 
-class SweepGrid(Node):
+class SweepGrid(PackNode):
     """All videos of a sweep side by side, and a plot of their figures."""
 
     @classmethod
@@ -219,20 +221,20 @@ class SweepGrid(Node):
                 f"{len(images)} videos arrived with {len(names)} {wire}. Wire {wire} to the list that the "
                 "videos come from."
             )
-        first = video_metrics.check_video(images[0])
-        videos = [video_metrics.check_video(video, like=first) for video in images]
+        first = video_metrics.validate_video(images[0])
+        videos = [video_metrics.validate_video(video, like=first) for video in images]
         if reference_images:
-            reference, against = video_metrics.check_video(reference_images[0], like=first), "the frames before"
-            grid = video_grids.grid([reference, *videos], ["before", *names])
+            reference, against = video_metrics.validate_video(reference_images[0], like=first), "the frames before"
+            grid = video_grids.tile_videos([reference, *videos], ["before", *names])
         else:
             reference, against = videos[standard], names[standard]
-            grid = video_grids.grid(videos, names)
-        clip = video_metrics.check_source(source_images[0], like=first) if source_images else None
+            grid = video_grids.tile_videos(videos, names)
+        clip = video_metrics.validate_source(source_images[0], like=first) if source_images else None
         measured = len(videos) + bool(reference_images) + bool(source_images)
         bar = comfy.utils.ProgressBar(
-            video_metrics.pair_count(first) * measured
+            video_metrics.count_frame_pairs(first) * measured
         )  # it also stops a run that is cancelled
         on_pair = partial(bar.update, 1)
-        source = None if clip is None else video_metrics.Source.of(clip, on_pair)
-        compared = video_grids.compare(videos, reference, on_pair, source)
-        return io.NodeOutput(grid, plots.trade_off(names, *compared, against))
+        source = None if clip is None else video_metrics.SourceMotion.of(clip, on_pair)
+        compared = video_grids.compare_videos(videos, reference, on_pair, source)
+        return io.NodeOutput(grid, plots.plot_trade_off(names, *compared, against))

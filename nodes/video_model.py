@@ -2,15 +2,15 @@
 
 from comfy_api.latest import io
 
-from ..bivdiff_core.host.loaders.video_folder import explain_missing, load_video_folder, video_folders
+from ..bivdiff_core.host.loaders.video_folder import list_video_folders, load_video_folder, missing_model_message
 from . import shared_inputs
-from .base import Node
+from .base import PackNode
 
-NONE = "none yet"
+NO_MODELS_FOUND = "none yet"
 """What the list shows while it is empty; choosing it tells what to download."""
 
 
-class VideoModelLoader(Node):
+class VideoModelLoader(PackNode):
     """Loads ModelScope, ZeroScope and models like them, and VidRD."""
 
     @classmethod
@@ -27,7 +27,7 @@ class VideoModelLoader(Node):
             inputs=[
                 io.Combo.Input(
                     "name",
-                    options=video_folders() or [NONE],
+                    options=list_video_folders() or [NO_MODELS_FOUND],
                     tooltip="A folder in models/diffusers with unet, text_encoder, vae and scheduler in it, or with "
                     "ModelScope's text2video_pytorch_model.pth, as downloaded from the model's page.",
                 )
@@ -45,7 +45,7 @@ class VideoModelLoader(Node):
 
     @classmethod
     def validate_inputs(cls, name: str | None = None) -> bool | str:
-        return name is None or name in video_folders() or explain_missing(name)
+        return name is None or name in list_video_folders() or missing_model_message(name)
 
     @classmethod
     def run(cls, name: str) -> io.NodeOutput:

@@ -5,7 +5,7 @@
 Every run takes a held-out clip of the toy world through the real nodes and the demo models, its footage and controls
 drawn at random. The report sees the mixed latent, never the video; whether the video is bad is settled on its decoded
 frames alone. Measures the runs that rows/alarm.jsonl lacks, and fills the tables of pages/alarm.md, the evidence for
-the levels of `ALARMING` in bivdiff_core/measure/latent_statistics.py.
+the levels of `ALARM_THRESHOLDS` in bivdiff_core/measure/latent_statistics.py.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from torch import Tensor
 
 from bivdiff_core.measure import latent_statistics
 from research import toy_world
-from research.demo_chain import Chain, start, with_jumping_colours
-from research.page_tables import markdown, run_line, write
-from research.rows_and_jobs import interval, measure
-from research.toy_metrics import caption_accuracy, is_bad, sharpness, structure_iou
+from research.demo_chain import DemoChain, add_colour_flicker, start
+from research.page_tables import describe_run, markdown_table, write_page
+from research.rows_and_jobs import confidence_interval, run_jobs
+from research.toy_metrics import caption_accuracy, has_collapsed, shape_iou, sharpness
 
 CLIPS, FIRST_CLIP = 20, 100  # not those of claims.py
 CONTROLS = {
@@ -39,20 +39,20 @@ CONTROLS = {
 BROKEN_FRAME = 3
 
 
-def begin() -> None:
+def init_worker() -> None:
     """Load the chain into this process."""
     global chain
-    chain = Chain(start())
+    chain = DemoChain(start())
 
 
-def footage(clip: toy_world.Clip, kind: str, seed: int) -> dict:
+def footage(clip: toy_world.ToyClip, kind: str, seed: int) -> dict:
     """A clip's frames as they go into the chain, a LATENT: drawn from outlines, or its own, damaged or not."""
     if kind == "drawn":
         outlined = chain.outlined(clip.frames, chain.encode_text(clip.caption))
         return chain.draw(*outlined, chain.nothing(len(clip.frames)), seed)
     frames = clip.frames.clone()
     if kind == "colours that jump":
-        frames = with_jumping_colours(frames, seed)
+        frames = add_colour_flicker(frames, seed)
     elif kind == "one black frame":
         frames[BROKEN_FRAME] = 0
     elif kind == "one frame of static":
@@ -60,9 +60,9 @@ def footage(clip: toy_world.Clip, kind: str, seed: int) -> dict:
     return chain.encode(frames)
 
 
-def work(job: dict) -> dict:
+def run_job(job: dict) -> dict:
     """A row: the report's figures of a run's mixed latent, and whether its video is bad."""
-    clip = toy_world.held_out("easy", job["clip"])
+    clip = toy_world.held_out_clip("easy", job["clip"])
     latent, caption = footage(clip, job["footage"], job["clip"]), chain.encode_text(clip.caption)
     given = {name: job[name] for name in ("solver", "steps", "strength")}
     given["conditioning"] = caption if job["inversion prompt"] == "caption" else chain.empty
@@ -72,24 +72,26 @@ def work(job: dict) -> dict:
         mixed = chain.blend(image, video, job["ratio"], job["mode"])
     except ValueError:  # too few steps to reach noise, or not like noise: the nodes stop such a run themselves
         return {"refused": True}
-    measured = latent_statistics.measure(latent_statistics.as_frames(mixed["samples"]))
-    off = latent_statistics.excess(measured, latent_statistics.limits(tuple(mixed["samples"].shape)))
+    measured = latent_statistics.measure_latent(latent_statistics.flatten_to_frames(mixed["samples"]))
+    off = latent_statistics.normalized_deviation(
+        measured, latent_statistics.sampling_limits(tuple(mixed["samples"].shape))
+    )
     made = chain.decode(chain.smooth(mixed, caption, job["steps"]))
     return {
         "refused": False,
         "off": {name: round(values.max().item(), 4) for name, values in off.items()},
-        "bad": is_bad(rate(made, clip)),
+        "bad": has_collapsed(rate(made, clip)),
     }
 
 
-def rate(frames: Tensor, clip: toy_world.Clip) -> list[dict]:
+def rate(frames: Tensor, clip: toy_world.ToyClip) -> list[dict]:
     """Each frame's overlap with the known shapes, share of right colours, and sharpness against the clip's own."""
     true = chain.decode(chain.encode(clip.frames))
     found = []
     for t in range(len(frames)):
         here = slice(t, t + 1)
         only = replace(clip, masks=clip.masks[:, here])
-        figures = {"IoU": structure_iou(frames[here], only), "caption": caption_accuracy(frames[here], only)}
+        figures = {"IoU": shape_iou(frames[here], only), "caption": caption_accuracy(frames[here], only)}
         found.append(figures | {"sharpness": sharpness(frames[here]) / sharpness(true[here])})
     return found
 
@@ -110,22 +112,22 @@ def area(scores: pandas.Series, bad: pandas.Series) -> str:
 
 def share(values: pandas.Series) -> str:
     """How many of a hundred, with bounds."""
-    low, high = interval(values.astype(float))
+    low, high = confidence_interval(values.astype(float))
     return f"{values.mean():.0%} ({low:.0%} to {high:.0%})"
 
 
-def blocks(rows: list[dict]) -> dict[str, str]:
+def render_tables(rows: list[dict]) -> dict[str, str]:
     """What the page's generated blocks hold."""
     table = pandas.json_normalize([row for row in rows if not row["refused"]])
     table["bad"] = table["bad"].astype(bool)
-    off = {name: table[f"off.{name}"] for name in latent_statistics.ALARMING}
+    off = {name: table[f"off.{name}"] for name in latent_statistics.ALARM_THRESHOLDS}
     full, judged = table["strength"] == 1, table["clip"] % 2 == 1
     scores = pandas.Series(
-        latent_statistics.severity({name: torch.tensor(row[f"off.{name}"]) for name in off}, row["strength"])
+        latent_statistics.alarm_severity({name: torch.tensor(row[f"off.{name}"]) for name in off}, row["strength"])
         for _, row in table.iterrows()
     )
     levels = []
-    for name, level in latent_statistics.ALARMING.items():
+    for name, level in latent_statistics.ALARM_THRESHOLDS.items():
         counting = full | name.startswith("odd")
         found = off[name][counting & ~judged & ~table["bad"]].quantile(0.95)
         levels.append(
@@ -148,15 +150,15 @@ def blocks(rows: list[dict]) -> dict[str, str]:
     ]
     refused = len(rows) - len(table)
     return {
-        "run": run_line(
+        "run": describe_run(
             rows,
             f"{len(rows)} runs. {refused} of them ended before: the nodes refuse steps too few to reach noise, and a "
             "latent that plainly does not look like it.",
         ),
         "controls": "\n".join(f"- {name}: {', '.join(map(str, choices))}" for name, choices in CONTROLS.items()),
-        "footage": markdown(by_footage),
-        "areas": markdown(areas),
-        "levels": markdown(levels),
+        "footage": markdown_table(by_footage),
+        "areas": markdown_table(areas),
+        "levels": markdown_table(levels),
     }
 
 
@@ -169,7 +171,7 @@ def main() -> None:
         {"run": run, "clip": FIRST_CLIP + run % CLIPS} | {name: rng.choice(of) for name, of in CONTROLS.items()}
         for run in range(parser.parse_args().runs)
     ]
-    write("research/pages/alarm.md", blocks(measure("alarm", jobs, work, begin)))
+    write_page("research/pages/alarm.md", render_tables(run_jobs("alarm", jobs, run_job, init_worker)))
 
 
 if __name__ == "__main__":

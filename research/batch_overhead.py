@@ -22,9 +22,9 @@ from pathlib import Path
 from statistics import median
 
 from batch.clip_reports import read_report
-from batch.file_hashes import write
+from batch.file_hashes import write_atomically
 from research import toy_world
-from tools.demo import workflow_of
+from tools.demo import load_demo_workflow
 from tools.environment import RAY_PYTHON
 from tools.in_process_comfyui import COMFYUI
 from tools.video_files import write_video
@@ -86,12 +86,12 @@ class Bench:
         clips = self.folder / "clips"
         clips.mkdir()
         for seed in range(count):
-            write_video(clips / f"{seed}.mp4", toy_world.make_clip(seed).frames)
+            write_video(clips / f"{seed}.mp4", toy_world.generate_clip(seed).frames)
         print(f"\nThe demo workflow on {count} clips of {toy_world.FRAMES} frames, {os.cpu_count()} CPU cores")
         print(f"{'engine':10}{'workers':>8}{'seconds':>9}{'of the loop':>13}{'first clip':>12}{'others':>8}")
         plain = None
         workflow = self.folder / "demo.json"
-        write(workflow, json.dumps(workflow_of("any.mp4")))
+        write_atomically(workflow, json.dumps(load_demo_workflow("any.mp4")))
         for engine, workers, seconds in self.engines(COMFYUI, workflow, clips):
             plain = plain or seconds
             reports = [read_report(path) for path in (self.folder / "out").glob("*.json")]
@@ -120,7 +120,7 @@ class Bench:
     def empty_workflow(self) -> Path:
         """The workflow of clips for the stand-in."""
         path = self.folder / "empty.json"
-        write(path, EMPTY_WORKFLOW)
+        write_atomically(path, EMPTY_WORKFLOW)
         return path
 
     def measure_empty(self, counts: list[int]) -> None:

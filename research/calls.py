@@ -15,11 +15,11 @@ from itertools import product
 import pandas
 
 from research import toy_world
-from research.demo_chain import FRAME_CFG, PASS_STRENGTH, SMOOTH_CFG, start
-from research.frame_counter import Made, PricedChain
-from research.page_tables import markdown, run_line, write
-from research.rows_and_jobs import against, measure
-from research.toy_metrics import figures_of
+from research.demo_chain import FRAME_CFG, SMOOTH_CFG, STRUCTURE_PASS_STRENGTH, start
+from research.frame_counter import CountingChain, PricedResult
+from research.page_tables import describe_run, markdown_table, write_page
+from research.rows_and_jobs import format_difference, run_jobs
+from research.toy_metrics import measure_figures
 
 NOISES = ("independent", "shared")
 STRENGTH = 1.0
@@ -27,7 +27,7 @@ FIGURES = ("shape flicker", "background flicker", "IoU", "caption", "sharpness")
 
 
 @dataclass(frozen=True)
-class Plan:
+class StepPlan:
     """Steps of each stage, and how all of them go: scheduler, sampler, and the inversions' solver."""
 
     draw: int
@@ -39,31 +39,32 @@ class Plan:
     solver: str = "ddim"
 
 
-def even(steps: int, scheduler: str = "ddim_uniform", sampler: str = "ddim", solver: str = "ddim") -> Plan:
+def uniform_plan(steps: int, scheduler: str = "ddim_uniform", sampler: str = "ddim", solver: str = "ddim") -> StepPlan:
     """As many steps in every stage."""
-    return Plan(steps, steps, steps, steps, scheduler, sampler, solver)
+    return StepPlan(steps, steps, steps, steps, scheduler, sampler, solver)
 
 
 REFERENCE = "50"
-PLANS = {str(steps): even(steps) for steps in (50, 25, 16, 12, 8)}
+PLANS = {str(steps): uniform_plan(steps) for steps in (50, 25, 16, 12, 8)}
 PLANS |= {
-    f"{steps} {scheduler}, dpmpp_2m, uni_inv": even(steps, scheduler, "dpmpp_2m", "uni_inv")
+    f"{steps} {scheduler}, dpmpp_2m, uni_inv": uniform_plan(steps, scheduler, "dpmpp_2m", "uni_inv")
     for steps, scheduler in ((12, "ddim_uniform"), *product((12, 8), ("simple", "karras")))
 }
-PLANS |= {f"{steps} ddim_uniform, ddim, uni_inv": even(steps, solver="uni_inv") for steps in (50, 25, 12)}
-PLANS |= {f"12 {scheduler}, ddim, ddim": even(12, scheduler) for scheduler in ("simple", "karras")}
-PLANS |= {"12 ddim_uniform, dpmpp_2m, ddim": even(12, sampler="dpmpp_2m")}
+PLANS |= {f"{steps} ddim_uniform, ddim, uni_inv": uniform_plan(steps, solver="uni_inv") for steps in (50, 25, 12)}
+PLANS |= {f"12 {scheduler}, ddim, ddim": uniform_plan(12, scheduler) for scheduler in ("simple", "karras")}
+PLANS |= {"12 ddim_uniform, dpmpp_2m, ddim": uniform_plan(12, sampler="dpmpp_2m")}
 PLANS |= {
-    f"25, {stage} 12": replace(even(25), **{stage: 12}) for stage in ("draw", "invert", "smooth", "structure_pass")
+    f"25, {stage} 12": replace(uniform_plan(25), **{stage: 12})
+    for stage in ("draw", "invert", "smooth", "structure_pass")
 }
-JUDGES, JUDGED = range(24, 48), (REFERENCE, "12", "12 ddim_uniform, ddim, uni_inv")
+HELD_OUT_CLIPS, HELD_OUT_PLANS = range(24, 48), (REFERENCE, "12", "12 ddim_uniform, ddim, uni_inv")
 """Clips that chose nothing, those of claims.py, and the plans that they judge."""
 
 
-class Calls(PricedChain):
+class CallsChain(CountingChain):
     """The chain by a plan."""
 
-    def steadied(self, clip, noise: str, seed: int, plan: Plan) -> Made:
+    def steadied(self, clip, noise: str, seed: int, plan: StepPlan) -> PricedResult:
         """A clip drawn anew from its outlines and made steady, `[F, H, W, 3]`."""
         text = self.encode_text(clip.caption)
         controlled = dict(zip(("positive", "negative"), self.outlined(clip.frames, text), strict=True))
@@ -84,38 +85,41 @@ class Calls(PricedChain):
 
         def chain(latent: dict) -> dict:
             smoothed = smooth(invert(draw(latent, plan.draw, FRAME_CFG), plan.invert, STRENGTH))
-            return draw(invert(smoothed, plan.structure_pass, PASS_STRENGTH), plan.structure_pass, SMOOTH_CFG)
+            return draw(invert(smoothed, plan.structure_pass, STRUCTURE_PASS_STRENGTH), plan.structure_pass, SMOOTH_CFG)
 
         return self.step(lambda: self.decode(chain(self.nothing(len(clip.frames)))))
 
 
-def begin() -> None:
+def init_worker() -> None:
     """Load the chain into this process."""
     global chain
-    chain = Calls(start())
+    chain = CallsChain(start())
 
 
-def work(job: dict) -> dict:
+def run_job(job: dict) -> dict:
     """A row: figures of a plan on a job's clip."""
-    clip = toy_world.held_out(job["kind"], job["clip"])
+    clip = toy_world.held_out_clip(job["kind"], job["clip"])
     video = chain.steadied(clip, job["noise"], job["clip"], PLANS[job["plan"]])
-    figures = {name: value and round(value, 5) for name, value in figures_of(video.result, clip).items()}
+    figures = {name: value and round(value, 5) for name, value in measure_figures(video.result, clip).items()}
     return figures | {"calls": video.calls}
 
 
-def blocks(rows: list[dict]) -> dict[str, str]:
+def render_tables(rows: list[dict]) -> dict[str, str]:
     """What the page's generated blocks hold."""
     table = pandas.DataFrame(rows).astype(dict.fromkeys(FIGURES, float))
     table = table.set_index(["kind", "noise", "plan", "clip"]).sort_index()
-    chose, judge = (table[table.index.isin(JUDGES, level="clip") == judging] for judging in (False, True))
+    chose, judge = (table[table.index.isin(HELD_OUT_CLIPS, level="clip") == judging] for judging in (False, True))
     counts = [len(part.index.unique("clip")) for part in (chose, judge)]
-    made = {"run": run_line(rows, f"{counts[0]} clips of each kind, {counts[1]} judge.")}
-    for kind, noise in product(toy_world.KINDS, NOISES):
-        made[f"{kind}, {noise}"] = plans(chose.loc[kind, noise], list(PLANS))
-    return made | {f"{kind}, judged": plans(judge.loc[kind, NOISES[0]], list(JUDGED)) for kind in toy_world.KINDS}
+    made = {"run": describe_run(rows, f"{counts[0]} clips of each kind, {counts[1]} judge.")}
+    for kind, noise in product(toy_world.CLIP_KINDS, NOISES):
+        made[f"{kind}, {noise}"] = plans_table(chose.loc[kind, noise], list(PLANS))
+    return made | {
+        f"{kind}, judged": plans_table(judge.loc[kind, NOISES[0]], list(HELD_OUT_PLANS))
+        for kind in toy_world.CLIP_KINDS
+    }
 
 
-def plans(table: pandas.DataFrame, names: list[str]) -> str:
+def plans_table(table: pandas.DataFrame, names: list[str]) -> str:
     """A line for each plan, with its differences to `REFERENCE` clip by clip, as Markdown."""
     reference, lines = table.loc[REFERENCE], []
     for plan in names:
@@ -123,9 +127,9 @@ def plans(table: pandas.DataFrame, names: list[str]) -> str:
         line = {"plan": plan, "calls": f"{of_plan['calls'].mean():.0f}"}
         for figure in FIGURES:
             values = of_plan[figure]
-            line[figure] = f"{values.mean():.3f}" if plan == REFERENCE else against(values, reference[figure])
+            line[figure] = f"{values.mean():.3f}" if plan == REFERENCE else format_difference(values, reference[figure])
         lines.append(line)
-    return markdown(lines)
+    return markdown_table(lines)
 
 
 def main() -> None:
@@ -134,9 +138,12 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=8, help="how many held-out clips of each kind")
     clips = range(parser.parse_args().clips)
     names = ("clip", "kind", "noise", "plan")
-    settings = [*product(clips, toy_world.KINDS, NOISES, PLANS), *product(JUDGES, toy_world.KINDS, NOISES[:1], JUDGED)]
+    settings = [
+        *product(clips, toy_world.CLIP_KINDS, NOISES, PLANS),
+        *product(HELD_OUT_CLIPS, toy_world.CLIP_KINDS, NOISES[:1], HELD_OUT_PLANS),
+    ]
     jobs = [dict(zip(names, job, strict=True)) for job in settings]
-    write("research/pages/calls.md", blocks(measure("calls", jobs, work, begin)))
+    write_page("research/pages/calls.md", render_tables(run_jobs("calls", jobs, run_job, init_worker)))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from research import toy_world
 from tools.in_process_comfyui import Pack, use_comfyui
 
 FRAME_CFG, SMOOTH_CFG = 3.0, 1.0
-PASS_STRENGTH = 0.3
+STRUCTURE_PASS_STRENGTH = 0.3
 SCHEDULER = "ddim_uniform"
 
 
@@ -26,12 +26,12 @@ def start() -> Pack:
     return pack
 
 
-def device() -> str:
+def device_name() -> str:
     """What the figures were measured on, in words."""
     return "a GPU" if torch.accelerator.is_available() else "a CPU"
 
 
-class Chain:
+class DemoChain:
     """The nodes of the chain on the demo models; settings that a benchmark does not name are the demo workflow's."""
 
     def __init__(self, pack: Pack) -> None:
@@ -58,7 +58,7 @@ class Chain:
             positive=positive,
             negative=self.empty,
             control_net=self.control_net,
-            image=toy_world.canny_control(frames),
+            image=toy_world.canny_hints(frames),
         )
 
     def draw(
@@ -176,7 +176,9 @@ class Chain:
 
     def structure_pass(self, latent: dict, positive: list, controlled: tuple[list, list], steps: int = 25) -> dict:
         """A smoothed LATENT inverted a little way, and drawn again under the frames' control."""
-        return self.redraw(self.invert_image(latent, positive, PASS_STRENGTH, steps=steps), *controlled, steps)
+        return self.redraw(
+            self.invert_image(latent, positive, STRUCTURE_PASS_STRENGTH, steps=steps), *controlled, steps
+        )
 
     def nothing(self, frames: int) -> dict:
         """An empty LATENT of so many frames."""
@@ -246,13 +248,13 @@ class Chain:
         )
 
 
-def average_of_three(frames: Tensor) -> Tensor:
+def average_three_frames(frames: Tensor) -> Tensor:
     """Each frame `[F, H, W, 3]` averaged with its neighbours; the end frames count themselves twice."""
     padded = torch.cat((frames[:1], frames, frames[-1:]))
     return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
 
 
-def with_jumping_colours(frames: Tensor, seed: int) -> Tensor:
+def add_colour_flicker(frames: Tensor, seed: int) -> Tensor:
     """Frames `[F, H, W, 3]`, each a little lighter or darker in every colour: footage that flickers."""
     jumps = torch.randn(len(frames), 1, 1, 3, generator=torch.Generator().manual_seed(seed))
     return (frames * (1 + 0.12 * jumps)).clamp(0, 1)

@@ -16,13 +16,13 @@ import torch
 from safetensors.torch import save_file
 
 from bivdiff_core.demo.models import (
-    AUTOENCODER,
+    AUTOENCODER_CONFIG,
     CONTEXT_DIM,
     CONTEXT_LENGTH,
-    T2I_ADAPTER,
-    TEXT_ENCODER,
-    VIDEO_UNET,
-    WEIGHTS,
+    T2I_ADAPTER_CONFIG,
+    TEXT_ENCODER_CONFIG,
+    VIDEO_UNET_CONFIG,
+    WEIGHTS_FOLDER,
     WordTokenizer,
 )
 from bivdiff_core.grids import SD_BETAS
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, ControlNetModel, T2IAdapter, UNet2DConditionModel, UNet3DConditionModel
     from transformers import CLIPTextModel
 
-RANK = 16
+VARIANT_RANK = 16
 LORA_RANK = 8
-LORA = "loras/bivdiff_black_and_white"
+LORA_NAME = "loras/bivdiff_black_and_white"
 IMAGE_UNET = {
     "sample_size": 8,
     "in_channels": 4,
@@ -65,7 +65,7 @@ def token_ids(captions: list[str]) -> torch.Tensor:
     return torch.tensor([row + [end] * (CONTEXT_LENGTH - len(row)) for row in rows])
 
 
-def _quiet(net: torch.nn.Module, ends: str) -> None:
+def _zero_last_layers(net: torch.nn.Module, ends: str) -> None:
     """Let residual branches, whose last layers match ``ends``, begin by adding nothing, as the published models did.
 
     diffusers does not, and tiny nets then learn several times slower.
@@ -76,7 +76,7 @@ def _quiet(net: torch.nn.Module, ends: str) -> None:
 
 
 @torch.no_grad()
-def _pass_colours(net: AutoencoderKL) -> None:
+def _init_colour_path(net: AutoencoderKL) -> None:
     """Let the first channels of an autoencoder carry colours to the latent and back; the others begin at random.
 
     Found by itself, that way takes hundreds of steps. Colours run along twice, as c and -c, because the activation
@@ -113,9 +113,9 @@ def autoencoder() -> AutoencoderKL:
     """
     from diffusers import AutoencoderKL
 
-    net = AutoencoderKL(**AUTOENCODER)
-    _quiet(net, r"conv2\.weight$|to_out")
-    _pass_colours(net)
+    net = AutoencoderKL(**AUTOENCODER_CONFIG)
+    _zero_last_layers(net, r"conv2\.weight$|to_out")
+    _init_colour_path(net)
     torch.nn.init.zeros_(net.quant_conv.weight[4:])
     torch.nn.init.constant_(net.quant_conv.bias[4:], -6.0)
     return net
@@ -128,7 +128,7 @@ def text_encoder() -> CLIPTextModel:
     vocab = WordTokenizer().get_vocab()
     start, end = vocab[WordTokenizer.START], vocab[WordTokenizer.END]
     special = {"bos_token_id": start, "eos_token_id": end, "pad_token_id": end}
-    return CLIPTextModel(CLIPTextConfig(vocab_size=len(vocab), **special, **TEXT_ENCODER))
+    return CLIPTextModel(CLIPTextConfig(vocab_size=len(vocab), **special, **TEXT_ENCODER_CONFIG))
 
 
 def image_unet() -> UNet2DConditionModel:
@@ -136,7 +136,7 @@ def image_unet() -> UNet2DConditionModel:
     from diffusers import UNet2DConditionModel
 
     net = UNet2DConditionModel(**IMAGE_UNET)
-    _quiet(net, r"conv2\.weight$|attentions\.\d+\.proj_out\.weight$|conv_out\.weight$")
+    _zero_last_layers(net, r"conv2\.weight$|attentions\.\d+\.proj_out\.weight$|conv_out\.weight$")
     return net
 
 
@@ -156,8 +156,8 @@ def t2i_adapter() -> T2IAdapter:
     """A T2I-Adapter that adds nothing yet: outlines ``[B, 1, 64, 64]`` in 0..1 to a feature for each level."""
     from diffusers import T2IAdapter
 
-    net = T2IAdapter(**T2I_ADAPTER)
-    _quiet(net, r"conv_in|block2")
+    net = T2IAdapter(**T2I_ADAPTER_CONFIG)
+    _zero_last_layers(net, r"conv_in|block2")
     return net
 
 
@@ -165,7 +165,7 @@ def video_unet() -> UNet3DConditionModel:
     """An untrained video model of ModelScope's architecture."""
     from diffusers import UNet3DConditionModel
 
-    return UNet3DConditionModel(**VIDEO_UNET)
+    return UNet3DConditionModel(**VIDEO_UNET_CONFIG)
 
 
 def inflate(image: UNet2DConditionModel) -> UNet3DConditionModel:
@@ -198,7 +198,7 @@ class LowRank(torch.nn.Module):
         return weight + (self.up @ self.down).view_as(weight)
 
 
-def variant(image: UNet2DConditionModel, channels: int) -> UNet2DConditionModel:
+def add_input_channels(image: UNet2DConditionModel, channels: int) -> UNet2DConditionModel:
     """The image model with further input channels, all of it frozen but its first layer and low-rank changes.
 
     At first it does what the image model does, whatever the new channels hold.
@@ -213,12 +213,12 @@ def variant(image: UNet2DConditionModel, channels: int) -> UNet2DConditionModel:
     for name, layer in list(net.named_modules()):
         if name == "conv_in":
             layer.weight.requires_grad_(True)
-        elif getattr(layer, "weight", None) is not None and layer.weight.ndim > 1 and len(layer.weight) > RANK:
-            torch.nn.utils.parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, RANK))
+        elif getattr(layer, "weight", None) is not None and layer.weight.ndim > 1 and len(layer.weight) > VARIANT_RANK:
+            torch.nn.utils.parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, VARIANT_RANK))
     return net
 
 
-def variant_changes(net: UNet2DConditionModel) -> dict[str, torch.Tensor]:
+def trained_weights(net: UNet2DConditionModel) -> dict[str, torch.Tensor]:
     """What sets a net apart from the image model: a variant's first layer, and `up` and `down` of the others."""
     learnt = {name: tensor for name, tensor in net.named_parameters() if tensor.requires_grad}
     return {name.replace(".parametrizations.weight.0", ""): tensor for name, tensor in learnt.items()}
@@ -236,15 +236,15 @@ def lora(image: UNet2DConditionModel) -> UNet2DConditionModel:
 def lora_weights(net: UNet2DConditionModel) -> dict[str, torch.Tensor]:
     """The low-rank changes under the names that LoRA files for Stable Diffusion give them."""
     named = {}
-    for key, tensor in variant_changes(net).items():
+    for key, tensor in trained_weights(net).items():
         layer, kind = key.rsplit(".", 1)
         named[f"lora_unet_{layer.replace('.', '_')}.lora_{kind}.weight"] = tensor
     return named
 
 
 def save_weights(name: str, weights: dict[str, torch.Tensor], latents: dict[str, list] | None = None) -> None:
-    """Store a state dict as fp16 safetensors; ``latents`` is what ``latent_scaling`` reads back."""
-    path = WEIGHTS / f"{name}.safetensors"
+    """Store a state dict as fp16 safetensors; ``latents`` is what ``read_latent_scaling`` reads back."""
+    path = WEIGHTS_FOLDER / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     half = {key: tensor.detach().half().contiguous() for key, tensor in weights.items()}
     save_file(half, path, {"latents": json.dumps(latents)} if latents else None)

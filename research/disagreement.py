@@ -18,13 +18,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bivdiff_core.measure.optical_flow import average_along
+from bivdiff_core.measure.optical_flow import average_along_flow
 from research import toy_world
-from research.demo_chain import Chain, average_of_three, start
-from research.page_tables import markdown, run_line, write
-from research.rows_and_jobs import ROOT, interval, measure
-from research.toy_metrics import caption_accuracy, sharpness, structure_iou
-from tools.contact_sheet import contact_sheet
+from research.demo_chain import DemoChain, average_three_frames, start
+from research.page_tables import describe_run, markdown_table, write_page
+from research.rows_and_jobs import ROOT, confidence_interval, run_jobs
+from research.toy_metrics import caption_accuracy, shape_iou, sharpness
+from tools.contact_sheet import make_contact_sheet
 
 REACH, STRENGTH, SEED = 3, 0.5, 0
 AIMS = {
@@ -41,66 +41,66 @@ SHEET_CLIPS, SHEET_FRAMES = 8, (0, 3, 4)
 SHOWN = ("source", "frames", "frames, three", "frames, along", "again")
 
 
-def begin() -> None:
+def init_worker() -> None:
     """Load the chain into this process."""
     global chain
-    chain = Chain(start())
+    chain = DemoChain(start())
 
 
-def videos(clip: toy_world.Clip) -> dict[str, Tensor]:
+def videos(clip: toy_world.ToyClip) -> dict[str, Tensor]:
     """A clip, frames drawn from its outlines, averages of both, and what the video model makes of the clip."""
     source, positive = clip.frames, chain.encode_text(clip.caption)
     drawn = chain.draw(*chain.outlined(source, positive), chain.nothing(len(source)), SEED)
     made = {"source": source, "frames": chain.decode(drawn)}
     for name in ("source", "frames"):
-        made[f"{name}, three"] = average_of_three(made[name])
-        made[f"{name}, along"] = average_along(made[name], source, REACH)[0]
+        made[f"{name}, three"] = average_three_frames(made[name])
+        made[f"{name}, along"] = average_along_flow(made[name], source, REACH)[0]
     latent = chain.encode(source)
     inverted = chain.invert_video(latent, positive, STRENGTH)
     return made | {"decoded": chain.decode(latent), "again": chain.decode(chain.smooth(inverted, positive))}
 
 
-def work(job: dict) -> dict:
+def run_job(job: dict) -> dict:
     """A row: the figures of `AIMS` on a job's clip."""
-    clip = toy_world.held_out(job["kind"], job["clip"])
+    clip = toy_world.held_out_clip(job["kind"], job["clip"])
     made = videos(clip)
     sharp = {name: sharpness(video) for name, video in made.items()}
     kept = {name: sharp[name] / sharp[name.partition(",")[0]] for name in AIMS if "," in name}
     figures = kept | {
-        "frames' overlap": structure_iou(made["frames"], clip),
+        "frames' overlap": shape_iou(made["frames"], clip),
         "frames' caption": caption_accuracy(made["frames"], clip),
         "video model": sharp["again"] / sharp["decoded"],
     }
     return {name: value and round(value, 4) for name, value in figures.items()}
 
 
-def blocks(rows: list[dict]) -> dict[str, str]:
+def render_tables(rows: list[dict]) -> dict[str, str]:
     """What the page's generated blocks hold."""
     table = pandas.DataFrame(rows).astype(dict.fromkeys(AIMS, float))
     lines = []
     for name, aim in AIMS.items():
         line = {"": name}
-        for kind in toy_world.KINDS:
+        for kind in toy_world.CLIP_KINDS:
             values = table[name][table["kind"] == kind]
-            low, high = interval(values)
+            low, high = confidence_interval(values)
             line[kind] = f"{values.mean():.2f} ({low:.2f} to {high:.2f})"
         met = values.mean() >= aim if aim > 0 else values.mean() <= -aim
         line["aim on hard clips"] = f"at {'least' if aim > 0 else 'most'} {abs(aim):g}{'' if met else ': MISSED'}"
         lines.append(line)
     return {
-        "run": run_line(rows, f"{table['clip'].nunique()} held-out clips of each kind."),
-        "figures": markdown(lines),
+        "run": describe_run(rows, f"{table['clip'].nunique()} held-out clips of each kind."),
+        "figures": markdown_table(lines),
     }
 
 
 def sheet() -> Image.Image:
     """A line for each hard clip, three frames of each video, at twice their size."""
-    begin()
+    init_worker()
     lines = {}
     for number in range(SHEET_CLIPS):
-        made = videos(toy_world.held_out("hard", number))
+        made = videos(toy_world.held_out_clip("hard", number))
         lines[str(number)] = torch.cat([made[name][[*SHEET_FRAMES]] for name in SHOWN])
-    return contact_sheet(lines, tile=132)
+    return make_contact_sheet(lines, tile=132)
 
 
 def main() -> None:
@@ -109,8 +109,8 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=8, help="how many held-out clips of each kind")
     parser.add_argument("--sheet", action="store_true", help="draw the contact sheet anew")
     given = parser.parse_args()
-    jobs = [{"clip": clip, "kind": kind} for clip, kind in product(range(given.clips), toy_world.KINDS)]
-    write("research/pages/disagreement.md", blocks(measure("disagreement", jobs, work, begin)))
+    jobs = [{"clip": clip, "kind": kind} for clip, kind in product(range(given.clips), toy_world.CLIP_KINDS)]
+    write_page("research/pages/disagreement.md", render_tables(run_jobs("disagreement", jobs, run_job, init_worker)))
     if given.sheet:
         sheet().quantize(256).save(ROOT / "research" / "pages" / "disagreement.png", optimize=True)
 

@@ -11,81 +11,99 @@ from dataclasses import replace
 import pandas
 
 from research import calls, claims, leak, toy_world
-from research.page_tables import markdown, run_line
+from research.page_tables import describe_run, markdown_table
 from research.study import FRAME_WISE, Results
-from research.study_cases import MIDDLE, MOTIONS, PASSED, SHARED, Case, plain
+from research.study_cases import DEFAULT_CASE, MOTIONS, SHARED_NOISE_CASE, WITH_STRUCTURE_PASS, StudyCase, no_video_case
 
-BEST = f"BIVDiff 1{claims.PASSED}"
+BEST = f"BIVDiff 1{claims.STRUCTURE_PASS_SUFFIX}"
 HARD_WAYS = {
     "source": ("source",),
     "independent": (
-        claims.PLAIN,
-        *claims.CHEAP,
+        claims.UNSMOOTHED,
+        *claims.BASELINES,
         "BIVDiff 1",
         BEST,
-        f"BIVDiff 1, strength 0.5{claims.PASSED}",
+        f"BIVDiff 1, strength 0.5{claims.STRUCTURE_PASS_SUFFIX}",
         "BIVDiff 1, no caption",
         "BIVDiff 1, as released, guidance 1",
         "BIVDiff 1, as released, guidance 7.5",
         "image model for the video model",
     ),
-    "shared": (claims.PLAIN, BEST),
-    "own": (claims.PLAIN, "along motion 3", BEST, "BIVDiff 1, strength 0.5", f"BIVDiff 1, strength 0.5{claims.PASSED}"),
-    "the source's noise": (claims.PLAIN,),
+    "shared": (claims.UNSMOOTHED, BEST),
+    "own": (
+        claims.UNSMOOTHED,
+        "along motion 3",
+        BEST,
+        "BIVDiff 1, strength 0.5",
+        f"BIVDiff 1, strength 0.5{claims.STRUCTURE_PASS_SUFFIX}",
+    ),
+    "the source's noise": (claims.UNSMOOTHED,),
 }
 EASY_WAYS = {
     "source": ("source",),
     "independent": (
-        claims.PLAIN,
+        claims.UNSMOOTHED,
         "along motion 1",
         "along motion 3",
-        f"along motion 7{claims.PASSED}",
+        f"along motion 7{claims.STRUCTURE_PASS_SUFFIX}",
         BEST,
     ),
-    "shared": (claims.PLAIN,),
+    "shared": (claims.UNSMOOTHED,),
 }
 """The ways that the tables show, by the frames that they start from."""
-COMPARED = (
-    claims.PLAIN,
-    f"along motion 1{claims.PASSED}",
+COMPARE_WIDTH = (
+    claims.UNSMOOTHED,
+    f"along motion 1{claims.STRUCTURE_PASS_SUFFIX}",
     "BIVDiff 1",
-    f"BIVDiff 1, strength 0.5{claims.PASSED}",
-    f"{claims.PLAIN}, shared",
-    f"{claims.PLAIN}, the source's noise",
+    f"BIVDiff 1, strength 0.5{claims.STRUCTURE_PASS_SUFFIX}",
+    f"{claims.UNSMOOTHED}, shared",
+    f"{claims.UNSMOOTHED}, the source's noise",
 )
 """What `BEST` is compared with, on independent frames."""
 COLUMNS = ("against", "shape flicker", "background flicker", "IoU", "sharpness")
 
 
-def tuned(case: Case) -> Case:
+def tuned(case: StudyCase) -> StudyCase:
     """A case with the image model trained on each clip instead, as in Tune-A-Video."""
     return replace(case, method="tuned per clip", strength=1.0)
 
 
-FULL = replace(MIDDLE, ratio=1.0, strength=1.0)
-HALF = replace(MIDDLE, ratio=0.5)
-SHARED_FRAMES = plain("controlnet", "frame-wise", "shared")
-EDITED, REWORDED, INPAINTED, OWN = (
-    replace(MIDDLE, task=task) for task in ("instruct_pix2pix", "prompt2prompt", "inpainting", "own_frames")
+FULL = replace(DEFAULT_CASE, ratio=1.0, strength=1.0)
+HALF = replace(DEFAULT_CASE, ratio=0.5)
+SHARED_FRAMES = no_video_case("controlnet", "frame-wise", "shared")
+RECOLOURED, REWORDED, INPAINTED, OWN = (
+    replace(DEFAULT_CASE, task=task) for task in ("instruct_pix2pix", "prompt2prompt", "inpainting", "own_frames")
 )
-CONTROLS: tuple[tuple[str, Case, Case], ...] = (
-    ("mixing ratio 0 -> 1, strength 0.75", replace(MIDDLE, ratio=0.0), replace(MIDDLE, ratio=1.0)),
+CONTROLS: tuple[tuple[str, StudyCase, StudyCase], ...] = (
+    ("mixing ratio 0 -> 1, strength 0.75", replace(DEFAULT_CASE, ratio=0.0), replace(DEFAULT_CASE, ratio=1.0)),
     ("strength 0.5 -> 1, ratio 1", replace(FULL, strength=0.5), FULL),
-    ("strength 0.5 -> 1, structure pass", replace(FULL, method=PASSED, strength=0.5), replace(FULL, method=PASSED)),
+    (
+        "strength 0.5 -> 1, structure pass",
+        replace(FULL, method=WITH_STRUCTURE_PASS, strength=0.5),
+        replace(FULL, method=WITH_STRUCTURE_PASS),
+    ),
     ("mode linear -> variance_preserving, ratio 0.5", HALF, replace(HALF, mode="variance_preserving")),
-    ("solver ddim -> fireflow", MIDDLE, replace(MIDDLE, solver="fireflow")),
-    ("solver ddim -> uni_inv", MIDDLE, replace(MIDDLE, solver="uni_inv")),
+    ("solver ddim -> fireflow", DEFAULT_CASE, replace(DEFAULT_CASE, solver="fireflow")),
+    ("solver ddim -> uni_inv", DEFAULT_CASE, replace(DEFAULT_CASE, solver="uni_inv")),
     ("AnimateDiff's noise schedule, ratio 1, strength 1", FULL, replace(FULL, pair="other schedule")),
     ("frames from independent -> shared noise", FRAME_WISE, SHARED_FRAMES),
-    ("frames from shared noise -> BIVDiff 0.5, strength 0.5", SHARED_FRAMES, SHARED),
-    ("InstructPix2Pix frames -> BIVDiff 0.25", plain(EDITED.task, "frame-wise"), replace(EDITED, ratio=0.25)),
-    ("InstructPix2Pix, ratio 0.25 -> 1", replace(EDITED, ratio=0.25), replace(EDITED, ratio=1.0)),
-    ("Prompt2Prompt frames -> BIVDiff 0.25", plain(REWORDED.task, "frame-wise"), replace(REWORDED, ratio=0.25)),
-    ("inpainted frames -> BIVDiff 0.1", plain(INPAINTED.task, "frame-wise"), replace(INPAINTED, ratio=0.1)),
-    ("own frames -> BIVDiff 0.25", plain(OWN.task, "frame-wise"), replace(OWN, ratio=0.25)),
-    ("BIVDiff 0.75 -> Bridge Guider, alternating 0.5", MIDDLE, replace(FULL, method="alternating", ratio=0.5)),
-    ("BIVDiff 0.75 -> video to video, denoise 0.5", MIDDLE, replace(MIDDLE, method="video to video", strength=0.5)),
-    ("InstructPix2Pix, BIVDiff 0.25 -> tuned per clip", replace(EDITED, ratio=0.25), tuned(EDITED)),
+    ("frames from shared noise -> BIVDiff 0.5, strength 0.5", SHARED_FRAMES, SHARED_NOISE_CASE),
+    (
+        "InstructPix2Pix frames -> BIVDiff 0.25",
+        no_video_case(RECOLOURED.task, "frame-wise"),
+        replace(RECOLOURED, ratio=0.25),
+    ),
+    ("InstructPix2Pix, ratio 0.25 -> 1", replace(RECOLOURED, ratio=0.25), replace(RECOLOURED, ratio=1.0)),
+    ("Prompt2Prompt frames -> BIVDiff 0.25", no_video_case(REWORDED.task, "frame-wise"), replace(REWORDED, ratio=0.25)),
+    ("inpainted frames -> BIVDiff 0.1", no_video_case(INPAINTED.task, "frame-wise"), replace(INPAINTED, ratio=0.1)),
+    ("own frames -> BIVDiff 0.25", no_video_case(OWN.task, "frame-wise"), replace(OWN, ratio=0.25)),
+    ("BIVDiff 0.75 -> Bridge Guider, alternating 0.5", DEFAULT_CASE, replace(FULL, method="alternating", ratio=0.5)),
+    (
+        "BIVDiff 0.75 -> video to video, denoise 0.5",
+        DEFAULT_CASE,
+        replace(DEFAULT_CASE, method="video to video", strength=0.5),
+    ),
+    ("InstructPix2Pix, BIVDiff 0.25 -> tuned per clip", replace(RECOLOURED, ratio=0.25), tuned(RECOLOURED)),
     ("Prompt2Prompt, BIVDiff 0.25 -> tuned per clip", replace(REWORDED, ratio=0.25), tuned(REWORDED)),
 )
 """Pairs of cases of the study; strength 0.75 and mixing ratio 0.75 where none is named."""
@@ -99,12 +117,12 @@ def compact(table: str) -> str:
 
 def means_table(table: pandas.DataFrame, ways: dict[str, tuple[str, ...]]) -> str:
     """The mean figures of these ways."""
-    return claims.means(table[[way in ways.get(frames, ()) for frames, way, _ in table.index]])
+    return claims.means_table(table[[way in ways.get(frames, ()) for frames, way, _ in table.index]])
 
 
 def controls_table(results: dict[str, Results]) -> str:
     """Flicker and overlap of each of `CONTROLS`, before and after, by kind of clip."""
-    return markdown(
+    return markdown_table(
         [
             {"change": name}
             | {f"{kind} clips": f"{found.both(before)} -> {found.both(after)}" for kind, found in results.items()}
@@ -115,7 +133,7 @@ def controls_table(results: dict[str, Results]) -> str:
 
 def motions_table(results: dict[str, Results]) -> str:
     """Flicker and overlap of frames from shared noise, by motion and kind of clip."""
-    return markdown(
+    return markdown_table(
         [
             {"": f"{kind} clips"} | {motion: found.both(SHARED_FRAMES, motion) for motion in MOTIONS}
             for kind, found in results.items()
@@ -123,35 +141,35 @@ def motions_table(results: dict[str, Results]) -> str:
     )
 
 
-def blocks(
+def render_tables(
     claims_rows: list[dict], calls_rows: list[dict], study_rows: list[dict], leak_rows: list[dict]
 ) -> dict[str, str]:
     """What the page's generated blocks hold."""
-    table, steps = claims.frame_of(claims_rows), calls.blocks(calls_rows)
+    table, steps = claims.results_table(claims_rows), calls.render_tables(calls_rows)
     hard, easy = (table.loc[kind] for kind in ("hard", "easy"))
     compared = [
         comparison
         for comparison in claims.comparisons()
-        if comparison[:2] == ("independent", BEST) and comparison[-1] in COMPARED
+        if comparison[:2] == ("independent", BEST) and comparison[-1] in COMPARE_WIDTH
     ]
     results = {kind: Results([row for row in study_rows if row["kind"] == kind]) for kind in ("hard", "easy")}
     leaked = [row | {"ways": {noise: row["ways"][noise] for noise in NOISES}} for row in leak_rows]
     clips, seeds = ({row[name] for row in claims_rows} for name in ("clip", "seed"))
     runs = (
-        run_line(claims_rows, f"{len(clips)} clips of each kind, {len(seeds)} seeds."),
+        describe_run(claims_rows, f"{len(clips)} clips of each kind, {len(seeds)} seeds."),
         steps["run"],
-        run_line(study_rows, f"{len(study_rows) // len(toy_world.KINDS)} clips of each kind."),
-        run_line(leak_rows, f"{len(leak_rows)} hard clips."),
+        describe_run(study_rows, f"{len(study_rows) // len(toy_world.CLIP_KINDS)} clips of each kind."),
+        describe_run(leak_rows, f"{len(leak_rows)} hard clips."),
     )
     tables = {
         "hard": means_table(hard, HARD_WAYS),
         "easy": means_table(easy, EASY_WAYS),
-        "differences": markdown(
-            [{name: line[name] for name in COLUMNS} for line in claims.differences(hard, compared)]
+        "differences": markdown_table(
+            [{name: line[name] for name in COLUMNS} for line in claims.differences_table(hard, compared)]
         ),
         "steps": steps["hard, judged"],
         "controls": controls_table(results),
         "motions": motions_table(results),
-        "leak": leak.blocks(leaked)["edits"],
+        "leak": leak.render_tables(leaked)["edits"],
     }
     return {"runs": "\n".join(f"- {line}" for line in runs)} | {name: compact(text) for name, text in tables.items()}

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 
-from research.demo_chain import Chain
+from research.demo_chain import DemoChain
 from tools.in_process_comfyui import Pack
 
 
 @dataclass(frozen=True)
-class Made:
+class PricedResult:
     """A result, and the frames that each step on the way to it put through a UNet, by the step's number."""
 
     result: object
@@ -23,7 +23,7 @@ class Made:
         return sum(self.paid.values())
 
 
-class PricedChain(Chain):
+class CountingChain(DemoChain):
     """The chain, whose steps know what they cost."""
 
     def __init__(self, pack: Pack) -> None:
@@ -40,9 +40,9 @@ class PricedChain(Chain):
 
         model.model.diffusion_model.register_forward_pre_hook(add)
 
-    def step(self, make: Callable, *given: Made) -> Made:
+    def step(self, make: Callable, *given: PricedResult) -> PricedResult:
         """What `make` returns for the results given, with its own price and theirs."""
         began = self.counted
         result = make(*(made.result for made in given))
         paid = {number: frames for made in given for number, frames in made.paid.items()}
-        return Made(result, paid | {next(self.numbers): self.counted - began})
+        return PricedResult(result, paid | {next(self.numbers): self.counted - began})

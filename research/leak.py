@@ -17,10 +17,10 @@ from torch import Tensor
 
 from bivdiff_core.blend import correlation
 from research import toy_world
-from research.demo_chain import FRAME_CFG, Chain, start
-from research.page_tables import markdown, run_line, write
-from research.rows_and_jobs import interval, measure
-from research.toy_metrics import core, figures_of
+from research.demo_chain import FRAME_CFG, DemoChain, start
+from research.page_tables import describe_run, markdown_table, write_page
+from research.rows_and_jobs import confidence_interval, run_jobs
+from research.toy_metrics import erode_mask, measure_figures
 
 STEPS = 25
 FIRST_CLIP = 24
@@ -30,10 +30,10 @@ MARGIN = 4
 FIGURES = ("look", "shape flicker", "background flicker", "IoU", "caption")
 
 
-class Leak(Chain):
+class Leak(DemoChain):
     """Edits of one clip."""
 
-    def edits(self, clip: toy_world.Clip, goal: toy_world.Clip, seed: int) -> dict[str, Tensor]:
+    def edits(self, clip: toy_world.ToyClip, goal: toy_world.ToyClip, seed: int) -> dict[str, Tensor]:
         """A clip through the autoencoder, and in the goal's colours from noise of every origin, `[F, H, W, 3]`."""
         encoded, empty = self.encode(clip.frames), self.nothing(len(clip.frames))
         controlled = self.outlined(clip.frames, self.encode_text(goal.caption))
@@ -51,50 +51,50 @@ class Leak(Chain):
         return {name: self.decode(latent) for name, latent in made.items()}
 
 
-def edges(frames: Tensor) -> Tensor:
+def edge_strength(frames: Tensor) -> Tensor:
     """How much each pixel of `[F, H, W, 3]` differs from those right and below, `[F, H-1, W-1]`."""
     down, across = frames.diff(dim=1)[:, :, :-1], frames.diff(dim=2)[:, :-1]
     return (down.square() + across.square()).sum(dim=-1).sqrt()
 
 
-def likeness(frames: Tensor, clip: toy_world.Clip) -> float:
+def edge_correlation(frames: Tensor, clip: toy_world.ToyClip) -> float:
     """Correlation, mean over frames, of where the background's edges lie with where the clip's do; 0 is no relation.
 
     Edges, since an edit may change what lies on either side of them.
     """
-    inside = core(clip.ground, MARGIN)[:, :-1, :-1]
-    pairs = zip(edges(frames), edges(clip.frames), inside, strict=True)
+    inside = erode_mask(clip.ground, MARGIN)[:, :-1, :-1]
+    pairs = zip(edge_strength(frames), edge_strength(clip.frames), inside, strict=True)
     return torch.stack([correlation(made[where], real[where]) for made, real, where in pairs]).mean().item()
 
 
-def begin() -> None:
+def init_worker() -> None:
     """Load the chain into this process."""
     global chain
     chain = Leak(start())
 
 
-def work(job: dict) -> dict:
+def run_job(job: dict) -> dict:
     """A row: figures of every edit of a job's clip."""
-    clip = toy_world.held_out("hard", job["clip"])
+    clip = toy_world.held_out_clip("hard", job["clip"])
     goal = toy_world.recolour(clip, clip.seed)
     ways = {}
     for name, video in chain.edits(clip, goal, job["seed"]).items():
-        found = {"look": likeness(video, clip)} | figures_of(video, goal)
+        found = {"look": edge_correlation(video, clip)} | measure_figures(video, goal)
         ways[name] = {figure: found[figure] and round(found[figure], 4) for figure in FIGURES}
     return {"ways": ways}
 
 
-def blocks(rows: list[dict]) -> dict[str, str]:
+def render_tables(rows: list[dict]) -> dict[str, str]:
     """What the page's generated blocks hold."""
     lines = []
     for way in rows[0]["ways"]:
         found = pandas.DataFrame([row["ways"][way] for row in rows]).astype(float)
-        low, high = interval(found["look"])
+        low, high = confidence_interval(found["look"])
         line = {"noise": way, "look": f"{found['look'].mean():.2f} ({low:.2f} to {high:.2f})"}
         lines.append(line | {figure: f"{found[figure].mean():.3f}" for figure in FIGURES[1:]})
     return {
-        "run": run_line(rows, f"{len(rows)} hard clips."),
-        "edits": markdown(lines),
+        "run": describe_run(rows, f"{len(rows)} hard clips."),
+        "edits": markdown_table(lines),
     }
 
 
@@ -103,7 +103,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=24, help="how many held-out clips")
     clips = range(FIRST_CLIP, FIRST_CLIP + parser.parse_args().clips)
-    write("research/pages/leak.md", blocks(measure("leak", [{"clip": clip, "seed": 0} for clip in clips], work, begin)))
+    write_page(
+        "research/pages/leak.md",
+        render_tables(run_jobs("leak", [{"clip": clip, "seed": 0} for clip in clips], run_job, init_worker)),
+    )
 
 
 if __name__ == "__main__":

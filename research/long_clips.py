@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from research import toy_metrics, toy_world
-from research.demo_chain import Chain, start
+from research.demo_chain import DemoChain, start
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,22 +36,22 @@ LENGTH, OVERLAP, RATIO = 8, 4, 0.5
 LARGEST_SEAM = 1.2
 
 
-def decode(chain: Chain, latent: dict) -> Tensor:
+def decode(chain: DemoChain, latent: dict) -> Tensor:
     """Frames `[F, H, W, 3]`, 8 at a time."""
     return torch.cat([chain.decode({"samples": part}) for part in latent["samples"].split(LENGTH)])
 
 
-def changes(chain: Chain, frames: Tensor, clip) -> list[float]:
+def changes(chain: DemoChain, frames: Tensor, clip) -> list[float]:
     """Mean appearance change along the known motion at each step from a frame to the next, `[F - 1]`."""
     found = []
     for t in range(len(frames) - 1):
         pair = slice(t, t + 2)
         part = replace(clip, times=clip.times[pair], masks=clip.masks[:, pair])
-        found.append(torch.cat(toy_metrics.changes_along_motion(frames[pair], part)).mean().item())
+        found.append(torch.cat(toy_metrics.colour_change_along_motion(frames[pair], part)).mean().item())
     return found
 
 
-def borders(chain: Chain, frames: int) -> set[int]:
+def borders(chain: DemoChain, frames: int) -> set[int]:
     """Steps t (from frame t to t + 1) at which a window begins or ends."""
     windows = chain.pack.import_module("bivdiff_core.host.windows").FrameWindows(LENGTH, OVERLAP)
     cut = windows.context_schedule.func(frames, windows, {})
@@ -60,8 +60,8 @@ def borders(chain: Chain, frames: int) -> set[int]:
 
 def run(frames: int, steps: int) -> dict:
     """The chain at one length, and what it took."""
-    chain = Chain(start())
-    clip = toy_world.make_clip(CLIP_SEED, frames)
+    chain = DemoChain(start())
+    clip = toy_world.generate_clip(CLIP_SEED, frames)
     positive = chain.encode_text(clip.caption)
     batches = {"steps": steps, "frames_per_batch": LENGTH}
     windows = {"steps": steps, "windows": (LENGTH, OVERLAP)}

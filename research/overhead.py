@@ -26,7 +26,7 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-class Network:
+class NetworkTimer:
     """Seconds that a MODEL's network takes, and the frames that go through it."""
 
     def __init__(self) -> None:
@@ -115,8 +115,8 @@ def main() -> None:
 
     long = {"samples": frames["samples"].repeat(LONG // FRAMES, 1, 1, 1)}
 
-    def invert_long(length: int) -> tuple[float, Network]:
-        network = Network()
+    def invert_long(length: int) -> tuple[float, NetworkTimer]:
+        network = NetworkTimer()
         given = {**invert, "latent": long, "context_length": length, "context_overlap": OVERLAP}
         took = seconds(lambda: pack.run("BIVDiffInvertVideo", model=network.on(video), **given))
         return took, network

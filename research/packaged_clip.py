@@ -13,7 +13,7 @@ from pathlib import Path
 import av
 from safetensors.torch import save_file
 
-from bivdiff_core.demo.models import WEIGHTS
+from bivdiff_core.demo.models import WEIGHTS_FOLDER
 from research import toy_world
 from tools.workflow_parts import PACKAGED_CLIP
 
@@ -28,7 +28,7 @@ PERIOD = 24
 def main() -> None:
     """Write it as bytes, and as H.264 that every browser plays."""
     frames = (toy_world.packaged_clip(FRAMES).frames * 255).round().byte()
-    save_file({"frames": frames[:PERIOD].contiguous()}, WEIGHTS / "clip.safetensors")
+    save_file({"frames": frames[:PERIOD].contiguous()}, WEIGHTS_FOLDER / "clip.safetensors")
     large = frames.repeat_interleave(SCALE, dim=1).repeat_interleave(SCALE, dim=2)
     with av.open(str(CLIP), "w") as container:
         stream = container.add_stream("libx264", rate=RATE, options={"crf": "14"})

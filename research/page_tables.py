@@ -10,12 +10,12 @@ import pandas
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run_line(rows: list[dict], what: str) -> str:
+def describe_run(rows: list[dict], what: str) -> str:
     """How the rows were made, and what they are of."""
     return f"`{rows[-1]['command']}` at {' and '.join(dict.fromkeys(row['commit'] for row in rows))}: {what}"
 
 
-def markdown(lines: list[dict]) -> str:
+def markdown_table(lines: list[dict]) -> str:
     """A table of lines with the same columns."""
     return pandas.DataFrame(lines).to_markdown(index=False)
 
@@ -25,7 +25,7 @@ def block_names(text: str) -> set[str]:
     return set(re.findall(r"<!-- /(.+?) -->", text))
 
 
-def fill(name: str, blocks: dict[str, str]) -> str:
+def fill_page(name: str, blocks: dict[str, str]) -> str:
     """A page with these generated blocks replaced; each stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``.
 
     Raises:
@@ -41,7 +41,7 @@ def fill(name: str, blocks: dict[str, str]) -> str:
     return text
 
 
-def write(name: str, blocks: dict[str, str]) -> None:
+def write_page(name: str, blocks: dict[str, str]) -> None:
     """Write a page with these blocks replaced."""
-    text = fill(name, blocks)
+    text = fill_page(name, blocks)
     (ROOT / name).write_text(text, encoding="utf-8")

@@ -16,33 +16,33 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
-from fixtures.fake_gpu.comfyui_with_fake_gpu import FP32
-from fixtures.fake_gpu.run_scripts import Run, chain, distances, kind
+from fixtures.fake_gpu.comfyui_with_fake_gpu import FP32_FLAGS
+from fixtures.fake_gpu.run_scripts import NodeResults, relative_distances, result_kind, run_all_nodes
 
-from research.page_tables import markdown, run_line, write
-from research.rows_and_jobs import measure
+from research.page_tables import describe_run, markdown_table, write_page
+from research.rows_and_jobs import run_jobs
 
-REST = ("--fp32-vae", "--fp32-text-enc")
+FP32_VAE_AND_TEXT = ("--fp32-vae", "--fp32-text-enc")
 MODES = {
     "no flags: fp16, the VAE in bf16": (),
-    "fp16 models": ("--fp16-unet", *REST),
-    "bf16 models": ("--bf16-unet", *REST),
-    "fp8 (e4m3) weights, computed in fp16": ("--fp8_e4m3fn-unet", *REST),
-    "fp8 (e5m2) weights, computed in fp16": ("--fp8_e5m2-unet", *REST),
-    "bf16 weights, computed in fp32": ("--bf16-unet", *FP32),
-    "fp16 weights, computed in fp32": ("--fp16-unet", *FP32),
-    "fp16 VAE": ("--fp16-vae", *FP32),
-    "bf16 VAE": ("--bf16-vae", *FP32),
-    "fp16 between nodes": ("--fp16-intermediates", *FP32),
-    "PyTorch's attention": ("--use-pytorch-cross-attention", *FP32),
-    "split attention": ("--use-split-cross-attention", *FP32),
-    "sub-quadratic attention": ("--use-quad-cross-attention", *FP32),
-    "--lowvram": ("--lowvram", *FP32),
-    "--novram": ("--novram", *FP32),
-    "--deterministic": ("--deterministic", *FP32),
-    "--fast": ("--fast", *FP32),
+    "fp16 models": ("--fp16-unet", *FP32_VAE_AND_TEXT),
+    "bf16 models": ("--bf16-unet", *FP32_VAE_AND_TEXT),
+    "fp8 (e4m3) weights, computed in fp16": ("--fp8_e4m3fn-unet", *FP32_VAE_AND_TEXT),
+    "fp8 (e5m2) weights, computed in fp16": ("--fp8_e5m2-unet", *FP32_VAE_AND_TEXT),
+    "bf16 weights, computed in fp32": ("--bf16-unet", *FP32_FLAGS),
+    "fp16 weights, computed in fp32": ("--fp16-unet", *FP32_FLAGS),
+    "fp16 VAE": ("--fp16-vae", *FP32_FLAGS),
+    "bf16 VAE": ("--bf16-vae", *FP32_FLAGS),
+    "fp16 between nodes": ("--fp16-intermediates", *FP32_FLAGS),
+    "PyTorch's attention": ("--use-pytorch-cross-attention", *FP32_FLAGS),
+    "split attention": ("--use-split-cross-attention", *FP32_FLAGS),
+    "sub-quadratic attention": ("--use-quad-cross-attention", *FP32_FLAGS),
+    "--lowvram": ("--lowvram", *FP32_FLAGS),
+    "--novram": ("--novram", *FP32_FLAGS),
+    "--deterministic": ("--deterministic", *FP32_FLAGS),
+    "--fast": ("--fast", *FP32_FLAGS),
 }
-KINDS = {
+COLUMNS = {
     "encode": "encoded",
     "draw": "generated",
     "bridge": "bridged",
@@ -53,48 +53,48 @@ KINDS = {
     "decode": "decoded",
 }
 """Results by what was done, and how the page calls them."""
-SAME = 0.00001
+ROUNDING_LIMIT = 0.00001
 """Relative RMS below which only the order of float32's roundings differs."""
 
 
-def furthest(run: Run, expected: Run) -> dict[str, float]:
+def max_distances(run: NodeResults, expected: NodeResults) -> dict[str, float]:
     """The largest relative RMS among the results of each kind."""
-    found = distances(run, expected)
-    return {done: max(distance for name, distance in found.items() if kind(name) == done) for done in KINDS}
+    found = relative_distances(run, expected)
+    return {done: max(distance for name, distance in found.items() if result_kind(name) == done) for done in COLUMNS}
 
 
-def cell(distance: float) -> str:
+def format_distance(distance: float) -> str:
     """A distance as the table has it."""
-    return "same" if distance < SAME else f"{100 * distance:.2g}%"
+    return "same" if distance < ROUNDING_LIMIT else f"{100 * distance:.2g}%"
 
 
-def run_mode(*flags: str) -> Run:
+def run_mode(*flags: str) -> NodeResults:
     """The chain under flags of ComfyUI."""
     with tempfile.TemporaryDirectory() as folder:
-        return chain(Path(folder), *flags)
+        return run_all_nodes(Path(folder), *flags)
 
 
-def begin() -> None:
+def init_worker() -> None:
     """Run the chain in float32."""
     global full
-    full = run_mode("--cpu", *FP32)
+    full = run_mode("--cpu", *FP32_FLAGS)
 
 
-def work(job: dict) -> dict:
+def run_job(job: dict) -> dict:
     """A row: how far off a mode's results are."""
-    return {"distances": furthest(run_mode(*MODES[job["mode"]]), full)}
+    return {"distances": max_distances(run_mode(*MODES[job["mode"]]), full)}
 
 
-def blocks(rows: list[dict]) -> dict[str, str]:
+def render_tables(rows: list[dict]) -> dict[str, str]:
     """What the page's generated blocks hold."""
-    changed = [row for row in rows if max(row["distances"].values()) >= SAME]
+    changed = [row for row in rows if max(row["distances"].values()) >= ROUNDING_LIMIT]
     lines = [
-        {"": row["mode"]} | {KINDS[done]: cell(distance) for done, distance in row["distances"].items()}
+        {"": row["mode"]} | {COLUMNS[done]: format_distance(distance) for done, distance in row["distances"].items()}
         for row in changed
     ]
     return {
-        "run": run_line(rows, f"{len(rows)} modes."),
-        "distances": markdown(lines),
+        "run": describe_run(rows, f"{len(rows)} modes."),
+        "distances": markdown_table(lines),
         "same": f"Every result is the same with: {'; '.join(row['mode'] for row in rows if row not in changed)}.",
     }
 
@@ -102,7 +102,10 @@ def blocks(rows: list[dict]) -> dict[str, str]:
 def main() -> None:
     """Measure what is missing and fill the page."""
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    write("docs/versions.md", blocks(measure("precision", [{"mode": mode} for mode in MODES], work, begin)))
+    write_page(
+        "docs/versions.md",
+        render_tables(run_jobs("precision", [{"mode": mode} for mode in MODES], run_job, init_worker)),
+    )
 
 
 if __name__ == "__main__":

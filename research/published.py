@@ -21,10 +21,10 @@ from PIL import Image, ImageSequence
 from torch import Tensor
 
 from bivdiff_core.measure import video_metrics
-from bivdiff_core.measure.optical_flow import average_along
-from research.page_tables import markdown, run_line, write
-from research.rows_and_jobs import ROOT, interval, measure, read
-from tools.contact_sheet import contact_sheet
+from bivdiff_core.measure.optical_flow import average_along_flow
+from research.page_tables import describe_run, markdown_table, write_page
+from research.rows_and_jobs import ROOT, confidence_interval, read_rows, run_jobs
+from tools.contact_sheet import make_contact_sheet
 
 SOURCES = {
     "vidrd-ip2p-spiderman": "vidrd-ip2p-minecraft",
@@ -39,7 +39,7 @@ EXPECTED = {
 """The verdict that looking at a set gives, where it is not a plain "Steadier"."""
 FIGURES = {"flicker": "flicker", "drawn": "sharpness, to frame-wise", "source": "to the source"}
 VERDICTS = {"steadier": "^Steadier", "double exposure": "double exposure", "still": "stands still"}
-RESULT, ITSELF = "published result", "the source itself"
+RESULT_LABEL, SOURCE_LABEL = "published result", "the source itself"
 SHOWN = (1, 4)
 PICTURES = ROOT / "output" / "published"
 
@@ -69,33 +69,33 @@ def sharpened(frames: Tensor, sharpness: float) -> Tensor:
     return result
 
 
-def contenders(source: Tensor, drawn: Tensor, result: Tensor) -> dict[str, Tensor]:
+def make_baselines(source: Tensor, drawn: Tensor, result: Tensor) -> dict[str, Tensor]:
     """The published result, and the cheap ways to less flicker."""
     sharp = video_metrics.sharpness(drawn).mean().item()
-    average, along = neighbours(drawn).mean(dim=0), average_along(drawn, source, reach=1)[0]
+    average, along = neighbours(drawn).mean(dim=0), average_along_flow(drawn, source, reach=1)[0]
     return {
-        RESULT: result,
+        RESULT_LABEL: result,
         "average of 3": average,
         "average of 3, sharpened": sharpened(average, sharp),
         "median of 3": neighbours(drawn).median(dim=0).values,
         "average along the source's motion": along,
         "average along the source's motion, sharpened": sharpened(along, sharp),
-        "all 8 along the source's motion": average_along(drawn, source, reach=7)[0],
+        "all 8 along the source's motion": average_along_flow(drawn, source, reach=7)[0],
         "frozen result": result[:1].expand_as(result),
     }
 
 
-def work(folder: Path, job: dict) -> dict:
+def run_job(folder: Path, job: dict) -> dict:
     """A row: every video of a set against its frame-wise frames and its clip, as ratios; and what the report says."""
     name = job["set"]
     source = frames_of(folder / SOURCES.get(name, name) / "source.gif")
     drawn, result = frames_of(folder / name / "framewise.gif"), frames_of(folder / name / "result.gif")
-    clip = video_metrics.Source.of(source)
-    before = video_metrics.measure(drawn, source=clip)
-    videos = contenders(source, drawn, result)
+    clip = video_metrics.SourceMotion.of(source)
+    before = video_metrics.measure_video(drawn, source=clip)
+    videos = make_baselines(source, drawn, result)
     figures = {}
-    for label, video in {ITSELF: source, **videos}.items():
-        after = video_metrics.measure(video, drawn, source=clip)
+    for label, video in {SOURCE_LABEL: source, **videos}.items():
+        after = video_metrics.measure_video(video, drawn, source=clip)
         now, was = ({key: value.nanmean().item() for key, value in found.items()} for found in (after, before))
         ratios = {
             "flicker": (now["flicker"] / was["flicker"]) ** 0.5,
@@ -105,12 +105,12 @@ def work(folder: Path, job: dict) -> dict:
             "following": now["following"],
             "doubling": now["doubling"],
         }
-        verdict = video_metrics.judge(after, before, clip).headline
+        verdict = video_metrics.judge_video(after, before, clip).headline
         figures[label] = {key: round(value, 4) for key, value in ratios.items()} | {"verdict": verdict}
     PICTURES.mkdir(parents=True, exist_ok=True)
     shown = {label: video[[*SHOWN]] for label, video in {"source": source, "frame-wise": drawn, **videos}.items()}
-    contact_sheet(shown, tile=260, label=640).save(PICTURES / f"{name}.png")
-    blind = video_metrics.judge(video_metrics.measure(result), video_metrics.measure(drawn)).headline
+    make_contact_sheet(shown, tile=260, label=640).save(PICTURES / f"{name}.png")
+    blind = video_metrics.judge_video(video_metrics.measure_video(result), video_metrics.measure_video(drawn)).headline
     return {"videos": figures, "without the source": blind}
 
 
@@ -121,16 +121,16 @@ def said(headline: str) -> str:
 
 def spread(values: pandas.Series) -> str:
     """The median and between which bounds 95% of resampled medians lie."""
-    low, high = interval(values, np.median)
+    low, high = confidence_interval(values, np.median)
     return f"{values.median():.2f} ({low:.2f} to {high:.2f})"
 
 
-def blocks(rows: list[dict]) -> dict[str, str]:
+def render_tables(rows: list[dict]) -> dict[str, str]:
     """What the page's generated blocks hold."""
     table = pandas.DataFrame(
         [{"set": row["set"], "video": label} | found for row in rows for label, found in row["videos"].items()]
     )
-    results = table[table["video"] == RESULT].drop(columns="video").set_index("set")
+    results = table[table["video"] == RESULT_LABEL].drop(columns="video").set_index("set")
     expected = pandas.Series({name: EXPECTED.get(name, "Steadier") for name in results.index})
     verdicts = results["verdict"].map(said)
     right = sum(verdict.startswith(expected[name]) for name, verdict in verdicts.items())
@@ -142,18 +142,18 @@ def blocks(rows: list[dict]) -> dict[str, str]:
         line = {"video": label} | {name: spread(found[key]) for key, name in FIGURES.items()}
         line["doubling, least to most"] = f"{found['doubling'].min():.2f} to {found['doubling'].max():.2f}"
         for name, words in VERDICTS.items():
-            line[name] = "" if label == ITSELF else found["verdict"].str.contains(words).sum()
+            line[name] = "" if label == SOURCE_LABEL else found["verdict"].str.contains(words).sum()
         ways.append(line)
     return {
-        "run": run_line(rows, f"{len(rows)} sets."),
+        "run": describe_run(rows, f"{len(rows)} sets."),
         "verdicts": f"The verdict is the expected one for {right} of {len(rows)}. Without source_images the report "
         f"cannot tell for {blind}, since independently generated frames share no motion.",
         "each": each.to_markdown(floatfmt=".2f"),
-        "ways": markdown(ways),
+        "ways": markdown_table(ways),
     }
 
 
-def begin() -> None:
+def init_worker() -> None:
     """Nothing to load."""
 
 
@@ -163,8 +163,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?")
     if folder := parser.parse_args().folder:
         jobs = [{"set": path.parent.name} for path in sorted(folder.glob("*/result.gif"))]
-        measure("published", jobs, partial(work, folder), begin)
-    write("docs/real_footage.md", blocks(read("published")))
+        run_jobs("published", jobs, partial(run_job, folder), init_worker)
+    write_page("docs/real_footage.md", render_tables(read_rows("published")))
 
 
 if __name__ == "__main__":

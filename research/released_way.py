@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 
 from research import toy_world
-from research.demo_chain import Chain, device, start
+from research.demo_chain import DemoChain, device_name, start
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,12 +25,12 @@ STEPS, SMOOTH_CFG = 50, 7.5
 CLIP_SEED = 1_000_003
 
 
-class Ways(Chain):
+class Ways(DemoChain):
     """Both ways of working on one clip."""
 
     def __init__(self, frames: int) -> None:
         super().__init__(start())
-        clip = toy_world.make_clip(CLIP_SEED, frames)
+        clip = toy_world.generate_clip(CLIP_SEED, frames)
         self.positive = self.encode_text(clip.caption)
         self.outlines = self.outlined(clip.frames, self.positive)
         self.blank = self.nothing(frames)
@@ -87,7 +87,9 @@ def main() -> None:
     rounds = [{name: seconds(run) for name, run in runs.items()} for _ in range(args.rounds)]
     times = {name: median(found[name] for found in rounds) for name in runs}
     slowest = times["released code's way"]
-    print(f"{args.frames} frames of 64x64, {STEPS} steps, median of {args.rounds} alternating rounds on {device()}")
+    print(
+        f"{args.frames} frames of 64x64, {STEPS} steps, median of {args.rounds} alternating rounds on {device_name()}"
+    )
     for name, took in times.items():
         print(f"{name}: {took:.1f} s, {took / slowest:.2f} of the released code's way")
 

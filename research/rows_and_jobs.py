@@ -20,13 +20,13 @@ ROOT = Path(__file__).resolve().parents[1]
 ROWS = ROOT / "research" / "rows"
 
 
-def read(name: str) -> list[dict]:
+def read_rows(name: str) -> list[dict]:
     """The rows of a benchmark, none if it was never run."""
     path = ROWS / f"{name}.jsonl"
     return list(map(json.loads, path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
 
 
-def measure(name: str, jobs: Iterable[dict], work: Callable[[dict], dict], begin: Callable[[], None]) -> list[dict]:
+def run_jobs(name: str, jobs: Iterable[dict], work: Callable[[dict], dict], begin: Callable[[], None]) -> list[dict]:
     """Measure the rows of jobs that are missing, and return all rows: one process a core, each on one thread.
 
     Rows are kept as they are measured, and when all are there put in the order of the jobs, before those of others.
@@ -36,44 +36,44 @@ def measure(name: str, jobs: Iterable[dict], work: Callable[[dict], dict], begin
         work: a job's figures. begin: what each process does first. Both are functions of a module.
     """
     jobs = list(jobs)
-    found = {_key(row, jobs[0]): row for row in read(name)}
-    missing = [job for job in jobs if _key(job, job) not in found]
+    found = {_job_key(row, jobs[0]): row for row in read_rows(name)}
+    missing = [job for job in jobs if _job_key(job, job) not in found]
     if missing:
         command = ["python", "-m", f"research.{Path(sys.argv[0]).stem}", *sys.argv[1:]]
-        run = {"commit": _commit(), "command": " ".join(command)}
+        run = {"commit": _current_commit(), "command": " ".join(command)}
         ROWS.mkdir(exist_ok=True)
         cores = min(os.cpu_count(), len(missing))
         with (
             (ROWS / f"{name}.jsonl").open("a", encoding="utf-8") as file,
-            ProcessPoolExecutor(cores, get_context("spawn"), _begin, (begin,)) as processes,
+            ProcessPoolExecutor(cores, get_context("spawn"), _init_process, (begin,)) as processes,
         ):
             running = {processes.submit(work, job): job for job in missing}
             try:
                 for done in tqdm(as_completed(running), total=len(missing), desc=name):
                     job = running[done]
-                    found[_key(job, job)] = row = job | done.result() | run
+                    found[_job_key(job, job)] = row = job | done.result() | run
                     file.write(json.dumps(row) + "\n")
                     file.flush()
             finally:  # a failed job, or Ctrl-C, waits for no others
                 processes.shutdown(cancel_futures=True)
-    rows = [*(found.pop(_key(job, job)) for job in jobs), *found.values()]
+    rows = [*(found.pop(_job_key(job, job)) for job in jobs), *found.values()]
     (ROWS / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return rows
 
 
-def _begin(begin: Callable[[], None]) -> None:
+def _init_process(begin: Callable[[], None]) -> None:
     import torch
 
     torch.set_num_threads(1)
     begin()
 
 
-def _key(row: dict, like: dict) -> str:
+def _job_key(row: dict, like: dict) -> str:
     """What a row is a result of: its values under the names that a job has."""
     return json.dumps([row[name] for name in like])
 
 
-def _commit() -> str:
+def _current_commit() -> str:
     """The commit that is checked out, with a + if other files than rows and pages differ from it."""
 
     def git(*arguments: str | Path) -> subprocess.CompletedProcess:
@@ -83,13 +83,13 @@ def _commit() -> str:
     return git("rev-parse", "--short", "HEAD").stdout.strip() + "+" * changed
 
 
-def against(values: pandas.Series, reference: pandas.Series) -> str:
+def format_difference(values: pandas.Series, reference: pandas.Series) -> str:
     """The mean, with the bounds of the mean difference to a reference clip by clip, as text."""
-    low, high = interval(values - reference)
+    low, high = confidence_interval(values - reference)
     return f"{values.mean():.3f} ({low:+.3f} to {high:+.3f})"
 
 
-def interval(values: pandas.Series, statistic: Callable = np.mean) -> tuple[float, float]:
+def confidence_interval(values: pandas.Series, statistic: Callable = np.mean) -> tuple[float, float]:
     """Bounds of the mean, or of another statistic, in 95 of 100 resamplings of the clips."""
     values = values.dropna().to_numpy()
     resampled = bootstrap((values,), statistic, confidence_level=0.95, n_resamples=2000, method="percentile", rng=0)

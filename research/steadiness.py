@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from bivdiff_core.blend import steadied
-from bivdiff_core.measure.optical_flow import average_along
+from bivdiff_core.blend import smooth_over_time
+from bivdiff_core.measure.optical_flow import average_along_flow
 from research import toy_world
-from research.demo_chain import Chain, start
-from research.page_tables import markdown, run_line, write
-from research.rows_and_jobs import against, measure
-from research.toy_metrics import figures_of
+from research.demo_chain import DemoChain, start
+from research.page_tables import describe_run, markdown_table, write_page
+from research.rows_and_jobs import format_difference, run_jobs
+from research.toy_metrics import measure_figures
 
 STEPS, STEADINESS = 25, 0.5
 STRENGTHS = (0.5, 1.0)
@@ -35,19 +35,19 @@ REACH = 3
 FIGURES = ("shape flicker", "background flicker", "IoU", "caption", "sharpness")
 
 
-def low_band(noise: Tensor, clip: toy_world.Clip) -> Tensor:
+def low_band(noise: Tensor, clip: toy_world.ToyClip) -> Tensor:
     """Only what varies slowly across `[F, C, H, W]` drawn towards its mean over time."""
     low = gaussian_blur(noise, kernel_size=[5, 5], sigma=[1.0, 1.0])
-    return like(noise, noise - low + steadied(low, STEADINESS))
+    return match_std(noise, noise - low + smooth_over_time(low, STEADINESS))
 
 
-def along_motion(noise: Tensor, clip: toy_world.Clip) -> Tensor:
+def along_motion(noise: Tensor, clip: toy_world.ToyClip) -> Tensor:
     """Noise `[F, C, H, W]` drawn towards its mean along the clip's optical flow."""
-    mean = average_along(noise.movedim(1, -1), clip.frames, REACH)[0].movedim(-1, 1)
-    return like(noise, torch.lerp(noise, mean, STEADINESS))
+    mean = average_along_flow(noise.movedim(1, -1), clip.frames, REACH)[0].movedim(-1, 1)
+    return match_std(noise, torch.lerp(noise, mean, STEADINESS))
 
 
-def like(noise: Tensor, drawn: Tensor) -> Tensor:
+def match_std(noise: Tensor, drawn: Tensor) -> Tensor:
     """Frames drawn together with the std that each had."""
     std = (1, 2, 3)
     return drawn * noise.std(dim=std, keepdim=True) / drawn.std(dim=std, keepdim=True)
@@ -55,24 +55,24 @@ def like(noise: Tensor, drawn: Tensor) -> Tensor:
 
 WAYS = {
     "none": lambda noise, clip: noise,
-    "over time": lambda noise, clip: steadied(noise, STEADINESS),
+    "over time": lambda noise, clip: smooth_over_time(noise, STEADINESS),
     "over time, low band": low_band,
     "along the motion": along_motion,
 }
 
 
-def begin() -> None:
+def init_worker() -> None:
     """Load the chain into this process."""
     global chain, host
-    chain = Chain(start())
+    chain = DemoChain(start())
     host = chain.pack.import_module("bivdiff_core.host.inverted_latents")
 
 
-def work(job: dict) -> dict:
+def run_job(job: dict) -> dict:
     """A row: figures of every way on a job's clip."""
-    clip = toy_world.held_out("hard", job["clip"])
+    clip = toy_world.held_out_clip("hard", job["clip"])
     if job["kind"] == "fast":
-        clip = toy_world.with_motion(clip, FASTER)
+        clip = toy_world.change_motion(clip, FASTER)
     text = chain.encode_text(clip.caption)
     controlled = chain.outlined(clip.frames, text)
     drawn = chain.draw(*controlled, chain.nothing(len(clip.frames)), job["seed"], steps=STEPS)
@@ -81,16 +81,18 @@ def work(job: dict) -> dict:
         inverted = chain.invert_image(drawn, text, strength, steps=STEPS)
         for name, steady in WAYS.items():
             samples = steady(inverted["samples"], clip)
-            blended = chain.blend(host.inverted_latent(inverted, samples, host.inversion_of(inverted)), None, 1.0)
+            blended = chain.blend(
+                host.make_inverted_latent(inverted, samples, host.read_inversion_info(inverted)), None, 1.0
+            )
             video = chain.structure_pass(chain.smooth(blended, text, STEPS), text, controlled, STEPS)
-            found = figures_of(chain.decode(video), clip)
+            found = measure_figures(chain.decode(video), clip)
             ways[f"{name}, strength {strength:g}"] = {k: v if v is None else round(v, 4) for k, v in found.items()}
     return {"ways": ways}
 
 
-def blocks(rows: list[dict]) -> dict[str, str]:
+def render_tables(rows: list[dict]) -> dict[str, str]:
     """What the page's generated blocks hold."""
-    made = {"run": run_line(rows, f"{len(rows) // len(KINDS)} clips of each kind.")}
+    made = {"run": describe_run(rows, f"{len(rows) // len(KINDS)} clips of each kind.")}
     for kind in KINDS:
         of_kind = [row["ways"] for row in rows if row["kind"] == kind]
         found = {way: pandas.DataFrame([ways[way] for ways in of_kind]).astype(float) for way in rows[0]["ways"]}
@@ -100,9 +102,9 @@ def blocks(rows: list[dict]) -> dict[str, str]:
             plain = found["none," + way.rpartition(",")[2]]
             for figure in FIGURES:
                 values = figures[figure]
-                line[figure] = f"{values.mean():.3f}" if figures is plain else against(values, plain[figure])
+                line[figure] = f"{values.mean():.3f}" if figures is plain else format_difference(values, plain[figure])
             lines.append(line)
-        made[kind] = markdown(lines)
+        made[kind] = markdown_table(lines)
     return made
 
 
@@ -112,7 +114,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=8, help="how many held-out clips of each kind")
     clips = range(parser.parse_args().clips)
     jobs = [{"clip": clip, "kind": kind, "seed": 0} for clip, kind in product(clips, KINDS)]
-    write("research/pages/steadiness.md", blocks(measure("steadiness", jobs, work, begin)))
+    write_page("research/pages/steadiness.md", render_tables(run_jobs("steadiness", jobs, run_job, init_worker)))
 
 
 if __name__ == "__main__":

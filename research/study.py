@@ -2,9 +2,9 @@
 
     python -m research.study [--rounds 4]
 
-Every case of `plan` on an easy and a hard clip of each motion a round, about an hour a round on one core. Measures the
-clips that rows/study.jsonl lacks, fills the tables of pages/study.md and draws pages/study.png of the hard clips. Move
-the rows away after a change of the models or the nodes.
+Every case of `all_cases` on an easy and a hard clip of each motion a round, about an hour a round on one core. Measures
+the clips that rows/study.jsonl lacks, fills the tables of pages/study.md and draws pages/study.png of the hard clips.
+Delete the rows after a change of the models or the nodes.
 """
 
 from __future__ import annotations
@@ -16,45 +16,45 @@ from itertools import islice, product
 import pandas
 
 from research import toy_world
-from research.page_tables import markdown, run_line, write
-from research.rows_and_jobs import ROOT, interval, measure
+from research.page_tables import describe_run, markdown_table, write_page
+from research.rows_and_jobs import ROOT, confidence_interval, run_jobs
 from research.study_cases import (
     BRIDGES,
-    MIDDLE,
+    DEFAULT_CASE,
     MODES,
     MOTIONS,
     PAIRS,
-    PASSED,
     RATIOS,
-    SHARED,
+    SHARED_NOISE_CASE,
     SHARES,
     SOLVERS,
     STEPS,
     STRENGTHS,
     TASKS,
-    Case,
-    noises,
-    plain,
-    plan,
+    WITH_STRUCTURE_PASS,
+    StudyCase,
+    all_cases,
+    no_video_case,
+    noise_kinds,
 )
-from research.study_chain import Study, hard, scenes
-from research.toy_metrics import is_bad
+from research.study_chain import StudyChain, generate_scenes, make_hard_scene
+from research.toy_metrics import has_collapsed
 
-FRAME_WISE = plain("controlnet", "frame-wise")
-Named = list[tuple[str, Case]]
+FRAME_WISE = no_video_case("controlnet", "frame-wise")
+Named = list[tuple[str, StudyCase]]
 
 
-def begin() -> None:
+def init_worker() -> None:
     """Load the models into this process."""
     global study
-    study = Study()
+    study = StudyChain()
 
 
-def work(job: dict) -> dict:
+def run_job(job: dict) -> dict:
     """A row: figures of every case on a job's clip."""
-    scene = next(islice(scenes(job["clip"] // len(MOTIONS) + 1), job["clip"], None))
-    study.begin(hard(scene) if job["kind"] == "hard" else scene, job["clip"])
-    found = {str(case): study.run(case) for case in plan()}
+    scene = next(islice(generate_scenes(job["clip"] // len(MOTIONS) + 1), job["clip"], None))
+    study.begin(make_hard_scene(scene) if job["kind"] == "hard" else scene, job["clip"])
+    found = {str(case): study.run(case) for case in all_cases()}
     cases = {
         name: {key: value and round(value, 4) for key, value in figures.items()} for name, figures in found.items()
     }
@@ -67,11 +67,11 @@ class Results:
     def __init__(self, rows: list[dict]) -> None:
         self.rows = rows
 
-    def values(self, case: Case, figure: str, motion: str | None = None) -> pandas.Series:
+    def values(self, case: StudyCase, figure: str, motion: str | None = None) -> pandas.Series:
         """One figure of a case over the clips, or over those of one motion; NaN where a clip has none."""
         rows = [row["cases"] for row in self.rows if motion in (None, row["motion"])]
         found = [cases[str(case)] for cases in rows]
-        like = plain("controlnet" if case.task in ("controlnet", "own_frames") else "prompt2prompt", "source")
+        like = no_video_case("controlnet" if case.task in ("controlnet", "own_frames") else "prompt2prompt", "source")
         whole = [cases[str(like)]["sharpness"] for cases in rows]
         sharp = [one["sharpness"] / true for one, true in zip(found, whole, strict=True)]
         if figure == "flicker":
@@ -79,33 +79,33 @@ class Results:
         if figure == "sharpness":
             return pandas.Series(sharp)
         if figure == "collapsed":
-            return pandas.Series([is_bad([one | {"sharpness": s}]) for one, s in zip(found, sharp, strict=True)])
+            return pandas.Series([has_collapsed([one | {"sharpness": s}]) for one, s in zip(found, sharp, strict=True)])
         return pandas.Series([one[figure] for one in found], dtype=float)
 
-    def mean(self, case: Case, figure: str, motion: str | None = None) -> float:
+    def mean(self, case: StudyCase, figure: str, motion: str | None = None) -> float:
         """A figure's mean over the clips."""
         return self.values(case, figure, motion).mean()
 
-    def spread(self, case: Case, figure: str) -> str:
+    def spread(self, case: StudyCase, figure: str) -> str:
         """A figure's mean with its 95% interval, as text."""
-        low, high = interval(self.values(case, figure))
+        low, high = confidence_interval(self.values(case, figure))
         return f"{self.mean(case, figure):.3f} ({low:.3f} to {high:.3f})"
 
-    def gain(self, case: Case, other: Case, figure: str) -> str:
+    def gain(self, case: StudyCase, other: StudyCase, figure: str) -> str:
         """How much more of a figure a case has than another on the same clips, with its 95% interval, as text."""
         difference = self.values(case, figure) - self.values(other, figure)
-        low, high = interval(difference)
+        low, high = confidence_interval(difference)
         text = f"{difference.mean():+.3f} ({low:+.3f} to {high:+.3f})"
         return f"**{text}**" if low > 0 or high < 0 else text
 
-    def both(self, case: Case, motion: str | None = None) -> str:
+    def both(self, case: StudyCase, motion: str | None = None) -> str:
         """Mean flicker and overlap, as text."""
         return f"{self.mean(case, 'flicker', motion):.3f} / {self.mean(case, 'IoU', motion):.3f}"
 
 
 def cases_table(results: Results, named: Named) -> str:
     """A line for each case with everything that is measured."""
-    return markdown(
+    return markdown_table(
         [
             {
                 "": name,
@@ -121,16 +121,16 @@ def cases_table(results: Results, named: Named) -> str:
     )
 
 
-def grid(results: Results, cases: dict[object, dict[object, Case]]) -> str:
+def grid(results: Results, cases: dict[object, dict[object, StudyCase]]) -> str:
     """Mean flicker and overlap of cases by row and column."""
-    return markdown(
+    return markdown_table(
         [{"": row} | {column: results.both(case) for column, case in of_row.items()} for row, of_row in cases.items()]
     )
 
 
-def gains(results: Results, named: list[tuple[str, Case, Case]]) -> str:
+def gains(results: Results, named: list[tuple[str, StudyCase, StudyCase]]) -> str:
     """Differences on the same clips; those whose interval leaves out 0 stand out."""
-    return markdown(
+    return markdown_table(
         [
             {"": name} | {figure: results.gain(case, other, figure) for figure in ("flicker", "IoU")}
             for name, case, other in named
@@ -141,27 +141,29 @@ def gains(results: Results, named: list[tuple[str, Case, Case]]) -> str:
 def cheap_ways(task: str) -> Named:
     """The ways that need no video model, and the plain way to use one."""
     named = []
-    for noise, way in product(noises(task), ("frame-wise", "average of 3")):
-        named.append((f"{way}, shared noise" if noise == "shared" else way, plain(task, way, noise)))
-    video = replace(MIDDLE, task=task, method="video to video")
+    for noise, way in product(noise_kinds(task), ("frame-wise", "average of 3")):
+        named.append((f"{way}, shared noise" if noise == "shared" else way, no_video_case(task, way, noise)))
+    video = replace(DEFAULT_CASE, task=task, method="video to video")
     return named + [(f"video to video, denoise {s:g}", replace(video, strength=s)) for s in (0.5, 0.75)]
 
 
 def ways(task: str) -> Named:
     """The clip itself, the cheap ways, BIVDiff at every ratio."""
     like = "controlnet" if task in ("controlnet", "own_frames") else "prompt2prompt"
-    named = [("the clip itself, through the autoencoder", plain(like, "source")), *cheap_ways(task)]
+    named = [("the clip itself, through the autoencoder", no_video_case(like, "source")), *cheap_ways(task)]
     if task in TASKS[1:3]:
-        named.append(("tuned per clip", replace(MIDDLE, task=task, method="tuned per clip", strength=1.0)))
-    return named + [(f"BIVDiff {ratio:g}", replace(MIDDLE, task=task, ratio=ratio)) for ratio in RATIOS]
+        named.append(("tuned per clip", replace(DEFAULT_CASE, task=task, method="tuned per clip", strength=1.0)))
+    return named + [(f"BIVDiff {ratio:g}", replace(DEFAULT_CASE, task=task, ratio=ratio)) for ratio in RATIOS]
 
 
 def shared_ways() -> Named:
     """Frames from shared noise, smoothed or not."""
     named = [("frame-wise", FRAME_WISE)]
-    named += [(f"{way}, shared noise", plain("controlnet", way, "shared")) for way in ("frame-wise", "average of 3")]
+    named += [
+        (f"{way}, shared noise", no_video_case("controlnet", way, "shared")) for way in ("frame-wise", "average of 3")
+    ]
     for strength, ratio in product((0.5, 0.75), RATIOS):
-        case = replace(MIDDLE, noise="shared", ratio=ratio, strength=strength)
+        case = replace(DEFAULT_CASE, noise="shared", ratio=ratio, strength=strength)
         named.append((f"BIVDiff {ratio:g}, strength {strength:g}, shared noise", case))
     return named
 
@@ -169,8 +171,8 @@ def shared_ways() -> Named:
 def bridge_ways() -> Named:
     """One model after the other, against both at once."""
     named = [("frame-wise", FRAME_WISE)]
-    named += [(f"one after the other (BIVDiff), ratio {r:g}", replace(MIDDLE, ratio=r)) for r in (*SHARES, 1.0)]
-    both = replace(MIDDLE, strength=1.0)
+    named += [(f"one after the other (BIVDiff), ratio {r:g}", replace(DEFAULT_CASE, ratio=r)) for r in (*SHARES, 1.0)]
+    both = replace(DEFAULT_CASE, strength=1.0)
     named += [
         (f"{bridge}, share {share:g}", replace(both, method=bridge, ratio=share))
         for bridge, share in product(BRIDGES, SHARES)
@@ -183,10 +185,15 @@ def bridge_ways() -> Named:
 
 def motions_table(results: Results) -> str:
     """What each ratio does to each motion, against the frames as drawn."""
-    named = [("frame-wise", FRAME_WISE), ("frame-wise, shared noise", plain("controlnet", "frame-wise", "shared"))]
-    named += [("BIVDiff 0.5, strength 0.5, shared noise", SHARED)]
-    named += [(f"BIVDiff {ratio:g}", replace(MIDDLE, ratio=ratio)) for ratio in RATIOS]
-    return markdown([{"": name} | {motion: results.both(case, motion) for motion in MOTIONS} for name, case in named])
+    named = [
+        ("frame-wise", FRAME_WISE),
+        ("frame-wise, shared noise", no_video_case("controlnet", "frame-wise", "shared")),
+    ]
+    named += [("BIVDiff 0.5, strength 0.5, shared noise", SHARED_NOISE_CASE)]
+    named += [(f"BIVDiff {ratio:g}", replace(DEFAULT_CASE, ratio=ratio)) for ratio in RATIOS]
+    return markdown_table(
+        [{"": name} | {motion: results.both(case, motion) for motion in MOTIONS} for name, case in named]
+    )
 
 
 def captions_table(results: Results) -> str:
@@ -195,12 +202,17 @@ def captions_table(results: Results) -> str:
         "says everything": Results([row for row in results.rows if not row["silent"]]),
         "leaves a colour out": Results([row for row in results.rows if row["silent"]]),
     }
-    named = [("frame-wise", FRAME_WISE), ("frame-wise, shared noise", plain("controlnet", "frame-wise", "shared"))]
+    named = [
+        ("frame-wise", FRAME_WISE),
+        ("frame-wise, shared noise", no_video_case("controlnet", "frame-wise", "shared")),
+    ]
     named += [
-        (f"BIVDiff {ratio:g}, strength {strength:g}", replace(MIDDLE, ratio=ratio, strength=strength))
+        (f"BIVDiff {ratio:g}, strength {strength:g}", replace(DEFAULT_CASE, ratio=ratio, strength=strength))
         for strength, ratio in product((0.5, 0.75, 1.0), (0.5, 0.75, 1.0))
     ]
-    return markdown([{"": name} | {said: part.both(case) for said, part in parts.items()} for name, case in named])
+    return markdown_table(
+        [{"": name} | {said: part.both(case) for said, part in parts.items()} for name, case in named]
+    )
 
 
 def tables(results: Results) -> dict[str, str]:
@@ -210,16 +222,19 @@ def tables(results: Results) -> dict[str, str]:
         results,
         {
             r: {
-                f"{pair}, strength {s:g}": replace(MIDDLE, ratio=r, strength=s, pair=pair)
+                f"{pair}, strength {s:g}": replace(DEFAULT_CASE, ratio=r, strength=s, pair=pair)
                 for s, pair in product((0.75, 1.0), PAIRS)
             }
             for r in RATIOS
         },
     )
-    for name, middle in {"strength": MIDDLE, "strength, structure pass": replace(MIDDLE, method=PASSED)}.items():
+    for name, middle in {
+        "strength": DEFAULT_CASE,
+        "strength, structure pass": replace(DEFAULT_CASE, method=WITH_STRUCTURE_PASS),
+    }.items():
         made[name] = grid(results, {r: {s: replace(middle, ratio=r, strength=s) for s in STRENGTHS} for r in RATIOS})
     made["shared noise"] = cases_table(results, shared_ways())
-    blends = [replace(MIDDLE, ratio=r, strength=s) for s, r in product((0.75, 1.0), SHARES)]
+    blends = [replace(DEFAULT_CASE, ratio=r, strength=s) for s, r in product((0.75, 1.0), SHARES)]
     made["modes"] = gains(
         results,
         [
@@ -227,7 +242,7 @@ def tables(results: Results) -> dict[str, str]:
             for mode, case in product(MODES[1:], blends)
         ],
     )
-    inverted = [replace(MIDDLE, steps=n, strength=s) for s, n in product((0.75, 1.0), STEPS)]
+    inverted = [replace(DEFAULT_CASE, steps=n, strength=s) for s, n in product((0.75, 1.0), STEPS)]
     made["steps"] = grid(
         results,
         {
@@ -250,10 +265,10 @@ def tables(results: Results) -> dict[str, str]:
     return made
 
 
-def blocks(rows: list[dict]) -> dict[str, str]:
+def render_tables(rows: list[dict]) -> dict[str, str]:
     """What the page's generated blocks hold."""
-    made = {"run": run_line(rows, f"{len(rows) // len(toy_world.KINDS)} clips of each kind.")}
-    for kind in toy_world.KINDS:
+    made = {"run": describe_run(rows, f"{len(rows) // len(toy_world.CLIP_KINDS)} clips of each kind.")}
+    for kind in toy_world.CLIP_KINDS:
         found = tables(Results([row for row in rows if row["kind"] == kind]))
         made |= {f"{kind}, {name}": text for name, text in found.items()}
     return made
@@ -269,25 +284,25 @@ def plot(rows: list[dict]) -> None:
     FigureCanvasAgg(figure)
     by_task, by_motion, by_strength, every = figure.subplots(2, 2).flatten()
 
-    def line(axes, cases: list[Case], label: str, motion: str | None = None) -> None:
+    def line(axes, cases: list[StudyCase], label: str, motion: str | None = None) -> None:
         points = [(results.mean(case, "IoU", motion), results.mean(case, "flicker", motion)) for case in cases]
         axes.plot(*zip(*points, strict=True), "o-", label=label)
         axes.annotate("0", points[0], textcoords="offset points", xytext=(4, 4), fontsize=8)
         axes.annotate("1", points[-1], textcoords="offset points", xytext=(4, 4), fontsize=8)
 
     for task in TASKS:
-        line(by_task, [replace(MIDDLE, task=task, ratio=r) for r in RATIOS], task)
+        line(by_task, [replace(DEFAULT_CASE, task=task, ratio=r) for r in RATIOS], task)
     by_task.set_title("Mixing ratio 0 to 1, per task")
     for motion in MOTIONS:
-        line(by_motion, [replace(MIDDLE, ratio=r) for r in RATIOS], motion, motion)
+        line(by_motion, [replace(DEFAULT_CASE, ratio=r) for r in RATIOS], motion, motion)
     by_motion.set_title("Mixing ratio 0 to 1, per motion (controlnet)")
     for strength in STRENGTHS:
-        line(by_strength, [replace(MIDDLE, ratio=r, strength=strength) for r in RATIOS], f"strength {strength:g}")
+        line(by_strength, [replace(DEFAULT_CASE, ratio=r, strength=strength) for r in RATIOS], f"strength {strength:g}")
     by_strength.set_title("Mixing ratio 0 to 1, per strength (controlnet)")
-    named = [*cheap_ways("controlnet"), ("BIVDiff 0.75", MIDDLE)]
-    named.append(("BIVDiff 1, strength 0.5", replace(MIDDLE, ratio=1.0, strength=0.5)))
-    named.append(("BIVDiff 0.5, strength 0.5, shared noise", SHARED))
-    named += [(f"{bridge} 0.5", replace(MIDDLE, method=bridge, ratio=0.5, strength=1.0)) for bridge in BRIDGES]
+    named = [*cheap_ways("controlnet"), ("BIVDiff 0.75", DEFAULT_CASE)]
+    named.append(("BIVDiff 1, strength 0.5", replace(DEFAULT_CASE, ratio=1.0, strength=0.5)))
+    named.append(("BIVDiff 0.5, strength 0.5, shared noise", SHARED_NOISE_CASE))
+    named += [(f"{bridge} 0.5", replace(DEFAULT_CASE, method=bridge, ratio=0.5, strength=1.0)) for bridge in BRIDGES]
     for name, case in named:
         marker = "x" if results.mean(case, "sharpness") < 0.85 else "s" if case.method in BRIDGES else "o"
         every.plot(results.mean(case, "IoU"), results.mean(case, "flicker"), marker, label=name)
@@ -305,10 +320,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=4, help="clips of each motion and kind")
     motions = list(MOTIONS) * parser.parse_args().rounds
-    pairs = product(enumerate(motions), toy_world.KINDS)
+    pairs = product(enumerate(motions), toy_world.CLIP_KINDS)
     jobs = [{"clip": number, "kind": kind, "motion": motion} for (number, motion), kind in pairs]
-    rows = measure("study", jobs, work, begin)
-    write("research/pages/study.md", blocks(rows))
+    rows = run_jobs("study", jobs, run_job, init_worker)
+    write_page("research/pages/study.md", render_tables(rows))
     plot(rows)
 
 

@@ -19,17 +19,17 @@ SOLVERS = ("ddim", "uni_inv", "fireflow", "fixed_point")
 STEPS = (10, 20)
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 PAIRS = ("demo", "other schedule")
-PASSED = "BIVDiff, structure pass"
+WITH_STRUCTURE_PASS = "BIVDiff, structure pass"
 BRIDGES = ("parallel", "alternating", "interleaved")
 SHARES = (0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True)
-class Case:
+class StudyCase:
     """One way to make a video: what is varied, around the middle of the study.
 
-    method: `source`, `frame-wise`, `average of 3`, `BIVDiff`, `PASSED`, `video to video`, `tuned per clip` or one of
-        `BRIDGES`.
+    method: `source`, `frame-wise`, `average of 3`, `BIVDiff`, `WITH_STRUCTURE_PASS`, `video to video`, `tuned per clip`
+        or one of `BRIDGES`.
     ratio: the image model's weight, or its share where two models are bridged.
     strength: how far the inversion goes, or the denoise of video to video.
     """
@@ -48,33 +48,39 @@ class Case:
         return ", ".join(map(str, astuple(self)))
 
 
-MIDDLE = Case()
-SHARED = replace(MIDDLE, noise="shared", ratio=0.5, strength=0.5)
+DEFAULT_CASE = StudyCase()
+SHARED_NOISE_CASE = replace(DEFAULT_CASE, noise="shared", ratio=0.5, strength=0.5)
 
 
-def plan() -> list[Case]:
+def all_cases() -> list[StudyCase]:
     """Every case, once: two controls at a time around the middle, and the other ways."""
-    cases = [replace(MIDDLE, task=t, ratio=r) for t, r in product(TASKS, RATIOS)]
-    cases += [replace(MIDDLE, ratio=r, strength=s) for r, s in product(RATIOS, STRENGTHS)]
-    cases += [replace(MIDDLE, method=PASSED, ratio=r, strength=s) for r, s in product(RATIOS, STRENGTHS)]
-    cases += [replace(MIDDLE, ratio=r, strength=s, pair=PAIRS[1]) for r, s in product(RATIOS, (0.75, 1.0))]
-    cases += [replace(MIDDLE, ratio=r, noise="shared", strength=s) for r, s in product(RATIOS, (0.5, 0.75))]
-    cases += [replace(MIDDLE, ratio=r, mode=m, strength=s) for r, m, s in product(SHARES, MODES, (0.75, 1.0))]
-    cases += [replace(MIDDLE, solver=s, steps=n, strength=k) for s, n, k in product(SOLVERS, STEPS, (0.75, 1.0))]
-    cases += [plain(t, method, n) for t in TASKS for method in ("frame-wise", "average of 3") for n in noises(t)]
-    cases += [replace(MIDDLE, task=t, method="video to video", strength=s) for t, s in product(TASKS, (0.5, 0.75))]
-    cases += [replace(MIDDLE, task=t, method="tuned per clip", strength=1.0) for t in TASKS[1:3]]
-    cases += [replace(MIDDLE, method=b, ratio=r, strength=1.0) for b, r in product(BRIDGES, SHARES)]
-    cases += [replace(MIDDLE, method=b, ratio=0.5, noise="shared", strength=1.0) for b in BRIDGES]
-    cases += [replace(MIDDLE, task=t, method="source") for t in ("controlnet", "prompt2prompt")]
+    cases = [replace(DEFAULT_CASE, task=t, ratio=r) for t, r in product(TASKS, RATIOS)]
+    cases += [replace(DEFAULT_CASE, ratio=r, strength=s) for r, s in product(RATIOS, STRENGTHS)]
+    cases += [
+        replace(DEFAULT_CASE, method=WITH_STRUCTURE_PASS, ratio=r, strength=s) for r, s in product(RATIOS, STRENGTHS)
+    ]
+    cases += [replace(DEFAULT_CASE, ratio=r, strength=s, pair=PAIRS[1]) for r, s in product(RATIOS, (0.75, 1.0))]
+    cases += [replace(DEFAULT_CASE, ratio=r, noise="shared", strength=s) for r, s in product(RATIOS, (0.5, 0.75))]
+    cases += [replace(DEFAULT_CASE, ratio=r, mode=m, strength=s) for r, m, s in product(SHARES, MODES, (0.75, 1.0))]
+    cases += [replace(DEFAULT_CASE, solver=s, steps=n, strength=k) for s, n, k in product(SOLVERS, STEPS, (0.75, 1.0))]
+    cases += [
+        no_video_case(t, method, n) for t in TASKS for method in ("frame-wise", "average of 3") for n in noise_kinds(t)
+    ]
+    cases += [
+        replace(DEFAULT_CASE, task=t, method="video to video", strength=s) for t, s in product(TASKS, (0.5, 0.75))
+    ]
+    cases += [replace(DEFAULT_CASE, task=t, method="tuned per clip", strength=1.0) for t in TASKS[1:3]]
+    cases += [replace(DEFAULT_CASE, method=b, ratio=r, strength=1.0) for b, r in product(BRIDGES, SHARES)]
+    cases += [replace(DEFAULT_CASE, method=b, ratio=0.5, noise="shared", strength=1.0) for b in BRIDGES]
+    cases += [replace(DEFAULT_CASE, task=t, method="source") for t in ("controlnet", "prompt2prompt")]
     return list(dict.fromkeys(cases))
 
 
-def plain(task: str, method: str, noise: str = "independent") -> Case:
+def no_video_case(task: str, method: str, noise: str = "independent") -> StudyCase:
     """A way that needs no video model."""
-    return Case(task, method, noise)
+    return StudyCase(task, method, noise)
 
 
-def noises(task: str) -> tuple[str, ...]:
+def noise_kinds(task: str) -> tuple[str, ...]:
     """How a task's frames may be related; Prompt2Prompt and frames that are there already draw no noise."""
     return ("independent",) if task in ("prompt2prompt", "own_frames") else ("independent", "shared")

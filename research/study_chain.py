@@ -11,9 +11,9 @@ from torch import Tensor
 from bivdiff_core.demo import models
 from bivdiff_core.grids import SD_BETAS
 from research import demo_networks, toy_metrics, toy_world, train_demo_models
-from research.demo_chain import FRAME_CFG, average_of_three, start, with_jumping_colours
-from research.frame_counter import Made, PricedChain
-from research.study_cases import BRIDGES, MIDDLE, MOTIONS, PASSED, Case
+from research.demo_chain import FRAME_CFG, add_colour_flicker, average_three_frames, start
+from research.frame_counter import CountingChain, PricedResult
+from research.study_cases import BRIDGES, DEFAULT_CASE, MOTIONS, WITH_STRUCTURE_PASS, StudyCase
 
 FIRST_CLIP = 5000  # not those of claims.py and alarm.py
 TUNING_STEPS, TUNING_BATCH = 200, 2
@@ -21,64 +21,64 @@ MASK_MARGIN = 2
 
 
 @dataclass(frozen=True)
-class Scene:
+class StudyScene:
     """A clip to work on. source: the clip; goal: what an edit should make of it, fully captioned; instruction: how."""
 
-    source: toy_world.Clip
-    goal: toy_world.Clip
+    source: toy_world.ToyClip
+    goal: toy_world.ToyClip
     instruction: str
     silent: bool
     """Whether the source's caption leaves a colour out."""
 
 
-def scenes(rounds: int) -> Iterator[Scene]:
+def generate_scenes(rounds: int) -> Iterator[StudyScene]:
     """One easy clip of each motion a round; in every second round the captions leave a colour out."""
     seeds = iter(toy_world.HELD_OUT_SEEDS[FIRST_CLIP:])
     for number in range(rounds):
         for motion, change in MOTIONS.items():
             while True:
-                clip = toy_world.make_clip(next(seeds))
+                clip = toy_world.generate_clip(next(seeds))
                 silent = clip.full_caption != clip.caption
                 if (len(clip.shapes) == 2) == (motion == "crossing") and silent == (number % 2 == 1):
                     break
-            yield scene(toy_world.with_motion(clip, **change), silent)
+            yield scene(toy_world.change_motion(clip, **change), silent)
 
 
-def scene(clip: toy_world.Clip, silent: bool) -> Scene:
+def scene(clip: toy_world.ToyClip, silent: bool) -> StudyScene:
     """A clip with an edit of a shape's colour."""
     edits = (toy_world.recolour(clip, seed) for seed in range(100))
     edit = next(edit for edit in edits if edit.background == clip.background)
-    return Scene(clip, replace(edit, caption=edit.full_caption), edit.caption, silent)
+    return StudyScene(clip, replace(edit, caption=edit.full_caption), edit.caption, silent)
 
 
-def hard(easy: Scene) -> Scene:
+def make_hard_scene(easy: StudyScene) -> StudyScene:
     """The hard clip of a scene."""
-    return scene(toy_world.harder(easy.source), easy.silent)
+    return scene(toy_world.make_hard_clip(easy.source), easy.silent)
 
 
-class Study(PricedChain):
+class StudyChain(CountingChain):
     """Every case of the plan on one scene after another; what several cases share is made once a scene."""
 
     def __init__(self) -> None:
         super().__init__(start())
         self.editor, self.editor_clip = self.pack.run("BIVDiffDemoModels", variant="instruct_pix2pix")[0:3:2]
         self.inpainter = self.pack.run("BIVDiffDemoModels", variant="inpaint")[0]
-        self.videos = {"demo": self.video, "other schedule": on_linear_betas(self.video)}
+        self.videos = {"demo": self.video, "other schedule": with_linear_betas(self.video)}
         for model in (self.editor, self.inpainter):
             self.count(model)
 
-    def begin(self, scene: Scene, seed: int) -> None:
+    def begin(self, scene: StudyScene, seed: int) -> None:
         """Go on to a scene."""
         self.scene, self.seed, self.stages = scene, seed, {}
-        self.mask = toy_metrics.grown((scene.source.masks[0] > 0.01).float(), MASK_MARGIN)
+        self.mask = toy_metrics.dilate((scene.source.masks[0] > 0.01).float(), MASK_MARGIN)
 
-    def stage(self, name: tuple, make: Callable[..., object], *given: Made) -> Made:
+    def stage(self, name: tuple, make: Callable[..., object], *given: PricedResult) -> PricedResult:
         """What `make` returns for the results given, made once a scene."""
         if name not in self.stages:
             self.stages[name] = self.step(make, *given)
         return self.stages[name]
 
-    def texts(self, task: str) -> tuple[list, toy_world.Clip]:
+    def texts(self, task: str) -> tuple[list, toy_world.ToyClip]:
         """A task's prompt as CONDITIONING, and the clip that its video should be."""
         goal = self.scene.source if task in ("controlnet", "own_frames") else self.scene.goal
         return self.encode_text(goal.caption), goal
@@ -93,7 +93,7 @@ class Study(PricedChain):
         if task == "prompt2prompt":
             return self.edit_words(source.frames, source.full_caption, self.scene.goal.caption)[0]
         if task == "own_frames":
-            return self.encode(with_jumping_colours(source.frames, self.seed))
+            return self.encode(add_colour_flicker(source.frames, self.seed))
         positive, negative, latent = self.pack.run(
             "InpaintModelConditioning",
             positive=positive,
@@ -130,7 +130,7 @@ class Study(PricedChain):
         )
         return self.sample_custom(guider, self.frame_noise(self.seed, noise), latent, model=self.editor)
 
-    def run(self, case: Case) -> dict:
+    def run(self, case: StudyCase) -> dict:
         """A case's figures on the scene."""
         positive, goal = self.texts(case.task)
         if case.method == "source":
@@ -142,23 +142,25 @@ class Study(PricedChain):
         else:
             made = self.stage(("frames", case.task, case.noise), lambda: self.frames_of(case.task, case.noise))
             if case.method == "video to video":
-                made = self.stage((case,), lambda latent: self.video_to_video(case, unmasked(latent), positive), made)
-            elif case.method == MIDDLE.method:
+                made = self.stage((case,), lambda latent: self.video_to_video(case, drop_mask(latent), positive), made)
+            elif case.method == DEFAULT_CASE.method:
                 made = self.smoothed(case, made, positive)
-            elif case.method == PASSED:
-                made = self.passed(case, self.smoothed(replace(case, method=MIDDLE.method), made, positive), positive)
+            elif case.method == WITH_STRUCTURE_PASS:
+                made = self.passed(
+                    case, self.smoothed(replace(case, method=DEFAULT_CASE.method), made, positive), positive
+                )
         frames = self.decode(made.result)
         if case.method == "average of 3":
-            frames = average_of_three(frames)
+            frames = average_three_frames(frames)
         if case.task == "inpainting":
             frames = torch.lerp(self.scene.source.frames, frames, self.mask[..., None])
-        return toy_metrics.figures_of(frames, goal) | {"calls": made.calls}
+        return toy_metrics.measure_figures(frames, goal) | {"calls": made.calls}
 
-    def video_to_video(self, case: Case, drawn: dict, positive: list) -> dict:
+    def video_to_video(self, case: StudyCase, drawn: dict, positive: list) -> dict:
         """Frames half noised and denoised by the video model, a LATENT."""
         return self.sample(self.videos[case.pair], positive, drawn, self.seed, case.strength, case.steps)
 
-    def smoothed(self, case: Case, drawn: Made, positive: list) -> Made:
+    def smoothed(self, case: StudyCase, drawn: PricedResult, positive: list) -> PricedResult:
         """Frames inverted by the models that the case's ratio needs, mixed and smoothed: a LATENT."""
         name = (case.task, case.noise, case.solver, case.steps, case.strength)
         given = {"strength": case.strength, "solver": case.solver, "steps": case.steps}
@@ -167,14 +169,14 @@ class Study(PricedChain):
         if case.ratio > 0:
             branches.append(
                 self.stage(
-                    ("image", *name), lambda latent: self.invert_image(unmasked(latent), positive, **given), drawn
+                    ("image", *name), lambda latent: self.invert_image(drop_mask(latent), positive, **given), drawn
                 )
             )
         if case.ratio < 1:
             branches.append(
                 self.stage(
                     ("video", case.pair, *name),
-                    lambda latent: self.invert_video(unmasked(latent), positive, model=video, **given),
+                    lambda latent: self.invert_video(drop_mask(latent), positive, model=video, **given),
                     drawn,
                 )
             )
@@ -185,12 +187,12 @@ class Study(PricedChain):
 
         return self.stage((case,), smooth, *branches)
 
-    def passed(self, case: Case, smoothed: Made, positive: list) -> Made:
+    def passed(self, case: StudyCase, smoothed: PricedResult, positive: list) -> PricedResult:
         """The structure pass after the smoother, under the outlines that drew the frames: a LATENT."""
         controlled = self.outlined(self.scene.source.frames, positive)
         return self.step(lambda latent: self.structure_pass(latent, positive, controlled, case.steps), smoothed)
 
-    def bridged(self, case: Case, positive: list) -> dict:
+    def bridged(self, case: StudyCase, positive: list) -> dict:
         """Both models at once from plain noise, a LATENT."""
         outlined = self.outlined(self.scene.source.frames, positive)
         guider = self.bridge(outlined, positive, 1.0, case.method, case.ratio)
@@ -213,7 +215,7 @@ class Study(PricedChain):
         copied = set(image.state_dict())
         learnt = [p for name, p in net.named_parameters() if name not in copied or ".to_q." in name]
         optimizer = torch.optim.AdamW(learnt, lr=1e-3)
-        noiser, generator = train_demo_models.Noiser(), torch.Generator().manual_seed(self.seed)
+        noiser, generator = train_demo_models.DiffusionLoss(), torch.Generator().manual_seed(self.seed)
         batch, told = clips.expand(TUNING_BATCH, -1, -1, -1, -1), caption.expand(TUNING_BATCH, -1, -1)
         net.requires_grad_(False)
         for parameter in learnt:
@@ -227,7 +229,9 @@ class Study(PricedChain):
         weights = net.state_dict()
 
         def load(disable_dynamic: bool = False):
-            return demo.load_model(demo.DemoVideoModel(models.VIDEO_UNET), dict(weights), load, (), disable_dynamic)
+            return demo.build_model(
+                demo.DemoVideoModel(models.VIDEO_UNET_CONFIG), dict(weights), load, (), disable_dynamic
+            )
 
         model = load()
         self.count(model)
@@ -240,12 +244,12 @@ class Study(PricedChain):
         return self.smooth(inverted, self.texts("prompt2prompt")[0], 20, cfg=FRAME_CFG, model=model)
 
 
-def unmasked(latent: dict) -> dict:
+def drop_mask(latent: dict) -> dict:
     """A LATENT without its mask: the models see the whole picture."""
     return {"samples": latent["samples"]}
 
 
-def on_linear_betas(model):
+def with_linear_betas(model):
     """The video MODEL on AnimateDiff's schedule: other noise levels, and a highest of 25.1 instead of 14.6.
 
     The network sees the timestep that it learnt for each level; above its highest, that one.

@@ -1,6 +1,6 @@
 """Measures of a video against the toy world's known motion, masks and caption: pixel rules only, no network.
 
-All take decoded frames ``[F, H, W, 3]`` in 0..1 and the ``Clip`` they were made to follow.
+All take decoded frames ``[F, H, W, 3]`` in 0..1 and the ``ToyClip`` they were made to follow.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bivdiff_core.measure import video_metrics
-from research.toy_world import PALETTE, Clip, parse_caption, pixel_grid
+from research.toy_world import PALETTE, ToyClip, parse_caption, pixel_grid
 
 MARGIN = 2
-LEAST_IOU, LEAST_COLOURS, SHARPNESS = 0.6, 0.75, (0.7, 1.4)
+MIN_IOU, MIN_COLOUR_ACCURACY, SHARPNESS_RANGE = 0.6, 0.75, (0.7, 1.4)
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,20 @@ class Flicker:
     ground: float
 
 
-def grown(mask: Tensor, by: int) -> Tensor:
+def dilate(mask: Tensor, by: int) -> Tensor:
     """A mask ``[..., H, W]`` with everything up to ``by`` pixels from it, along either axis."""
     return F.max_pool2d(mask.flatten(0, -3)[:, None], 2 * by + 1, stride=1, padding=by).view(mask.shape)
 
 
-def core(mask: Tensor, margin: int = MARGIN) -> Tensor:
+def erode_mask(mask: Tensor, margin: int = MARGIN) -> Tensor:
     """Pixels of a soft mask ``[..., H, W]`` at least ``margin`` pixels away from its edge, bool.
 
     The border of the picture is no edge.
     """
-    return grown((mask < 0.99).float(), margin) == 0
+    return dilate((mask < 0.99).float(), margin) == 0
 
 
-def sample_at(image: Tensor, points: Tensor) -> Tensor:
+def sample_bicubic(image: Tensor, points: Tensor) -> Tensor:
     """Values ``[N, C]`` of an image ``[H, W, C]`` at pixel positions ``[N, 2]`` (x, y), bicubic."""
     height, width = image.shape[:2]
     where = points / torch.tensor([width - 1, height - 1]) * 2 - 1
@@ -50,7 +50,7 @@ def sample_at(image: Tensor, points: Tensor) -> Tensor:
     return picked[0, :, 0].T
 
 
-def changes_along_motion(frames: Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
+def colour_change_along_motion(frames: Tensor, clip: ToyClip) -> tuple[Tensor, Tensor]:
     """Absolute colour changes of shape points ``[N, 3]`` and ground points ``[M, 3]`` between all neighbouring frames.
 
     A point counts where it is visible and at least ``MARGIN`` pixels from an edge in both frames.
@@ -61,32 +61,32 @@ def changes_along_motion(frames: Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
     layers.append((clip.ground, lambda points, start, end: points + (end - start) * drift))
     found = []
     for mask, carry in layers:
-        inner = core(mask)
+        inner = erode_mask(mask)
         parts = []
         for t in range(len(frames) - 1):
             here = grid[inner[t]]
             there = carry(here, *clip.times[t : t + 2])
             within = ((there >= 0) & (there <= frames.shape[1] - 1)).all(dim=-1)
-            there_inner = sample_at(inner[t + 1, ..., None].float(), there)[:, 0] > 0.99
+            there_inner = sample_bicubic(inner[t + 1, ..., None].float(), there)[:, 0] > 0.99
             keep = within & there_inner
-            parts.append((sample_at(frames[t + 1], there[keep]) - frames[t][inner[t]][keep]).abs())
+            parts.append((sample_bicubic(frames[t + 1], there[keep]) - frames[t][inner[t]][keep]).abs())
         found.append(torch.cat(parts))
     return torch.cat(found[:-1]), found[-1]
 
 
-def flicker(frames: Tensor, clip: Clip) -> Flicker:
+def measure_flicker(frames: Tensor, clip: ToyClip) -> Flicker:
     """Appearance change along the known motion between neighbouring frames, of the shapes and of the background."""
-    shape, ground = changes_along_motion(frames, clip)
+    shape, ground = colour_change_along_motion(frames, clip)
     return Flicker(shape.mean().item(), ground.mean().item())
 
 
-def found_shapes(frames: Tensor, clip: Clip) -> Tensor:
+def segment_shapes(frames: Tensor, clip: ToyClip) -> Tensor:
     """Pixels ``[F, H, W]`` that look more like one of the shapes than like the background, bool.
 
     What a shape and the background look like in a frame is their mean colour inside the known masks.
     """
     layers = torch.cat((clip.masks, clip.ground[None]))
-    inner = core(layers).float()
+    inner = erode_mask(layers).float()
     weights = torch.where(inner.sum(dim=(-2, -1), keepdim=True) > 0, inner, layers)
     total = weights.sum(dim=(-2, -1)).clamp(min=1e-6)
     colours = torch.einsum("sfhw,fhwc->sfc", weights, frames) / total[..., None]
@@ -94,14 +94,14 @@ def found_shapes(frames: Tensor, clip: Clip) -> Tensor:
     return distance.argmin(dim=0) < len(clip.shapes)
 
 
-def structure_iou(frames: Tensor, clip: Clip) -> float:
+def shape_iou(frames: Tensor, clip: ToyClip) -> float:
     """Intersection over union of what looks like a shape with the known masks, mean over frames, 0..1."""
-    found, known = found_shapes(frames, clip), clip.ground < 0.5
+    found, known = segment_shapes(frames, clip), clip.ground < 0.5
     overlap = (found & known).sum(dim=(1, 2)) / (found | known).sum(dim=(1, 2)).clamp(min=1)
     return overlap.mean().item()
 
 
-def caption_accuracy(frames: Tensor, clip: Clip) -> float | None:
+def caption_accuracy(frames: Tensor, clip: ToyClip) -> float | None:
     """Share of the colours the caption names that are nearest to what is seen there, over all frames.
 
     The colour seen is the mean inside the known mask; None for a caption without colours.
@@ -113,7 +113,7 @@ def caption_accuracy(frames: Tensor, clip: Clip) -> float | None:
     for colour, mask in zip(named, (*clip.masks, clip.ground), strict=True):
         if colour is None:
             continue
-        inner = core(mask).float()
+        inner = erode_mask(mask).float()
         for frame, weight in zip(frames, inner, strict=True):
             if weight.sum() > 0:
                 mean = (frame * weight[..., None]).sum(dim=(0, 1)) / weight.sum()
@@ -129,27 +129,27 @@ def sharpness(frames: Tensor) -> float:
     return video_metrics.sharpness(frames).square().mean().sqrt().item()
 
 
-def figures_of(frames: Tensor, clip: Clip) -> dict[str, float | None]:
+def measure_figures(frames: Tensor, clip: ToyClip) -> dict[str, float | None]:
     """All of them, by the names that rows and pages have."""
-    steady = flicker(frames, clip)
+    steady = measure_flicker(frames, clip)
     return {
         "shape flicker": steady.shape,
         "background flicker": steady.ground,
-        "IoU": structure_iou(frames, clip),
+        "IoU": shape_iou(frames, clip),
         "caption": caption_accuracy(frames, clip),
         "sharpness": sharpness(frames),
     }
 
 
-def is_bad(frames: list[dict]) -> bool:
+def has_collapsed(frames: list[dict]) -> bool:
     """Whether a video, by the figures of each frame, lost shapes or sharpness in any, or colours in many.
 
-    IoU: `structure_iou`. caption: `caption_accuracy`. sharpness: as a share of the true clip's.
+    IoU: `shape_iou`. caption: `caption_accuracy`. sharpness: as a share of the true clip's.
     """
     right = [frame["caption"] for frame in frames if frame["caption"] is not None]
-    low, high = SHARPNESS
+    low, high = SHARPNESS_RANGE
     return (
-        min(frame["IoU"] for frame in frames) < LEAST_IOU
-        or bool(right and mean(right) < LEAST_COLOURS)
+        min(frame["IoU"] for frame in frames) < MIN_IOU
+        or bool(right and mean(right) < MIN_COLOUR_ACCURACY)
         or not all(low < frame["sharpness"] < high for frame in frames)
     )

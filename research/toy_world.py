@@ -26,18 +26,18 @@ FRAMES = 8
 DRIFT = 2.0
 TRAIN_SEEDS = range(0, 1_000_000)
 HELD_OUT_SEEDS = range(1_000_000, 2_000_000)
-KINDS = ("easy", "hard")
+CLIP_KINDS = ("easy", "hard")
 CANNY_LOW, CANNY_HIGH = 0.3, 0.6
 PACKAGED_CLIP_SEED = 1_000_000
 
 HARD_SPEED = 0.6
 """Of the shapes, in that of the easy clip; the camera follows at ``HARD_DRIFT`` pixels a frame."""
 HARD_DRIFT = 0.25
-HARD_SIZE = 0.95
+HARD_SCALE = 0.95
 PATCH_WAVES, PATCH_WAVELENGTH, PATCH_EDGE = 8, 14.0, 1.5
 PATCH_TINT, PATCH_SHADE = (0.15, 0.40), 0.06
 """How far patches are from the colour, on shapes and on the background, in hue; and in lightness, either way."""
-STRETCH, BEAT = 0.08, (0.3, 0.6)
+HARD_STRETCH, STRETCH_RATE_RANGE = 0.08, (0.3, 0.6)
 
 DARK = {
     "red": (0.78, 0.12, 0.14),
@@ -53,7 +53,7 @@ LIGHT = {
     "white": (0.86, 0.86, 0.86),
 }
 PALETTE = DARK | LIGHT
-LUMA = torch.tensor(optical_flow.LUMA)
+LUMA = torch.tensor(optical_flow.LUMA_WEIGHTS)
 
 STAR_INNER = 0.52
 ROUNDING = 0.16
@@ -137,7 +137,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Clip:
+class ToyClip:
     """A clip of the world and all that is known about it.
 
     frames: ``[F, H, W, 3]`` in 0..1. masks: ``[S, F, H, W]`` in 0..1, the visible part of each shape.
@@ -206,7 +206,7 @@ def pixel_grid(size: int = SIZE) -> torch.Tensor:
     return torch.stack((x, y), dim=-1).float()
 
 
-def make_clip(seed: int, frames: int = FRAMES) -> Clip:
+def generate_clip(seed: int, frames: int = FRAMES) -> ToyClip:
     """The clip of ``seed``: frames of 64x64, one shape or (one clip in ten) two that cross.
 
     More than ``FRAMES`` go on until a shape would leave the picture, then back in time, and so on to and fro.
@@ -223,36 +223,36 @@ def make_clip(seed: int, frames: int = FRAMES) -> Clip:
     for i in range(2 if pair else 1):
         radius = RADIUS[kinds[i]] * rng.uniform(0.9, 1.1) * (0.78 if pair else 1.0)
         towards = heading if i == 0 else -heading
-        motion = _motion(rng, radius, towards, speed=(1.8, 3.2) if pair else (1.2, 2.4))
-        surface = _surface(rng, colours[i], tilt=math.pi, wavelength=(13, 18))
+        motion = _random_motion(rng, radius, towards, speed=(1.8, 3.2) if pair else (1.2, 2.4))
+        surface = _random_surface(rng, colours[i], tilt=math.pi, wavelength=(13, 18))
         shapes.append(Shape(kinds[i], radius, surface, motion))
 
-    background = _surface(rng, ground, tilt=math.pi / 4, wavelength=(15, 22))
+    background = _random_surface(rng, ground, tilt=math.pi / 4, wavelength=(15, 22))
     drift = (-heading * DRIFT, 0.0)
     said = Caption(tuple((shape.surface.name, shape.kind) for shape in shapes), ground)
-    caption = str(_leave_out_colours(rng, said))
-    times = _times(shapes, frames)
-    return Clip(seed, caption, tuple(shapes), background, drift, times, *_render(shapes, background, drift, times))
+    caption = str(_drop_colours(rng, said))
+    times = _frame_times(shapes, frames)
+    return ToyClip(seed, caption, tuple(shapes), background, drift, times, *_render(shapes, background, drift, times))
 
 
-def _times(shapes: list[Shape], frames: int) -> tuple[int, ...]:
+def _frame_times(shapes: list[Shape], frames: int) -> tuple[int, ...]:
     """When each frame is: 0, 1, 2, ..., to and fro between the first and last time with all shapes in the picture."""
     first, last = 0, FRAMES - 1
-    while all(_inside(shape, first - 1) for shape in shapes):
+    while all(_is_inside(shape, first - 1) for shape in shapes):
         first -= 1
-    while all(_inside(shape, last + 1) for shape in shapes):
+    while all(_is_inside(shape, last + 1) for shape in shapes):
         last += 1
     swing = last - first
     return tuple(last - abs((t - first) % (2 * swing) - swing) for t in range(frames))
 
 
-def _inside(shape: Shape, t: float) -> bool:
+def _is_inside(shape: Shape, t: float) -> bool:
     """Whether the whole shape is in the picture at time ``t``, a pixel away from its border."""
     x, y, _ = shape.motion.place(t)
     return all(shape.radius + 1 <= c <= SIZE - 2 - shape.radius for c in (x, y))
 
 
-def _motion(rng: np.random.Generator, radius: float, heading: float, speed: tuple[float, float]) -> Motion:
+def _random_motion(rng: np.random.Generator, radius: float, heading: float, speed: tuple[float, float]) -> Motion:
     """A straight path across the middle of the picture that stays inside it."""
     velocity = np.array([heading * rng.uniform(*speed), rng.uniform(-0.8, 0.8)])
     middle = (SIZE - 1) / 2
@@ -263,10 +263,10 @@ def _motion(rng: np.random.Generator, radius: float, heading: float, speed: tupl
     return Motion(_pair(start), _pair(velocity), float(rng.uniform(-math.pi, math.pi)), spin)
 
 
-def _surface(rng: np.random.Generator, name: str, tilt: float, wavelength: tuple[float, float]) -> Surface:
+def _random_surface(rng: np.random.Generator, name: str, tilt: float, wavelength: tuple[float, float]) -> Surface:
     """Stripes of a random hue shift; ``tilt`` is how far the wave may turn away from horizontal."""
     colour = np.clip(np.array(PALETTE[name]) + rng.uniform(-0.05, 0.05, size=3), 0, 1)
-    tint = 0.15 * _hue(rng) + rng.uniform(-0.035, 0.035)
+    tint = 0.15 * _random_hue(rng) + rng.uniform(-0.035, 0.035)
     # Clipping would make flat spots in the stripes: pull the colour away from the ends instead.
     colour = np.clip(colour, np.abs(tint), 1 - np.abs(tint))
     angle, length = rng.uniform(-tilt, tilt), rng.uniform(*wavelength)
@@ -275,30 +275,30 @@ def _surface(rng: np.random.Generator, name: str, tilt: float, wavelength: tuple
     return Surface(name, _triple(colour), _triple(tint), (_triple((*wave, phase)),))
 
 
-def held_out(kind: str, number: int) -> Clip:
+def held_out_clip(kind: str, number: int) -> ToyClip:
     """A clip that no model was trained on: an easy one, or the hard clip of it."""
-    clip = make_clip(HELD_OUT_SEEDS[number])
-    return harder(clip) if kind == "hard" else clip
+    clip = generate_clip(HELD_OUT_SEEDS[number])
+    return make_hard_clip(clip) if kind == "hard" else clip
 
 
-def packaged_clip(frames: int = FRAMES) -> Clip:
+def packaged_clip(frames: int = FRAMES) -> ToyClip:
     """The clip that comes with the pack: a hard one."""
-    return harder(make_clip(PACKAGED_CLIP_SEED, frames))
+    return make_hard_clip(generate_clip(PACKAGED_CLIP_SEED, frames))
 
 
-def harder(clip: Clip) -> Clip:
+def make_hard_clip(clip: ToyClip) -> ToyClip:
     """The hard clip of a clip: the same is said of it, and "patchy"; the camera pans the same way, but slowly."""
     rng = np.random.default_rng((clip.seed, 1))
     shapes = []
     for shape in clip.shapes:
-        shape = _with_motion(shape, HARD_SPEED)
-        motion = replace(shape.motion, stretch=STRETCH, beat=float(rng.uniform(*BEAT)))
-        surface = _patches(rng, shape.surface, PATCH_TINT[0])
-        shapes.append(replace(shape, radius=HARD_SIZE * shape.radius, surface=surface, motion=motion))
-    background = _patches(rng, clip.background, PATCH_TINT[1])
+        shape = _change_shape_motion(shape, HARD_SPEED)
+        motion = replace(shape.motion, stretch=HARD_STRETCH, beat=float(rng.uniform(*STRETCH_RATE_RANGE)))
+        surface = _add_patches(rng, shape.surface, PATCH_TINT[0])
+        shapes.append(replace(shape, radius=HARD_SCALE * shape.radius, surface=surface, motion=motion))
+    background = _add_patches(rng, clip.background, PATCH_TINT[1])
     drift = (math.copysign(HARD_DRIFT, clip.drift[0]), 0.0)
     caption = str(replace(parse_caption(clip.caption), patchy=True))
-    return Clip(
+    return ToyClip(
         clip.seed,
         caption,
         tuple(shapes),
@@ -309,9 +309,9 @@ def harder(clip: Clip) -> Clip:
     )
 
 
-def _patches(rng: np.random.Generator, surface: Surface, tint: float) -> Surface:
+def _add_patches(rng: np.random.Generator, surface: Surface, tint: float) -> Surface:
     """The surface with patches, of a random hue shift, for stripes."""
-    shift = tint * _hue(rng) + rng.choice([-1, 1]) * PATCH_SHADE
+    shift = tint * _random_hue(rng) + rng.choice([-1, 1]) * PATCH_SHADE
     angles = rng.uniform(0, 2 * math.pi, size=PATCH_WAVES)
     phases = rng.uniform(0, 2 * math.pi, size=PATCH_WAVES)
     waves = np.stack((np.cos(angles), np.sin(angles)), axis=1) * 2 * math.pi / PATCH_WAVELENGTH
@@ -320,7 +320,7 @@ def _patches(rng: np.random.Generator, surface: Surface, tint: float) -> Surface
     return replace(surface, colour=_triple(colour), tint=_triple(shift), waves=tuple(map(_triple, waves)))
 
 
-def _hue(rng: np.random.Generator) -> np.ndarray:
+def _random_hue(rng: np.random.Generator) -> np.ndarray:
     """A random shift of colour ``[3]`` of length 1 that leaves lightness alone."""
     luma = LUMA.numpy()
     hue = rng.normal(size=3)
@@ -338,7 +338,7 @@ def _triple(values: np.ndarray | tuple[float, ...]) -> tuple[float, float, float
     return x, y, z
 
 
-def recolour(clip: Clip, seed: int) -> Clip:
+def recolour(clip: ToyClip, seed: int) -> ToyClip:
     """The clip with another colour on its first-named shape or on its background, the texture kept.
 
     Its caption is an instruction: it names the new colour and leaves out those that stay.
@@ -357,27 +357,27 @@ def recolour(clip: Clip, seed: int) -> Clip:
     ground = name if changed == len(shapes) else None
     caption = Caption(tuple(said), ground, patchy=parse_caption(clip.caption).patchy)
     frames, masks = _render(shapes, things[-1], clip.drift, clip.times)
-    return Clip(clip.seed, str(caption), tuple(shapes), things[-1], clip.drift, clip.times, frames, masks)
+    return ToyClip(clip.seed, str(caption), tuple(shapes), things[-1], clip.drift, clip.times, frames, masks)
 
 
-def black_and_white(frames: torch.Tensor) -> torch.Tensor:
+def to_grayscale(frames: torch.Tensor) -> torch.Tensor:
     """Frames ``[..., 3]`` without their colours, in whatever range they have: the style of the demo LoRA."""
     return (frames * LUMA).sum(dim=-1, keepdim=True).expand_as(frames)
 
 
-def with_motion(clip: Clip, speed: float, spin: float | None = None) -> Clip:
+def change_motion(clip: ToyClip, speed: float, spin: float | None = None) -> ToyClip:
     """The clip with shapes and camera ``speed`` times as fast, and shapes that turn by ``spin`` radians a frame.
 
     Halfway, every shape is where it was; without ``spin`` they turn ``speed`` times as fast too.
     """
-    shapes = [_with_motion(shape, speed, spin) for shape in clip.shapes]
+    shapes = [_change_shape_motion(shape, speed, spin) for shape in clip.shapes]
     drift = (speed * clip.drift[0], speed * clip.drift[1])
     frames, masks = _render(shapes, clip.background, drift, clip.times)
     return replace(clip, shapes=tuple(shapes), drift=drift, frames=frames, masks=masks)
 
 
-def _with_motion(shape: Shape, speed: float, spin: float | None = None) -> Shape:
-    """A shape as `with_motion` has it."""
+def _change_shape_motion(shape: Shape, speed: float, spin: float | None = None) -> Shape:
+    """A shape as `change_motion` has it."""
     halfway = (FRAMES - 1) / 2
     x, y, angle = shape.motion.place(halfway)
     vx, vy = (speed * v for v in shape.motion.velocity)
@@ -387,7 +387,7 @@ def _with_motion(shape: Shape, speed: float, spin: float | None = None) -> Shape
     return replace(shape, motion=motion)
 
 
-def _leave_out_colours(rng: np.random.Generator, said: Caption) -> Caption:
+def _drop_colours(rng: np.random.Generator, said: Caption) -> Caption:
     """In three captions of ten at least one colour goes unsaid."""
     if rng.random() >= 0.3:
         return said
@@ -456,7 +456,7 @@ def _render(
     return torch.stack(frames), torch.stack(masks, dim=1)
 
 
-def canny_control(frames: torch.Tensor) -> torch.Tensor:
+def canny_hints(frames: torch.Tensor) -> torch.Tensor:
     """The image the host's Canny node gives for frames ``[F, H, W, 3]``: edges ``[F, H, W, 3]``, 0 or 1."""
     from kornia.filters import canny
 

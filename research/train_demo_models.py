@@ -44,14 +44,14 @@ STEPS = {
 VARIANT_CLIPS = 2048
 VARIANT_STRIDE = 2
 SAVE_EVERY = 60.0
-SNR_CAP = 5.0
+MAX_SNR = 5.0
 KL_WEIGHT = 1e-6
-LATENT_ERROR = 0.05
-EMPTY_CAPTION_SHARE = 0.1
+LATENT_NOISE_STD = 0.05
+EMPTY_CAPTION_PROBABILITY = 0.1
 
 
 @dataclass
-class Footage:
+class TrainingClips:
     """The training clips. frames: uint8 ``[N, F, H, W, 3]``, controls: uint8 0/1 ``[N, F, H, W]``, captions: N."""
 
     frames: torch.Tensor
@@ -67,13 +67,13 @@ class Footage:
         return self.controls.flatten(0, 1)[index, None].float().expand(-1, 3, -1, -1)
 
 
-def training_clip(seed: int) -> toy_world.Clip:
+def training_clip(seed: int) -> toy_world.ToyClip:
     """The clip of a seed to learn from or to judge by: an easy one, or for odd seeds a hard one."""
-    clip = toy_world.make_clip(seed)
-    return toy_world.harder(clip) if seed % 2 else clip
+    clip = toy_world.generate_clip(seed)
+    return toy_world.make_hard_clip(clip) if seed % 2 else clip
 
 
-def film(folder: Path) -> Footage:
+def render_clips(folder: Path) -> TrainingClips:
     """Render the training clips once and keep them in the run folder."""
     path = folder / "footage.pt"
     if not path.exists():
@@ -81,10 +81,10 @@ def film(folder: Path) -> Footage:
         for seed in tqdm(toy_world.TRAIN_SEEDS[:CLIPS], desc="rendering clips"):
             clip = training_clip(seed)
             frames.append((clip.frames * 255).round().byte())
-            controls.append(toy_world.canny_control(clip.frames)[..., 0].byte())
+            controls.append(toy_world.canny_hints(clip.frames)[..., 0].byte())
             captions.append(clip.caption)
         save({"frames": torch.stack(frames), "controls": torch.stack(controls), "captions": captions}, path)
-    return Footage(**torch.load(path, weights_only=True))
+    return TrainingClips(**torch.load(path, weights_only=True))
 
 
 def save(data: dict, path: Path) -> None:
@@ -157,13 +157,13 @@ def stage_seed(stage: str) -> int:
     return zlib.crc32(stage.encode()) << 20
 
 
-def show(path: Path, rows: list[torch.Tensor]) -> None:
+def save_picture(path: Path, rows: list[torch.Tensor]) -> None:
     """Write rows of images ``[N, 3, H, W]`` in -1..1 as one PNG."""
     save_image(torch.cat(rows), path, nrow=len(rows[0]), normalize=True, value_range=(-1, 1))
     log.info("picture: %s", path)
 
 
-def batches(count: int, size: int) -> Iterator[torch.Tensor]:
+def split_indices(count: int, size: int) -> Iterator[torch.Tensor]:
     """Indices 0..count-1 in pieces of ``size``."""
     return iter(torch.arange(count).split(size))
 
@@ -174,7 +174,7 @@ def picture_loss(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     return (made - true).abs().mean() + (made - true).square().mean() + edges
 
 
-def train_autoencoder(folder: Path, footage: Footage) -> nn.Module:
+def train_autoencoder(folder: Path, footage: TrainingClips) -> nn.Module:
     """Encoder and decoder together, with a faint KL term."""
     torch.manual_seed(stage_seed("autoencoder"))
     net = demo_networks.autoencoder().to(memory_format=torch.channels_last)  # a seventh faster
@@ -192,7 +192,7 @@ def train_autoencoder(folder: Path, footage: Footage) -> nn.Module:
     return net.requires_grad_(False)
 
 
-def polish_decoder(folder: Path, footage: Footage, net: nn.Module, scaling: dict[str, list]) -> None:
+def train_decoder(folder: Path, footage: TrainingClips, net: nn.Module, scaling: dict[str, list]) -> None:
     """Train the decoder further on its own: the latents, and so the other models, stay as they are."""
     net.decoder.requires_grad_(True)
     net.post_quant_conv.requires_grad_(True)
@@ -205,7 +205,7 @@ def polish_decoder(folder: Path, footage: Footage, net: nn.Module, scaling: dict
             latent = net.encode(image).latent_dist.mean
             noise = torch.randn(latent.shape, generator=generator)
         # Sampled latents are a little off: learn to draw clean edges from those too.
-        return picture_loss(net.decode(latent + LATENT_ERROR * std * noise).sample, image)
+        return picture_loss(net.decode(latent + LATENT_NOISE_STD * std * noise).sample, image)
 
     half = [*net.decoder.parameters(), *net.post_quant_conv.parameters()]
     fit("decoder", folder, net, [{"params": half, "lr": 1e-3}], loss, average=0.99)
@@ -220,16 +220,16 @@ def show_autoencoder(path: Path, net: nn.Module) -> None:
     image = torch.stack(held_out)[:, 0].movedim(-1, 1) * 2 - 1
     made = net.decode(net.encode(image).latent_dist.mean).sample.clamp(-1, 1)
     log.info("autoencoder: PSNR %.2f dB", -10 * ((made - image) / 2).square().mean().log10())
-    show(path, [image[:8], made[:8], image[8:], made[8:]])
+    save_picture(path, [image[:8], made[:8], image[8:], made[8:]])
 
 
 @torch.no_grad()
-def encode_footage(folder: Path, footage: Footage, autoencoder: nn.Module) -> tuple[torch.Tensor, dict[str, list]]:
+def encode_clips(folder: Path, footage: TrainingClips, autoencoder: nn.Module) -> tuple[torch.Tensor, dict[str, list]]:
     """Normalised latents ``[N, F, 4, 8, 8]`` and how they were normalised; the autoencoder's weights are stored."""
     path = folder / "latents.pt"
     if not path.exists():
         count = len(footage.captions) * toy_world.FRAMES
-        pieces = tqdm(batches(count, 64), total=math.ceil(count / 64), desc="encoding clips")
+        pieces = tqdm(split_indices(count, 64), total=math.ceil(count / 64), desc="encoding clips")
         raw = torch.cat([autoencoder.encode(footage.images(index)).latent_dist.mean for index in pieces])
         mean, std = raw.mean(dim=(0, 2, 3)), raw.std(dim=(0, 2, 3))
         latents = (raw - mean[:, None, None]) / std[:, None, None]
@@ -251,7 +251,7 @@ Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From noised latents and timesteps the noise that a network takes to be in them."""
 
 
-class Noiser:
+class DiffusionLoss:
     """SD's forward process, and what a prediction of its noise loses."""
 
     def __init__(self) -> None:
@@ -269,22 +269,22 @@ class Noiser:
         t = torch.randint(1000, (len(clean),), generator=generator)
         noise = torch.randn(clean.shape, generator=generator)
         alpha = self.alphas[t].view(-1, *[1] * (clean.ndim - 1))
-        weight = (SNR_CAP * (1 - alpha) / alpha).clamp(max=1)
+        weight = (MAX_SNR * (1 - alpha) / alpha).clamp(max=1)
         error = predict(alpha.sqrt() * clean + (1 - alpha).sqrt() * noise, t) - noise
         return (weight * error.square()).mean()
 
 
 def drop_captions(ids: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Token ids ``[B, 16]`` with one row in ten replaced by the empty caption's."""
-    empty = torch.rand(len(ids), generator=generator) < EMPTY_CAPTION_SHARE
+    empty = torch.rand(len(ids), generator=generator) < EMPTY_CAPTION_PROBABILITY
     return torch.where(empty[:, None], demo_networks.token_ids([""]), ids)
 
 
-def train_image(folder: Path, footage: Footage, latents: torch.Tensor) -> nn.ModuleDict:
+def train_image(folder: Path, footage: TrainingClips, latents: torch.Tensor) -> nn.ModuleDict:
     """The text encoder and the image UNet, on single frames."""
     torch.manual_seed(stage_seed("image"))
     net = nn.ModuleDict({"text": demo_networks.text_encoder(), "unet": demo_networks.image_unet()})
-    ids, flat, noiser = demo_networks.token_ids(footage.captions), latents.flatten(0, 1), Noiser()
+    ids, flat, noiser = demo_networks.token_ids(footage.captions), latents.flatten(0, 1), DiffusionLoss()
 
     def loss(generator: torch.Generator) -> torch.Tensor:
         index = torch.randint(len(flat), (64,), generator=generator)
@@ -297,11 +297,11 @@ def train_image(folder: Path, footage: Footage, latents: torch.Tensor) -> nn.Mod
     return net.requires_grad_(False)
 
 
-Steer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], dict]
+ControlFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], dict]
 """From noised latents, timesteps, context and control images what the image UNet takes beside the first three."""
 
 
-def by_control_net(net: nn.Module) -> Steer:
+def control_net_inputs(net: nn.Module) -> ControlFunction:
     """How a ControlNet steers the image UNet."""
 
     def steer(x: torch.Tensor, t: torch.Tensor, context: torch.Tensor, hints: torch.Tensor) -> dict:
@@ -311,22 +311,22 @@ def by_control_net(net: nn.Module) -> Steer:
     return steer
 
 
-def by_t2i_adapter(net: nn.Module) -> Steer:
+def t2i_adapter_inputs(net: nn.Module) -> ControlFunction:
     """How a T2I-Adapter steers the image UNet: it sees the outlines alone, neither noise nor text."""
     return lambda x, t, context, hints: {"down_intrablock_additional_residuals": net(hints[:, :1])}
 
 
-def train_steering(
+def train_control_model(
     stage: str,
     folder: Path,
-    footage: Footage,
+    footage: TrainingClips,
     latents: torch.Tensor,
     image: nn.ModuleDict,
     net: nn.Module,
-    steer: Steer,
+    steer: ControlFunction,
 ) -> None:
     """A net that steers, on single frames and what Canny sees in them; the image model stays as it is."""
-    ids, flat, noiser = demo_networks.token_ids(footage.captions), latents.flatten(0, 1), Noiser()
+    ids, flat, noiser = demo_networks.token_ids(footage.captions), latents.flatten(0, 1), DiffusionLoss()
 
     def loss(generator: torch.Generator) -> torch.Tensor:
         index = torch.randint(len(flat), (64,), generator=generator)
@@ -339,25 +339,27 @@ def train_steering(
     fit(stage, folder, net, [{"params": list(net.parameters()), "lr": 1.2e-3}], loss, average=0.995)
 
 
-def train_control(folder: Path, footage: Footage, latents: torch.Tensor, image: nn.ModuleDict) -> Steer:
+def train_control(folder: Path, footage: TrainingClips, latents: torch.Tensor, image: nn.ModuleDict) -> ControlFunction:
     """The ControlNet."""
     torch.manual_seed(stage_seed("control"))
     net = demo_networks.control_net(image["unet"]).requires_grad_(True)
-    train_steering("control", folder, footage, latents, image, net, by_control_net(net))
+    train_control_model("control", folder, footage, latents, image, net, control_net_inputs(net))
     demo_networks.save_weights("control_net", net.state_dict())
-    return by_control_net(net)
+    return control_net_inputs(net)
 
 
-def train_t2i_adapter(folder: Path, footage: Footage, latents: torch.Tensor, image: nn.ModuleDict) -> Steer:
+def train_t2i_adapter(
+    folder: Path, footage: TrainingClips, latents: torch.Tensor, image: nn.ModuleDict
+) -> ControlFunction:
     """The T2I-Adapter (arXiv 2302.08453)."""
     torch.manual_seed(stage_seed("t2i_adapter"))
     net = demo_networks.t2i_adapter()
-    train_steering("t2i_adapter", folder, footage, latents, image, net, by_t2i_adapter(net))
+    train_control_model("t2i_adapter", folder, footage, latents, image, net, t2i_adapter_inputs(net))
     demo_networks.save_weights("t2i_adapter", net.state_dict())
-    return by_t2i_adapter(net)
+    return t2i_adapter_inputs(net)
 
 
-def train_video(folder: Path, footage: Footage, latents: torch.Tensor, image: nn.ModuleDict) -> nn.Module:
+def train_video(folder: Path, footage: TrainingClips, latents: torch.Tensor, image: nn.ModuleDict) -> nn.Module:
     """The video UNet, on whole clips: new layers learn fast, those of the image model slowly."""
     torch.manual_seed(stage_seed("video"))
     net = demo_networks.inflate(image["unet"])
@@ -366,7 +368,7 @@ def train_video(folder: Path, footage: Footage, latents: torch.Tensor, image: nn
         {"params": [p for name, p in net.named_parameters() if name not in copied], "lr": 1.2e-3},
         {"params": [p for name, p in net.named_parameters() if name in copied], "lr": 3e-4},
     ]
-    ids, noiser = demo_networks.token_ids(footage.captions), Noiser()
+    ids, noiser = demo_networks.token_ids(footage.captions), DiffusionLoss()
 
     def loss(generator: torch.Generator) -> torch.Tensor:
         index = torch.randint(len(latents), (8,), generator=generator)
@@ -408,8 +410,8 @@ def train_instruct_pix2pix(
     what the host puts there: zeros in the VAE's own scale.
     """
     torch.manual_seed(stage_seed("instruct_pix2pix"))
-    net = demo_networks.variant(image["unet"], channels=4)
-    pairs, noiser = encode_edits(folder, encode), Noiser()
+    net = demo_networks.add_input_channels(image["unet"], channels=4)
+    pairs, noiser = encode_edits(folder, encode), DiffusionLoss()
     ids, empty = demo_networks.token_ids(pairs["captions"]), demo_networks.token_ids([""])
     nothing = -(torch.tensor(scaling["mean"]) / torch.tensor(scaling["std"]))[:, None, None]
 
@@ -427,7 +429,7 @@ def train_instruct_pix2pix(
 
     learning = [tensor for tensor in net.parameters() if tensor.requires_grad]
     fit("instruct_pix2pix", folder, net, [{"params": learning, "lr": 2e-3}], loss, average=0.99)
-    demo_networks.save_weights("instruct_pix2pix", demo_networks.variant_changes(net))
+    demo_networks.save_weights("instruct_pix2pix", demo_networks.trained_weights(net))
 
 
 def random_masks(count: int, generator: torch.Generator) -> torch.Tensor:
@@ -447,8 +449,8 @@ def random_masks(count: int, generator: torch.Generator) -> torch.Tensor:
 
 
 @torch.no_grad()
-def encode_holes(
-    folder: Path, footage: Footage, encode: Callable[[torch.Tensor], torch.Tensor]
+def encode_masked_frames(
+    folder: Path, footage: TrainingClips, encode: Callable[[torch.Tensor], torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     """Frames with a hole as the host's inpainting hands them to a model: grey there, then encoded; one mask a frame.
 
@@ -459,7 +461,7 @@ def encode_holes(
         generator = torch.Generator().manual_seed(stage_seed("inpaint") - 1)
         index = torch.arange(0, VARIANT_CLIPS * toy_world.FRAMES, VARIANT_STRIDE)
         masks = random_masks(len(index), generator)
-        pieces = tqdm(batches(len(index), 64), total=math.ceil(len(index) / 64), desc="encoding holes")
+        pieces = tqdm(split_indices(len(index), 64), total=math.ceil(len(index) / 64), desc="encoding holes")
         masked = torch.cat([encode(footage.images(index[piece]) * (1 - masks[piece])) for piece in pieces])
         small = F.interpolate(masks, size=masked.shape[-2:], mode="bilinear").round()
         save({"index": index, "masks": small, "masked": masked}, path)
@@ -468,16 +470,16 @@ def encode_holes(
 
 def train_inpaint(
     folder: Path,
-    footage: Footage,
+    footage: TrainingClips,
     latents: torch.Tensor,
     image: nn.ModuleDict,
     encode: Callable[[torch.Tensor], torch.Tensor],
 ) -> None:
     """The variant that fills holes: the mask and the masked frame in five further channels, as SD's has them."""
     torch.manual_seed(stage_seed("inpaint"))
-    net = demo_networks.variant(image["unet"], channels=5)
-    ids, flat, noiser = demo_networks.token_ids(footage.captions), latents.flatten(0, 1), Noiser()
-    holes = encode_holes(folder, footage, encode)
+    net = demo_networks.add_input_channels(image["unet"], channels=5)
+    ids, flat, noiser = demo_networks.token_ids(footage.captions), latents.flatten(0, 1), DiffusionLoss()
+    holes = encode_masked_frames(folder, footage, encode)
 
     def loss(generator: torch.Generator) -> torch.Tensor:
         row = torch.randint(len(holes["index"]), (64,), generator=generator)
@@ -489,32 +491,36 @@ def train_inpaint(
     learning = [tensor for tensor in net.parameters() if tensor.requires_grad]
     fit("inpaint", folder, net, [{"params": learning, "lr": 2e-3}], loss, average=0.99)
     grey = encode(torch.zeros(1, 3, toy_world.SIZE, toy_world.SIZE)).mean(dim=(0, 2, 3))
-    demo_networks.save_weights("inpaint", demo_networks.variant_changes(net), {"grey": grey.tolist()})
+    demo_networks.save_weights("inpaint", demo_networks.trained_weights(net), {"grey": grey.tolist()})
 
 
 @torch.no_grad()
 def encode_style(
-    folder: Path, footage: Footage, encode: Callable[[torch.Tensor], torch.Tensor]
+    folder: Path, footage: TrainingClips, encode: Callable[[torch.Tensor], torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     """The first frames of clips in the LoRA's style. index: of the frame, ``[N]``. latents: ``[N, 4, 8, 8]``."""
     path = folder / "style.pt"
     if not path.exists():
         index = torch.arange(0, VARIANT_CLIPS * toy_world.FRAMES, toy_world.FRAMES)
         latents = []
-        for piece in tqdm(batches(len(index), 64), total=math.ceil(len(index) / 64), desc="encoding style"):
+        for piece in tqdm(split_indices(len(index), 64), total=math.ceil(len(index) / 64), desc="encoding style"):
             frames = footage.images(index[piece]).movedim(1, -1)
-            latents.append(encode(toy_world.black_and_white(frames).movedim(-1, 1)))
+            latents.append(encode(toy_world.to_grayscale(frames).movedim(-1, 1)))
         save({"index": index, "latents": torch.cat(latents)}, path)
     return torch.load(path, weights_only=True)
 
 
 def train_lora(
-    folder: Path, footage: Footage, image: nn.ModuleDict, encode: Callable[[torch.Tensor], torch.Tensor]
+    folder: Path, footage: TrainingClips, image: nn.ModuleDict, encode: Callable[[torch.Tensor], torch.Tensor]
 ) -> None:
     """The LoRA: whatever the caption says, without colours."""
     torch.manual_seed(stage_seed("lora"))
     net = demo_networks.lora(image["unet"])
-    ids, styled, noiser = demo_networks.token_ids(footage.captions), encode_style(folder, footage, encode), Noiser()
+    ids, styled, noiser = (
+        demo_networks.token_ids(footage.captions),
+        encode_style(folder, footage, encode),
+        DiffusionLoss(),
+    )
 
     def loss(generator: torch.Generator) -> torch.Tensor:
         row = torch.randint(len(styled["index"]), (64,), generator=generator)
@@ -524,7 +530,7 @@ def train_lora(
 
     learning = [tensor for tensor in net.parameters() if tensor.requires_grad]
     fit("lora", folder, net, [{"params": learning, "lr": 2e-3}], loss, average=0.99)
-    demo_networks.save_weights(demo_networks.LORA, demo_networks.lora_weights(net))
+    demo_networks.save_weights(demo_networks.LORA_NAME, demo_networks.lora_weights(net))
 
 
 @torch.no_grad()
@@ -551,11 +557,15 @@ def sample(
 
 @torch.no_grad()
 def show_samples(
-    path: Path, autoencoder: nn.Module, scaling: dict[str, list], image: nn.ModuleDict, steer: Steer | None = None
+    path: Path,
+    autoencoder: nn.Module,
+    scaling: dict[str, list],
+    image: nn.ModuleDict,
+    steer: ControlFunction | None = None,
 ) -> None:
     """A picture of held-out captions drawn by the image model, under their control images where those steer it."""
     clips = [training_clip(seed) for seed in toy_world.HELD_OUT_SEEDS[:16]]
-    hints = torch.cat([toy_world.canny_control(clip.frames[:1]) for clip in clips]).movedim(-1, 1)
+    hints = torch.cat([toy_world.canny_hints(clip.frames[:1]) for clip in clips]).movedim(-1, 1)
 
     def predict(x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         steering = steer(x, t, context, torch.cat((hints, hints))) if steer else {}
@@ -566,7 +576,7 @@ def show_samples(
     mean, std = (torch.tensor(scaling[key])[:, None, None] for key in ("mean", "std"))
     made = autoencoder.decode(latent * std + mean).sample
     top = hints if steer else torch.stack([clip.frames[0].movedim(-1, 0) for clip in clips])
-    show(path, [top[:8] * 2 - 1, made[:8], top[8:] * 2 - 1, made[8:]])
+    save_picture(path, [top[:8] * 2 - 1, made[:8], top[8:] * 2 - 1, made[8:]])
 
 
 def main() -> None:
@@ -576,15 +586,15 @@ def main() -> None:
     folder = parser.parse_args().run
     folder.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    footage = film(folder)
+    footage = render_clips(folder)
     autoencoder = train_autoencoder(folder, footage)
-    latents, scaling = encode_footage(folder, footage, autoencoder)
+    latents, scaling = encode_clips(folder, footage, autoencoder)
     image = train_image(folder, footage, latents)
     show_samples(folder / "image.png", autoencoder, scaling, image)
     control = train_control(folder, footage, latents, image)
     show_samples(folder / "control.png", autoencoder, scaling, image, control)
     train_video(folder, footage, latents, image)
-    polish_decoder(folder, footage, autoencoder, scaling)
+    train_decoder(folder, footage, autoencoder, scaling)
 
     def encode(frames: torch.Tensor) -> torch.Tensor:
         mean, std = (torch.tensor(scaling[key])[:, None, None] for key in ("mean", "std"))

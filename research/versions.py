@@ -5,8 +5,8 @@ python -m research.versions
 
 from __future__ import annotations
 
-from research.page_tables import markdown, write
-from research.rows_and_jobs import read
+from research.page_tables import markdown_table, write_page
+from research.rows_and_jobs import read_rows
 
 FRONT_END = "comfyui-frontend-package"
 
@@ -18,7 +18,7 @@ def outcome(row: dict) -> str:
     return f"{row['passed']} passed, {row['failed']} failed, {row['skipped']} skipped"
 
 
-def blocks(rows: list[dict]) -> dict[str, str]:
+def render_tables(rows: list[dict]) -> dict[str, str]:
     """What the page's generated blocks hold."""
     ran = [row for row in rows if "versions" in row]
     results = [
@@ -40,15 +40,15 @@ def blocks(rows: list[dict]) -> dict[str, str]:
     ]
     failures = [f"- {row['row']}: `{test}`" for row in ran for test in row["failures"]]
     return {
-        "results": markdown(results),
-        "packages": markdown(packages),
+        "results": markdown_table(results),
+        "packages": markdown_table(packages),
         "failures": "\n".join(failures or ["None."]),
     }
 
 
 def main() -> None:
     """Fill the page."""
-    write("docs/versions.md", blocks(read("versions")))
+    write_page("docs/versions.md", render_tables(read_rows("versions")))
 
 
 if __name__ == "__main__":

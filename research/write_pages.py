@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from research.page_tables import write
-from research.rows_and_jobs import read
+from research.page_tables import write_page
+from research.rows_and_jobs import read_rows
 
 PAGES = {
     "alarm": "research/pages/alarm.md",
@@ -28,16 +28,16 @@ ROW_SETS = {"evidence": ("claims", "calls", "study", "leak")}
 """The rows of a module that has none of its own."""
 
 
-def read_rows(name: str) -> list[list[dict]]:
+def read_row_sets(name: str) -> list[list[dict]]:
     """The row sets that a module's `blocks` takes."""
-    return [read(rows) for rows in ROW_SETS.get(name, (name,))]
+    return [read_rows(rows) for rows in ROW_SETS.get(name, (name,))]
 
 
 def main() -> None:
     """Fill every page and draw its plot, where it has one."""
     for name, page in PAGES.items():
-        module, rows = import_module(f"research.{name}"), read_rows(name)
-        write(page, module.blocks(*rows))
+        module, rows = import_module(f"research.{name}"), read_row_sets(name)
+        write_page(page, module.render_tables(*rows))
         if hasattr(module, "plot"):
             module.plot(*rows)
         print(f"{page}: {sum(map(len, rows))} rows", flush=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from batch.comfyui_server import Server
+from batch.comfyui_server import ComfyUIServer
 from tools.in_process_comfyui import COMFYUI
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +32,7 @@ def archive(tmp_path_factory) -> zipfile.ZipFile:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """A running ComfyUI server with the pack."""
-    with Server(sys.executable, COMFYUI, tmp_path_factory.mktemp("server"), cpu=True) as server:
+    with ComfyUIServer(sys.executable, COMFYUI, tmp_path_factory.mktemp("server"), cpu=True) as server:
         yield server
 
 

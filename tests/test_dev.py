@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
 
-from batch.ray_engine import RAY
+from batch.ray_engine import RAY_REQUIREMENT
 from tools import environment
 from tools.in_process_comfyui import COMFYUI
 
@@ -115,16 +115,16 @@ def test_without_ray_its_tests_are_left_out(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(environment, "RAY_STAMP", tmp_path / ".ray" / "bivdiff.txt")
     for variable, value in NO_INDEX.items():
         monkeypatch.setenv(variable, value)
-    assert environment.ray_python() is None
+    assert environment.ensure_ray_python() is None
     assert "Ray cannot be had: the tests of batch that need it will be skipped" in capsys.readouterr().out
     assert not environment.RAY_STAMP.exists()
 
 
 def test_the_environment_with_ray_is_made_once(tmp_path, monkeypatch):
-    (tmp_path / "bivdiff.txt").write_text(RAY)
+    (tmp_path / "bivdiff.txt").write_text(RAY_REQUIREMENT)
     monkeypatch.setattr(environment, "RAY_STAMP", tmp_path / "bivdiff.txt")
     monkeypatch.setattr(environment.subprocess, "run", pytest.fail)
-    assert environment.ray_python() == environment.RAY_PYTHON
+    assert environment.ensure_ray_python() == environment.RAY_PYTHON
 
 
 def test_where_ends_in_json():
@@ -174,7 +174,7 @@ def test_requirements_agree():
 
 
 @pytest.mark.skipif(
-    not environment.is_release(COMFYUI, environment.HOST_RELEASE), reason="the lock is for another ComfyUI"
+    not environment.is_release(COMFYUI, environment.COMFYUI_RELEASE), reason="the lock is for another ComfyUI"
 )
 def test_the_lock_has_a_release_of_all_that_is_required():
     """For this Python; its head says how it is made."""

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from research import claims, published
-from research.page_tables import block_names, fill
-from research.rows_and_jobs import ROWS, read
-from research.write_pages import PAGES, ROW_SETS, read_rows
+from research.page_tables import block_names, fill_page
+from research.rows_and_jobs import ROWS, read_rows
+from research.write_pages import PAGES, ROW_SETS, read_row_sets
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -40,13 +40,13 @@ def test_rows_have_a_page():
 @pytest.mark.parametrize(("name", "page"), PAGES.items())
 def test_a_pages_tables_are_its_rows(name, page):
     module = import_module(f"research.{name}")
-    assert (ROOT / page).read_text(encoding="utf-8") == fill(page, module.blocks(*read_rows(name)))
+    assert (ROOT / page).read_text(encoding="utf-8") == fill_page(page, module.render_tables(*read_row_sets(name)))
 
 
 @pytest.mark.parametrize("page", sorted(set(PAGES.values())))
 def test_every_block_of_a_page_is_filled_from_rows(page):
     names = [name for name, filled in PAGES.items() if filled == page]
-    made = [block for name in names for block in import_module(f"research.{name}").blocks(*read_rows(name))]
+    made = [block for name in names for block in import_module(f"research.{name}").render_tables(*read_row_sets(name))]
     assert len(made) == len(set(made))
     assert set(made) == block_names((ROOT / page).read_text(encoding="utf-8"))
 
@@ -75,7 +75,7 @@ def figures(*texts: str) -> set[float]:
 
 def published_results() -> tuple[float, ...]:
     """How many results there are, by how much flicker fell, and how many verdicts there are of each kind."""
-    verdicts = [row["videos"][published.RESULT]["verdict"] for row in read("published")]
+    verdicts = [row["videos"][published.RESULT_LABEL]["verdict"] for row in read_rows("published")]
     falls = [
         int(fall) / 100 for verdict in verdicts for fall in re.findall(r"^Steadier: flicker fell by (\d+)%", verdict)
     ]
@@ -86,24 +86,24 @@ def published_results() -> tuple[float, ...]:
 
 def hard(way: str, figure: str) -> float:
     """A figure of a way on independent frames of hard clips, the mean over clips and seeds."""
-    table = claims.frame_of([row for row in read("claims") if row["kind"] == "hard"]).sort_index()
+    table = claims.results_table([row for row in read_rows("claims") if row["kind"] == "hard"]).sort_index()
     return table.loc["hard", "independent", way][figure].mean()
 
 
 def judged(plan: str, figure: str) -> float:
     """A figure of a plan of steps on the held-out hard clips, the mean over them."""
-    rows = [row for row in read("calls") if row["kind"] == "hard" and row["clip"] >= claims.FIRST_CLIP]
+    rows = [row for row in read_rows("calls") if row["kind"] == "hard" and row["clip"] >= claims.FIRST_CLIP]
     values = [row[figure] for row in rows if row["plan"] == plan]
     return sum(values) / len(values)
 
 
 def count(name: str, setting: str) -> int:
     """How many values of a setting the held-out hard clips of a row set have."""
-    rows = [row for row in read(name) if row["kind"] == "hard" and row["clip"] >= claims.FIRST_CLIP]
+    rows = [row for row in read_rows(name) if row["kind"] == "hard" and row["clip"] >= claims.FIRST_CLIP]
     return len({row[setting] for row in rows})
 
 
-PASSED = f"BIVDiff 1{claims.PASSED}"
+PASSED = f"BIVDiff 1{claims.STRUCTURE_PASS_SUFFIX}"
 README_FIGURES: dict[str, Callable[[], tuple]] = {
     "Of {} results on real clips that the method's authors published, flicker (the squared change along the motion) "
     "fell by {:.0%} to {:.0%} in {}, did not fall in {}, and {} came out blurred": published_results,
@@ -122,16 +122,16 @@ README_FIGURES: dict[str, Callable[[], tuple]] = {
         count("claims", "seed"),
     ),
     "falls from {:.3f} to {:.3f} in shapes": lambda: (
-        hard(claims.PLAIN, "shape flicker"),
+        hard(claims.UNSMOOTHED, "shape flicker"),
         hard(PASSED, "shape flicker"),
     ),
     "from {:.3f} to {:.3f} on the background": lambda: (
-        hard(claims.PLAIN, "background flicker"),
+        hard(claims.UNSMOOTHED, "background flicker"),
         hard(PASSED, "background flicker"),
     ),
-    "{:.0%} of the sharpness, the colours": lambda: (hard(PASSED, "sharpness") / hard(claims.PLAIN, "sharpness"),),
+    "{:.0%} of the sharpness, the colours": lambda: (hard(PASSED, "sharpness") / hard(claims.UNSMOOTHED, "sharpness"),),
     "overlap {:.2f} before, {:.2f} after, {:.2f} without the pass": lambda: tuple(
-        hard(way, "IoU") for way in (claims.PLAIN, PASSED, "BIVDiff 1")
+        hard(way, "IoU") for way in (claims.UNSMOOTHED, PASSED, "BIVDiff 1")
     ),
 }
 """Words of README, and what the rows give for their figures."""

@@ -12,30 +12,30 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
-from batch.comfyui_server import Server
-from tools.environment import system_chromium
+from batch.comfyui_server import ComfyUIServer
+from tools.environment import find_chromium
 
-SCREENSHOTS = Path(__file__).resolve().parents[1] / "output" / "browser"
-SOFTWARE_RENDERING = ["--disable-gpu", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-TIMEOUT = 120_000  # ms, for a machine that is busy with other work
+SCREENSHOT_FOLDER = Path(__file__).resolve().parents[1] / "output" / "browser"
+SOFTWARE_RENDERING_FLAGS = ["--disable-gpu", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+TIMEOUT_MS = 120_000  # ms, for a machine that is busy with other work
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
+def launch_chromium() -> Iterator[Browser]:
     """The system's Chromium, or the one that `python dev.py test` has fetched."""
-    arguments = [*SOFTWARE_RENDERING, "--no-sandbox", "--disable-dev-shm-usage"]
+    arguments = [*SOFTWARE_RENDERING_FLAGS, "--no-sandbox", "--disable-dev-shm-usage"]
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(channel="chromium", executable_path=system_chromium(), args=arguments)
+        browser = playwright.chromium.launch(channel="chromium", executable_path=find_chromium(), args=arguments)
         yield browser
         browser.close()
 
 
 @dataclass
-class Comfy:
+class ComfyUIPage:
     """ComfyUI's page in the browser."""
 
     page: Page
-    server: Server
+    server: ComfyUIServer
     nodes: str
     errors: list[str] = field(default_factory=list)
 
@@ -60,7 +60,7 @@ class Comfy:
         """Click Run and wait for the end of the prompt: its entry in the server's history."""
         before = self.server.request("/history").keys()
         self.page.get_by_test_id("queue-button").click()
-        deadline = time.monotonic() + TIMEOUT / 1000
+        deadline = time.monotonic() + TIMEOUT_MS / 1000
         while time.monotonic() < deadline:
             if new := self.server.request("/history").keys() - before:
                 return self.server.request("/history")[new.pop()]
@@ -73,8 +73,8 @@ class Comfy:
 
     def screenshot(self, name: str) -> None:
         """Keep what the page shows as output/browser/NAME-NODES.png, to be looked at."""
-        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(path=SCREENSHOTS / f"{name}-{self.nodes}.png")
+        SCREENSHOT_FOLDER.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=SCREENSHOT_FOLDER / f"{name}-{self.nodes}.png")
 
     def on_console(self, message: ConsoleMessage) -> None:
         """Keep an error that this server's page caused; there may be no network beyond it.
@@ -88,7 +88,7 @@ class Comfy:
 
 
 @contextmanager
-def opened(browser: Browser, server: Server, nodes: str) -> Iterator[Comfy]:
+def open_comfyui(browser: Browser, server: ComfyUIServer, nodes: str) -> Iterator[ComfyUIPage]:
     """ComfyUI's page with ``classic`` nodes, drawn on its canvas, or ``vue`` ones, made of HTML."""
     settings = {
         "Comfy.TutorialCompleted": True,
@@ -99,8 +99,8 @@ def opened(browser: Browser, server: Server, nodes: str) -> Iterator[Comfy]:
     }
     server.request("/settings", settings)
     page = browser.new_page(viewport={"width": 1600, "height": 900})
-    page.set_default_timeout(TIMEOUT)
-    comfy = Comfy(page, server, nodes)
+    page.set_default_timeout(TIMEOUT_MS)
+    comfy = ComfyUIPage(page, server, nodes)
     page.on("console", comfy.on_console)
     page.on("pageerror", lambda error: comfy.errors.append(str(error)))
     comfy.open()

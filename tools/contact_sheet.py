@@ -11,7 +11,7 @@ from torchvision.transforms.functional import to_pil_image
 GAP = 4
 
 
-def contact_sheet(videos: Mapping[str, Tensor], tile: int, label: int = 0, title: str = "") -> Image.Image:
+def make_contact_sheet(videos: Mapping[str, Tensor], tile: int, label: int = 0, title: str = "") -> Image.Image:
     """A row of frames for each video.
 
     Args:
@@ -29,10 +29,10 @@ def contact_sheet(videos: Mapping[str, Tensor], tile: int, label: int = 0, title
         if label:
             draw.text((GAP, y + tile / 2), name, "black", font, anchor="lm")
         for column, frame in enumerate(frames):
-            sheet.paste(scaled(frame, tile - GAP), (label + column * tile + GAP // 2, y + GAP // 2))
+            sheet.paste(resize_to_square(frame, tile - GAP), (label + column * tile + GAP // 2, y + GAP // 2))
     return sheet
 
 
-def scaled(frame: Tensor, size: int) -> Image.Image:
+def resize_to_square(frame: Tensor, size: int) -> Image.Image:
     """A frame `[H, W, 3]` as a square picture."""
     return to_pil_image(frame.clamp(0, 1).movedim(-1, 0)).resize((size, size), Image.Resampling.BICUBIC)

@@ -20,11 +20,11 @@ import torch
 from comfy_cli.workflow_to_api import convert_ui_to_api
 from PIL import Image, ImageDraw, ImageFont
 
-from batch.comfyui_server import Server, ServerError
+from batch.comfyui_server import ComfyUIServer, ServerError
 from bivdiff_core.measure import video_metrics
 from research import toy_metrics, toy_world
-from tools.contact_sheet import contact_sheet, scaled
-from tools.video_files import frames_of, node_titled
+from tools.contact_sheet import make_contact_sheet, resize_to_square
+from tools.video_files import find_node_by_title, read_frames
 from tools.write_workflows import FILES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,8 +32,8 @@ ROOT = Path(__file__).resolve().parents[1]
 WORKFLOW = FILES["stages_demo"]
 OUTPUT = ROOT / "output"
 STRIDE = 4  # as the paper takes frames from real clips
-ROWS = ("Source", "Control", "Frame-wise", "No structure pass", "Smoothed")
-PLAYED = ("Source", "Frame-wise", "Smoothed")
+VIDEO_TITLES = ("Source", "Control", "Frame-wise", "No structure pass", "Smoothed")
+ANIMATED_TITLES = ("Source", "Frame-wise", "Smoothed")
 TILE, LABEL = 128, 150
 PANEL, CAPTION, FPS = 200, 28, 8
 ICON = 400
@@ -48,47 +48,49 @@ def main() -> None:
     parser.add_argument("video", nargs="?", type=Path)
     arguments = parser.parse_args()
     clip = arguments.video
-    stride = frame_stride(clip) if clip else 1
+    stride = choose_stride(clip) if clip else 1
 
     base = OUTPUT / "comfyui"
     print("[demo] starting ComfyUI", flush=True)
     try:
-        with Server(sys.executable, Path(os.environ["COMFYUI_PATH"]), base, arguments.cpu) as server:
+        with ComfyUIServer(sys.executable, Path(os.environ["COMFYUI_PATH"]), base, arguments.cpu) as server:
             if clip:
                 shutil.copy(clip, base / "input")
-            prompt = convert_ui_to_api(workflow_of(clip and clip.name), server.object_info())
+            prompt = convert_ui_to_api(load_demo_workflow(clip and clip.name), server.object_info())
             inputs = {node["class_type"]: node["inputs"] for node in prompt.values()}
             inputs["BIVDiffSelectFrames"].update(stride=stride, count=toy_world.FRAMES)
-            run = server.run(prompt, Progress(prompt))
+            run = server.run(prompt, DemoProgress(prompt))
     except ServerError as error:
         sys.exit(str(error))
     if run.error:
         sys.exit(f"The workflow failed: {run.error}")
-    videos = {row: frames_of(server, run, prompt, row) for row in ROWS}
+    videos = {row: read_frames(server, run, prompt, row) for row in VIDEO_TITLES}
 
     name = clip.stem if clip else "demo"
-    (saved,) = server.files(run.outputs[node_titled(prompt, "Smoothed video")])
+    (saved,) = server.files(run.outputs[find_node_by_title(prompt, "Smoothed video")])
     shutil.copy(saved, OUTPUT / f"{name}-smoothed.mp4")
-    contact_sheet(videos, TILE, LABEL).save(OUTPUT / f"{name}-sheet.png")
-    first, *rest = animation(videos)
+    make_contact_sheet(videos, TILE, LABEL).save(OUTPUT / f"{name}-sheet.png")
+    first, *rest = make_animation(videos)
     first.save(OUTPUT / f"{name}.gif", save_all=True, append_images=rest, duration=round(1000 / FPS), loop=0)
     icon(videos).save(OUTPUT / f"{name}-icon.png")
-    contact_sheet({row: videos[row][:BANNER_FRAMES] for row in PLAYED}, BANNER_TILE).save(OUTPUT / f"{name}-banner.png")
+    make_contact_sheet({row: videos[row][:BANNER_FRAMES] for row in ANIMATED_TITLES}, BANNER_TILE).save(
+        OUTPUT / f"{name}-banner.png"
+    )
     if clip:
         print(
             f"\nFrames {', '.join(str(i * stride) for i in range(toy_world.FRAMES))} of {clip.name}, cut to a square."
         )
         print("The demo models know one or two flat shapes on a plain ground: a real clip is outside of what they have")
         print("learned, so look at this for the wiring, not for the picture.")
-        print_table({row: change_and_sharpness(videos[row]) for row in ROWS if row != "Control"})
+        print_table({row: measure_any_clip(videos[row]) for row in VIDEO_TITLES if row != "Control"})
     else:
         truth = toy_world.packaged_clip()
-        print_table({row: against_truth(videos[row], truth) for row in ROWS if row != "Control"})
+        print_table({row: measure_against_truth(videos[row], truth) for row in VIDEO_TITLES if row != "Control"})
     print(f"\nVideo: {OUTPUT / f'{name}-smoothed.mp4'}\nSheet: {OUTPUT / f'{name}-sheet.png'}")
     print(f"Side by side: {OUTPUT / f'{name}.gif'}")
 
 
-def workflow_of(file: str | None) -> dict:
+def load_demo_workflow(file: str | None) -> dict:
     """The demo workflow; with Load Video in its clip's place where a file in ComfyUI's input folder is named."""
     ui = json.loads(WORKFLOW.read_text(encoding="utf-8"))
     for node in ui["nodes"]:
@@ -97,7 +99,7 @@ def workflow_of(file: str | None) -> dict:
     return ui
 
 
-def frame_stride(video: Path) -> int:
+def choose_stride(video: Path) -> int:
     """The distance of the frames to take from a clip, at most the paper's."""
     try:
         with av.open(str(video)) as container:
@@ -109,7 +111,7 @@ def frame_stride(video: Path) -> int:
     return min(STRIDE, (count - 1) // (toy_world.FRAMES - 1))
 
 
-class Progress:
+class DemoProgress:
     """Prints what the server does: a line for each node, and the steps within it on a terminal."""
 
     def __init__(self, prompt: dict) -> None:
@@ -123,31 +125,31 @@ class Progress:
             print(f"       {content['value']}/{content['max']}", end="\r", flush=True)
 
 
-def animation(videos: dict[str, torch.Tensor]) -> list[Image.Image]:
+def make_animation(videos: dict[str, torch.Tensor]) -> list[Image.Image]:
     """The videos side by side under their names, a picture for each frame."""
     pictures = []
-    for i in range(len(videos[PLAYED[0]])):
-        picture = Image.new("RGB", (len(PLAYED) * PANEL, CAPTION + PANEL), "white")
+    for i in range(len(videos[ANIMATED_TITLES[0]])):
+        picture = Image.new("RGB", (len(ANIMATED_TITLES) * PANEL, CAPTION + PANEL), "white")
         draw = ImageDraw.Draw(picture)
-        for x, label in enumerate(PLAYED):
+        for x, label in enumerate(ANIMATED_TITLES):
             draw.text(((x + 0.5) * PANEL, CAPTION / 2), label, "black", ImageFont.load_default(16), anchor="mm")
-            picture.paste(scaled(videos[label][i], PANEL - 4), (x * PANEL + 2, CAPTION))
+            picture.paste(resize_to_square(videos[label][i], PANEL - 4), (x * PANEL + 2, CAPTION))
         pictures.append(picture)
     return pictures
 
 
 def icon(videos: dict[str, torch.Tensor]) -> Image.Image:
     """A frame as it was drawn, left of a wipe, and smoothed, right of it."""
-    drawn, smoothed = (videos[row][len(videos[row]) // 2] for row in PLAYED[1:])
+    drawn, smoothed = (videos[row][len(videos[row]) // 2] for row in ANIMATED_TITLES[1:])
     edge = drawn.shape[1] // 2
     both = torch.cat([drawn[:, :edge], smoothed[:, edge:]], dim=1)
     both[:, edge - 1 : edge + 1] = 1
-    return scaled(both, ICON)
+    return resize_to_square(both, ICON)
 
 
-def against_truth(frames: torch.Tensor, clip: toy_world.Clip) -> dict[str, float | None]:
+def measure_against_truth(frames: torch.Tensor, clip: toy_world.ToyClip) -> dict[str, float | None]:
     """What can be measured where the true motion and masks are known."""
-    found = toy_metrics.figures_of(frames, clip)
+    found = toy_metrics.measure_figures(frames, clip)
     return {
         "flicker of the shape": found["shape flicker"],
         "flicker of the background": found["background flicker"],
@@ -157,7 +159,7 @@ def against_truth(frames: torch.Tensor, clip: toy_world.Clip) -> dict[str, float
     }
 
 
-def change_and_sharpness(frames: torch.Tensor) -> dict[str, float | None]:
+def measure_any_clip(frames: torch.Tensor) -> dict[str, float | None]:
     """What can be measured on any clip; here change between frames is flicker and motion together."""
     change = video_metrics.change(frames).mean().item()
     return {"change from frame to frame": change, "sharpness": toy_metrics.sharpness(frames)}

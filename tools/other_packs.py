@@ -19,16 +19,16 @@ from pathlib import Path
 import torch
 from comfy_cli.workflow_to_api import convert_ui_to_api
 
-from batch.comfyui_server import Server, ServerError
-from tools.demo import ROWS, WORKFLOW
+from batch.comfyui_server import ComfyUIServer, ServerError
+from tools.demo import VIDEO_TITLES, WORKFLOW
 from tools.in_process_comfyui import COMFYUI
-from tools.video_files import frames_of
+from tools.video_files import read_frames
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
-class Seen:
+class LoadResult:
     """A ComfyUI with some packs: which has each node, which did not import, and what became of the demo."""
 
     nodes: dict[str, str]
@@ -37,25 +37,25 @@ class Seen:
     error: str = ""
 
 
-def look(base: Path, cpu: bool, pack: Path = ROOT, beside: Path | None = None) -> Seen:
+def load_packs(base: Path, cpu: bool, pack: Path = ROOT, beside: Path | None = None) -> LoadResult:
     """Start ComfyUI with a pack, and with those in a folder; the demo is run where the pack is this one."""
-    with Server(sys.executable, COMFYUI, base, cpu, pack=pack, beside=beside) as server:
+    with ComfyUIServer(sys.executable, COMFYUI, base, cpu, pack=pack, beside=beside) as server:
         info = server.object_info()
         nodes = {node_id: node["python_module"] for node_id, node in info.items()}
         failed = re.findall(r"seconds \(IMPORT FAILED\): (.+)", server.log)
         if pack != ROOT:
-            return Seen(nodes, failed)
+            return LoadResult(nodes, failed)
         prompt = convert_ui_to_api(json.loads(WORKFLOW.read_text(encoding="utf-8")), info)
         try:
             run = server.run(prompt)
         except ServerError as refusal:
-            return Seen(nodes, failed, error=str(refusal))
+            return LoadResult(nodes, failed, error=str(refusal))
         if run.error:
-            return Seen(nodes, failed, error=run.error)
-        return Seen(nodes, failed, {row: frames_of(server, run, prompt, row) for row in ROWS})
+            return LoadResult(nodes, failed, error=run.error)
+        return LoadResult(nodes, failed, {row: read_frames(server, run, prompt, row) for row in VIDEO_TITLES})
 
 
-def faults(ours: Seen, theirs: Seen, together: Seen) -> list[str]:
+def find_problems(ours: LoadResult, theirs: LoadResult, together: LoadResult) -> list[str]:
     """What is wrong where all packs are loaded, a sentence each."""
     found = [f"{Path(pack).name} does not import" for pack in together.failed]
     for node_id, module in sorted((theirs.nodes | ours.nodes).items()):
@@ -65,7 +65,7 @@ def faults(ours: Seen, theirs: Seen, together: Seen) -> list[str]:
             found.append(f"{node_id} of {module} is replaced by that of {together.nodes[node_id]}")
     if ours.error or together.error:
         return [*found, f"the demo fails: {ours.error or together.error}"]
-    changed = [row for row in ROWS if not torch.equal(ours.frames[row], together.frames[row])]
+    changed = [row for row in VIDEO_TITLES if not torch.equal(ours.frames[row], together.frames[row])]
     return found + [f"the demo's frames are not the same beside them: {row}" for row in changed]
 
 
@@ -81,10 +81,10 @@ def main() -> int:
         sys.exit(f"There is no pack in {folder}: give the folder that holds the other packs, one folder each.")
     print(f"Beside {', '.join(pack.name for pack in packs)}", flush=True)
     with tempfile.TemporaryDirectory() as base:
-        ours = look(Path(base, "ours"), arguments.cpu)
-        theirs = look(Path(base, "theirs"), arguments.cpu, packs[0], folder)
-        together = look(Path(base, "together"), arguments.cpu, ROOT, folder)
-    found = faults(ours, theirs, together)
+        ours = load_packs(Path(base, "ours"), arguments.cpu)
+        theirs = load_packs(Path(base, "theirs"), arguments.cpu, packs[0], folder)
+        together = load_packs(Path(base, "together"), arguments.cpu, ROOT, folder)
+    found = find_problems(ours, theirs, together)
     for fault in found:
         print(f"- {fault}")
     if not found:

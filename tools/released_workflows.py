@@ -14,18 +14,18 @@ from pathlib import Path
 from string import Template
 
 from tools import workflow_parts
-from tools.recipes.instruct_pix2pix import instructed, load_editor
-from tools.recipes.prompt2prompt import reworded
-from tools.workflow_graph import Drawing, Graph, Node
-from tools.write_workflows import WORKFLOWS, schemas, write
+from tools.recipes.instruct_pix2pix import add_instruction_edit, load_editor
+from tools.recipes.prompt2prompt import add_prompt_edit
+from tools.workflow_graph import Drawing, GraphNode, WorkflowGraph
+from tools.write_workflows import WORKFLOWS, fetch_object_info, write_workflows
 
 ROOT = Path(__file__).resolve().parents[1]
 
 FPS = 8.0
-PRAISE = (
+QUALITY_WORDS = (
     "best quality, extremely detailed, HD, ultra-realistic, 8K, HQ, masterpiece, trending on artstation, art, smooth"
 )
-FAULTS = (
+FAULT_WORDS = (
     "longbody, lowres, bad anatomy, bad hands, missing fingers, extra digit, fewer difits, cropped, worst quality, "
     "low quality, deformed body, bloated, ugly, unrealistic"
 )
@@ -33,138 +33,143 @@ FAULTS = (
 
 def note(*paragraphs: str, **settings: str) -> str:
     """What an artist reads first: recipes/released/every.md and others beside it, each ``$setting`` filled in."""
-    texts = (workflow_parts.note(f"released/{name}").rstrip() for name in ("every", *paragraphs))
+    texts = (workflow_parts.read_note(f"released/{name}").rstrip() for name in ("every", *paragraphs))
     return Template("\n\n".join(texts)).substitute(settings)
 
 
-def begin(
-    g: Graph, clip: str, video_model: str, control_net: str = "", variant: str = "base"
-) -> tuple[workflow_parts.Source, workflow_parts.Models]:
+def load_released(
+    g: WorkflowGraph, clip: str, video_model: str, control_net: str = "", variant: str = "base"
+) -> tuple[workflow_parts.SourceClip, workflow_parts.ChainModels]:
     """The clip and the models as the released code takes them; SD 1.5's VAE serves every model."""
-    taken = as_released(workflow_parts.source(g, title=clip, crop="disabled"))
+    taken = without_audio(workflow_parts.source(g, title=clip, crop="disabled"))
     models = workflow_parts.load_models(g, control_net, variant, video_model=video_model)
     return taken, models._replace(solver="ddim", grid="reference")
 
 
-def as_released(clip: workflow_parts.Source) -> workflow_parts.Source:
+def without_audio(clip: workflow_parts.SourceClip) -> workflow_parts.SourceClip:
     """A clip that goes back into a video of 8 frames a second, without its sound."""
     return clip._replace(fps=FPS, audio=None)
 
 
 def texts(
-    g: Graph, models: workflow_parts.Models, text: str, quality: bool = False, title: str = "Prompt"
-) -> workflow_parts.Prompts:
+    g: WorkflowGraph, models: workflow_parts.ChainModels, text: str, quality: bool = False, title: str = "Prompt"
+) -> workflow_parts.ChainPrompts:
     """Prompts with the released word lists, where it adds them; the negative one serves both inversions."""
-    return workflow_parts.prompts(
-        g, models, praised(text, quality), workflow_parts.DEMO_PROMPT, title, g.choose(FAULTS, "") if quality else ""
+    return workflow_parts.add_prompts(
+        g,
+        models,
+        add_quality_words(text, quality),
+        workflow_parts.DEMO_PROMPT,
+        title,
+        g.choose(FAULT_WORDS, "") if quality else "",
     )
 
 
-def praised(text: str, quality: bool = True) -> str:
+def add_quality_words(text: str, quality: bool = True) -> str:
     """A prompt with the released list of praise."""
-    return f"{text}, {PRAISE}" if quality else text
+    return f"{text}, {QUALITY_WORDS}" if quality else text
 
 
-def depth(g: Graph, frames: object) -> Node:
+def add_depth(g: WorkflowGraph, frames: object) -> GraphNode:
     """How far everything is; the demo models' nets know outlines alone."""
     if g.demo:
-        return workflow_parts.outlines(g, frames)
+        return workflow_parts.add_canny(g, frames)
     model = g.add("LoadDA3Model", model_name="depth_anything_3_mono_large.safetensors")
     maps = g.add("DA3Render", da3_geometry=g.add("DA3Inference", da3_model=model, image=frames))
     g.add("PreviewImage", "Control", images=maps)
     return maps
 
 
-def hinted(
-    g: Graph,
+def control_workflow(
+    g: WorkflowGraph,
     name: str,
     task: str,
     clip: str,
     video_model: str,
     net: str,
-    hints: Callable[[Graph, object], Node],
+    hints: Callable[[WorkflowGraph, object], GraphNode],
     text: str,
 ) -> None:
     """ControlNet, with the word lists, and T2I-Adapter, without."""
-    also = ["depth"] if hints is depth else []
+    also = ["depth"] if hints is add_depth else []
     g.note = note(video_model, "hinted", *also, name=name, clip=clip, net=net)
-    taken, models = begin(g, clip, video_model, net, variant="t2i_adapter" if task == "t2i_adapter" else "base")
+    taken, models = load_released(g, clip, video_model, net, variant="t2i_adapter" if task == "t2i_adapter" else "base")
     said = texts(g, models, text, quality=task == "controlnet")
     g.group("Stage 1: every frame on its own", workflow_parts.FRAMES_COLOUR)
-    workflow_parts.from_hints(g, taken, models, said, hints(g, taken.frames), task)
+    workflow_parts.follow_hints(g, taken, models, said, hints(g, taken.frames), task)
 
 
-def instruct_pix2pix(g: Graph, name: str, clip: str, video_model: str, instruction: str, text: str) -> None:
+def instruct_pix2pix(g: WorkflowGraph, name: str, clip: str, video_model: str, instruction: str, text: str) -> None:
     """InstructPix2Pix at its pipeline's own image guidance."""
     g.note = note(video_model, "instruct_pix2pix", name=name, clip=clip)
-    taken, models = begin(g, clip, video_model)
+    taken, models = load_released(g, clip, video_model)
     editor = load_editor(g)
     said = texts(g, models, text, quality=True)
-    instruction = g.choose(praised(instruction), "a red square, patchy")
-    instructed(g, taken, models, editor, said, instruction, negative=g.choose(FAULTS, ""))
+    instruction = g.choose(add_quality_words(instruction), "a red square, patchy")
+    add_instruction_edit(g, taken, models, editor, said, instruction, negative=g.choose(FAULT_WORDS, ""))
 
 
-def prompt2prompt(g: Graph, name: str, after: str, edit: str, blend_words: str = "") -> None:
+def prompt2prompt(g: WorkflowGraph, name: str, after: str, edit: str, blend_words: str = "") -> None:
     """Prompt2Prompt. The released code inverts with the empty prompt; a source prompt keeps what it should keep."""
     g.note = note("VidRD", "prompt2prompt", name=name, clip="car-turn")
-    taken, models = begin(g, "car-turn", "VidRD")
+    taken, models = load_released(g, "car-turn", "VidRD")
     source_text = g.add(
         "PrimitiveStringMultiline",
         "Source prompt",
         value=g.choose("A car is moving on the road", workflow_parts.DEMO_PROMPT),
     )
-    said = workflow_parts.prompts(g, models, after, "a red square on a yellow background, patchy", "Target prompt")
+    said = workflow_parts.add_prompts(g, models, after, "a red square on a yellow background, patchy", "Target prompt")
     words = {"edit": edit, "local_blend_words": g.choose(blend_words, "blue red" if blend_words else "")}
-    reworded(g, taken, models, said, source_text, **words)
+    add_prompt_edit(g, taken, models, said, source_text, **words)
 
 
-def inpainting(g: Graph, name: str) -> None:
+def inpainting(g: WorkflowGraph, name: str) -> None:
     """A mask from a video of its own, empty prompts, no paste-back."""
     g.note = note("VidRD", "inpainting", name=name, clip="hike")
-    taken, models = begin(g, "hike", "VidRD")
+    taken, models = load_released(g, "hike", "VidRD")
     said = texts(g, models, "")
     g.column()
     mask = workflow_parts.load_clip(
         g,
         g.choose(workflow_parts.PACKAGED_CLIP, "bivdiff_mask.mp4"),
         "hike-mask",
-        workflow_parts.square(g),
+        workflow_parts.square_size(g),
         "disabled",
         stride=g.choose(4, 1),
         count=8,
     ).frames
     mask = g.add("ThresholdMask", mask=g.add("ImageToMask", image=mask, channel="red"), value=0.5)
     g.group("Stage 1: every frame on its own", workflow_parts.FRAMES_COLOUR)
-    drawn_anew(g, taken, models, said, taken.frames, mask, "inpainting")
+    inpaint_and_smooth(g, taken, models, said, taken.frames, mask, "inpainting")
 
 
-def outpainting(g: Graph, name: str) -> None:
+def outpainting(g: WorkflowGraph, name: str) -> None:
     """The middle half of the picture is kept, the left and the right quarter drawn; no paste-back."""
     g.note = note("VidRD", "outpainting", name=name, clip="hike")
-    taken, models = begin(g, "hike", "VidRD")
+    taken, models = load_released(g, "hike", "VidRD")
     said = texts(g, models, "")
     g.group("Stage 1: every frame on its own", workflow_parts.FRAMES_COLOUR)
     side, quarter = g.choose((512, 128), (64, 16))
     middle = g.add("ImageCrop", "Crop", image=taken.frames, width=side // 2, height=side, x=quarter, y=0)
     padded = g.add("ImagePadForOutpaint", image=middle, left=quarter, right=quarter, feathering=0)
-    drawn_anew(g, taken, models, said, padded, padded, "outpainting")
+    inpaint_and_smooth(g, taken, models, said, padded, padded, "outpainting")
 
 
-def drawn_anew(
-    g: Graph,
-    clip: workflow_parts.Source,
-    models: workflow_parts.Models,
-    said: workflow_parts.Prompts,
+def inpaint_and_smooth(
+    g: WorkflowGraph,
+    clip: workflow_parts.SourceClip,
+    models: workflow_parts.ChainModels,
+    said: workflow_parts.ChainPrompts,
     pixels: object,
     mask: object,
     task: str,
 ) -> None:
     """The chain, a masked part of its frames drawn by an inpainting model."""
-    frames = workflow_parts.filled(g, models, said, pixels, mask)
-    before = workflow_parts.show(g, "Frame-wise", frames, models.vae)
-    video = workflow_parts.smoothed(g, models, said, frames, task)
-    workflow_parts.save(g, video, clip)
-    workflow_parts.compare(g, clip, before, video, clip.frames)
+    frames = workflow_parts.inpaint_frames(g, models, said, pixels, mask)
+    before = workflow_parts.decode_and_preview(g, "Frame-wise", frames, models.vae)
+    video = workflow_parts.smooth_and_decode(g, models, said, frames, task)
+    workflow_parts.save_video(g, video, clip)
+    workflow_parts.add_comparison(g, clip, before, video, clip.frames)
 
 
 GRAPHS: dict[str, Drawing] = {
@@ -172,37 +177,37 @@ GRAPHS: dict[str, Drawing] = {
     for name, draw, settings in (
         (
             "controlnet_depth_vidrd",
-            hinted,
+            control_workflow,
             {
                 "task": "controlnet",
                 "clip": "mbike-trick",
                 "video_model": "VidRD",
                 "net": "control_v11f1p_sd15_depth_fp16.safetensors",
-                "hints": depth,
+                "hints": add_depth,
                 "text": "A person on a motorcycle does a burnout on a frozen lake",
             },
         ),
         (
             "controlnet_canny_zeroscope",
-            hinted,
+            control_workflow,
             {
                 "task": "controlnet",
                 "clip": "bear",
                 "video_model": "zeroscope_v2_576w",
                 "net": "control_v11p_sd15_canny_fp16.safetensors",
-                "hints": workflow_parts.outlines,
+                "hints": workflow_parts.add_canny,
                 "text": "A bear walking through a snow mountain",
             },
         ),
         (
             "t2i_adapter_depth_vidrd",
-            hinted,
+            control_workflow,
             {
                 "task": "t2i_adapter",
                 "clip": "car-turn-2",
                 "video_model": "VidRD",
                 "net": "t2iadapter_depth_sd15v2.pth",
-                "hints": depth,
+                "hints": add_depth,
                 "text": "A red car moves in front of buildings",
             },
         ),
@@ -245,4 +250,4 @@ GRAPHS: dict[str, Drawing] = {
 FILES = {name: WORKFLOWS / "released" / f"{name}.json" for name in GRAPHS}
 
 if __name__ == "__main__":
-    write(FILES, GRAPHS, schemas())
+    write_workflows(FILES, GRAPHS, fetch_object_info())

@@ -16,7 +16,13 @@ import sys
 import time
 from contextlib import ExitStack, contextmanager
 
-from tools.environment import OUTPUT, development_requirements, environment, get_chromium, ray_python
+from tools.environment import (
+    OUTPUT,
+    ensure_chromium,
+    ensure_ray_python,
+    find_environment,
+    read_development_requirements,
+)
 from tools.suite import ALL, counts, run_tests
 
 REPORTS = OUTPUT / "rounding"
@@ -33,9 +39,9 @@ SUITES = ("all, quiet", "all, beside two busy loops")
 
 def main(names: list[str]) -> int:
     """Make the runs of these names, or all, print the table and return the exit status."""
-    host = environment(*development_requirements())
-    get_chromium(host)
-    if python := ray_python():
+    host = find_environment(*read_development_requirements())
+    ensure_chromium(host)
+    if python := ensure_ray_python():
         os.environ["BIVDIFF_RAY_PYTHON"] = str(python)
     rows = []
     for name in names or [*RUNS, *SUITES]:
@@ -84,7 +90,7 @@ def pytest_configure(config) -> None:
     near, close = gaussian_mixture.assert_near, torch.testing.assert_close
 
     def assert_near(found, expected, within) -> None:
-        record(gaussian_mixture.relative(found, expected) / within)
+        record(gaussian_mixture.relative_error(found, expected) / within)
         near(found, expected, within)
 
     def assert_close(found, expected, *, rtol=None, atol=None, **options) -> None:

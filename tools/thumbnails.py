@@ -22,19 +22,19 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from batch.comfyui_server import Server
+from batch.comfyui_server import ComfyUIServer
 from research import toy_metrics, toy_world
-from research.demo_chain import with_jumping_colours
-from tools.contact_sheet import contact_sheet
+from research.demo_chain import add_colour_flicker
+from tools.contact_sheet import make_contact_sheet
 from tools.in_process_comfyui import COMFYUI
-from tools.video_files import frames_of, write_video
+from tools.video_files import read_frames, write_video
 from tools.workflow_parts import PACKAGED_CLIP
-from tools.write_workflows import FILES, GRAPHS, WORKFLOWS, workflow
+from tools.write_workflows import FILES, RECIPES, WORKFLOWS, workflow
 
 ROOT = Path(__file__).resolve().parents[1]
 
-BEFORE = dict.fromkeys(("controlnet", "t2i_adapter", "animatediff"), "Control")
-BEFORE |= dict.fromkeys(("zeroscope", "tile_upscale"), "Frame-wise")
+UPPER_ROW_TITLES = dict.fromkeys(("controlnet", "t2i_adapter", "animatediff"), "Control")
+UPPER_ROW_TITLES |= dict.fromkeys(("zeroscope", "tile_upscale"), "Frame-wise")
 """What the upper row shows where it is not the source."""
 STAGES = ("Control", "Frame-wise", "No structure pass", "Smoothed")
 """What the demo by stages shows, a row each."""
@@ -74,29 +74,29 @@ DRAWN: dict[str, tuple[tuple[Box, ...], tuple[tuple[int, ...], ...]]] = {
 """Boxes, with their middles and colours, and the lines from the frames (-1) through them."""
 
 
-def write_inputs(folder: Path, clip: toy_world.Clip) -> None:
+def write_demo_inputs(folder: Path, clip: toy_world.ToyClip) -> None:
     """What the twins load: the packaged clip, a mask, frames whose colours jump, and a folder of two such clips."""
     shutil.copy(WORKFLOWS / PACKAGED_CLIP, folder)
     write_video(folder / "bivdiff_mask.mp4", shape_mask(clip)[..., None].expand(-1, -1, -1, 3))
-    write_video(folder / "bivdiff_flicker.mp4", with_jumping_colours(clip.frames, seed=0), sound=True)
+    write_video(folder / "bivdiff_flicker.mp4", add_colour_flicker(clip.frames, seed=0), sound=True)
     clips = folder / "bivdiff_clips"
     clips.mkdir(exist_ok=True)
     for seed in range(2):
-        write_video(clips / f"{seed}.mp4", with_jumping_colours(clip.frames, seed), sound=seed == 0)
+        write_video(clips / f"{seed}.mp4", add_colour_flicker(clip.frames, seed), sound=seed == 0)
 
 
-def shape_mask(clip: toy_world.Clip) -> Tensor:
+def shape_mask(clip: toy_world.ToyClip) -> Tensor:
     """The shape's pixels `[F, H, W]` and those next to them, 0 or 1."""
-    return toy_metrics.grown((clip.ground < 0.99).float(), 2)
+    return toy_metrics.dilate((clip.ground < 0.99).float(), 2)
 
 
-def thumbnail(before: Tensor, after: Tensor) -> Image.Image:
+def make_thumbnail(before: Tensor, after: Tensor) -> Image.Image:
     """Every other of the first 8 frames `[F, H, W, 3]` of two videos, one above the other."""
     rows = {name: video[: toy_world.FRAMES : 2] for name, video in (("before", before), ("after", after))}
-    return contact_sheet(rows, tile=192)
+    return make_contact_sheet(rows, tile=192)
 
 
-def sweep_thumbnail(grid: Tensor, plot: Tensor) -> Tensor:
+def make_sweep_thumbnail(grid: Tensor, plot: Tensor) -> Tensor:
     """A frame `[3, H, W]` out of a sweep's grid `[F, H, W, 3]`, and beside it the plot `[1, H, W, 3]`, as high."""
     frame, plot = (pictures[len(pictures) // 2].movedim(-1, 0) for pictures in (grid, plot))
     scale = frame.shape[1] / plot.shape[1]
@@ -114,7 +114,7 @@ def drawing(boxes: tuple[Box, ...], lines: tuple[tuple[int, ...], ...]) -> Image
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
-    for i, frame in enumerate(with_jumping_colours(toy_world.packaged_clip().frames[:5], seed=0)):
+    for i, frame in enumerate(add_colour_flicker(toy_world.packaged_clip().frames[:5], seed=0)):
         axes.imshow(frame, extent=(20 + 12 * i, 130 + 12 * i, 113 + 12 * i, 223 + 12 * i), zorder=2 + i)
     places = [*((x, y) for _, x, y, _ in boxes), (150, 192)]
     for text, x, y, colour in boxes:
@@ -129,10 +129,10 @@ def drawing(boxes: tuple[Box, ...], lines: tuple[tuple[int, ...], ...]) -> Image
 
 def main() -> None:
     """Run every twin, or those named, and write its thumbnail."""
-    with tempfile.TemporaryDirectory() as base, Server(sys.executable, COMFYUI, Path(base), cpu=True) as server:
-        write_inputs(server.base / "input", toy_world.packaged_clip())
+    with tempfile.TemporaryDirectory() as base, ComfyUIServer(sys.executable, COMFYUI, Path(base), cpu=True) as server:
+        write_demo_inputs(server.base / "input", toy_world.packaged_clip())
         object_info = server.object_info()
-        for name in sys.argv[1:] or sorted(GRAPHS):
+        for name in sys.argv[1:] or sorted(RECIPES):
             if name in DRAWN:
                 drawing(*DRAWN[name]).save(FILES[name].with_suffix(".jpg"), quality=90)
                 continue
@@ -140,15 +140,15 @@ def main() -> None:
             run = server.run(prompt)
             if run.error:
                 sys.exit(f"{name}: {run.error}")
-            shown = partial(frames_of, server, run, prompt)
+            shown = partial(read_frames, server, run, prompt)
             if name == "sweep":
-                picture = to_pil_image(sweep_thumbnail(shown("Smoothed"), shown("Plot")))
+                picture = to_pil_image(make_sweep_thumbnail(shown("Smoothed"), shown("Plot")))
             elif name == "deflicker_demo":
-                picture = thumbnail(*shown("Before and after").chunk(2))
+                picture = make_thumbnail(*shown("Before and after").chunk(2))
             elif name == "stages_demo":
-                picture = contact_sheet({row: shown(row) for row in STAGES}, tile=96)
+                picture = make_contact_sheet({row: shown(row) for row in STAGES}, tile=96)
             else:
-                picture = thumbnail(shown(BEFORE.get(name, "Source")), shown("Smoothed"))
+                picture = make_thumbnail(shown(UPPER_ROW_TITLES.get(name, "Source")), shown("Smoothed"))
             picture.save(FILES[name].with_suffix(".jpg"), quality=90)
             print(name, flush=True)
 

@@ -11,15 +11,15 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 
-from batch.comfyui_server import Run, Server
+from batch.comfyui_server import ComfyUIServer, PromptResult
 
-RATE = 8
+VIDEO_FPS = 8
 
 
 def write_video(path: Path, frames: Tensor, sound: bool = False) -> None:
     """Frames `[F, H, W, 3]` without loss, and one second of a tone."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=RATE, options={"crf": "0"})
+        stream = container.add_stream("libx264", rate=VIDEO_FPS, options={"crf": "0"})
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv444p"
         tone = container.add_stream("aac", rate=44100, layout="mono") if sound else None
         for picture in (frames * 255).round().byte().numpy():
@@ -33,12 +33,12 @@ def write_video(path: Path, frames: Tensor, sound: bool = False) -> None:
             container.mux(tone.encode())
 
 
-def node_titled(prompt: dict, title: str) -> str:
+def find_node_by_title(prompt: dict, title: str) -> str:
     """The id of the node with a title."""
     return next(node_id for node_id, node in prompt.items() if node["_meta"]["title"] == title)
 
 
-def frames_of(server: Server, run: Run, prompt: dict, title: str) -> Tensor:
+def read_frames(server: ComfyUIServer, run: PromptResult, prompt: dict, title: str) -> Tensor:
     """The frames ``[F, H, W, 3]`` in 0..1 that a preview or save node has written."""
-    files = server.files(run.outputs[node_titled(prompt, title)])
+    files = server.files(run.outputs[find_node_by_title(prompt, title)])
     return torch.stack([to_tensor(Image.open(file).convert("RGB")).movedim(0, -1) for file in files])

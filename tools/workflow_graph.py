@@ -14,25 +14,25 @@ from typing import NamedTuple
 
 from tools.model_downloads import DOWNLOADS
 
-WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
-MUTED = 2
+WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
+MUTED_MODE = 2
 """The page's number for it (LGraphEventMode.NEVER)."""
 WIDTH, GAP = 330, 50
 TITLE, SLOT, WIDGET = 30, 22, 26
-TALL = {"LoadVideo": 340, "SaveVideo": 360, "PreviewImage": 260, "BIVDiffCompareVideos": 460}
-TALL |= dict.fromkeys(("BIVDiffLatentReport", "BIVDiffTemporalReport"), 640)
+EXTRA_HEIGHT = {"LoadVideo": 340, "SaveVideo": 360, "PreviewImage": 260, "BIVDiffCompareVideos": 460}
+EXTRA_HEIGHT |= dict.fromkeys(("BIVDiffLatentReport", "BIVDiffTemporalReport"), 640)
 """What a node shows below its widgets, in pixels."""
 
 
-class Output(NamedTuple):
+class OutputSlot(NamedTuple):
     """One output of a node."""
 
-    node: Node
+    node: GraphNode
     slot: int
 
 
 @dataclass
-class Node:
+class GraphNode:
     """A node of a graph; ``node["name"]`` is one of its outputs, the node itself its first output that fits."""
 
     number: int
@@ -43,15 +43,15 @@ class Node:
     width: int
     values: dict[str, object] = field(default_factory=dict)
     """What its widgets show, also those that a wire sets."""
-    wires: dict[str, Output] = field(default_factory=dict)
+    wires: dict[str, OutputSlot] = field(default_factory=dict)
     muted: bool = False
 
-    def __getitem__(self, name: str) -> Output:
-        return Output(self, self.schema["output_name"].index(name))
+    def __getitem__(self, name: str) -> OutputSlot:
+        return OutputSlot(self, self.schema["output_name"].index(name))
 
-    def output_for(self, kind: str) -> Output:
+    def output_for(self, kind: str) -> OutputSlot:
         """The first output of a type."""
-        return Output(self, self.schema["output"].index(kind))
+        return OutputSlot(self, self.schema["output"].index(kind))
 
     def inputs(self) -> dict[str, list]:
         """Its inputs' specifications by name, required ones first."""
@@ -62,29 +62,29 @@ class Node:
         """About what the frontend gives it, in pixels."""
         specs = self.inputs()
         widgets = [spec for spec in specs.values() if is_widget(spec)]
-        text = 90 * sum(1 for spec in widgets if options(spec).get("multiline"))
+        text = 90 * sum(1 for spec in widgets if input_options(spec).get("multiline"))
         slots = max(len(specs) - len(widgets), len(self.schema["output"]))
-        return SLOT * slots + WIDGET * len(widgets) + text + TALL.get(self.class_type, 0) + 10
+        return SLOT * slots + WIDGET * len(widgets) + text + EXTRA_HEIGHT.get(self.class_type, 0) + 10
 
 
-def options(spec: list) -> dict:
+def input_options(spec: list) -> dict:
     """The second half of an input's specification."""
     return spec[1] if len(spec) > 1 else {}
 
 
-def kind_of(spec: list) -> str:
+def input_type(spec: list) -> str:
     """The type of an input."""
     return "COMBO" if isinstance(spec[0], list) else spec[0]
 
 
 def is_widget(spec: list) -> bool:
     """Whether an input has a control of its own, as opposed to a socket alone."""
-    return (isinstance(spec[0], list) or spec[0] in WIDGETS) and not options(spec).get("forceInput")
+    return (isinstance(spec[0], list) or spec[0] in WIDGET_TYPES) and not input_options(spec).get("forceInput")
 
 
-def default(spec: list) -> object:
+def default_value(spec: list) -> object:
     """What a widget shows before anyone has touched it."""
-    kind, rest = spec[0], options(spec)
+    kind, rest = spec[0], input_options(spec)
     if kind == "COMFY_DYNAMICCOMBO_V3":
         return rest["options"][0]["key"]
     choices = kind if isinstance(kind, list) else rest.get("options", [""])
@@ -102,7 +102,7 @@ class Link(NamedTuple):
     type: str
 
 
-class Graph:
+class WorkflowGraph:
     """A workflow in the making: nodes go below one another, columns side by side, in labelled groups.
 
     ``note`` is what an artist reads first: the page opens on it and on what lies right of it, at ``zoom``.
@@ -117,7 +117,7 @@ class Graph:
         self.name = name
         self.object_info = object_info
         self.demo = demo
-        self.nodes: list[Node] = []
+        self.nodes: list[GraphNode] = []
         self.note = ""
         self.note_width = 420
         self.zoom = 0.7
@@ -146,27 +146,27 @@ class Graph:
         self.x, self.y, self.width = x, 90, width
         self.groups[-1]["right"] = x + width + 20
 
-    def add(self, class_type: str, title: str = "", **values: object) -> Node:
+    def add(self, class_type: str, title: str = "", **values: object) -> GraphNode:
         """A node below the last one; values are settings, outputs, or nodes whose first fitting output is meant.
 
         Raises:
             ValueError: an input that the node does not have, or a socket without a wire.
         """
         schema = self.object_info[class_type]
-        node = Node(len(self.nodes) + 1, class_type, schema, title, (self.x, self.y), self.width)
+        node = GraphNode(len(self.nodes) + 1, class_type, schema, title, (self.x, self.y), self.width)
         node.muted = self.groups[-1]["muted"]
         specs = node.inputs()
         if unknown := set(values) - set(specs):
             raise ValueError(f"{class_type} has no input {', '.join(unknown)}")
         for name, spec in specs.items():
             value = values.get(name)
-            if isinstance(value, Node):
+            if isinstance(value, GraphNode):
                 value = value.output_for(spec[0])
-            if isinstance(value, Output):
+            if isinstance(value, OutputSlot):
                 node.wires[name] = value
                 value = None
             if is_widget(spec):
-                node.values[name] = default(spec) if value is None else value
+                node.values[name] = default_value(spec) if value is None else value
             elif name not in node.wires and name in schema["input"].get("required", {}):
                 raise ValueError(f"{class_type}: nothing is wired to {name}")
         self.nodes.append(node)
@@ -217,7 +217,7 @@ class Graph:
             for number, group in enumerate(self.groups, start=1)
         ]
 
-    def _ui_node(self, node: Node, order: int, links: list[Link]) -> dict:
+    def _ui_node(self, node: GraphNode, order: int, links: list[Link]) -> dict:
         opens = node.class_type in self.definitions
         inputs, widgets = [], []
         for name, spec in node.inputs().items():
@@ -225,7 +225,7 @@ class Graph:
             if is_widget(spec):
                 widgets += self._widget_values(node.values[name], spec)
             if wire or opens or not is_widget(spec):
-                socket = {"name": name, "type": kind_of(spec), "link": None}
+                socket = {"name": name, "type": input_type(spec), "link": None}
                 if name in node.schema["input"].get("optional", {}):
                     socket["shape"] = 7
                 if is_widget(spec):
@@ -249,7 +249,7 @@ class Graph:
             "size": [node.width, node.height()],
             "flags": {},
             "order": order,
-            "mode": MUTED if node.muted else 0,
+            "mode": MUTED_MODE if node.muted else 0,
             "inputs": inputs,
             "outputs": outputs,
             "properties": properties,
@@ -280,13 +280,13 @@ class Graph:
     @staticmethod
     def _widget_values(value: object, spec: list) -> list:
         """A widget's value with those of what the frontend puts after it: a button's, a choice's own widgets'."""
-        rest = options(spec)
+        rest = input_options(spec)
         if spec[0] == "COMFY_DYNAMICCOMBO_V3":
             chosen = next(option for option in rest["options"] if option["key"] == value)
-            return [value, *map(default, chosen["inputs"].get("required", {}).values())]
+            return [value, *map(default_value, chosen["inputs"].get("required", {}).values())]
         if rest.get("control_after_generate"):
             return [value, "fixed"]
         return [value, "image"] if rest.get("video_upload") else [value]
 
 
-Drawing = Callable[[Graph], None]
+Drawing = Callable[[WorkflowGraph], None]

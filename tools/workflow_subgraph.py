@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import uuid
 
-from tools.workflow_graph import Graph, Link, Node, Output, default, is_widget, kind_of, options
+from tools.workflow_graph import (
+    GraphNode,
+    Link,
+    OutputSlot,
+    WorkflowGraph,
+    default_value,
+    input_options,
+    input_type,
+    is_widget,
+)
 
-ENTRY, EXIT = -10, -20
+INPUT_NODE_ID, OUTPUT_NODE_ID = -10, -20
 """The frontend's numbers for the inputs and the outputs, as nodes."""
 
 
-class Subgraph(Graph):
+class Subgraph(WorkflowGraph):
     """A graph with inputs, which are sockets or widgets of nodes inside that its node shows as its own, and outputs."""
 
     def __init__(self, name: str, object_info: dict, demo: bool, description: str) -> None:
@@ -18,36 +27,36 @@ class Subgraph(Graph):
         self.id = self._uuid("")
         self.description = description
         self.specs: dict[str, list] = {}
-        self.entry = Node(ENTRY, "", {"output": [], "output_name": []}, "", (0, 0), 0)
-        self.exits: dict[str, Output] = {}
+        self.entry = GraphNode(INPUT_NODE_ID, "", {"output": [], "output_name": []}, "", (0, 0), 0)
+        self.exits: dict[str, OutputSlot] = {}
 
-    def socket(self, name: str, kind: str) -> Output:
+    def socket(self, name: str, kind: str) -> OutputSlot:
         """Append a socket to the inputs."""
         return self._enter(name, [kind])
 
-    def widget(self, name: str, value: object, *inside: tuple[Node, str]) -> None:
+    def widget(self, name: str, value: object, *inside: tuple[GraphNode, str]) -> None:
         """Append a widget to the inputs, which sets those of nodes inside."""
         first, shown_as = inside[0]
         spec = first.inputs()[shown_as]
-        wire = self._enter(name, [spec[0], {**options(spec), "default": value, "control_after_generate": False}])
+        wire = self._enter(name, [spec[0], {**input_options(spec), "default": value, "control_after_generate": False}])
         for node, input_name in inside:
             node.values[input_name], node.wires[input_name] = value, wire
 
-    def output(self, name: str, node: Node) -> None:
+    def output(self, name: str, node: GraphNode) -> None:
         """Append an output: the first of a node inside."""
-        self.exits[name] = Output(node, 0)
+        self.exits[name] = OutputSlot(node, 0)
 
-    def define_in(self, graph: Graph) -> None:
+    def define_in(self, graph: WorkflowGraph) -> None:
         """Let a graph's ``add`` know this one, by its id."""
         graph.object_info = {**graph.object_info, self.id: self.schema()}
         graph.definitions[self.id] = self.definition()
 
     def blueprint(self, search_aliases: list[str]) -> dict:
         """A workflow of this node alone, which the node library offers."""
-        alone = Graph(self.name, self.object_info, self.demo)
+        alone = WorkflowGraph(self.name, self.object_info, self.demo)
         self.define_in(alone)
-        values = {name: default(spec) for name, spec in self.specs.items() if is_widget(spec)}
-        alone.nodes.append(Node(1, self.id, self.schema(), self.name, (0, 0), 400, values))
+        values = {name: default_value(spec) for name, spec in self.specs.items() if is_widget(spec)}
+        alone.nodes.append(GraphNode(1, self.id, self.schema(), self.name, (0, 0), 400, values))
         extra = {"BlueprintDescription": self.description, "BlueprintSearchAliases": search_aliases}
         return {**alone.ui(), "extra": extra}
 
@@ -62,7 +71,7 @@ class Subgraph(Graph):
         kinds = dict(zip(self.exits, self.schema()["output"], strict=True))
         for slot, (name, kind) in enumerate(kinds.items()):
             wire = self.exits[name]
-            links.append(Link(len(links) + 1, wire.node.number, wire.slot, EXIT, slot, kind))
+            links.append(Link(len(links) + 1, wire.node.number, wire.slot, OUTPUT_NODE_ID, slot, kind))
             nodes[wire.node.number - 1]["outputs"][wire.slot]["links"].append(len(links))
         right = self.groups[-1]["right"] + 80
         starts = [(link.origin_id, link.origin_slot) for link in links]
@@ -79,10 +88,12 @@ class Subgraph(Graph):
             "revision": 0,
             "config": {},
             "name": self.name,
-            "inputNode": {"id": ENTRY, "bounding": [-260, 90, 130, 40 + 20 * len(self.specs)]},
-            "outputNode": {"id": EXIT, "bounding": [right - 20, 90, 120, 40 + 20 * len(kinds)]},
-            "inputs": self._ui_slots(ENTRY, {name: kind_of(spec) for name, spec in self.specs.items()}, starts, -150),
-            "outputs": self._ui_slots(EXIT, kinds, ends, right),
+            "inputNode": {"id": INPUT_NODE_ID, "bounding": [-260, 90, 130, 40 + 20 * len(self.specs)]},
+            "outputNode": {"id": OUTPUT_NODE_ID, "bounding": [right - 20, 90, 120, 40 + 20 * len(kinds)]},
+            "inputs": self._ui_slots(
+                INPUT_NODE_ID, {name: input_type(spec) for name, spec in self.specs.items()}, starts, -150
+            ),
+            "outputs": self._ui_slots(OUTPUT_NODE_ID, kinds, ends, right),
             "widgets": [],
             "nodes": nodes,
             "links": [link._asdict() for link in links],
@@ -92,9 +103,9 @@ class Subgraph(Graph):
             "description": self.description,
         }
 
-    def _enter(self, name: str, spec: list) -> Output:
+    def _enter(self, name: str, spec: list) -> OutputSlot:
         self.specs[name] = spec
-        self.entry.schema["output"].append(kind_of(spec))
+        self.entry.schema["output"].append(input_type(spec))
         self.entry.schema["output_name"].append(name)
         return self.entry[name]
 

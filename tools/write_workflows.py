@@ -14,10 +14,10 @@ import tempfile
 from importlib import import_module
 from pathlib import Path
 
-from batch.comfyui_server import Server
+from batch.comfyui_server import ComfyUIServer
 from tools.in_process_comfyui import COMFYUI
-from tools.recipes.one_node import SEARCH_ALIASES, one_node
-from tools.workflow_graph import Drawing, Graph
+from tools.recipes.one_node import SEARCH_ALIASES, build_one_node
+from tools.workflow_graph import Drawing, WorkflowGraph
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -44,40 +44,40 @@ TEMPLATES = {
     "folder": "BIVDiff 18 Folder - deflicker every clip in it",
 }
 """What the template browser calls each recipe: it sorts and searches by file name."""
-GRAPHS: dict[str, Drawing] = {recipe: import_module(f"tools.recipes.{recipe}").draw for recipe in TEMPLATES}
+RECIPES: dict[str, Drawing] = {recipe: import_module(f"tools.recipes.{recipe}").draw for recipe in TEMPLATES}
 FILES = {recipe: WORKFLOWS / f"{name}.json" for recipe, name in TEMPLATES.items()}
 
 
-def workflow(name: str, object_info: dict, demo: bool, graphs: dict[str, Drawing] = GRAPHS) -> dict:
+def workflow(name: str, object_info: dict, demo: bool, graphs: dict[str, Drawing] = RECIPES) -> dict:
     """A workflow in the frontend's format; ``demo`` for its twin on the demo models."""
-    graph = Graph(f"{name}_demo" if demo else name, object_info, demo)
+    graph = WorkflowGraph(f"{name}_demo" if demo else name, object_info, demo)
     graphs[name](graph)
     return graph.ui()
 
 
-def blueprint(object_info: dict) -> dict:
+def build_blueprint(object_info: dict) -> dict:
     """The chain as one node, in the frontend's format."""
-    return one_node(object_info, demo=False).blueprint(SEARCH_ALIASES)
+    return build_one_node(object_info, demo=False).blueprint(SEARCH_ALIASES)
 
 
-def as_text(workflow: dict) -> str:
+def to_json(workflow: dict) -> str:
     """A workflow as its file holds it."""
     return json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
 
 
-def write(files: dict[str, Path], graphs: dict[str, Drawing], object_info: dict) -> None:
+def write_workflows(files: dict[str, Path], graphs: dict[str, Drawing], object_info: dict) -> None:
     """Write each workflow into its file."""
     for name, file in files.items():
-        file.write_text(as_text(workflow(name, object_info, demo=False, graphs=graphs)), encoding="utf-8")
+        file.write_text(to_json(workflow(name, object_info, demo=False, graphs=graphs)), encoding="utf-8")
 
 
-def schemas() -> dict:
+def fetch_object_info() -> dict:
     """Those of all nodes of a ComfyUI with the pack."""
-    with tempfile.TemporaryDirectory() as base, Server(sys.executable, COMFYUI, Path(base), cpu=True) as server:
+    with tempfile.TemporaryDirectory() as base, ComfyUIServer(sys.executable, COMFYUI, Path(base), cpu=True) as server:
         return server.object_info()
 
 
 if __name__ == "__main__":
-    object_info = schemas()
-    write(FILES, GRAPHS, object_info)
-    BLUEPRINT.write_text(as_text(blueprint(object_info)), encoding="utf-8")
+    object_info = fetch_object_info()
+    write_workflows(FILES, RECIPES, object_info)
+    BLUEPRINT.write_text(to_json(build_blueprint(object_info)), encoding="utf-8")

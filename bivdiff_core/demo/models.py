@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 CONTEXT_LENGTH = 16
 CONTEXT_DIM = 64
 HEAD_WIDTH = 16
-WORDS = (
+VOCABULARY = (
     *("a", "an", "on", "background", "in", "front", "of", "patchy"),
     *("circle", "square", "triangle", "star", "cross"),
     *("red", "blue", "green", "purple", "yellow", "cyan", "pink", "orange", "white"),
@@ -28,7 +28,7 @@ WORDS = (
 # Not the usual 32: with one channel a group, normalisation would wipe out a picture's mean colours.
 AUTOENCODER_GROUPS = 1
 
-AUTOENCODER: dict[str, Any] = {
+AUTOENCODER_CONFIG: dict[str, Any] = {
     "in_channels": 3,
     "out_channels": 3,
     "latent_channels": 4,
@@ -39,14 +39,14 @@ AUTOENCODER: dict[str, Any] = {
     "norm_num_groups": AUTOENCODER_GROUPS,
     "sample_size": 64,
 }
-T2I_ADAPTER: dict[str, Any] = {
+T2I_ADAPTER_CONFIG: dict[str, Any] = {
     "in_channels": 1,
     "channels": (64, 64),
     "num_res_blocks": 2,
     "downscale_factor": 8,
     "adapter_type": "full_adapter",
 }
-VIDEO_UNET = {
+VIDEO_UNET_CONFIG = {
     "sample_size": 8,
     "in_channels": 4,
     "out_channels": 4,
@@ -57,7 +57,7 @@ VIDEO_UNET = {
     "cross_attention_dim": CONTEXT_DIM,
     "attention_head_dim": HEAD_WIDTH,
 }
-TEXT_ENCODER = {
+TEXT_ENCODER_CONFIG = {
     "hidden_size": CONTEXT_DIM,
     "intermediate_size": 2 * CONTEXT_DIM,
     "num_hidden_layers": 2,
@@ -78,7 +78,7 @@ class WordTokenizer:
     START, END = "<start>", "<end>"
 
     def __init__(self) -> None:
-        self._ids = {word: i for i, word in enumerate((self.START, self.END, *WORDS))}
+        self._ids = {word: i for i, word in enumerate((self.START, self.END, *VOCABULARY))}
         self._words = list(self._ids)
 
     @classmethod
@@ -114,13 +114,13 @@ def load_variant(name: str) -> dict[str, torch.Tensor]:
     return weights
 
 
-def latent_scaling(name: str = "autoencoder") -> dict[str, torch.Tensor]:
+def read_latent_scaling(name: str = "autoencoder") -> dict[str, torch.Tensor]:
     """What a weight file says of latents.
 
     autoencoder: mean and std ``[4]``, models work on ``(latent - mean) / std``; rgb_factors ``[4, 3]`` and rgb_bias
     ``[3]`` turn that into a preview in -1..1. inpaint: grey ``[4]``, what an all-masked picture is encoded as.
     """
-    with safe_open(WEIGHTS / f"{name}.safetensors", "pt") as file:
+    with safe_open(WEIGHTS_FOLDER / f"{name}.safetensors", "pt") as file:
         return {key: torch.tensor(value) for key, value in json.loads(file.metadata()["latents"]).items()}
 
 
@@ -129,11 +129,11 @@ def load_weights(name: str) -> dict[str, torch.Tensor]:
 
     The variants' files, instruct_pix2pix and inpaint, hold changes to image_unet: see `load_variant`.
     """
-    with safe_open(WEIGHTS / f"{name}.safetensors", "pt") as file:
+    with safe_open(WEIGHTS_FOLDER / f"{name}.safetensors", "pt") as file:
         return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - a file, not a dict
 
 
-def demo_clip(frames: int) -> torch.Tensor:
+def make_demo_clip(frames: int) -> torch.Tensor:
     """A clip that the models know, `[F, 64, 64, 3]` in 0..1: it moves to and fro, as long as one likes."""
     period = load_weights("clip")["frames"]
     return period[torch.arange(frames) % len(period)] / 255

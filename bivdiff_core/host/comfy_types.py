@@ -14,7 +14,7 @@ Model: TypeAlias = "comfy.model_patcher.ModelPatcher"
 CLIP: TypeAlias = "comfy.sd.CLIP"
 VAE: TypeAlias = "comfy.sd.VAE"
 ClipVision: TypeAlias = "comfy.clip_vision.ClipVisionModel"
-Control: TypeAlias = "comfy.controlnet.ControlBase"
+ControlModel: TypeAlias = "comfy.controlnet.ControlBase"
 """A CONTROL_NET: a ControlNet or a T2I-Adapter, the host's or another pack's."""
 
 Latent: TypeAlias = dict[str, Any]

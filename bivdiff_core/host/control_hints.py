@@ -15,7 +15,7 @@ from comfy.context_windows import IndexListContextWindow
 from comfy.controlnet import ControlNet
 from torch import Tensor
 
-from .comfy_types import Control
+from .comfy_types import ControlModel
 from .compat import control_chains as foreign
 from .errors import BIVDiffError
 
@@ -51,8 +51,8 @@ def slice_references(
 
 
 @contextmanager
-def hints_of(
-    window: IndexListContextWindow, options: dict, controls: list[Control], encoded: dict[tuple, tuple]
+def slice_hints(
+    window: IndexListContextWindow, options: dict, controls: list[ControlModel], encoded: dict[tuple, tuple]
 ) -> Iterator[None]:
     """Controls see only a window's hints while this is open.
 
@@ -61,10 +61,10 @@ def hints_of(
         controls: of the conds' chains.
         encoded: of this run, what controls have made of each window's hints, kept off the GPU for the next step.
     """
-    sliced = [control for control in controls if not foreign.slices_itself(control)]
+    sliced = [control for control in controls if not foreign.has_own_slicing(control)]
     whole = [{f: getattr(c, f) for f in HINT_FIELDS if hasattr(c, f)} for c in sliced]
 
-    def key(control: Control) -> tuple:
+    def key(control: ControlModel) -> tuple:
         return id(control), tuple(window.index_list)
 
     def cut(hint: Tensor | None) -> Tensor | None:
@@ -75,31 +75,33 @@ def hints_of(
             control.cond_hint_original = cut(control.cond_hint_original)
             control.extra_concat_orig = [cut(t) for t in control.extra_concat_orig]
             hint, control_input, device = encoded.get(key(control), (None, None, None))
-            control.cond_hint = _to(hint, device)
+            control.cond_hint = _move_to(hint, device)
             if "control_input" in fields:
-                control.control_input = _to(control_input, device)
-        with foreign.window_of([control for control in controls if foreign.slices_itself(control)], options, encoded):
+                control.control_input = _move_to(control_input, device)
+        with foreign.set_control_window(
+            [control for control in controls if foreign.has_own_slicing(control)], options, encoded
+        ):
             yield
     finally:
         for control, fields in zip(sliced, whole, strict=True):
             hint = control.cond_hint
             if hint is not None and key(control) not in encoded:
                 control_input = getattr(control, "control_input", None)
-                encoded[key(control)] = (_to(hint, "cpu"), _to(control_input, "cpu"), hint.device)
+                encoded[key(control)] = (_move_to(hint, "cpu"), _move_to(control_input, "cpu"), hint.device)
             for field, value in fields.items():
                 setattr(control, field, value)
 
 
-def _to(value: Any, device: torch.device | str | None) -> Any:
+def _move_to(value: Any, device: torch.device | str | None) -> Any:
     """Move a hint, or an adapter's dict of lists of features, to a device."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, dict):
-        return {key: [_to(t, device) for t in features] for key, features in value.items()}
+        return {key: [_move_to(t, device) for t in features] for key, features in value.items()}
     return value
 
 
-def check_conds(conds: Iterable[list[dict] | None], frames: int) -> None:
+def check_conditioning(conds: Iterable[list[dict] | None], frames: int) -> None:
     """Refuse conditioning that belongs to a clip of another length, and hints with another number of colours than 3.
 
     The host would repeat or cut it silently, frame 0's hint ending up on another frame, and take colours as they come.
@@ -124,8 +126,8 @@ def check_conds(conds: Iterable[list[dict] | None], frames: int) -> None:
             f"the {what} has {len(tensor)} frames but the latent has {frames}. {remedy}, or give one for all frames."
         )
 
-    for control in foreign.controls_of(conds):
-        if not foreign.slices_itself(control):
+    for control in foreign.iterate_controls(conds):
+        if not foreign.has_own_slicing(control):
             hint = control.cond_hint_original
             check(hint, "control hint", "Trim the longer one (Select Frames, Get Latent From Batch)")
             if type(control) is ControlNet and control.vae is None and hint is not None and hint.shape[1] != 3:

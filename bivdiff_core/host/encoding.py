@@ -26,10 +26,10 @@ def encode_frames(vae: VAE, images: Tensor, mode: str) -> Tensor:
         ValueError: before anything is encoded, where the host would cut edges or last frames off.
     """
     _check_size(vae, images)
-    if not _of_video(vae):
+    if not _is_video_vae(vae):
         return vae.encode(images)
     if mode == "clip":
-        _check_count(vae, len(images))
+        _check_frame_count(vae, len(images))
         return vae.encode(images)
     bar = comfy.utils.ProgressBar(len(images))
     latents = []
@@ -40,7 +40,7 @@ def encode_frames(vae: VAE, images: Tensor, mode: str) -> Tensor:
     return torch.cat(latents)
 
 
-def _of_video(vae: VAE) -> bool:
+def _is_video_vae(vae: VAE) -> bool:
     return vae.latent_dim == 3 and not vae.not_video
 
 
@@ -55,7 +55,7 @@ def _check_size(vae: VAE, images: Tensor) -> None:
         )
 
 
-def _check_count(vae: VAE, frames: int) -> None:
+def _check_frame_count(vae: VAE, frames: int) -> None:
     """Video VAEs pack several frames in a latent, and the host drops the last ones where they do not fill it."""
     to_latent, to_frames = vae.downscale_ratio[0], vae.upscale_ratio[0]
     latents = to_latent(frames)

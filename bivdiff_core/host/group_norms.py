@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from .comfy_types import Model
-from .model_families import family_of
+from .model_families import find_family
 
 GROUP_NORMS = ("auto", "per_frame", "whole_clip")
-KEY = "bivdiff_norms"
+NORM_PATCH_KEY = "bivdiff_norms"
 
 
-def pools(group_norms: str, grid: str) -> bool:
+def should_pool_norms(group_norms: str, grid: str) -> bool:
     """Whether the norms pool the clip: by `auto` under the released code's grid."""
     return group_norms == "whole_clip" or (group_norms == "auto" and grid == "reference")
 
@@ -34,7 +34,7 @@ def pool_norms(model: Model) -> Model:
         ValueError: another UNet than Stable Diffusion's, or windows that would cut the pool.
     """
     network = model.model.diffusion_model
-    if not isinstance(network, UNetModel) or family_of(model).video:
+    if not isinstance(network, UNetModel) or find_family(model).video:
         raise ValueError(
             f"group_norms whole_clip is for Stable Diffusion's UNet, not {type(network).__name__}. Set group_norms "
             "per_frame, and grid matched."
@@ -44,14 +44,14 @@ def pool_norms(model: Model) -> Model:
             "group_norms whole_clip needs all frames in one call, but the model brings windows or chunks. Take Frame "
             "Chunks or Context Windows off, or set group_norms per_frame."
         )
-    pooled = _Pooled()
+    pooled = _NormPooling()
     model = model.clone()
-    model.set_injections(KEY, [PatcherInjection(pooled.inject, pooled.eject)])
-    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, pooled.count_conds)
+    model.set_injections(NORM_PATCH_KEY, [PatcherInjection(pooled.inject, pooled.eject)])
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, NORM_PATCH_KEY, pooled.count_conds)
     return model
 
 
-class _Pooled:
+class _NormPooling:
     """The hooks of one MODEL's norms; `conds` is how many conds the host has batched in the present call."""
 
     def __init__(self) -> None:

@@ -8,21 +8,21 @@ import logging
 
 from .comfy_types import Model
 from .compat import animatediff_evolved
-from .compat.comfyui_internals import hooks_by_level, remove_guidance, remove_step_caches
-from .compat.control_chains import keyframes_by_level
-from .prompts import Prompts
+from .compat.comfyui_internals import remove_guidance, remove_step_caches, use_sigma_keyframes
+from .compat.control_chains import reset_keyframes_each_call
+from .prompts import PromptPair
 
 log = logging.getLogger(__name__)
 
 
-def for_rising_noise(model: Model, prompts: Prompts) -> tuple[Model, Prompts]:
+def prepare_for_inversion(model: Model, prompts: PromptPair) -> tuple[Model, PromptPair]:
     """A clone of a MODEL, and prompts, as an inversion takes them."""
-    model = animatediff_evolved.clone_model(model)
-    keyframes_by_level(model)
+    model = animatediff_evolved.clone_with_block_settings(model)
+    reset_keyframes_each_call(model)
     for found, why in (
         (remove_guidance(model), "an inversion follows the model's own prediction"),
         (remove_step_caches(model), "it skips steps by how noise falls, and in an inversion noise rises"),
     ):
         if found:
             log.warning("Switched off for the inversion: %s (%s).", ", ".join(found), why)
-    return model, Prompts.unguided(hooks_by_level(prompts.positive))
+    return model, PromptPair.without_guidance(use_sigma_keyframes(prompts.positive))

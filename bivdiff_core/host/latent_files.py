@@ -12,11 +12,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from .comfy_types import Latent
-from .inverted_latents import inversion_of
-from .latents import DESCRIPTION
+from .inverted_latents import read_inversion_info
+from .latents import INVERSION_KEY
 
-SAMPLES, VERSION, MASK, PLACES = "latent_tensor", "latent_format_version_0", "noise_mask", "batch_index"
-SCALE_BEFORE_VERSION_0 = 0.18215
+SAMPLES_KEY, VERSION_KEY, MASK_KEY, BATCH_INDEX_KEY = (
+    "latent_tensor",
+    "latent_format_version_0",
+    "noise_mask",
+    "batch_index",
+)
+UNVERSIONED_LATENT_SCALE = 0.18215
 """Files without a version hold Stable Diffusion's latents times this."""
 
 
@@ -26,13 +31,13 @@ def write_latent(latent: Latent, path: Path, metadata: dict[str, str]) -> None:
     Args:
         metadata: what else is to stand in the file.
     """
-    tensors = {SAMPLES: latent["samples"].contiguous(), VERSION: torch.tensor([])}
+    tensors = {SAMPLES_KEY: latent["samples"].contiguous(), VERSION_KEY: torch.tensor([])}
     if latent.get("noise_mask") is not None:
-        tensors[MASK] = latent["noise_mask"].contiguous()
+        tensors[MASK_KEY] = latent["noise_mask"].contiguous()
     if latent.get("batch_index") is not None:
-        metadata = {**metadata, PLACES: json.dumps([int(place) for place in latent["batch_index"]])}
-    if inversion_of(latent) is not None:
-        metadata = {**metadata, DESCRIPTION: json.dumps(latent[DESCRIPTION])}
+        metadata = {**metadata, BATCH_INDEX_KEY: json.dumps([int(place) for place in latent["batch_index"]])}
+    if read_inversion_info(latent) is not None:
+        metadata = {**metadata, INVERSION_KEY: json.dumps(latent[INVERSION_KEY])}
     part = path.with_name(f"{path.name}.part")
     comfy.utils.save_torch_file(tensors, str(part), metadata=metadata)
     os.replace(part, path)
@@ -50,15 +55,15 @@ def read_latent(path: Path) -> Latent:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
     except SafetensorError as error:
         raise ValueError(f"{path.name} is not a latent, or only part of one ({error}). Save it again.") from None
-    if SAMPLES not in tensors:
+    if SAMPLES_KEY not in tensors:
         raise ValueError(
             f"{path.name} holds {', '.join(tensors) or 'nothing'}, expected a latent. Choose another file."
         )
-    scale = 1.0 if VERSION in tensors else 1 / SCALE_BEFORE_VERSION_0
-    latent: Latent = {"samples": tensors[SAMPLES].float() * scale}
-    if MASK in tensors:
-        latent["noise_mask"] = tensors[MASK]
-    for key in (PLACES, DESCRIPTION):
+    scale = 1.0 if VERSION_KEY in tensors else 1 / UNVERSIONED_LATENT_SCALE
+    latent: Latent = {"samples": tensors[SAMPLES_KEY].float() * scale}
+    if MASK_KEY in tensors:
+        latent["noise_mask"] = tensors[MASK_KEY]
+    for key in (BATCH_INDEX_KEY, INVERSION_KEY):
         if key in metadata:
             latent[key] = json.loads(metadata[key])
     return latent

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from .comfy_types import Latent
 
-DESCRIPTION = "bivdiff"
+INVERSION_KEY = "bivdiff"
 """Key of what an inverted LATENT says of itself (`inverted.Inversion`)."""
 
 
@@ -15,17 +15,17 @@ def frame_dim(samples: Tensor) -> int:
     return 2 if samples.ndim == 5 and samples.shape[2] > 1 else 0
 
 
-def as_clip(samples: Tensor) -> Tensor:
+def to_clip(samples: Tensor) -> Tensor:
     """Frames made one by one with a 3-D image model, `[F, C, 1, H, W]`, as the clip `[1, C, F, H, W]`; others as is."""
     return samples.transpose(0, 2) if samples.ndim == 5 and samples.shape[2] == 1 else samples
 
 
-def latent_with(latent: Latent, samples: Tensor) -> Latent:
+def replace_samples(latent: Latent, samples: Tensor) -> Latent:
     """A LATENT with new samples, on the host's device for results; masks and batch_index stay.
 
     The description of the old samples goes, and what the host says of an empty latent's size.
     """
-    stale = (DESCRIPTION, "downscale_ratio_spacial", "downscale_ratio_temporal")
+    stale = (INVERSION_KEY, "downscale_ratio_spacial", "downscale_ratio_temporal")
     out = {key: value for key, value in latent.items() if key not in stale}
     device, dtype = comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype()
     out["samples"] = samples.to(device, dtype)

@@ -9,7 +9,7 @@ import torch
 from .comfy_types import Model
 
 
-def frames_that_fit(model: Model, shape: torch.Size, conds: dict[str, list[dict]]) -> int:
+def estimate_max_frames(model: Model, shape: torch.Size, conds: dict[str, list[dict]]) -> int:
     """How many frames one model call may hold in the memory that will be free once all weights are loaded.
 
     The host's own estimate, for cond and uncond together, with the half more that it keeps in reserve when it
@@ -23,13 +23,13 @@ def frames_that_fit(model: Model, shape: torch.Size, conds: dict[str, list[dict]
     """
     extra_models, control_memory = comfy.sampler_helpers.get_additional_models(conds, model.model_dtype())
     copies = [model, *model.get_additional_models_with_key("multigpu")]
-    free = min(_free_for([*copies, *extra_models], copy.load_device) for copy in copies) - control_memory
+    free = min(_free_memory([*copies, *extra_models], copy.load_device) for copy in copies) - control_memory
     memory, _ = comfy.sampler_helpers.estimate_memory(model, [1, *shape[1:]], conds)
     most = math.ceil(shape[0] / (2 * len(copies))) if len(copies) > 1 else shape[0]
     return int(min(max(free / (1.5 * memory), 1), most))
 
 
-def _free_for(models: list[Model], device: torch.device) -> int:
+def _free_memory(models: list[Model], device: torch.device) -> int:
     """Bytes free on a device beside the weights of models, once the host has unloaded the others, as it does for a run.
 
     It unloads none from the CPU's own memory.

@@ -16,18 +16,18 @@ from comfy.model_base import BaseModel
 from ..solvers import SOLVERS
 from .comfy_types import Model
 from .compat import animatediff_evolved
-from .loaders.patched_attention import PATCHES
+from .loaders.patched_attention import SUPPORTED_PATCHES
 from .loaders.video_unet import VideoModel
 from .loaders.vidrd import VidRDModel
 
 DIFFUSION, FLOW = "diffusion", "flow"
 
-LOOK_AHEAD = ("uni_inv", "fixed_point")
+LOOK_AHEAD_SOLVERS = ("uni_inv", "fixed_point")
 """Solvers that read the slope at the level that a step leads to, in the end at the grid's last."""
 
 
 @dataclass(frozen=True)
-class Family:
+class ModelFamily:
     """A kind of MODEL.
 
     Args:
@@ -61,7 +61,7 @@ class Family:
     for_inversion: Callable[[Model], Model] = lambda model: model
 
 
-def _is_a(*classes: type) -> Callable[[Model], bool]:
+def _is_instance_of(*classes: type) -> Callable[[Model], bool]:
     return lambda model: isinstance(model.model, classes)
 
 
@@ -73,9 +73,9 @@ def _is_mean_flow(model: Model) -> bool:
     return getattr(model.model.diffusion_model, "time_r_in", None) is not None
 
 
-HUNYUAN_VIDEO = Family(
+HUNYUAN_VIDEO = ModelFamily(
     "HunyuanVideo",
-    _is_a(comfy.model_base.HunyuanVideo),
+    _is_instance_of(comfy.model_base.HunyuanVideo),
     video=True,
     text_width=lambda model: model.diffusion_model.params.context_in_dim,
     text_key="pooled_output",
@@ -83,28 +83,33 @@ HUNYUAN_VIDEO = Family(
 )
 
 FAMILIES = (
-    Family(
+    ModelFamily(
         "AnimateDiff",
-        lambda model: bool(animatediff_evolved.motion_models(model)),
+        lambda model: bool(animatediff_evolved.get_motion_models(model)),
         video=True,
         text_width=_unet_text_width,
         for_inversion=animatediff_evolved.for_inversion,
     ),
-    Family(
+    ModelFamily(
         "UNet3DConditionModel",
-        _is_a(VideoModel),
+        _is_instance_of(VideoModel),
         video=True,
         text_width=lambda model: model.diffusion_model.unet.config.cross_attention_dim,
         control=False,
         prompt_per_frame=False,
-        patches=PATCHES,
+        patches=SUPPORTED_PATCHES,
     ),
-    Family("VidRD", _is_a(VidRDModel), video=True, text_width=_unet_text_width),
-    Family("Stable Video Diffusion", _is_a(comfy.model_base.SVD_img2vid), video=True),
-    Family("Wan", _is_a(comfy.model_base.WAN21), video=True, text_width=lambda model: model.diffusion_model.text_dim),
-    Family(
+    ModelFamily("VidRD", _is_instance_of(VidRDModel), video=True, text_width=_unet_text_width),
+    ModelFamily("Stable Video Diffusion", _is_instance_of(comfy.model_base.SVD_img2vid), video=True),
+    ModelFamily(
+        "Wan",
+        _is_instance_of(comfy.model_base.WAN21),
+        video=True,
+        text_width=lambda model: model.diffusion_model.text_dim,
+    ),
+    ModelFamily(
         "LTX",
-        _is_a(comfy.model_base.LTXV),
+        _is_instance_of(comfy.model_base.LTXV),
         video=True,
         text_width=lambda model: model.diffusion_model.caption_channels,
         text_key="attention_mask",
@@ -113,43 +118,43 @@ FAMILIES = (
         HUNYUAN_VIDEO,
         name="mean-flow HunyuanVideo",
         matches=lambda model: HUNYUAN_VIDEO.matches(model) and _is_mean_flow(model),
-        solvers=tuple(name for name in SOLVERS if name not in LOOK_AHEAD),
+        solvers=tuple(name for name in SOLVERS if name not in LOOK_AHEAD_SOLVERS),
     ),
     HUNYUAN_VIDEO,
-    Family(
+    ModelFamily(
         "HunyuanImage",
         lambda model: isinstance(model.model.diffusion_model, comfy.ldm.hunyuan_video.model.HunyuanVideo),
         masked_text_one_by_one=True,
     ),
-    Family("video", lambda model: takes_video_latents(model), video=True),
-    Family(
+    ModelFamily("video", lambda model: has_video_latents(model), video=True),
+    ModelFamily(
         "InstructPix2Pix",
-        _is_a(comfy.model_base.IP2P),
+        _is_instance_of(comfy.model_base.IP2P),
         text_width=_unet_text_width,
         picture="InstructPixToPixConditioning, with the clip's frames as pixels",
     ),
-    Family(
+    ModelFamily(
         "inpainting",
         lambda model: "masked_image" in model.model.concat_keys,
         text_width=_unet_text_width,
         picture="InpaintModelConditioning, or the encoded clip through Set Latent Noise Mask",
         mask_will_do=True,
     ),
-    Family("image", lambda model: True, text_width=_unet_text_width),
+    ModelFamily("image", lambda model: True, text_width=_unet_text_width),
 )
 
 
-def family_of(model: Model) -> Family:
+def find_family(model: Model) -> ModelFamily:
     """The record of a MODEL's kind."""
     return next(family for family in FAMILIES if family.matches(model))
 
 
-def takes_video_latents(model: Model) -> bool:
+def has_video_latents(model: Model) -> bool:
     """Whether a MODEL's latents are `[B, C, T, H, W]`, as opposed to frames in the batch."""
     return model.get_model_object("latent_format").latent_dimensions == 3
 
 
-def noise_of(model: Model) -> str:
+def find_noise_kind(model: Model) -> str:
     """Kind of noise: `diffusion` (eps and v: x = x0 + sigma * eps) or `flow` (x = (1 - sigma) * x0 + sigma * noise).
 
     Raises:
@@ -168,7 +173,7 @@ def noise_of(model: Model) -> str:
     )
 
 
-def is_released_kind(model: Model) -> bool:
+def is_reference_compatible(model: Model) -> bool:
     """Whether a MODEL is of the kind that the released code knows: eps, 1000 timesteps, frames in the batch."""
     sampling = model.get_model_object("model_sampling")
     return (
@@ -176,10 +181,10 @@ def is_released_kind(model: Model) -> bool:
         and not isinstance(sampling, (comfy.model_sampling.V_PREDICTION, comfy.model_sampling.X0))
         and isinstance(sampling, comfy.model_sampling.ModelSamplingDiscrete)
         and len(sampling.sigmas) == 1000
-        and not takes_video_latents(model)
+        and not has_video_latents(model)
     )
 
 
-def distilled_guidance(model: Model) -> bool:
+def has_distilled_guidance(model: Model) -> bool:
     """Whether guidance is built into a MODEL (Flux, HunyuanVideo), as an input of its network."""
     return getattr(getattr(model.model.diffusion_model, "params", None), "guidance_embed", False)

@@ -15,34 +15,34 @@ from tqdm.auto import trange
 
 from ..grids import Schedule
 from ..prompt2prompt import (
-    BLEND_FROM,
+    BLEND_START,
     CrossAttentionEdit,
     LocalBlend,
-    Prompt,
-    align,
-    attend,
+    TokenizedPrompt,
+    apply_attention,
     attention_probabilities,
+    build_attention_edit,
     parse_weights,
     share_self_attention,
 )
 from ..solvers import Callback, Denoiser
 from . import validation
 from .comfy_types import CLIP, Latent, Model
-from .latents import latent_with
-from .prompts import Prompts
-from .stages import denoise_along, denoising_sigmas, guider
-from .validation import Clip
-from .windows import FrameWindows, PairedWindows, Windows, set_windows
+from .latents import replace_samples
+from .prompts import PromptPair
+from .stages import denoise_samples, denoising_sigmas, make_guider
+from .validation import StageInput
+from .windows import FrameWindows, PairedWindows, WindowSettings, set_windows
 
 log = logging.getLogger(__name__)
 
-LEAST_BLEND_CELLS = 8
+MIN_BLEND_CELLS = 8
 """On a side of the local blend's maps. On fewer, a word's place and the cells around it are the whole picture."""
-COND = 0
+POSITIVE_COND = 0
 """How the host numbers the positive prompt in `cond_or_uncond`."""
 
 
-def read_prompt(clip: CLIP, text: str) -> Prompt:
+def tokenize_prompt(clip: CLIP, text: str) -> TokenizedPrompt:
     """A prompt's words with the tokens that the CLIP makes of each.
 
     Raises:
@@ -56,7 +56,7 @@ def read_prompt(clip: CLIP, text: str) -> Prompt:
         return tuple(token for token, _, word in next(iter(encoders))[0] if word)
 
     words = tuple(text.split())
-    prompt = Prompt(words, tuple(map(tokens, words)))
+    prompt = TokenizedPrompt(words, tuple(map(tokens, words)))
     if sum(prompt.tokens, ()) != tokens(text):
         raise ValueError(
             f"the prompt {text!r} has weights in brackets or embeddings, which cannot be matched word by word. Write "
@@ -66,7 +66,7 @@ def read_prompt(clip: CLIP, text: str) -> Prompt:
 
 
 @dataclass(frozen=True)
-class WordEdit:
+class PromptEdit:
     """What is to become of a prompt's words.
 
     Args:
@@ -134,7 +134,7 @@ class AttentionPatches:
         """Host patch attn1_patch; all three are the layer's features, `[rows, N, C]`."""
         if self.step < self.self_steps and queries.shape[1] <= self.coarse:
             queries, context = queries.clone(), context.clone()
-            for rows in _cond_rows(queries, options):
+            for rows in _positive_rows(queries, options):
                 queries[rows], context[rows] = share_self_attention(queries[rows], context[rows])
         return queries, context, values
 
@@ -145,23 +145,23 @@ class AttentionPatches:
         replacing = self.step < self.cross_steps
         blend = self.blend if self.blend and q.shape[1] == math.prod(self.blend.size) else None
         if replacing or blend:
-            for rows in _cond_rows(q, options):
+            for rows in _positive_rows(q, options):
                 probabilities = attention_probabilities(q[rows], k[rows], heads)
                 if blend:
                     blend.look(probabilities, _window_frames(options, probabilities.shape[0] // 2))
                 if replacing:
                     source, target = probabilities.chunk(2)
-                    out[rows.stop - len(target) : rows.stop] = attend(
+                    out[rows.stop - len(target) : rows.stop] = apply_attention(
                         self.edit(source, target), v[rows.stop - len(target) : rows.stop]
                     )
         return out
 
 
-def _cond_rows(batch: Tensor, options: dict) -> list[slice]:
+def _positive_rows(batch: Tensor, options: dict) -> list[slice]:
     """Where the positive prompt's rows lie in a batch that may hold the negative's too."""
     conds = options["cond_or_uncond"]
     size = batch.shape[0] // len(conds)
-    return [slice(i * size, (i + 1) * size) for i, cond in enumerate(conds) if cond == COND]
+    return [slice(i * size, (i + 1) * size) for i, cond in enumerate(conds) if cond == POSITIVE_COND]
 
 
 def _window_frames(options: dict, frames: int) -> Sequence[int]:
@@ -193,7 +193,7 @@ def _denoise_pair(
     return x
 
 
-def map_size(model: Model, height: int, width: int, least: int = 1) -> tuple[int, int]:
+def attention_map_size(model: Model, height: int, width: int, least: int = 1) -> tuple[int, int]:
     """Height and width of the attention maps that injection and blend work on.
 
     A quarter of the latent's side, 16x16 for SD 1.5 at 512x512; the UNet's coarsest where it does not go that far, and
@@ -205,7 +205,7 @@ def map_size(model: Model, height: int, width: int, least: int = 1) -> tuple[int
 
 
 def edit_frames(
-    model: Model, clip: CLIP, latent: Latent, edit: WordEdit, schedule: Schedule, cfg: float, frames_per_batch: int
+    model: Model, clip: CLIP, latent: Latent, edit: PromptEdit, schedule: Schedule, cfg: float, frames_per_batch: int
 ) -> tuple[Latent, Latent]:
     """Denoise inverted frames twice side by side, with the source prompt and, its attention edited, with the target.
 
@@ -226,17 +226,17 @@ def edit_frames(
         )
     _check_chunks(model)
     if edit.local_blend_words:
-        model = _on_one_device(model)
+        model = _use_one_device(model)
     texts = [
         clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)
         for text in (edit.source_prompt, edit.target_prompt, edit.negative_prompt)
     ]
     source, target, negative = ([(text, {"pooled_output": pooled})] for text, pooled in texts)
-    admitted = validation.admit(
-        validation.DENOISE_FRAMES, model, latent, Prompts(source + target, negative, cfg), Windows()
+    admitted = validation.validate_stage(
+        validation.DENOISE_FRAMES, model, latent, PromptPair(source + target, negative, cfg), WindowSettings()
     )
     frames = admitted.samples.shape[0]
-    patches = _patches(admitted, clip, edit, schedule.steps, length=texts[0][0].shape[1])
+    patches = _build_patches(admitted, clip, edit, schedule.steps, length=texts[0][0].shape[1])
 
     sampling = model.get_model_object("model_sampling")
     levels = comfy.samplers.calculate_sigmas(sampling, schedule.scheduler, schedule.steps)
@@ -244,21 +244,21 @@ def edit_frames(
     text, pooled = (
         torch.cat([row.repeat_interleave(frames, dim=0) for row in rows]) for rows in zip(*texts[:2], strict=True)
     )
-    out = denoise_along(
+    out = denoise_samples(
         admitted,
-        guider(
+        make_guider(
             set_windows(patches.patch(admitted.model), PairedWindows(frames_per_batch)),
-            Prompts([(text, {"pooled_output": pooled})], negative, cfg),
+            PromptPair([(text, {"pooled_output": pooled})], negative, cfg),
         ),
         partial(_denoise_pair, patches=patches),
         sigmas,
         torch.cat([admitted.samples, admitted.samples]),
     )
     reconstructed, edited = out.chunk(2)
-    return latent_with(latent, edited), latent_with(latent, reconstructed)
+    return replace_samples(latent, edited), replace_samples(latent, reconstructed)
 
 
-def _on_one_device(model: Model) -> Model:
+def _use_one_device(model: Model) -> Model:
     """The MODEL without its copies for other devices, where the maps of all frames are to come together."""
     if not model.get_additional_models_with_key("multigpu"):
         return model
@@ -277,14 +277,14 @@ def _check_chunks(model: Model) -> None:
         )
 
 
-def _patches(admitted: Clip, clip: CLIP, edit: WordEdit, steps: int, length: int) -> AttentionPatches:
+def _build_patches(admitted: StageInput, clip: CLIP, edit: PromptEdit, steps: int, length: int) -> AttentionPatches:
     """The attention patches of an edit.
 
     Args:
         length: of the encoded prompts, in tokens.
     """
-    source, target = (read_prompt(clip, text) for text in (edit.source_prompt, edit.target_prompt))
-    alignment = align(edit.kind, source, target, parse_weights(edit.word_weights), length)
+    source, target = (tokenize_prompt(clip, text) for text in (edit.source_prompt, edit.target_prompt))
+    alignment = build_attention_edit(edit.kind, source, target, parse_weights(edit.word_weights), length)
     words = edit.local_blend_words.replace(",", " ").split()
     for word in words:
         if not source.find(word) and not target.find(word):
@@ -292,12 +292,12 @@ def _patches(admitted: Clip, clip: CLIP, edit: WordEdit, steps: int, length: int
     found = [[i for word in words for i in prompt.find(word)] for prompt in (source, target)]
     frames, _, height, width = admitted.samples.shape
     released = admitted.inversion is not None and admitted.inversion.grid == "reference"
-    blend_size = map_size(admitted.model, height, width, least=LEAST_BLEND_CELLS)
+    blend_size = attention_map_size(admitted.model, height, width, least=MIN_BLEND_CELLS)
     return AttentionPatches(
         alignment,
         round(edit.cross_replace_steps * steps),
         round(edit.self_replace_steps * steps),
-        math.prod(map_size(admitted.model, height, width)),
+        math.prod(attention_map_size(admitted.model, height, width)),
         LocalBlend(found, frames, blend_size) if words else None,
-        0 if released else math.ceil(BLEND_FROM * steps),
+        0 if released else math.ceil(BLEND_START * steps),
     )

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from .comfy_types import Conditioning, Latent, Model
-from .model_families import Family
+from .model_families import ModelFamily
 
 
 @dataclass(frozen=True)
-class Prompts:
+class PromptPair:
     """What guides a run: CONDITIONING for and against, and how strictly; an inversion has one and no guidance."""
 
     positive: Conditioning
@@ -21,12 +21,12 @@ class Prompts:
     cfg: float = 1.0
 
     @classmethod
-    def unguided(cls, conditioning: Conditioning) -> Prompts:
+    def without_guidance(cls, conditioning: Conditioning) -> PromptPair:
         """One CONDITIONING without guidance."""
         return cls(conditioning, conditioning)
 
 
-def check_text(text: Tensor, extra: dict, family: Family, width: int | None) -> None:
+def check_prompt(text: Tensor, extra: dict, family: ModelFamily, width: int | None) -> None:
     """Refuse a prompt that a MODEL of a family cannot read.
 
     Args:
@@ -53,7 +53,7 @@ def check_text(text: Tensor, extra: dict, family: Family, width: int | None) -> 
         )
 
 
-def check_picture(family: Family, prompts: Prompts, latent: Latent) -> None:
+def check_image_input(family: ModelFamily, prompts: PromptPair, latent: Latent) -> None:
     """Refuse an InstructPix2Pix or inpainting MODEL without the picture that it works on.
 
     Raises:
@@ -67,7 +67,7 @@ def check_picture(family: Family, prompts: Prompts, latent: Latent) -> None:
     )
 
 
-def check_gaps(model: Model, prompts: Prompts, sigmas: Tensor) -> None:
+def check_prompt_coverage(model: Model, prompts: PromptPair, sigmas: Tensor) -> None:
     """Refuse prompts that leave noise levels of a run without any, where the host would not run the MODEL at all.
 
     Args:
@@ -81,7 +81,7 @@ def check_gaps(model: Model, prompts: Prompts, sigmas: Tensor) -> None:
     levels = torch.cat([sigmas, between]).clamp(min=float(sampling.sigma_min)).tolist()
     sides = {"positive": prompts.positive, "negative": prompts.negative if prompts.cfg != 1 else prompts.positive}
     for side, conditioning in sides.items():
-        ranges = [_sigma_range(extra, sampling.percent_to_sigma) for _, extra in conditioning]
+        ranges = [_active_sigma_range(extra, sampling.percent_to_sigma) for _, extra in conditioning]
         for sigma in levels:
             if not any(end <= sigma <= start * (1 + 1e-5) for start, end in ranges):
                 raise ValueError(
@@ -90,16 +90,16 @@ def check_gaps(model: Model, prompts: Prompts, sigmas: Tensor) -> None:
                 )
 
 
-def _sigma_range(extra: dict, percent_to_sigma: Callable[[float], float]) -> tuple[float, float]:
+def _active_sigma_range(extra: dict, percent_to_sigma: Callable[[float], float]) -> tuple[float, float]:
     """Highest and lowest level at which one of a CONDITIONING is in force, as the host counts its percents."""
     start = max(extra.get("start_percent", 0.0), extra.get("clip_start_percent", 0.0))
     end = min(extra.get("end_percent", 1.0), extra.get("clip_end_percent", 1.0))
     return float(percent_to_sigma(start)), float(percent_to_sigma(end))
 
 
-def without_built_in_guidance(prompts: Prompts) -> Prompts:
+def disable_distilled_guidance(prompts: PromptPair) -> PromptPair:
     """An inversion's prompts with distilled guidance of 1, unless one is wired.
 
     The host's own default is one for generating (Flux 3.5, HunyuanVideo 6).
     """
-    return Prompts.unguided([(text, {"guidance": 1.0, **extra}) for text, extra in prompts.positive])
+    return PromptPair.without_guidance([(text, {"guidance": 1.0, **extra}) for text, extra in prompts.positive])

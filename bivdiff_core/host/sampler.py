@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ..grids import unit_scale
 from .latents import check_finite
-from .sampling_progress import Progress
-from .windows import frame_windows
+from .sampling_progress import SamplingProgress
+from .windows import as_frame_windows
 
 
-class _Predictor(comfy.samplers.KSamplerX0Inpaint):
+class _InterruptibleModel(comfy.samplers.KSamplerX0Inpaint):
     """The guider as k-diffusion's model; a cancel takes effect before the next call."""
 
     def __call__(self, x: Tensor, sigma: Tensor, model_options: dict | None = None, seed: int | None = None) -> Tensor:
@@ -54,7 +54,7 @@ class UnitScaleSampler(comfy.samplers.Sampler):
 
         first, last = sigmas[0].item(), sigmas[-1].item()
         x = self.function(
-            _Predictor(model_wrap, sigmas),
+            _InterruptibleModel(model_wrap, sigmas),
             latent_image * self.scale(first),
             sigmas.clone(),  # uni_pc writes into it
             extra_args=extra_args,
@@ -64,7 +64,7 @@ class UnitScaleSampler(comfy.samplers.Sampler):
         return x / self.scale(last)
 
 
-def run(
+def run_guider(
     guider: comfy.samplers.CFGGuider,
     sampler: comfy.samplers.Sampler,
     sigmas: Tensor,
@@ -76,8 +76,8 @@ def run(
 ) -> Tensor:
     """Sample, without noise where none is given; progress and the NaN guard as every node of the chain has them."""
     model = guider.model_patcher
-    progress = Progress(model, len(sigmas) - 1, inverts=bool(sigmas[0] < sigmas[-1]))
-    _watch_windows(guider, progress)
+    progress = SamplingProgress(model, len(sigmas) - 1, inverts=bool(sigmas[0] < sigmas[-1]))
+    _report_windows(guider, progress)
     if noise is None:
         torch.manual_seed(seed)  # for patches that draw from the global generator, as the host's noise leaves it
     samples = guider.sample(
@@ -94,8 +94,8 @@ def run(
     return samples
 
 
-def _watch_windows(guider: comfy.samplers.CFGGuider, progress: Progress) -> None:
-    windows = frame_windows(guider.model_options.get("context_handler"))
+def _report_windows(guider: comfy.samplers.CFGGuider, progress: SamplingProgress) -> None:
+    windows = as_frame_windows(guider.model_options.get("context_handler"))
     if windows is not None:
         guider.model_options = comfy.model_patcher.create_model_options_clone(guider.model_options)
         guider.model_options["context_handler"] = windows = copy.copy(windows)

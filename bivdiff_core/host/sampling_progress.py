@@ -9,7 +9,7 @@ from .comfy_types import Model
 from .latents import check_finite, frame_dim
 
 
-class Progress:
+class SamplingProgress:
     """A node's bar, in steps times windows; stops the run on the first non-finite frame.
 
     Every step previews the next frame, so that the run shows them all: the host's previews are single pictures.
@@ -42,10 +42,10 @@ class Progress:
         if not self.inverts:
             return self.previewer.decode_latent_to_preview_image("JPEG", frame)
         form, picture, side = self.previewer.decode_latent_to_preview_image("JPEG", frame / frame.std())
-        return form, with_caption(ImageOps.contain(picture, (side, side)), "turning into noise"), side
+        return form, add_caption_bar(ImageOps.contain(picture, (side, side)), "turning into noise"), side
 
 
-def with_caption(picture: Image.Image, text: str) -> Image.Image:
+def add_caption_bar(picture: Image.Image, text: str) -> Image.Image:
     """The picture with a line of text over its lower edge."""
     width, height = picture.size
     line = width // 10

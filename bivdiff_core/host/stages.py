@@ -23,13 +23,13 @@ from ..grids import (
 from ..noise import correlate_frames
 from ..solvers import SOLVERS
 from .comfy_types import Latent, Model
-from .inversion_setup import for_rising_noise
-from .inverted_latents import Inversion, inverted_latent
-from .latents import frame_dim, latent_with
-from .model_families import FLOW, is_released_kind
-from .prompts import Prompts, check_gaps
-from .sampler import UnitScaleSampler, run
-from .validation import Clip
+from .inversion_setup import prepare_for_inversion
+from .inverted_latents import InversionInfo, make_inverted_latent
+from .latents import frame_dim, replace_samples
+from .model_families import FLOW, is_reference_compatible
+from .prompts import PromptPair, check_prompt_coverage
+from .sampler import UnitScaleSampler, run_guider
+from .validation import StageInput
 
 DETERMINISTIC_SAMPLERS = (
     "ddim",
@@ -51,7 +51,7 @@ DETERMINISTIC_SAMPLERS = (
 
 
 def sample_frames(
-    clip: Clip, schedule: Schedule, sampler_name: str, seed: int, denoise: float, noise_mode: str
+    clip: StageInput, schedule: Schedule, sampler_name: str, seed: int, denoise: float, noise_mode: str
 ) -> Latent:
     """The host's KSampler on frames in chunks.
 
@@ -68,20 +68,20 @@ def sample_frames(
     )
     if len(sampler.sigmas) < 2:
         raise ValueError(f"denoise {denoise} leaves no steps. Raise denoise or steps.")
-    check_gaps(model, clip.prompts, sampler.sigmas)
-    samples = run(
-        guider(model, clip.prompts),
+    check_prompt_coverage(model, clip.prompts, sampler.sigmas)
+    samples = run_guider(
+        make_guider(model, clip.prompts),
         comfy.samplers.sampler_object(sampler_name),
         sampler.sigmas,
         clip.samples,
-        noise=frame_noise(clip.samples, clip.latent.get("batch_index"), seed, noise_mode),
+        noise=make_frame_noise(clip.samples, clip.latent.get("batch_index"), seed, noise_mode),
         denoise_mask=clip.latent.get("noise_mask"),
         seed=seed,
     )
-    return latent_with(clip.latent, samples)
+    return replace_samples(clip.latent, samples)
 
 
-def invert(clip: Clip, schedule: Schedule, solver: str) -> Latent:
+def invert(clip: StageInput, schedule: Schedule, solver: str) -> Latent:
     """Invert clean frames along the MODEL's own ODE, without guidance.
 
     A noise_mask stays in the LATENT for later, but every pixel is inverted.
@@ -92,13 +92,13 @@ def invert(clip: Clip, schedule: Schedule, solver: str) -> Latent:
     Raises:
         ValueError: before any sampling where schedule, solver and MODEL do not fit; after it where a frame is not
             finite.
-        torch.OutOfMemoryError: as `memory_explained` says.
+        torch.OutOfMemoryError: as `explain_out_of_memory` says.
     """
     _check_solver(clip, solver)
     sampling = clip.model.get_model_object("model_sampling")
     flow = clip.noise == FLOW
     if schedule.grid == "reference":
-        _check_reference(clip, schedule)
+        _check_reference_grid(clip, schedule)
         if solver != "ddim":
             raise ValueError(
                 "grid reference repeats the released code's DDIM loop and does not work with solver "
@@ -110,15 +110,15 @@ def invert(clip: Clip, schedule: Schedule, solver: str) -> Latent:
         sigmas = matched_inversion_grid(levels, schedule, flow)
 
     function = partial(SOLVERS[solver], sigma_min=float(sampling.sigma_min))
-    check_gaps(clip.model, clip.prompts, sigmas)
-    model, prompts = for_rising_noise(clip.family.for_inversion(clip.model), clip.prompts)
-    with memory_explained(clip):
-        out = run(guider(model, prompts), UnitScaleSampler(function, flow), sigmas, clip.samples)
+    check_prompt_coverage(clip.model, clip.prompts, sigmas)
+    model, prompts = prepare_for_inversion(clip.family.for_inversion(clip.model), clip.prompts)
+    with explain_out_of_memory(clip):
+        out = run_guider(make_guider(model, prompts), UnitScaleSampler(function, flow), sigmas, clip.samples)
     inverted = model.model.process_latent_in(out.float())
     if clip.sliced:
         inverted = rearrange(inverted, "t c 1 h w -> 1 c t h w")
     sigma = sigmas[-1].item()
-    inversion = Inversion(
+    inversion = InversionInfo(
         sigma=sigma,
         at_sigma_max=math.isclose(sigma, float(sampling.sigma_max), rel_tol=1e-5),
         strength=schedule.strength,
@@ -127,10 +127,10 @@ def invert(clip: Clip, schedule: Schedule, solver: str) -> Latent:
         latent_format=type(model.get_model_object("latent_format")).__name__,
         family=clip.noise,
     )
-    return inverted_latent(clip.latent, inverted, inversion)
+    return make_inverted_latent(clip.latent, inverted, inversion)
 
 
-def denoise(clip: Clip, schedule: Schedule, sampler_name: str) -> Latent:
+def denoise(clip: StageInput, schedule: Schedule, sampler_name: str) -> Latent:
     """Denoise an inverted clip, unmasked: as a whole with a video MODEL, or frame by frame with an image MODEL.
 
     Args:
@@ -152,7 +152,7 @@ def denoise(clip: Clip, schedule: Schedule, sampler_name: str) -> Latent:
             "sampler_name to ddim, or another that adds none."
         )
     if schedule.grid == "reference":
-        _check_reference(clip, schedule)
+        _check_reference_grid(clip, schedule)
         if sampler_name not in ("ddim", "euler"):
             raise ValueError(
                 f"grid reference denoises by DDIM and does not work with {sampler_name}. Set sampler_name to ddim."
@@ -163,14 +163,16 @@ def denoise(clip: Clip, schedule: Schedule, sampler_name: str) -> Latent:
             model, schedule.steps, model.load_device, sampler_name, schedule.scheduler, None, model.model_options
         ).sigmas
         sigmas = denoising_sigmas(clip, levels, schedule)
-    check_gaps(model, clip.prompts, sigmas)
+    check_prompt_coverage(model, clip.prompts, sigmas)
     ksampler = comfy.samplers.sampler_object(sampler_name)
     function = partial(ksampler.sampler_function, **ksampler.extra_options)
-    return latent_with(clip.latent, denoise_along(clip, guider(model, clip.prompts), function, sigmas, clip.samples))
+    return replace_samples(
+        clip.latent, denoise_samples(clip, make_guider(model, clip.prompts), function, sigmas, clip.samples)
+    )
 
 
-def denoise_along(
-    clip: Clip, guide: comfy.samplers.CFGGuider, function: Callable[..., Tensor], sigmas: Tensor, samples: Tensor
+def denoise_samples(
+    clip: StageInput, guide: comfy.samplers.CFGGuider, function: Callable[..., Tensor], sigmas: Tensor, samples: Tensor
 ) -> Tensor:
     """Clean samples, in the VAE's space, out of inverted ones.
 
@@ -179,15 +181,15 @@ def denoise_along(
         samples: the clip's, in model space, or batches of them.
 
     Raises:
-        torch.OutOfMemoryError: as `memory_explained` says.
+        torch.OutOfMemoryError: as `explain_out_of_memory` says.
     """
     out = clip.model.model.process_latent_out(samples.float())
-    with memory_explained(clip):
-        return run(guide, UnitScaleSampler(function, clip.noise == FLOW), sigmas, out)
+    with explain_out_of_memory(clip):
+        return run_guider(guide, UnitScaleSampler(function, clip.noise == FLOW), sigmas, out)
 
 
 @contextmanager
-def memory_explained(clip: Clip) -> Iterator[None]:
+def explain_out_of_memory(clip: StageInput) -> Iterator[None]:
     """Say which control needs less memory, where a MODEL that sees several frames at once runs out of it.
 
     Raises:
@@ -212,7 +214,7 @@ def memory_explained(clip: Clip) -> Iterator[None]:
         ) from error
 
 
-def denoising_sigmas(clip: Clip, levels: Tensor, schedule: Schedule) -> Tensor:
+def denoising_sigmas(clip: StageInput, levels: Tensor, schedule: Schedule) -> Tensor:
     """A schedule's levels from where an inverted clip stopped, or from the schedule's strength if it does not say.
 
     Raises:
@@ -226,7 +228,7 @@ def denoising_sigmas(clip: Clip, levels: Tensor, schedule: Schedule) -> Tensor:
     return denoising_grid(levels, schedule.scheduler, flow, top)
 
 
-def guider(model: Model, prompts: Prompts) -> comfy.samplers.CFGGuider:
+def make_guider(model: Model, prompts: PromptPair) -> comfy.samplers.CFGGuider:
     """The host's guider of a MODEL, prompts and guidance set."""
     made = comfy.samplers.CFGGuider(model)
     made.set_conds(prompts.positive, prompts.negative)
@@ -234,7 +236,7 @@ def guider(model: Model, prompts: Prompts) -> comfy.samplers.CFGGuider:
     return made
 
 
-def frame_noise(samples: Tensor, places: Sequence[int] | None, seed: int, mode: str) -> Tensor:
+def make_frame_noise(samples: Tensor, places: Sequence[int] | None, seed: int, mode: str) -> Tensor:
     """The host's noise for a latent, related from frame to frame.
 
     Args:
@@ -249,7 +251,7 @@ def frame_noise(samples: Tensor, places: Sequence[int] | None, seed: int, mode: 
     return correlate_frames(whole, mode)[list(places)]
 
 
-def _check_solver(clip: Clip, solver: str) -> None:
+def _check_solver(clip: StageInput, solver: str) -> None:
     if solver not in SOLVERS:  # the host does not check a word that is wired in
         raise ValueError(f"solver {solver} is not one of {', '.join(SOLVERS)}. Wire Solver List to it, or unlink it.")
     if solver not in clip.family.solvers:
@@ -259,8 +261,8 @@ def _check_solver(clip: Clip, solver: str) -> None:
         )
 
 
-def _check_reference(clip: Clip, schedule: Schedule) -> None:
-    if not is_released_kind(clip.model) or (clip.inversion or schedule).strength < 1:
+def _check_reference_grid(clip: StageInput, schedule: Schedule) -> None:
+    if not is_reference_compatible(clip.model) or (clip.inversion or schedule).strength < 1:
         raise ValueError(
             "grid reference works as the released code does: an eps model of 1000 timesteps, frames in the batch, "
             "strength 1. Set grid to matched."

@@ -10,13 +10,13 @@ from torch import Tensor
 from ..bridging import Denoiser, bridge
 from .comfy_types import Model
 from .compat import animatediff_evolved
-from .model_families import noise_of
-from .prompts import Prompts
-from .stages import guider
-from .validation import admit_model
+from .model_families import find_noise_kind
+from .prompts import PromptPair
+from .stages import make_guider
+from .validation import validate_model
 
 
-class BridgeGuider(comfy.samplers.CFGGuider):
+class TwoModelGuider(comfy.samplers.CFGGuider):
     """The video MODEL's guider with that of the image MODEL around it.
 
     The image guider's own run is open while the video guider samples, so hooks, wrappers, controls and windows of
@@ -51,14 +51,14 @@ class BridgeGuider(comfy.samplers.CFGGuider):
         def sample(image: Denoiser) -> Tensor:
             self.image = image
             try:
-                return super(BridgeGuider, self).sample(
+                return super(TwoModelGuider, self).sample(
                     noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed
                 )
             finally:
                 del self.image
 
         return self.image_guider.sample(
-            noise, latent_image, _Opened(sample), sigmas, denoise_mask, disable_pbar=True, seed=seed
+            noise, latent_image, _InnerSampler(sample), sigmas, denoise_mask, disable_pbar=True, seed=seed
         )
 
     def predict_noise(self, x: Tensor, timestep: Tensor, model_options: dict, seed: int | None = None) -> Tensor:
@@ -68,7 +68,7 @@ class BridgeGuider(comfy.samplers.CFGGuider):
         return bridge(self.image, video, x, timestep, sigmas, self.strategy, self.share)
 
 
-class _Opened(comfy.samplers.Sampler):
+class _InnerSampler(comfy.samplers.Sampler):
     """Hands the guider that is about to sample to a function, whose result is a LATENT's samples."""
 
     def __init__(self, function: Callable[[Denoiser], Tensor]):
@@ -89,9 +89,14 @@ class _Opened(comfy.samplers.Sampler):
         return model_wrap.inner_model.process_latent_in(samples.to(noise.device))
 
 
-def bridge_guider(
-    image_model: Model, image_prompts: Prompts, video_model: Model, video_prompts: Prompts, strategy: str, share: float
-) -> BridgeGuider:
+def make_two_model_guider(
+    image_model: Model,
+    image_prompts: PromptPair,
+    video_model: Model,
+    video_prompts: PromptPair,
+    strategy: str,
+    share: float,
+) -> TwoModelGuider:
     """The guider of two MODELs, `image_model` with its windows set.
 
     Raises:
@@ -99,18 +104,18 @@ def bridge_guider(
             is not what it should be.
     """
     for model in (image_model, video_model):
-        animatediff_evolved.check_beside_another(model)
-    admit_model(video_model, video=True, prompts=video_prompts)
+        animatediff_evolved.check_two_model_sampling(model)
+    validate_model(video_model, video=True, prompts=video_prompts)
     for what, ours in (
         ("latent space", lambda model: type(model.get_model_object("latent_format")).__name__),
-        ("kind of noise", noise_of),
+        ("kind of noise", find_noise_kind),
     ):
         if ours(image_model) != ours(video_model):
             raise ValueError(
                 f"the image model's {what} is {ours(image_model)}, the video model's {ours(video_model)}. Use models "
                 "that share a VAE, such as Stable Diffusion 1.5 with ZeroScope."
             )
-    made = BridgeGuider(guider(image_model, image_prompts), video_model, strategy, share)
+    made = TwoModelGuider(make_guider(image_model, image_prompts), video_model, strategy, share)
     made.set_conds(video_prompts.positive, video_prompts.negative)
     made.set_cfg(video_prompts.cfg)
     return made

@@ -15,28 +15,40 @@ from comfy.hooks import EnumHookType
 from einops import rearrange
 from torch import Tensor
 
-from ..demo.models import AUTOENCODER
-from ..measure.latent_statistics import NOISE_STD, has_noise_std, is_noise, is_white, noise_figures
-from ..noise import MOST_CORRELATED_NOISE
+from ..demo.models import AUTOENCODER_CONFIG
+from ..measure.latent_statistics import (
+    NOISE_STD_RANGE,
+    has_noise_std,
+    is_plausible_noise,
+    is_white_noise,
+    noise_statistics,
+)
+from ..noise import MAX_NOISE_CORRELATION
 from .comfy_types import Latent, Model
 from .compat import animatediff_evolved
-from .compat.comfyui_internals import mechanisms_on, patches_on
+from .compat.comfyui_internals import find_model_modifications, list_patches
 from .group_norms import pool_norms
-from .inverted_latents import Inversion, inversion_of
-from .latents import as_clip, frame_dim
+from .inverted_latents import InversionInfo, read_inversion_info
+from .latents import frame_dim, to_clip
 from .loaders.demo_latents import DemoLatents
-from .model_families import Family, distilled_guidance, family_of, noise_of, takes_video_latents
-from .prompts import Prompts, check_picture, check_text, without_built_in_guidance
-from .windows import FrameWindows, Windows, check_conds, check_windows, set_windows
+from .model_families import ModelFamily, find_family, find_noise_kind, has_distilled_guidance, has_video_latents
+from .prompts import PromptPair, check_image_input, check_prompt, disable_distilled_guidance
+from .windows import FrameWindows, WindowSettings, check_conditioning, check_windows, set_windows
 
 log = logging.getLogger(__name__)
 
-CLIP_CONDITIONING = ("concat_latent_image", "concat_mask", "reference_latents", "time_dim_concat", "keyframe_idxs")
+WHOLE_CLIP_CONDITIONING = (
+    "concat_latent_image",
+    "concat_mask",
+    "reference_latents",
+    "time_dim_concat",
+    "keyframe_idxs",
+)
 """Conditioning of a whole video, meaningless for its time slices taken one by one."""
 
 
 @dataclass(frozen=True)
-class Role:
+class StageSpec:
     """What a node does with a MODEL and a LATENT.
 
     Args:
@@ -52,16 +64,16 @@ class Role:
     pools: bool = False
 
 
-MAKE_FRAMES = Role(video=False, latent="start")
-INVERT_FRAMES = Role(video=False, latent="clean", inverts=True)
-INVERT_POOLED_FRAMES = Role(video=False, latent="clean", inverts=True, pools=True)
-INVERT_CLIP = Role(video=True, latent="clean", inverts=True)
-SMOOTH_CLIP = Role(video=True, latent="inverted")
-DENOISE_FRAMES = Role(video=False, latent="inverted")
+GENERATE_FRAMES = StageSpec(video=False, latent="start")
+INVERT_FRAMES = StageSpec(video=False, latent="clean", inverts=True)
+INVERT_FRAMES_POOLED = StageSpec(video=False, latent="clean", inverts=True, pools=True)
+INVERT_CLIP = StageSpec(video=True, latent="clean", inverts=True)
+SMOOTH_CLIP = StageSpec(video=True, latent="inverted")
+DENOISE_FRAMES = StageSpec(video=False, latent="inverted")
 
 
 @dataclass(frozen=True)
-class Clip:
+class StageInput:
     """An admitted request: MODEL, LATENT and prompts that fit each other, and what is known of them.
 
     Args:
@@ -77,19 +89,21 @@ class Clip:
         inversion: how the latent was inverted, where it says so.
     """
 
-    role: Role
+    role: StageSpec
     model: Model
     window_length: int
-    family: Family
+    family: ModelFamily
     noise: str
     latent: Latent
     samples: Tensor
     sliced: bool
-    prompts: Prompts
-    inversion: Inversion | None
+    prompts: PromptPair
+    inversion: InversionInfo | None
 
 
-def admit(role: Role, model: Model, latent: Latent, prompts: Prompts, windows: Windows, strength: float = 1.0) -> Clip:
+def validate_stage(
+    role: StageSpec, model: Model, latent: Latent, prompts: PromptPair, windows: WindowSettings, strength: float = 1.0
+) -> StageInput:
     """Check a node's inputs against each other.
 
     Args:
@@ -99,48 +113,48 @@ def admit(role: Role, model: Model, latent: Latent, prompts: Prompts, windows: W
     Raises:
         ValueError: what arrived, what was expected, and which control or wire fixes it.
     """
-    samples = admit_samples(latent)
+    samples = validate_samples(latent)
     if role.latent == "start":
         # An older host takes fewer of these, and its latents bring no others.
         ratios = {name: latent[name] for name in latent if name.startswith("downscale_ratio_")}
         samples = comfy.sample.fix_empty_latent_channels(model, samples, **ratios)
-    samples = _fit_model(samples, model, role)
+    samples = _validate_layout(samples, model, role)
     if latent.get("noise_mask") is not None:
         _check_mask(latent["noise_mask"], samples)
-    family = admit_model(model, role.video, prompts, one_by_one=windows.length == 1)
-    _check_patches(family, model)
-    noise = "" if role.latent == "start" else noise_of(model)
-    inversion = _admit_content(role, model, noise, latent, samples, strength)
+    family = validate_model(model, role.video, prompts, one_by_one=windows.length == 1)
+    _warn_lost_patches(family, model)
+    noise = "" if role.latent == "start" else find_noise_kind(model)
+    inversion = _validate_content(role, model, noise, latent, samples, strength)
 
     sliced = role.inverts and not role.video and samples.ndim == 5 and samples.shape[2] > 1
     if sliced:
-        samples, prompts = _slice(samples, prompts)
-    model = _with_windows(role, model, windows, samples)
+        samples, prompts = _slice_time(samples, prompts)
+    model = _set_stage_windows(role, model, windows, samples)
     check_windows(model, samples)
     if role.latent != "start":
-        animatediff_evolved.check_run(model, samples.shape[0], role.inverts)
-    prompts = _admit_prompts(role, family, model, prompts, latent, samples)
+        animatediff_evolved.check_sampling(model, samples.shape[0], role.inverts)
+    prompts = _validate_prompts(role, family, model, prompts, latent, samples)
     handler = model.model_options.get("context_handler")
     length = getattr(handler, "context_length", windows.length)
-    return Clip(role, model, length, family, noise, latent, samples, sliced, prompts, inversion)
+    return StageInput(role, model, length, family, noise, latent, samples, sliced, prompts, inversion)
 
 
-def chunk_frames(model: Model, frames_per_batch: int) -> Model:
+def set_frame_chunks(model: Model, frames_per_batch: int) -> Model:
     """An image MODEL with its frames in independent chunks, 0 for as many as free memory holds.
 
     Raises:
         ValueError: a MODEL whose frames depend on each other.
     """
     if model.model_options.get("context_handler") is None:
-        admit_model(model, video=False, one_by_one=frames_per_batch == 1)
+        validate_model(model, video=False, one_by_one=frames_per_batch == 1)
     else:  # windows that it brings stay in force, and there are no chunks
-        animatediff_evolved.check_alone(model)
+        animatediff_evolved.check_independent_frames(model)
     return set_windows(model, FrameWindows(frames_per_batch))
 
 
-def _with_windows(role: Role, model: Model, windows: Windows, samples: Tensor) -> Model:
+def _set_stage_windows(role: StageSpec, model: Model, windows: WindowSettings, samples: Tensor) -> Model:
     if role.video:
-        return _window_clip(model, windows, samples)
+        return _set_clip_windows(model, windows, samples)
     if not role.pools:
         return set_windows(model, FrameWindows(windows.length))
     if samples.ndim == 4 and 0 < windows.length < len(samples):
@@ -151,7 +165,7 @@ def _with_windows(role: Role, model: Model, windows: Windows, samples: Tensor) -
     return pool_norms(model)
 
 
-def _window_clip(model: Model, windows: Windows, samples: Tensor) -> Model:
+def _set_clip_windows(model: Model, windows: WindowSettings, samples: Tensor) -> Model:
     """A video MODEL with overlapping windows over a clip, as it is where their length is 0."""
     if windows.length == 0:
         return model
@@ -168,7 +182,7 @@ def _window_clip(model: Model, windows: Windows, samples: Tensor) -> Model:
     return set_windows(model, FrameWindows(windows.length, windows.overlap, frame_dim(samples)))
 
 
-def admit_samples(latent: Latent) -> Tensor:
+def validate_samples(latent: Latent) -> Tensor:
     """The samples of a LATENT of one part that holds frames.
 
     Raises:
@@ -185,7 +199,7 @@ def admit_samples(latent: Latent) -> Tensor:
     return samples
 
 
-def admit_inverted(latent: Latent, strength: float = 1.0) -> Inversion | None:
+def validate_inverted(latent: Latent, strength: float = 1.0) -> InversionInfo | None:
     """How a LATENT was inverted, where it says so; noise that does not say so passes too.
 
     One rule for every node: what says that it was inverted is believed, and what does not must look like noise.
@@ -196,9 +210,9 @@ def admit_inverted(latent: Latent, strength: float = 1.0) -> Inversion | None:
     Raises:
         ValueError: the latent plainly does not look like noise.
     """
-    samples = admit_samples(latent)
-    inversion = inversion_of(latent)
-    std, spatial = noise_figures(samples)
+    samples = validate_samples(latent)
+    inversion = read_inversion_info(latent)
+    std, spatial = noise_statistics(samples)
     seen = f"its noise std is {std:.2f} and neighbouring values correlate at {spatial:.2f}"
     if inversion is not None:
         if strength not in (1, inversion.strength):  # 1 is where nobody has set it
@@ -208,20 +222,20 @@ def admit_inverted(latent: Latent, strength: float = 1.0) -> Inversion | None:
                 strength,
                 inversion.strength,
             )
-        if inversion.strength == 1 and not is_noise(std, spatial):
+        if inversion.strength == 1 and not is_plausible_noise(std, spatial):
             log.warning(
                 "The inverted latent is far from noise: %s, expected about 1 and 0. Smooth footage (a sky, a wall) "
                 "gives that at any number of steps; if the video smears, check the latent with Inverted Latent Report.",
                 seen,
             )
-    elif not has_noise_std(std) or (strength == 1 and not is_noise(std, spatial)):
-        low, high = NOISE_STD
+    elif not has_noise_std(std) or (strength == 1 and not is_plausible_noise(std, spatial)):
+        low, high = NOISE_STD_RANGE
         raise ValueError(
             f"this latent does not look like noise: {seen}, expected {low:g} to {high:g} and below "
-            f"{MOST_CORRELATED_NOISE:g}. Wire the output of DDIM Inverse or Mixed Inversion Blend. If it is an "
+            f"{MAX_NOISE_CORRELATION:g}. Wire the output of DDIM Inverse or Mixed Inversion Blend. If it is an "
             "inverted latent from a file, set strength to that of its inversion, or save it with Save Inverted Latent."
         )
-    elif strength == 1 and not is_white(samples):
+    elif strength == 1 and not is_white_noise(samples):
         log.warning(
             "The latent does not say how far it was inverted and is taken for full noise, although it does not "
             "look quite like it: %s. If its inversion had a strength below 1, set that strength here too, or save it "
@@ -231,7 +245,9 @@ def admit_inverted(latent: Latent, strength: float = 1.0) -> Inversion | None:
     return inversion
 
 
-def admit_model(model: Model, video: bool, prompts: Prompts | None = None, one_by_one: bool = False) -> Family:
+def validate_model(
+    model: Model, video: bool, prompts: PromptPair | None = None, one_by_one: bool = False
+) -> ModelFamily:
     """A MODEL's family, if it sees what it is to see.
 
     Args:
@@ -242,9 +258,9 @@ def admit_model(model: Model, video: bool, prompts: Prompts | None = None, one_b
     Raises:
         ValueError: an image model where a video model belongs, or the other way round.
     """
-    family = family_of(model)
+    family = find_family(model)
     if video and not family.video:
-        found = mechanisms_on(model) + (_hooks(prompts) if prompts else [])
+        found = find_model_modifications(model) + (_describe_hooks(prompts) if prompts else [])
         if not found:
             raise ValueError(
                 "got an image model, expected a video model: frames would go through one by one and flicker as before. "
@@ -257,8 +273,8 @@ def admit_model(model: Model, video: bool, prompts: Prompts | None = None, one_b
             ", ".join(found),
         )
     if not video:
-        animatediff_evolved.check_alone(model)
-    if not video and family.video and not one_by_one and not takes_video_latents(model):
+        animatediff_evolved.check_independent_frames(model)
+    if not video and family.video and not one_by_one and not has_video_latents(model):
         raise ValueError(
             f"got a video model ({family.name}), expected an image model: frames are processed one by one here. Wire "
             "the image model of the frames, or set frames_per_batch to 1 if there is none; the video model belongs in "
@@ -267,8 +283,8 @@ def admit_model(model: Model, video: bool, prompts: Prompts | None = None, one_b
     return family
 
 
-def _check_patches(family: Family, model: Model) -> None:
-    lost = [name for name in patches_on(model) if family.patches is not None and name not in family.patches]
+def _warn_lost_patches(family: ModelFamily, model: Model) -> None:
+    lost = [name for name in list_patches(model) if family.patches is not None and name not in family.patches]
     if lost:
         log.warning(
             "Patches of other nodes have no effect on this model: %s (a %s does not support them). Remove them, or use "
@@ -278,14 +294,14 @@ def _check_patches(family: Family, model: Model) -> None:
         )
 
 
-def _hooks(prompts: Prompts) -> list[str]:
+def _describe_hooks(prompts: PromptPair) -> list[str]:
     """Hooks on CONDITIONING that change more than weights, in words."""
     groups = [extra["hooks"] for _, extra in [*prompts.positive, *prompts.negative] if "hooks" in extra]
     kinds = {hook.hook_type.value for group in groups for hook in group.hooks if hook.hook_type != EnumHookType.Weight}
     return [f"hooks ({', '.join(sorted(kinds))})"] if kinds else []
 
 
-def _fit_model(samples: Tensor, model: Model, role: Role) -> Tensor:
+def _validate_layout(samples: Tensor, model: Model, role: StageSpec) -> Tensor:
     """Samples of the layout and channels that the MODEL takes; a clip where the MODEL is to see motion."""
     latent_format = model.get_model_object("latent_format")
     dims = latent_format.latent_dimensions + 2
@@ -300,7 +316,7 @@ def _fit_model(samples: Tensor, model: Model, role: Role) -> Tensor:
             f"the latent has {samples.shape[1]} channels but this model needs {latent_format.latent_channels}. Encode "
             "the frames with the VAE that belongs to this model."
         )
-    size = AUTOENCODER["sample_size"]
+    size = AUTOENCODER_CONFIG["sample_size"]
     height, width = (8 * side for side in samples.shape[-2:])
     if isinstance(latent_format, DemoLatents) and (height, width) != (size, size):
         raise ValueError(
@@ -308,7 +324,7 @@ def _fit_model(samples: Tensor, model: Model, role: Role) -> Tensor:
             f"Scale them with Upscale Image to width and height {size}, or wire models of your own."
         )
     if role.video:
-        samples = as_clip(samples)
+        samples = to_clip(samples)
     dim = frame_dim(samples)
     if role.video and samples.shape[dim] == 1:
         raise ValueError(
@@ -340,21 +356,21 @@ def _check_mask(mask: Tensor, samples: Tensor) -> None:
         )
 
 
-def _admit_content(
-    role: Role, model: Model, noise: str, latent: Latent, samples: Tensor, strength: float
-) -> Inversion | None:
+def _validate_content(
+    role: StageSpec, model: Model, noise: str, latent: Latent, samples: Tensor, strength: float
+) -> InversionInfo | None:
     """How a latent was inverted, if that is what the node takes; frames where it takes frames."""
     if role.latent == "inverted":
-        inversion = admit_inverted(latent, strength)
+        inversion = validate_inverted(latent, strength)
         if inversion is not None:
-            _check_origin(inversion, model, noise)
+            _check_latent_space(inversion, model, noise)
         return inversion
-    if inversion_of(latent) is not None:
+    if read_inversion_info(latent) is not None:
         raise ValueError(
             "got an inverted latent, expected frames. Wire the output of Frame-wise Image Sampler or VAE Encode; "
             "inverted latents go to Mixed Inversion Blend, Video Temporal Smoother or Inverted Latent to Noise."
         )
-    white = is_white(samples)
+    white = is_white_noise(samples)
     if role.latent == "start" and white:
         raise ValueError(
             "the latent looks like noise but does not say how far it was inverted, and fresh noise would be added to "
@@ -375,7 +391,7 @@ def _admit_content(
     return None
 
 
-def _check_origin(inversion: Inversion, model: Model, noise: str) -> None:
+def _check_latent_space(inversion: InversionInfo, model: Model, noise: str) -> None:
     ours = type(model.get_model_object("latent_format")).__name__
     for what, theirs, mine in (
         ("latent space", inversion.latent_format, ours),
@@ -388,28 +404,28 @@ def _check_origin(inversion: Inversion, model: Model, noise: str) -> None:
             )
 
 
-def _slice(samples: Tensor, prompts: Prompts) -> tuple[Tensor, Prompts]:
+def _slice_time(samples: Tensor, prompts: PromptPair) -> tuple[Tensor, PromptPair]:
     """A video's time slices as clips of length 1, and prompts without what belongs to the whole."""
     if samples.shape[0] > 1:
         raise ValueError(f"the latent holds {samples.shape[0]} videos. Take one with Get Latent From Batch.")
     plain = [
-        (text, {key: value for key, value in extra.items() if key not in CLIP_CONDITIONING})
+        (text, {key: value for key, value in extra.items() if key not in WHOLE_CLIP_CONDITIONING})
         for text, extra in prompts.positive
     ]
-    return rearrange(samples, "1 c t h w -> t c 1 h w"), Prompts.unguided(plain)
+    return rearrange(samples, "1 c t h w -> t c 1 h w"), PromptPair.without_guidance(plain)
 
 
-def _admit_prompts(
-    role: Role, family: Family, model: Model, prompts: Prompts, latent: Latent, samples: Tensor
-) -> Prompts:
+def _validate_prompts(
+    role: StageSpec, family: ModelFamily, model: Model, prompts: PromptPair, latent: Latent, samples: Tensor
+) -> PromptPair:
     """CONDITIONING that the MODEL can read, of as many frames as the latent; an inversion's without guidance."""
     conds = [*prompts.positive, *prompts.negative]
     for text, extra in conds:
-        check_text(text, extra, family, family.text_width(model.model))
+        check_prompt(text, extra, family, family.text_width(model.model))
     if not role.video and not role.inverts:
-        check_picture(family, prompts, latent)
+        check_image_input(family, prompts, latent)
     if frame_dim(samples) == 0:
-        check_conds([[{"cross_attn": text, **extra} for text, extra in conds]], samples.shape[0])
+        check_conditioning([[{"cross_attn": text, **extra} for text, extra in conds]], samples.shape[0])
     if not role.inverts:
         return prompts
     if not role.video and any("control" in extra for _, extra in conds):
@@ -418,4 +434,4 @@ def _admit_prompts(
             "the video model, which has no such control, would lose those shapes. Wire the prompt from before Apply "
             "ControlNet."
         )
-    return without_built_in_guidance(prompts) if distilled_guidance(model) else prompts
+    return disable_distilled_guidance(prompts) if has_distilled_guidance(model) else prompts

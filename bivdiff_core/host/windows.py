@@ -37,23 +37,23 @@ from .compat import control_chains as foreign
 from .compat.comfyui_internals import (
     CORE_WINDOW_WRAPPER,
     OUR_WINDOW_WRAPPER,
-    check_split_run,
+    disable_call_caches,
     drain_workers,
-    has_workers,
-    merges_tokens,
-    on_one_device,
+    has_multiple_devices,
+    has_token_merging,
     run_on_devices,
+    single_device_options,
 )
-from .control_hints import check_conds, hints_of, slice_references
+from .control_hints import check_conditioning, slice_hints, slice_references
 from .latents import frame_dim
-from .memory import frames_that_fit
-from .model_families import family_of
+from .memory import estimate_max_frames
+from .model_families import find_family
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Windows:
+class WindowSettings:
     """How many frames a MODEL is to see at once.
 
     Args:
@@ -81,7 +81,7 @@ class FrameWindows(IndexListContextHandler):
 
     least = 1
     """Rows that belong together, and the smallest chunk."""
-    in_turn = False
+    sequential = False
     """Whether windows keep to one device, one after another, however many the MODEL has."""
     # Made by the host's __init__, and changed here.
     context_length: int
@@ -120,11 +120,11 @@ class FrameWindows(IndexListContextHandler):
     def independent(self) -> bool:
         return self.context_schedule.name == ContextSchedules.BATCHED
 
-    def begin(self, length: int, in_turn: bool) -> "FrameWindows":
+    def begin(self, length: int, sequential: bool) -> "FrameWindows":
         """The handler of one run."""
         run = copy.copy(self)
         run.context_length = length
-        run.in_turn = in_turn
+        run.sequential = sequential
         run.encoded_hints = {}
         return run
 
@@ -161,9 +161,9 @@ class FrameWindows(IndexListContextHandler):
             nonlocal done
             window = model_options["transformer_options"]["context_window"]
             seen = window.get_tensor(torch.arange(frames), dim=0).tolist()
-            options = foreign.window_options(seen, frames)
-            model_options["transformer_options"][foreign.OPTION] = options
-            with hints_of(window, options, list(foreign.controls_of(conds, device)), self.encoded_hints):
+            options = foreign.describe_window(seen, frames)
+            model_options["transformer_options"][foreign.WINDOW_OPTIONS_KEY] = options
+            with slice_hints(window, options, list(foreign.iterate_controls(conds, device)), self.encoded_hints):
                 out = calc_cond_batch(model, conds, x_in, timestep, model_options)
             with counting:
                 done += 1
@@ -175,7 +175,7 @@ class FrameWindows(IndexListContextHandler):
             try:
                 if self.count(frames) == 1:
                     return calc_cond_batch(model, conds, x_in, timestep, model_options)
-                options = on_one_device(model_options) if self.in_turn else model_options
+                options = single_device_options(model_options) if self.sequential else model_options
                 return super().execute(calc_window, model, conds, x_in, timestep, options)
             except Exception as e:
                 comfy.model_management.raise_non_oom(e)
@@ -190,7 +190,7 @@ class FrameWindows(IndexListContextHandler):
             self.context_length = max(half // self.least * self.least, self.least)
             done = 0
             log.warning("Out of memory: continuing with %d frames at a time.", self.context_length)
-            _warn_of_state(model_options)
+            _warn_about_call_state(model_options)
 
     def evaluate_context_windows(
         self,
@@ -205,7 +205,7 @@ class FrameWindows(IndexListContextHandler):
     ) -> list:
         """As the host asks for one window after another; on several devices all are made when it asks for the first."""
         evaluate = super().evaluate_context_windows
-        if not has_workers(model_options):
+        if not has_multiple_devices(model_options):
             return evaluate(calc_window, model, x_in, conds, timestep, windows, model_options, **state)
         ((place, _),) = windows
         if place == 0:
@@ -213,7 +213,7 @@ class FrameWindows(IndexListContextHandler):
             waiting = iter(list(enumerate(all_windows)))  # gives each window to one thread only
             self.results: dict[int, list] = {}
 
-            def take_windows(device: torch.device, options: dict) -> None:
+            def run_pending_windows(device: torch.device, options: dict) -> None:
                 calc = partial(calc_window, device=device)
                 try:
                     for numbered in waiting:
@@ -223,7 +223,7 @@ class FrameWindows(IndexListContextHandler):
                     deque(waiting, maxlen=0)  # so that no device takes another one
                     raise
 
-            run_on_devices(model_options, take_windows)
+            run_on_devices(model_options, run_pending_windows)
         return self.results.pop(place)
 
 
@@ -238,10 +238,10 @@ class PairedWindows(FrameWindows):
 
     def __init__(self, frames: int):
         super().__init__(2 * frames)
-        self.context_schedule = ContextSchedule(self.context_schedule.name, _paired)
+        self.context_schedule = ContextSchedule(self.context_schedule.name, _pair_rows)
 
 
-def _paired(rows: int, handler: FrameWindows, model_options: dict) -> list[list[int]]:
+def _pair_rows(rows: int, handler: FrameWindows, model_options: dict) -> list[list[int]]:
     frames, length = rows // 2, max(handler.context_length // 2, 1)
     chunks = [range(start, min(start + length, frames)) for start in range(0, frames, length)]
     return [[*chunk, *(frames + i for i in chunk)] for chunk in chunks]
@@ -256,7 +256,7 @@ def check_windows(model: Model, samples: Tensor) -> None:
     Raises:
         ValueError: the host would cut the picture's height, or nothing at all.
     """
-    windows = frame_windows(model.model_options.get("context_handler"))
+    windows = as_frame_windows(model.model_options.get("context_handler"))
     dim = frame_dim(samples)
     images = samples.ndim == 5 and dim == 0
     if windows is not None and windows.dim != dim and not (images and windows.dim == 2):
@@ -266,7 +266,7 @@ def check_windows(model: Model, samples: Tensor) -> None:
         )
 
 
-def frame_windows(handler: object) -> FrameWindows | None:
+def as_frame_windows(handler: object) -> FrameWindows | None:
     """The handler that a MODEL brings, in the form whose hints are sliced; None for a foreign class."""
     if isinstance(handler, FrameWindows):
         return handler
@@ -281,11 +281,11 @@ def set_windows(model: Model, windows: FrameWindows) -> Model:
     A core handler becomes `FrameWindows` with its settings; a foreign class is left alone, with a warning.
     AnimateDiff-Evolved gets windows of its own kind.
     """
-    if animatediff_evolved.takes_frames_together(model):
-        return animatediff_evolved.set_windows(model, windows.context_length, windows.context_overlap)
+    if animatediff_evolved.has_dependent_frames(model):
+        return animatediff_evolved.set_context_options(model, windows.context_length, windows.context_overlap)
     present = model.model_options.get("context_handler")
     if present is not None and not isinstance(present, FrameWindows):
-        own = frame_windows(present)
+        own = as_frame_windows(present)
         if own is None:
             log.warning(
                 "The model has context windows of its own (%s), which this pack leaves as they are.",
@@ -298,53 +298,55 @@ def set_windows(model: Model, windows: FrameWindows) -> Model:
     model.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, CORE_WINDOW_WRAPPER)
     model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, OUR_WINDOW_WRAPPER)
     comfy.context_windows.create_prepare_sampling_wrapper(model)
-    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, OUR_WINDOW_WRAPPER, _begin_run)
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, OUR_WINDOW_WRAPPER, _start_windowed_run)
     return model
 
 
-def _begin_run(executor: WrapperExecutor, noise: Tensor, latent_image: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _start_windowed_run(
+    executor: WrapperExecutor, noise: Tensor, latent_image: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
     """Give a run its own handler, its inputs checked and its length settled before any weights load (OUTER_SAMPLE)."""
     guider = executor.class_obj
-    windows = frame_windows(guider.model_options.get("context_handler"))
+    windows = as_frame_windows(guider.model_options.get("context_handler"))
     if windows is not None:
         frames = latent_image.shape[windows.dim]
         if windows.dim == 0:
-            check_conds(guider.conds.values(), frames)
+            check_conditioning(guider.conds.values(), frames)
         length = 1 if windows.independent and _has_masked_text(guider) else windows.context_length
         if length == 0:
-            length = frames_that_fit(guider.model_patcher, latent_image.shape, guider.conds)
+            length = estimate_max_frames(guider.model_patcher, latent_image.shape, guider.conds)
             log.info("Sampling %d frames, %d at a time.", frames, length)
-        ordered = _bound_to_order(guider)
-        windows = windows.begin(min(length, frames) if windows.independent else length, in_turn=bool(ordered))
+        ordered = _find_order_dependence(guider)
+        windows = windows.begin(min(length, frames) if windows.independent else length, sequential=bool(ordered))
         guider.model_options["context_handler"] = windows
         if windows.count(frames) > 1:
-            _warn_of_state(guider.model_options)
-            if any(map(foreign.draws_noise, foreign.controls_of(guider.conds.values()))):
+            _warn_about_call_state(guider.model_options)
+            if any(map(foreign.is_reference_control, foreign.iterate_controls(guider.conds.values()))):
                 log.warning("The frames go through in several calls: Reference ControlNet draws noise anew in each.")
             if ordered and guider.model_patcher.get_additional_models_with_key("multigpu"):
                 log.warning("The windows run on one GPU, one after another: with %s their order matters.", ordered)
     return executor(noise, latent_image, *args, **kwargs)
 
 
-def _warn_of_state(model_options: dict) -> None:
+def _warn_about_call_state(model_options: dict) -> None:
     """Say what of a MODEL's patches keeps state from one call to the next, where frames go through in several."""
-    for found in check_split_run(model_options):
+    for found in disable_call_caches(model_options):
         log.warning("The frames go through in several calls: %s.", found)
 
 
-def _bound_to_order(guider: comfy.samplers.CFGGuider) -> str:
+def _find_order_dependence(guider: comfy.samplers.CFGGuider) -> str:
     """What makes a call of the MODEL depend on those before it, by name; empty where nothing does."""
     conds = guider.conds.values()
     found = {
         "hooks on prompts": any("hooks" in entry for cond in conds for entry in cond or ()),
-        "Advanced-ControlNet": any(map(foreign.slices_itself, foreign.controls_of(conds))),
-        "ToMe": merges_tokens(guider.model_options),
+        "Advanced-ControlNet": any(map(foreign.has_own_slicing, foreign.iterate_controls(conds))),
+        "ToMe": has_token_merging(guider.model_options),
     }
     return ", ".join(name for name, there in found.items() if there)
 
 
 def _has_masked_text(guider: comfy.samplers.CFGGuider) -> bool:
     """Whether the MODEL is to read masked text of which it takes one row a call."""
-    return family_of(guider.model_patcher).masked_text_one_by_one and any(
+    return find_family(guider.model_patcher).masked_text_one_by_one and any(
         "attention_mask" in entry for cond in guider.conds.values() for entry in cond or ()
     )

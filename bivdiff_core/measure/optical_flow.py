@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LUMA = (0.299, 0.587, 0.114)
+LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 """What red, green and blue count for in lightness (ITU-R BT.601)."""
-FLOW_SIZE = 256
+MAX_FLOW_SIDE = 256
 """Longest side, in pixels, at which motion is measured; larger frames are reduced first, since flow takes time."""
 
 
-def reduced(frames: Tensor) -> Tensor:
-    """Frames no larger than `FLOW_SIZE`."""
-    scale = FLOW_SIZE / max(frames.shape[1:3])
+def shrink_for_flow(frames: Tensor) -> Tensor:
+    """Frames no larger than `MAX_FLOW_SIDE`."""
+    scale = MAX_FLOW_SIDE / max(frames.shape[1:3])
     if scale >= 1:
         return frames
     small = torch.nn.functional.interpolate(
@@ -28,7 +28,7 @@ def reduced(frames: Tensor) -> Tensor:
     return small.movedim(1, -1)
 
 
-def optical_flow(before: Tensor, now: Tensor, on_pair: Callable[[], None] = lambda: None) -> tuple[Tensor, Tensor]:
+def estimate_flow(before: Tensor, now: Tensor, on_pair: Callable[[], None] = lambda: None) -> tuple[Tensor, Tensor]:
     """Where each frame's pixels were in the frame before.
 
     TV-L1 (Zach et al., DAGM 2007), which needs no weights. A pixel's motion is reliable if the motion the other way
@@ -42,14 +42,14 @@ def optical_flow(before: Tensor, now: Tensor, on_pair: Callable[[], None] = lamb
         flow: `[P, H, W, 2]`.
         reliable: `[P, H, W]`, bool.
     """
-    back, forth = _both_ways(before, now, on_pair)
-    return back, _reliable(back, forth)
+    back, forth = _estimate_flow_both_ways(before, now, on_pair)
+    return back, _is_flow_consistent(back, forth)
 
 
-def _both_ways(before: Tensor, now: Tensor, on_pair: Callable[[], None]) -> tuple[Tensor, Tensor]:
+def _estimate_flow_both_ways(before: Tensor, now: Tensor, on_pair: Callable[[], None]) -> tuple[Tensor, Tensor]:
     from skimage.registration import optical_flow_tvl1
 
-    grey = [(frames @ frames.new_tensor(LUMA)).numpy() for frames in (before, now)]
+    grey = [(frames @ frames.new_tensor(LUMA_WEIGHTS)).numpy() for frames in (before, now)]
     flows = []
     for old, new in zip(*grey, strict=True):
         flows.append(np.stack([optical_flow_tvl1(new, old), optical_flow_tvl1(old, new)]))
@@ -59,13 +59,13 @@ def _both_ways(before: Tensor, now: Tensor, on_pair: Callable[[], None]) -> tupl
     return back, forth
 
 
-def _reliable(flow: Tensor, returning: Tensor) -> Tensor:
-    returned, inside = sample(returning, flow)
+def _is_flow_consistent(flow: Tensor, returning: Tensor) -> Tensor:
+    returned, inside = sample_along_flow(returning, flow)
     off = (flow + returned).square().sum(dim=-1)
     return inside & (off < 0.01 * (flow.square() + returned.square()).sum(dim=-1) + 0.5)
 
 
-def sample(images: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+def sample_along_flow(images: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
     """Images `[N, H, W, C]` at pixels moved by a flow `[N, H, W, 2]`, and whether `[N, H, W]` these lie inside."""
     height, width = images.shape[1:3]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
@@ -76,7 +76,7 @@ def sample(images: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
     return moved.movedim(1, -1), (where.abs() <= 1).all(dim=-1)
 
 
-def average_along(
+def average_along_flow(
     frames: Tensor, clip: Tensor, reach: int, on_pair: Callable[[], None] = lambda: None
 ) -> tuple[Tensor, Tensor]:
     """Every frame averaged with its neighbours, carried along a clip's motion, where that is reliable all the way.
@@ -85,7 +85,7 @@ def average_along(
 
     Args:
         frames: `[F, H, W, 3]`.
-        clip: whose motion counts, `[F, h, w, 3]` of the same shape; its motion is measured at `FLOW_SIZE` at most.
+        clip: whose motion counts, `[F, h, w, 3]` of the same shape; its motion is measured at `MAX_FLOW_SIDE` at most.
         reach: of frames to either side, as far as there are any.
         on_pair: called after each pair of frames whose motion is known.
 
@@ -99,16 +99,18 @@ def average_along(
     averaged, share = torch.empty_like(frames), frames.new_empty(frames.shape[:3])
     for i in range(len(frames)):
         for j in range(max(flows[1], default=-1) + 1, min(i + reach, len(frames) - 1)):
-            back, forth = _both_ways(reduced(clip[j : j + 1]), reduced(clip[j + 1 : j + 2]), on_pair)
-            flows[1][j] = torch.cat([forth, _reliable(forth, back)[..., None]], dim=-1)
-            flows[-1][j + 1] = torch.cat([back, _reliable(back, forth)[..., None]], dim=-1)
+            back, forth = _estimate_flow_both_ways(
+                shrink_for_flow(clip[j : j + 1]), shrink_for_flow(clip[j + 1 : j + 2]), on_pair
+            )
+            flows[1][j] = torch.cat([forth, _is_flow_consistent(forth, back)[..., None]], dim=-1)
+            flows[-1][j + 1] = torch.cat([back, _is_flow_consistent(back, forth)[..., None]], dim=-1)
         total, used, available = frames[i].clone(), torch.zeros(frames.shape[1:3]), 0
         for direction, known in flows.items():
             end = max(i - reach, 0) if direction < 0 else min(i + reach, len(frames) - 1)
             path = None
             for j in range(i, end, direction):
-                path = known[j] if path is None else _further(path, known[j])
-                carried, trusted = _carried(frames[j + direction], path)
+                path = known[j] if path is None else _compose_flow(path, known[j])
+                carried, trusted = _warp(frames[j + direction], path)
                 total += trusted[..., None] * carried
                 used += trusted
                 available += 1
@@ -118,18 +120,18 @@ def average_along(
     return averaged, share
 
 
-def _further(path: Tensor, step: Tensor) -> Tensor:
+def _compose_flow(path: Tensor, step: Tensor) -> Tensor:
     """A path `[1, h, w, 3]`, flow and reliability, with the next step from where it leads."""
-    moved, inside = sample(step, path[..., :2])
+    moved, inside = sample_along_flow(step, path[..., :2])
     reliable = path[..., 2:] * moved[..., 2:] * inside[..., None]
     return torch.cat([path[..., :2] + moved[..., :2], reliable], dim=-1)
 
 
-def _carried(frame: Tensor, path: Tensor) -> tuple[Tensor, Tensor]:
+def _warp(frame: Tensor, path: Tensor) -> tuple[Tensor, Tensor]:
     """A frame `[H, W, 3]` along a path of any size, and where `[H, W]` that can be trusted, 0 or 1."""
     size = frame.shape[:2]
     large = torch.nn.functional.interpolate(path.movedim(-1, 1), size=size, mode="bilinear", align_corners=False)
     large = large.movedim(1, -1)
     flow = large[..., :2] * (torch.tensor([size[1], size[0]]) / torch.tensor([path.shape[2], path.shape[1]]))
-    moved, inside = sample(frame[None], flow)
+    moved, inside = sample_along_flow(frame[None], flow)
     return moved[0], (inside & (large[..., 2] > 0.5))[0].float()

@@ -10,31 +10,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .video_metrics import FIGURES
+from .video_metrics import METRIC_FORMATS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-GOOD, BAD, NEUTRAL, NOW, BEFORE = "#2e7d32", "#c62828", "#37474f", "#1565c0", "#9e9e9e"
+GOOD, BAD, NEUTRAL, AFTER, BEFORE = "#2e7d32", "#c62828", "#37474f", "#1565c0", "#9e9e9e"
 WIDTH, DPI = 360, 200
 """A page is as wide as a node, at a hundred of its pixels an inch, and drawn at twice that for whoever zooms in."""
-TITLE, TEXT, TICKS = 7, 8, 6.5  # points
-LABEL = 120, 30
+TITLE, TEXT_POINTS, TICKS = 7, 8, 6.5  # points
+LABEL_SIZE = 120, 30
 """Width and height, in pixels, of the room that a point's label needs."""
-SHOWN_FRAMES = 9
+MAX_SHOWN_FRAMES = 9
 
 
-def figure(height: int, caption: str) -> Figure:
+def new_page(height: int, caption: str) -> Figure:
     """An empty page of a height in pixels under a caption."""
     from matplotlib.figure import Figure
 
     page = Figure(figsize=(WIDTH / 100, height / 100), dpi=DPI, layout="constrained")
-    page.suptitle(caption, color=NEUTRAL, fontsize=TEXT)
+    page.suptitle(caption, color=NEUTRAL, fontsize=TEXT_POINTS)
     return page
 
 
-def picture(page: Figure) -> Tensor:
+def render_page(page: Figure) -> Tensor:
     """A page as an IMAGE `[1, H, W, 3]`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -44,7 +44,7 @@ def picture(page: Figure) -> Tensor:
     return torch.from_numpy(pixels.astype(np.float32) / 255)
 
 
-def panel(axes: Axes, title: str, below: str, colour: str = "black") -> None:
+def label_panel(axes: Axes, title: str, below: str, colour: str = "black") -> None:
     """Name a panel, and say below it what lies along it or how to read it."""
     axes.set_title(title, fontsize=TITLE, color=colour, loc="left")
     axes.set_xlabel(below, fontsize=TICKS, color=NEUTRAL, loc="left")
@@ -52,7 +52,7 @@ def panel(axes: Axes, title: str, below: str, colour: str = "black") -> None:
     axes.grid(axis="y", alpha=0.3)
 
 
-def whole_numbers(axes: Axes, count: int) -> None:
+def use_integer_ticks(axes: Axes, count: int) -> None:
     """Ticks at whole frames or channels."""
     from matplotlib.ticker import MaxNLocator
 
@@ -60,15 +60,15 @@ def whole_numbers(axes: Axes, count: int) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
 
 
-def colour_of(value: float, bounds: tuple[float, float], fine: str) -> str:
+def choose_colour(value: float, bounds: tuple[float, float], fine: str) -> str:
     """A colour for a figure, red out of its bounds."""
     low, high = bounds
     return fine if low <= value <= high else BAD
 
 
-def dots(axes: Axes, values: np.ndarray, bounds: tuple[float, float]) -> None:
+def plot_dots(axes: Axes, values: np.ndarray, bounds: tuple[float, float]) -> None:
     """Values as dots, red where they lie out of their bounds, and those shaded with room around."""
-    colours = [colour_of(value, bounds, NOW) for value in values]
+    colours = [choose_colour(value, bounds, AFTER) for value in values]
     axes.scatter(range(len(values)), values, c=colours, s=14, zorder=2)
     low, high = bounds
     axes.axhspan(low, high, color=GOOD, alpha=0.15, zorder=0)
@@ -76,24 +76,24 @@ def dots(axes: Axes, values: np.ndarray, bounds: tuple[float, float]) -> None:
     axes.set_ylim(min(bottom, low - (high - low) / 2), max(top, high + (high - low) / 2))
 
 
-def line(axes: Axes, value: float, bounds: tuple[float, float]) -> None:
+def plot_line(axes: Axes, value: float, bounds: tuple[float, float]) -> None:
     """The whole clip's value as a line, and where it may lie, which is narrower than for a frame."""
     axes.axhspan(*bounds, color=GOOD, alpha=0.15, zorder=0)
-    axes.axhline(value, color=colour_of(value, bounds, NOW), linewidth=1)
+    axes.axhline(value, color=choose_colour(value, bounds, AFTER), linewidth=1)
 
 
-def latent_report(
+def plot_latent_report(
     frames: Tensor, measured: dict[str, Tensor], bounds: dict[str, tuple[float, float]], bad: list[int]
 ) -> Tensor:
     """Frames `[F, C, H, W]` of a latent as pictures, beside white noise, over their figures and what is healthy."""
     values = {name: figures.numpy() for name, figures in measured.items()}
-    page = figure(480, "Frames should look like the white noise: no shapes")
+    page = new_page(480, "Frames should look like the white noise: no shapes")
     top, bottom = page.subfigures(2, 1, squeeze=False, height_ratios=[1, 2]).flat
 
     noise = torch.randn(frames.shape[1:], generator=torch.Generator().manual_seed(0))
-    evenly = torch.linspace(0, len(frames) - 1, min(len(frames), SHOWN_FRAMES)).round().long().tolist()
-    shown = sorted([*bad, *(i for i in evenly if i not in bad)][:SHOWN_FRAMES])
-    grid = top.subplots(2, (SHOWN_FRAMES + 1) // 2).flatten()
+    evenly = torch.linspace(0, len(frames) - 1, min(len(frames), MAX_SHOWN_FRAMES)).round().long().tolist()
+    shown = sorted([*bad, *(i for i in evenly if i not in bad)][:MAX_SHOWN_FRAMES])
+    grid = top.subplots(2, (MAX_SHOWN_FRAMES + 1) // 2).flatten()
     for axes in grid:
         axes.set_axis_off()
     for axes, i in zip(grid, [*shown, None], strict=False):
@@ -101,60 +101,62 @@ def latent_report(
         grey = latent.sum(dim=0) / len(latent) ** 0.5  # white noise stays of unit variance
         axes.imshow(grey.numpy(), cmap="gray", vmin=-2.5, vmax=2.5, interpolation="nearest")
         name = "white noise" if i is None else f"frame {i}"
-        axes.set_title(name, fontsize=TICKS, color=NEUTRAL if i is None else BAD if i in bad else NOW, pad=2)
+        axes.set_title(name, fontsize=TICKS, color=NEUTRAL if i is None else BAD if i in bad else AFTER, pad=2)
 
-    bottom.suptitle("Dots are frames, lines the clip; healthy on green", fontsize=TEXT, color=NEUTRAL)
+    bottom.suptitle("Dots are frames, lines the clip; healthy on green", fontsize=TEXT_POINTS, color=NEUTRAL)
     (deviation, correlation), (spectrum, channels) = bottom.subplots(2, 2)
     count, std, spatial = len(frames), values["std"].item(), values["spatial"].item()
     coarse, fine = values["bands"][0], values["bands"][-1]
 
-    line(deviation, std, bounds["std"])
-    dots(deviation, values["frame std"], bounds["frame std"])
-    panel(deviation, f"Noise std: {std:.2f}", "frame; expected 1", colour_of(std, bounds["std"], GOOD))
-    whole_numbers(deviation, count)
+    plot_line(deviation, std, bounds["std"])
+    plot_dots(deviation, values["frame std"], bounds["frame std"])
+    label_panel(deviation, f"Noise std: {std:.2f}", "frame; expected 1", choose_colour(std, bounds["std"], GOOD))
+    use_integer_ticks(deviation, count)
 
-    line(correlation, spatial, bounds["spatial"])
-    dots(correlation, values["frame spatial"], bounds["frame spatial"])
+    plot_line(correlation, spatial, bounds["spatial"])
+    plot_dots(correlation, values["frame spatial"], bounds["frame spatial"])
     title = f"Spatial correlation: {spatial:.2f}"
-    panel(correlation, title, "frame; expected 0", colour_of(spatial, bounds["spatial"], GOOD))
-    whole_numbers(correlation, count)
+    label_panel(correlation, title, "frame; expected 0", choose_colour(spatial, bounds["spatial"], GOOD))
+    use_integer_ticks(correlation, count)
 
     spectrum.plot(values["frame bands"].T, color=BEFORE, alpha=0.4, linewidth=0.8)
-    dots(spectrum, values["bands"], bounds["bands"])
+    plot_dots(spectrum, values["bands"], bounds["bands"])
     worst = max(values["bands"], key=lambda band: abs(band - 1))
     title = f"Band power: {coarse:.2f} to {fine:.2f}"
-    panel(spectrum, title, "size of detail; expected 1", colour_of(worst, bounds["bands"], GOOD))
+    label_panel(spectrum, title, "size of detail; expected 1", choose_colour(worst, bounds["bands"], GOOD))
     spectrum.set_xticks(range(4), ["coarse", "", "", "fine"])
 
-    channels.plot(values["channel std"], "o", color=NOW, markersize=4)
+    channels.plot(values["channel std"], "o", color=AFTER, markersize=4)
     channels.plot(values["channel mean"], "s", color=BEFORE, markersize=4)
-    panel(channels, "Channel std and mean", "blue expected 1, grey 0")
-    whole_numbers(channels, len(values["channel std"]))
-    return picture(page)
+    label_panel(channels, "Channel std and mean", "blue expected 1, grey 0")
+    use_integer_ticks(channels, len(values["channel std"]))
+    return render_page(page)
 
 
-def temporal_report(after: dict[str, Tensor], before: dict[str, Tensor] | None, cautioned: Collection[str]) -> Tensor:
+def plot_temporal_report(
+    after: dict[str, Tensor], before: dict[str, Tensor] | None, cautioned: Collection[str]
+) -> Tensor:
     """A panel for each figure of a video, frame by frame, over the video before; ``cautioned`` are those in red."""
     rows = math.ceil(len(after) / 2)
-    page = figure(50 + 110 * rows, "Frame by frame: grey is before, blue is after" if before else "Frame by frame")
+    page = new_page(50 + 110 * rows, "Frame by frame: grey is before, blue is after" if before else "Frame by frame")
     grid = page.subplots(rows, 2).flatten()
     for axes, (name, values) in zip(grid, after.items(), strict=False):
-        form, meaning = FIGURES[name]
+        form, meaning = METRIC_FORMATS[name]
         mean = form.format(values.nanmean())
         if before and name in before:
             axes.plot(before[name].numpy(), "o-", color=BEFORE, markersize=2)
             mean = f"{form.format(before[name].nanmean())} -> {mean}"
-        axes.plot(values.numpy(), "o-", color=NOW, markersize=2)
-        panel(axes, f"{name}: {mean}", meaning, BAD if name in cautioned else "black")
-        whole_numbers(axes, len(values))
+        axes.plot(values.numpy(), "o-", color=AFTER, markersize=2)
+        label_panel(axes, f"{name}: {mean}", meaning, BAD if name in cautioned else "black")
+        use_integer_ticks(axes, len(values))
         if name in ("flicker", "motion", "sharpness"):
             axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
     for axes in grid[len(after) :]:
         axes.set_axis_off()
-    return picture(page)
+    return render_page(page)
 
 
-def trade_off(
+def plot_trade_off(
     names: list[str], similarity: list[float], flicker: list[float], best: list[int], lost: list[bool], against: str
 ) -> Tensor:
     """Videos as points, steadier upwards and more like a reference rightwards.
@@ -165,7 +167,7 @@ def trade_off(
         lost: whether a video paid with its motion or sharpness.
         against: what the similarity is to.
     """
-    page = figure(380, "Up is steadier, right is closer to the frames")
+    page = new_page(380, "Up is steadier, right is closer to the frames")
     axes = page.subplots()
     kinds = {
         "no other is better in both": ("o", GOOD, best),
@@ -187,21 +189,21 @@ def trade_off(
     for marker, _, members in kinds.values():
         beside = (6, -10) if marker == "X" else (6, 4)
         at = [(similarity[i], flicker[i]) for i in members]
-        for group in near_one_another(axes.transData.transform(at) if at else np.empty((0, 2))):
+        for group in group_overlapping_labels(axes.transData.transform(at) if at else np.empty((0, 2))):
             label = ", ".join(names[members[i]] for i in group)
-            axes.annotate(label, at[group[0]], textcoords="offset points", xytext=beside, fontsize=TEXT)
-    panel(axes, "", f"similarity to {against} (SSIM, 1 is the same)")
+            axes.annotate(label, at[group[0]], textcoords="offset points", xytext=beside, fontsize=TEXT_POINTS)
+    label_panel(axes, "", f"similarity to {against} (SSIM, 1 is the same)")
     axes.set_ylabel("flicker (squared change along the motion)", fontsize=TICKS, color=NEUTRAL)
     page.legend(fontsize=TICKS, loc="outside lower center")
-    return picture(page)
+    return render_page(page)
 
 
-def near_one_another(places: np.ndarray) -> list[list[int]]:
+def group_overlapping_labels(places: np.ndarray) -> list[list[int]]:
     """Points `[N, 2]`, in pixels, in groups whose labels would lie over that of their first."""
     groups: list[list[int]] = []
     for i, place in enumerate(places):
         for members in groups:
-            if (np.abs(place - places[members[0]]) < LABEL).all():
+            if (np.abs(place - places[members[0]]) < LABEL_SIZE).all():
                 members.append(i)
                 break
         else:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import video_metrics
 
-CELL_WIDTH = 192
+MIN_CELL_WIDTH = 192
 """Width in pixels that a cell has at least; smaller videos are enlarged by a whole number."""
 
 
@@ -49,7 +49,7 @@ def parse_choices(text: str, choices: Collection[str]) -> list[str]:
     return words
 
 
-def caption(text: str, width: int) -> Tensor:
+def render_caption(text: str, width: int) -> Tensor:
     """A line of text on white as a picture `[H, W, 3]`."""
     size = width // 12
     strip = Image.new("RGB", (width, round(size * 1.5)), "white")
@@ -57,20 +57,20 @@ def caption(text: str, width: int) -> Tensor:
     return torch.from_numpy(np.asarray(strip, dtype=np.float32) / 255)
 
 
-def grid(videos: list[Tensor], names: list[str]) -> Tensor:
+def tile_videos(videos: list[Tensor], names: list[str]) -> Tensor:
     """Videos `[F, H, W, 3]` of one size side by side, row by row, each under its name, as one video."""
-    enlarge = -(-CELL_WIDTH // videos[0].shape[2])
+    enlarge = -(-MIN_CELL_WIDTH // videos[0].shape[2])
     cells = []
     for video, name in zip(videos, names, strict=True):
         large = video.repeat_interleave(enlarge, dim=1).repeat_interleave(enlarge, dim=2)
-        cells.append(torch.cat([caption(name, large.shape[2]).expand(len(large), -1, -1, -1), large], dim=1))
+        cells.append(torch.cat([render_caption(name, large.shape[2]).expand(len(large), -1, -1, -1), large], dim=1))
     columns = int(np.ceil(len(cells) ** 0.5))
     cells += [torch.ones_like(cells[0])] * (-len(cells) % columns)
     rows = [torch.cat(cells[i : i + columns], dim=2) for i in range(0, len(cells), columns)]
     return torch.cat(rows, dim=1)
 
 
-def best_of(similarity: list[float], flicker: list[float], lost: list[bool]) -> list[int]:
+def find_pareto_front(similarity: list[float], flicker: list[float], lost: list[bool]) -> list[int]:
     """Which videos no other beats: as much like the reference and as steady, and better in one (Pareto's front).
 
     Videos that lost their motion or sharpness neither count nor beat others.
@@ -85,22 +85,22 @@ def best_of(similarity: list[float], flicker: list[float], lost: list[bool]) -> 
     return [i for i in kept if not beaten(i)]
 
 
-def compare(
+def compare_videos(
     videos: list[Tensor],
     reference: Tensor,
     on_pair: Callable[[], None] = lambda: None,
-    source: video_metrics.Source | None = None,
+    source: video_metrics.SourceMotion | None = None,
 ) -> tuple[list[float], list[float], list[int], list[bool]]:
     """Each video's similarity to a reference and flicker, which are the best, and which lost too much for it.
 
     Args:
-        on_pair: as in `metrics.measure`, over all videos and the reference, if that is none of them.
+        on_pair: as in `metrics.measure_video`, over all videos and the reference, if that is none of them.
         source: the clip that they were made from.
     """
-    figures = [video_metrics.measure(video, reference, on_pair=on_pair, source=source) for video in videos]
+    figures = [video_metrics.measure_video(video, reference, on_pair=on_pair, source=source) for video in videos]
     own = (found for video, found in zip(videos, figures, strict=True) if video is reference)
-    before = next(own, None) or video_metrics.measure(reference, on_pair=on_pair, source=source)
+    before = next(own, None) or video_metrics.measure_video(reference, on_pair=on_pair, source=source)
     similarity = [found["similarity"].mean().item() for found in figures]
     flicker = [found["flicker"].mean().item() for found in figures]
-    lost = [bool(video_metrics.judge(found, before, source).cautions) for found in figures]
-    return similarity, flicker, best_of(similarity, flicker, lost), lost
+    lost = [bool(video_metrics.judge_video(found, before, source).cautions) for found in figures]
+    return similarity, flicker, find_pareto_front(similarity, flicker, lost), lost

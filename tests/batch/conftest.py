@@ -5,13 +5,13 @@ import shutil
 
 import psutil
 import pytest
-from fixtures.batch_folder import ROOT, WORKFLOW, Studio, is_alive
+from fixtures.batch_folder import ROOT, WORKFLOW, BatchFolder, is_alive
 
 
 @pytest.fixture
-def studio(tmp_path, monkeypatch) -> Studio:
+def studio(tmp_path, monkeypatch) -> BatchFolder:
     """A studio with three good clips."""
-    studio = Studio(tmp_path, tmp_path / "ComfyUI")
+    studio = BatchFolder(tmp_path, tmp_path / "ComfyUI")
     shutil.copytree(ROOT / "tests" / "fixtures" / "fake_comfyui", studio.comfyui)
     for path, text in {"models/checkpoints/tiny.safetensors": "weights", "input/style.png": "picture"}.items():
         (studio.comfyui / path).parent.mkdir(parents=True, exist_ok=True)

@@ -7,21 +7,21 @@ import pytest
 from fixtures.batch_folder import ROOT, WORKFLOW, is_alive, wait_for
 
 from batch import comfyui_server as servers
-from batch.comfyui_server import Server, ServerLost, server_command
+from batch.comfyui_server import ComfyUIServer, ServerLostError, build_server_command
 
 
-def start(studio, name: str) -> Server:
+def start(studio, name: str) -> ComfyUIServer:
     base = studio.root / name
     base.mkdir()
-    return Server(sys.executable, studio.comfyui, base, cpu=True)
+    return ComfyUIServer(sys.executable, studio.comfyui, base, cpu=True)
 
 
 def test_a_port_that_went_to_another_comfyui_is_given_up(studio, monkeypatch):
     """Found free, and taken before ours could: what answers there is not ours."""
     with start(studio, "first") as first:
-        free_port = servers.free_port
+        free_port = servers.find_free_port
         ports = [first.port]
-        monkeypatch.setattr(servers, "free_port", lambda: ports.pop() if ports else free_port())
+        monkeypatch.setattr(servers, "find_free_port", lambda: ports.pop() if ports else free_port())
         with start(studio, "second") as second:
             assert not ports and second.port != first.port
             assert str(second.base) in second.request("/system_stats")["system"]["argv"]
@@ -62,7 +62,7 @@ def test_its_children_do_not_hold_the_pipe(tmp_path):
 def test_a_server_that_is_lost_says_how(studio, fault, said):
     with start(studio, "base") as server:
         (server.base / "input" / "any.mp4").write_text(fault)
-        with pytest.raises(ServerLost, match=said):
+        with pytest.raises(ServerLostError, match=said):
             server.run(WORKFLOW, timeout=0.3 if fault == "hang" else None)
 
 
@@ -72,7 +72,7 @@ def test_an_artists_own_packs_are_loaded_on_request(studio):
     command = [sys.executable, studio.comfyui, studio.root / "base", 8188, True]
 
     def loaded(**options) -> tuple[list[str], list[str]]:
-        words = server_command(*command, **options)
+        words = build_server_command(*command, **options)
         listed = (studio.root / "base" / "search_paths.yaml").read_text()
         whitelist = words[words.index("--whitelist-custom-nodes") + 1 : words.index("--cpu")]
         return whitelist, [str(folder) for folder in (packs, ROOT.parent) if str(folder) in listed]

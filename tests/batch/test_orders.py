@@ -7,9 +7,9 @@ import pytest
 from fixtures.batch_folder import ROOT, WORKFLOW
 
 from batch.clips import Shard, find_clips, parse_shard
-from batch.progress_bar import Progress, duration
+from batch.progress_bar import ProgressBar, format_duration
 from batch.records import BatchError
-from batch.saved_workflow import meaning, named_strings, read_workflow, with_seeds, with_settings
+from batch.saved_workflow import apply_seeds, apply_settings, collect_strings, read_workflow, strip_layout
 
 LOAD, SAVE = {"type": "LoadVideo", "widgets_values": ["any.mp4"]}, {"type": "SaveVideo", "widgets_values": ["video"]}
 
@@ -94,17 +94,17 @@ def test_a_moved_node_is_the_same_workflow_and_a_changed_one_is_not():
     def node(scale=1, **changes):
         return ui({**LOAD, "pos": [1, 2], **changes}, SAVE) | {"extra": {"ds": {"scale": scale}}}
 
-    assert meaning(node(pos=[3, 4], size=[5, 6], scale=2)) == meaning(node())
-    assert meaning(node(mode=4)) != meaning(node())
-    assert meaning(node(widgets_values=["other.mp4"])) != meaning(node())
-    assert meaning(WORKFLOW) == WORKFLOW
+    assert strip_layout(node(pos=[3, 4], size=[5, 6], scale=2)) == strip_layout(node())
+    assert strip_layout(node(mode=4)) != strip_layout(node())
+    assert strip_layout(node(widgets_values=["other.mp4"])) != strip_layout(node())
+    assert strip_layout(WORKFLOW) == WORKFLOW
 
 
 def test_names_of_files_are_looked_for_everywhere_but_in_load_video():
     inner = {"type": "Loader", "widgets_values": {"name": "b.safetensors", "more": ["c.png", 3]}}
     workflow = ui(LOAD, SAVE, {"type": "inner"}, subgraphs=(subgraph("inner", inner),))
-    assert named_strings(workflow, ["Loader.name=d.ckpt"]) == {"b.safetensors", "c.png", "video", "d.ckpt"}
-    assert named_strings(WORKFLOW, []) >= {"tiny.safetensors", "style.png"}
+    assert collect_strings(workflow, ["Loader.name=d.ckpt"]) == {"b.safetensors", "c.png", "video", "d.ckpt"}
+    assert collect_strings(WORKFLOW, []) >= {"tiny.safetensors", "style.png"}
 
 
 # Settings and seeds
@@ -113,7 +113,7 @@ def test_names_of_files_are_looked_for_everywhere_but_in_load_video():
 def test_a_setting_keeps_the_kind_of_value_that_it_replaces():
     node = {"class_type": "N", "inputs": {"text": "a", "steps": 3, "cfg": 1.5, "on": True, "codec.mode": "x"}}
     settings = ["N.text=5", "N.steps=4", "N.cfg=2", "N.on=false", "N.codec.mode=a=b"]
-    changed = with_settings({"1": node}, settings)["1"]["inputs"]
+    changed = apply_settings({"1": node}, settings)["1"]["inputs"]
     assert changed == {"text": "5", "steps": 4, "cfg": 2, "on": False, "codec.mode": "a=b"}
     assert node["inputs"]["steps"] == 3
 
@@ -121,7 +121,7 @@ def test_a_setting_keeps_the_kind_of_value_that_it_replaces():
 def test_two_nodes_of_one_title_are_not_set_at_random():
     prompt = {key: {"class_type": "N", "inputs": {"steps": 3}} for key in "12"}
     with pytest.raises(BatchError, match="fits 2 nodes: give the one you mean a title of its own"):
-        with_settings(prompt, ["N.steps=4"])
+        apply_settings(prompt, ["N.steps=4"])
 
 
 def test_seeds_differ_where_saved_seeds_do_and_follow_the_content():
@@ -129,11 +129,11 @@ def test_seeds_differ_where_saved_seeds_do_and_follow_the_content():
         key: {"class_type": key, "inputs": {"noise_seed" if key == "b" else "seed": seed}}
         for key, seed in {"a": 1, "b": 2, "c": 1, "d": ["a", 0]}.items()
     }
-    _, seeds = with_seeds(prompt, "content")
+    _, seeds = apply_seeds(prompt, "content")
     assert seeds.keys() == {"a.seed", "b.noise_seed", "c.seed"}
     assert seeds["a.seed"] == seeds["c.seed"] != seeds["b.noise_seed"]
     assert all(0 <= seed < 2**32 for seed in seeds.values())
-    assert with_seeds(prompt, "other content")[1].values() != seeds.values()
+    assert apply_seeds(prompt, "other content")[1].values() != seeds.values()
 
 
 # Clips
@@ -207,7 +207,7 @@ def test_a_shard_that_is_none(text):
 
 
 def test_the_bar_tells_clips_failures_time_and_stages(capsys):
-    progress = Progress(total=8, settled=2)
+    progress = ProgressBar(total=8, settled=2)
     assert progress.line() == "[#####---------------] 2/8"
     progress.show_report({"clip": "a", "status": "failed", "error": "no", "seconds": 0})
     progress.show_stage("1", "b.mp4: Smoother 2/9")
@@ -222,4 +222,4 @@ def test_the_bar_tells_clips_failures_time_and_stages(capsys):
     ("seconds", "said"), [(3.4, "3 s"), (99, "99 s"), (130, "2 min"), (3599, "1 h 0 min"), (12000, "3 h 20 min")]
 )
 def test_durations(seconds, said):
-    assert duration(seconds) == said
+    assert format_duration(seconds) == said

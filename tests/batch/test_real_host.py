@@ -7,10 +7,10 @@ import av
 import numpy as np
 import psutil
 import pytest
-from fixtures.batch_folder import Studio, is_alive, wait_for
+from fixtures.batch_folder import BatchFolder, is_alive, wait_for
 
 from research import toy_world
-from tools.demo import workflow_of
+from tools.demo import load_demo_workflow
 from tools.in_process_comfyui import COMFYUI
 from tools.video_files import write_video
 
@@ -23,13 +23,13 @@ OPTIONS = [part for setting in FEW_STEPS for part in ("--set", setting)]
 
 
 @pytest.fixture
-def real(tmp_path, monkeypatch) -> Studio:
+def real(tmp_path, monkeypatch) -> BatchFolder:
     """Two clips for the demo workflow."""
-    studio = Studio(tmp_path, COMFYUI)
-    studio.workflow.write_text(json.dumps(workflow_of("any.mp4")))
+    studio = BatchFolder(tmp_path, COMFYUI)
+    studio.workflow.write_text(json.dumps(load_demo_workflow("any.mp4")))
     studio.clips.mkdir()
     for seed in SEEDS:
-        write_video(studio.clips / f"clip{seed}.mp4", toy_world.make_clip(seed).frames)
+        write_video(studio.clips / f"clip{seed}.mp4", toy_world.generate_clip(seed).frames)
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     return studio
@@ -41,7 +41,7 @@ def frames(path: Path) -> np.ndarray:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
-def run(studio: Studio, *options: str) -> dict[str, np.ndarray]:
+def run(studio: BatchFolder, *options: str) -> dict[str, np.ndarray]:
     """The frames of every result of a batch that must succeed."""
     process = studio.start(*OPTIONS, *options)
     said, errors = process.communicate()

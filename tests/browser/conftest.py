@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser
 
-from batch.comfyui_server import Server
-from tools.browser import chromium as started
-from tools.browser import opened
+from batch.comfyui_server import ComfyUIServer
+from tools.browser import launch_chromium as started
+from tools.browser import open_comfyui
 from tools.in_process_comfyui import COMFYUI
 from tools.workflow_parts import PACKAGED_CLIP
 
@@ -22,7 +22,7 @@ def server(archive, tmp_path_factory):
     archive.extractall(pack)
     (base / "input").mkdir()
     shutil.copy(pack / "workflows" / PACKAGED_CLIP, base / "input")
-    with Server(sys.executable, COMFYUI, base, cpu=True, pack=pack) as server:
+    with ComfyUIServer(sys.executable, COMFYUI, base, cpu=True, pack=pack) as server:
         yield server
 
 
@@ -34,7 +34,7 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture(params=["classic", "vue"], scope="session")
-def comfy(request, chromium: Browser, server: Server):
+def comfy(request, chromium: Browser, server: ComfyUIServer):
     """ComfyUI's page, with nodes drawn on its canvas or made of HTML."""
-    with opened(chromium, server, request.param) as comfy:
+    with open_comfyui(chromium, server, request.param) as comfy:
         yield comfy

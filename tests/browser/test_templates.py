@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 import pytest
 
-from batch.comfyui_server import Server
-from tools.browser import TIMEOUT, Comfy
+from batch.comfyui_server import ComfyUIServer
+from tools.browser import TIMEOUT_MS, ComfyUIPage
 from tools.in_process_comfyui import COMFYUI
 
 SHIPPED = [path.stem for path in sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.json"))]
@@ -75,10 +75,10 @@ def test_a_newcomer_sees_the_first_template_play(archive, chromium, tmp_path):
     """Whom the page greets with the template browser: by its card, and one click on Run."""
     pack = tmp_path / "custom_nodes" / "bivdiff"
     archive.extractall(pack)
-    with Server(sys.executable, COMFYUI, tmp_path, cpu=True, pack=pack) as server:
+    with ComfyUIServer(sys.executable, COMFYUI, tmp_path, cpu=True, pack=pack) as server:
         page = chromium.new_page(viewport={"width": 1600, "height": 900})
-        page.set_default_timeout(TIMEOUT)
-        comfy = Comfy(page, server, "newcomer")
+        page.set_default_timeout(TIMEOUT_MS)
+        comfy = ComfyUIPage(page, server, "newcomer")
         page.goto(f"http://127.0.0.1:{server.port}")
         dialog = page.get_by_role("dialog")
         dialog.get_by_text("All Templates").first.click()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bivdiff_core.host.compat.required_names import NEEDED, NEEDED_BY
+from bivdiff_core.host.compat.required_names import NEEDED_BY, REQUIRED_NAMES
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE, HOST_SIDE, NODES = ROOT / "bivdiff_core", ROOT / "bivdiff_core" / "host", ROOT / "nodes"
@@ -174,7 +174,7 @@ def in_full(table: dict[str, str]) -> set[str]:
     return {f"{module}.{name}" for module, names in table.items() for name in names.split()}
 
 
-LISTED = in_full(NEEDED).union(*map(in_full, NEEDED_BY.values()))
+LISTED = in_full(REQUIRED_NAMES).union(*map(in_full, NEEDED_BY.values()))
 
 
 def test_every_name_from_comfyui_is_looked_up_at_start_up():

@@ -168,13 +168,13 @@ def test_shape_and_dtype_are_kept(mode, shape):
 
 def test_none_changes_nothing():
     noise, _ = pair(0.0)
-    torch.testing.assert_close(blend.steadied(noise, 0.0), noise)
+    torch.testing.assert_close(blend.smooth_over_time(noise, 0.0), noise)
 
 
 @pytest.mark.parametrize("steadiness", [0.3, 1.0])
 def test_frames_keep_their_std_and_come_closer(steadiness):
     noise, _ = pair(0.0)
-    steady = blend.steadied(noise, steadiness)
+    steady = blend.smooth_over_time(noise, steadiness)
     torch.testing.assert_close(steady.flatten(1).std(dim=1), noise.flatten(1).std(dim=1), rtol=1e-4, atol=0)
     before, after = (blend.correlation(frames[3], frames[4]) for frames in (noise, steady))
     assert after > before + 0.9 * steadiness**2 * 0.8
@@ -184,12 +184,12 @@ def test_the_mean_is_scipys_where_the_clip_is_long():
     from scipy.ndimage import gaussian_filter1d
 
     noise = torch.randn(24, 2, 3, 3, generator=torch.Generator().manual_seed(1))
-    steady = blend.steadied(noise, 1.0)[12]
-    mean = torch.from_numpy(gaussian_filter1d(noise.numpy(), blend.STEADY_OVER, axis=0, truncate=8.0))[12]
+    steady = blend.smooth_over_time(noise, 1.0)[12]
+    mean = torch.from_numpy(gaussian_filter1d(noise.numpy(), blend.SMOOTHING_STD_FRAMES, axis=0, truncate=8.0))[12]
     torch.testing.assert_close(steady, mean * noise[12].std() / mean.std(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("frames", [1, 8])
 def test_frames_that_are_alike_stay_as_they_are(frames):
     noise = pair(0.0)[0][:1].expand(frames, -1, -1, -1)
-    torch.testing.assert_close(blend.steadied(noise, 0.7), noise)
+    torch.testing.assert_close(blend.smooth_over_time(noise, 0.7), noise)

@@ -5,11 +5,11 @@ import re
 
 import pytest
 import torch
-from fixtures.released_loops import released_scheduler, sigmas_of
+from fixtures.released_loops import make_released_scheduler, to_sigmas
 
 from bivdiff_core import grids
 
-MODEL_SIGMAS = sigmas_of(released_scheduler(50).alphas_cumprod)
+MODEL_SIGMAS = to_sigmas(make_released_scheduler(50).alphas_cumprod)
 
 
 def test_sd_sigma_is_the_schedule():
@@ -37,14 +37,14 @@ def test_unit_scale_gives_unit_variance(sigma):
 
 @pytest.mark.parametrize("steps", [7, 10, 25, 50, 999])
 def test_reference_grids_are_the_released_loops(steps):
-    scheduler = released_scheduler(steps)
+    scheduler = make_released_scheduler(steps)
     falling = scheduler.timesteps
     assert torch.equal(grids.reference_timesteps(steps), falling.flip(0))
     up = grids.reference_inversion_grid(MODEL_SIGMAS, steps)
     down = grids.reference_denoising_grid(MODEL_SIGMAS, steps)
     assert len(up) == len(down) == steps + 1
-    torch.testing.assert_close(down[:-1], sigmas_of(scheduler.alphas_cumprod[falling]))
-    torch.testing.assert_close(down[-1], sigmas_of(scheduler.final_alpha_cumprod))
+    torch.testing.assert_close(down[:-1], to_sigmas(scheduler.alphas_cumprod[falling]))
+    torch.testing.assert_close(down[-1], to_sigmas(scheduler.final_alpha_cumprod))
     torch.testing.assert_close(up[:-1], down[:-1].flip(0))
     assert up[-1] == MODEL_SIGMAS[min(998, int(falling[0]) + 1000 // steps)]  # the released loop's last target
 
@@ -66,10 +66,10 @@ def inverted(levels: torch.Tensor, flow: bool, strength: float = 1.0) -> torch.T
 
 def test_levels_up_to_cuts_the_schedule_at_sigma():
     schedule = falling(14.6, 7.0, 3.0, 1.0, 0.3, 0.0)
-    assert grids.levels_up_to(schedule, 2.0).tolist() == pytest.approx([2.0, 1.0, 0.3, 0.0])
-    assert grids.levels_up_to(schedule, 3.0).tolist() == pytest.approx([3.0, 1.0, 0.3, 0.0])
-    assert grids.levels_up_to(schedule, 3.0 * (1 + 1e-7)).tolist() == pytest.approx([3.0, 1.0, 0.3, 0.0])
-    assert torch.equal(grids.levels_up_to(schedule, 99.0), schedule)
+    assert grids.truncate_levels(schedule, 2.0).tolist() == pytest.approx([2.0, 1.0, 0.3, 0.0])
+    assert grids.truncate_levels(schedule, 3.0).tolist() == pytest.approx([3.0, 1.0, 0.3, 0.0])
+    assert grids.truncate_levels(schedule, 3.0 * (1 + 1e-7)).tolist() == pytest.approx([3.0, 1.0, 0.3, 0.0])
+    assert torch.equal(grids.truncate_levels(schedule, 99.0), schedule)
 
 
 def test_matched_grid_is_the_denoising_schedule_backwards():
@@ -117,10 +117,10 @@ def test_image_share_is_what_is_left_of_the_image():
     for sigma in (0.5, 3.0):
         z = (x0 + sigma * noise) / grids.unit_scale(sigma)
         assert torch.corrcoef(torch.stack([x0, z]))[0, 1].item() == pytest.approx(
-            grids.image_share(sigma, False), abs=0.01
+            grids.signal_fraction(sigma, False), abs=0.01
         )
-    assert grids.image_share(0.25, flow=True) == 0.75
-    assert grids.image_share(0.0, flow=False) == grids.image_share(0.0, flow=True) == 1
+    assert grids.signal_fraction(0.25, flow=True) == 0.75
+    assert grids.signal_fraction(0.0, flow=False) == grids.signal_fraction(0.0, flow=True) == 1
 
 
 @pytest.mark.parametrize("flow", [False, True])

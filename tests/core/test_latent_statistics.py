@@ -28,12 +28,12 @@ def failures(latent: Tensor, branch: str = "image", strength: float = 1.0) -> li
 
 
 def findings(latent: Tensor, branch: str = "image", strength: float = 1.0) -> list[latent_statistics.Finding]:
-    frames = latent_statistics.as_frames(latent)
-    measured = latent_statistics.measure(frames)
-    off = latent_statistics.excess(measured, latent_statistics.limits(tuple(frames.shape)))
+    frames = latent_statistics.flatten_to_frames(latent)
+    measured = latent_statistics.measure_latent(frames)
+    off = latent_statistics.normalized_deviation(measured, latent_statistics.sampling_limits(tuple(frames.shape)))
     found = latent_statistics.diagnose(measured, off, branch, strength)
     if found and "not an inverted latent" not in found[0].failure:
-        assert found[0].alarming == (latent_statistics.severity(off, strength) > 1)
+        assert found[0].alarming == (latent_statistics.alarm_severity(off, strength) > 1)
     return found
 
 
@@ -48,9 +48,9 @@ def patterned(seed: int) -> Tensor:
 
 
 def test_patterns_as_fine_as_a_latent_holds_are_not_white():
-    assert all(latent_statistics.is_white(white(8, 4, 8, 8, seed=seed)) for seed in range(20))
-    assert not any(latent_statistics.is_white(patterned(seed)) for seed in range(20))
-    unrelated = [abs(latent_statistics.noise_figures(patterned(seed))[1]) < 0.1 for seed in range(20)]
+    assert all(latent_statistics.is_white_noise(white(8, 4, 8, 8, seed=seed)) for seed in range(20))
+    assert not any(latent_statistics.is_white_noise(patterned(seed)) for seed in range(20))
+    unrelated = [abs(latent_statistics.noise_statistics(patterned(seed))[1]) < 0.1 for seed in range(20)]
     assert any(unrelated), "neighbours tell of none"
 
 
@@ -61,7 +61,7 @@ def test_white_noise_passes_at_any_size(shape):
 
 
 def test_what_chance_does_to_a_small_latent_is_no_fault():
-    low, high = latent_statistics.HEALTHY["std"]
+    low, high = latent_statistics.HEALTHY_RANGES["std"]
     draws = [white(1, 4, 8, 8, seed=seed) for seed in range(1, 31)]
     unlucky = [draw for draw in draws if not low < draw.std() < high]
     assert len(unlucky) > 1
@@ -69,16 +69,16 @@ def test_what_chance_does_to_a_small_latent_is_no_fault():
 
 
 def test_bounds_of_a_large_latent_are_those_of_health():
-    found = latent_statistics.limits((16, 4, 64, 64))
+    found = latent_statistics.sampling_limits((16, 4, 64, 64))
     for name in ("std", "spatial", "bands"):
-        assert found[name] == latent_statistics.HEALTHY[name]
+        assert found[name] == latent_statistics.HEALTHY_RANGES[name]
 
 
 def test_bounds_are_always_the_same_and_leave_other_noise_alone():
     shape = (3, 4, 8, 8)
-    first, state = latent_statistics.limits(shape), torch.random.get_rng_state()
-    latent_statistics.limits.cache_clear()
-    assert latent_statistics.limits(shape) == first
+    first, state = latent_statistics.sampling_limits(shape), torch.random.get_rng_state()
+    latent_statistics.sampling_limits.cache_clear()
+    assert latent_statistics.sampling_limits(shape) == first
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
@@ -92,7 +92,7 @@ def test_a_little_lost_is_no_alarm_and_much_is():
     """Good videos came from latents at 0.8; what lies further off than any of them stops a graph."""
     for scale, headline in ((0.8, "No alarm, but lost variance"), (0.6, "Alarm: lost variance")):
         found = findings(scale * white())
-        assert latent_statistics.headline(found, 1.0) == headline
+        assert latent_statistics.summarize_findings(found, 1.0) == headline
 
 
 def test_what_is_alarming_comes_first():
@@ -100,7 +100,7 @@ def test_what_is_alarming_comes_first():
     latent[2] *= 0.5
     found = findings(latent)
     assert [finding.failure for finding in found] == ["one bad frame", "lost variance"]
-    assert latent_statistics.headline(found, 1.0) == "Alarm: one bad frame"
+    assert latent_statistics.summarize_findings(found, 1.0) == "Alarm: one bad frame"
 
 
 def test_variance_lost_in_the_mix_is_fixed_in_the_blend():
@@ -128,7 +128,7 @@ def test_what_all_frames_have_is_the_fault_of_none():
 @pytest.mark.parametrize("frames", [2, 8])
 def test_frames_that_are_alike_are_no_fault(frames):
     latent = white(1, 4, 32, 32).expand(frames, -1, -1, -1)
-    assert latent_statistics.measure(latent)["temporal"].tolist() == pytest.approx([1] * (frames - 1))
+    assert latent_statistics.measure_latent(latent)["temporal"].tolist() == pytest.approx([1] * (frames - 1))
     assert not findings(latent)
 
 
@@ -158,7 +158,7 @@ def test_below_full_strength_only_bad_frames_count():
 def test_a_video_latent_is_its_frames():
     latent = white(6, 4, 16, 16)
     for other in (latent.transpose(0, 1)[None], latent.unsqueeze(2)):
-        assert torch.equal(latent_statistics.as_frames(other), latent)
+        assert torch.equal(latent_statistics.flatten_to_frames(other), latent)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 12), (32, 20)])
@@ -184,17 +184,19 @@ def test_each_pattern_lies_in_its_band():
 
 def test_the_words_say_what_to_do_and_say_it_once():
     found = findings(0.6 * smeared(white()), "mix")
-    said = latent_statistics.words(found, "mix", 1.0)
+    said = latent_statistics.format_findings(found, "mix", 1.0)
     assert said.startswith("Alarm: lost variance, structure left in the noise.")
     sentences = re.split(r"(?<=\.)\s", said)
     assert len(set(sentences)) == len(sentences) and {fix for each in found for fix in each.fixes} <= set(sentences)
-    healthy = latent_statistics.words([], "", 0.6)
+    healthy = latent_statistics.format_findings([], "", 0.6)
     assert healthy.startswith("No bad frames") and "strength 0.6" in healthy and "does not say where" in healthy
-    assert latent_statistics.headline([], 1.0).startswith("Healthy")
+    assert latent_statistics.summarize_findings([], 1.0).startswith("Healthy")
 
 
 def test_the_table_holds_the_figures():
-    assert "noise std: 0.6" in latent_statistics.table(latent_statistics.measure(0.6 * white()))
+    assert "noise std: 0.6" in latent_statistics.format_latent_statistics(
+        latent_statistics.measure_latent(0.6 * white())
+    )
 
 
 def test_structure_in_the_mix_is_fixed_by_the_whiter_branch():

@@ -37,7 +37,7 @@ def error(frames: Tensor, clip: Tensor) -> float:
 
 @pytest.mark.parametrize(("reach", "count"), [(1, 3), (2, 5)])
 def test_independent_noise_falls_as_the_square_root_of_the_count(clip, noisy, reach, count):
-    averaged, share = optical_flow.average_along(noisy, clip, reach)
+    averaged, share = optical_flow.average_along_flow(noisy, clip, reach)
     middle = slice(reach, FRAMES - reach)
     assert share[middle, 16:-16, 16:-16].mean() > 0.95
     # Frames carried to half pixels are interpolated, which averages noise as well.
@@ -45,14 +45,16 @@ def test_independent_noise_falls_as_the_square_root_of_the_count(clip, noisy, re
 
 
 def test_a_frame_is_where_its_neighbours_are_carried_to(clip):
-    averaged, _ = optical_flow.average_along(clip, clip, FRAMES - 1)
+    averaged, _ = optical_flow.average_along_flow(clip, clip, FRAMES - 1)
     assert error(averaged, clip) < 0.01 < error((clip[2:] + clip[:-2]) / 2, clip[1:-1])
     assert (video_metrics.sharpness(averaged) > 0.95 * video_metrics.sharpness(clip)).all()
 
 
 def test_reach_ends_with_the_clip(clip, noisy):
     for whole, clamped in zip(
-        optical_flow.average_along(noisy, clip, FRAMES - 1), optical_flow.average_along(noisy, clip, 16), strict=True
+        optical_flow.average_along_flow(noisy, clip, FRAMES - 1),
+        optical_flow.average_along_flow(noisy, clip, 16),
+        strict=True,
     ):
         assert torch.equal(whole, clamped)
 
@@ -63,7 +65,7 @@ def test_what_no_neighbour_shows_stays_as_it_is():
     square = torch.rand(14, 14, 3, generator=torch.Generator().manual_seed(5))
     frames[0, 20:34, 10:24] = square
     frames[1, 20:34, 40:54] = square
-    averaged, share = optical_flow.average_along(frames, frames, 1)
+    averaged, share = optical_flow.average_along_flow(frames, frames, 1)
     alone = share == 0
     assert alone.any() and torch.equal(averaged[alone], frames[alone])
     assert set(share.unique().tolist()) == {0.0, 1.0}
@@ -71,10 +73,10 @@ def test_what_no_neighbour_shows_stays_as_it_is():
 
 
 def test_motion_is_measured_at_a_bounded_size_and_once_a_pair(clip, noisy, monkeypatch):
-    monkeypatch.setattr(optical_flow, "FLOW_SIZE", 64)
+    monkeypatch.setattr(optical_flow, "MAX_FLOW_SIDE", 64)
     large = torch.nn.functional.interpolate(clip.movedim(-1, 1), scale_factor=2, mode="bilinear").movedim(1, -1)
     pairs = []
-    averaged, share = optical_flow.average_along(large, large, 2, lambda: pairs.append(1))
+    averaged, share = optical_flow.average_along_flow(large, large, 2, lambda: pairs.append(1))
     assert averaged.shape == large.shape and share.shape == large.shape[:3]
     assert len(pairs) == FRAMES - 1
     assert (averaged - large)[:, 32:-32, 32:-32].square().mean().sqrt() < 0.02
@@ -93,5 +95,5 @@ def most_flows_held(frames: int) -> int:
         counts.append(sum(type(each) is Tensor and each.shape == (1, 32, 32, 3) for each in gc.get_objects()))
 
     count()
-    optical_flow.average_along(clip, clip, 2, count)
+    optical_flow.average_along_flow(clip, clip, 2, count)
     return max(counts) - counts[0]

@@ -3,22 +3,29 @@
 import pytest
 import torch
 
-from bivdiff_core.prompt2prompt import LocalBlend, Prompt, align, attend, attention_probabilities, parse_weights
+from bivdiff_core.prompt2prompt import (
+    LocalBlend,
+    TokenizedPrompt,
+    apply_attention,
+    attention_probabilities,
+    build_attention_edit,
+    parse_weights,
+)
 
 LENGTH = 10
 IDS = {"a": 11, "cat": 12, "dog": 13, "fluffy": 14, "runs": 15}
 
 
-def prompt(text: str) -> Prompt:
+def prompt(text: str) -> TokenizedPrompt:
     """One token a word, but three for `poodle`."""
     words = tuple(text.split())
-    return Prompt(words, tuple((21, 22, 23) if word == "poodle" else (IDS[word],) for word in words))
+    return TokenizedPrompt(words, tuple((21, 22, 23) if word == "poodle" else (IDS[word],) for word in words))
 
 
 def edited(edit: str, source: str, target: str, weights=None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """An edit applied to random probabilities, and these, `[F, heads, N, L]`."""
     probabilities = torch.rand(2, 3, 2, 5, LENGTH).softmax(dim=-1)
-    alignment = align(edit, prompt(source), prompt(target), weights or {}, LENGTH)
+    alignment = build_attention_edit(edit, prompt(source), prompt(target), weights or {}, LENGTH)
     return alignment(*probabilities), *probabilities
 
 
@@ -78,7 +85,7 @@ def test_attention_equals_torchs_own():
     q, k, v = torch.randn(2, 9, 8), torch.randn(2, LENGTH, 8), torch.randn(2, LENGTH, 8)
     heads = [t.unflatten(-1, (2, 4)).transpose(1, 2) for t in (q, k, v)]
     expected = torch.nn.functional.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
-    torch.testing.assert_close(attend(attention_probabilities(q, k, 2), v), expected)
+    torch.testing.assert_close(apply_attention(attention_probabilities(q, k, 2), v), expected)
 
 
 def test_local_blend_keeps_the_source_where_neither_word_is_looked_at():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 from fixtures.gaussian_mixture import assert_near, rms
-from fixtures.released_loops import denoising, released_inversion, released_scheduler, sigmas_of
+from fixtures.released_loops import ddim_denoise, invert_as_released, make_released_scheduler, to_sigmas
 from torch import Tensor
 
 from bivdiff_core.grids import reference_denoising_grid, reference_inversion_grid, unit_scale
@@ -31,7 +31,7 @@ def z0() -> Tensor:
 
 def in_k_space(unet: UNet2DModel, alphas_cumprod: Tensor):
     """diffusers' network as a denoiser of `x = x0 + sigma * eps`, at the timestep whose level sigma is."""
-    levels = sigmas_of(alphas_cumprod)
+    levels = to_sigmas(alphas_cumprod)
 
     def denoised(x: Tensor, sigma: Tensor) -> Tensor:
         t = (levels - sigma[0].double()).abs().argmin()
@@ -46,9 +46,9 @@ def in_k_space(unet: UNet2DModel, alphas_cumprod: Tensor):
 @pytest.mark.parametrize("transcription", [torch.float32, torch.float64])
 def test_inversion_equals_the_released_loop_at_every_step(unet, z0, transcription):
     """The solver in fp32; its k-space state divided by sqrt(1 + sigma^2) is diffusers' z."""
-    scheduler = released_scheduler(STEPS)
-    expected = released_inversion(lambda z, t: unet(z.float(), t).sample.to(z.dtype), scheduler, z0.to(transcription))
-    sigmas = reference_inversion_grid(sigmas_of(scheduler.alphas_cumprod), STEPS).float()
+    scheduler = make_released_scheduler(STEPS)
+    expected = invert_as_released(lambda z, t: unet(z.float(), t).sample.to(z.dtype), scheduler, z0.to(transcription))
+    sigmas = reference_inversion_grid(to_sigmas(scheduler.alphas_cumprod), STEPS).float()
     got = []
     model = in_k_space(unet, scheduler.alphas_cumprod)
     start = z0 * unit_scale(sigmas[0])  # the clean latent is taken for z at t = 1
@@ -63,12 +63,12 @@ def test_inversion_equals_the_released_loop_at_every_step(unet, z0, transcriptio
 @pytest.mark.parametrize("set_alpha_to_one", [False, True])
 def test_denoising_grids_equal_diffusers(unet, z0, set_alpha_to_one):
     """Euler along the reference grid is DDIM that ends at alphas_cumprod[0]; ended at 0, it is set_alpha_to_one."""
-    scheduler = released_scheduler(STEPS, set_alpha_to_one)
-    sigmas = reference_denoising_grid(sigmas_of(scheduler.alphas_cumprod), STEPS).float()
+    scheduler = make_released_scheduler(STEPS, set_alpha_to_one)
+    sigmas = reference_denoising_grid(to_sigmas(scheduler.alphas_cumprod), STEPS).float()
     if set_alpha_to_one:
         sigmas[-1] = 0
 
-    expected, got = denoising(lambda z, t: unet(z, t).sample, scheduler, z0), []
+    expected, got = ddim_denoise(lambda z, t: unet(z, t).sample, scheduler, z0), []
     model = in_k_space(unet, scheduler.alphas_cumprod)
     ddim(model, z0 * unit_scale(sigmas[0]), sigmas, callback=got.append, disable=True, sigma_min=0.0292)
     for report, z in zip(got, expected, strict=True):
@@ -80,6 +80,6 @@ def test_the_two_endings_differ(unet, z0):
     """So that the tests above could tell one from the other: the last level moves the latent by some 1e-3."""
     ends = []
     for to_one in (False, True):
-        scheduler = released_scheduler(STEPS, to_one)
+        scheduler = make_released_scheduler(STEPS, to_one)
         ends.append(scheduler.step(unet(z0, 1).sample, 1, z0).prev_sample)
     assert rms(ends[0] - ends[1]) > 1e-4 * rms(ends[0])

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from fixtures.gaussian_mixture import Denoiser, GaussianMixture, euler_down, ode_solution, rms
+from fixtures.gaussian_mixture import Denoiser, GaussianMixture, euler_denoise, rms, solve_ode
 from torch import Tensor
 
 from bivdiff_core.grids import sd_sigma, unit_scale
@@ -51,7 +51,7 @@ def family(request: pytest.FixtureRequest) -> tuple[Denoiser, float, float, Tens
     sigma_min, sigma_max = SIGMA_RANGES[request.param]
     model = getattr(MIXTURE, request.param)
     x0 = MIXTURE.sample(4)
-    return model, sigma_min, sigma_max, x0, ode_solution(model, x0, sigma_max, sigma_min)
+    return model, sigma_min, sigma_max, x0, solve_ode(model, x0, sigma_max, sigma_min)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -71,7 +71,7 @@ def test_rank_on_the_ode(family, steps):
     """fireflow is nearest to the ODE by far; ddim shrinks the latent, uni_inv and fixed_point inflate it."""
     model, sigma_min, sigma_max, x0, _ = family
     sigmas = leading_grid(steps) if sigma_max > 1 else torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-    truth = ode_solution(model, x0, sigmas[-1].item(), sigma_min, steps=500)
+    truth = solve_ode(model, x0, sigmas[-1].item(), sigma_min, steps=500)
     inverted = {solver: invert(solver, model, x0, sigmas, sigma_min) for solver in SOLVERS}
     error = {solver: rms(x - truth) for solver, x in inverted.items()}
     size = {solver: rms(x) / rms(truth) for solver, x in inverted.items()}
@@ -86,7 +86,9 @@ def test_rank_of_the_round_trip(steps):
     """Up with the solver, down with DDIM: fixed_point comes back best, then uni_inv, fireflow, ddim."""
     x0, sigmas, sigma_min = MIXTURE.sample(4), leading_grid(steps), 0.0292
     error = {
-        solver: rms(euler_down(MIXTURE.eps, invert(solver, MIXTURE.eps, x0, sigmas, sigma_min), sigmas, sigma_min) - x0)
+        solver: rms(
+            euler_denoise(MIXTURE.eps, invert(solver, MIXTURE.eps, x0, sigmas, sigma_min), sigmas, sigma_min) - x0
+        )
         for solver in SOLVERS
     }
     assert error["fixed_point"] < error["uni_inv"] < error["fireflow"] < error["ddim"]
@@ -104,14 +106,14 @@ def test_fewer_steps_shrink_ddim_more():
 def test_inversion_begins_at_zero():
     """Taking the clean latent for the schedule's lowest level instead costs the solvers their accuracy."""
     x0, sigmas, sigma_min = MIXTURE.sample(4), simple_grid(20), 0.0292
-    truth = ode_solution(MIXTURE.eps, x0, sigmas[-1].item(), sigma_min, steps=500)
+    truth = solve_ode(MIXTURE.eps, x0, sigmas[-1].item(), sigma_min, steps=500)
 
     def ode_error(grid: Tensor) -> float:
         return rms(invert("fireflow", MIXTURE.eps, x0, grid, sigma_min) - truth)
 
     def round_trip_error(grid: Tensor) -> float:
         inverted = invert("fixed_point", MIXTURE.eps, x0, grid, sigma_min)
-        return rms(euler_down(MIXTURE.eps, inverted, sigmas, sigma_min) - x0)
+        return rms(euler_denoise(MIXTURE.eps, inverted, sigmas, sigma_min) - x0)
 
     assert ode_error(sigmas[1:]) > 8 * ode_error(sigmas)
     assert round_trip_error(sigmas[1:]) > 4 * round_trip_error(sigmas)

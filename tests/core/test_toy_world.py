@@ -10,10 +10,10 @@ from bivdiff_core.demo.models import CONTEXT_LENGTH, WordTokenizer
 from bivdiff_core.measure import video_metrics
 from research import toy_metrics, toy_world
 
-CLIPS = [toy_world.make_clip(seed) for seed in toy_world.HELD_OUT_SEEDS[:24]]
+CLIPS = [toy_world.generate_clip(seed) for seed in toy_world.HELD_OUT_SEEDS[:24]]
 
 
-def outline_closed(control: torch.Tensor, clip: toy_world.Clip, gap: int = 0) -> torch.Tensor:
+def outline_closed(control: torch.Tensor, clip: toy_world.ToyClip, gap: int = 0) -> torch.Tensor:
     """Whether the edges ``[F, H, W, 3]`` enclose the clip's shapes in each frame, ``[F]`` bool.
 
     Paint is poured in at the picture's border and spreads through edge-free pixels (not diagonally): the outline is
@@ -38,7 +38,7 @@ def outline_closed(control: torch.Tensor, clip: toy_world.Clip, gap: int = 0) ->
 
 
 def test_a_seed_is_a_clip():
-    again = toy_world.make_clip(CLIPS[0].seed)
+    again = toy_world.generate_clip(CLIPS[0].seed)
     assert again.caption == CLIPS[0].caption
     assert torch.equal(again.frames, CLIPS[0].frames)
     assert not torch.equal(CLIPS[0].frames, CLIPS[1].frames)
@@ -60,16 +60,16 @@ def test_frames_and_masks_are_complete():
 
 def test_the_known_motion_carries_each_frame_into_the_next():
     for clip in CLIPS:
-        steady = toy_metrics.flicker(clip.frames, clip)
+        steady = toy_metrics.measure_flicker(clip.frames, clip)
         assert steady.ground < 1e-5
         assert steady.shape < 3e-3  # resampling between pixels
 
 
 def test_another_motion_is_as_well_known():
     for clip in CLIPS[:8]:
-        assert torch.allclose(toy_world.with_motion(clip, speed=1).frames, clip.frames, atol=1e-4)
-        fast = toy_world.with_motion(clip, speed=2, spin=0.25)
-        steady = toy_metrics.flicker(fast.frames, fast)
+        assert torch.allclose(toy_world.change_motion(clip, speed=1).frames, clip.frames, atol=1e-4)
+        fast = toy_world.change_motion(clip, speed=2, spin=0.25)
+        steady = toy_metrics.measure_flicker(fast.frames, fast)
         assert steady.ground < 1e-5
         assert steady.shape < 3e-3
         travelled = [shape.motion.place(7)[0] - shape.motion.place(0)[0] for shape in (*clip.shapes, *fast.shapes)]
@@ -81,37 +81,39 @@ def test_a_hard_clip_is_as_well_known(monkeypatch, edge, blur):
     """Its shapes deform, and its patches go with them; resampling blurs their borders where those are crisp."""
     monkeypatch.setattr(toy_world, "PATCH_EDGE", edge)
     for clip in CLIPS[:8]:
-        hard = toy_world.harder(clip)
-        assert hard.caption == f"{clip.caption}, patchy" and torch.equal(hard.frames, toy_world.harder(clip).frames)
-        steady = toy_metrics.flicker(hard.frames, hard)
+        hard = toy_world.make_hard_clip(clip)
+        assert hard.caption == f"{clip.caption}, patchy" and torch.equal(
+            hard.frames, toy_world.make_hard_clip(clip).frames
+        )
+        steady = toy_metrics.measure_flicker(hard.frames, hard)
         assert steady.ground < blur and steady.shape < blur
-        assert toy_metrics.flicker(hard.frames, clip).shape > 2 * steady.shape
-        assert toy_metrics.structure_iou(hard.frames, hard) > 0.95
+        assert toy_metrics.measure_flicker(hard.frames, clip).shape > 2 * steady.shape
+        assert toy_metrics.shape_iou(hard.frames, hard) > 0.95
         assert toy_metrics.caption_accuracy(hard.frames, hard) in (1.0, None)
 
 
 def test_outlines_do_not_tell_of_patches():
-    for clip in map(toy_world.harder, CLIPS[:8]):
-        edges = toy_world.canny_control(clip.frames)[..., 0]
-        far = toy_metrics.grown(1 - clip.ground, 3) < 0.01
+    for clip in map(toy_world.make_hard_clip, CLIPS[:8]):
+        edges = toy_world.canny_hints(clip.frames)[..., 0]
+        far = toy_metrics.dilate(1 - clip.ground, 3) < 0.01
         assert (edges * far).sum() <= 0.03 * edges.sum()
         assert outline_closed(edges[..., None].expand(-1, -1, -1, 3), clip, gap=1).float().mean() > 0.7
 
 
 def test_a_long_clip_goes_on_with_its_shapes_in_the_picture():
     for clip in CLIPS[:8]:
-        longer = toy_world.make_clip(clip.seed, 40)
+        longer = toy_world.generate_clip(clip.seed, 40)
         assert torch.equal(longer.frames[: toy_world.FRAMES], clip.frames) and longer.caption == clip.caption
         assert all(abs(end - start) == 1 for start, end in pairwise(longer.times))
         assert longer.ground[:, [0, -1]].min() > 0.99 and longer.ground[:, :, [0, -1]].min() > 0.99
-        steady = toy_metrics.flicker(longer.frames, longer)
+        steady = toy_metrics.measure_flicker(longer.frames, longer)
         assert steady.ground < 1e-5
         assert steady.shape < 3e-3
 
 
 def test_the_motion_matters():
     """Textures are strong and fast enough that no motion, or a background fixed to the screen, is plainly wrong."""
-    still = [toy_metrics.flicker(clip.frames[:1].expand_as(clip.frames), clip).ground for clip in CLIPS]
+    still = [toy_metrics.measure_flicker(clip.frames[:1].expand_as(clip.frames), clip).ground for clip in CLIPS]
     assert min(still) > 0.015
     assert sum(still) / len(still) > 0.03
 
@@ -125,7 +127,7 @@ def test_the_background_drifts_against_the_first_shape():
 def test_shapes_stay_in_the_picture_and_pairs_cross():
     pairs = 0
     for seed in toy_world.HELD_OUT_SEEDS[:60]:
-        clip = toy_world.make_clip(seed)
+        clip = toy_world.generate_clip(seed)
         assert clip.ground[:, [0, -1]].min() > 0.99 and clip.ground[:, :, [0, -1]].min() > 0.99
         if len(clip.shapes) == 2:
             pairs += 1
@@ -136,8 +138,8 @@ def test_shapes_stay_in_the_picture_and_pairs_cross():
 
 def test_captions_parse_and_never_lie():
     leave_out = 0
-    clips = [toy_world.make_clip(seed) for seed in toy_world.HELD_OUT_SEEDS[:80]]
-    for clip in (*clips, *map(toy_world.harder, clips[:20])):
+    clips = [toy_world.generate_clip(seed) for seed in toy_world.HELD_OUT_SEEDS[:80]]
+    for clip in (*clips, *map(toy_world.make_hard_clip, clips[:20])):
         said = toy_world.parse_caption(clip.caption)
         assert str(said) == clip.caption and said.patchy == (len(clip.background.waves) > 1)
         for (colour, kind), shape in zip(said.shapes, clip.shapes, strict=True):
@@ -157,17 +159,17 @@ def test_other_captions_are_refused():
 
 def test_canny_sees_closed_outlines():
     """A gap of a single pixel, as Canny leaves where two outlines meet, still bounds a shape."""
-    closed = [closed_clip(toy_world.make_clip(seed)) for seed in toy_world.HELD_OUT_SEEDS[:100]]
+    closed = [closed_clip(toy_world.generate_clip(seed)) for seed in toy_world.HELD_OUT_SEEDS[:100]]
     assert sum(closed) >= 95
 
 
-def closed_clip(clip: toy_world.Clip) -> bool:
-    return bool(outline_closed(toy_world.canny_control(clip.frames), clip, gap=1).all())
+def closed_clip(clip: toy_world.ToyClip) -> bool:
+    return bool(outline_closed(toy_world.canny_hints(clip.frames), clip, gap=1).all())
 
 
 def test_a_broken_outline_is_open():
     clip = next(clip for clip in CLIPS if len(clip.shapes) == 1)
-    control = toy_world.canny_control(clip.frames)
+    control = toy_world.canny_hints(clip.frames)
     assert outline_closed(control, clip).all()
     x, y, _ = clip.shapes[0].motion.place(0)
     control[0, round(y) :, round(x) - 3 : round(x) + 4] = 0
@@ -176,7 +178,7 @@ def test_a_broken_outline_is_open():
 
 def test_measures_rate_the_truth_best():
     for clip in CLIPS[:8]:
-        assert toy_metrics.structure_iou(clip.frames, clip) > 0.97
+        assert toy_metrics.shape_iou(clip.frames, clip) > 0.97
         assert toy_metrics.caption_accuracy(clip.frames, clip) in (1.0, None)
 
 
@@ -184,8 +186,8 @@ def test_measures_see_what_went_wrong():
     clip = next(clip for clip in CLIPS if "on a" in clip.caption and len(clip.shapes) == 1)
     generator = torch.Generator().manual_seed(0)
     shade = torch.rand(toy_world.FRAMES, 1, 1, 3, generator=generator) * 0.2
-    assert toy_metrics.flicker((clip.frames + shade).clamp(0, 1), clip).ground > 0.03
-    assert toy_metrics.structure_iou(clip.frames.roll(12, dims=2), clip) < 0.6
+    assert toy_metrics.measure_flicker((clip.frames + shade).clamp(0, 1), clip).ground > 0.03
+    assert toy_metrics.shape_iou(clip.frames.roll(12, dims=2), clip) < 0.6
     assert toy_metrics.caption_accuracy(1 - clip.frames, clip) < 0.5
     blurred = (clip.frames[:, :, :-2] + clip.frames[:, :, 1:-1] + clip.frames[:, :, 2:]) / 3
     assert toy_metrics.sharpness(blurred) < 0.95 * toy_metrics.sharpness(clip.frames)

@@ -38,7 +38,7 @@ def test_what_is_no_choice_is_refused(text, said):
 
 def test_the_grid_shows_every_video_whole_under_its_name():
     videos = [torch.full((3, 64, 48, 3), shade) for shade in (0.1, 0.3, 0.5, 0.7, 0.9)]
-    grid = video_grids.grid(videos, [f"ratio {i}" for i in range(5)])
+    grid = video_grids.tile_videos(videos, [f"ratio {i}" for i in range(5)])
     frames, height, width, _ = grid.shape
     assert frames == 3 and width == 3 * 48 * 4  # three columns, enlarged to at least 192 pixels
     for video in videos:
@@ -49,14 +49,14 @@ def test_the_grid_shows_every_video_whole_under_its_name():
 
 def test_the_grid_moves():
     video = torch.rand(4, 64, 256, 3)
-    grid = video_grids.grid([video], ["ratio 1"])
+    grid = video_grids.tile_videos([video], ["ratio 1"])
     assert grid.shape[2] == 256 and torch.equal(grid[:, -64:], video)
 
 
 def test_the_best_are_beaten_by_none():
     similarity, flicker = [0.9, 0.8, 0.7, 0.6, 0.6], [0.5, 0.2, 0.3, 0.1, 0.1]
-    assert video_grids.best_of(similarity, flicker, [False] * 5) == [0, 1, 3, 4]
-    assert video_grids.best_of(similarity, flicker, [False, True, False, False, False]) == [0, 2, 3, 4]
+    assert video_grids.find_pareto_front(similarity, flicker, [False] * 5) == [0, 1, 3, 4]
+    assert video_grids.find_pareto_front(similarity, flicker, [False, True, False, False, False]) == [0, 2, 3, 4]
 
 
 def pictures(count: int, seed: int) -> torch.Tensor:
@@ -69,7 +69,7 @@ def test_a_frozen_video_is_never_best():
     picture = pictures(1, seed=0)[0]
     moving = torch.stack([picture.roll(2 * t, 1) for t in range(4)])
     frozen = moving[:1].expand_as(moving)
-    similarity, flicker, best, lost = video_grids.compare([moving, frozen], moving)
+    similarity, flicker, best, lost = video_grids.compare_videos([moving, frozen], moving)
     assert flicker[1] < flicker[0] and lost == [False, True] and best == [0] and similarity[0] > similarity[1]
 
 
@@ -77,12 +77,14 @@ def test_where_frames_share_no_motion_the_source_tells_what_does_not_follow_it()
     picture = pictures(1, seed=0)[0]
     moving, adrift = (torch.stack([picture.roll(speed * t, 1) for t in range(4)]) for speed in (2, -1))
     apart = pictures(4, seed=1)
-    assert video_grids.compare([apart, moving, adrift], apart)[3] == [False, False, False]
-    _, flicker, best, lost = video_grids.compare([apart, moving, adrift], apart, source=video_metrics.Source.of(moving))
+    assert video_grids.compare_videos([apart, moving, adrift], apart)[3] == [False, False, False]
+    _, flicker, best, lost = video_grids.compare_videos(
+        [apart, moving, adrift], apart, source=video_metrics.SourceMotion.of(moving)
+    )
     assert lost[2] and 2 not in best and flicker[1] < 0.2 * flicker[0]
 
 
 def test_points_that_lie_together_share_a_label():
-    width, height = plots.LABEL
+    width, height = plots.LABEL_SIZE
     places = np.array([(0, 0), (width - 1, height - 1), (width, 0), (0, 2 * height), (5, 2 * height + 5)])
-    assert plots.near_one_another(places) == [[0, 1], [2], [3, 4]]
+    assert plots.group_overlapping_labels(places) == [[0, 1], [2], [3, 4]]

@@ -37,16 +37,16 @@ def blurred(video: Tensor) -> Tensor:
 
 @pytest.fixture(scope="module")
 def clip() -> Tensor:
-    return toy_world.make_clip(toy_world.HELD_OUT_SEEDS[0]).frames
+    return toy_world.generate_clip(toy_world.HELD_OUT_SEEDS[0]).frames
 
 
 @pytest.fixture(scope="module")
 def before(clip) -> dict[str, Tensor]:
-    return video_metrics.measure(flickering(clip))
+    return video_metrics.measure_video(flickering(clip))
 
 
 def verdict_on(after: Tensor, before: dict[str, Tensor]) -> video_metrics.Verdict:
-    return video_metrics.judge(video_metrics.measure(after), before)
+    return video_metrics.judge_video(video_metrics.measure_video(after), before)
 
 
 def test_change_is_the_rest_of_vbenchs_temporal_flickering():
@@ -77,7 +77,7 @@ def test_sharpness_falls_with_blur():
 @pytest.mark.parametrize("speed", [1, 3])
 def test_flow_and_motion_of_a_known_shift(speed):
     video = moving(speed)
-    flow, reliable = video_metrics.optical_flow(*video_metrics.pairs(video))
+    flow, reliable = video_metrics.estimate_flow(*video_metrics.select_frame_pairs(video))
     inner = flow[:, 8:-8, 8:-8]
     torch.testing.assert_close(inner, torch.tensor([-float(speed), 0.0]).expand_as(inner), rtol=0, atol=0.3)
     assert (inner - torch.tensor([-float(speed), 0.0])).norm(dim=-1).mean() < 0.06
@@ -91,13 +91,13 @@ def test_pixels_that_were_covered_before_are_not_reliable():
     frames = background.repeat(2, 1, 1, 1)
     for frame, left in zip(frames, (20, 25), strict=True):
         frame[22:42, left : left + 20] = square
-    _, (reliable,) = video_metrics.optical_flow(*video_metrics.pairs(frames))
+    _, (reliable,) = video_metrics.estimate_flow(*video_metrics.select_frame_pairs(frames))
     assert reliable[22:42, 20:25].float().mean() < 0.5
     assert reliable[8:-8, 48:].float().mean() > 0.95
 
 
 def test_flicker_sees_flicker_and_not_motion():
-    steady, worse = (video_metrics.measure(video) for video in (moving(3), flickering(moving(3))))
+    steady, worse = (video_metrics.measure_video(video) for video in (moving(3), flickering(moving(3))))
     assert steady["change"].min() > 0.05  # it moves
     assert steady["flicker"].max() < 1e-4 < 1e-2 / 2 < worse["flicker"].min()
 
@@ -111,9 +111,9 @@ def test_where_no_motion_is_reliable_all_pixels_count():
 
 
 def test_large_frames_are_reduced_for_motion_alone():
-    small = video_metrics.reduced(torch.rand(2, 300, 520, 3))
+    small = video_metrics.shrink_for_flow(torch.rand(2, 300, 520, 3))
     assert small.shape == (2, 147, 256, 3) or small.shape == (2, 148, 256, 3)
-    assert video_metrics.reduced(small) is small
+    assert video_metrics.shrink_for_flow(small) is small
 
 
 def test_consistency_is_of_consecutive_frames():
@@ -149,15 +149,17 @@ def test_the_same_video_is_no_gain(clip, before):
 
 
 def test_one_video_alone_gets_no_verdict(clip):
-    assert video_metrics.judge(video_metrics.measure(clip), None).good is None
-    still = video_metrics.judge(video_metrics.measure(clip[:1].expand(3, -1, -1, -1)), None)
+    assert video_metrics.judge_video(video_metrics.measure_video(clip), None).good is None
+    still = video_metrics.judge_video(video_metrics.measure_video(clip[:1].expand(3, -1, -1, -1)), None)
     assert still.good is None and still.headline == "Almost nothing moves"
 
 
 def test_the_table_names_every_figure(clip, before):
-    after = video_metrics.measure(clip, flickering(clip), torch.eye(8), source=video_metrics.Source.of(clip))
-    lines = video_metrics.table(after, before).splitlines()
-    assert [line.split(":")[0] for line in lines] == list(video_metrics.FIGURES)
+    after = video_metrics.measure_video(
+        clip, flickering(clip), torch.eye(8), source=video_metrics.SourceMotion.of(clip)
+    )
+    lines = video_metrics.format_metrics(after, before).splitlines()
+    assert [line.split(":")[0] for line in lines] == list(video_metrics.METRIC_FORMATS)
     assert " -> " in lines[0] and " -> " not in lines[-1]
 
 
@@ -179,9 +181,9 @@ def drawn(source) -> Tensor:
 
 
 def verdict_with(source: Tensor, drawn: Tensor, video: Tensor) -> video_metrics.Verdict:
-    clip = video_metrics.Source.of(source)
-    return video_metrics.judge(
-        video_metrics.measure(video, drawn, source=clip), video_metrics.measure(drawn, source=clip), clip
+    clip = video_metrics.SourceMotion.of(source)
+    return video_metrics.judge_video(
+        video_metrics.measure_video(video, drawn, source=clip), video_metrics.measure_video(drawn, source=clip), clip
     )
 
 
@@ -199,14 +201,14 @@ def another(video: Tensor) -> Tensor:
 @pytest.fixture(scope="module")
 def apart() -> dict[str, Tensor]:
     """Figures of a video whose frames show nothing in common."""
-    return video_metrics.measure(
-        torch.stack([toy_world.make_clip(seed).frames[0] for seed in toy_world.HELD_OUT_SEEDS[:8]])
+    return video_metrics.measure_video(
+        torch.stack([toy_world.generate_clip(seed).frames[0] for seed in toy_world.HELD_OUT_SEEDS[:8]])
     )
 
 
 def test_frames_drawn_apart_have_no_motion_to_be_held_against(clip, apart):
     """Flow between them is noise, and a video that moves as its source did would seem to have lost most of it."""
-    assert video_metrics.measure(clip)["motion"].mean() < video_metrics.MOTION_KEPT * apart["motion"].mean()
+    assert video_metrics.measure_video(clip)["motion"].mean() < video_metrics.MIN_MOTION_RATIO * apart["motion"].mean()
     verdict = verdict_on(clip, apart)
     assert verdict.good is None and verdict.headline.startswith("No verdict") and not verdict.cautions
 
@@ -244,7 +246,7 @@ def test_the_frames_before_are_not_steadier_than_themselves(source, drawn):
 def test_doubling_is_what_the_frame_before_alone_accounts_for():
     """All that is left of the mean of two unlike drawings, half of what is left of three, nothing of a new one."""
     drawings = torch.rand(40, 64, 64, 3, generator=torch.Generator().manual_seed(3))
-    before, now = video_metrics.pairs(drawings)
+    before, now = video_metrics.select_frame_pairs(drawings)
     still = torch.zeros(len(now), 64, 64, 2)
     two, three, new = (before + now) / 2, averaged(drawings)[1:], now.flip(1)
     shares = [video_metrics.doubling(video, before, now, still).mean().item() for video in (two, three, new, now)]
@@ -252,10 +254,12 @@ def test_doubling_is_what_the_frame_before_alone_accounts_for():
 
 
 def test_following_is_one_for_the_source_a_half_for_noise_and_none_for_a_still(source):
-    clip = video_metrics.Source.of(source)
+    clip = video_metrics.SourceMotion.of(source)
     noise = torch.rand(source.shape, generator=torch.Generator().manual_seed(4))
     videos = source, noise, source[:1].expand_as(source)
-    goes, other, still = (video_metrics.following(*video_metrics.pairs(video), clip).mean().item() for video in videos)
+    goes, other, still = (
+        video_metrics.motion_following(*video_metrics.select_frame_pairs(video), clip).mean().item() for video in videos
+    )
     assert goes > 0.8 and other == pytest.approx(0.5, abs=0.15) and still == 0
 
 
@@ -273,16 +277,16 @@ def test_a_still_source_is_no_ground_to_call_a_video_still():
 
 def test_a_long_clip_is_measured_at_some_of_its_pairs():
     video = textured(16).expand(100, -1, -1, -1)
-    found = video_metrics.measure(video)
-    assert len(found["change"]) == 99 and len(found["flicker"]) == video_metrics.MOST_PAIRS == len(found["motion"])
-    assert "at 64 of 99 pairs" in video_metrics.judge(found, found).notes[0]
-    first, last = video_metrics.pairs(torch.arange(100.0)[:, None, None, None].expand(-1, 4, 4, 3))
+    found = video_metrics.measure_video(video)
+    assert len(found["change"]) == 99 and len(found["flicker"]) == video_metrics.MAX_FLOW_PAIRS == len(found["motion"])
+    assert "at 64 of 99 pairs" in video_metrics.judge_video(found, found).notes[0]
+    first, last = video_metrics.select_frame_pairs(torch.arange(100.0)[:, None, None, None].expand(-1, 4, 4, 3))
     assert first[0, 0, 0, 0] == 0 and last[-1, 0, 0, 0] == 99 and torch.equal(last, first + 1)
 
 
 def test_a_source_of_another_size_is_resized():
     like = torch.rand(3, 48, 64, 3)
-    source = video_metrics.check_source(torch.rand(3, 97, 128, 3), like)
+    source = video_metrics.validate_source(torch.rand(3, 97, 128, 3), like)
     assert source.shape == like.shape
 
 
@@ -296,7 +300,7 @@ def test_a_source_of_another_size_is_resized():
 )
 def test_sources_that_drove_another_video_are_refused(source, said):
     with pytest.raises(ValueError, match=said):
-        video_metrics.check_source(source, torch.rand(3, 48, 64, 3))
+        video_metrics.validate_source(source, torch.rand(3, 48, 64, 3))
 
 
 @pytest.mark.parametrize(
@@ -310,8 +314,8 @@ def test_sources_that_drove_another_video_are_refused(source, said):
 )
 def test_videos_that_cannot_be_compared_are_refused(video, said):
     with pytest.raises(ValueError, match=said):
-        video_metrics.check_video(video, like=torch.rand(2, 8, 8, 3))
+        video_metrics.validate_video(video, like=torch.rand(2, 8, 8, 3))
 
 
 def test_alpha_is_left_out():
-    assert video_metrics.check_video(torch.rand(2, 8, 8, 4)).shape == (2, 8, 8, 3)
+    assert video_metrics.validate_video(torch.rand(2, 8, 8, 4)).shape == (2, 8, 8, 3)

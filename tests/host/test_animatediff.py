@@ -33,8 +33,8 @@ def sd():
 
 @pytest.fixture(autouse=True)
 def runs():
-    ade.RUNS.clear()
-    return ade.RUNS
+    ade.RECORDED_RUNS.clear()
+    return ade.RECORDED_RUNS
 
 
 def noise(*shape: int, seed: int = 7) -> Tensor:
@@ -52,7 +52,7 @@ def run(pack, node_id: str, model, samples: Tensor | None = None, **settings) ->
 
 
 def calls() -> list[tuple]:
-    return ade.RUNS[-1]["calls"]
+    return ade.RECORDED_RUNS[-1]["calls"]
 
 
 # Windows
@@ -62,23 +62,23 @@ def calls() -> list[tuple]:
 def test_windows_of_the_node_are_the_packs_own(pack, sd, node_id):
     """What its own context node gives, not the host's windows, which would mislead its motion models."""
     given = {"context_length": 4, "context_overlap": 2}
-    ours = run(pack, node_id, ade.use_evolved_sampling(sd), **given)
+    ours = run(pack, node_id, ade.apply_evolved_sampling(sd), **given)
     assert {tuple(window) for *_, window in calls()} == {(0, 1, 2, 3), (2, 3, 4, 5)}
-    theirs = run(pack, node_id, ade.use_evolved_sampling(sd, windows=STATIC))
+    theirs = run(pack, node_id, ade.apply_evolved_sampling(sd, windows=STATIC))
     assert torch.equal(ours, theirs)
-    assert rms(ours - run(pack, node_id, ade.use_evolved_sampling(sd))) > 1e-3 * rms(ours)
+    assert rms(ours - run(pack, node_id, ade.apply_evolved_sampling(sd))) > 1e-3 * rms(ours)
 
 
 @pytest.mark.parametrize("windows", [STATIC, VIEWS], ids=["windows", "views"])
 @OF_VIDEO
 def test_windows_that_it_brings_stay_in_force(pack, sd, node_id, windows):
-    model = ade.use_evolved_sampling(sd, windows=windows)
+    model = ade.apply_evolved_sampling(sd, windows=windows)
     assert torch.equal(run(pack, node_id, model), run(pack, node_id, model, context_length=3, context_overlap=1))
 
 
 def test_the_model_wired_in_is_left_alone(pack, sd):
     keyframes = (Keyframe(0.0, 0.2), Keyframe(0.5, 1.5, guarantee_steps=2))
-    model = ade.use_evolved_sampling(sd, keyframes=keyframes)
+    model = ade.apply_evolved_sampling(sd, keyframes=keyframes)
     run(pack, "BIVDiffInvertVideo", model, context_length=4, context_overlap=2)
     assert model.get_attachment("ADE_params").context_options.context_length is None
     (motion,) = model.get_additional_models_with_key("ADE")
@@ -87,14 +87,14 @@ def test_the_model_wired_in_is_left_alone(pack, sd):
 
 @OF_VIDEO
 def test_windows_of_the_host_are_refused(pack, sd, node_id):
-    model = ade.use_evolved_sampling(sd)
+    model = ade.apply_evolved_sampling(sd)
     model.model_options["context_handler"] = core.IndexListContextHandler(
         core.get_matching_context_schedule("standard_static"), core.get_matching_fuse_method("pyramid"), 4, 2
     )
     with pytest.raises(ValueError, match="ComfyUI's Context Windows") as refusal:
         run(pack, node_id, model)
     assert str(refusal.value).startswith(NAMES[node_id])
-    assert not ade.RUNS
+    assert not ade.RECORDED_RUNS
 
 
 @pytest.mark.parametrize(
@@ -111,14 +111,14 @@ def test_windows_of_the_host_are_refused(pack, sd, node_id):
 @OF_VIDEO
 def test_windows_that_change_are_warned_of(pack, sd, caplog, node_id, windows, warned):
     with caplog.at_level(logging.WARNING):
-        run(pack, node_id, ade.use_evolved_sampling(sd, windows=windows))
+        run(pack, node_id, ade.apply_evolved_sampling(sd, windows=windows))
     assert ("Standard Static" in caplog.text) is warned
 
 
 @pytest.mark.parametrize(("solver", "each"), [("ddim", 1), ("fireflow", 1), ("uni_inv", 1), ("fixed_point", 3)])
 def test_windows_move_on_once_a_step(pack, sd, solver, each):
     """Whatever the number of model calls; the first slope of fireflow and uni_inv belongs to the first step."""
-    run(pack, "BIVDiffInvertVideo", ade.use_evolved_sampling(sd, windows=UNIFORM), solver=solver)
+    run(pack, "BIVDiffInvertVideo", ade.apply_evolved_sampling(sd, windows=UNIFORM), solver=solver)
     steps = [step for step, *_ in calls()][::3]  # three windows a call
     first = [0] if solver in ("fireflow", "uni_inv") else []
     assert steps == first + [step for step in range(4) for _ in range(each)]
@@ -126,7 +126,7 @@ def test_windows_move_on_once_a_step(pack, sd, solver, each):
 
 def test_windows_move_on_once_a_step_of_smoothing(pack, sd):
     """As in core: heun calls the model twice a step, and reports the step between the two."""
-    run(pack, "BIVDiffTemporalSmoother", ade.use_evolved_sampling(sd, windows=UNIFORM), sampler_name="heun")
+    run(pack, "BIVDiffTemporalSmoother", ade.apply_evolved_sampling(sd, windows=UNIFORM), sampler_name="heun")
     assert [step for step, *_ in calls()][::3] == [0, 1, 1, 2, 2, 3, 3]
 
 
@@ -145,19 +145,19 @@ def test_windows_move_on_once_a_step_of_smoothing(pack, sd):
 @OF_VIDEO
 def test_settings_that_would_replace_the_inverted_frames_are_refused(pack, sd, node_id, settings, what):
     with pytest.raises(ValueError, match=what) as refusal:
-        run(pack, node_id, ade.use_evolved_sampling(sd, settings=settings))
+        run(pack, node_id, ade.apply_evolved_sampling(sd, settings=settings))
     assert str(refusal.value).startswith(NAMES[node_id]) and "Sample Settings" in str(refusal.value)
-    assert not ade.RUNS
+    assert not ade.RECORDED_RUNS
 
 
 @OF_VIDEO
 def test_its_noise_never_replaces_the_inverted_frames(pack, sd, caplog, node_id):
     """A run begins with the frames as latent, no noise and a whole number as seed."""
     with caplog.at_level(logging.WARNING):
-        out = run(pack, node_id, ade.use_evolved_sampling(sd, settings=SampleSettings(noise_type="constant")))
+        out = run(pack, node_id, ade.apply_evolved_sampling(sd, settings=SampleSettings(noise_type="constant")))
     assert "noise of type constant" in caplog.text
-    assert torch.equal(out, run(pack, node_id, ade.use_evolved_sampling(sd)))
-    assert all(not r["noise"].any() and type(r["seed"]) is int for r in ade.RUNS)
+    assert torch.equal(out, run(pack, node_id, ade.apply_evolved_sampling(sd)))
+    assert all(not r["noise"].any() and type(r["seed"]) is int for r in ade.RECORDED_RUNS)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_its_noise_never_replaces_the_inverted_frames(pack, sd, caplog, node_id)
 @OF_VIDEO
 def test_settings_that_replace_noise_are_said(pack, sd, caplog, node_id, settings, what):
     """In core samplers they would replace what Inverted Latent to Noise gives them."""
-    model = ade.use_evolved_sampling(sd, settings=SampleSettings(**settings))
+    model = ade.apply_evolved_sampling(sd, settings=SampleSettings(**settings))
     with caplog.at_level(logging.WARNING):
         run(pack, node_id, model)
     assert f"ask for {what}." in caplog.text and "Inverted Latent to Noise" in caplog.text
@@ -183,34 +183,34 @@ def test_settings_that_replace_noise_are_said(pack, sd, caplog, node_id, setting
 
 def test_context_extras_are_left_out_of_an_inversion(pack, sd, caplog):
     """They mix what one step has made into the next; in smoothing they are the pack's own business."""
-    model = ade.use_evolved_sampling(sd, reuse=True)
+    model = ade.apply_evolved_sampling(sd, reuse=True)
     with caplog.at_level(logging.WARNING):
         out = run(pack, "BIVDiffInvertVideo", model)
     assert "Switched off for the inversion: NaiveReuse" in caplog.text
-    assert torch.equal(out, run(pack, "BIVDiffInvertVideo", ade.use_evolved_sampling(sd)))
+    assert torch.equal(out, run(pack, "BIVDiffInvertVideo", ade.apply_evolved_sampling(sd)))
     assert model.get_attachment("ADE_params").context_options.extras.get_extras_list()
-    smoothed, plain = (run(pack, "BIVDiffTemporalSmoother", m) for m in (model, ade.use_evolved_sampling(sd)))
+    smoothed, plain = (run(pack, "BIVDiffTemporalSmoother", m) for m in (model, ade.apply_evolved_sampling(sd)))
     assert rms(smoothed - plain) > 1e-3 * rms(plain)
 
 
 def test_a_custom_cfg_has_no_say_in_an_inversion(pack, sd, caplog):
     with caplog.at_level(logging.WARNING):
-        run(pack, "BIVDiffInvertVideo", ade.use_evolved_sampling(sd, settings=SampleSettings(custom_cfg=5.0)))
+        run(pack, "BIVDiffInvertVideo", ade.apply_evolved_sampling(sd, settings=SampleSettings(custom_cfg=5.0)))
     assert "cfg" not in caplog.text
 
 
 @pytest.mark.floats
 def test_a_custom_cfg_is_warned_of(pack, sd, caplog):
     with caplog.at_level(logging.WARNING):
-        model = ade.use_evolved_sampling(sd, settings=SampleSettings(custom_cfg=5.0))
+        model = ade.apply_evolved_sampling(sd, settings=SampleSettings(custom_cfg=5.0))
         theirs = run(pack, "BIVDiffTemporalSmoother", model, cfg=2.0)
     assert "overrides the smoother's cfg" in caplog.text
-    torch.testing.assert_close(theirs, run(pack, "BIVDiffTemporalSmoother", ade.use_evolved_sampling(sd), cfg=5.0))
+    torch.testing.assert_close(theirs, run(pack, "BIVDiffTemporalSmoother", ade.apply_evolved_sampling(sd), cfg=5.0))
 
 
 def test_plain_settings_are_not_warned_of(pack, sd, caplog):
     with caplog.at_level(logging.WARNING):
-        run(pack, "BIVDiffTemporalSmoother", ade.use_evolved_sampling(sd, windows=STATIC))
+        run(pack, "BIVDiffTemporalSmoother", ade.apply_evolved_sampling(sd, windows=STATIC))
     assert not caplog.records
 
 
@@ -223,7 +223,7 @@ SCALES = {0.0: 0.2, 0.3: 0.7, 0.5: 0.7, 0.7: 1.5}
 
 @pytest.mark.parametrize("solver", ["ddim", "fireflow", "uni_inv", "fixed_point"])
 def test_keyframes_hold_for_their_levels_while_sigma_rises(pack, sd, solver):
-    model = ade.use_evolved_sampling(sd, keyframes=KEYFRAMES)
+    model = ade.apply_evolved_sampling(sd, keyframes=KEYFRAMES)
     sampling = model.get_model_object("model_sampling")
     run(pack, "BIVDiffInvertVideo", model, solver=solver, steps=10)
     for _, sigma, scale, _ in calls():
@@ -234,20 +234,20 @@ def test_keyframes_hold_for_their_levels_while_sigma_rises(pack, sd, solver):
 
 def test_keyframes_in_smoothing_are_left_to_the_pack(pack, sd):
     """Guaranteed steps and all: what core's sampler gets from it."""
-    model = ade.use_evolved_sampling(sd, keyframes=KEYFRAMES)
+    model = ade.apply_evolved_sampling(sd, keyframes=KEYFRAMES)
     run(pack, "BIVDiffTemporalSmoother", model, steps=10)
     pack.run(
         "KSampler", model=model, seed=1, steps=10, cfg=2.0, sampler_name="euler", scheduler="normal", denoise=1.0,
         positive=tiny.text(seed=1), negative=tiny.text(seed=2), latent_image={"samples": torch.zeros(F, 4, 8, 8)},
     )  # fmt: skip
-    ours, cores = ([call[:3] for call in r["calls"]] for r in ade.RUNS)
+    ours, cores = ([call[:3] for call in r["calls"]] for r in ade.RECORDED_RUNS)
     assert ours == cores
 
 
 @OF_VIDEO
 def test_per_block_settings_survive_our_clones(pack, sd, node_id):
     """The pack's own clones lose them."""
-    model = ade.use_evolved_sampling(sd, per_block=[0.3, 0.5])
+    model = ade.apply_evolved_sampling(sd, per_block=[0.3, 0.5])
     run(pack, node_id, model, context_length=4, context_overlap=2)
     assert {scale for *_, scale, _ in calls()} == {0.15}
 
@@ -266,18 +266,18 @@ def test_per_block_settings_survive_our_clones(pack, sd, node_id):
 def test_more_frames_than_a_motion_model_knows(pack, sd, node_id, windows, given, seen):
     """Told by the node, before the pack tells it in the middle of a run."""
     with pytest.raises(ValueError, match=f"takes at most 4 frames at once but would get {seen}") as refusal:
-        run(pack, node_id, ade.use_evolved_sampling(sd, windows=windows, encoding_max_len=4), **given)
+        run(pack, node_id, ade.apply_evolved_sampling(sd, windows=windows, encoding_max_len=4), **given)
     assert str(refusal.value).startswith(NAMES[node_id])
-    assert not ade.RUNS
+    assert not ade.RECORDED_RUNS
 
 
 @OF_VIDEO
 def test_windows_that_a_motion_model_knows(pack, sd, node_id):
-    run(pack, node_id, ade.use_evolved_sampling(sd, encoding_max_len=4), context_length=4, context_overlap=2)
-    run(pack, node_id, ade.use_evolved_sampling(sd, encoding_max_len=4), noise(4, 4, 8, 8))
-    run(pack, node_id, ade.use_evolved_sampling(sd, encoding_max_len=None))
-    run(pack, node_id, ade.use_evolved_sampling(sd, windows=VIEWS, encoding_max_len=4))
-    assert len(ade.RUNS) == 4
+    run(pack, node_id, ade.apply_evolved_sampling(sd, encoding_max_len=4), context_length=4, context_overlap=2)
+    run(pack, node_id, ade.apply_evolved_sampling(sd, encoding_max_len=4), noise(4, 4, 8, 8))
+    run(pack, node_id, ade.apply_evolved_sampling(sd, encoding_max_len=None))
+    run(pack, node_id, ade.apply_evolved_sampling(sd, windows=VIEWS, encoding_max_len=4))
+    assert len(ade.RECORDED_RUNS) == 4
 
 
 # In the image branch
@@ -285,7 +285,7 @@ def test_windows_that_a_motion_model_knows(pack, sd, node_id):
 
 @pytest.mark.parametrize("motion", [True, False])
 def test_frames_that_depend_on_each_other_are_no_image_models(pack, sd, motion):
-    model = ade.use_evolved_sampling(sd, motion=motion, windows=None if motion else STATIC)
+    model = ade.apply_evolved_sampling(sd, motion=motion, windows=None if motion else STATIC)
     text, latent = tiny.text(), {"samples": noise()}
     for name, node_id, inputs in (
         ("Frame Chunks", "BIVDiffFrameChunks", {}),
@@ -296,13 +296,13 @@ def test_frames_that_depend_on_each_other_are_no_image_models(pack, sd, motion):
         with pytest.raises(ValueError, match=f"{reason}.* from before the AnimateDiff nodes") as refusal:
             pack.run(node_id, model=model, **inputs)
         assert str(refusal.value).startswith(name)
-    assert not ade.RUNS
+    assert not ade.RECORDED_RUNS
 
 
 @pytest.mark.floats
 def test_without_motion_models_it_is_an_image_model(pack, sd):
     """Evolved sampling alone: frames in chunks are what they are in one."""
-    model = ade.use_evolved_sampling(sd, motion=False)
+    model = ade.apply_evolved_sampling(sd, motion=False)
     given = {"conditioning": tiny.text(), "latent": {"samples": noise()}, "steps": 4, "scheduler": "normal"}
     whole, chunked = (
         pack.run("BIVDiffInvertImage", model=model, frames_per_batch=n, **given)[0]["samples"] for n in (F, 2)
@@ -315,7 +315,7 @@ def test_no_other_model_runs_beside_it(pack, sd):
     text = tiny.text()
     texts = {f"{of}_{kind}": text for of in ("image", "video") for kind in ("positive", "negative")}
     with pytest.raises(ValueError, match="Bridge Guider: AnimateDiff-Evolved takes over all sampling"):
-        pack.run("BIVDiffBridgeGuider", image_model=sd, video_model=ade.use_evolved_sampling(sd), **texts)
+        pack.run("BIVDiffBridgeGuider", image_model=sd, video_model=ade.apply_evolved_sampling(sd), **texts)
 
 
 # Beside the image model that it was made of
@@ -323,7 +323,7 @@ def test_no_other_model_runs_beside_it(pack, sd):
 
 def test_two_schedules_on_one_network(pack, sd):
     """AnimateDiff's schedule is a patch on a clone of the image model: each branch reads its own, in any order."""
-    video = ade.use_evolved_sampling(sd)
+    video = ade.apply_evolved_sampling(sd)
     text, latent = tiny.text(), {"samples": noise()}
     given = {"conditioning": text, "latent": latent, "steps": 6, "scheduler": "normal"}
 
@@ -343,6 +343,6 @@ def test_frames_are_seen_together(pack, sd):
     """A frame changed at one end moves the inversion at the other, by nothing without the motion model."""
     other = torch.cat([noise()[:-1], noise(1, 4, 8, 8, seed=8)])
     for motion in (True, False):
-        model = ade.use_evolved_sampling(sd, motion=motion)
+        model = ade.apply_evolved_sampling(sd, motion=motion)
         a, b = (run(pack, "BIVDiffInvertVideo", model, samples)[0] for samples in (noise(), other))
         assert (rms(a - b) > 1e-4 * rms(a)) is motion

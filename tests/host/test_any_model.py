@@ -11,9 +11,9 @@ from comfy.ldm.modules.attention import optimized_attention
 from comfy.model_base import ModelType
 from comfy.patcher_extension import PatcherInjection, WrappersMP, add_wrapper_with_key
 from fixtures import tiny_models as tiny
-from fixtures.fake_animatediff import LinearBetas
+from fixtures.fake_animatediff import LinearBetaSchedule
 from fixtures.gaussian_mixture import GaussianMixture, assert_near, rms
-from fixtures.node_calls import inputs_of, warnings
+from fixtures.node_calls import collect_warnings, make_inputs
 from torch import Tensor
 
 from bivdiff_core.grids import sd_sigma
@@ -33,7 +33,7 @@ RUNS = {
 OF_VIDEO = [name for name, (node_id, _) in RUNS.items() if node_id.endswith(("Video", "Smoother"))]
 MODELS = {
     "image": (lambda pack: tiny.sd_model(), "out.2", [name for name in RUNS if name not in OF_VIDEO]),
-    "image as video": (lambda pack: tiny.seeing_together(tiny.sd_model()), "out.2", OF_VIDEO),
+    "image as video": (lambda pack: tiny.as_video_model(tiny.sd_model()), "out.2", OF_VIDEO),
     "UNet3D": (tiny.video_model, "unet.conv_out", OF_VIDEO),
     "VidRD": (tiny.vidrd_model, "out.2", OF_VIDEO),
 }
@@ -47,7 +47,7 @@ def run(pack, name: str, model, positive: list, negative: list) -> Tensor:
     if node_id.startswith("BIVDiffInvert"):
         texts = {"conditioning": positive}
     frames = node_id == "BIVDiffFrameSampler"
-    latent = {"latent_image": tiny.frames(F, 4, 8, 8, seed=7)} if frames else {"latent": noise}
+    latent = {"latent_image": tiny.make_latent(F, 4, 8, 8, seed=7)} if frames else {"latent": noise}
     given = {"model": model, "steps": 3, "scheduler": "normal", **texts, **latent, **settings}
     return pack.run(node_id, **given)[0]["samples"]
 
@@ -239,11 +239,11 @@ def test_what_does_not_reach_a_model_is_said(pack):
     """FreeU works on the host's blocks, which diffusers' UNet has not."""
     (model,) = pack.run("FreeU_V2", model=tiny.video_model(pack), b1=1.3, b2=1.4, s1=0.9, s2=0.2)
     for node_id, latent in (
-        ("BIVDiffInvertVideo", tiny.frames(F, 4, 8, 8)),
+        ("BIVDiffInvertVideo", tiny.make_latent(F, 4, 8, 8)),
         ("BIVDiffTemporalSmoother", {"samples": torch.randn(F, 4, 8, 8, generator=torch.Generator().manual_seed(7))}),
     ):
-        assert "have no effect on this model: output_block_patch" in warnings(
-            pack, node_id, **inputs_of(node_id, model, latent)
+        assert "have no effect on this model: output_block_patch" in collect_warnings(
+            pack, node_id, **make_inputs(node_id, model, latent)
         )
 
 
@@ -273,7 +273,7 @@ MIXTURE = GaussianMixture(shape=(4, 8, 8), means_std=0.3, spread=0.95)
 
 def linear_betas(pack, model):
     """AnimateDiff's schedule, patched in as its pack does."""
-    model.add_object_patch("model_sampling", LinearBetas())
+    model.add_object_patch("model_sampling", LinearBetaSchedule())
     return model
 
 
@@ -302,7 +302,7 @@ def test_a_patched_schedule_beside_stable_diffusions(pack, name, strength):
     """
     image = tiny.exact_model(tiny.TinySD, MIXTURE)
     patch, kind, sigma_max = PATCHES[name]
-    video = patch(pack, tiny.seeing_together(tiny.exact_model(tiny.TinySD, MIXTURE)))
+    video = patch(pack, tiny.as_video_model(tiny.exact_model(tiny.TinySD, MIXTURE)))
     network = video.model.diffusion_model
     network.sigmas, network.kind = video.get_model_object("model_sampling").sigmas, kind
 

@@ -10,13 +10,13 @@ from research import toy_world
 
 @pytest.fixture(scope="module")
 def clip() -> Tensor:
-    return toy_world.make_clip(toy_world.HELD_OUT_SEEDS[1]).frames[:4]
+    return toy_world.generate_clip(toy_world.HELD_OUT_SEEDS[1]).frames[:4]
 
 
 def test_it_gives_the_average_and_what_took_part(pack, clip):
     drawn = (clip + 0.1 * torch.randn(clip.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
     image, mask = pack.run("BIVDiffAverageAlongMotion", images=drawn, motion_from=clip, reach=16)
-    expected, share = optical_flow.average_along(drawn, clip, 3)
+    expected, share = optical_flow.average_along_flow(drawn, clip, 3)
     assert torch.equal(image, expected) and torch.equal(mask, share)
     assert image.shape == clip.shape and mask.shape == clip.shape[:3]
     assert (image - clip).square().mean() < 0.6 * (drawn - clip).square().mean()

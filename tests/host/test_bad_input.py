@@ -7,11 +7,11 @@ import comfy.model_sampling
 import pytest
 import torch
 from fixtures import tiny_models as tiny
-from fixtures.frame_scenarios import F, controlled, noise, pair, random
+from fixtures.frame_scenarios import FRAME_COUNT, make_controlled_prompts, make_prompts, noise, random
 
 from bivdiff_core.grids import sd_sigma
 
-LATENT = (F, 4, 8, 8)
+LATENT = (FRAME_COUNT, 4, 8, 8)
 NAMES = {
     "BIVDiffFrameSampler": "Frame-wise Image Sampler",
     "BIVDiffInvertImage": "DDIM Inverse (Image)",
@@ -27,14 +27,18 @@ OF_VIDEO = ["BIVDiffInvertVideo", "BIVDiffTemporalSmoother"]
 
 def refused(pack, node_id: str, model, *parts: str, latent=None, positive=None, **inputs) -> None:
     """The node refuses its inputs with a message that starts with its name and holds `parts`, calling no model."""
-    calls = tiny.Calls()
+    calls = tiny.CallCounter()
     if latent is None:
-        latent = tiny.frames(*LATENT) if node_id == "BIVDiffFrameSampler" else {"samples": noise(*LATENT)}
+        latent = tiny.make_latent(*LATENT) if node_id == "BIVDiffFrameSampler" else {"samples": noise(*LATENT)}
     if model is not None:
         inputs["model"] = calls.on(model)
     if node_id in SAMPLING:
         positive = positive or tiny.text(seed=1)
-        inputs |= {"conditioning": positive} if node_id in INVERTING else {"positive": positive, "negative": pair()[1]}
+        inputs |= (
+            {"conditioning": positive}
+            if node_id in INVERTING
+            else {"positive": positive, "negative": make_prompts()[1]}
+        )
         inputs["latent_image" if node_id == "BIVDiffFrameSampler" else "latent"] = latent
         inputs.setdefault("steps", 4)
     elif node_id == "BIVDiffInvertedNoise":
@@ -53,8 +57,8 @@ def test_demo_models_at_a_size_they_do_not_know(pack, node_id):
     """They would run for minutes, and draw nothing that can be looked at."""
     image, video, clip, *_ = pack.run("BIVDiffDemoModels", variant="base")
     (text,) = pack.run("CLIPTextEncode", clip=clip, text="a red star")
-    large = (F, 4, 32, 16)
-    latent = tiny.frames(*large) if node_id == "BIVDiffFrameSampler" else {"samples": noise(*large)}
+    large = (FRAME_COUNT, 4, 32, 16)
+    latent = tiny.make_latent(*large) if node_id == "BIVDiffFrameSampler" else {"samples": noise(*large)}
     model = video if node_id in OF_VIDEO else image
     refused(pack, node_id, model, "128x256 pixels, expected 64x64", "Upscale Image", latent=latent, positive=text)
 
@@ -91,7 +95,7 @@ def test_a_video_where_frames_on_their_own_are_made(pack, wan):
 
 @pytest.mark.parametrize("node_id", SAMPLING)
 def test_channels_of_another_latent_space(pack, sd, node_id):
-    latent = {"samples": noise(F, 16, 8, 8)}
+    latent = {"samples": noise(FRAME_COUNT, 16, 8, 8)}
     refused(pack, node_id, sd, "16 channels but this model needs 4", "the VAE that belongs to", latent=latent)
 
 
@@ -140,7 +144,7 @@ def test_windows_that_do_not_move_on(pack, sd, node_id, overlap):
 
 def test_core_windows_over_a_dimension_without_frames(pack, sd, wan):
     """Left alone the host would cut the picture's height, or nothing at all."""
-    video = {"samples": noise(1, 16, F, 8, 8)}
+    video = {"samples": noise(1, 16, FRAME_COUNT, 8, 8)}
     settings = {
         "context_length": 3, "context_overlap": 1, "context_stride": 1, "closed_loop": False, "freenoise": False,
         "context_schedule": "standard_static", "fuse_method": "pyramid",
@@ -158,8 +162,8 @@ def test_a_model_that_works_on_a_picture_without_one(pack):
     editor, inpainter = tiny.sd_model(in_channels=8), tiny.sd_model(in_channels=9)
     refused(pack, "BIVDiffFrameSampler", editor, "InstructPix2Pix model", "InstructPixToPixConditioning")
     refused(pack, "BIVDiffFrameSampler", inpainter, "inpainting model", "InpaintModelConditioning")
-    masked = {**tiny.frames(*LATENT), "noise_mask": torch.ones(1, 1, 64, 64)}
-    settings = {"positive": pair()[0], "negative": pair()[1], "latent_image": masked, "steps": 2}
+    masked = {**tiny.make_latent(*LATENT), "noise_mask": torch.ones(1, 1, 64, 64)}
+    settings = {"positive": make_prompts()[0], "negative": make_prompts()[1], "latent_image": masked, "steps": 2}
     (out,) = pack.run("BIVDiffFrameSampler", model=inpainter, **settings)
     assert out["samples"].isfinite().all()
 
@@ -168,11 +172,12 @@ def test_a_model_that_works_on_a_picture_without_one(pack):
 
 
 def other_count(what: str, frames: int, pack) -> list:
-    """CONDITIONING whose `what` is of a clip of `frames` frames."""
+    """CONDITIONING whose `what` is of a clip of `make_latent` frames."""
     if what == "control hint":
         positive, _ = pack.run(
-            "ControlNetApplyAdvanced", positive=pair()[0], negative=pair()[1], control_net=tiny.control_net(),
-            image=random(frames, 64, 64, 3, seed=1), strength=1.0, start_percent=0.0, end_percent=1.0,
+            "ControlNetApplyAdvanced", positive=make_prompts()[0], negative=make_prompts()[1],
+            control_net=tiny.control_net(), image=random(frames, 64, 64, 3, seed=1),
+            strength=1.0, start_percent=0.0, end_percent=1.0,
         )  # fmt: skip
         return positive
     return {
@@ -180,7 +185,9 @@ def other_count(what: str, frames: int, pack) -> list:
         "text conditioning": tiny.text(frames, 7, tiny.TEXT_WIDTH, seed=1),
         "inpainting or editing latent": tiny.text(seed=1, concat_latent_image=random(frames, 4, 8, 8, seed=1)),
         "inpainting mask": tiny.text(seed=1, concat_mask=random(frames, 1, 64, 64, seed=1)),
-        "reference latent": tiny.text(seed=1, reference_latents=[random(n, 4, 8, 8, seed=n) for n in (F, frames)]),
+        "reference latent": tiny.text(
+            seed=1, reference_latents=[random(n, 4, 8, 8, seed=n) for n in (FRAME_COUNT, frames)]
+        ),
     }[what]
 
 
@@ -191,21 +198,21 @@ COUNTED = [
 
 
 @pytest.mark.parametrize("what", COUNTED)
-@pytest.mark.parametrize("frames", [F - 1, F + 3])
+@pytest.mark.parametrize("frames", [FRAME_COUNT - 1, FRAME_COUNT + 3])
 @pytest.mark.parametrize("node_id", SAMPLING)
 def test_conditioning_of_another_frame_count(pack, sd, node_id, frames, what):
     positive = other_count(what, frames, pack)
-    refused(pack, node_id, sd, f"{what} has {frames} frames but the latent has {F}", positive=positive)
+    refused(pack, node_id, sd, f"{what} has {frames} frames but the latent has {FRAME_COUNT}", positive=positive)
 
 
-@pytest.mark.parametrize("frames_per_batch", [2, F])
+@pytest.mark.parametrize("frames_per_batch", [2, FRAME_COUNT])
 def test_conditioning_of_another_frame_count_in_a_core_sampler(pack, sd, frames_per_batch):
     """A Frame Chunks model refuses it too, in one chunk as in many."""
-    calls = tiny.Calls()
+    calls = tiny.CallCounter()
     (chunked,) = pack.run("BIVDiffFrameChunks", model=calls.on(sd), frames_per_batch=frames_per_batch)
-    with pytest.raises(ValueError, match=f"control hint has 8 frames but the latent has {F}"):
+    with pytest.raises(ValueError, match=f"control hint has 8 frames but the latent has {FRAME_COUNT}"):
         pack.run(
-            "KSampler", model=chunked, positive=other_count("control hint", 8, pack), negative=pair()[1],
+            "KSampler", model=chunked, positive=other_count("control hint", 8, pack), negative=make_prompts()[1],
             latent_image={"samples": torch.zeros(LATENT)}, seed=0, steps=2, cfg=1.0, sampler_name="euler",
             scheduler="normal", denoise=1.0,
         )  # fmt: skip
@@ -214,8 +221,8 @@ def test_conditioning_of_another_frame_count_in_a_core_sampler(pack, sd, frames_
 
 def test_a_hint_deep_in_the_chain_counts(pack, sd):
     """The first control fits, the one before it does not."""
-    conds = (other_count("control hint", 8, pack), pair()[1])
-    positive, _ = controlled(pack, conds, tiny.control_net(), 1, False, 0.0, 1.0)
+    conds = (other_count("control hint", 8, pack), make_prompts()[1])
+    positive, _ = make_controlled_prompts(pack, conds, tiny.control_net(), 1, False, 0.0, 1.0)
     refused(pack, "BIVDiffFrameSampler", sd, "has 8 frames but the latent has 5", positive=positive)
 
 
@@ -228,8 +235,9 @@ def test_one_latent_for_many_hints(pack, sd):
 @pytest.mark.parametrize("channels", [1, 4])
 def test_a_hint_that_is_no_rgb_picture(pack, sd, channels):
     positive, _ = pack.run(
-        "ControlNetApplyAdvanced", positive=pair()[0], negative=pair()[1], control_net=tiny.control_net(),
-        image=random(F, 64, 64, channels, seed=1), strength=1.0, start_percent=0.0, end_percent=1.0,
+        "ControlNetApplyAdvanced", positive=make_prompts()[0], negative=make_prompts()[1],
+        control_net=tiny.control_net(), image=random(FRAME_COUNT, 64, 64, channels, seed=1),
+        strength=1.0, start_percent=0.0, end_percent=1.0,
     )  # fmt: skip
     refused(pack, "BIVDiffFrameSampler", sd, f"hint has {channels} channels, expected 3", "Alpha", positive=positive)
 
@@ -238,7 +246,7 @@ def test_one_for_all_frames_is_welcome(pack, sd):
     """A single hint, mask or text goes for every frame."""
     for what in COUNTED[:3]:
         pack.run(
-            "BIVDiffInvertImage", model=sd, conditioning=other_count(what, 1, pack), latent=tiny.frames(*LATENT),
+            "BIVDiffInvertImage", model=sd, conditioning=other_count(what, 1, pack), latent=tiny.make_latent(*LATENT),
             steps=2, scheduler="karras", frames_per_batch=2,
         )  # fmt: skip
 
@@ -248,13 +256,13 @@ def test_one_for_all_frames_is_welcome(pack, sd):
 
 @pytest.mark.parametrize("node_id", SAMPLING)
 def test_masks_of_another_frame_count(pack, sd, node_id):
-    latent = {"samples": noise(*LATENT), "noise_mask": torch.ones(F + 1, 1, 64, 64)}
-    refused(pack, node_id, sd, f"the mask has {F + 1} frames but the latent has {F}", latent=latent)
+    latent = {"samples": noise(*LATENT), "noise_mask": torch.ones(FRAME_COUNT + 1, 1, 64, 64)}
+    refused(pack, node_id, sd, f"the mask has {FRAME_COUNT + 1} frames but the latent has {FRAME_COUNT}", latent=latent)
 
 
 @pytest.mark.parametrize("node_id", SAMPLING)
 def test_masks_of_another_shape(pack, sd, node_id):
-    latent = {"samples": noise(*LATENT), "noise_mask": torch.ones(F, 1, 64, 96)}
+    latent = {"samples": noise(*LATENT), "noise_mask": torch.ones(FRAME_COUNT, 1, 64, 96)}
     refused(pack, node_id, sd, "the mask is 96x64 but the latent 8x8", latent=latent)
 
 
@@ -264,7 +272,7 @@ def test_masks_of_another_shape(pack, sd, node_id):
 @pytest.mark.parametrize("node_id", ["BIVDiffTemporalSmoother", "BIVDiffInvertedNoise", "BIVDiffMixedInversion"])
 def test_a_latent_that_was_never_inverted(pack, sd, node_id):
     """A picture: also one that a core node gave the description of an inverted one."""
-    clean = tiny.frames(*LATENT)
+    clean = tiny.make_latent(*LATENT)
     for latent in (clean, {**clean, "bivdiff": {"strength": 1.0}}):
         if node_id == "BIVDiffTemporalSmoother":
             refused(pack, node_id, sd, "this latent does not look like noise", "DDIM Inverse", latent=latent)
@@ -278,7 +286,9 @@ def test_a_latent_that_was_never_inverted(pack, sd, node_id):
 
 @pytest.fixture(scope="module")
 def inverted(pack, sd) -> dict:
-    return pack.run("BIVDiffInvertImage", model=sd, conditioning=tiny.text(), latent=tiny.frames(*LATENT), steps=4)[0]
+    return pack.run(
+        "BIVDiffInvertImage", model=sd, conditioning=tiny.text(), latent=tiny.make_latent(*LATENT), steps=4
+    )[0]
 
 
 def test_branches_of_different_kinds(pack, inverted):
@@ -294,7 +304,9 @@ def test_branches_of_different_kinds(pack, inverted):
         refused(pack, "BIVDiffMixedInversion", None, what, image_latent=other, video_latent=inverted, mixing_ratio=0.5)
 
 
-@pytest.mark.parametrize("shape", [(F + 1, 4, 8, 8), (F, 4, 8, 16), (F, 16, 8, 8), (1, 4, F, 8, 8)])
+@pytest.mark.parametrize(
+    "shape", [(FRAME_COUNT + 1, 4, 8, 8), (FRAME_COUNT, 4, 8, 16), (FRAME_COUNT, 16, 8, 8), (1, 4, FRAME_COUNT, 8, 8)]
+)
 def test_branches_of_different_shapes(pack, inverted, shape):
     given = {"image_latent": {"samples": noise(*shape)}, "video_latent": inverted, "mixing_ratio": 0.5}
     refused(pack, "BIVDiffMixedInversion", None, f"{list(shape)}", f"{list(LATENT)}", **given)
@@ -310,7 +322,7 @@ def test_a_latent_of_another_models_space_or_noise(pack, sd, inverted):
 def test_noise_for_a_latent_that_is_not_empty_or_not_its_size(pack, inverted):
     (as_noise,) = pack.run("BIVDiffInvertedNoise", latent=inverted)
     with pytest.raises(ValueError, match="Inverted Latent to Noise: the sampler's latent is not empty"):
-        as_noise.generate_noise(tiny.frames(*LATENT))
+        as_noise.generate_noise(tiny.make_latent(*LATENT))
     with pytest.raises(ValueError, match=re.escape("[6, 4, 8, 8] but the noise is [5, 4, 8, 8]")):
         as_noise.generate_noise({"samples": torch.zeros(6, 4, 8, 8)})
 
@@ -346,14 +358,14 @@ def test_models_whose_noise_is_of_another_kind(pack, sd, node_id, kind):
         if kind == "noise_scale":
             sampling.set_noise_scale(2.0)
     model.add_object_patch("model_sampling", sampling)
-    refused(pack, node_id, model, "cannot be inverted", "rectified-flow", latent=tiny.frames(*LATENT))
+    refused(pack, node_id, model, "cannot be inverted", "rectified-flow", latent=tiny.make_latent(*LATENT))
 
 
 def test_a_video_unet_with_control_or_many_prompts(pack):
     video = tiny.video_model(pack)
     for node_id in OF_VIDEO:
-        refused(pack, node_id, video, "takes no ControlNet", positive=other_count("control hint", F, pack))
-        refused(pack, node_id, video, "one prompt", positive=other_count("text conditioning", F, pack))
+        refused(pack, node_id, video, "takes no ControlNet", positive=other_count("control hint", FRAME_COUNT, pack))
+        refused(pack, node_id, video, "one prompt", positive=other_count("text conditioning", FRAME_COUNT, pack))
 
 
 # Grids
@@ -468,7 +480,7 @@ def test_a_ratio_that_makes_no_sense(pack, inputs, part):
 # NaN
 
 
-class Breaks(tiny.Calls):
+class Breaks(tiny.CallCounter):
     """From its n-th call on, the network's answer for one frame of the call is NaN."""
 
     def __init__(self, at: int, row: int):
@@ -485,8 +497,8 @@ class Breaks(tiny.Calls):
 @pytest.mark.parametrize(
     ("node_id", "inputs", "at", "step"),
     [
-        ("BIVDiffInvertImage", {"frames_per_batch": F, "solver": "ddim"}, 3, 3),
-        ("BIVDiffInvertImage", {"frames_per_batch": F, "solver": "fixed_point"}, 5, 2),
+        ("BIVDiffInvertImage", {"frames_per_batch": FRAME_COUNT, "solver": "ddim"}, 3, 3),
+        ("BIVDiffInvertImage", {"frames_per_batch": FRAME_COUNT, "solver": "fixed_point"}, 5, 2),
         ("BIVDiffInvertVideo", {"solver": "ddim"}, 1, 1),
         ("BIVDiffTemporalSmoother", {"cfg": 1.0}, 2, 2),
         ("BIVDiffFrameSampler", {"cfg": 1.0, "sampler_name": "euler"}, 2, 2),
@@ -499,7 +511,7 @@ def test_a_frame_that_is_not_finite_is_named(pack, sd, node_id, inputs, at, step
         {"conditioning": tiny.text()} if node_id in INVERTING else {"positive": tiny.text(), "negative": tiny.text()}
     )
     given["latent_image" if node_id == "BIVDiffFrameSampler" else "latent"] = (
-        {"samples": noise(*LATENT)} if node_id == "BIVDiffTemporalSmoother" else tiny.frames(*LATENT)
+        {"samples": noise(*LATENT)} if node_id == "BIVDiffTemporalSmoother" else tiny.make_latent(*LATENT)
     )
     with pytest.raises(ValueError, match=re.escape(f"{NAMES[node_id]}: frame 3 is not finite at step {step}")):
         pack.run(node_id, model=broken.on(sd), steps=4, **given, **inputs)
@@ -512,7 +524,7 @@ def test_a_frame_that_is_not_finite_is_counted_in_the_clip(pack, sd):
 
     class ThirdChunk(Breaks):
         def __call__(self, apply_model, args):
-            out = tiny.Calls.__call__(self, apply_model, args).clone()
+            out = tiny.CallCounter.__call__(self, apply_model, args).clone()
             if len(self.rows) % 3 == 0:
                 out[0] = float("nan")
             return out
@@ -520,7 +532,7 @@ def test_a_frame_that_is_not_finite_is_counted_in_the_clip(pack, sd):
     with pytest.raises(ValueError, match="frame 4 is not finite at step 1"):
         pack.run(
             "BIVDiffInvertImage", model=ThirdChunk(0, 0).on(sd), conditioning=tiny.text(),
-            latent=tiny.frames(*LATENT), steps=4, frames_per_batch=2,
+            latent=tiny.make_latent(*LATENT), steps=4, frames_per_batch=2,
         )  # fmt: skip
 
 
@@ -528,7 +540,7 @@ def test_a_time_slice_that_is_not_finite_is_named(pack, wan):
     with pytest.raises(ValueError, match=r"DDIM Inverse \(Video\): frame 2 is not finite at step 2"):
         pack.run(
             "BIVDiffInvertVideo", model=Breaks(2, row=2).on(wan), conditioning=tiny.text(),
-            latent=tiny.frames(1, 16, 4, 8, 8), steps=4, scheduler="simple", solver="ddim",
+            latent=tiny.make_latent(1, 16, 4, 8, 8), steps=4, scheduler="simple", solver="ddim",
         )  # fmt: skip
 
 
@@ -538,7 +550,7 @@ def test_a_frame_that_breaks_after_the_last_report_is_named(pack, sd):
     with pytest.raises(ValueError, match=r"Frame-wise Image Sampler: frame 3 is not finite \(NaN"):
         pack.run(
             "BIVDiffFrameSampler", model=broken.on(sd), positive=tiny.text(), negative=tiny.text(), steps=3,
-            cfg=1.0, sampler_name="sa_solver_pece", scheduler="normal", latent_image=tiny.frames(*LATENT),
+            cfg=1.0, sampler_name="sa_solver_pece", scheduler="normal", latent_image=tiny.make_latent(*LATENT),
         )  # fmt: skip
     assert len(broken.rows) == 5
 
@@ -560,5 +572,5 @@ def test_frames_that_it_has(pack):
 
 def test_a_word_that_is_no_solver(pack, sd):
     """The host takes any word that is wired in."""
-    given = {"latent": tiny.frames(*LATENT), "solver": "dimd"}
+    given = {"latent": tiny.make_latent(*LATENT), "solver": "dimd"}
     refused(pack, "BIVDiffInvertImage", sd, "solver dimd is not one of", "Wire Solver List", **given)

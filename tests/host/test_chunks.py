@@ -13,29 +13,29 @@ import folder_paths
 import pytest
 import torch
 from fixtures import tiny_models as tiny
-from fixtures.fake_advanced_controlnet import SelfSlicing
+from fixtures.fake_advanced_controlnet import SelfSlicingControlNet
 from fixtures.frame_scenarios import (
+    ACTIVE_RANGE,
     CORE_WINDOWS,
+    FRAME_COUNT,
     KSAMPLER,
     LATENT,
-    NEUTRAL,
-    RANGE,
+    NEUTRAL_PATCHES,
     SCENARIOS,
-    F,
+    add_image_prompts,
     chain_of_two,
     control_net,
-    controlled,
-    empty,
-    pair,
-    patched,
+    make_controlled_prompts,
+    make_empty_latent,
+    make_prompts,
     plain,
     random,
-    with_image_prompts,
+    sample_with_patch,
 )
 from fixtures.gaussian_mixture import assert_near, rms
 from torch import Tensor
 
-from bivdiff_core.host.memory import frames_that_fit
+from bivdiff_core.host.memory import estimate_max_frames
 
 pytestmark = pytest.mark.floats
 
@@ -67,16 +67,16 @@ def test_what_goes_with_a_frame_matters(pack, scenario):
         "KSampler", model=model, positive=positive, negative=negative, latent_image=latent, **KSAMPLER
     )
     changed = [rms(a - b) > 5e-3 * rms(b) for a, b in zip(flipped["samples"], whole, strict=True)]
-    assert sum(changed) >= F - 1  # the middle frame keeps its own
+    assert sum(changed) >= FRAME_COUNT - 1  # the middle frame keeps its own
 
 
 @pytest.mark.parametrize("control", [tiny.control_net, tiny.t2i_adapter])
 def test_a_controls_range_matters(pack, control):
     """On beyond its end percent, it changes the picture: so the tests below can see a lost range."""
     ends = []
-    for end in (RANGE[1], 1.0):
-        positive, negative = controlled(pack, pair(), control(), 1, False, RANGE[0], end)
-        given = {"positive": positive, "negative": negative, "latent_image": empty()}
+    for end in (ACTIVE_RANGE[1], 1.0):
+        positive, negative = make_controlled_prompts(pack, make_prompts(), control(), 1, False, ACTIVE_RANGE[0], end)
+        given = {"positive": positive, "negative": negative, "latent_image": make_empty_latent()}
         ends.append(pack.run("KSampler", model=tiny.sd_model(), **given, **KSAMPLER)[0]["samples"])
     assert rms(ends[0] - ends[1]) > 1e-3 * rms(ends[0])
 
@@ -84,7 +84,7 @@ def test_a_controls_range_matters(pack, control):
 @pytest.mark.parametrize("frames_per_batch", CHUNKS)
 def test_core_ksampler_on_a_frame_chunks_model(pack, scenario, frames_per_batch):
     _, model, given, whole = scenario
-    calls = tiny.Calls()
+    calls = tiny.CallCounter()
     (chunked,) = pack.run("BIVDiffFrameChunks", model=calls.on(model), frames_per_batch=frames_per_batch)
     (out,) = pack.run("KSampler", model=chunked, **given, **KSAMPLER)
     same(out["samples"], whole)
@@ -102,7 +102,7 @@ def test_frame_sampler(pack, scenario, frames_per_batch):
 @pytest.mark.parametrize("name", CONDITIONED)
 def test_image_inversion(pack, name):
     model, positive, _, latent = SCENARIOS[name](pack, flip=False)
-    clean = tiny.frames(*latent["samples"].shape)
+    clean = tiny.make_latent(*latent["samples"].shape)
     given = {"latent": clean, "steps": 4, "scheduler": "normal"}  # the last slope is read at t = 666, inside of RANGE
     _, flipped, _, _ = SCENARIOS[name](pack, flip=True)
 
@@ -113,20 +113,24 @@ def test_image_inversion(pack, name):
         )  # fmt: skip
         return out["samples"]
 
-    whole = invert(positive, F)
-    assert rms(invert(flipped, F) - whole) > 1e-3 * rms(whole)
+    whole = invert(positive, FRAME_COUNT)
+    assert rms(invert(flipped, FRAME_COUNT) - whole) > 1e-3 * rms(whole)
     for frames_per_batch in CHUNKS[:-1]:
         same(invert(positive, frames_per_batch), whole)
 
 
 def test_frames_of_a_3d_image_model(pack):
     """An empty batch of images on a model of 3-D latents becomes one-frame clips, each made on its own."""
-    model, given = tiny.wan_model(), {"positive": pair()[0], "negative": pair()[1], "latent_image": empty()}
+    model, given = (
+        tiny.wan_model(),
+        {"positive": make_prompts()[0], "negative": make_prompts()[1], "latent_image": make_empty_latent()},
+    )
     given |= {**KSAMPLER, "sampler_name": "euler", "scheduler": "simple"}
     whole, chunked = (
-        pack.run("BIVDiffFrameSampler", model=model, frames_per_batch=n, **given)[0]["samples"] for n in (F, 2)
+        pack.run("BIVDiffFrameSampler", model=model, frames_per_batch=n, **given)[0]["samples"]
+        for n in (FRAME_COUNT, 2)
     )
-    assert whole.shape == (F, 16, 1, 8, 8)
+    assert whole.shape == (FRAME_COUNT, 16, 1, 8, 8)
     same(chunked, whole)
     (core,) = pack.run("KSampler", model=model, **given)
     same(whole, core["samples"])
@@ -147,7 +151,12 @@ def test_instruct_pix2pix_through_dual_cfg(pack, frames_per_batch):
         (sampler,) = pack.run("KSamplerSelect", sampler_name="euler")
         (sigmas,) = pack.run("BasicScheduler", model=model, scheduler="normal", steps=4, denoise=1.0)
         out, _ = pack.run(
-            "SamplerCustomAdvanced", noise=noise, guider=guider, sampler=sampler, sigmas=sigmas, latent_image=empty()
+            "SamplerCustomAdvanced",
+            noise=noise,
+            guider=guider,
+            sampler=sampler,
+            sigmas=sigmas,
+            latent_image=make_empty_latent(),
         )
         return out["samples"]
 
@@ -163,29 +172,29 @@ def test_image_prompts_follow_their_frames(pack, frames_per_batch):
     given = dict(zip(("model", "positive", "negative", "latent_image"), plain(pack, False), strict=True))
     model = given.pop("model")
     whole, flipped = (
-        pack.run("KSampler", model=with_image_prompts(model, flip), **given, **KSAMPLER)[0]["samples"]
+        pack.run("KSampler", model=add_image_prompts(model, flip), **given, **KSAMPLER)[0]["samples"]
         for flip in (False, True)
     )
     assert rms(flipped - whole) > 5e-3 * rms(whole)
-    (chunked,) = pack.run("BIVDiffFrameChunks", model=with_image_prompts(model), frames_per_batch=frames_per_batch)
+    (chunked,) = pack.run("BIVDiffFrameChunks", model=add_image_prompts(model), frames_per_batch=frames_per_batch)
     same(pack.run("KSampler", model=chunked, **given, **KSAMPLER)[0]["samples"], whole)
 
 
 def test_hints_for_some_frames_only(pack):
     """A control that slices for itself may have fewer hints than frames, and decides what that means."""
     control = tiny.control_net(1)
-    control.__class__ = SelfSlicing
-    hints = random(F, 64, 64, 3, seed=1)
+    control.__class__ = SelfSlicingControlNet
+    hints = random(FRAME_COUNT, 64, 64, 3, seed=1)
     hints[2:] = hints[1]
     chunked = []
-    for n, given in ((F, hints), (2, hints[:2])):
+    for n, given in ((FRAME_COUNT, hints), (2, hints[:2])):
         positive, negative = pack.run(
-            "ControlNetApplyAdvanced", positive=pair()[0], negative=pair()[1], control_net=control, image=given,
-            strength=1.0, start_percent=0.0, end_percent=1.0,
+            "ControlNetApplyAdvanced", positive=make_prompts()[0], negative=make_prompts()[1], control_net=control,
+            image=given, strength=1.0, start_percent=0.0, end_percent=1.0,
         )  # fmt: skip
         (out,) = pack.run(
             "BIVDiffFrameSampler", model=tiny.sd_model(), positive=positive, negative=negative,
-            latent_image=empty(), frames_per_batch=n, **KSAMPLER,
+            latent_image=make_empty_latent(), frames_per_batch=n, **KSAMPLER,
         )  # fmt: skip
         chunked.append(out["samples"])
     same(*chunked)
@@ -196,11 +205,11 @@ def test_hints_for_some_frames_only(pack):
 CACHE = {"reuse_threshold": 5.0, "start_percent": 0.0, "end_percent": 1.0, "verbose": False}
 
 
-@pytest.mark.parametrize("patch", NEUTRAL)
+@pytest.mark.parametrize("patch", NEUTRAL_PATCHES)
 def test_patches_of_core_do_not_see_the_chunks(pack, patch):
     model = tiny.sd_model()
-    whole, *chunked = (patched(pack, model, patch, NEUTRAL[patch], n) for n in (F, 3, 1))
-    assert rms(whole - patched(pack, model, None, {}, F)) > 1e-3 * rms(whole)
+    whole, *chunked = (sample_with_patch(pack, model, patch, NEUTRAL_PATCHES[patch], n) for n in (FRAME_COUNT, 3, 1))
+    assert rms(whole - sample_with_patch(pack, model, None, {}, FRAME_COUNT)) > 1e-3 * rms(whole)
     for out in chunked:
         same(out, whole)
 
@@ -208,30 +217,30 @@ def test_patches_of_core_do_not_see_the_chunks(pack, patch):
 def test_a_step_cache_is_left_out_of_chunks_with_a_word(pack, caplog):
     """It would take one chunk's change for another's; in one chunk it works."""
     model = tiny.sd_model()
-    plain = patched(pack, model, None, {}, F)
-    assert rms(patched(pack, model, "EasyCache", CACHE, F) - plain) > 1e-3 * rms(plain)
+    plain = sample_with_patch(pack, model, None, {}, FRAME_COUNT)
+    assert rms(sample_with_patch(pack, model, "EasyCache", CACHE, FRAME_COUNT) - plain) > 1e-3 * rms(plain)
     for n in (3, 1):
         with caplog.at_level(logging.WARNING):
-            same(patched(pack, model, "EasyCache", CACHE, n), plain)
+            same(sample_with_patch(pack, model, "EasyCache", CACHE, n), plain)
         assert "EasyCache is switched off" in caplog.text
         caplog.clear()
 
 
 def test_self_attention_guidance_wants_all_frames_in_one_call(pack):
     model, settings = tiny.sd_model(), {"scale": 0.5, "blur_sigma": 2.0}
-    assert patched(pack, model, "SelfAttentionGuidance", settings, F).isfinite().all()
+    assert sample_with_patch(pack, model, "SelfAttentionGuidance", settings, FRAME_COUNT).isfinite().all()
     with pytest.raises(ValueError, match="Self-Attention Guidance sees only .* Set frames_per_batch"):
-        patched(pack, model, "SelfAttentionGuidance", settings, 3)
+        sample_with_patch(pack, model, "SelfAttentionGuidance", settings, 3)
 
 
 def test_merged_tokens_are_warned_of_in_chunks_and_repeat(pack, caplog):
     """ToMe draws from the global generator: the same inversion gives the same bits."""
     model = tiny.sd_model()
     with caplog.at_level(logging.WARNING):
-        patched(pack, model, "TomePatchModel", {"ratio": 0.5}, 3)
+        sample_with_patch(pack, model, "TomePatchModel", {"ratio": 0.5}, 3)
     assert "ToMe merges tokens at random" in caplog.text
     (merging,) = pack.run("TomePatchModel", model=model, ratio=0.5)
-    given = {"model": merging, "conditioning": tiny.text(), "latent": tiny.frames(*LATENT), "steps": 4}
+    given = {"model": merging, "conditioning": tiny.text(), "latent": tiny.make_latent(*LATENT), "steps": 4}
     first, second = (pack.run("BIVDiffInvertImage", **given)[0]["samples"] for _ in range(2))
     assert torch.equal(first, second)
 
@@ -255,14 +264,14 @@ def hypernetwork(tmp_path):
 def test_a_patch_may_be_an_object(pack, hypernetwork, frames_per_batch):
     """Load Hypernetwork installs one; like core's other patches it does not see the chunks."""
     model, settings = tiny.sd_model(), {"hypernetwork_name": hypernetwork, "strength": 1.0}
-    whole = patched(pack, model, "HypernetworkLoader", settings, F)
-    assert rms(whole - patched(pack, model, None, {}, F)) > 1e-3 * rms(whole)
-    same(patched(pack, model, "HypernetworkLoader", settings, frames_per_batch), whole)
+    whole = sample_with_patch(pack, model, "HypernetworkLoader", settings, FRAME_COUNT)
+    assert rms(whole - sample_with_patch(pack, model, None, {}, FRAME_COUNT)) > 1e-3 * rms(whole)
+    same(sample_with_patch(pack, model, "HypernetworkLoader", settings, frames_per_batch), whole)
     (loaded,) = pack.run("HypernetworkLoader", model=model, **settings)
-    given = {"conditioning": tiny.text(), "latent": tiny.frames(*LATENT), "steps": 4, "scheduler": "normal"}
+    given = {"conditioning": tiny.text(), "latent": tiny.make_latent(*LATENT), "steps": 4, "scheduler": "normal"}
     inverted, chunked = (
         pack.run("BIVDiffInvertImage", model=loaded, frames_per_batch=n, **given)[0]["samples"]
-        for n in (F, frames_per_batch)
+        for n in (FRAME_COUNT, frames_per_batch)
     )
     same(chunked, inverted)
 
@@ -276,7 +285,7 @@ def test_flux_kv_cache_is_warned_of_in_chunks(pack, caplog):
     _, positive, negative, latent = SCENARIOS["reference_latents"](pack, flip=False)
     (caching,) = pack.run("FluxKVCache", model=tiny.flux_model(**FLUX_2))
     given = {"positive": positive, "negative": negative, "latent_image": latent, **KSAMPLER}
-    for n, warned in ((F, False), (1, True)):
+    for n, warned in ((FRAME_COUNT, False), (1, True)):
         caplog.clear()
         (out,) = pack.run("BIVDiffFrameSampler", model=caching, frames_per_batch=n, **given)
         assert out["samples"].isfinite().all()
@@ -290,7 +299,7 @@ def test_flux_kv_cache_is_warned_of_in_chunks(pack, caplog):
 def test_overlapping_windows_on_independent_frames(pack, name):
     """On a model that sees no motion, overlapping windows must fuse to the whole, each hint with its frame."""
     model, positive, negative, latent = SCENARIOS[name](pack, flip=False)
-    model = tiny.seeing_together(model)
+    model = tiny.as_video_model(model)
     z = torch.randn(latent["samples"].shape, generator=torch.Generator().manual_seed(9))
     given = {"positive": positive, "negative": negative, "latent": {"samples": z}, "steps": 3, "cfg": 3.0}
     given["scheduler"] = "normal"
@@ -303,10 +312,10 @@ def test_overlapping_windows_on_independent_frames(pack, name):
 
 def test_windows_of_a_video_model_are_seen_together(pack):
     """A window sees all its frames and no others; windows of the whole clip's length are the clip itself."""
-    model, text, latent = tiny.video_model(pack), tiny.text(), tiny.frames(*LATENT)
+    model, text, latent = tiny.video_model(pack), tiny.text(), tiny.make_latent(*LATENT)
     # One call, a short way up: windows meet in a second.
     given = {"model": model, "conditioning": text, "steps": 1, "strength": 0.01, "solver": "ddim"}
-    other = {"samples": torch.cat([latent["samples"][:-1], tiny.frames(1, 4, 8, 8, seed=99)["samples"]])}
+    other = {"samples": torch.cat([latent["samples"][:-1], tiny.make_latent(1, 4, 8, 8, seed=99)["samples"]])}
 
     def moved(length: int, overlap: int) -> list[bool]:
         a, b = (
@@ -317,7 +326,7 @@ def test_windows_of_a_video_model_are_seen_together(pack):
         )
         return [not torch.equal(x, y) for x, y in zip(a, b, strict=True)]
 
-    assert moved(0, 0) == moved(F, 1) == [True] * F
+    assert moved(0, 0) == moved(FRAME_COUNT, 1) == [True] * FRAME_COUNT
     assert moved(3, 1) == [False, False, True, True, True]  # windows 0-2 and 2-4
 
 
@@ -333,7 +342,7 @@ def hints(conds: list) -> list[Tensor]:
     return found
 
 
-def chunked_with(pack, calls: tiny.Calls, frames_per_batch: int):
+def chunked_with(pack, calls: tiny.CallCounter, frames_per_batch: int):
     model, positive, negative, latent = chain_of_two(pack, flip=False)
     (whole,) = pack.run("KSampler", model=model, positive=positive, negative=negative, latent_image=latent, **KSAMPLER)
     (chunked,) = pack.run("BIVDiffFrameChunks", model=calls.on(model), frames_per_batch=frames_per_batch)
@@ -344,7 +353,7 @@ def chunked_with(pack, calls: tiny.Calls, frames_per_batch: int):
 @pytest.mark.parametrize(("frames_per_batch", "fail_at"), [(5, 1), (4, 2), (4, 3)])
 def test_a_chunk_that_does_not_fit_is_halved(pack, caplog, frames_per_batch, fail_at):
     """The step begins anew with half as many frames, the rest of the run keeps to that, and the result is the same."""
-    calls = tiny.Calls(fail_at, torch.OutOfMemoryError("CUDA out of memory."))
+    calls = tiny.CallCounter(fail_at, torch.OutOfMemoryError("CUDA out of memory."))
     given, before, whole = chunked_with(pack, calls, frames_per_batch)
     with caplog.at_level(logging.WARNING):
         (out,) = pack.run("KSampler", **given)
@@ -357,7 +366,7 @@ def test_a_chunk_that_does_not_fit_is_halved(pack, caplog, frames_per_batch, fai
 def test_one_frame_that_does_not_fit_is_an_error(pack):
     """Halved to 2, to 1, and then there is nothing left to halve."""
 
-    class Full(tiny.Calls):
+    class Full(tiny.CallCounter):
         def __call__(self, apply_model, args):
             self.rows.append(len(args["input"]))
             raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -371,7 +380,7 @@ def test_one_frame_that_does_not_fit_is_an_error(pack):
 
 
 def test_other_errors_pass_through_and_leave_the_hints_whole(pack):
-    given, before, whole = chunked_with(pack, tiny.Calls(4, RuntimeError("broken layer")), 2)
+    given, before, whole = chunked_with(pack, tiny.CallCounter(4, RuntimeError("broken layer")), 2)
     with pytest.raises(RuntimeError, match="broken layer"):
         pack.run("KSampler", **given)
     assert all(a is b for a, b in zip(hints(given["positive"]), before, strict=True))
@@ -380,7 +389,7 @@ def test_other_errors_pass_through_and_leave_the_hints_whole(pack):
 
 
 def test_a_cancel_takes_effect_before_the_next_call_and_leaves_the_hints_whole(pack):
-    class Cancelled(tiny.Calls):
+    class Cancelled(tiny.CallCounter):
         def __call__(self, apply_model, args):
             if len(self.rows) == 3:
                 comfy.model_management.interrupt_current_processing()
@@ -404,7 +413,7 @@ def test_the_models_own_options_are_left_alone(pack):
         frames_per_batch=2, **KSAMPLER,
     )  # fmt: skip
     assert "context_handler" not in model.model_options
-    calls = tiny.Calls(1, torch.OutOfMemoryError("CUDA out of memory."))
+    calls = tiny.CallCounter(1, torch.OutOfMemoryError("CUDA out of memory."))
     (chunked,) = pack.run("BIVDiffFrameChunks", model=calls.on(model), frames_per_batch=4)
     given = {"model": chunked, "positive": positive, "negative": negative, "latent_image": latent}
     pack.run("KSampler", **given, **KSAMPLER)
@@ -418,10 +427,10 @@ def test_a_hint_is_encoded_once_for_each_chunk(pack):
     control = tiny.t2i_adapter()
     encodings = []
     control.t2i_model.register_forward_hook(lambda module, args, out: encodings.append(len(args[0])))
-    positive, negative = controlled(pack, pair(), control, 1, False, 0.0, 1.0)
+    positive, negative = make_controlled_prompts(pack, make_prompts(), control, 1, False, 0.0, 1.0)
     pack.run(
-        "BIVDiffFrameSampler", model=tiny.sd_model(), positive=positive, negative=negative, latent_image=empty(),
-        frames_per_batch=2, **KSAMPLER,
+        "BIVDiffFrameSampler", model=tiny.sd_model(), positive=positive, negative=negative,
+        latent_image=make_empty_latent(), frames_per_batch=2, **KSAMPLER,
     )  # fmt: skip
     assert len(encodings) == 3
 
@@ -434,7 +443,7 @@ def test_clones_of_a_control_for_other_devices_see_the_same_frames(pack):
     clone = control.deepclone_multigpu(torch.device("cpu"), autoregister=True)
     seen = []
 
-    class Looks(tiny.Calls):
+    class Looks(tiny.CallCounter):
         def __call__(self, apply_model, args):
             seen.append((clone.cond_hint_original, control.cond_hint_original))
             return super().__call__(apply_model, args)
@@ -469,20 +478,20 @@ def test_chunks_fill_the_memory_that_is_free(pack, monkeypatch, frames):
     """frames_per_batch 0: as many frames as fit beside the weights, which are not loaded yet."""
     model, positive, negative, latent = plain(pack, flip=False)
     leave_free(monkeypatch, model.model_size() + (frames + 0.5) * memory_of_a_frame(model))
-    calls = tiny.Calls()
+    calls = tiny.CallCounter()
     pack.run(
         "BIVDiffFrameSampler", model=calls.on(model), positive=positive, negative=negative, latent_image=latent,
         frames_per_batch=0, **KSAMPLER,
     )  # fmt: skip
     assert max(calls.rows) == 2 * frames
-    assert len(calls.rows) == -(-F // frames) * KSAMPLER["steps"]
+    assert len(calls.rows) == -(-FRAME_COUNT // frames) * KSAMPLER["steps"]
 
 
 def test_a_control_takes_memory_from_the_chunks(pack, monkeypatch):
     """Its weights are loaded too."""
     model, positive, negative, latent = control_net(pack, flip=False)
     leave_free(monkeypatch, model.model_size() + 3.5 * memory_of_a_frame(model))
-    calls = tiny.Calls()
+    calls = tiny.CallCounter()
     given = {"model": calls.on(model), "latent_image": latent, "frames_per_batch": 0, **KSAMPLER}
     pack.run("BIVDiffFrameSampler", positive=positive, negative=negative, **given)
     assert max(calls.rows) < 2 * 3
@@ -501,7 +510,7 @@ def test_what_the_host_unloads_counts_as_free(pack, monkeypatch, device, fit):
     loaded = [comfy.model_management.LoadedModel(one) for one in (model, other)]
     monkeypatch.setattr(comfy.model_management, "current_loaded_models", loaded)
     conds = {"positive": [], "negative": []}
-    assert frames_that_fit(model, latent["samples"].shape, conds) == fit
+    assert estimate_max_frames(model, latent["samples"].shape, conds) == fit
 
 
 # Windows that the MODEL brings
@@ -543,7 +552,7 @@ def test_foreign_windows_are_left_alone_with_a_warning(pack, caplog):
 
 def test_core_windows_keep_their_settings(pack):
     """Re-hosted, they do bit for bit what they did, where the host does right: without control hints."""
-    model, positive, negative, latent = tiny.video_model(pack), *pair(), empty()
+    model, positive, negative, latent = tiny.video_model(pack), *make_prompts(), make_empty_latent()
     (windowed,) = pack.run("ContextWindowsManual", model=model, **CORE_WINDOWS)
     given = {"positive": positive, "negative": negative, "latent_image": latent, **KSAMPLER}
     (expected,) = pack.run("KSampler", model=windowed, **given)
@@ -575,7 +584,7 @@ def test_core_windows_get_the_right_hints(pack, anchored):
 def test_core_windows_get_the_right_hints_in_the_smoother(pack, context_length):
     """A MODEL with windows of its own needs none from the node."""
     model, positive, negative, _ = control_net(pack, flip=False)
-    model = tiny.seeing_together(model)
+    model = tiny.as_video_model(model)
     (windowed,) = pack.run("ContextWindowsManual", model=model, **CORE_WINDOWS)
     z = torch.randn(LATENT, generator=torch.Generator().manual_seed(9))
     given = {"positive": positive, "negative": negative, "latent": {"samples": z}, "steps": 3, "cfg": 3.0}
@@ -590,12 +599,12 @@ def test_core_windows_get_the_right_hints_in_the_smoother(pack, context_length):
 @pytest.mark.parametrize("mode", ["independent", "shared", "progressive"])
 @pytest.mark.parametrize("frames_per_batch", [1, 2])
 def test_frame_noise_does_not_depend_on_chunks(pack, mode, frames_per_batch):
-    model, positive, negative, latent = tiny.sd_model(), *pair(), empty()
+    model, positive, negative, latent = tiny.sd_model(), *make_prompts(), make_empty_latent()
     given = {"positive": positive, "negative": negative, "latent_image": latent, "frame_noise": mode, **KSAMPLER}
     given["sampler_name"] = "euler"
     whole, chunked = (
         pack.run("BIVDiffFrameSampler", model=model, frames_per_batch=n, **given)[0]["samples"]
-        for n in (F, frames_per_batch)
+        for n in (FRAME_COUNT, frames_per_batch)
     )
     same(chunked, whole)
     alike = [torch.allclose(frame, whole[0], rtol=1e-3, atol=1e-3 * rms(whole)) for frame in whole[1:]]
@@ -604,22 +613,22 @@ def test_frame_noise_does_not_depend_on_chunks(pack, mode, frames_per_batch):
 
 def test_frame_noise_is_the_hosts_noise(pack):
     """independent is what RandomNoise gives, batch_index included; the same seed gives the same bits."""
-    latent = {**empty(), "batch_index": [7, 8, 9, 10, 11]}
+    latent = {**make_empty_latent(), "batch_index": [7, 8, 9, 10, 11]}
     (ours,) = pack.run("BIVDiffFrameNoise", seed=5, mode="independent")
     (core,) = pack.run("RandomNoise", noise_seed=5)
     assert torch.equal(ours.generate_noise(latent), core.generate_noise(latent))
     (shared,) = pack.run("BIVDiffFrameNoise", seed=5, mode="shared")
     noise = shared.generate_noise(latent)
     assert all(torch.equal(frame, noise[0]) for frame in noise)
-    assert torch.equal(noise[0], core.generate_noise(empty())[0])
+    assert torch.equal(noise[0], core.generate_noise(make_empty_latent())[0])
 
 
 @pytest.mark.parametrize("mode", ["independent", "shared", "progressive"])
 def test_a_frames_noise_depends_on_its_place_in_the_clip(pack, mode):
     """Frames taken out by Latent From Batch, also in parts, get what they get in the whole clip."""
     (noise,) = pack.run("BIVDiffFrameNoise", seed=5, mode=mode)
-    whole = noise.generate_noise(empty())
-    (part,) = pack.run("LatentFromBatch", samples=empty(), batch_index=2, length=3)
+    whole = noise.generate_noise(make_empty_latent())
+    (part,) = pack.run("LatentFromBatch", samples=make_empty_latent(), batch_index=2, length=3)
     assert torch.equal(noise.generate_noise(part), whole[2:])
     (last,) = pack.run("LatentFromBatch", samples=part, batch_index=2, length=1)
     assert torch.equal(noise.generate_noise(last), whole[4:])

@@ -6,8 +6,8 @@ import torch
 from comfy.context_windows import IndexListContextWindow
 from fixtures import tiny_models as tiny
 
-from bivdiff_core.host.compat.control_chains import window_options
-from bivdiff_core.host.control_hints import hints_of, slice_references
+from bivdiff_core.host.compat.control_chains import describe_window
+from bivdiff_core.host.control_hints import slice_hints, slice_references
 
 F = 6
 WINDOW = [1, 2, 4]
@@ -51,7 +51,7 @@ def test_control_hints(dim, value, axis):
     control = tiny.control_net()
     control.cond_hint_original, control.extra_concat_orig = value, [value]
     window = IndexListContextWindow(WINDOW, dim=dim, total_frames=F)
-    with hints_of(window, window_options(WINDOW, F), [control], {}):
+    with slice_hints(window, describe_window(WINDOW, F), [control], {}):
         assert torch.equal(control.cond_hint_original, expected(value, axis))
         assert torch.equal(control.extra_concat_orig[0], expected(value, axis))
     assert control.cond_hint_original is value
@@ -61,14 +61,14 @@ def test_wan_sees_its_whole_reference_picture_in_every_window(pack):
     """One that has as many rows as the clip has latent frames."""
     seen = []
 
-    class Looks(tiny.Calls):
+    class Looks(tiny.CallCounter):
         def __call__(self, apply_model, args):
             seen.append(args["c"]["reference_latent"])
             return super().__call__(apply_model, args)
 
     model, text = tiny.wan_model(in_dim_ref_conv=16), tiny.text()
-    (text,) = pack.run("ReferenceLatent", conditioning=text, latent=tiny.frames(1, 16, 1, 8, 8))
-    given = {"conditioning": text, "latent": tiny.frames(1, 16, 8, 8, 8), "steps": 2, "scheduler": "simple"}
+    (text,) = pack.run("ReferenceLatent", conditioning=text, latent=tiny.make_latent(1, 16, 1, 8, 8))
+    given = {"conditioning": text, "latent": tiny.make_latent(1, 16, 8, 8, 8), "steps": 2, "scheduler": "simple"}
     pack.run("BIVDiffInvertVideo", model=Looks().on(model), context_length=4, context_overlap=2, **given)
     assert len(seen) > 2 and all(torch.equal(picture, seen[0]) for picture in seen)
     assert seen[0].shape == (1, 16, 8, 8)

@@ -34,7 +34,7 @@ def host(pack):
 
 @pytest.fixture(scope="module")
 def clip_of_the_world():
-    return toy_world.make_clip(toy_world.HELD_OUT_SEEDS[0])
+    return toy_world.generate_clip(toy_world.HELD_OUT_SEEDS[0])
 
 
 def trained(models, net, name):
@@ -77,7 +77,7 @@ def test_the_image_unet_and_the_control_net_equal_diffusers(models, host, clip_o
     unet = trained(models, demo_networks.image_unet(), "image_unet")
     net = trained(models, demo_networks.control_net(unet), "control_net")
     context = host[2].encode_from_tokens(host[2].tokenize(CAPTION)).expand(2, -1, -1)
-    hint = toy_world.canny_control(clip_of_the_world.frames[:2]).movedim(-1, 1)
+    hint = toy_world.canny_hints(clip_of_the_world.frames[:2]).movedim(-1, 1)
     for level in (1, 500, 981):
         x, t = white(2, 4, 8, 8), torch.tensor([level, level])
         expected = unet(x, t, context).sample
@@ -99,7 +99,7 @@ def test_the_t2i_adapter_equals_diffusers(pack, models, host, clip_of_the_world)
     net = trained(models, demo_networks.t2i_adapter(), "t2i_adapter")
     *_, adapter = pack.run("BIVDiffDemoModels", variant="t2i_adapter")
     context = host[2].encode_from_tokens(host[2].tokenize(CAPTION)).expand(2, -1, -1)
-    outlines = toy_world.canny_control(clip_of_the_world.frames[:2])
+    outlines = toy_world.canny_hints(clip_of_the_world.frames[:2])
     hint = outlines.movedim(-1, 1)[:, :1]
     for level in (1, 500, 981):
         x, t = white(2, 4, 8, 8), torch.tensor([level, level])
@@ -151,7 +151,7 @@ def test_the_host_can_make_them_again(pack, host):
     image, video, clip, vae, _ = host
     editor, *_ = pack.run("BIVDiffDemoModels", variant="instruct_pix2pix")
     for patcher in (image, editor, video, clip.patcher, vae.patcher):
-        assert tiny.same_weights_made_again(patcher)
+        assert tiny.clones_have_same_weights(patcher)
 
 
 class Streamed(comfy.model_patcher.ModelPatcher):
@@ -180,8 +180,8 @@ def test_the_latents_are_a_format_of_their_own(host, clip_of_the_world):
 
 @torch.inference_mode()
 def test_previews_show_the_colours(host):
-    clips = [toy_world.make_clip(seed) for seed in toy_world.HELD_OUT_SEEDS[:32]]
-    frames = torch.cat([clip.frames[:1] for clip in (*clips[::2], *map(toy_world.harder, clips[1::2]))])
+    clips = [toy_world.generate_clip(seed) for seed in toy_world.HELD_OUT_SEEDS[:32]]
+    frames = torch.cat([clip.frames[:1] for clip in (*clips[::2], *map(toy_world.make_hard_clip, clips[1::2]))])
     form = host[0].get_model_object("latent_format")
     latent = form.process_in(host[3].encode(frames))
     assert latent.std(dim=(0, 2, 3)).tolist() == pytest.approx([1] * 4, abs=0.25)
@@ -195,7 +195,7 @@ def test_control_images_are_the_hosts_canny(pack, clip_of_the_world):
     (hosts,) = pack.run(
         "Canny", image=clip_of_the_world.frames, low_threshold=toy_world.CANNY_LOW, high_threshold=toy_world.CANNY_HIGH
     )
-    assert torch.equal(toy_world.canny_control(clip_of_the_world.frames), hosts)
+    assert torch.equal(toy_world.canny_hints(clip_of_the_world.frames), hosts)
 
 
 @pytest.mark.parametrize("variant", ["base", "t2i_adapter"])
@@ -209,7 +209,7 @@ def test_core_nodes_draw_the_control(pack, clip_of_the_world, variant):
         positive=positive,
         negative=negative,
         control_net=control,
-        image=toy_world.canny_control(clip_of_the_world.frames),
+        image=toy_world.canny_hints(clip_of_the_world.frames),
         strength=1.0,
         start_percent=0.0,
         end_percent=1.0,
@@ -229,7 +229,7 @@ def test_core_nodes_draw_the_control(pack, clip_of_the_world, variant):
     )
     (frames,) = pack.run("VAEDecode", vae=vae, samples=latent)
     assert frames.shape == (8, 64, 64, 3)
-    assert toy_metrics.structure_iou(frames, clip_of_the_world) > 0.7
+    assert toy_metrics.shape_iou(frames, clip_of_the_world) > 0.7
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["image", "video"])
@@ -253,7 +253,7 @@ def test_loras_patch_both_models(host, which):
 def test_the_lora_equals_diffusers(models, host):
     unet = trained(models, demo_networks.image_unet(), "image_unet")
     layers = {f"lora_unet_{name.replace('.', '_')}": layer for name, layer in unet.named_modules()}
-    lora = models.load_weights(demo_networks.LORA)
+    lora = models.load_weights(demo_networks.LORA_NAME)
     for key in lora:
         name, _, kind = key.partition(".")
         if kind == "lora_up.weight":
@@ -275,7 +275,7 @@ def test_instruct_pix2pix_recolours_what_it_is_told_to(pack, host):
     (empty,) = pack.run("CLIPTextEncode", clip=host[2], text="")
     colours, overlaps = [], []
     for seed in toy_world.HELD_OUT_SEEDS[:8]:
-        before = toy_world.make_clip(seed)
+        before = toy_world.generate_clip(seed)
         after = toy_world.recolour(before, seed)
         (instruction,) = pack.run("CLIPTextEncode", clip=host[2], text=after.caption)
         positive, negative, latent = pack.run(
@@ -287,7 +287,7 @@ def test_instruct_pix2pix_recolours_what_it_is_told_to(pack, host):
         (frames,) = pack.run("VAEDecode", vae=host[3], samples=latent)
         everything = dataclasses.replace(after, caption=after.full_caption)
         colours.append(toy_metrics.caption_accuracy(frames, everything))
-        overlaps.append(toy_metrics.structure_iou(frames, after))
+        overlaps.append(toy_metrics.shape_iou(frames, after))
     assert sum(colours) / len(colours) > 0.8
     assert sum(overlaps) / len(overlaps) > 0.75
 
@@ -298,10 +298,10 @@ def test_inpaint_fills_a_hole_as_its_surroundings_go_on(pack, host):
     (empty,) = pack.run("CLIPTextEncode", clip=host[2], text="")
     errors = {"inpaint": [], "base": []}
     for seed in toy_world.HELD_OUT_SEEDS[:8]:
-        clip = toy_world.make_clip(seed)
+        clip = toy_world.generate_clip(seed)
         mask = torch.zeros(8, 64, 64)
         mask[:, :, :16] = mask[:, :, -16:] = 1
-        seen = (mask > 0) & toy_metrics.core(clip.ground)
+        seen = (mask > 0) & toy_metrics.erode_mask(clip.ground)
         (text,) = pack.run("CLIPTextEncode", clip=host[2], text=clip.caption)
         filled = pack.run(
             "InpaintModelConditioning",

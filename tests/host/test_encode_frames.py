@@ -13,7 +13,7 @@ def wan_vae():
 
 @pytest.fixture(scope="module")
 def picture_vae():
-    return tiny.picture_vae()
+    return tiny.image_vae()
 
 
 def pictures(count: int, height: int = 32, width: int = 32) -> Tensor:

@@ -11,8 +11,8 @@ import torch
 from diffusers import UNet3DConditionModel
 from fixtures import tiny_models as tiny
 from fixtures.frame_scenarios import noise
-from fixtures.gaussian_mixture import GaussianMixture, assert_near, ode_solution, relative, rms
-from fixtures.released_loops import denoising, released_inversion, released_scheduler
+from fixtures.gaussian_mixture import GaussianMixture, assert_near, relative_error, rms, solve_ode
+from fixtures.released_loops import ddim_denoise, invert_as_released, make_released_scheduler
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -116,7 +116,7 @@ def test_smoother_equals_diffusers(pack, video_model, grid, set_alpha_to_one, cf
     cond, uncond = video_eps(video_model, positive), video_eps(video_model, negative)
     guided = (lambda z, t: uncond(z, t) + cfg * (cond(z, t) - uncond(z, t))) if cfg != 1 else cond
     with torch.no_grad():
-        expected = denoising(guided, released_scheduler(STEPS, set_alpha_to_one), z)[-1]
+        expected = ddim_denoise(guided, make_released_scheduler(STEPS, set_alpha_to_one), z)[-1]
     assert_near(out["samples"] * SCALE, expected, 1e-5)
 
 
@@ -124,26 +124,26 @@ def test_smoother_equals_diffusers(pack, video_model, grid, set_alpha_to_one, cf
     ("branch", "settings"), [("Image", {"group_norms": "per_frame"}), ("Video", {})], ids=["image", "video"]
 )
 def test_reference_inversion_equals_the_released_loop(pack, image_model, video_model, branch, settings):
-    model, eps = (image_model, tiny.image_eps) if branch == "Image" else (video_model, video_eps)
-    conditioning, latent = tiny.text(), tiny.frames(4, 4, 8, 8)
+    model, eps = (image_model, tiny.make_eps_function) if branch == "Image" else (video_model, video_eps)
+    conditioning, latent = tiny.text(), tiny.make_latent(4, 4, 8, 8)
     (out,) = pack.run(
         f"BIVDiffInvert{branch}", model=model, conditioning=conditioning, latent=latent, steps=STEPS,
         grid="reference", solver="ddim", **settings,
     )  # fmt: skip
     with torch.no_grad():
         z = latent["samples"] * SCALE
-        expected = released_inversion(eps(model, conditioning), released_scheduler(STEPS), z)[-1]
+        expected = invert_as_released(eps(model, conditioning), make_released_scheduler(STEPS), z)[-1]
     assert_near(out["samples"], expected, 1e-5)
 
 
 def test_matched_inversion_equals_ddim_from_no_noise(pack, image_model):
     """Steps between alphas 1, a_1, a_101, ..., a_901; the first one predicted at t = 0, the rest at the level left."""
-    conditioning, latent = tiny.text(), tiny.frames(4, 4, 8, 8)
+    conditioning, latent = tiny.text(), tiny.make_latent(4, 4, 8, 8)
     (out,) = pack.run(
         "BIVDiffInvertImage", model=image_model, conditioning=conditioning, latent=latent, steps=STEPS,
         solver="ddim",
     )  # fmt: skip
-    scheduler, eps = released_scheduler(STEPS), tiny.image_eps(image_model, conditioning)
+    scheduler, eps = make_released_scheduler(STEPS), tiny.make_eps_function(image_model, conditioning)
     a = scheduler.alphas_cumprod.double()
     x = latent["samples"].double() * SCALE  # k-space: z / sqrt(alpha)
     sigma, t = torch.tensor(0.0, dtype=torch.float64), 0
@@ -156,7 +156,7 @@ def test_matched_inversion_equals_ddim_from_no_noise(pack, image_model):
 
 def test_inversion_of_a_conditioned_model_uses_no_guidance(pack, image_model):
     """One call a step, with the text that is wired."""
-    latent, calls = tiny.frames(3, 4, 8, 8), tiny.Calls()
+    latent, calls = tiny.make_latent(3, 4, 8, 8), tiny.CallCounter()
     model = calls.on(image_model)
     outs = [
         pack.run(
@@ -166,7 +166,7 @@ def test_inversion_of_a_conditioned_model_uses_no_guidance(pack, image_model):
         for s in (1, 2)
     ]  # fmt: skip
     assert calls.rows == [3] * 8
-    assert relative(outs[0]["samples"], outs[1]["samples"]) > 1e-3
+    assert relative_error(outs[0]["samples"], outs[1]["samples"]) > 1e-3
 
 
 # There and back
@@ -175,14 +175,14 @@ def test_inversion_of_a_conditioned_model_uses_no_guidance(pack, image_model):
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_inversion_follows_the_ode(pack, kind):
     """From sigma 0 to the model's sigma_max, where the result has the scale that inverted latents travel in."""
-    model = tiny.seeing_together(tiny.exact_model(tiny.KINDS[kind], MIXTURE))
+    model = tiny.as_video_model(tiny.exact_model(tiny.KINDS[kind], MIXTURE))
     sampling = model.get_model_object("model_sampling")
     sigma_max, x0 = float(sampling.sigma_max), MIXTURE.sample(4)
     (out,) = pack.run(
         "BIVDiffInvertVideo", model=model, conditioning=tiny.text(), latent={"samples": (x0 / SCALE).float()},
         steps=25, scheduler="normal", solver="fireflow",
     )  # fmt: skip
-    expected = ode_solution(getattr(MIXTURE, kind), x0, sigma_max, float(sampling.sigma_min), steps=500)
+    expected = solve_ode(getattr(MIXTURE, kind), x0, sigma_max, float(sampling.sigma_min), steps=500)
     if kind != "flow":
         expected = expected / (1 + sigma_max**2) ** 0.5
     assert_near(out["samples"], expected, 0.02)
@@ -194,7 +194,7 @@ def test_inversion_follows_the_ode(pack, kind):
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_round_trip(pack, kind, strength, solver, sampler):
     """Up and down along the same levels comes back to the latent, at full noise and from halfway."""
-    model, text = tiny.seeing_together(tiny.exact_model(tiny.KINDS[kind], MIXTURE)), tiny.text()
+    model, text = tiny.as_video_model(tiny.exact_model(tiny.KINDS[kind], MIXTURE)), tiny.text()
     latent = {"samples": (MIXTURE.sample(4) / SCALE).float()}
     errors = []
     for steps in (20, 40):
@@ -206,14 +206,14 @@ def test_round_trip(pack, kind, strength, solver, sampler):
             "BIVDiffTemporalSmoother", positive=text, negative=text, latent=inverted, cfg=1.0,
             sampler_name=sampler, **given,
         )  # fmt: skip
-        errors.append(relative(back["samples"], latent["samples"]))
+        errors.append(relative_error(back["samples"], latent["samples"]))
     assert errors[0] < 0.05 and errors[1] < errors[0] / 2
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_every_listed_sampler_comes_back(pack, kind):
     """All samplers that the smoother offers follow the ODE, and add no noise that would drown the inverted frames."""
-    model, text = tiny.seeing_together(tiny.exact_model(tiny.KINDS[kind], MIXTURE)), tiny.text()
+    model, text = tiny.as_video_model(tiny.exact_model(tiny.KINDS[kind], MIXTURE)), tiny.text()
     latent = {"samples": (MIXTURE.sample(3) / SCALE).float()}
     given = {"model": model, "steps": 40, "scheduler": "simple" if kind == "flow" else "ddim_uniform"}
     (inverted,) = pack.run("BIVDiffInvertVideo", conditioning=text, latent=latent, solver="fixed_point", **given)
@@ -224,20 +224,20 @@ def test_every_listed_sampler_comes_back(pack, kind):
             "BIVDiffTemporalSmoother", positive=text, negative=text, latent=inverted, cfg=1.0,
             sampler_name=sampler, **given,
         )  # fmt: skip
-        errors[sampler] = relative(back["samples"], latent["samples"])
+        errors[sampler] = relative_error(back["samples"], latent["samples"])
     assert errors.pop("ddim") < 0.01
     assert max(errors.values()) < 0.1
 
 
 def test_round_trip_of_a_5d_flow_model(pack, wan):
     """Wan, a random network: fixed_point is DDIM's inverse on any network. Its latents have a per-channel shift."""
-    latent, text = tiny.frames(1, 16, 4, 8, 8), tiny.text()
+    latent, text = tiny.make_latent(1, 16, 4, 8, 8), tiny.text()
     errors = []
     for steps in (6, 24):
         given = {"model": wan, "steps": steps, "scheduler": "simple"}
         (inverted,) = pack.run("BIVDiffInvertVideo", conditioning=text, latent=latent, solver="fixed_point", **given)
         (back,) = pack.run("BIVDiffTemporalSmoother", positive=text, negative=text, latent=inverted, cfg=1.0, **given)
-        errors.append(relative(back["samples"], latent["samples"]))
+        errors.append(relative_error(back["samples"], latent["samples"]))
     assert back["samples"].shape == latent["samples"].shape
     assert errors[0] < 0.01 and errors[1] < errors[0] / 10
 
@@ -249,7 +249,7 @@ def test_models_with_different_schedules_mix_to_unit_variance(pack):
     """Stable Diffusion's levels end at 14.6, AnimateDiff's at 25.1: their raw x would not fit together."""
     latent = {"samples": (MIXTURE.sample(6) / SCALE).float()}
     models = [tiny.exact_model(config, MIXTURE) for config in (tiny.TinySD, tiny.AnimateDiffSchedule)]
-    models[1] = tiny.seeing_together(models[1])
+    models[1] = tiny.as_video_model(models[1])
     image, video = (
         pack.run(
             f"BIVDiffInvert{branch}", model=model, conditioning=tiny.text(), latent=latent, steps=25,
@@ -295,7 +295,7 @@ def test_a_task_sets_the_papers_ratio(pack, task, ratio):
 
 
 def test_steadiness_is_of_the_image_branch_alone(pack):
-    image, video = (tiny.inverted(pack, noise(6, 4, 8, 8, seed=seed)) for seed in (7, 8))
+    image, video = (tiny.make_inverted_latent(pack, noise(6, 4, 8, 8, seed=seed)) for seed in (7, 8))
 
     def mixed(ratio: float, steadiness: float = 0.5, **branches) -> Tensor:
         branches = {"image_latent": image, "video_latent": video, **branches}
@@ -303,7 +303,7 @@ def test_steadiness_is_of_the_image_branch_alone(pack):
         assert latent["bivdiff"]["branch"] == "mix"
         return latent["samples"]
 
-    steady = blend.steadied(image["samples"], 0.5)
+    steady = blend.smooth_over_time(image["samples"], 0.5)
     assert torch.equal(mixed(1.0), steady) and torch.equal(mixed(0.0), video["samples"])
     torch.testing.assert_close(mixed(0.3), 0.3 * steady + 0.7 * video["samples"])
     assert torch.equal(mixed(1.0, 0.0), image["samples"])
@@ -347,7 +347,9 @@ def test_frames_of_a_3d_image_model_are_a_clip_to_a_video_model(pack, wan, conte
 def test_core_samplers_take_an_inverted_latent_as_noise(pack, video_model, wan, family, scheduler, strength):
     """SamplerCustomAdvanced, with CFGGuider and an empty latent, does what the smoother does."""
     model, latent = (
-        (video_model, tiny.frames(3, 4, 8, 8)) if family == "diffusion" else (wan, tiny.frames(1, 16, 3, 8, 8))
+        (video_model, tiny.make_latent(3, 4, 8, 8))
+        if family == "diffusion"
+        else (wan, tiny.make_latent(1, 16, 3, 8, 8))
     )
     positive, negative = tiny.text(seed=1), tiny.text(seed=2)
     (inverted,) = pack.run(
@@ -370,7 +372,7 @@ def test_core_samplers_take_an_inverted_latent_as_noise(pack, video_model, wan, 
         "SamplerCustomAdvanced", noise=as_noise, guider=guider, sampler=sampler, sigmas=sigmas, latent_image=empty
     )
     assert_near(smoothed["samples"], sampled["samples"], 1e-5)
-    assert relative(smoothed["samples"], latent["samples"]) > 1e-3
+    assert relative_error(smoothed["samples"], latent["samples"]) > 1e-3
 
 
 # What travels with a latent
@@ -379,7 +381,7 @@ def test_core_samplers_take_an_inverted_latent_as_noise(pack, video_model, wan, 
 def test_description_and_mask_travel(pack, video_model):
     """An inverted latent says where it stands and keeps its mask; a clean one forgets where it came from."""
     mask = (noise(3, 8, 8) > 0).float()
-    latent = {**tiny.frames(3, 4, 8, 8), "noise_mask": mask, "batch_index": [4, 5, 6]}
+    latent = {**tiny.make_latent(3, 4, 8, 8), "noise_mask": mask, "batch_index": [4, 5, 6]}
     text = tiny.text()
     (inverted,) = pack.run(
         "BIVDiffInvertVideo", model=video_model, conditioning=text, latent=latent, steps=4, strength=0.5
@@ -438,12 +440,12 @@ def test_results_leave_the_gpu(pack):
     """For the host's intermediate device; torch's stand-in for tensors on a GPU knows where each would be."""
     latents = pack.import_module("bivdiff_core.host.latents")
     with FakeTensorMode():
-        made = latents.latent_with({}, torch.empty(3, 4, 8, 8, device="cuda"))
+        made = latents.replace_samples({}, torch.empty(3, 4, 8, 8, device="cuda"))
     assert made["samples"].device == comfy.model_management.intermediate_device()
 
 
 def test_every_pixel_is_inverted_whatever_the_mask(pack, image_model):
-    latent = tiny.frames(2, 4, 8, 8)
+    latent = tiny.make_latent(2, 4, 8, 8)
     masked = {**latent, "noise_mask": torch.zeros(2, 8, 8)}
     plain, with_mask = (
         pack.run("BIVDiffInvertImage", model=image_model, conditioning=tiny.text(), latent=given, steps=4)[0]
@@ -456,17 +458,17 @@ def test_smoother_starts_where_strength_says_when_the_latent_does_not(pack, vide
     """SaveLatent and LoadLatent keep the samples and nothing else."""
     text = tiny.text()
     (inverted,) = pack.run(
-        "BIVDiffInvertVideo", model=video_model, conditioning=text, latent=tiny.frames(3, 4, 8, 8), steps=4,
+        "BIVDiffInvertVideo", model=video_model, conditioning=text, latent=tiny.make_latent(3, 4, 8, 8), steps=4,
         strength=0.5,
     )  # fmt: skip
     given = {"model": video_model, "positive": text, "negative": text, "steps": 4}
     loaded = {"samples": noise(3, 4, 8, 8)}  # noise: a latent that does not say so must look like it
-    told = tiny.inverted(pack, loaded["samples"], strength=0.5, sigma=inverted["bivdiff"]["sigma"])
+    told = tiny.make_inverted_latent(pack, loaded["samples"], strength=0.5, sigma=inverted["bivdiff"]["sigma"])
     (by_dict,) = pack.run("BIVDiffTemporalSmoother", latent=told, **given)
     (by_control,) = pack.run("BIVDiffTemporalSmoother", latent=loaded, strength=0.5, **given)
     (full,) = pack.run("BIVDiffTemporalSmoother", latent=loaded, **given)
     assert_near(by_dict["samples"], by_control["samples"], 1e-5)
-    assert relative(full["samples"], by_control["samples"]) > 1e-3
+    assert relative_error(full["samples"], by_control["samples"]) > 1e-3
 
 
 def test_the_same_graph_gives_the_same_bits(pack, image_model, video_model):

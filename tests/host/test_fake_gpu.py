@@ -9,8 +9,8 @@ import json
 import comfy.model_patcher
 import pytest
 from fixtures import tiny_models as tiny
-from fixtures.fake_gpu.comfyui_with_fake_gpu import FP32
-from fixtures.fake_gpu.run_scripts import Run, chain, distances, script
+from fixtures.fake_gpu.comfyui_with_fake_gpu import FP32_FLAGS
+from fixtures.fake_gpu.run_scripts import NodeResults, relative_distances, run_all_nodes, run_script
 from fixtures.fake_gpu.torch_backend import COMPILER
 
 pytestmark = [
@@ -64,15 +64,15 @@ Eight roundings of bfloat16, the VAE's. Measured: .05 to .4 of that.
 
 
 @pytest.fixture(scope="module")
-def on_cpu(tmp_path_factory) -> Run:
-    return chain(tmp_path_factory.mktemp("cpu"), "--cpu", *FP32)
+def on_cpu(tmp_path_factory) -> NodeResults:
+    return run_all_nodes(tmp_path_factory.mktemp("cpu"), "--cpu", *FP32_FLAGS)
 
 
 @pytest.fixture(
     scope="module", params=["default", "gpu-only", pytest.param("dynamic-vram", marks=needs_dynamic_vram), "no-vram"]
 )
-def run(request, tmp_path_factory) -> Run:
-    ran = chain(tmp_path_factory.mktemp("accelerator"), *FULL[request.param], *FP32)
+def run(request, tmp_path_factory) -> NodeResults:
+    ran = run_all_nodes(tmp_path_factory.mktemp("accelerator"), *FULL[request.param], *FP32_FLAGS)
     assert ran.patcher == ("ModelPatcherDynamic" if request.param == "dynamic-vram" else "ModelPatcher")
     assert ran.attention == ("attention_split" if request.param == "no-vram" else "attention_sub_quad")
     assert ran.intermediate == ("pretended:0" if request.param == "gpu-only" else "cpu")
@@ -81,15 +81,15 @@ def run(request, tmp_path_factory) -> Run:
 
 
 @pytest.fixture(scope="module", params=HALF)
-def half(request, tmp_path_factory) -> tuple[str, Run]:
-    ran = chain(tmp_path_factory.mktemp("accelerator"), *HALF[request.param])
+def half(request, tmp_path_factory) -> tuple[str, NodeResults]:
+    ran = run_all_nodes(tmp_path_factory.mktemp("accelerator"), *HALF[request.param])
     assert ran.precision == PRECISION[request.param]
     return request.param, ran
 
 
 @pytest.fixture(scope="module")
-def nudged(tmp_path_factory) -> Run:
-    return chain(tmp_path_factory.mktemp("nudged"), "--cpu", *FP32, nudge=NUDGE)
+def nudged(tmp_path_factory) -> NodeResults:
+    return run_all_nodes(tmp_path_factory.mktemp("nudged"), "--cpu", *FP32_FLAGS, nudge=NUDGE)
 
 
 def test_every_node_gives_what_it_gives_on_the_cpu(run, on_cpu):
@@ -97,7 +97,7 @@ def test_every_node_gives_what_it_gives_on_the_cpu(run, on_cpu):
     lazy = run.patcher == "ModelPatcherDynamic"  # no weights without a file: only the demo models run
     assert run.results.keys() == {name for name in on_cpu.results if not (lazy and ":" in name)}
     assert set(run.left_out) == WITHOUT_MODELS | ({"BIVDiffVideoModelLoader"} if lazy else set())
-    for name, distance in distances(run, on_cpu).items():
+    for name, distance in relative_distances(run, on_cpu).items():
         of_family = FAMILIES_TOLERANCE if ":" in name else TOLERANCE
         assert distance < (PICTURES_TOLERANCE if name in PICTURES else of_family), name
 
@@ -110,9 +110,9 @@ def test_results_lie_where_the_host_keeps_them(run):
 def test_16_bits_change_less_than_a_nudge_of_what_comes_in(half, on_cpu, nudged, tmp_path):
     """How far rounding carries is the networks' own, and told by the same ones on the same machine."""
     mode, run = half
-    stored = chain(tmp_path, "--cpu", *STORED[mode])
-    bounds = distances(nudged, on_cpu)
-    found = {name: distance for name, distance in distances(run, stored).items() if name not in PICTURES}
+    stored = run_all_nodes(tmp_path, "--cpu", *STORED[mode])
+    bounds = relative_distances(nudged, on_cpu)
+    found = {name: distance for name, distance in relative_distances(run, stored).items() if name not in PICTURES}
     assert found.keys() == on_cpu.results.keys() - PICTURES
     assert not {name: (distance, bounds[name]) for name, distance in found.items() if not distance < bounds[name]}
 
@@ -126,7 +126,7 @@ def test_what_leaves_float16_is_refused(half, on_cpu):
 
 def test_memory_of_a_model_that_can_be_unloaded_goes_to_frames(tmp_path):
     """Beside the video model one frame fits; the host unloads a part of it, and no call runs out of memory."""
-    script("low_memory", tmp_path / "seen.json")
+    run_script("low_memory", tmp_path / "seen.json")
     seen = json.loads((tmp_path / "seen.json").read_text())
     assert seen["loaded before"] == seen["video bytes"] > seen["loaded after"]
     assert seen["frames at once"] == [5, 3] * 3
@@ -135,7 +135,7 @@ def test_memory_of_a_model_that_can_be_unloaded_goes_to_frames(tmp_path):
 @tiny.needs_multigpu
 def test_two_accelerators_give_what_one_gives(tmp_path):
     """Windows on either, to the bit: whatever goes with a window is on the device that takes it."""
-    script("two_gpus", tmp_path / "seen.json")
+    run_script("two_gpus", tmp_path / "seen.json")
     seen = json.loads((tmp_path / "seen.json").read_text())
     assert seen["devices"] == ["pretended:0", "pretended:1"]
     assert seen["the same"] == dict.fromkeys(seen["the same"], True) != {}
@@ -144,7 +144,7 @@ def test_two_accelerators_give_what_one_gives(tmp_path):
 @pytest.fixture(scope="module")
 def became(tmp_path_factory) -> dict[str, str]:
     file = tmp_path_factory.mktemp("rules") / "became.json"
-    script("device_rules", file)
+    run_script("device_rules", file)
     return json.loads(file.read_text())
 
 

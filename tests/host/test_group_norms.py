@@ -6,7 +6,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.resnet import ResnetBlock2D
 from fixtures import tiny_models as tiny
 from fixtures.gaussian_mixture import assert_near, rms
-from fixtures.released_loops import released_inversion, released_scheduler
+from fixtures.released_loops import invert_as_released, make_released_scheduler
 from torch import Tensor
 
 pytestmark = pytest.mark.floats
@@ -47,25 +47,25 @@ def invert(pack, model, latent: dict, text: list | None = None, **settings) -> T
 
 @pytest.mark.parametrize("frames", [1, 3, 8])
 def test_reference_inversion_equals_the_released_loop(pack, model, frames):
-    latent, text, unet = tiny.frames(frames, 4, 8, 8), tiny.text(), inflated_unet(model)
+    latent, text, unet = tiny.make_latent(frames, 4, 8, 8), tiny.text(), inflated_unet(model)
 
     def eps(z: Tensor, t: int) -> Tensor:
         return unet(z.double(), t, text[0][0].double().expand(len(z), -1, -1)).sample.to(z.dtype)
 
     with torch.no_grad():
-        expected = released_inversion(eps, released_scheduler(STEPS), latent["samples"] * SCALE)[-1]
+        expected = invert_as_released(eps, make_released_scheduler(STEPS), latent["samples"] * SCALE)[-1]
     out = invert(pack, model, latent, text)
     assert_near(out, expected, 1e-5)
 
 
 def test_one_frame_has_nothing_to_pool(pack, model):
-    latent = tiny.frames(1, 4, 8, 8)
+    latent = tiny.make_latent(1, 4, 8, 8)
     pooled, alone = (invert(pack, model, latent, group_norms=norms) for norms in ("whole_clip", "per_frame"))
     assert_near(pooled, alone, 1e-6)
 
 
 def test_auto_follows_the_grid_and_nothing_stays_behind(pack, model):
-    latent = tiny.frames(4, 4, 8, 8)
+    latent = tiny.make_latent(4, 4, 8, 8)
     matched = {"grid": "matched", "scheduler": "normal"}
     before = invert(pack, model, latent, **matched)
     pooled = invert(pack, model, latent, group_norms="whole_clip")
@@ -78,7 +78,7 @@ def test_auto_follows_the_grid_and_nothing_stays_behind(pack, model):
 
 def test_several_prompts_pool_each_for_itself(pack, model):
     """Two prompts over the whole picture, which the host puts into one call: the mean of what each makes of it."""
-    latent = tiny.frames(3, 4, 8, 8)
+    latent = tiny.make_latent(3, 4, 8, 8)
     settings = {"group_norms": "whole_clip", "grid": "matched", "steps": 1, "strength": 0.01}
     first, second = (tiny.text(seed=seed) for seed in (1, 3))
     together = invert(pack, model, latent, first + second, **settings)
@@ -91,7 +91,7 @@ def test_weights_that_are_cast_are_honoured(pack):
     stored, full = tiny.sd_model(stored=torch.float16), tiny.sd_model()
     weights = {key: tensor.double() for key, tensor in stored.model.diffusion_model.state_dict().items()}
     full.model.diffusion_model.load_state_dict(weights)
-    latent = tiny.frames(3, 4, 8, 8)
+    latent = tiny.make_latent(3, 4, 8, 8)
     out, expected = (invert(pack, model, latent) for model in (stored, full))
     assert_near(out, expected, 1e-6)
 
@@ -110,14 +110,14 @@ def test_weights_that_are_cast_are_honoured(pack):
 )
 def test_what_cannot_be_pooled_is_refused(pack, make, settings, message):
     channels = 16 if settings.get("grid") else 4
-    latent = {"samples": tiny.frames(3, channels, 8, 8)["samples"]}
+    latent = {"samples": tiny.make_latent(3, channels, 8, 8)["samples"]}
     with pytest.raises(ValueError, match=f"^DDIM Inverse .Image.: group_norms whole_clip .*|{message}") as refusal:
         invert(pack, make(pack), latent, group_norms="whole_clip", **{"scheduler": "simple", **settings})
     assert message in str(refusal.value)
 
 
 def test_running_out_of_memory_is_explained(pack, model):
-    calls = tiny.Calls(2, torch.OutOfMemoryError("CUDA out of memory."))
+    calls = tiny.CallCounter(2, torch.OutOfMemoryError("CUDA out of memory."))
     with pytest.raises(torch.OutOfMemoryError, match="group_norms whole_clip puts all 3 frames .* per_frame"):
-        invert(pack, calls.on(model), tiny.frames(3, 4, 8, 8))
+        invert(pack, calls.on(model), tiny.make_latent(3, 4, 8, 8))
     assert calls.rows == [3, 3]

@@ -6,10 +6,15 @@ import comfy.hooks
 import pytest
 import torch
 from fixtures import tiny_models as tiny
-from fixtures.fake_advanced_controlnet import Keyframed, TimestepKeyframe, TimestepKeyframes, keyframed
-from fixtures.frame_scenarios import controlled
+from fixtures.fake_advanced_controlnet import (
+    KeyframedControlNet,
+    TimestepKeyframe,
+    TimestepKeyframes,
+    keyframed_control_net,
+)
+from fixtures.frame_scenarios import make_controlled_prompts
 from fixtures.gaussian_mixture import assert_near, rms
-from fixtures.node_calls import STRENGTHS, WEAKER, inputs_of, keyframed_text, warnings
+from fixtures.node_calls import LORA_SCALE, STRENGTHS, collect_warnings, make_inputs, make_keyframed_text
 from torch import Tensor
 
 pytestmark = pytest.mark.floats
@@ -21,11 +26,11 @@ NODES = ["BIVDiffInvertImage", "BIVDiffInvertVideo"]
 
 def model_for(node_id: str):
     model = tiny.sd_model()
-    return tiny.seeing_together(model) if node_id == "BIVDiffInvertVideo" else model
+    return tiny.as_video_model(model) if node_id == "BIVDiffInvertVideo" else model
 
 
 def invert(pack, node_id: str, model, text: list, **settings) -> Tensor:
-    given = {**inputs_of(node_id, model, tiny.frames(*LATENT), text), "steps": 6, **settings}
+    given = {**make_inputs(node_id, model, tiny.make_latent(*LATENT), text), "steps": 6, **settings}
     return pack.run(node_id, **given)[0]["samples"]
 
 
@@ -41,7 +46,7 @@ def by_hand(model):
         x, sigma = args["input"], args["timestep"][0].item()
         (*_, strength) = (strength for start, strength in starts.items() if start >= sigma)
         denoised = apply_model(x, args["timestep"], **args["c"])
-        return x - (1 + strength * (WEAKER - 1)) * (x - denoised)
+        return x - (1 + strength * (LORA_SCALE - 1)) * (x - denoised)
 
     model = model.clone()
     model.set_model_unet_function_wrapper(scaled)
@@ -51,7 +56,7 @@ def by_hand(model):
 @pytest.mark.parametrize("solver", ["ddim", "uni_inv", "fireflow", "fixed_point"])
 @pytest.mark.parametrize("node_id", NODES)
 def test_hook_keyframes_hold_at_their_levels(pack, node_id, solver):
-    text = keyframed_text()
+    text = make_keyframed_text()
     out = invert(pack, node_id, model_for(node_id), text, solver=solver)
     expected = invert(pack, node_id, by_hand(model_for(node_id)), tiny.text(), solver=solver)
     # Weights patched and outputs scaled round differently, and fixed_point's iterations enlarge that on this network.
@@ -61,10 +66,10 @@ def test_hook_keyframes_hold_at_their_levels(pack, node_id, solver):
 
 def test_the_hooks_wired_in_are_left_alone(pack):
     """A core sampler after the inversion does what it does without one."""
-    text, model = keyframed_text(), tiny.sd_model()
+    text, model = make_keyframed_text(), tiny.sd_model()
     given = {"latent_image": {"samples": torch.zeros(LATENT)}, "seed": 1, "steps": 6, "cfg": 1.0, "denoise": 1.0}
     given |= {"sampler_name": "euler", "scheduler": "normal", "negative": tiny.text(seed=2)}
-    (before,) = pack.run("KSampler", model=model, positive=keyframed_text(), **given)
+    (before,) = pack.run("KSampler", model=model, positive=make_keyframed_text(), **given)
     invert(pack, "BIVDiffInvertImage", model, text)
     (after,) = pack.run("KSampler", model=model, positive=text, **given)
     assert torch.equal(after["samples"], before["samples"])
@@ -79,18 +84,20 @@ def test_timestep_keyframes_hold_at_their_levels(pack, solver):
     """Advanced-ControlNet's, through a stand-in: guaranteed steps and all, and left as they were."""
     starts = {0.0: 0.2, 0.3: 1.0, 0.7: 2.5}
     keyframes = TimestepKeyframes(*(TimestepKeyframe(start, strength) for start, strength in starts.items()))
-    text, _ = controlled(pack, (tiny.text(), tiny.text()), keyframed(keyframes), 1, False, 0.0, 1.0)
+    text, _ = make_controlled_prompts(
+        pack, (tiny.text(), tiny.text()), keyframed_control_net(keyframes), 1, False, 0.0, 1.0
+    )
     model = model_for("BIVDiffInvertVideo")
-    Keyframed.calls.clear()
+    KeyframedControlNet.calls.clear()
     pack.run(
-        "BIVDiffInvertVideo", model=model, conditioning=text, latent=tiny.frames(5, 4, 8, 8), steps=8,
+        "BIVDiffInvertVideo", model=model, conditioning=text, latent=tiny.make_latent(5, 4, 8, 8), steps=8,
         scheduler="normal", solver=solver,
     )  # fmt: skip
     sampling = model.get_model_object("model_sampling")
-    for sigma, strength in Keyframed.calls:
+    for sigma, strength in KeyframedControlNet.calls:
         (*_, expected) = (s for start, s in starts.items() if sampling.percent_to_sigma(start) >= sigma)
         assert strength == expected
-    assert {strength for _, strength in Keyframed.calls} == set(starts.values())
+    assert {strength for _, strength in KeyframedControlNet.calls} == set(starts.values())
     assert [keyframe.guarantee_steps for keyframe in keyframes.keyframes] == [1, 1, 1]
 
 
@@ -113,7 +120,7 @@ def test_guidance_and_step_caches_are_left_out_with_a_word(pack, node_id, patch)
     (patched,) = pack.run(patch, model=plain, **SWITCHED_OFF[patch])
     options = {key: list(by_key) for key, by_key in patched.wrappers.items()}
     assert torch.equal(invert(pack, node_id, patched, tiny.text()), invert(pack, node_id, plain, tiny.text()))
-    said = warnings(pack, node_id, **inputs_of(node_id, patched, tiny.frames(*LATENT)))
+    said = collect_warnings(pack, node_id, **make_inputs(node_id, patched, tiny.make_latent(*LATENT)))
     assert f"Switched off for the inversion: {patch}" in said
     assert {key: list(by_key) for key, by_key in patched.wrappers.items()} == options, "the MODEL wired in is as it was"
 
@@ -132,14 +139,14 @@ def test_guidance_that_is_an_object_is_left_out_too(pack, node_id, make):
     guided = plain.clone()
     guided.set_model_sampler_post_cfg_function(guidance)
     assert torch.equal(invert(pack, node_id, guided, tiny.text()), invert(pack, node_id, plain, tiny.text()))
-    said = warnings(pack, node_id, **inputs_of(node_id, guided, tiny.frames(*LATENT)))
+    said = collect_warnings(pack, node_id, **make_inputs(node_id, guided, tiny.make_latent(*LATENT)))
     assert f"Switched off for the inversion: {type(guidance).__name__}" in said
 
 
 def test_guidance_that_is_an_object_stays_in_force_in_chunks(pack):
     model = tiny.sd_model()
     model.set_model_sampler_post_cfg_function(Guidance())
-    given = inputs_of("BIVDiffFrameSampler", model, tiny.frames(*LATENT))
+    given = make_inputs("BIVDiffFrameSampler", model, tiny.make_latent(*LATENT))
     whole, chunked = (pack.run("BIVDiffFrameSampler", frames_per_batch=n, **given)[0]["samples"] for n in (F, 1))
     assert rms(chunked - whole) < 2e-5 * rms(whole)
 
@@ -154,13 +161,13 @@ def part(pack, text: list, start: float, end: float) -> list:
 @pytest.mark.parametrize("ends", [(0.0, 0.5), (0.3, 1.0)])
 @pytest.mark.parametrize("node_id", [*NODES, "BIVDiffFrameSampler", "BIVDiffTemporalSmoother"])
 def test_levels_without_a_prompt_are_refused(pack, node_id, ends):
-    calls = tiny.Calls()
+    calls = tiny.CallCounter()
     model = calls.on(model_for(node_id))
-    latent = tiny.frames(*LATENT)
+    latent = tiny.make_latent(*LATENT)
     if node_id == "BIVDiffTemporalSmoother":
         latent = {"samples": torch.randn(LATENT, generator=torch.Generator().manual_seed(7))}
     with pytest.raises(ValueError, match="no positive prompt is active at sigma .* ConditioningSetTimestepRange"):
-        pack.run(node_id, **inputs_of(node_id, model, latent, part(pack, tiny.text(), *ends)))
+        pack.run(node_id, **make_inputs(node_id, model, latent, part(pack, tiny.text(), *ends)))
     assert calls.rows == []
 
 

@@ -22,7 +22,7 @@ def video(pack):
 @pytest.fixture(scope="module")
 def halfway(pack, video) -> dict:
     """Inverted to strength .5, with a mask and the places of its frames."""
-    latent = {**tiny.frames(F, 4, 8, 8), "noise_mask": torch.rand(F, 64, 64), "batch_index": [4, 5, 6]}
+    latent = {**tiny.make_latent(F, 4, 8, 8), "noise_mask": torch.rand(F, 64, 64), "batch_index": [4, 5, 6]}
     given = {"model": video, "conditioning": tiny.text(), "latent": latent, "steps": 4, "strength": 0.5}
     return pack.run("BIVDiffInvertVideo", **given)[0]
 
@@ -148,7 +148,7 @@ def test_what_is_no_latent_is_refused(pack, content, message):
 
 
 @pytest.mark.parametrize(
-    "samples", [torch.zeros(2, 4, 8, 8), tiny.frames(2, 4, 8, 8)["samples"]], ids=["empty", "clean"]
+    "samples", [torch.zeros(2, 4, 8, 8), tiny.make_latent(2, 4, 8, 8)["samples"]], ids=["empty", "clean"]
 )
 def test_clean_latents_are_not_saved_as_noise(pack, samples):
     with pytest.raises(ValueError, match="^Save Inverted Latent: this latent does not look like noise"):

@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 from fixtures import tiny_models as tiny
-from fixtures.video_model_folders import PROMPT, denoised, write_folder
+from fixtures.video_model_folders import PROMPT, denoise_once, write_zeroscope_folder
 from torch import Tensor
 
 Change = Callable[[Path], None]
@@ -291,7 +291,7 @@ REFUSED = [
 def plain(tmp_path_factory) -> Path:
     """Weights that bf16 and fp16 hold exactly."""
     folder = tmp_path_factory.mktemp("diffusers") / "plain"
-    write_folder(folder)
+    write_zeroscope_folder(folder)
     for part in STEM:
         weights = safetensors.torch.load((folder / WEIGHTS[part]).read_bytes())
         rounded = {key: tensor.bfloat16().half().float() for key, tensor in weights.items()}
@@ -322,7 +322,7 @@ def output(loaders, part: str, folder: Path) -> Tensor:
     x, text = torch.randn(3, 4, 8, 8, generator=generator), torch.randn(1, 7, tiny.TEXT_WIDTH, generator=generator)
     with torch.inference_mode():
         if part == UNET:
-            return denoised(loaded, x, 2.0, text)
+            return denoise_once(loaded, x, 2.0, text)
         if part == TEXT:
             return loaded.encode_from_tokens(loaded.tokenize(PROMPT))
         return loaded.decode(x)

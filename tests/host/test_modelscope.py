@@ -13,11 +13,11 @@ import torch
 from diffusers import DDIMScheduler, UNet3DConditionModel
 from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
 from fixtures import tiny_models as tiny
-from fixtures.video_model_folders import PROMPT, SCHEDULE, denoised, write_folder
+from fixtures.video_model_folders import PROMPT, SCHEDULE, denoise_once, write_zeroscope_folder
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from tools.environment import HOST_RELEASE, is_release
+from tools.environment import COMFYUI_RELEASE, is_release
 from tools.in_process_comfyui import COMFYUI
 
 pytestmark = pytest.mark.floats
@@ -175,7 +175,7 @@ def loaded(pack, folder) -> tuple:
 def test_every_weight_at_full_size_has_its_place(pack):
     with torch.device("meta"):
         unet = UNet3DConditionModel()
-    rename = pack.import_module("bivdiff_core.host.loaders.modelscope").diffusers_name
+    rename = pack.import_module("bivdiff_core.host.loaders.modelscope").to_diffusers_name
     named = as_unet_sd(unet)
     places = {rename(key, layers=2): tensor.numel() for key, tensor in named.items()}
     assert places == {key: tensor.numel() for key, tensor in unet.state_dict().items()}
@@ -195,7 +195,7 @@ def test_model_equals_diffusers(loaded, unet):
     with torch.no_grad():
         eps = unet(z.transpose(0, 1)[None], t, context).sample[0].transpose(0, 1)
     expected = (z - (1 - a).sqrt() * eps) / a.sqrt()
-    made = denoised(loaded[0], x, ((1 - a) / a).sqrt().item(), context)
+    made = denoise_once(loaded[0], x, ((1 - a) / a).sqrt().item(), context)
     torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -223,7 +223,7 @@ def test_autoencoder_is_stable_diffusion_s(loaded, autoencoder):
 @pytest.fixture
 def odd(folder, unet, text, monkeypatch, pack, tmp_path) -> Path:
     """Two checkpoints without a configuration.json, as ZeroScope's repository has them: published names, and sizes."""
-    monkeypatch.setattr(pack.import_module("bivdiff_core.host.loaders.modelscope"), "UNET", MODEL)
+    monkeypatch.setattr(pack.import_module("bivdiff_core.host.loaders.modelscope"), "PUBLISHED_UNET_CONFIG", MODEL)
     odd = tmp_path / "zs2_576w"
     odd.mkdir()
     torch.save(as_unet_sd(unet), odd / FILES["ckpt_unet"])
@@ -241,22 +241,22 @@ def test_published_size_is_that_of_diffusers(pack):
     with torch.device("meta"):
         theirs = UNet3DConditionModel().config
     assert (
-        modelscope._unet_config(modelscope.UNET).items()
+        modelscope._convert_unet_config(modelscope.PUBLISHED_UNET_CONFIG).items()
         <= {field: list(value) if isinstance(value, tuple) else value for field, value in theirs.items()}.items()
     )
 
 
 def test_lone_checkpoints_equal_the_folder(pack, loaders, loaded, odd):
     x, context = torch.randn(3, 4, 8, 8), torch.randn(1, 7, 64)
-    made, expected = (denoised(model, x, 2.0, context) for model in (loaders.load_unet(odd), loaded[0]))
-    off = 0 if is_release(COMFYUI, HOST_RELEASE) else 1e-4  # hosts up to 0.27 do not repeat the last digits
+    made, expected = (denoise_once(model, x, 2.0, context) for model in (loaders.load_unet(odd), loaded[0]))
+    off = 0 if is_release(COMFYUI, COMFYUI_RELEASE) else 1e-4  # hosts up to 0.27 do not repeat the last digits
     torch.testing.assert_close(made, expected, rtol=off, atol=off)
     clip = loaders.load_text_encoder(odd)
     assert torch.equal(*(encoder.encode_from_tokens(clip.tokenize(PROMPT)) for encoder in (clip, loaded[1])))
 
 
 def test_parts_in_diffusers_layout_go_before_checkpoints(pack, loaders, odd, tmp_path):
-    write_folder(tmp_path / "other")
+    write_zeroscope_folder(tmp_path / "other")
     for part in ("text_encoder", "vae"):
         (tmp_path / "other" / part).rename(odd / part)
     clip, vae = loaders.load_text_encoder(odd), loaders.load_autoencoder(odd)

@@ -20,13 +20,13 @@ import pytest
 import torch
 from fixtures import frame_scenarios
 from fixtures import tiny_models as tiny
-from fixtures.fake_animatediff import use_evolved_sampling
+from fixtures.fake_animatediff import apply_evolved_sampling
 from fixtures.gaussian_mixture import assert_near
-from fixtures.node_calls import keyframed_text
+from fixtures.node_calls import make_keyframed_text
 from torch import Tensor
 
 from bivdiff_core.host.compat.comfyui_internals import drain_workers
-from bivdiff_core.host.memory import frames_that_fit
+from bivdiff_core.host.memory import estimate_max_frames
 
 pytestmark = tiny.needs_multigpu
 
@@ -139,7 +139,7 @@ def test_what_goes_with_a_frame_goes_to_its_device(pack, split, name):
 
 @pytest.mark.parametrize("solver", ["ddim", "fixed_point"])
 def test_image_inversion(pack, split, solver):
-    given = {"conditioning": tiny.text(), "latent": tiny.frames(F, 4, 8, 8), "steps": 4, "solver": solver}
+    given = {"conditioning": tiny.text(), "latent": tiny.make_latent(F, 4, 8, 8), "steps": 4, "solver": solver}
     calls = same_on_both(
         lambda model: pack.run("BIVDiffInvertImage", model=model, frames_per_batch=2, **given)[0]["samples"],
         tiny.sd_model(), split,
@@ -151,7 +151,7 @@ def test_image_inversion(pack, split, solver):
 def test_windows_of_a_video_model(pack, split, kind):
     """Inverted and smoothed; they overlap, so it shows in what order they are summed."""
     models = {"UNet3D": tiny.video_model, "VidRD": tiny.vidrd_model, "Wan": lambda pack: tiny.wan_model()}
-    clip = tiny.frames(*((1, 16, 9, 8, 8) if kind == "Wan" else (9, 4, 8, 8)))
+    clip = tiny.make_latent(*((1, 16, 9, 8, 8) if kind == "Wan" else (9, 4, 8, 8)))
     noise = torch.randn(clip["samples"].shape, generator=torch.Generator().manual_seed(1))
     given = {"context_length": 4, "context_overlap": 2, "steps": 3}
     given["scheduler"] = "simple" if kind == "Wan" else "ddim_uniform"
@@ -181,10 +181,10 @@ def test_core_windows(pack, split):
     assert set(same_on_both(make, model, split).by_device) == set(DEVICES)
 
 
-@pytest.mark.parametrize("patch", frame_scenarios.NEUTRAL)
+@pytest.mark.parametrize("patch", frame_scenarios.NEUTRAL_PATCHES)
 def test_patches_of_core(pack, split, patch):
     def make(model) -> Tensor:
-        return frame_scenarios.patched(pack, model, patch, frame_scenarios.NEUTRAL[patch], 2)
+        return frame_scenarios.sample_with_patch(pack, model, patch, frame_scenarios.NEUTRAL_PATCHES[patch], 2)
 
     assert set(same_on_both(make, tiny.sd_model(), split).by_device) == set(DEVICES)
 
@@ -196,7 +196,7 @@ def test_image_prompts_of_other_packs(pack, split):
     model = given.pop("model")
 
     def make(model) -> Tensor:
-        given_here = {"model": frame_scenarios.with_image_prompts(model), "frames_per_batch": 2, **given, **KSAMPLER}
+        given_here = {"model": frame_scenarios.add_image_prompts(model), "frames_per_batch": 2, **given, **KSAMPLER}
         return pack.run("BIVDiffFrameSampler", **given_here)[0]["samples"]
 
     assert set(same_on_both(make, model, split).by_device) == set(DEVICES)
@@ -221,10 +221,10 @@ def test_bridge_guider(pack, split):
 
 def test_evolved_sampling_of_animatediff(pack, split):
     """Without a motion model, whose copies core cannot make."""
-    given = {"conditioning": tiny.text(), "latent": tiny.frames(F, 4, 8, 8), "steps": 3}
+    given = {"conditioning": tiny.text(), "latent": tiny.make_latent(F, 4, 8, 8), "steps": 3}
 
     def make(model) -> Tensor:
-        evolved = use_evolved_sampling(model, motion=False)
+        evolved = apply_evolved_sampling(model, motion=False)
         return pack.run("BIVDiffInvertImage", model=evolved, frames_per_batch=2, **given)[0]["samples"]
 
     assert set(same_on_both(make, tiny.sd_model(), split).by_device) == set(DEVICES)
@@ -253,7 +253,7 @@ def test_what_depends_on_the_order_keeps_to_one_device(pack, split, caplog, name
         (model,) = pack.run("TomePatchModel", model=model, ratio=0.5)
 
     def make(model) -> Tensor:
-        text = keyframed_text() if name == "hooks on prompts" else tiny.text()
+        text = make_keyframed_text() if name == "hooks on prompts" else tiny.text()
         given = {"positive": text, "negative": tiny.text(seed=2), "latent_image": {"samples": torch.zeros(F, 4, 8, 8)}}
         return pack.run("BIVDiffFrameSampler", model=model, frames_per_batch=2, **given, **KSAMPLER)[0]["samples"]
 
@@ -302,7 +302,7 @@ def test_the_fuller_device_says_how_many_frames_fit(controlled, split, monkeypat
     monkeypatch.setattr(comfy.model_management, "get_free_memory", room.get)
     monkeypatch.setattr(comfy.model_management, "current_loaded_models", [])
     conds = {"positive": [], "negative": []}
-    assert [frames_that_fit(one, (20, 4, 8, 8), conds) for one in models] == [8, 2]
+    assert [estimate_max_frames(one, (20, 4, 8, 8), conds) for one in models] == [8, 2]
 
 
 def test_where_memory_is_plenty_each_device_has_two_calls(pack, controlled, split):
@@ -325,7 +325,7 @@ def test_progress_counts_the_windows_of_all_devices(pack, split, monkeypatch):
     monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0)
     monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_PERCENT", 0)
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
-    given = {"conditioning": tiny.text(), "latent": tiny.frames(F, 4, 8, 8), "steps": 3, "solver": "ddim"}
+    given = {"conditioning": tiny.text(), "latent": tiny.make_latent(F, 4, 8, 8), "steps": 3, "solver": "ddim"}
     with context.CurrentNodeContext("prompt", "node"):
         pack.run("BIVDiffInvertImage", model=split(tiny.sd_model()), frames_per_batch=2, **given)
     assert reports == [(i, 9, "node") for i in range(1, 10)]

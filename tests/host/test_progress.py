@@ -26,7 +26,7 @@ def test_chunks_are_counted(pack, bar):
         model=tiny.sd_model(),
         positive=tiny.text(),
         negative=tiny.text(seed=9),
-        latent_image={"samples": tiny.frames(5, 4, 8, 8)["samples"] * 0},
+        latent_image={"samples": tiny.make_latent(5, 4, 8, 8)["samples"] * 0},
         steps=4,
         scheduler="normal",
         frames_per_batch=2,
@@ -41,7 +41,7 @@ def test_a_whole_clip_counts_its_steps(pack, bar, solver):
         "BIVDiffInvertVideo",
         model=tiny.video_model(pack),
         conditioning=tiny.text(),
-        latent=tiny.frames(5, 4, 8, 8),
+        latent=tiny.make_latent(5, 4, 8, 8),
         steps=6,
         scheduler="normal",
         solver=solver,
@@ -57,7 +57,7 @@ def test_every_step_shows_a_frame(pack, bar, monkeypatch):
         "BIVDiffInvertImage",
         model=tiny.sd_model(),
         conditioning=tiny.text(),
-        latent=tiny.frames(3, 4, 8, 8),
+        latent=tiny.make_latent(3, 4, 8, 8),
         steps=5,
         scheduler="normal",
         solver="ddim",  # one model call a step
@@ -79,7 +79,9 @@ def test_each_step_shows_the_next_frame(pack, monkeypatch, shape):
     )
     dim = shape.index(3)
     levels = torch.tensor([-1.0, 0.0, 1.0]).view([3 if i == dim else 1 for i in range(len(shape))])
-    progress = pack.import_module("bivdiff_core.host.sampling_progress").Progress(tiny.sd_model(), 7, inverts=False)
+    progress = pack.import_module("bivdiff_core.host.sampling_progress").SamplingProgress(
+        tiny.sd_model(), 7, inverts=False
+    )
     for step in range(7):
         progress(step, levels.expand(shape), levels.expand(shape), 7)
     colours = [picture.getpixel((4, 4)) for picture in pictures]
@@ -99,7 +101,7 @@ def test_an_inversion_shows_its_latent_and_calls_it_noise(pack, monkeypatch):
     )
     model = tiny.sd_model()
     settings = {"model": model, "steps": 5, "scheduler": "normal"}
-    clip = tiny.frames(3, 4, 16, 16)
+    clip = tiny.make_latent(3, 4, 16, 16)
     (inverted,) = pack.run("BIVDiffInvertImage", conditioning=tiny.text(), latent=clip, **settings)
     steps_of_inversion = len(previews)
     text = {"positive": tiny.text(), "negative": tiny.text(seed=9)}

@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 from fixtures import tiny_models
-from fixtures.fake_animatediff import use_evolved_sampling
+from fixtures.fake_animatediff import apply_evolved_sampling
 from fixtures.gaussian_mixture import assert_near
 
 from research import toy_world
@@ -206,7 +206,7 @@ def test_equals_an_independent_implementation(pack, looking_model, clip, latent,
 
 def test_a_latent_of_the_released_inversion_is_blended_from_the_first_step(pack, looking_model, clip, latent):
     texts = [clip.encode_from_tokens(clip.tokenize(text)) for text in (SOURCE, TARGET, "", "")]
-    released = tiny_models.inverted(pack, latent["samples"], grid="reference", branch="image")
+    released = tiny_models.make_inverted_latent(pack, latent["samples"], grid="reference", branch="image")
     outputs = edit(pack, looking_model, clip, released, local_blend_words="cat dog")
     for frame in range(FRAMES):
         oracle = Oracle(looking_model, round(0.4 * STEPS), round(0.4 * STEPS), 5, blend_from=0)
@@ -221,10 +221,10 @@ def test_chunks_and_a_split_of_cond_from_uncond_change_nothing(pack, architectur
     model, clip = architecture
     settings = {"local_blend_words": "cat dog", "frames_per_batch": chunk}
     whole = edit(pack, model, clip, latent, **{**settings, "frames_per_batch": FRAMES})
-    calls = tiny_models.Calls()
+    calls = tiny_models.CallCounter()
     chunked = edit(pack, calls.on(model), clip, latent, **settings)
     monkeypatch.setattr(type(model), "get_free_memory", lambda *_: 0)
-    split = tiny_models.Calls()
+    split = tiny_models.CallCounter()
     alone = edit(pack, split.on(model), clip, latent, **settings)
     assert max(calls.rows) == 4 * chunk and max(split.rows) == 2 * chunk  # pairs, with and without the negative's
     for out in (chunked, alone):
@@ -243,7 +243,7 @@ def test_without_replaced_steps_it_is_plain_sampling(pack, architecture, latent)
     )
     (plain,) = pack.run(
         "BIVDiffTemporalSmoother",
-        model=tiny_models.seeing_together(model),
+        model=tiny_models.as_video_model(model),
         positive=[[text, {"pooled_output": pooled}]],
         negative=[negative],
         latent={"samples": latent["samples"].repeat(2, 1, 1, 1)},
@@ -274,7 +274,7 @@ def test_the_edit_is_felt(pack, architecture, latent):
     ],
 )
 def test_words_that_do_not_fit_are_told_before_any_model_call(pack, model, clip, latent, settings, message):
-    calls = tiny_models.Calls()
+    calls = tiny_models.CallCounter()
     with pytest.raises(ValueError, match=message):
         edit(pack, calls.on(model), clip, latent, **settings)
     assert not calls.rows
@@ -286,8 +286,8 @@ def test_a_model_without_words_to_exchange_is_refused(pack, clip, latent):
 
 
 def test_a_latent_of_another_models_space_is_refused(pack, model, clip, latent):
-    inverted = tiny_models.inverted(pack, latent["samples"], latent_format="SDXL")
-    calls = tiny_models.Calls()
+    inverted = tiny_models.make_inverted_latent(pack, latent["samples"], latent_format="SDXL")
+    calls = tiny_models.CallCounter()
     with pytest.raises(ValueError, match="latent space SDXL, but this model's is SD15"):
         edit(pack, calls.on(model), clip, inverted)
     assert not calls.rows
@@ -306,7 +306,7 @@ def test_windows_that_part_a_frame_from_its_source_are_refused(pack, model, clip
 def test_out_of_memory_halves_pairs_down_to_one(pack, model, clip, latent):
     """A frame and its source stay together, and the smallest chunk is tried once."""
 
-    class Full(tiny_models.Calls):
+    class Full(tiny_models.CallCounter):
         def __call__(self, apply_model, args):
             self.rows.append(len(args["input"]) // len(args["c"]["transformer_options"]["cond_or_uncond"]))
             raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -323,7 +323,7 @@ def test_out_of_memory_halves_pairs_down_to_one(pack, model, clip, latent):
 def test_animatediff_is_refused(pack, model, clip, latent):
     """Its motion would mix sources with targets."""
     with pytest.raises(ValueError, match="Prompt2Prompt Frame Editor: the model has AnimateDiff"):
-        edit(pack, use_evolved_sampling(model), clip, latent)
+        edit(pack, apply_evolved_sampling(model), clip, latent)
 
 
 def test_frame_chunks_on_the_model_do_no_harm(pack, model, clip, latent):

@@ -27,7 +27,7 @@ VISION = {
 
 @pytest.fixture(scope="module")
 def clip() -> Tensor:
-    return toy_world.make_clip(toy_world.HELD_OUT_SEEDS[1]).frames[:4]
+    return toy_world.generate_clip(toy_world.HELD_OUT_SEEDS[1]).frames[:4]
 
 
 def is_picture(plot: Tensor) -> bool:
@@ -42,10 +42,10 @@ def test_healthy_noise_raises_no_alarm(pack, shape):
 
 
 def test_the_remedy_is_that_of_the_node_the_latent_comes_from(pack):
-    weak = tiny.inverted(pack, 0.6 * noise(8, 4, 16, 16), branch="mix")
+    weak = tiny.make_inverted_latent(pack, 0.6 * noise(8, 4, 16, 16), branch="mix")
     _, summary, alarm = pack.run("BIVDiffLatentReport", latent=weak)
     assert alarm is True and "lost variance" in summary and "variance_preserving" in summary
-    weak = tiny.inverted(pack, weak["samples"], branch="image", strength=0.5)
+    weak = tiny.make_inverted_latent(pack, weak["samples"], branch="image", strength=0.5)
     assert pack.run("BIVDiffLatentReport", latent=weak)[2] is False
 
 
@@ -55,7 +55,7 @@ def test_frames_that_were_never_inverted_raise_the_alarm(pack):
 
 
 def test_inversions_of_the_chain_say_their_branch_and_strength(pack):
-    inputs = {"conditioning": tiny.text(), "latent": tiny.frames(4, 4, 8, 8), "steps": 3, "strength": 0.6}
+    inputs = {"conditioning": tiny.text(), "latent": tiny.make_latent(4, 4, 8, 8), "steps": 3, "strength": 0.6}
     (latent,) = pack.run("BIVDiffInvertImage", model=tiny.sd_model(), **inputs)
     _, summary, _ = pack.run("BIVDiffLatentReport", latent=latent)
     assert "Below a strength of 1" in summary and "does not say where" not in summary
@@ -81,8 +81,8 @@ def test_a_frozen_video_is_no_gain(pack, clip):
 
 def test_the_source_shows_an_average_for_what_it_is(pack):
     """Every frame averaged with the one before, out of frames of different scenes, is steady by every other figure."""
-    source = toy_world.make_clip(toy_world.HELD_OUT_SEEDS[1]).frames
-    drawn = torch.stack([toy_world.make_clip(seed).frames[0] for seed in toy_world.HELD_OUT_SEEDS[: len(source)]])
+    source = toy_world.generate_clip(toy_world.HELD_OUT_SEEDS[1]).frames
+    drawn = torch.stack([toy_world.generate_clip(seed).frames[0] for seed in toy_world.HELD_OUT_SEEDS[: len(source)]])
     average = torch.cat((drawn[:1], (drawn[1:] + drawn[:-1]) / 2))
     wired = {"reference_images": drawn, "source_images": source.repeat_interleave(2, 1).repeat_interleave(2, 2)}
     plot, summary = pack.run("BIVDiffTemporalReport", images=average, **wired)

@@ -13,7 +13,7 @@ from comfy_cli.workflow_to_api import convert_ui_to_api
 
 from research import toy_world
 from tools.demo import WORKFLOW
-from tools.video_files import frames_of
+from tools.video_files import read_frames
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAIN = ("BIVDiffFrameSampler", "BIVDiffInvertImage", "BIVDiffInvertVideo", "BIVDiffTemporalSmoother")
@@ -73,8 +73,8 @@ def test_the_demo_workflow_makes_a_video(server):
     run = server.run(prompt)
     clip = toy_world.packaged_clip()
 
-    source, control = frames_of(server, run, prompt, "Source"), frames_of(server, run, prompt, "Control")
-    framewise, smoothed = frames_of(server, run, prompt, "Frame-wise"), frames_of(server, run, prompt, "Smoothed")
+    source, control = read_frames(server, run, prompt, "Source"), read_frames(server, run, prompt, "Control")
+    framewise, smoothed = read_frames(server, run, prompt, "Frame-wise"), read_frames(server, run, prompt, "Smoothed")
     assert source.shape == control.shape == framewise.shape == smoothed.shape == clip.frames.shape
     assert (source - clip.frames).abs().mean() < 0.01, "the packaged clip is the world's, as H.264 keeps it"
     assert set(control.unique().tolist()) == {0.0, 1.0}
@@ -120,7 +120,7 @@ def test_another_strength_of_the_structure_pass_computes_it_alone(server, demo):
     chain = {key for key, node in demo.items() if node["class_type"] in CHAIN}
     assert chain <= set(first.executed)
     assert chain & set(again.executed) == {titled(demo, name) for name in STRUCTURE_PASS}
-    before, after = (frames_of(server, run, demo, "Smoothed") for run in (first, again))
+    before, after = (read_frames(server, run, demo, "Smoothed") for run in (first, again))
     assert (after - before).abs().mean() > 1e-4
 
 
@@ -132,7 +132,7 @@ def test_a_bypassed_structure_pass_leaves_the_video_as_it_is(server):
     prompt = convert_ui_to_api(ui, server.object_info())
     run = server.run(prompt)
     assert not run.error and not {titled(prompt, name) for name in STRUCTURE_PASS} & set(run.executed)
-    smoothed, without = (frames_of(server, run, prompt, title) for title in ("Smoothed", "No structure pass"))
+    smoothed, without = (read_frames(server, run, prompt, title) for title in ("Smoothed", "No structure pass"))
     assert torch.equal(smoothed, without)
 
 

@@ -8,7 +8,7 @@ from comfy.samplers import SAMPLER_NAMES
 from fixtures import tiny_models as tiny
 from fixtures.frame_scenarios import control_net, noise
 from fixtures.gaussian_mixture import GaussianMixture, assert_near, rms
-from fixtures.released_loops import denoising, released_scheduler
+from fixtures.released_loops import ddim_denoise, make_released_scheduler
 
 pytestmark = pytest.mark.floats
 
@@ -30,7 +30,7 @@ def sd():
 @pytest.fixture(scope="module")
 def little(pack, sd) -> dict:
     """Frames inverted to strength .3."""
-    latent = tiny.frames(F, 4, 8, 8)
+    latent = tiny.make_latent(F, 4, 8, 8)
     return pack.run("BIVDiffInvertImage", model=sd, conditioning=tiny.text(), latent=latent, steps=20, strength=0.3)[0]
 
 
@@ -38,17 +38,17 @@ def little(pack, sd) -> dict:
 def test_it_equals_diffusers(pack, sd, cfg):
     z, positive, negative = noise(F, 4, 8, 8), tiny.text(seed=1), tiny.text(seed=2)
     given = {"steps": 10, "cfg": cfg, "positive": positive, "negative": negative}
-    out = redraw(pack, sd, tiny.inverted(pack, z, branch="image"), **given)
-    cond, uncond = tiny.image_eps(sd, positive), tiny.image_eps(sd, negative)
+    out = redraw(pack, sd, tiny.make_inverted_latent(pack, z, branch="image"), **given)
+    cond, uncond = tiny.make_eps_function(sd, positive), tiny.make_eps_function(sd, negative)
     with torch.no_grad():
-        expected = denoising(
-            lambda z, t: uncond(z, t) + cfg * (cond(z, t) - uncond(z, t)), released_scheduler(10, True), z
+        expected = ddim_denoise(
+            lambda z, t: uncond(z, t) + cfg * (cond(z, t) - uncond(z, t)), make_released_scheduler(10, True), z
         )
     assert_near(out["samples"] * SCALE, expected[-1], 1e-5)
 
 
 def test_one_frame_is_drawn_as_in_its_clip(pack, sd, little):
-    first = {"samples": tiny.frames(F, 4, 8, 8)["samples"][:1]}
+    first = {"samples": tiny.make_latent(F, 4, 8, 8)["samples"][:1]}
     given = {"model": sd, "conditioning": tiny.text(), "latent": first, "steps": 20, "strength": 0.3}
     (inverted,) = pack.run("BIVDiffInvertImage", **given)
     alone, whole = (redraw(pack, sd, latent, steps=20)["samples"] for latent in (inverted, little))
@@ -81,7 +81,7 @@ def test_nothing_is_drawn_from_a_seed(pack, sd, little):
 def test_hints_follow_their_frames(pack, frames_per_batch):
     model, positive, negative, _ = control_net(pack, flip=False)
     frames = len(positive[0][1]["control"].cond_hint_original)
-    latent = tiny.inverted(pack, noise(frames, 4, 8, 8), strength=0.5, sigma=1.5)
+    latent = tiny.make_inverted_latent(pack, noise(frames, 4, 8, 8), strength=0.5, sigma=1.5)
     given = {"positive": positive, "negative": negative, "steps": 3}
     whole = redraw(pack, model, latent, frames_per_batch=frames, **given)
     parts = redraw(pack, model, latent, frames_per_batch=frames_per_batch, **given)
@@ -105,15 +105,15 @@ def test_a_mask_is_passed_on_and_every_pixel_is_drawn(pack, sd, little):
     ],
 )
 def test_what_does_not_fit_is_refused(pack, sd, latent, changes, message):
-    calls = tiny.Calls()
-    inverted = tiny.inverted(pack, noise(F, 4, 8, 8), branch="image", **latent)
+    calls = tiny.CallCounter()
+    inverted = tiny.make_inverted_latent(pack, noise(F, 4, 8, 8), branch="image", **latent)
     with pytest.raises(ValueError, match=f"^Frame-wise Image Sampler: .*{re.escape(message)}"):
         redraw(pack, calls.on(sd), inverted, **{"steps": 4, **changes})
     assert calls.rows == []
 
 
 def test_noise_without_a_description_is_refused(pack, sd):
-    calls = tiny.Calls()
+    calls = tiny.CallCounter()
     with pytest.raises(ValueError, match="looks like noise .* Load Inverted Latent"):
         redraw(pack, calls.on(sd), {"samples": noise(F, 4, 16, 16)})
     assert calls.rows == []
@@ -121,10 +121,10 @@ def test_noise_without_a_description_is_refused(pack, sd):
 
 def test_a_video_of_several_latent_frames_is_refused(pack):
     wan = tiny.wan_model()
-    video = tiny.inverted(pack, noise(1, 16, 3, 8, 8), latent_format="Wan21", family="flow", sigma=1.0)
+    video = tiny.make_inverted_latent(pack, noise(1, 16, 3, 8, 8), latent_format="Wan21", family="flow", sigma=1.0)
     with pytest.raises(ValueError, match="a video of 3 latent frames, which this model would draw as one clip"):
         redraw(pack, wan, video, steps=3, scheduler="simple")
-    alone = tiny.inverted(pack, noise(3, 16, 1, 8, 8), latent_format="Wan21", family="flow", sigma=1.0)
+    alone = tiny.make_inverted_latent(pack, noise(3, 16, 1, 8, 8), latent_format="Wan21", family="flow", sigma=1.0)
     assert redraw(pack, wan, alone, steps=3, scheduler="simple")["samples"].shape == (3, 16, 1, 8, 8)
 
 

@@ -14,11 +14,11 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from fixtures import fake_animatediff as ade
 from fixtures import tiny_models as tiny
-from fixtures.node_calls import inputs_of, warnings
+from fixtures.node_calls import collect_warnings, make_inputs
 from torch import Tensor
 
 from bivdiff_core.grids import sd_sigma
-from bivdiff_core.host.inverted_latents import mix
+from bivdiff_core.host.inverted_latents import mix_branches
 from research import toy_world
 
 F = 4
@@ -37,7 +37,7 @@ def smooth_footage() -> dict:
 
 
 def latent_for(node_id: str) -> dict:
-    return {"samples": noise()} if node_id == "BIVDiffTemporalSmoother" else tiny.frames(*LATENT)
+    return {"samples": noise()} if node_id == "BIVDiffTemporalSmoother" else tiny.make_latent(*LATENT)
 
 
 class Uncalled:
@@ -97,7 +97,7 @@ BARE = {
 def test_a_bare_image_model_is_no_video_model(pack, sd, node_id, bare):
     model = BARE[bare](pack, sd)
     with Uncalled(model), pytest.raises(ValueError, match="got an image model, expected a video model") as refusal:
-        pack.run(node_id, **inputs_of(node_id, model, latent_for(node_id)))
+        pack.run(node_id, **make_inputs(node_id, model, latent_for(node_id)))
     assert "ZeroScope" in str(refusal.value)
 
 
@@ -106,11 +106,11 @@ def test_a_lora_on_the_prompt_makes_no_video_model(pack, sd):
     weights = {"diffusion_model.out.2.diff": 0.1 * sd.model.diffusion_model.out[2].weight}
     hooked = comfy.hooks.set_hooks_for_conditioning(tiny.text(), comfy.hooks.create_hook_lora(weights, 1.0, 0.0))
     with pytest.raises(ValueError, match="got an image model"):
-        pack.run(VIDEO_NODES[0], **inputs_of(VIDEO_NODES[0], sd, tiny.frames(*LATENT), hooked))
+        pack.run(VIDEO_NODES[0], **make_inputs(VIDEO_NODES[0], sd, tiny.make_latent(*LATENT), hooked))
     group = comfy.hooks.HookGroup()
     group.add(comfy.hooks.TransformerOptionsHook(transformers_dict={}))
     hooked = comfy.hooks.set_hooks_for_conditioning(tiny.text(), group)
-    said = warnings(pack, VIDEO_NODES[0], **inputs_of(VIDEO_NODES[0], sd, tiny.frames(*LATENT), hooked))
+    said = collect_warnings(pack, VIDEO_NODES[0], **make_inputs(VIDEO_NODES[0], sd, tiny.make_latent(*LATENT), hooked))
     assert "hooks (transformer_options)" in said
 
 
@@ -144,17 +144,17 @@ def test_an_image_model_with_more_on_it_is_warned_of(pack, sd, node_id, mechanis
     """It may be a motion module that nobody here knows."""
     model = sd.clone()
     mechanism(model)
-    assert name in warnings(pack, node_id, **inputs_of(node_id, model, latent_for(node_id)))
+    assert name in collect_warnings(pack, node_id, **make_inputs(node_id, model, latent_for(node_id)))
 
 
 def test_video_models_are_known(pack, sd, video):
     """And say nothing."""
     wan = tiny.wan_model()
     clip = {"samples": noise(1, 16, F, 8, 8)}
-    moving = ade.use_evolved_sampling(sd)
+    moving = ade.apply_evolved_sampling(sd)
     for model, latent in ((video, {"samples": noise()}), (wan, clip), (moving, {"samples": noise()})):
-        inputs = inputs_of("BIVDiffTemporalSmoother", model, latent)
-        assert not warnings(pack, "BIVDiffTemporalSmoother", **{**inputs, "scheduler": "simple"})
+        inputs = make_inputs("BIVDiffTemporalSmoother", model, latent)
+        assert not collect_warnings(pack, "BIVDiffTemporalSmoother", **{**inputs, "scheduler": "simple"})
 
 
 def test_a_bridge_wants_one_of_each(pack, sd, video):
@@ -173,14 +173,14 @@ def test_a_bridge_wants_one_of_each(pack, sd, video):
 def test_a_video_model_is_no_image_model(pack, video, node_id):
     """Frames in a chunk would see one another, and the result depend on the chunks."""
     with Uncalled(video), pytest.raises(ValueError, match="got a video model .* expected an image model"):
-        pack.run(node_id, **inputs_of(node_id, video, tiny.frames(*LATENT)))
+        pack.run(node_id, **make_inputs(node_id, video, tiny.make_latent(*LATENT)))
 
 
 @pytest.mark.floats
 def test_a_video_model_shown_single_frames_is_an_image_model(pack, video):
     """For families without an image model of their own; each frame is then what it is alone."""
-    clip = tiny.frames(*LATENT)
-    given = {**inputs_of("BIVDiffInvertImage", video, clip), "frames_per_batch": 1}
+    clip = tiny.make_latent(*LATENT)
+    given = {**make_inputs("BIVDiffInvertImage", video, clip), "frames_per_batch": 1}
     (inverted,) = pack.run("BIVDiffInvertImage", **given)
     (alone,) = pack.run("BIVDiffInvertImage", **{**given, "latent": {"samples": clip["samples"][2:3]}})
     torch.testing.assert_close(inverted["samples"][2:3], alone["samples"], rtol=1e-4, atol=1e-5)
@@ -197,7 +197,7 @@ def test_a_video_model_is_not_cut_into_chunks(pack, video):
 def test_an_empty_latent_is_no_noise(pack, video):
     empty = {"samples": torch.zeros(LATENT)}
     with Uncalled(video), pytest.raises(ValueError, match="^Video Temporal Smoother: this latent does not look"):
-        pack.run("BIVDiffTemporalSmoother", **inputs_of("BIVDiffTemporalSmoother", video, empty), strength=0.5)
+        pack.run("BIVDiffTemporalSmoother", **make_inputs("BIVDiffTemporalSmoother", video, empty), strength=0.5)
     with pytest.raises(ValueError, match="^Mixed Inversion Blend: this latent does not look like noise"):
         pack.run("BIVDiffMixedInversion", image_latent=empty, video_latent=empty)
     with pytest.raises(ValueError, match="^Inverted Latent to Noise: this latent does not look like noise"):
@@ -208,16 +208,16 @@ def test_an_empty_latent_is_no_noise(pack, video):
 def test_an_inverted_latent_is_no_frames(pack, sd, video, node_id):
     model = video if node_id == "BIVDiffInvertVideo" else sd
     for strength in (1.0, 0.4):
-        inverted = tiny.inverted(pack, noise(), strength=strength)
+        inverted = tiny.make_inverted_latent(pack, noise(), strength=strength)
         with Uncalled(model), pytest.raises(ValueError, match="got an inverted latent, expected frames"):
-            pack.run(node_id, **inputs_of(node_id, model, inverted))
+            pack.run(node_id, **make_inputs(node_id, model, inverted))
 
 
 def test_settings_of_noise_that_is_not_drawn_are_warned_of(pack, sd):
-    inverted = tiny.inverted(pack, noise(), strength=0.4, sigma=1.0)
+    inverted = tiny.make_inverted_latent(pack, noise(), strength=0.4, sigma=1.0)
     for settings, said in (({}, False), ({"denoise": 0.5}, True), ({"frame_noise": "shared"}, True)):
-        given = {**inputs_of("BIVDiffFrameSampler", sd, inverted), **settings}
-        assert ("have no effect" in warnings(pack, "BIVDiffFrameSampler", **given)) == said
+        given = {**make_inputs("BIVDiffFrameSampler", sd, inverted), **settings}
+        assert ("have no effect" in collect_warnings(pack, "BIVDiffFrameSampler", **given)) == said
 
 
 def test_frames_with_fine_patterns_are_not_taken_for_noise(pack):
@@ -225,8 +225,8 @@ def test_frames_with_fine_patterns_are_not_taken_for_noise(pack):
     model, _, clip, vae, _ = pack.run("BIVDiffDemoModels")
     (text,) = pack.run("CLIPTextEncode", clip=clip, text="")
     for number in range(4):
-        (latent,) = pack.run("VAEEncode", vae=vae, pixels=toy_world.held_out("hard", number).frames)
-        assert not warnings(pack, "BIVDiffInvertImage", model=model, conditioning=text, latent=latent, steps=5)
+        (latent,) = pack.run("VAEEncode", vae=vae, pixels=toy_world.held_out_clip("hard", number).frames)
+        assert not collect_warnings(pack, "BIVDiffInvertImage", model=model, conditioning=text, latent=latent, steps=5)
         inputs = {"positive": text, "negative": text, "latent_image": latent, "denoise": 0.5, "steps": 2}
         (drawn,) = pack.run("BIVDiffFrameSampler", model=model, **inputs)
         assert drawn["samples"].isfinite().all()
@@ -235,8 +235,10 @@ def test_frames_with_fine_patterns_are_not_taken_for_noise(pack):
 @pytest.mark.parametrize("branch", ["Image", "Video"])
 def test_noise_that_lost_its_description_is_warned_of(pack, sd, video, branch):
     model, node_id = (sd if branch == "Image" else video), f"BIVDiffInvert{branch}"
-    assert "looks like noise" in warnings(pack, node_id, **inputs_of(node_id, model, {"samples": noise(F, 4, 16, 16)}))
-    assert not warnings(pack, node_id, **inputs_of(node_id, model, tiny.frames(*LATENT)))
+    assert "looks like noise" in collect_warnings(
+        pack, node_id, **make_inputs(node_id, model, {"samples": noise(F, 4, 16, 16)})
+    )
+    assert not collect_warnings(pack, node_id, **make_inputs(node_id, model, tiny.make_latent(*LATENT)))
 
 
 def test_a_control_in_the_image_inversion_is_warned_of(pack, sd):
@@ -245,8 +247,8 @@ def test_a_control_in_the_image_inversion_is_warned_of(pack, sd):
         "ControlNetApplyAdvanced", positive=tiny.text(), negative=tiny.text(), control_net=tiny.control_net(),
         image=hints, strength=1.0, start_percent=0.0, end_percent=1.0,
     )  # fmt: skip
-    given = inputs_of("BIVDiffInvertImage", sd, tiny.frames(*LATENT), controlled)
-    assert "before Apply ControlNet" in warnings(pack, "BIVDiffInvertImage", **given)
+    given = make_inputs("BIVDiffInvertImage", sd, tiny.make_latent(*LATENT), controlled)
+    assert "before Apply ControlNet" in collect_warnings(pack, "BIVDiffInvertImage", **given)
 
 
 NESTED = {"samples": comfy.nested_tensor.NestedTensor([torch.randn(1, 4, F, 8, 8), torch.randn(1, 8, 16)])}
@@ -262,7 +264,7 @@ def test_sound_beside_the_video_is_refused_in_words(pack, sd, node_id):
     if node_id == "BIVDiffMixedInversion":
         given = {"image_latent": NESTED, "video_latent": NESTED}
     elif node_id in ("BIVDiffFrameSampler", "BIVDiffInvertImage", *VIDEO_NODES):
-        given = inputs_of(node_id, sd, NESTED)
+        given = make_inputs(node_id, sd, NESTED)
     with pytest.raises(ValueError, match="video and audio.*Separate AV Latent"):
         pack.run(node_id, **given)
 
@@ -280,7 +282,7 @@ def test_text_of_another_encoder_is_refused(pack, sd, video):
     other = tiny.text(1, 7, 2 * tiny.TEXT_WIDTH)
     for node_id, model in (("BIVDiffFrameSampler", sd), ("BIVDiffInvertImage", sd), ("BIVDiffTemporalSmoother", video)):
         with pytest.raises(ValueError, match=f"encoded for another model .* {2 * tiny.TEXT_WIDTH} values"):
-            pack.run(node_id, **inputs_of(node_id, model, latent_for(node_id), other))
+            pack.run(node_id, **make_inputs(node_id, model, latent_for(node_id), other))
 
 
 # What a latent says of itself
@@ -288,7 +290,7 @@ def test_text_of_another_encoder_is_refused(pack, sd, video):
 
 @pytest.fixture(scope="module")
 def inverted(pack, video) -> dict:
-    return pack.run("BIVDiffInvertVideo", **inputs_of("BIVDiffInvertVideo", video, tiny.frames(*LATENT)))[0]
+    return pack.run("BIVDiffInvertVideo", **make_inputs("BIVDiffInvertVideo", video, tiny.make_latent(*LATENT)))[0]
 
 
 def test_a_description_counts_for_its_own_samples_only(pack, sd, video, inverted):
@@ -299,7 +301,7 @@ def test_a_description_counts_for_its_own_samples_only(pack, sd, video, inverted
         scheduler="normal", denoise=1.0, **text,
     )  # fmt: skip
     assert "bivdiff" in sampled
-    pack.run("BIVDiffInvertVideo", **inputs_of("BIVDiffInvertVideo", video, sampled))
+    pack.run("BIVDiffInvertVideo", **make_inputs("BIVDiffInvertVideo", video, sampled))
 
     (upscaled,) = pack.run(
         "LatentUpscale", samples=inverted, upscale_method="bicubic", width=256, height=256, crop="disabled"
@@ -324,18 +326,18 @@ def test_branches_on_two_devices_are_mixed_where_the_host_keeps_latents(monkeypa
     device = torch.device("meta")
     monkeypatch.setattr(comfy.model_management, "intermediate_device", lambda: device)
     image, video = ({"samples": torch.zeros(2, 4, 8, 8, device=where)} for where in ("cpu", device))
-    assert mix(image, video, 0.5, "linear", steadiness=0.0)["samples"].device == device
+    assert mix_branches(image, video, 0.5, "linear", steadiness=0.0)["samples"].device == device
 
 
 def test_smooth_footage_is_believed_and_said(pack, video):
     """Its inversions correlate as images do, at any number of steps."""
     correlated = torch.nn.functional.interpolate(noise(F, 4, 8, 8), scale_factor=4, mode="bilinear")
     correlated = correlated / correlated.std()
-    told = tiny.inverted(pack, correlated)
-    said = warnings(pack, "BIVDiffTemporalSmoother", **inputs_of("BIVDiffTemporalSmoother", video, told))
+    told = tiny.make_inverted_latent(pack, correlated)
+    said = collect_warnings(pack, "BIVDiffTemporalSmoother", **make_inputs("BIVDiffTemporalSmoother", video, told))
     assert "far from noise" in said and "Smooth footage" in said
     with pytest.raises(ValueError, match="this latent does not look like noise") as refusal:
-        pack.run("BIVDiffTemporalSmoother", **inputs_of("BIVDiffTemporalSmoother", video, {"samples": correlated}))
+        pack.run("BIVDiffTemporalSmoother", **make_inputs("BIVDiffTemporalSmoother", video, {"samples": correlated}))
     assert "Save Inverted Latent" in str(refusal.value) and "raise their steps" not in str(refusal.value)
     assert not pack.run("BIVDiffLatentReport", latent=told)[1].startswith("Alarm: not an inverted latent")
     assert pack.run("BIVDiffLatentReport", latent={"samples": correlated})[1].startswith(
@@ -344,16 +346,18 @@ def test_smooth_footage_is_believed_and_said(pack, video):
 
 
 def test_a_sky_goes_through_the_chain(pack, sd, video):
-    (inverted,) = pack.run("BIVDiffInvertVideo", **inputs_of("BIVDiffInvertVideo", video, smooth_footage()))
+    (inverted,) = pack.run("BIVDiffInvertVideo", **make_inputs("BIVDiffInvertVideo", video, smooth_footage()))
     mixed, _ = pack.run("BIVDiffMixedInversion", image_latent=inverted, video_latent=inverted, mixing_ratio=0.5)
-    pack.run("BIVDiffTemporalSmoother", **inputs_of("BIVDiffTemporalSmoother", video, mixed))
+    pack.run("BIVDiffTemporalSmoother", **make_inputs("BIVDiffTemporalSmoother", video, mixed))
 
 
 @pytest.mark.parametrize(("strength", "said"), [(1.0, False), (0.5, False), (0.8, True)])
 def test_a_strength_that_the_latent_overrules_is_warned_of(pack, video, strength, said):
     """Unless it is the default, or what the latent says anyway."""
-    given = inputs_of("BIVDiffTemporalSmoother", video, tiny.inverted(pack, noise(F, 4, 32, 32), strength=0.5))
-    warned = warnings(pack, "BIVDiffTemporalSmoother", **given, strength=strength)
+    given = make_inputs(
+        "BIVDiffTemporalSmoother", video, tiny.make_inverted_latent(pack, noise(F, 4, 32, 32), strength=0.5)
+    )
+    warned = collect_warnings(pack, "BIVDiffTemporalSmoother", **given, strength=strength)
     assert ("strength 0.8 has no effect" in warned) == said
 
 
@@ -362,10 +366,10 @@ def test_a_loaded_latent_that_shows_the_image_is_warned_of(pack, video):
     coarse = torch.nn.functional.interpolate(noise(F, 4, 8, 8, seed=1), scale_factor=4, mode="bilinear")
     share = 1 / (1 + sd_sigma(500) ** 2) ** 0.5
     loaded = {"samples": share * coarse / coarse.std() + (1 - share**2) ** 0.5 * noise(F, 4, 32, 32)}
-    given = inputs_of("BIVDiffTemporalSmoother", video, loaded)
-    said = warnings(pack, "BIVDiffTemporalSmoother", **given)
+    given = make_inputs("BIVDiffTemporalSmoother", video, loaded)
+    said = collect_warnings(pack, "BIVDiffTemporalSmoother", **given)
     assert "does not say how far it was inverted" in said and "set that strength" in said
-    assert not warnings(pack, "BIVDiffTemporalSmoother", **given, strength=0.5)
+    assert not collect_warnings(pack, "BIVDiffTemporalSmoother", **given, strength=0.5)
 
 
 # Levels, by what was reached
@@ -385,7 +389,7 @@ def short_scheduler(monkeypatch):
 @pytest.mark.parametrize("node_id", ["BIVDiffInvertImage", *VIDEO_NODES])
 def test_a_schedule_that_stops_far_below_noise_is_refused(pack, sd, video, short_scheduler, node_id):
     model = sd if node_id == "BIVDiffInvertImage" else video
-    given = {**inputs_of(node_id, model, latent_for(node_id)), "scheduler": "short"}
+    given = {**make_inputs(node_id, model, latent_for(node_id)), "scheduler": "short"}
     with Uncalled(model), pytest.raises(ValueError, match="scheduler short tops out at sigma 1, where 71%"):
         pack.run(node_id, **given)
 
@@ -395,21 +399,21 @@ def test_below_full_noise_levels_count_and_not_what_was_asked_for(pack, sd, vide
     image, clip = (
         pack.run(
             node_id, strength=0.2,
-            **{**inputs_of(node_id, model, tiny.frames(*LATENT)), "scheduler": scheduler},
+            **{**make_inputs(node_id, model, tiny.make_latent(*LATENT)), "scheduler": scheduler},
         )[0]
         for node_id, model, scheduler in (("BIVDiffInvertImage", sd, "short"), ("BIVDiffInvertVideo", video, "normal"))
     )  # fmt: skip
     mixed, _ = pack.run("BIVDiffMixedInversion", image_latent=image, video_latent=clip, mixing_ratio=0.5)
-    calls = tiny.Calls()
-    given = inputs_of("BIVDiffTemporalSmoother", calls.on(video), mixed)
+    calls = tiny.CallCounter()
+    given = make_inputs("BIVDiffTemporalSmoother", calls.on(video), mixed)
     pack.run("BIVDiffTemporalSmoother", **given, strength=1.0)
     assert calls.sigmas[0] == pytest.approx(sd_sigma(200), rel=1e-6)
 
 
 @pytest.mark.parametrize(("sigma", "fits"), [(1.02, True), (1.2, False)])
 def test_branches_agree_within_two_hundredths_of_the_image(pack, sigma, fits):
-    image = tiny.inverted(pack, noise(seed=1), sigma=1.0, strength=0.4)
-    clip = tiny.inverted(pack, noise(seed=2), sigma=sigma, strength=0.4)
+    image = tiny.make_inverted_latent(pack, noise(seed=1), sigma=1.0, strength=0.4)
+    clip = tiny.make_inverted_latent(pack, noise(seed=2), sigma=sigma, strength=0.4)
     given = {"image_latent": image, "video_latent": clip, "mixing_ratio": 0.5}
     if fits:
         pack.run("BIVDiffMixedInversion", **given)
@@ -419,7 +423,10 @@ def test_branches_agree_within_two_hundredths_of_the_image(pack, sigma, fits):
 
 
 def test_tops_of_different_models_are_all_full_noise(pack):
-    image, clip = tiny.inverted(pack, noise(seed=1)), tiny.inverted(pack, noise(seed=2), sigma=25.1)
+    image, clip = (
+        tiny.make_inverted_latent(pack, noise(seed=1)),
+        tiny.make_inverted_latent(pack, noise(seed=2), sigma=25.1),
+    )
     pack.run("BIVDiffMixedInversion", image_latent=image, video_latent=clip, mixing_ratio=0.5)
 
 
@@ -451,9 +458,11 @@ def test_a_warning_shows_on_the_node_and_in_its_output(pack, server):
 
 
 def test_the_log_keeps_the_warnings(pack, sd, caplog):
-    model = tiny.seeing_together(sd)
+    model = tiny.as_video_model(sd)
     with caplog.at_level(logging.WARNING):
-        said = warnings(pack, "BIVDiffInvertVideo", **inputs_of("BIVDiffInvertVideo", model, tiny.frames(*LATENT)))
+        said = collect_warnings(
+            pack, "BIVDiffInvertVideo", **make_inputs("BIVDiffInvertVideo", model, tiny.make_latent(*LATENT))
+        )
     assert said and said in caplog.text
 
 
@@ -461,10 +470,10 @@ def test_the_log_keeps_the_warnings(pack, sd, caplog):
 
 
 def test_a_name_that_moved_in_another_pack_is_said(pack, sd):
-    model = ade.use_evolved_sampling(sd)
+    model = ade.apply_evolved_sampling(sd)
     del model.get_attachment("ADE_params").context_options
     with pytest.raises(ValueError, match="does not yet support .* AnimateDiff-Evolved 1.5.7 .* Update BIVDiff"):
-        pack.run("BIVDiffTemporalSmoother", **inputs_of("BIVDiffTemporalSmoother", model, {"samples": noise()}))
+        pack.run("BIVDiffTemporalSmoother", **make_inputs("BIVDiffTemporalSmoother", model, {"samples": noise()}))
 
 
 class BrokenHooks(comfy.hooks.HookGroup):
@@ -480,7 +489,7 @@ class BrokenHooks(comfy.hooks.HookGroup):
 def test_a_name_that_another_packs_own_code_lacks_is_not_taken_for_ours(pack, sd, error):
     hooks = BrokenHooks()
     hooks.error = error
-    given = inputs_of("BIVDiffInvertImage", sd, tiny.frames(*LATENT), tiny.text(hooks=hooks))
+    given = make_inputs("BIVDiffInvertImage", sd, tiny.make_latent(*LATENT), tiny.text(hooks=hooks))
     with pytest.raises(error, match="their own"):
         pack.run("BIVDiffInvertImage", **given)
 
@@ -499,16 +508,16 @@ ERRORS = {
 
 @pytest.mark.parametrize(("error", "kind"), ERRORS.items(), ids=[type(error).__name__ for error in ERRORS])
 def test_an_error_of_any_kind_gets_the_nodes_name(pack, sd, error, kind):
-    model = tiny.Calls(1, error).on(sd)
+    model = tiny.CallCounter(1, error).on(sd)
     with pytest.raises(kind) as raised:
-        pack.run("BIVDiffFrameSampler", **inputs_of("BIVDiffFrameSampler", model, tiny.frames(1, *LATENT[1:])))
+        pack.run("BIVDiffFrameSampler", **make_inputs("BIVDiffFrameSampler", model, tiny.make_latent(1, *LATENT[1:])))
     assert str(raised.value) == f"Frame-wise Image Sampler: {error}"
     assert comfy.model_management.is_oom(raised.value) == isinstance(error, torch.OutOfMemoryError)
 
 
 def test_a_cancel_passes_as_it_is(pack, sd):
     cancel = comfy.model_management.InterruptProcessingException()
-    model = tiny.Calls(1, cancel).on(sd)
+    model = tiny.CallCounter(1, cancel).on(sd)
     with pytest.raises(comfy.model_management.InterruptProcessingException) as raised:
-        pack.run("BIVDiffFrameSampler", **inputs_of("BIVDiffFrameSampler", model, tiny.frames(*LATENT)))
+        pack.run("BIVDiffFrameSampler", **make_inputs("BIVDiffFrameSampler", model, tiny.make_latent(*LATENT)))
     assert raised.value is cancel

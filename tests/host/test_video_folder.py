@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 from fixtures import tiny_models as tiny
-from fixtures.video_model_folders import PROMPT, SCHEDULE, denoised, tiny_parts
+from fixtures.video_model_folders import PROMPT, SCHEDULE, denoise_once, make_parts
 from transformers import CLIPTokenizer
 
 pytestmark = pytest.mark.floats
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.floats
 
 @pytest.fixture(scope="module")
 def parts() -> dict:
-    return tiny_parts()
+    return make_parts()
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +67,8 @@ def test_the_disk_is_walked_again_only_after_a_change(pack, tmp_path, monkeypatc
     def listed() -> tuple[list[str], int]:
         """The list, and how often the disk was walked for it when it is asked for twice."""
         walks.clear()
-        first = loaders.video_folders()
-        assert loaders.video_folders() == first
+        first = loaders.list_video_folders()
+        assert loaders.list_video_folders() == first
         return first, len(walks)
 
     assert listed() == ([], 1)
@@ -102,7 +102,9 @@ def test_model_equals_diffusers_on_the_folders_schedule(pack, folders, parts, na
         out = parts["unet"](z.transpose(0, 1)[None], t, text).sample[0].transpose(0, 1)
     velocity = scheduler.config.prediction_type == "v_prediction"
     expected = a.sqrt() * z - (1 - a).sqrt() * out if velocity else (z - (1 - a).sqrt() * out) / a.sqrt()
-    torch.testing.assert_close(denoised(model, x, ((1 - a) / a).sqrt().item(), text), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        denoise_once(model, x, ((1 - a) / a).sqrt().item(), text), expected, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_text_encoder_equals_transformers(pack, folders, parts):
@@ -137,7 +139,7 @@ def test_autoencoder_equals_diffusers(pack, folders, parts):
 def test_the_host_can_make_them_again(pack, folders):
     model, clip, vae = load(pack, "eps")
     for patcher in (model, clip.patcher, vae.patcher):
-        assert tiny.same_weights_made_again(patcher)
+        assert tiny.clones_have_same_weights(patcher)
 
 
 def test_smoother_runs_on_the_loaded_folder(pack, folders):

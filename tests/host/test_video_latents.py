@@ -10,7 +10,7 @@ import pytest
 import torch
 from fixtures import tiny_models as tiny
 from fixtures.frame_scenarios import noise
-from fixtures.gaussian_mixture import assert_near, ode_solution, relative, rms
+from fixtures.gaussian_mixture import assert_near, relative_error, rms, solve_ode
 from fixtures.tiny_models import FlowVideo
 from torch import Tensor
 
@@ -69,8 +69,8 @@ def test_inversion_follows_the_ode(pack, video):
 
     with torch.no_grad():
         sigma_min = float(model.model_sampling.sigma_min)
-        expected = ode_solution(denoised, model.process_latent_in(latent["samples"]).double(), 1.0, sigma_min, steps=20)
-    errors = [relative(invert(pack, video, "Video", latent, steps=n)["samples"], expected) for n in (10, 20)]
+        expected = solve_ode(denoised, model.process_latent_in(latent["samples"]).double(), 1.0, sigma_min, steps=20)
+    errors = [relative_error(invert(pack, video, "Video", latent, steps=n)["samples"], expected) for n in (10, 20)]
     assert errors[1] < 0.01 and errors[1] < errors[0] / 2
 
 
@@ -81,7 +81,9 @@ def test_round_trip(pack, video):
         inverted = invert(pack, video, "Video", latent, steps=steps)
         assert torch.isfinite(inverted["samples"]).all()
         assert inverted["bivdiff"]["at_sigma_max"] and math.isclose(inverted["bivdiff"]["sigma"], 1, abs_tol=1e-6)
-        errors.append(relative(smooth(pack, video, inverted, sampler_name="heun", steps=steps), latent["samples"]))
+        errors.append(
+            relative_error(smooth(pack, video, inverted, sampler_name="heun", steps=steps), latent["samples"])
+        )
     assert errors[1] < 0.05 and errors[1] < 0.7 * errors[0]
 
 
@@ -92,7 +94,7 @@ def test_one_model_in_both_branches(pack, video, ratio):
     frames = {"samples": clip["samples"].transpose(0, 2)}
     assert frames["samples"].shape == (T, video.channels, 1, 8, 8)
     image, whole = invert(pack, video, "Image", frames), invert(pack, video, "Video", clip)
-    assert relative(image["samples"].transpose(0, 2), whole["samples"]) > 1e-3
+    assert relative_error(image["samples"].transpose(0, 2), whole["samples"]) > 1e-3
     mixed, _ = pack.run(
         "BIVDiffMixedInversion", image_latent=image, video_latent=whole, mixing_ratio=ratio,
         mode="variance_preserving",
@@ -145,7 +147,7 @@ def test_a_text_for_every_slice_goes_with_it(pack, video, frames_per_batch):
         alone = invert(pack, video, "Image", {"samples": part}, conditioning=[[text[i : i + 1], extra]])["samples"]
         same(sliced[:, :, i : i + 1], alone)
     first_for_all = invert(pack, video, "Image", clip, conditioning=[[text[:1], extra]])["samples"]
-    assert relative(first_for_all[:, :, 1:], sliced[:, :, 1:]) > 1e-3
+    assert relative_error(first_for_all[:, :, 1:], sliced[:, :, 1:]) > 1e-3
 
 
 def test_conditioning_of_the_whole_clip_is_none_of_a_slices_business(pack, wan):
@@ -163,14 +165,14 @@ def test_hunyuan_with_masked_text_takes_one_frame_a_call(pack, hunyuan, masked):
     """The host's HunyuanVideo raises on more rows; an attention_mask that masks nothing changes nothing."""
     mask = torch.ones(1, 7, dtype=torch.long)
     mask[:, 7 - masked :] = 0
-    text, calls, clip = hunyuan.text(attention_mask=mask), tiny.Calls(), hunyuan.latent()
+    text, calls, clip = hunyuan.text(attention_mask=mask), tiny.CallCounter(), hunyuan.latent()
     model = calls.on(hunyuan.model)
     out = invert(pack, hunyuan, "Image", clip, model=model, conditioning=text, frames_per_batch=0)["samples"]
     assert set(calls.rows) == {1}
     for i, part in enumerate(clip["samples"].split(1, dim=2)):
         same(out[:, :, i : i + 1], invert(pack, hunyuan, "Image", {"samples": part}, conditioning=text)["samples"])
     plain = invert(pack, hunyuan, "Image", clip)["samples"]
-    assert (relative(out, plain) < 1e-5) == (masked == 0)
+    assert (relative_error(out, plain) < 1e-5) == (masked == 0)
     # Other core samplers and Frame-wise Image Sampler run the same chunks.
     (drawn,) = pack.run(
         "BIVDiffFrameSampler", model=model, positive=text, negative=text, cfg=1.0, steps=2, scheduler="simple",
@@ -187,7 +189,7 @@ def test_every_scheduler_reaches_noise_or_is_refused(pack, video, stage):
     """LTX's highest level is .99999994, rounded."""
     reached = set()
     for scheduler in comfy.samplers.SCHEDULER_NAMES:
-        calls = tiny.Calls()
+        calls = tiny.CallCounter()
         given = {"model": calls.on(video.model), "scheduler": scheduler, "steps": 3}
         try:
             if stage == "smoother":
@@ -213,11 +215,11 @@ def test_shift_only_moves_the_levels(pack, wan):
         (model,) = pack.run("ModelSamplingSD3", model=wan.model, shift=shift)
         return invert(pack, wan, "Video", wan.latent(), model=model, steps=steps)["samples"]
 
-    assert relative(inverted(1.0, 4), inverted(8.0, 4)) > 0.02
+    assert relative_error(inverted(1.0, 4), inverted(8.0, 4)) > 0.02
     assert_near(inverted(1.0, 20), inverted(8.0, 20), 0.01)
 
 
-class Guidance(tiny.Calls):
+class Guidance(tiny.CallCounter):
     """Notes the guidance that the network gets."""
 
     def __call__(self, apply_model, args):
@@ -248,7 +250,7 @@ def test_mean_flow_weights_are_not_asked_at_the_last_level(pack, node_id):
     video.model = tiny.hunyuan_model(meanflow=True)
     branch = node_id.removeprefix("BIVDiffInvert")
     for solver in ("uni_inv", "fixed_point"):
-        calls = tiny.Calls()
+        calls = tiny.CallCounter()
         with pytest.raises(ValueError, match=f"solver {solver} .* mean-flow .* Set solver to ddim or fireflow"):
             invert(pack, video, branch, video.latent(), model=calls.on(video.model), solver=solver)
         assert calls.rows == []
@@ -278,7 +280,7 @@ def core_windows(pack, model, **settings):
     (windowed,) = pack.run(
         "ContextWindowsManual", model=model, context_length=2, context_overlap=1, context_stride=1, closed_loop=False,
         dim=2, context_schedule="standard_static", fuse_method="pyramid",
-        **{"freenoise": False, **tiny.NO_ANCHOR, **settings},
+        **{"freenoise": False, **tiny.NO_ANCHOR_FRAME, **settings},
     )  # fmt: skip
     return windowed
 
@@ -288,12 +290,12 @@ WINDOWS = {"context_length": 2, "context_overlap": 1}
 
 def test_windows_count_latent_frames(pack, video):
     """Up and down, and like the host's own; single frames are cut as the clip that they are."""
-    clip, calls = video.latent(4), tiny.Calls()
+    clip, calls = video.latent(4), tiny.CallCounter()
     model = calls.on(video.model)
     windowed = invert(pack, video, "Video", clip, model=model, **WINDOWS)["samples"]
     assert len(calls.rows) == 3 * (4 + 1)  # windows 0-1, 1-2, 2-3; fireflow asks once more at the start
     same(windowed, invert(pack, video, "Video", clip, model=core_windows(pack, video.model))["samples"])
-    assert relative(windowed, invert(pack, video, "Video", clip)["samples"]) > 1e-4
+    assert relative_error(windowed, invert(pack, video, "Video", clip)["samples"]) > 1e-4
     z = {"samples": noise(1, video.channels, 4, 8, 8)}
     down = smooth(pack, video, z, cfg=2.0, **WINDOWS)
     same(down, smooth(pack, video, z, cfg=2.0, model=core_windows(pack, video.model)))
@@ -338,7 +340,7 @@ def conditioning_of_others(video: FlowVideo) -> list[list]:
 
 @pytest.mark.parametrize("frames_first", [True, False])
 def test_conditioning_of_another_model_is_refused(pack, video, frames_first):
-    calls = tiny.Calls()
+    calls = tiny.CallCounter()
     model = calls.on(video.model)
     for other in conditioning_of_others(video):
         told = r": this prompt was encoded for another model .* Encode it with the CLIP that belongs to this model\."
@@ -360,7 +362,7 @@ def test_conditioning_of_another_model_is_refused(pack, video, frames_first):
 # What a run tells of its schedule
 
 
-class ToldSigmas(tiny.Calls):
+class ToldSigmas(tiny.CallCounter):
     """Notes the schedule that a model call is told, as step caches and attention patches read it."""
 
     def __call__(self, apply_model, args):

@@ -47,14 +47,14 @@ def with_core_windows(model):
         core.get_matching_fuse_method(ContextFuseMethods.PYRAMID),
         context_length=LENGTH,
         context_overlap=OVERLAP,
-        **tiny.NO_ANCHOR,
+        **tiny.NO_ANCHOR_FRAME,
     )
     core.create_prepare_sampling_wrapper(model)
     return model
 
 
 def test_windows_equal_the_hosts_own(pack, model):
-    calls = tiny.Calls()
+    calls = tiny.CallCounter()
     ours = smooth(pack, calls.on(model), **WINDOWS)
     assert set(calls.rows) == {2 * LENGTH}  # cond and uncond, never more than a window
     torch.testing.assert_close(ours, smooth(pack, with_core_windows(model)))
@@ -105,7 +105,7 @@ def test_inversion_and_smoothing_come_back_through_windows(pack, model):
 
 
 def test_windows_that_do_not_move_on_are_refused(pack, model):
-    calls = tiny.Calls()
+    calls = tiny.CallCounter()
     with pytest.raises(ValueError, match="Set context_overlap below context_length"):
         smooth(pack, calls.on(model), context_length=4, context_overlap=4)
     assert not calls.rows
@@ -114,7 +114,7 @@ def test_windows_that_do_not_move_on_are_refused(pack, model):
 @pytest.mark.parametrize(("windows", "seen"), [({}, FRAMES), (WINDOWS, LENGTH)])
 def test_running_out_of_memory_is_explained(pack, model, windows, seen):
     """In the words of the node's controls, and so that the host still knows it for what it is."""
-    calls = tiny.Calls(1, torch.OutOfMemoryError("CUDA out of memory."))
+    calls = tiny.CallCounter(1, torch.OutOfMemoryError("CUDA out of memory."))
     with pytest.raises(torch.OutOfMemoryError) as error:
         smooth(pack, calls.on(model), **windows)
     assert str(error.value).startswith(f"Video Temporal Smoother: out of memory: the video model saw {seen} frames")

@@ -19,7 +19,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from fixtures import tiny_models as tiny
-from fixtures.video_model_folders import PROMPT, SCHEDULE, autoencoder, text_model
+from fixtures.video_model_folders import PROMPT, SCHEDULE, make_autoencoder, make_text_model
 from fixtures.vidrd_reference import Attention, TimeConvs, VidRD
 from torch import Tensor
 from transformers import CLIPTextModel
@@ -49,14 +49,14 @@ def unet() -> VidRD:
 
 @pytest.fixture(scope="module")
 def trained_text():
-    return tiny.randomize(text_model(), seed=12)
+    return tiny.randomize(make_text_model(), seed=12)
 
 
 @pytest.fixture(scope="module")
 def checkpoint(unet, trained_text) -> dict[str, Tensor]:
     weights = {f"unet.{key}": tensor for key, tensor in unet.state_dict().items()}
     text = trained_text.state_dict().items()
-    weights |= {f"text_encoder.text_model.{key.removeprefix('text_model.')}": tensor for key, tensor in text}
+    weights |= {f"text_encoder.text_model.{key.removeprefix('make_text_model.')}": tensor for key, tensor in text}
     return {**weights, "vae.encoder.conv_in.bias": torch.ones(1), "clip.logit_scale": torch.ones(1)}
 
 
@@ -64,7 +64,7 @@ def checkpoint(unet, trained_text) -> dict[str, Tensor]:
 def folder(pack, checkpoint, tmp_path_factory) -> Iterator[Path]:
     """models/diffusers/sd21 with a UNet and a text encoder that are not VidRD's, and the checkpoint beside them."""
     top = tmp_path_factory.mktemp("diffusers")
-    base = {"unet": UNet2DConditionModel(**SD_21), "text_encoder": text_model(), "vae": autoencoder()}
+    base = {"unet": UNet2DConditionModel(**SD_21), "text_encoder": make_text_model(), "vae": make_autoencoder()}
     for part, network in base.items():
         network.save_pretrained(top / "sd21" / part)
     DDIMScheduler(**SCHEDULE, beta_schedule="scaled_linear").save_pretrained(top / "sd21" / "scheduler")
@@ -283,7 +283,7 @@ def test_text_of_another_encoder_is_refused(pack, model):
     """Stable Diffusion 1.5's, say, whose vectors have another length."""
     prompt = [[noise(1, 7, 48), {}]]
     with pytest.raises(ValueError, match="vectors of 48 values; this model reads 32"):
-        pack.run("BIVDiffInvertVideo", model=model, conditioning=prompt, latent=tiny.frames(3, 4, 8, 8), steps=2)
+        pack.run("BIVDiffInvertVideo", model=model, conditioning=prompt, latent=tiny.make_latent(3, 4, 8, 8), steps=2)
 
 
 @pytest.mark.parametrize(("context_length", "apart"), [(0, False), (4, True)])
@@ -291,14 +291,14 @@ def test_windows_part_a_clip(pack, model, context_length, apart):
     """One step of six frames: the last one moves the first, unless windows of four frames keep them apart."""
 
     def first_frame(last: Tensor) -> Tensor:
-        clip = {"samples": torch.cat([tiny.frames(6, 4, 8, 8)["samples"][:5], last])}
+        clip = {"samples": torch.cat([tiny.make_latent(6, 4, 8, 8)["samples"][:5], last])}
         (inverted,) = pack.run(
             "BIVDiffInvertVideo", model=model, conditioning=tiny.text(), latent=clip, steps=1, solver="ddim",
             strength=0.01, context_length=context_length, context_overlap=2,
         )  # fmt: skip
         return inverted["samples"][0]
 
-    moved = first_frame(tiny.frames(1, 4, 8, 8, seed=7)["samples"]) - first_frame(
-        tiny.frames(1, 4, 8, 8, seed=8)["samples"]
+    moved = first_frame(tiny.make_latent(1, 4, 8, 8, seed=7)["samples"]) - first_frame(
+        tiny.make_latent(1, 4, 8, 8, seed=8)["samples"]
     )
     assert (moved.abs().max() < 1e-5) == apart

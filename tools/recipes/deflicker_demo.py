@@ -1,14 +1,14 @@
 """The chain as one node on the demo models and their clip: what an artist sees first."""
 
 from tools import workflow_parts
-from tools.recipes.one_node import one_node
-from tools.workflow_graph import Graph
+from tools.recipes.one_node import build_one_node
+from tools.workflow_graph import WorkflowGraph
 
 
-def draw(g: Graph) -> None:
+def draw(g: WorkflowGraph) -> None:
     """Draw the graph."""
-    g.note, g.note_width, g.zoom = workflow_parts.note("deflicker_demo"), 290, 1.0
-    bivdiff = one_node(g.object_info, demo=True)
+    g.note, g.note_width, g.zoom = workflow_parts.read_note("deflicker_demo"), 290, 1.0
+    bivdiff = build_one_node(g.object_info, demo=True)
     bivdiff.define_in(g)
     g.group("A clip and models", workflow_parts.SOURCE_COLOUR, width=260)
     clip = g.add("GetVideoComponents", video=g.add("BIVDiffDemoClip", frames=8))

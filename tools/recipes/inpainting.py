@@ -1,31 +1,33 @@
 """What a moving mask covers is drawn anew."""
 
 from tools import workflow_parts
-from tools.workflow_graph import Graph
+from tools.workflow_graph import WorkflowGraph
 
 
-def draw(g: Graph) -> None:
+def draw(g: WorkflowGraph) -> None:
     """Draw the graph."""
-    g.note = workflow_parts.note("inpainting")
+    g.note = workflow_parts.read_note("inpainting")
     stride = g.choose(4, 1)
     clip = workflow_parts.source(g, stride=stride)
     models = workflow_parts.load_models(g)
-    texts = workflow_parts.prompts(g, models, "a red fox on the grass", "a red circle on a yellow background, patchy")
+    texts = workflow_parts.add_prompts(
+        g, models, "a red fox on the grass", "a red circle on a yellow background, patchy"
+    )
     g.column()
     mask = workflow_parts.load_clip(
         g,
         g.choose(workflow_parts.PACKAGED_CLIP, "bivdiff_mask.mp4"),
         "Your mask",
-        workflow_parts.square(g),
+        workflow_parts.square_size(g),
         stride=stride,
         count=8,
     ).frames
     mask = g.add("ThresholdMask", mask=g.add("ImageToMask", image=mask, channel="red"), value=0.5)
     mask = g.add("GrowMask", mask=mask, expand=g.choose(12, 2))
     g.group("Stage 1: every frame on its own", workflow_parts.FRAMES_COLOUR)
-    frames = workflow_parts.filled(g, models, texts, clip.frames, mask)
-    before = workflow_parts.show(g, "Frame-wise", frames, models.vae)
-    video = workflow_parts.smoothed(g, models, texts, frames, "inpainting")
+    frames = workflow_parts.inpaint_frames(g, models, texts, clip.frames, mask)
+    before = workflow_parts.decode_and_preview(g, "Frame-wise", frames, models.vae)
+    video = workflow_parts.smooth_and_decode(g, models, texts, frames, "inpainting")
     soft = g.add(
         "ImageBlur",
         "Feathered edge",
@@ -35,5 +37,5 @@ def draw(g: Graph) -> None:
     )
     soft = g.add("ImageToMask", image=soft, channel="red")
     video = workflow_parts.paste_back(g, clip.frames, video, soft)
-    workflow_parts.save(g, video, clip)
-    workflow_parts.compare(g, clip, before, video, clip.frames)
+    workflow_parts.save_video(g, video, clip)
+    workflow_parts.add_comparison(g, clip, before, video, clip.frames)

@@ -1,22 +1,24 @@
 """A clip edited by an instruction."""
 
 from tools import workflow_parts
-from tools.workflow_graph import Graph, Output
+from tools.workflow_graph import OutputSlot, WorkflowGraph
 
 
-def draw(g: Graph) -> None:
+def draw(g: WorkflowGraph) -> None:
     """Draw the graph."""
-    g.note = workflow_parts.note("instruct_pix2pix")
+    g.note = workflow_parts.read_note("instruct_pix2pix")
     clip = workflow_parts.source(g)
     models = workflow_parts.load_models(g)
     editor = load_editor(g)
-    texts = workflow_parts.prompts(
+    texts = workflow_parts.add_prompts(
         g, models, "a mountain village in deep snow", "a red square on a yellow background, patchy"
     )
-    instructed(g, clip, models, editor, texts, g.choose("make it a winter day in deep snow", "a red square, patchy"))
+    add_instruction_edit(
+        g, clip, models, editor, texts, g.choose("make it a winter day in deep snow", "a red square, patchy")
+    )
 
 
-def load_editor(g: Graph) -> tuple[Output, Output]:
+def load_editor(g: WorkflowGraph) -> tuple[OutputSlot, OutputSlot]:
     """InstructPix2Pix and its text encoder."""
     if g.demo:
         loaded = g.add("BIVDiffDemoModels", "Editing model", variant="instruct_pix2pix")
@@ -25,12 +27,12 @@ def load_editor(g: Graph) -> tuple[Output, Output]:
     return loaded["MODEL"], loaded["CLIP"]
 
 
-def instructed(
-    g: Graph,
-    clip: workflow_parts.Source,
-    models: workflow_parts.Models,
-    editing: tuple[Output, Output],
-    texts: workflow_parts.Prompts,
+def add_instruction_edit(
+    g: WorkflowGraph,
+    clip: workflow_parts.SourceClip,
+    models: workflow_parts.ChainModels,
+    editing: tuple[OutputSlot, OutputSlot],
+    texts: workflow_parts.ChainPrompts,
     instruction: str,
     negative: str = "",
 ) -> None:
@@ -66,7 +68,7 @@ def instructed(
         sigmas=g.add("BasicScheduler", model=chunked, scheduler="ddim_uniform", steps=workflow_parts.steps(g)),
         latent_image=conditioned["latent"],
     )
-    before = workflow_parts.show(g, "Frame-wise", frames, models.vae)
-    video = workflow_parts.smoothed(g, models, texts, frames, "instruct_pix2pix")
-    workflow_parts.save(g, video, clip)
-    workflow_parts.compare(g, clip, before, video, clip.frames)
+    before = workflow_parts.decode_and_preview(g, "Frame-wise", frames, models.vae)
+    video = workflow_parts.smooth_and_decode(g, models, texts, frames, "instruct_pix2pix")
+    workflow_parts.save_video(g, video, clip)
+    workflow_parts.add_comparison(g, clip, before, video, clip.frames)

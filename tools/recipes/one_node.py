@@ -11,10 +11,10 @@ DESCRIPTION = (
 SEARCH_ALIASES = ["bivdiff", "vid2vid", "deflicker", "video controlnet"]
 
 
-def one_node(object_info: dict, demo: bool) -> Subgraph:
+def build_one_node(object_info: dict, demo: bool) -> Subgraph:
     """The node, its widgets at the settings to begin with, or at the demo models'; new inputs go to the end."""
     g = Subgraph("BIVDiff", object_info, demo, DESCRIPTION)
-    models = workflow_parts.Models(
+    models = workflow_parts.ChainModels(
         image=g.socket("image_model", "MODEL"),
         video=g.socket("video_model", "MODEL"),
         image_clip=g.socket("clip", "CLIP"),
@@ -25,13 +25,13 @@ def one_node(object_info: dict, demo: bool) -> Subgraph:
     hints = g.socket("control_images", "IMAGE")
 
     g.group("Size and prompts", workflow_parts.SOURCE_COLOUR)
-    latent = workflow_parts.empty(g, "EmptyLatentImage", "One empty latent per frame", like=hints)
-    texts = workflow_parts.prompts(g, models, "", "a blue square, patchy")
+    latent = workflow_parts.add_empty(g, "EmptyLatentImage", "One empty latent per frame", like=hints)
+    texts = workflow_parts.add_prompts(g, models, "", "a blue square, patchy")
     g.group("Stage 1: every frame on its own", workflow_parts.FRAMES_COLOUR)
-    control = workflow_parts.controlled(g, models, texts, hints)
+    control = workflow_parts.apply_control(g, models, texts, hints)
     draw = workflow_parts.sample_frames(g, models.image, control["positive"], control["negative"], latent)
     frames = g.add("VAEDecode", "Decode the frames", samples=draw, vae=models.vae)
-    smoother = workflow_parts.smooth(g, models, texts, draw)
+    smoother = workflow_parts.invert_and_smooth(g, models, texts, draw)
     mixed = smoother.wires["latent"].node
     inversions = [mixed.wires[branch].node for branch in ("image_latent", "video_latent")]
     redraw = workflow_parts.structure_pass(g, models, smoother, models.image, control)

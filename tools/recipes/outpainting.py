@@ -1,24 +1,24 @@
 """A clip's picture continued beyond its edges."""
 
 from tools import workflow_parts
-from tools.workflow_graph import Graph
+from tools.workflow_graph import WorkflowGraph
 
 
-def draw(g: Graph) -> None:
+def draw(g: WorkflowGraph) -> None:
     """Draw the graph."""
-    g.note = workflow_parts.note("outpainting")
+    g.note = workflow_parts.read_note("outpainting")
     clip = workflow_parts.source(g, size=g.choose((256, 512), (32, 64)))
     models = workflow_parts.load_models(g)
-    texts = workflow_parts.prompts(g, models, "a mountain road in autumn", workflow_parts.DEMO_PROMPT)
+    texts = workflow_parts.add_prompts(g, models, "a mountain road in autumn", workflow_parts.DEMO_PROMPT)
     g.group("Stage 1: every frame on its own", workflow_parts.FRAMES_COLOUR)
     margin = g.choose(128, 16)
     padded = g.add("ImagePadForOutpaint", image=clip.frames, left=margin, right=margin, feathering=g.choose(24, 4))
     g.add("PreviewImage", "Padded", images=padded)
     g.column()
-    frames = workflow_parts.filled(g, models, texts, padded, padded)
-    before = workflow_parts.show(g, "Frame-wise", frames, models.vae)
+    frames = workflow_parts.inpaint_frames(g, models, texts, padded, padded)
+    before = workflow_parts.decode_and_preview(g, "Frame-wise", frames, models.vae)
     video = workflow_parts.paste_back(
-        g, padded, workflow_parts.smoothed(g, models, texts, frames, "outpainting"), padded
+        g, padded, workflow_parts.smooth_and_decode(g, models, texts, frames, "outpainting"), padded
     )
-    workflow_parts.save(g, video, clip)
-    workflow_parts.compare(g, clip, before, video, padded)
+    workflow_parts.save_video(g, video, clip)
+    workflow_parts.add_comparison(g, clip, before, video, padded)

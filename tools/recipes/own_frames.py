@@ -1,20 +1,20 @@
 """Frames of any origin enter at the inversion."""
 
 from tools import workflow_parts
-from tools.workflow_graph import Graph
+from tools.workflow_graph import WorkflowGraph
 
 
-def draw(g: Graph) -> None:
+def draw(g: WorkflowGraph) -> None:
     """Draw the graph."""
-    g.note = workflow_parts.note("own_frames")
+    g.note = workflow_parts.read_note("own_frames")
     g.group("Source and models", workflow_parts.SOURCE_COLOUR)
     clip = workflow_parts.load_clip(
         g,
         g.choose(workflow_parts.PACKAGED_CLIP, "bivdiff_flicker.mp4"),
         "Your frames as a video",
-        workflow_parts.square(g),
+        workflow_parts.square_size(g),
         stride=1,
         count=8,
     )
     g.add("PreviewImage", "Source", images=clip.frames)
-    workflow_parts.from_frames(g, clip, workflow_parts.load_models(g), "a robot made of copper in a snowy street")
+    workflow_parts.deflicker_frames(g, clip, workflow_parts.load_models(g), "a robot made of copper in a snowy street")

@@ -1,12 +1,12 @@
 """A clip edited by changing words of its description."""
 
 from tools import workflow_parts
-from tools.workflow_graph import Graph, Node
+from tools.workflow_graph import GraphNode, WorkflowGraph
 
 
-def draw(g: Graph) -> None:
+def draw(g: WorkflowGraph) -> None:
     """Draw the graph."""
-    g.note = workflow_parts.note("prompt2prompt")
+    g.note = workflow_parts.read_note("prompt2prompt")
     clip = workflow_parts.source(g)
     models = workflow_parts.load_models(g)
     source_text = g.add(
@@ -14,18 +14,18 @@ def draw(g: Graph) -> None:
         "Source prompt",
         value=g.choose("a cat walking on the grass", workflow_parts.DEMO_PROMPT),
     )
-    texts = workflow_parts.prompts(
+    texts = workflow_parts.add_prompts(
         g, models, "a dog walking on the grass", "a red square on a yellow background, patchy", title="Target prompt"
     )
-    reworded(g, clip, models, texts, source_text, local_blend_words=g.choose("cat dog", "blue red"))
+    add_prompt_edit(g, clip, models, texts, source_text, local_blend_words=g.choose("cat dog", "blue red"))
 
 
-def reworded(
-    g: Graph,
-    clip: workflow_parts.Source,
-    models: workflow_parts.Models,
-    texts: workflow_parts.Prompts,
-    source_text: Node,
+def add_prompt_edit(
+    g: WorkflowGraph,
+    clip: workflow_parts.SourceClip,
+    models: workflow_parts.ChainModels,
+    texts: workflow_parts.ChainPrompts,
+    source_text: GraphNode,
     **edit: object,
 ) -> None:
     """The chain, its frames edited by changing words."""
@@ -35,7 +35,7 @@ def reworded(
         "BIVDiffInvertImage",
         "Invert with the source prompt",
         model=models.image,
-        conditioning=workflow_parts.for_image(g, models, source_text, "Source prompt (image model)"),
+        conditioning=workflow_parts.encode_for_image(g, models, source_text, "Source prompt (image model)"),
         latent=encoded,
         steps=workflow_parts.steps(g),
         solver=models.solver or "uni_inv",
@@ -53,8 +53,8 @@ def reworded(
         **edit,
     )
     g.column()
-    workflow_parts.show(g, "Reconstructed", edited["reconstructed"], models.vae)
-    before = workflow_parts.show(g, "Frame-wise", edited["edited"], models.vae)
-    video = workflow_parts.smoothed(g, models, texts, edited["edited"], "prompt2prompt")
-    workflow_parts.save(g, video, clip)
-    workflow_parts.compare(g, clip, before, video, clip.frames)
+    workflow_parts.decode_and_preview(g, "Reconstructed", edited["reconstructed"], models.vae)
+    before = workflow_parts.decode_and_preview(g, "Frame-wise", edited["edited"], models.vae)
+    video = workflow_parts.smooth_and_decode(g, models, texts, edited["edited"], "prompt2prompt")
+    workflow_parts.save_video(g, video, clip)
+    workflow_parts.add_comparison(g, clip, before, video, clip.frames)

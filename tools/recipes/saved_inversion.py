@@ -1,24 +1,26 @@
 """Inversions saved on one day, mixed and smoothed on another; what is for the other day is muted."""
 
 from tools import workflow_parts
-from tools.workflow_graph import Graph
+from tools.workflow_graph import WorkflowGraph
 
 PREFIXES = {"image model": "latents/BIVDiff_image", "video model": "latents/BIVDiff_video"}
 
 
-def draw(g: Graph) -> None:
+def draw(g: WorkflowGraph) -> None:
     """Draw the graph."""
-    g.note = workflow_parts.note("saved_inversion")
+    g.note = workflow_parts.read_note("saved_inversion")
     g.group("Source and models", workflow_parts.SOURCE_COLOUR)
     file = g.choose(workflow_parts.PACKAGED_CLIP, "bivdiff_flicker.mp4")
-    clip = workflow_parts.load_clip(g, file, "Your frames as a video", workflow_parts.square(g), stride=1, count=8)
+    clip = workflow_parts.load_clip(g, file, "Your frames as a video", workflow_parts.square_size(g), stride=1, count=8)
     g.add("PreviewImage", "Source", images=clip.frames)
     models = workflow_parts.load_models(g)
-    texts = workflow_parts.prompts(g, models, "a robot made of copper in a snowy street", workflow_parts.DEMO_PROMPT)
+    texts = workflow_parts.add_prompts(
+        g, models, "a robot made of copper in a snowy street", workflow_parts.DEMO_PROMPT
+    )
     g.group("Stage 1: your frames", workflow_parts.FRAMES_COLOUR)
     frames = g.add("VAEEncode", "Your frames", pixels=clip.frames, vae=models.vae)
     g.group("Stage 2: inverted and saved", workflow_parts.INVERSION_COLOUR)
-    both = workflow_parts.inverted(g, models, texts, frames, workflow_parts.OWN_STRENGTH)
+    both = workflow_parts.invert_both(g, models, texts, frames, workflow_parts.OWN_FRAMES_STRENGTH)
     g.column()
     for (whose, prefix), latent in zip(PREFIXES.items(), both, strict=True):
         g.add("BIVDiffSaveLatent", f"Save ({whose})", latent=latent, filename_prefix=prefix)
@@ -28,8 +30,8 @@ def draw(g: Graph) -> None:
         for whose, prefix in PREFIXES.items()
     )
     mixed = g.add("BIVDiffMixedInversion", image_latent=image, video_latent=video, mixing_ratio=0.5)
-    smoothed = workflow_parts.denoised(g, models, texts, mixed)
+    smoothed = workflow_parts.denoise_mixed(g, models, texts, mixed)
     g.column()
     made = g.add("VAEDecode", samples=smoothed, vae=models.vae)
-    workflow_parts.save(g, made, clip)
-    workflow_parts.compare(g, clip, clip.frames, made)
+    workflow_parts.save_video(g, made, clip)
+    workflow_parts.add_comparison(g, clip, clip.frames, made)

@@ -1,31 +1,33 @@
 """The whole chain on the demo models, every stage to be looked at."""
 
 from tools import workflow_parts
-from tools.workflow_graph import Graph
+from tools.workflow_graph import WorkflowGraph
 
 
-def draw(g: Graph) -> None:
+def draw(g: WorkflowGraph) -> None:
     """Draw the graph."""
     g.demo = True  # as shipped too
-    g.note = workflow_parts.note("stages_demo")
+    g.note = workflow_parts.read_note("stages_demo")
     g.group("Source and models", workflow_parts.SOURCE_COLOUR)
-    clip = workflow_parts.taken(g, g.add("BIVDiffDemoClip"), workflow_parts.square(g), stride=1, count=8)
+    clip = workflow_parts.add_frame_selection(
+        g, g.add("BIVDiffDemoClip"), workflow_parts.square_size(g), stride=1, count=8
+    )
     g.add("PreviewImage", "Source", images=clip.frames)
     models = workflow_parts.load_models(g, control_net="the demo models'")
-    texts = workflow_parts.prompts(g, models, "", "a blue square, patchy")
+    texts = workflow_parts.add_prompts(g, models, "", "a blue square, patchy")
     g.group("Stage 1: every frame on its own", workflow_parts.FRAMES_COLOUR)
-    control = workflow_parts.controlled(g, models, texts, workflow_parts.outlines(g, clip.frames))
+    control = workflow_parts.apply_control(g, models, texts, workflow_parts.add_canny(g, clip.frames))
     g.column()
-    latent = workflow_parts.empty(g, "EmptyLatentImage", "One empty latent per frame", like=clip.frames)
+    latent = workflow_parts.add_empty(g, "EmptyLatentImage", "One empty latent per frame", like=clip.frames)
     drawn = workflow_parts.sample_frames(g, models.image, control["positive"], control["negative"], latent, seed=0)
-    before = workflow_parts.show(g, "Frame-wise", drawn, models.vae)
-    smoothed = workflow_parts.smooth(g, models, texts, drawn, mixing_ratio=1.0, in_demo=1.0)
-    workflow_parts.show(g, "No structure pass", smoothed, models.vae)
-    video = workflow_parts.show(
+    before = workflow_parts.decode_and_preview(g, "Frame-wise", drawn, models.vae)
+    smoothed = workflow_parts.invert_and_smooth(g, models, texts, drawn, mixing_ratio=1.0, in_demo=1.0)
+    workflow_parts.decode_and_preview(g, "No structure pass", smoothed, models.vae)
+    video = workflow_parts.decode_and_preview(
         g, "Smoothed", workflow_parts.structure_pass(g, models, smoothed, models.image, control), models.vae
     )
     g.column()
     large = g.add("ImageScaleBy", "Enlarge to watch", image=video, upscale_method="bicubic", scale_by=4.0)
     saved = g.add("CreateVideo", images=large, fps=clip.fps, audio=clip.audio)
     g.add("SaveVideo", "Smoothed video", video=saved, filename_prefix="bivdiff_demo")
-    workflow_parts.compare(g, clip, before, video, clip.frames)
+    workflow_parts.add_comparison(g, clip, before, video, clip.frames)

@@ -1,13 +1,13 @@
 """A new video with a clip's outlines, by an adapter much smaller than a ControlNet."""
 
 from tools import workflow_parts
-from tools.workflow_graph import Graph
+from tools.workflow_graph import WorkflowGraph
 
 
-def draw(g: Graph) -> None:
+def draw(g: WorkflowGraph) -> None:
     """Draw the graph."""
-    g.note = workflow_parts.note("t2i_adapter")
-    workflow_parts.from_outlines(
+    g.note = workflow_parts.read_note("t2i_adapter")
+    workflow_parts.follow_outlines(
         g,
         workflow_parts.source(g),
         workflow_parts.load_models(g, "t2iadapter_canny_sd15v2.pth", "t2i_adapter"),

@@ -1,12 +1,12 @@
 """Frames of any origin, both branches on one flow model."""
 
 from tools import workflow_parts
-from tools.workflow_graph import Graph
+from tools.workflow_graph import WorkflowGraph
 
 
-def draw(g: Graph) -> None:
+def draw(g: WorkflowGraph) -> None:
     """Draw the graph."""
-    g.note = workflow_parts.note("wan")
+    g.note = workflow_parts.read_note("wan")
     g.group("Source and models", workflow_parts.SOURCE_COLOUR)
     size = g.choose((832, 480), (64, 64))
     clip = workflow_parts.load_clip(
@@ -21,12 +21,18 @@ def draw(g: Graph) -> None:
     else:
         text = g.add("CLIPLoader", clip_name="umt5_xxl_fp8_e4m3fn_scaled.safetensors", type="wan")["CLIP"]
     vae = g.add("VAELoader", vae_name="wan_2.1_vae.safetensors")["VAE"]
-    models = workflow_parts.Models(model, text, model, text, vae, None, scheduler="simple", solver="fireflow", cfg=6.0)
-    texts = workflow_parts.prompts(g, models, "a robot made of copper in a snowy street", workflow_parts.DEMO_PROMPT)
+    models = workflow_parts.ChainModels(
+        model, text, model, text, vae, None, scheduler="simple", solver="fireflow", cfg=6.0
+    )
+    texts = workflow_parts.add_prompts(
+        g, models, "a robot made of copper in a snowy street", workflow_parts.DEMO_PROMPT
+    )
     g.group("Stage 1: your frames", workflow_parts.FRAMES_COLOUR)
     encode = {"vae": vae, "images": clip.frames}
     single = g.add("BIVDiffEncodeFrames", "Every fourth frame on its own", stride=4, mode="single_frames", **encode)
     whole = g.add("BIVDiffEncodeFrames", "The clip", stride=1, mode="clip", **encode)
-    video = workflow_parts.smoothed(g, models, texts, single, strength=workflow_parts.OWN_STRENGTH, clip=whole)
-    workflow_parts.save(g, video, clip)
-    workflow_parts.compare(g, clip, clip.frames, video)
+    video = workflow_parts.smooth_and_decode(
+        g, models, texts, single, strength=workflow_parts.OWN_FRAMES_STRENGTH, clip=whole
+    )
+    workflow_parts.save_video(g, video, clip)
+    workflow_parts.add_comparison(g, clip, clip.frames, video)

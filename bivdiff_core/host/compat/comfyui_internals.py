@@ -12,13 +12,13 @@ import torch
 
 from ..comfy_types import Conditioning, Model
 from ..errors import BIVDiffError
-from .private_names import names_of
+from .private_names import private_api
 
-SWAPPED_LAYERS = ("Linear", "Conv2d", "Conv3d", "GroupNorm", "LayerNorm")
+REPLACED_LAYERS = ("Linear", "Conv2d", "Conv3d", "GroupNorm", "LayerNorm")
 
 
-@names_of("ComfyUI 0.30")
-def use_host_layers(network: torch.nn.Module, operations: type[comfy.ops.disable_weight_init]) -> None:
+@private_api("ComfyUI 0.30")
+def use_comfy_layers(network: torch.nn.Module, operations: type[comfy.ops.disable_weight_init]) -> None:
     """Make a network's layers the host's own, so that their weights are cast, offloaded and interrupted like core's.
 
     Args:
@@ -26,7 +26,7 @@ def use_host_layers(network: torch.nn.Module, operations: type[comfy.ops.disable
         operations: the host's layer classes (`comfy.ops.pick_operations`), which add to torch's only methods.
     """
     for module in network.modules():
-        for name in SWAPPED_LAYERS:
+        for name in REPLACED_LAYERS:
             if type(module) is getattr(torch.nn, name):
                 module.__class__ = getattr(operations, name)
 
@@ -35,15 +35,15 @@ CORE_WINDOW_WRAPPER, OUR_WINDOW_WRAPPER = "ContextWindows_prepare_sampling", "bi
 """Keys of the wrappers on a MODEL that cut frames into windows and do nothing else."""
 
 
-@names_of("ComfyUI 0.30")
-def mechanisms_on(model: Model) -> list[str]:
+@private_api("ComfyUI 0.30")
+def find_model_modifications(model: Model) -> list[str]:
     """What other nodes have put on a MODEL that may make its frames see one another, in words; none on a bare one.
 
     Patches of weights (LoRA) and another noise schedule do not.
     """
     options = model.model_options
     found = {
-        "patches": patches_on(model) + list(options.get("transformer_options", {}).get("patches_replace", {})),
+        "patches": list_patches(model) + list(options.get("transformer_options", {}).get("patches_replace", {})),
         "functions": [name for name, value in options.items() if callable(value) or isinstance(value, list)],
         "wrappers": [
             key
@@ -58,8 +58,8 @@ def mechanisms_on(model: Model) -> list[str]:
     return [f"{what} ({', '.join(sorted(set(names)))})" for what, names in found.items() if names]
 
 
-@names_of("ComfyUI 0.30")
-def patches_on(model: Model) -> list[str]:
+@private_api("ComfyUI 0.30")
+def list_patches(model: Model) -> list[str]:
     """Names of the patches on a MODEL's network that add to what its blocks do, as opposed to replacing it."""
     return list(model.model_options.get("transformer_options", {}).get("patches", {}))
 
@@ -72,16 +72,16 @@ def find_origin(function: Callable) -> str:
     return getattr(function, "__qualname__", type(function).__qualname__)
 
 
-GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function")
+GUIDANCE_OPTIONS = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function")
 """Options of a MODEL that change its prediction beside cfg: Self-Attention Guidance, Perturbed-Attention Guidance."""
 
 
-@names_of("ComfyUI 0.30")
+@private_api("ComfyUI 0.30")
 def remove_guidance(model: Model) -> list[str]:
     """Take guidance beside cfg off a MODEL; what it was, by the nodes that put it there."""
     options = model.model_options
     found = []
-    for name in GUIDANCE:
+    for name in GUIDANCE_OPTIONS:
         functions = options.pop(name, [])
         found += functions if isinstance(functions, list) else [functions]
     options.pop("disable_cfg1_optimization", None)
@@ -93,7 +93,7 @@ STEP_CACHES = {"easycache": "EasyCache", "lazycache": "LazyCache"}
 STEP_CACHE_STATE = "easycache"
 
 
-@names_of("ComfyUI 0.30")
+@private_api("ComfyUI 0.30")
 def remove_step_caches(model: Model) -> list[str]:
     """Take the host's step caches off a MODEL; what they were."""
     found = [key for key in STEP_CACHES if any(key in by_key for by_key in model.wrappers.values())]
@@ -104,7 +104,7 @@ def remove_step_caches(model: Model) -> list[str]:
     return [STEP_CACHES[key] for key in found]
 
 
-class KeyframesByLevel(comfy.hooks.HookKeyframeGroup):
+class SigmaKeyframes(comfy.hooks.HookKeyframeGroup):
     """Hook keyframes, each in force at the levels that it names, whichever way noise goes.
 
     The host's move on to later ones only, as sigma falls, and give each its guaranteed steps.
@@ -124,38 +124,38 @@ class KeyframesByLevel(comfy.hooks.HookKeyframeGroup):
         return self.strength != before
 
 
-@names_of("ComfyUI 0.30")
-def hooks_by_level(conditioning: Conditioning) -> Conditioning:
-    """CONDITIONING whose hooks have `KeyframesByLevel`; hooks that prompts share stay shared."""
+@private_api("ComfyUI 0.30")
+def use_sigma_keyframes(conditioning: Conditioning) -> Conditioning:
+    """CONDITIONING whose hooks have `SigmaKeyframes`; hooks that prompts share stay shared."""
     groups: dict[int, comfy.hooks.HookGroup] = {}
-    keyframes: dict[int, KeyframesByLevel] = {}
+    keyframes: dict[int, SigmaKeyframes] = {}
 
-    def by_level(group: comfy.hooks.HookGroup) -> comfy.hooks.HookGroup:
+    def convert_group(group: comfy.hooks.HookGroup) -> comfy.hooks.HookGroup:
         if id(group) not in groups:
             groups[id(group)] = clone = group.clone()
             for hook in clone.hooks:
                 theirs = hook.hook_keyframe
-                hook.hook_keyframe = keyframes.setdefault(id(theirs), KeyframesByLevel(theirs.clone().keyframes))
+                hook.hook_keyframe = keyframes.setdefault(id(theirs), SigmaKeyframes(theirs.clone().keyframes))
         return groups[id(group)]
 
     return [
-        (text, {**extra, "hooks": by_level(extra["hooks"])} if "hooks" in extra else extra)
+        (text, {**extra, "hooks": convert_group(extra["hooks"])} if "hooks" in extra else extra)
         for text, extra in conditioning
     ]
 
 
-WORKERS, COPIES = "multigpu_thread_pool", "multigpu_clones"
+THREAD_POOL_KEY, CLONES_KEY = "multigpu_thread_pool", "multigpu_clones"
 """Of a run over several devices: its threads, and the MODEL's copies by their devices."""
 
 
-def has_workers(model_options: dict) -> bool:
+def has_multiple_devices(model_options: dict) -> bool:
     """Whether a run has several devices, by MultiGPU CFG Split."""
-    return WORKERS in model_options
+    return THREAD_POOL_KEY in model_options
 
 
-def on_one_device(model_options: dict) -> dict:
+def single_device_options(model_options: dict) -> dict:
     """Options of a run whose model calls keep to the MODEL's own device."""
-    return {name: value for name, value in model_options.items() if name not in (WORKERS, COPIES)}
+    return {name: value for name, value in model_options.items() if name not in (THREAD_POOL_KEY, CLONES_KEY)}
 
 
 def run_on_devices(model_options: dict, work: Callable[[torch.device, dict], None]) -> None:
@@ -168,10 +168,10 @@ def run_on_devices(model_options: dict, work: Callable[[torch.device, dict], Non
         what went wrong on a device, out of memory after anything else.
         RuntimeError: a thread has ended without a result.
     """
-    with names_of("ComfyUI 0.30"):
-        pool, copies = model_options[WORKERS], model_options[COPIES]
+    with private_api("ComfyUI 0.30"):
+        pool, copies = model_options[THREAD_POOL_KEY], model_options[CLONES_KEY]
         for device, copy in copies.items():
-            options = {**on_one_device(model_options), COPIES: {device: copy}}
+            options = {**single_device_options(model_options), CLONES_KEY: {device: copy}}
             options["transformer_options"] = {**model_options["transformer_options"]}
             pool.submit(device, copy_context().run, torch.inference_mode()(work), device, options)
         errors = [error for _, error in (_next_result(pool, device) for device in copies) if error is not None]
@@ -179,7 +179,7 @@ def run_on_devices(model_options: dict, work: Callable[[torch.device, dict], Non
         raise min(errors, key=comfy.model_management.is_oom)
 
 
-@names_of("ComfyUI 0.30")
+@private_api("ComfyUI 0.30")
 def drain_workers(model_options: dict) -> None:
     """Wait until the workers of MultiGPU CFG Split are idle, and drop what they have made.
 
@@ -189,7 +189,7 @@ def drain_workers(model_options: dict) -> None:
     Raises:
         RuntimeError: a worker does no work any more.
     """
-    pool = model_options.get(WORKERS)
+    pool = model_options.get(THREAD_POOL_KEY)
     if pool is None:
         return
     for device in pool.devices:
@@ -226,8 +226,8 @@ def _next_result(pool: Any, device: torch.device, last: object = None) -> tuple[
                 ) from None
 
 
-@names_of("ComfyUI 0.30")
-def check_split_run(model_options: dict) -> list[str]:
+@private_api("ComfyUI 0.30")
+def disable_call_caches(model_options: dict) -> list[str]:
     """Settle, in the options of a run that shows the MODEL its frames in several calls, what keeps state between calls.
 
     Returns:
@@ -245,16 +245,16 @@ def check_split_run(model_options: dict) -> list[str]:
     options = model_options["transformer_options"]
     found = []
     for by_key in options.get("wrappers", {}).values():
-        if by_key.pop("easycache", None) and EASY_CACHE_OFF not in found:
-            found.append(EASY_CACHE_OFF)
-    if merges_tokens(model_options):
+        if by_key.pop("easycache", None) and EASYCACHE_DISABLED not in found:
+            found.append(EASYCACHE_DISABLED)
+    if has_token_merging(model_options):
         found.append("ToMe merges tokens at random, anew in every call")
     if any(find_origin(patch) == "KV_Attn_Input" for patch in attention_patches(model_options)):
         found.append("Flux KV Cache keeps the reference latents of the first call for all of them")
     return found
 
 
-def merges_tokens(model_options: dict) -> bool:
+def has_token_merging(model_options: dict) -> bool:
     """Whether ToMe is on a MODEL, which draws from the global generator in every call."""
     return any(find_origin(patch).startswith("TomePatchModel") for patch in attention_patches(model_options))
 
@@ -264,4 +264,4 @@ def attention_patches(model_options: dict) -> list[Callable]:
     return model_options["transformer_options"].get("patches", {}).get("attn1_patch", [])
 
 
-EASY_CACHE_OFF = "EasyCache is switched off, since it would take one call's frames for another's"
+EASYCACHE_DISABLED = "EasyCache is switched off, since it would take one call's frames for another's"

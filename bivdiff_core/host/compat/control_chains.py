@@ -12,15 +12,15 @@ import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
-from ..comfy_types import Control, Model
-from .private_names import names_of
+from ..comfy_types import ControlModel, Model
+from .private_names import private_api
 
-OPTION = "ad_params"
+WINDOW_OPTIONS_KEY = "ad_params"
 """Key in transformer_options."""
-WRAPPER_KEY = "bivdiff_controls"
-KEPT = "tk_mask_cond_hint"
+CONTROL_WRAPPER_KEY = "bivdiff_controls"
+KEYFRAME_MASK_FIELD = "tk_mask_cond_hint"
 """A control's mask of a timestep keyframe, which later ones inherit as it was cut last."""
-START_OF_KEYFRAMES = {
+INITIAL_CONTROL_STATE = {
     "current_timestep_keyframe": None,
     "current_timestep_index": -1,
     "current_used_steps": 0,
@@ -28,11 +28,11 @@ START_OF_KEYFRAMES = {
     "latent_keyframes": None,
 }
 """A control of Advanced-ControlNet before its first timestep keyframe."""
-GUARANTEES = {"guarantee_steps": 0, "guarantee_usage": False}
+NO_GUARANTEED_STEPS = {"guarantee_steps": 0, "guarantee_usage": False}
 """What keeps a timestep keyframe in force past its end, in newer and older versions, and its absence."""
 
 
-def controls_of(conds: Iterable[list[dict] | None], device: torch.device | None = None) -> Iterator[Control]:
+def iterate_controls(conds: Iterable[list[dict] | None], device: torch.device | None = None) -> Iterator[ControlModel]:
     """Every control of the conds' chains once: with its clones for other devices, or as one device has it."""
     seen = set()
     for cond in conds:
@@ -47,75 +47,78 @@ def controls_of(conds: Iterable[list[dict] | None], device: torch.device | None 
                 control = control.previous_controlnet
 
 
-def window_options(frames: list[int], clip_length: int) -> dict:
-    """A window in the words in which AnimateDiff-Evolved tells other packs of its own; the value of `OPTION`."""
+def describe_window(frames: list[int], clip_length: int) -> dict:
+    """A window as AnimateDiff-Evolved describes its own to other packs; the value of `WINDOW_OPTIONS_KEY`."""
     return {"full_length": clip_length, "context_length": len(frames), "sub_idxs": frames}
 
 
-def slices_itself(control: Control) -> bool:
+def has_own_slicing(control: ControlModel) -> bool:
     """Whether a control takes its part of hints, masks and strengths itself."""
     return hasattr(control, "sub_idxs")
 
 
-def draws_noise(control: Control) -> bool:
+def is_reference_control(control: ControlModel) -> bool:
     """Whether a control draws noise in every call: Advanced-ControlNet's Reference."""
     return type(control).__name__ == "ReferenceAdvanced"
 
 
 @contextmanager
-def window_of(controls: list[Control], window: dict, kept: dict) -> Iterator[None]:
+def set_control_window(controls: list[ControlModel], window: dict, kept: dict) -> Iterator[None]:
     """Controls that slice for themselves know a window's frames, and have its mask again, while this is open.
 
     Args:
-        window: as `window_options` gives it.
+        window: as `describe_window` gives it.
         kept: of this run, each window's masks from one step to the next.
     """
 
-    def key(control: Control) -> tuple:
-        return KEPT, id(control), tuple(window["sub_idxs"])
+    def key(control: ControlModel) -> tuple:
+        return KEYFRAME_MASK_FIELD, id(control), tuple(window["sub_idxs"])
 
     for control in controls:
         control.sub_idxs = window["sub_idxs"]
         control.full_latent_length = window["full_length"]
         control.context_length = window["context_length"]
-        if hasattr(control, KEPT):
-            setattr(control, KEPT, kept.get(key(control)))
+        if hasattr(control, KEYFRAME_MASK_FIELD):
+            setattr(control, KEYFRAME_MASK_FIELD, kept.get(key(control)))
     try:
         yield
     finally:
         for control in controls:
             control.sub_idxs, control.full_latent_length, control.context_length = None, 0, 0
-            if hasattr(control, KEPT):
-                kept[key(control)] = getattr(control, KEPT)
+            if hasattr(control, KEYFRAME_MASK_FIELD):
+                kept[key(control)] = getattr(control, KEYFRAME_MASK_FIELD)
 
 
-def keyframes_by_level(model: Model) -> None:
+def reset_keyframes_each_call(model: Model) -> None:
     """Have the timestep keyframes of a run's controls hold at the levels that they name, whichever way noise goes.
 
     Advanced-ControlNet's move on to later ones only, as sigma falls; here each model call looks through them anew.
     """
-    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, _without_guarantees)
-    model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, WRAPPER_KEY, _restart_keyframes)
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, CONTROL_WRAPPER_KEY, _suspend_guarantees)
+    model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, CONTROL_WRAPPER_KEY, _reset_control_keyframes)
 
 
-def _keyframed(conds: Iterable[list[dict] | None]) -> list[Control]:
-    return [control for control in controls_of(conds) if hasattr(control, "timestep_keyframes")]
+def _find_keyframed_controls(conds: Iterable[list[dict] | None]) -> list[ControlModel]:
+    return [control for control in iterate_controls(conds) if hasattr(control, "timestep_keyframes")]
 
 
-def _without_guarantees(executor: WrapperExecutor, *args: Any, **kwargs: Any) -> Tensor:
-    with names_of("Advanced-ControlNet 1.5"):
-        groups = [control.timestep_keyframes.keyframes for control in _keyframed(executor.class_obj.conds.values())]
+def _suspend_guarantees(executor: WrapperExecutor, *args: Any, **kwargs: Any) -> Tensor:
+    with private_api("Advanced-ControlNet 1.5"):
+        groups = [
+            control.timestep_keyframes.keyframes
+            for control in _find_keyframed_controls(executor.class_obj.conds.values())
+        ]
         before = [(keyframe, dict(vars(keyframe))) for group in groups for keyframe in group]
     for keyframe, fields in before:
-        vars(keyframe).update({name: value for name, value in GUARANTEES.items() if name in fields})
+        vars(keyframe).update({name: value for name, value in NO_GUARANTEED_STEPS.items() if name in fields})
     try:
         return executor(*args, **kwargs)
     finally:
         for keyframe, fields in before:
-            vars(keyframe).update({name: fields[name] for name in GUARANTEES if name in fields})
+            vars(keyframe).update({name: fields[name] for name in NO_GUARANTEED_STEPS if name in fields})
 
 
-def _restart_keyframes(executor: WrapperExecutor, *args: Any, **kwargs: Any) -> Tensor:
-    for control in _keyframed(executor.class_obj.conds.values()):
-        vars(control).update({name: value for name, value in START_OF_KEYFRAMES.items() if hasattr(control, name)})
+def _reset_control_keyframes(executor: WrapperExecutor, *args: Any, **kwargs: Any) -> Tensor:
+    for control in _find_keyframed_controls(executor.class_obj.conds.values()):
+        vars(control).update({name: value for name, value in INITIAL_CONTROL_STATE.items() if hasattr(control, name)})
     return executor(*args, **kwargs)

@@ -8,7 +8,7 @@ from ..errors import BIVDiffError
 
 
 @contextmanager
-def names_of(owner: str) -> Iterator[None]:
+def private_api(owner: str) -> Iterator[None]:
     """Say whose name has moved; as a decorator, of everything in a function.
 
     Only look-ups of this package count. An error of what it calls (the code of another pack, a method of an object that

@@ -5,7 +5,7 @@ A test holds the tables to what the source uses; ComfyUI's number is never asked
 
 from pkgutil import resolve_name
 
-NEEDED = {
+REQUIRED_NAMES = {
     "comfy.conds": "CONDList",
     "comfy.context_windows": "ContextFuseMethods ContextSchedule ContextSchedules IndexListCallbacks "
     "IndexListContextHandler IndexListContextWindow create_prepare_sampling_wrapper get_matching_context_schedule "
@@ -104,12 +104,12 @@ NEEDED_BY = {
 REMEDY = "Update ComfyUI; if it is the newest, update BIVDiff."
 
 
-def missing_names(table: dict[str, str]) -> list[str]:
+def find_missing_names(table: dict[str, str]) -> list[str]:
     """The names of a table that this ComfyUI does not have, in full."""
-    return [name for module, names in table.items() for name in _missing(module, names.split())]
+    return [name for module, names in table.items() for name in _find_missing(module, names.split())]
 
 
-def _missing(module: str, names: list[str]) -> list[str]:
+def _find_missing(module: str, names: list[str]) -> list[str]:
     try:
         owner = resolve_name(module)
     except (ImportError, AttributeError):
@@ -117,16 +117,16 @@ def _missing(module: str, names: list[str]) -> list[str]:
     return [f"{module}.{name}" for name in names if not hasattr(owner, name)]
 
 
-def check_host() -> None:
+def check_comfyui() -> None:
     """Refuse a ComfyUI that lacks a name which all nodes need.
 
     Raises:
         ImportError: naming what is missing.
     """
-    if missing := missing_names(NEEDED):
+    if missing := find_missing_names(REQUIRED_NAMES):
         raise ImportError(f"BIVDiff needs {', '.join(missing)}, which this ComfyUI does not have. {REMEDY}")
 
 
 def missing_for(file: str) -> list[str]:
     """The names that the nodes of one file of nodes/ need and this ComfyUI does not have, in full."""
-    return [name for files, table in NEEDED_BY.items() if file in files.split() for name in missing_names(table)]
+    return [name for files, table in NEEDED_BY.items() if file in files.split() for name in find_missing_names(table)]

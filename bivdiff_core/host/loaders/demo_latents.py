@@ -10,7 +10,7 @@ class DemoLatents(comfy.latent_formats.LatentFormat):
     """Latents of the demo autoencoder, brought to mean 0 and std 1 per channel; not Stable Diffusion's."""
 
     def __init__(self) -> None:
-        scaling = models.latent_scaling()
+        scaling = models.read_latent_scaling()
         self.mean = scaling["mean"].view(1, 4, 1, 1)
         self.std = scaling["std"].view(1, 4, 1, 1)
         self.latent_rgb_factors = scaling["rgb_factors"].tolist()

@@ -21,12 +21,12 @@ from torch import Tensor
 from ...demo import models
 from ..comfy_types import Model
 from .demo_latents import DemoLatents
-from .model_builder import load_model, precision
+from .model_builder import build_model, choose_precision
 from .video_unet import VideoModelConfig
 
 MEMORY_USAGE_FACTOR = 0.1
 
-UNET = {
+COMFY_UNET_CONFIG = {
     "image_size": 8,
     "in_channels": 4,
     "out_channels": 4,
@@ -45,13 +45,13 @@ UNET = {
 }
 """The image UNet as the host's UNetModel spells it; the ControlNet is its first half."""
 
-VAE = {
+COMFY_VAE_CONFIG = {
     "double_z": True,
     "z_channels": 4,
     "resolution": 64,
     "in_channels": 3,
     "out_ch": 3,
-    "ch": 2 * models.AUTOENCODER["block_out_channels"][0],
+    "ch": 2 * models.AUTOENCODER_CONFIG["block_out_channels"][0],
     "ch_mult": [1, 1, 2, 2],
     "num_res_blocks": 1,
     "attn_resolutions": [],
@@ -72,7 +72,7 @@ class DemoImageModel(comfy.supported_models_base.BASE):
         return {names[key]: tensor for key, tensor in state_dict.items()}
 
 
-class _DemoEdit(comfy.model_base.IP2P, comfy.model_base.BaseModel):
+class _DemoEditNetwork(comfy.model_base.IP2P, comfy.model_base.BaseModel):
     def process_ip2p_image_in(self, image: Tensor) -> Tensor:
         return self.process_latent_in(image)
 
@@ -83,7 +83,7 @@ class DemoEditModel(DemoImageModel):
     def get_model(
         self, state_dict: dict[str, Tensor], prefix: str = "", device: torch.device | None = None
     ) -> comfy.model_base.BaseModel:
-        return _DemoEdit(self, device=device)
+        return _DemoEditNetwork(self, device=device)
 
 
 class DemoInpaintModel(DemoImageModel):
@@ -93,12 +93,12 @@ class DemoInpaintModel(DemoImageModel):
         self, state_dict: dict[str, Tensor], prefix: str = "", device: torch.device | None = None
     ) -> comfy.model_base.BaseModel:
         model = super().get_model(state_dict, prefix, device)
-        grey = models.latent_scaling("inpaint")["grey"].view(1, 4, 1, 1)
+        grey = models.read_latent_scaling("inpaint")["grey"].view(1, 4, 1, 1)
         model.blank_inpaint_image_like = lambda latent: grey.to(latent).expand_as(latent)
         return model
 
 
-VARIANTS = {
+IMAGE_VARIANTS = {
     "base": (DemoImageModel, 0),
     "instruct_pix2pix": (DemoEditModel, 4),
     "inpaint": (DemoInpaintModel, 5),
@@ -127,7 +127,7 @@ class DemoTokenizer(comfy.sd1_clip.SDTokenizer):
         )
 
 
-class DemoTokenizers(comfy.sd1_clip.SD1Tokenizer):
+class DemoPromptTokenizer(comfy.sd1_clip.SD1Tokenizer):
     """What CLIPTextEncode talks to."""
 
     def __init__(self, embedding_directory: list[str] | None = None, tokenizer_data: dict | None = None):
@@ -172,7 +172,7 @@ class DemoClipModel(comfy.sd1_clip.SDClipModel):
             device=device,
             dtype=dtype,
             max_length=models.CONTEXT_LENGTH,
-            textmodel_json_config={"vocab_size": len(vocabulary), "eos_token_id": end, **models.TEXT_ENCODER},
+            textmodel_json_config={"vocab_size": len(vocabulary), "eos_token_id": end, **models.TEXT_ENCODER_CONFIG},
             model_class=DemoTextModel,
             special_tokens={"start": start, "end": end, "pad": end},
             return_projected_pooled=False,
@@ -180,7 +180,7 @@ class DemoClipModel(comfy.sd1_clip.SDClipModel):
         )
 
 
-class DemoClip(comfy.sd1_clip.SD1ClipModel):
+class DemoTextEncoder(comfy.sd1_clip.SD1ClipModel):
     """What CLIPTextEncode runs."""
 
     def __init__(
@@ -194,22 +194,22 @@ class DemoClip(comfy.sd1_clip.SD1ClipModel):
 
 def load_image_model(variant: str = "base", disable_dynamic: bool = False) -> Model:
     """The image MODEL, or its variant for InstructPix2Pix or inpainting."""
-    configuration, channels = VARIANTS[variant]
+    configuration, channels = IMAGE_VARIANTS[variant]
     weights = models.load_variant(variant) if channels else models.load_weights("image_unet")
-    config = configuration(UNET | {"in_channels": 4 + channels})
-    return load_model(config, weights, load_image_model, (variant,), disable_dynamic)
+    config = configuration(COMFY_UNET_CONFIG | {"in_channels": 4 + channels})
+    return build_model(config, weights, load_image_model, (variant,), disable_dynamic)
 
 
 def load_video_model(disable_dynamic: bool = False) -> Model:
     """The video MODEL; its latents are a clip's frames in the batch, ``[F, 4, 8, 8]``."""
     weights = models.load_weights("video_unet")
-    return load_model(DemoVideoModel(models.VIDEO_UNET), weights, load_video_model, (), disable_dynamic)
+    return build_model(DemoVideoModel(models.VIDEO_UNET_CONFIG), weights, load_video_model, (), disable_dynamic)
 
 
 def load_clip(disable_dynamic: bool = False) -> comfy.sd.CLIP:
     """The CLIP, over the toy world's words; it skips any other."""
     weights = {f"text_model.{key}": tensor for key, tensor in models.load_weights("text_encoder").items()}
-    target = comfy.supported_models_base.ClipTarget(DemoTokenizers, DemoClip)
+    target = comfy.supported_models_base.ClipTarget(DemoPromptTokenizer, DemoTextEncoder)
     parameters = comfy.utils.calculate_parameters(weights)
     clip = comfy.sd.CLIP(target, parameters=parameters, state_dict=[weights], disable_dynamic=disable_dynamic)
     clip.patcher.cached_patcher_init = (_load_clip_patcher, ())
@@ -222,8 +222,8 @@ def _load_clip_patcher(disable_dynamic: bool = False) -> Model:
 
 def load_vae() -> comfy.sd.VAE:
     """The VAE, f=8 with 4 channels."""
-    weights = {key: _widened(tensor) for key, tensor in models.load_weights("autoencoder").items()}
-    vae = comfy.sd.VAE(sd=weights, config={"params": {"ddconfig": VAE, "embed_dim": 4}})
+    weights = {key: _duplicate_channels(tensor) for key, tensor in models.load_weights("autoencoder").items()}
+    vae = comfy.sd.VAE(sd=weights, config={"params": {"ddconfig": COMFY_VAE_CONFIG, "embed_dim": 4}})
     net = vae.first_stage_model
     for layer in net.modules():
         if isinstance(layer, torch.nn.GroupNorm):  # the host's VAE knows only 32 groups
@@ -240,12 +240,12 @@ def load_vae() -> comfy.sd.VAE:
     return vae
 
 
-def _widened(weight: Tensor) -> Tensor:
+def _duplicate_channels(weight: Tensor) -> Tensor:
     """The weight for an autoencoder that has each of its narrowest channels twice, which changes nothing.
 
     The host's VAE takes only widths that 32 divides.
     """
-    narrow = models.AUTOENCODER["block_out_channels"][0]
+    narrow = models.AUTOENCODER_CONFIG["block_out_channels"][0]
     if weight.ndim > 1 and weight.shape[1] == narrow:
         weight = weight.repeat_interleave(2, dim=1) / 2
     return weight.repeat_interleave(2, dim=0) if weight.shape[0] == narrow else weight
@@ -257,10 +257,10 @@ def _load_vae_patcher(disable_dynamic: bool = False) -> Model:
 
 def load_control_net() -> comfy.controlnet.ControlNet:
     """The CONTROL_NET, for images of the host's Canny node at low 0.3 and high 0.6."""
-    weights = {_control_key(key): tensor for key, tensor in models.load_weights("control_net").items()}
-    dtype, manual_cast = precision(weights, DemoImageModel.supported_inference_dtypes)
+    weights = {_to_comfy_control_key(key): tensor for key, tensor in models.load_weights("control_net").items()}
+    dtype, manual_cast = choose_precision(weights, DemoImageModel.supported_inference_dtypes)
     net = comfy.cldm.cldm.ControlNet(
-        **{key: value for key, value in UNET.items() if key != "out_channels"},
+        **{key: value for key, value in COMFY_UNET_CONFIG.items() if key != "out_channels"},
         hint_channels=3,
         dtype=dtype,
         device=mm.unet_offload_device(),
@@ -280,7 +280,7 @@ class DemoAdapter(comfy.t2i_adapter.adapter.Adapter):
 
 def load_t2i_adapter() -> comfy.controlnet.T2IAdapter:
     """The CONTROL_NET as an adapter, for the same images; core's loader knows only the published widths."""
-    settings = models.T2I_ADAPTER
+    settings = models.T2I_ADAPTER_CONFIG
     blocks = settings["num_res_blocks"]
     names = {
         f"adapter.body.{level}.resnets.{block}.": f"body.{level * blocks + block}."
@@ -294,9 +294,9 @@ def load_t2i_adapter() -> comfy.controlnet.T2IAdapter:
     return comfy.controlnet.T2IAdapter(net, net.input_channels, settings["downscale_factor"], "nearest-exact")
 
 
-def _control_key(key: str) -> str:
+def _to_comfy_control_key(key: str) -> str:
     """The host's name of a tensor of diffusers' ControlNetModel."""
-    shared = comfy.utils.unet_to_diffusers(UNET)
+    shared = comfy.utils.unet_to_diffusers(COMFY_UNET_CONFIG)
     if key in shared:
         return shared[key]
     layer, kind = key.rsplit(".", 1)

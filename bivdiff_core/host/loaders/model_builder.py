@@ -12,7 +12,7 @@ from torch import Tensor
 from ..comfy_types import Model
 
 
-def load_model(
+def build_model(
     config: comfy.supported_models_base.BASE,
     weights: dict[str, Tensor],
     reload: Callable[..., Model],
@@ -27,7 +27,7 @@ def load_model(
         disable_dynamic: as the host asks for when it calls `reload`.
     """
     load_device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
-    config.set_inference_dtype(*precision(weights, config.supported_inference_dtypes))
+    config.set_inference_dtype(*choose_precision(weights, config.supported_inference_dtypes))
     patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
     model = config.get_model(weights, "", device=offload_device)
     patcher = patcher_class(model, load_device=load_device, offload_device=offload_device)
@@ -36,7 +36,9 @@ def load_model(
     return patcher
 
 
-def precision(weights: dict[str, Tensor], supported: list[torch.dtype]) -> tuple[torch.dtype, torch.dtype | None]:
+def choose_precision(
+    weights: dict[str, Tensor], supported: list[torch.dtype]
+) -> tuple[torch.dtype, torch.dtype | None]:
     """The host's choice of storage dtype, and of compute dtype where that is another."""
     supported = list(supported)
     dtype = mm.unet_dtype(

@@ -12,8 +12,8 @@ import safetensors
 import torch
 from torch import Tensor
 
-STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
-VARIANTS = ("fp16", "", "bf16", "fp32", "non_ema")
+WEIGHT_STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+WEIGHT_VARIANTS = ("fp16", "", "bf16", "fp32", "non_ema")
 """What diffusers and transformers call files of weights, and the words between name and ending; small ones first."""
 
 FAILED_DOWNLOADS = {
@@ -26,7 +26,7 @@ FAILED_DOWNLOADS = {
 PICKLE_REMEDY = "Download it from the model's own page, as .safetensors where there is one."
 """What to do about a pickle of more than weights."""
 
-SPARE_WEIGHTS = {"position_ids", "logit_scale", "text_projection", "loss"}
+UNUSED_WEIGHT_NAMES = {"position_ids", "logit_scale", "text_projection", "loss"}
 """Words in the names of weights that some files hold and no network here has a use for."""
 
 
@@ -38,7 +38,7 @@ class PlainLayers(comfy.ops.disable_weight_init):
 
 
 @dataclass(frozen=True)
-class Part:
+class ModelPart:
     """A network on disk.
 
     Attributes:
@@ -72,11 +72,11 @@ class Part:
                 "again; if that changes nothing, take another model."
             ) from error
         wrong = {
-            "are missing": [key for key in expected if key not in weights and not _is_spare(key)],
+            "are missing": [key for key in expected if key not in weights and not _is_unused(key)],
             "are of another shape": [
                 key for key in expected if key in weights and weights[key].shape != expected[key].shape
             ],
-            "have no place in it": [key for key in weights if key not in expected and not _is_spare(key)],
+            "have no place in it": [key for key in weights if key not in expected and not _is_unused(key)],
         }
         found = [f"{len(keys)} {what} ({keys[0]} ...)" for what, keys in wrong.items() if keys]
         if found:
@@ -86,8 +86,8 @@ class Part:
             )
 
 
-def _is_spare(key: str) -> bool:
-    return not SPARE_WEIGHTS.isdisjoint(key.split("."))
+def _is_unused(key: str) -> bool:
+    return not UNUSED_WEIGHT_NAMES.isdisjoint(key.split("."))
 
 
 def check_fields(part: str, file: Path, config: dict, allowed: dict[str, tuple]) -> None:
@@ -137,7 +137,7 @@ def find_weights(folder: Path, part: str) -> Path:
         FileNotFoundError: names the files that are there instead.
     """
     files = sorted(file.name for file in folder.iterdir())
-    ranked = sorted((rank, name) for name in files if (rank := _rank(name)))
+    ranked = sorted((rank, name) for name in files if (rank := _rank_weight_file(name)))
     if not ranked:
         raise FileNotFoundError(
             f"{part}: {folder} holds {', '.join(files)}, and no file of weights that is read here: "
@@ -147,14 +147,14 @@ def find_weights(folder: Path, part: str) -> Path:
     return folder / ranked[0][1]
 
 
-def _rank(name: str) -> tuple[bool, int, bool] | None:
+def _rank_weight_file(name: str) -> tuple[bool, int, bool] | None:
     """The lower the better; None: no file of weights. model.fp16.safetensors, model.safetensors.index.fp16.json ..."""
     stem, *words = name.split(".")
     variant = ".".join(word for word in words if word not in ("safetensors", "bin", "index", "json"))
-    known = stem in STEMS and variant in VARIANTS and {"safetensors", "bin"} & set(words)
+    known = stem in WEIGHT_STEMS and variant in WEIGHT_VARIANTS and {"safetensors", "bin"} & set(words)
     if not known or ("json" in words) != ("index" in words):
         return None
-    return "bin" in words, VARIANTS.index(variant), "index" in words
+    return "bin" in words, WEIGHT_VARIANTS.index(variant), "index" in words
 
 
 def read_weights(file: Path, part: str, remedy: str = PICKLE_REMEDY) -> dict[str, Tensor]:
@@ -173,7 +173,7 @@ def read_weights(file: Path, part: str, remedy: str = PICKLE_REMEDY) -> dict[str
             weights |= read_weights(file.with_name(name), part, remedy)
         return weights
     _check_download(file, part)
-    if not _is_whole(file):
+    if not _is_complete(file):
         raise ValueError(
             f"{part}: {file} is cut short ({file.stat().st_size} bytes) or not a file of weights. Download it again."
         )
@@ -201,7 +201,7 @@ def _check_download(file: Path, part: str) -> None:
             raise ValueError(f"{part}: {file} {message}")
 
 
-def _is_whole(file: Path) -> bool:
+def _is_complete(file: Path) -> bool:
     """Whether a file of weights has its end; the host has several readers, each of which words that differently."""
     if file.suffix != ".safetensors":
         with file.open("rb") as stream:

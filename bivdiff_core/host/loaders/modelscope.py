@@ -13,10 +13,10 @@ import comfy.utils
 from torch import Tensor
 
 from ...grids import SD_BETAS
-from .model_files import Part, check_fields, read_json, read_weights
+from .model_files import ModelPart, check_fields, read_json, read_weights
 
 CONFIGURATION = "configuration.json"
-CHECKPOINTS = {
+PART_FILES = {
     "unet": ("ckpt_unet", "text2video_pytorch_model.pth"),
     "text_encoder": ("ckpt_clip", "open_clip_pytorch_model.bin"),
     "vae": ("ckpt_autoencoder", "VQGAN_autoencoder.pth"),
@@ -24,10 +24,10 @@ CHECKPOINTS = {
 """For each part the field of configuration.json that names its file, and the published name."""
 
 REPOSITORY = "ali-vilab/modelscope-damo-text-to-video-synthesis"
-SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": SD_BETAS[0], "beta_end": SD_BETAS[1]}
+SCHEDULER_CONFIG = {"beta_schedule": "scaled_linear", "beta_start": SD_BETAS[0], "beta_end": SD_BETAS[1]}
 """Of all models in this layout, as diffusers' scheduler_config.json says it."""
 
-UNET = {
+PUBLISHED_UNET_CONFIG = {
     "unet_in_dim": 4,
     "unet_dim": 320,
     "unet_context_dim": 1024,
@@ -39,13 +39,13 @@ UNET = {
 }
 """The published size."""
 
-FIELDS = {"mean_type": ("eps", None), "num_timesteps": (1000, None)}
+SCHEDULE_FIELDS = {"mean_type": ("eps", None), "num_timesteps": (1000, None)}
 """What is read here of the schedule, as `parts.check_fields` takes it."""
 
-AUTOENCODER = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "latent_channels": 4}
+AUTOENCODER_CONFIG = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "latent_channels": 4}
 """Stable Diffusion's, in diffusers' words."""
 
-ENDS = {
+LAYER_NAMES = {
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",
     "input_blocks.0.0": "conv_in",
@@ -53,7 +53,7 @@ ENDS = {
     "out.0": "conv_norm_out",
     "out.2": "conv_out",
 }
-RESNET = {
+RESNET_LAYER_NAMES = {
     "in_layers.0": "norm1",
     "in_layers.2": "conv1",
     "emb_layers.1": "time_emb_proj",
@@ -63,15 +63,15 @@ RESNET = {
 }
 
 
-def has_layout(folder: Path) -> bool:
+def is_modelscope_folder(folder: Path) -> bool:
     """Whether a folder is in ModelScope's layout."""
-    if (folder / CHECKPOINTS["unet"][1]).is_file():
+    if (folder / PART_FILES["unet"][1]).is_file():
         return True
     path = folder / CONFIGURATION
     return path.is_file() and '"latent-text-to-video-synthesis"' in path.read_text(encoding="utf-8", errors="replace")
 
 
-def read_part(folder: Path, name: str) -> Part:
+def read_modelscope_part(folder: Path, name: str) -> ModelPart:
     """A part in the words of diffusers and transformers: their configuration, their names of its weights.
 
     The autoencoder's weights keep the names of Stable Diffusion's checkpoints, which are the host's.
@@ -82,7 +82,7 @@ def read_part(folder: Path, name: str) -> Part:
     """
     config_file = folder / CONFIGURATION
     model = read_json(config_file, name).get("model", {}) if config_file.is_file() else {}
-    field, published = CHECKPOINTS[name]
+    field, published = PART_FILES[name]
     file = folder / model.get("model_args", {}).get(field, published)
     if not file.is_file():
         raise FileNotFoundError(
@@ -91,16 +91,22 @@ def read_part(folder: Path, name: str) -> Part:
         )
     weights = read_weights(file, name)
     if name == "unet":
-        config = {**UNET, **model.get("model_cfg", {})}
-        check_fields(name, config_file, config, FIELDS)
-        return Part(name, config_file, _unet_config(config), file, _unet_weights(weights, config["unet_res_blocks"]))
+        config = {**PUBLISHED_UNET_CONFIG, **model.get("model_cfg", {})}
+        check_fields(name, config_file, config, SCHEDULE_FIELDS)
+        return ModelPart(
+            name,
+            config_file,
+            _convert_unet_config(config),
+            file,
+            _convert_unet_weights(weights, config["unet_res_blocks"]),
+        )
     if name == "text_encoder":
-        return Part(name, file, *_text_encoder(weights, file))
+        return ModelPart(name, file, *_convert_text_encoder(weights, file))
     weights = comfy.utils.state_dict_prefix_replace(weights, {"first_stage_model.": ""}, filter_keys=True)
-    return Part(name, file, AUTOENCODER, file, weights)
+    return ModelPart(name, file, AUTOENCODER_CONFIG, file, weights)
 
 
-def _unet_config(config: dict) -> dict:
+def _convert_unet_config(config: dict) -> dict:
     """The configuration of diffusers' UNet3DConditionModel."""
     attends = [0.5**level in config["unet_attn_scales"] for level in range(len(config["unet_dim_mult"]))]
     return {
@@ -115,20 +121,20 @@ def _unet_config(config: dict) -> dict:
     }
 
 
-def _unet_weights(weights: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
+def _convert_unet_weights(weights: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
     """The UNet's state dict in diffusers' names."""
-    weights = {diffusers_name(key, layers): tensor for key, tensor in weights.items()}
+    weights = {to_diffusers_name(key, layers): tensor for key, tensor in weights.items()}
     # Convolutions over one frame, which diffusers has as linear layers.
     linear = [key for key in weights if key.endswith(("proj_in.weight", "proj_out.weight"))]
     return weights | {key: weights[key].flatten(1) for key in linear}
 
 
-def diffusers_name(key: str, layers: int) -> str:
+def to_diffusers_name(key: str, layers: int) -> str:
     """What diffusers calls a weight of the UNet, whose blocks hold so many layers on the way down and one more up.
 
     Other weights keep their names.
     """
-    for end, name in ENDS.items():
+    for end, name in LAYER_NAMES.items():
         if key.startswith(f"{end}."):
             return key.replace(end, name, 1)
     block_of_unet = re.fullmatch(r"(input_blocks|middle_block|output_blocks)\.(\d+)\.(\w+)\.(.+)", key)
@@ -151,10 +157,10 @@ def diffusers_name(key: str, layers: int) -> str:
     if rest.startswith("temopral_conv."):
         return f"{block}.temp_convs.{layer:d}.{rest.removeprefix('temopral_conv.')}"
     name, _, kind = rest.rpartition(".")
-    return f"{block}.resnets.{layer:d}.{RESNET.get(name, name)}.{kind}"
+    return f"{block}.resnets.{layer:d}.{RESNET_LAYER_NAMES.get(name, name)}.{kind}"
 
 
-def _text_encoder(weights: dict[str, Tensor], file: Path) -> tuple[dict, Path, dict[str, Tensor]]:
+def _convert_text_encoder(weights: dict[str, Tensor], file: Path) -> tuple[dict, Path, dict[str, Tensor]]:
     """OpenCLIP's text model up to its last layer but one: configuration, file and state dict as transformers has them.
 
     Raises:

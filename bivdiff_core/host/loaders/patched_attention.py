@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from diffusers import Transformer2DModel, UNet3DConditionModel
     from diffusers.models.attention_processor import Attention
 
-PATCHES = ("attn1_patch", "attn2_patch", "attn1_output_patch", "attn2_output_patch")
+SUPPORTED_PATCHES = ("attn1_patch", "attn2_patch", "attn1_output_patch", "attn2_output_patch")
 """What other nodes put on a MODEL that reaches this attention, beside replacements of attn1 and attn2."""
 
 
@@ -65,13 +65,13 @@ class PatchedAttention:
 
 def patch_attention(unet: UNet3DConditionModel, options: dict) -> None:
     """Give every spatial attention layer of a UNet3DConditionModel a `PatchedAttention` that reads `options`."""
-    for block, transformer in _spatial_transformers(unet):
+    for block, transformer in _iterate_spatial_transformers(unet):
         for index, layer in enumerate(transformer.transformer_blocks):
             for kind, attention in (("attn1", layer.attn1), ("attn2", layer.attn2)):
                 attention.set_processor(PatchedAttention(attention.processor, kind, block, index, options))
 
 
-def _spatial_transformers(unet: UNet3DConditionModel) -> Iterator[tuple[tuple[str, int], Transformer2DModel]]:
+def _iterate_spatial_transformers(unet: UNet3DConditionModel) -> Iterator[tuple[tuple[str, int], Transformer2DModel]]:
     """The UNet's spatial transformers, each with its place: ("input", 1) is the first behind the first convolution."""
     number = 0
     for block in unet.down_blocks:

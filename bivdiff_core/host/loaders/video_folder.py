@@ -26,22 +26,22 @@ from torch import Tensor
 
 from ..comfy_types import CLIP, VAE, Model
 from . import modelscope, vidrd
-from .model_builder import load_model
-from .model_files import Part, PlainLayers, check_fields, find_weights, read_json, read_weights
+from .model_builder import build_model
+from .model_files import ModelPart, PlainLayers, check_fields, find_weights, read_json, read_weights
 from .video_unet import VideoModelConfig, VideoUNet
 
-SCHEDULES = {"scaled_linear": "linear", "linear": "sqrt_linear"}
+BETA_SCHEDULES = {"scaled_linear": "linear", "linear": "sqrt_linear"}
 """diffusers' beta schedules by the host's names, which call the roots of betas linear."""
 
-PREDICTIONS = {"epsilon": comfy.model_base.ModelType.EPS, "v_prediction": comfy.model_base.ModelType.V_PREDICTION}
+PREDICTION_TYPES = {"epsilon": comfy.model_base.ModelType.EPS, "v_prediction": comfy.model_base.ModelType.V_PREDICTION}
 
 SCHEDULER_FIELDS = {
-    "beta_schedule": tuple(SCHEDULES),
+    "beta_schedule": tuple(BETA_SCHEDULES),
     "beta_start": (),
     "beta_end": (),
     "num_train_timesteps": (1000, None),
     "trained_betas": (None,),
-    "prediction_type": (*PREDICTIONS, None),
+    "prediction_type": (*PREDICTION_TYPES, None),
 }
 UNET_FIELDS = {
     "_class_name": ("UNet3DConditionModel", None),
@@ -75,7 +75,7 @@ _walks: dict[Path, tuple[dict[Path, int | None], list[str]]] = {}
 """By top folder: when each of its folders and deciding files was last modified, and the video models found then."""
 
 
-def video_folders() -> list[str]:
+def list_video_folders() -> list[str]:
     """Folders below models/diffusers with a video model that `load_video_folder` reads, relative to it.
 
     A top folder is walked again only when something in it has changed, as ComfyUI does for its own lists: it asks for
@@ -86,7 +86,7 @@ def video_folders() -> list[str]:
         modified, names = _walks.get(top, ({}, []))
         if not modified or any(_modified(path) != time for path, time in modified.items()):
             modified, names = {top: _modified(top)}, []
-            for folder in sorted(_folders(top)):
+            for folder in sorted(_walk_folders(top)):
                 deciding = (folder, folder / "unet" / "config.json", folder / modelscope.CONFIGURATION)
                 modified |= {path: _modified(path) for path in deciding}
                 if _has_video_model(folder):
@@ -104,7 +104,7 @@ def _modified(path: Path) -> int | None:
         return None
 
 
-def _folders(top: Path) -> Iterator[Path]:
+def _walk_folders(top: Path) -> Iterator[Path]:
     """All folders, the top one too, links followed as the host follows them but for those that lead back."""
     for root, below, _ in os.walk(top, followlinks=True):
         folder = Path(root)
@@ -114,7 +114,7 @@ def _folders(top: Path) -> Iterator[Path]:
 
 
 def _has_video_model(folder: Path) -> bool:
-    if modelscope.has_layout(folder):
+    if modelscope.is_modelscope_folder(folder):
         return True
     try:
         config = read_json(folder / "unet" / "config.json", "unet")
@@ -125,7 +125,7 @@ def _has_video_model(folder: Path) -> bool:
     return config.get("_class_name") == "UNet3DConditionModel" or vidrd.find_checkpoint(folder) is not None
 
 
-def explain_missing(name: str) -> str:
+def missing_model_message(name: str) -> str:
     """That there is no such folder, and what to download into it."""
     top = folder_paths.get_folder_paths("diffusers")[0]
     return (
@@ -147,7 +147,7 @@ def load_video_folder(name: str) -> tuple[Model, CLIP, VAE]:
     tops = [Path(top, name) for top in folder_paths.get_folder_paths("diffusers")]
     folder = next((top for top in tops if top.is_dir()), None)
     if folder is None:
-        raise FileNotFoundError(explain_missing(name))
+        raise FileNotFoundError(missing_model_message(name))
     vae, clip = load_autoencoder(folder), load_text_encoder(folder)  # first: what is wrong with them is said sooner
     return load_unet(folder), clip, vae
 
@@ -159,32 +159,32 @@ def load_unet(folder: Path, disable_dynamic: bool = False) -> Model:
     network: Callable[..., torch.nn.Module]
     if vidrd.find_checkpoint(folder):
         kind, network = vidrd.VidRDConfig, vidrd.VidRDUNet
-        check_fields(part.name, part.config_file, part.config, vidrd.FIELDS)
+        check_fields(part.name, part.config_file, part.config, vidrd.UNET_2D_FIELDS)
         unet = part.config
     else:
-        kind, network, unet = VideoModelConfig, VideoUNet, _unet_3d_config(part)
+        kind, network, unet = VideoModelConfig, VideoUNet, _select_unet_3d_config(part)
 
     class FolderModelConfig(kind):
         latent_format = comfy.latent_formats.SD15
         sampling_settings = {
-            "beta_schedule": SCHEDULES[scheduler["beta_schedule"]],
+            "beta_schedule": BETA_SCHEDULES[scheduler["beta_schedule"]],
             "linear_start": scheduler["beta_start"],
             "linear_end": scheduler["beta_end"],
             "zsnr": scheduler.get("rescale_betas_zero_snr", False),
         }
 
         def model_type(self, state_dict: dict[str, Tensor], prefix: str = "") -> comfy.model_base.ModelType:
-            return PREDICTIONS[scheduler.get("prediction_type") or "epsilon"]
+            return PREDICTION_TYPES[scheduler.get("prediction_type") or "epsilon"]
 
     config = FolderModelConfig(unet)
     part.check(
         lambda: network(device="meta", operations=PlainLayers, **config.unet_config),
         config.process_unet_state_dict(part.weights),
     )
-    return load_model(config, part.weights, load_unet, (folder,), disable_dynamic)
+    return build_model(config, part.weights, load_unet, (folder,), disable_dynamic)
 
 
-def _unet_3d_config(part: Part) -> dict:
+def _select_unet_3d_config(part: ModelPart) -> dict:
     """What UNet3DConditionModel takes; fields that it does not know, a newer diffusers' say, may ask for nothing."""
     from diffusers import UNet3DConditionModel
 
@@ -281,24 +281,24 @@ def _load_vae_patcher(folder: Path, disable_dynamic: bool = False) -> Model:
 
 
 def _read_scheduler(folder: Path) -> dict:
-    if not (folder / "scheduler").is_dir() and modelscope.has_layout(folder):
-        return modelscope.SCHEDULE
+    if not (folder / "scheduler").is_dir() and modelscope.is_modelscope_folder(folder):
+        return modelscope.SCHEDULER_CONFIG
     file = folder / "scheduler" / "scheduler_config.json"
     config = read_json(file, "scheduler")
     check_fields("scheduler", file, config, SCHEDULER_FIELDS)
     return config
 
 
-def _read_part(folder: Path, name: str) -> Part:
+def _read_part(folder: Path, name: str) -> ModelPart:
     """A part out of the folder of its name, else out of ModelScope's files; VidRD's checkpoint goes before weights."""
     own = folder / name
-    if not own.is_dir() and modelscope.has_layout(folder):
-        return modelscope.read_part(folder, name)
+    if not own.is_dir() and modelscope.is_modelscope_folder(folder):
+        return modelscope.read_modelscope_part(folder, name)
     config = read_json(own / "config.json", name)
     checkpoint = vidrd.find_checkpoint(folder)
-    if checkpoint and name in vidrd.PARTS:
-        weights = vidrd.read_part(checkpoint, name)
+    if checkpoint and name in vidrd.CHECKPOINT_PARTS:
+        weights = vidrd.read_checkpoint_part(checkpoint, name)
         if weights or name == "unet":  # a text encoder is there only where it was trained along
-            return Part(name, own / "config.json", config, checkpoint, weights)
+            return ModelPart(name, own / "config.json", config, checkpoint, weights)
     file = find_weights(own, name)
-    return Part(name, own / "config.json", config, file, read_weights(file, name))
+    return ModelPart(name, own / "config.json", config, file, read_weights(file, name))

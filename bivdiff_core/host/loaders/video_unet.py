@@ -12,7 +12,7 @@ import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 
-from ..compat.comfyui_internals import use_host_layers
+from ..compat.comfyui_internals import use_comfy_layers
 from .patched_attention import patch_attention
 
 
@@ -51,7 +51,7 @@ class VideoUNet(torch.nn.Module):
         # ModelMixin's own .to warns of layers to be kept in fp32, of which none are
         torch.nn.Module.to(self.unet, dtype).to_empty(device=device or "cpu")
         self.dtype = dtype
-        use_host_layers(self.unet, operations)
+        use_comfy_layers(self.unet, operations)
         self.options: dict = {}
         patch_attention(self.unet, self.options)
 

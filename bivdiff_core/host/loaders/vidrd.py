@@ -28,18 +28,18 @@ from torch import Tensor
 
 from .model_files import read_weights
 
-PARTS = ("unet", "text_encoder")
-CHECKPOINTS = ("ModelT2V.safetensors", "ModelT2V.pth")
+CHECKPOINT_PARTS = ("unet", "text_encoder")
+CHECKPOINT_NAMES = ("ModelT2V.safetensors", "ModelT2V.pth")
 """The file that VidRD was released as, and what it is called once converted; the parts that it may hold."""
 
-CONVERT = (
+CONVERSION_SCRIPT = (
     "import torch, safetensors.torch as s; "
     "d = torch.load('ModelT2V.pth', map_location='cpu', weights_only=False)['state_dict']; "
     "s.save_file({k: v.clone().contiguous() for k, v in d.items()}, 'ModelT2V.safetensors')"
 )
 
 
-FIELDS = {
+UNET_2D_FIELDS = {
     "in_channels": (4,),
     "out_channels": (4,),
     "block_out_channels": (),
@@ -69,12 +69,12 @@ class VidRDUNet(UNetModel):
         made = {"dtype": dtype, "device": device}
         self.context_dim = unet_config["context_dim"]
         self.frames = 1
-        self._norm_over_clips(self.out[0])
+        self._pool_norm_over_clip(self.out[0])
         for block in list(self.modules()):
             if isinstance(block, ResBlock):
                 width = block.out_channels
-                self._norm_over_clips(block.in_layers[0])
-                self._norm_over_clips(block.out_layers[0])
+                self._pool_norm_over_clip(block.in_layers[0])
+                self._pool_norm_over_clip(block.out_layers[0])
                 layers = []
                 for _ in range(4):
                     norm = operations.GroupNorm(32, width, **made)
@@ -102,7 +102,7 @@ class VidRDUNet(UNetModel):
         self.frames = x.shape[0] // len(transformer_options["cond_or_uncond"])
         return super().forward(x, timesteps, context=context, transformer_options=transformer_options, **inputs)
 
-    def _norm_over_clips(self, norm: torch.nn.GroupNorm) -> None:
+    def _pool_norm_over_clip(self, norm: torch.nn.GroupNorm) -> None:
         norm.register_forward_pre_hook(self._before_norm)
         norm.register_forward_hook(self._after_norm)
 
@@ -122,7 +122,7 @@ class VidRDUNet(UNetModel):
         (x,) = args
         if self.frames == 1:
             return
-        states = rearrange(x, "(b f) n c -> (b n) f c", f=self.frames) + frame_positions(self.frames, x)
+        states = rearrange(x, "(b f) n c -> (b n) f c", f=self.frames) + sinusoidal_positions(self.frames, x)
         states = states + block.temp_attn(block.temp_norm(states))
         x.copy_(rearrange(states, "(b n) f c -> (b f) n c", n=x.shape[1]))
 
@@ -133,7 +133,7 @@ class VidRDUNet(UNetModel):
         return rearrange(x, "b c f h w -> (b f) c h w")
 
 
-def frame_positions(frames: int, like: Tensor) -> Tensor:
+def sinusoidal_positions(frames: int, like: Tensor) -> Tensor:
     """The frames' numbers as sines and cosines by turns, `[F, C]` (arXiv 1706.03762, section 3.5)."""
     width = like.shape[-1]
     even = torch.arange(0, width, 2, device=like.device)
@@ -186,10 +186,10 @@ class VidRDConfig(comfy.supported_models.SD20):
     def process_unet_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         """Rename the checkpoint's keys, diffusers' but for the layers along time, to the host's."""
         names = comfy.utils.unet_to_diffusers(self.unet_config)
-        return {_host_name(key, names): tensor for key, tensor in state_dict.items()}
+        return {_to_comfy_name(key, names): tensor for key, tensor in state_dict.items()}
 
 
-def _host_name(key: str, names: dict[str, str]) -> str:
+def _to_comfy_name(key: str, names: dict[str, str]) -> str:
     """A layer along time goes where its neighbour in the same block goes; a weight without a place keeps its name."""
     block, along_time, layer = key.partition(".temp_")
     if not along_time:
@@ -203,10 +203,10 @@ def _host_name(key: str, names: dict[str, str]) -> str:
 
 def find_checkpoint(folder: Path) -> Path | None:
     """VidRD's checkpoint in a folder of Stable Diffusion 2.1."""
-    return next((folder / name for name in CHECKPOINTS if (folder / name).is_file()), None)
+    return next((folder / name for name in CHECKPOINT_NAMES if (folder / name).is_file()), None)
 
 
-def read_part(checkpoint: Path, part: str) -> dict[str, Tensor]:
+def read_checkpoint_part(checkpoint: Path, part: str) -> dict[str, Tensor]:
     """Weights of `unet` or `text_encoder`; none if the checkpoint has no such part.
 
     Raises:
@@ -216,6 +216,6 @@ def read_part(checkpoint: Path, part: str) -> dict[str, Tensor]:
         checkpoint,
         part,
         "If you trust where it comes from, convert it once: open a terminal in its folder and run, with a Python that "
-        f'has PyTorch Lightning,\npython -c "{CONVERT}"',
+        f'has PyTorch Lightning,\npython -c "{CONVERSION_SCRIPT}"',
     )
     return comfy.utils.state_dict_prefix_replace(weights, {f"{part}.": ""}, filter_keys=True)
