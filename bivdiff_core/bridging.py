@@ -1,8 +1,8 @@
-"""Image and video model bridged while they denoise, instead of one after the other as BIVDiff does.
+"""Combine an image model and a video model in every denoising step. BIVDiff itself runs them one after the other.
 
-The paper's first ablation (arXiv 2312.02813, section 4.3) calls these strategies parallel and alternating;
-interleaved follows IV-Mixed Sampler (arXiv 2410.04171), whose finding is that the way back must be deterministic.
-A denoiser takes k-space latents ``x`` and their noise level and predicts the clean ones.
+`parallel` and `alternating` come from the paper's first ablation (arXiv 2312.02813, section 4.3). `interleaved` follows
+IV-Mixed Sampler (arXiv 2410.04171), which found that renoising must be deterministic. A denoiser takes k-space latents
+`x` and their sigma and predicts the clean latents.
 """
 
 from collections.abc import Callable
@@ -15,44 +15,44 @@ STRATEGIES = ("parallel", "alternating", "interleaved")
 
 
 def bridge(
-    image: Denoiser, video: Denoiser, x: Tensor, sigma: Tensor, sigmas: Tensor, strategy: str, share: float
+    image: Denoiser, video: Denoiser, x: Tensor, sigma: Tensor, sigmas: Tensor, strategy: str, image_share: float
 ) -> Tensor:
-    """The denoised prediction that a sampler at ``sigma`` is to follow.
+    """The denoised prediction for a sampler at `sigma`.
 
-    - parallel: ``share * image + (1 - share) * video``.
-    - alternating: one model a step, the image model in ``share`` of the steps, evenly spread.
-    - interleaved: the image model throughout, and in ``1 - share`` of the steps a visit to the video model first: its
-      step down to the next level, and back up along the image model's ODE. Exact for samplers that take Euler steps
-      (ddim, euler), whose next state is all that the prediction decides.
+    - parallel: `image_share * image + (1 - image_share) * video`.
+    - alternating: one model per step; the image model in `image_share` of the steps, evenly spaced.
+    - interleaved: the image model predicts every step. In `1 - image_share` of the steps, evenly spaced, the video
+      model first takes an Euler step down and the image model an Euler step back up. Exact for samplers with Euler
+      steps (ddim, euler) only, because they use the prediction for nothing but the next state.
 
     Args:
-        x: ``[F, C, H, W]`` or ``[B, C, T, H, W]``, k-space.
-        sigma: noise level of all of ``x``, shape ``[B]``.
-        sigmas: the run's levels, falling.
-        strategy: one of ``STRATEGIES``.
-        share: the image model's, 0..1.
+        x: `[F, C, H, W]` or `[B, C, T, H, W]`, k-space.
+        sigma: noise level of all of `x`, shape `[B]`.
+        sigmas: all noise levels of the run, decreasing.
+        strategy: one of `STRATEGIES`.
+        image_share: weight of the image model or its share of the steps, 0..1.
     """
-    level = int((sigmas - sigma[0]).abs().argmin())
+    step = int((sigmas - sigma[0]).abs().argmin())
     if strategy == "parallel":
-        both = [(share, image), (1 - share, video)]
-        first, *rest = [weight * model(x, sigma) for weight, model in both if weight > 0]
+        weighted = [(image_share, image), (1 - image_share, video)]
+        first, *rest = [weight * model(x, sigma) for weight, model in weighted if weight > 0]
         return sum(rest, first)
     if strategy == "alternating":
-        return (image if _is_active_step(level, share) else video)(x, sigma)
-    following = sigmas[level + 1]
-    if not _is_active_step(level, 1 - share) or following == 0:
+        return (image if _is_active_step(step, image_share) else video)(x, sigma)
+    next_sigma = sigmas[step + 1]
+    if not _is_active_step(step, 1 - image_share) or next_sigma == 0:
         return image(x, sigma)
-    visited = _euler_step(video, x, sigma, following)
-    returned = _euler_step(image, visited, following.expand_as(sigma), sigma[0])
-    reached = _euler_step(image, returned, sigma, following)
-    return x - (reached - x) * sigma[0] / (following - sigma[0])
+    x_after_video = _euler_step(video, x, sigma, next_sigma)
+    x_renoised = _euler_step(image, x_after_video, next_sigma.expand_as(sigma), sigma[0])
+    x_next = _euler_step(image, x_renoised, sigma, next_sigma)
+    return x - (x_next - x) * sigma[0] / (next_sigma - sigma[0])  # its Euler step leads to x_next
 
 
 def _is_active_step(step: int, share: float) -> bool:
-    """Whether a thing that happens in ``share`` of all steps, evenly spread, happens in this one."""
+    """Whether this step is one of the evenly spaced `share` of all steps."""
     return int((step + 1) * share + 1e-6) > int(step * share + 1e-6)
 
 
-def _euler_step(model: Denoiser, x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
-    """One Euler step of the ODE from ``sigma`` to the level ``following``."""
-    return x + (x - model(x, sigma)) / sigma[0] * (following - sigma[0])
+def _euler_step(model: Denoiser, x: Tensor, sigma: Tensor, next_sigma: Tensor) -> Tensor:
+    """One Euler step of the ODE from `sigma` to `next_sigma`."""
+    return x + (x - model(x, sigma)) / sigma[0] * (next_sigma - sigma[0])

@@ -1,8 +1,8 @@
-"""Noise levels for inversion and denoising, and the scale in which inverted latents travel.
+"""Noise levels (sigmas) for inversion and denoising, and the scale of inverted latents.
 
-A matched grid inverts along the very levels that denoising comes back on. The reference grid reproduces BIVDiff's
-released loops (MCG-NJU/BIVDiff): 50 leading timesteps 1, 21, ..., 981, a clean latent taken as z at t = 1, an
-inversion that ends at t = 998 and a denoiser that starts at t = 981 and ends at t = 0 instead of at no noise.
+The matched grid inverts through the same levels as denoising, in reverse order. The reference grid reproduces BIVDiff's
+released loops (MCG-NJU/BIVDiff): 50 leading timesteps 1, 21, ..., 981; the clean latent is treated as z at t = 1;
+inversion ends at t = 998; denoising starts at t = 981 and ends at t = 0 instead of at sigma 0.
 """
 
 import math
@@ -14,30 +14,30 @@ from torch import Tensor
 GRIDS = ("matched", "reference")
 
 MAX_FIRST_SIGMA = 0.5
-"""A matched diffusion grid whose lowest non-zero level lies above this leaves the image in one blind step."""
+"""Largest first sigma of a matched diffusion grid. A larger step skips too much of the ODE and loses the frames."""
 
 REFERENCE_LAST_TIMESTEP = 998
 
 MAX_SIGNAL_AT_FULL_NOISE = 0.33
-"""Image share up to which a diffusion model's level counts as full noise.
+"""Largest signal fraction of a diffusion model's level that counts as full noise.
 
-Stable Diffusion's own top, sigma 14.6, keeps .068 of the image and AnimateDiff's .040. Of the host's schedulers only
-`ddim_uniform` stops below: at .076 (50 steps), .085 (25), .118 (10), .134 (8), .191 (5), .236 (4) and .323 (3); with 2
-steps it keeps .52. Schedules of other packs that stop at sigma 1 keep .71.
+Stable Diffusion's sigma_max 14.6 has a signal fraction of .068, AnimateDiff's .040. Of ComfyUI's schedulers only
+`ddim_uniform` stops earlier: at .076 (50 steps), .085 (25), .118 (10), .134 (8), .191 (5), .236 (4) and .323 (3); with
+2 steps at .52. Schedules of other packs that stop at sigma 1 have .71.
 """
 
 SIGNAL_TOLERANCE = 0.02
-"""Difference of image share within which two levels below full noise count as one."""
+"""Two levels below full noise count as equal if their signal fractions differ by no more than this."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What settles the noise levels of a run, as every node of the chain asks for it.
+    """The settings that determine a run's noise levels. Every node of the chain has them.
 
     Args:
         steps: number of steps.
-        scheduler: the host's name of how the levels are spaced.
-        strength: how far towards noise an inversion goes, in (0, 1].
+        scheduler: ComfyUI's name of the scheduler.
+        strength: how far an inversion goes towards noise, in (0, 1].
         grid: one of `GRIDS`.
     """
 
@@ -48,26 +48,26 @@ class Schedule:
 
 
 def unit_scale(sigma: float) -> float:
-    """sqrt(1 + sigma^2): x_sigma of a diffusion (eps, v) model divided by it is diffusers' unit-variance latent."""
+    """sqrt(1 + sigma^2): the k-space latent of a diffusion (eps, v) model over diffusers' unit-variance latent."""
     return math.sqrt(1.0 + sigma * sigma)
 
 
 def signal_fraction(sigma: float, flow: bool) -> float:
-    """What is left of the image at a level, 0..1, by which the levels of different models are compared.
+    """Weight of x0 in the unit-variance latent at a noise level, 0..1. Compares the levels of different models.
 
-    The weight of x0 in the unit-variance latent: `1 / sqrt(1 + sigma^2)` for diffusion models, `1 - sigma` for flow.
+    `1 / sqrt(1 + sigma^2)` for diffusion models, `1 - sigma` for flow models.
     """
     return 1.0 - sigma if flow else 1.0 / unit_scale(sigma)
 
 
 SD_BETAS = (0.00085, 0.012)
-"""First and last beta of Stable Diffusion's schedule; their roots are evenly spaced (scaled_linear), 1000 of them."""
+"""First and last of Stable Diffusion's 1000 betas. Their square roots are evenly spaced (scaled_linear)."""
 
 
 def sd_sigma(timestep: float) -> float:
     """Sigma of Stable Diffusion's schedule at a timestep.
 
-    Between whole timesteps log sigma is interpolated; timesteps past 999 give the last level, 14.6146.
+    Log sigma is interpolated between whole timesteps. Timesteps above 999 give the last level, 14.6146.
     """
     first, last = (beta**0.5 for beta in SD_BETAS)
     betas = torch.linspace(first, last, 1000, dtype=torch.float64) ** 2
@@ -79,78 +79,78 @@ def sd_sigma(timestep: float) -> float:
 
 
 def strength_sigma(strength: float, flow: bool) -> float:
-    """The noise level that a strength in (0, 1) stands for: the same for every model of a family.
+    """Noise level of a strength in (0, 1), the same for every diffusion model and for every flow model.
 
-    Diffusion models stop at Stable Diffusion's sigma of t = 1000 * strength, flow models at sigma = strength.
+    Diffusion models stop at Stable Diffusion's sigma at t = 1000 * strength, flow models at sigma = strength.
     """
     return strength if flow else sd_sigma(1000.0 * strength)
 
 
 def truncate_levels(levels: Tensor, sigma: float) -> Tensor:
-    """The part of a schedule's levels at and below `sigma`, with `sigma` as its top (clipped to the levels' own).
+    """The schedule's levels from `sigma` down, starting at `sigma` itself or at the schedule's maximum if lower.
 
     Args:
-        levels: falling, ending at 0, `[steps + 1]`, as the host's schedulers give them.
+        levels: decreasing, ending at 0, `[steps + 1]`, from ComfyUI's scheduler.
     """
-    top = min(sigma, levels[0].item())
-    return torch.cat([levels.new_tensor([top]), levels[levels < top * (1 - 1e-6)]])
+    start_sigma = min(sigma, levels[0].item())
+    return torch.cat([levels.new_tensor([start_sigma]), levels[levels < start_sigma * (1 - 1e-6)]])
 
 
-def denoising_grid(levels: Tensor, scheduler: str, flow: bool, top: float | None = None) -> Tensor:
-    """Falling levels from an inverted latent's to 0.
+def denoising_grid(levels: Tensor, scheduler: str, flow: bool, start_sigma: float | None = None) -> Tensor:
+    """Decreasing levels from the noise level of an inverted latent to 0.
 
     Args:
-        levels: falling, ending at 0, as the host's schedulers give them.
-        scheduler: their name, for messages.
+        levels: decreasing, ending at 0, from ComfyUI's scheduler.
+        scheduler: the scheduler's name, for error messages.
         flow: whether the model is a flow model (sigma in 0..1).
-        top: the level of a latent that was not inverted to full noise; None for one that was.
+        start_sigma: level of a latent that was not inverted to full noise; None for full noise.
 
     Raises:
-        ValueError: the levels do not reach full noise, or not the latent's level.
+        ValueError: the levels do not reach full noise, or do not reach `start_sigma`.
     """
-    highest = levels[0].item()
-    if top is None:
-        _check_full_noise(highest, scheduler, flow)
+    sigma_max = levels[0].item()
+    if start_sigma is None:
+        _check_full_noise(sigma_max, scheduler, flow)
         return levels
-    if signal_fraction(highest, flow) - signal_fraction(top, flow) > SIGNAL_TOLERANCE:
+    if signal_fraction(sigma_max, flow) - signal_fraction(start_sigma, flow) > SIGNAL_TOLERANCE:
         raise ValueError(
-            f"scheduler {scheduler} tops out at sigma {highest:.3g}, short of sigma {top:.3g}, where the inversion "
-            "ends and smoothing begins. Set scheduler to normal, raise steps, or lower strength."
+            f"scheduler {scheduler} tops out at sigma {sigma_max:.3g}, short of sigma {start_sigma:.3g}, where the "
+            "inversion ends and smoothing begins. Set scheduler to normal, raise steps, or lower strength."
         )
-    return truncate_levels(levels, top)
+    return truncate_levels(levels, start_sigma)
 
 
-def _check_full_noise(highest: float, scheduler: str, flow: bool) -> None:
-    if flow and not math.isclose(highest, 1.0, abs_tol=1e-4):
+def _check_full_noise(sigma_max: float, scheduler: str, flow: bool) -> None:
+    if flow and not math.isclose(sigma_max, 1.0, abs_tol=1e-4):
         raise ValueError(
-            f"scheduler {scheduler} tops out at sigma {highest:.3f}, but a flow model's latent is pure noise only at "
+            f"scheduler {scheduler} tops out at sigma {sigma_max:.3f}, but a flow model's latent is pure noise only at "
             "1. Set scheduler to simple, normal or beta."
         )
-    share = signal_fraction(highest, flow)
-    if share > MAX_SIGNAL_AT_FULL_NOISE:
+    fraction = signal_fraction(sigma_max, flow)
+    if fraction > MAX_SIGNAL_AT_FULL_NOISE:
         raise ValueError(
-            f"scheduler {scheduler} tops out at sigma {highest:.3g}, where {share:.0%} of the image is left; full "
+            f"scheduler {scheduler} tops out at sigma {sigma_max:.3g}, where {fraction:.0%} of the image is left; full "
             f"noise leaves at most {MAX_SIGNAL_AT_FULL_NOISE:.0%}. Set scheduler to normal, raise steps, or lower "
             "strength to stop there on purpose."
         )
 
 
 def matched_inversion_grid(levels: Tensor, schedule: Schedule, flow: bool) -> Tensor:
-    """Rising levels from 0 to where denoising will begin: `denoising_grid` walked backwards.
+    """Increasing levels from 0 to the level where denoising will begin: `denoising_grid` in reverse order.
 
     Args:
-        levels: falling, ending at 0, as the host's scheduler of that name gives them.
+        levels: decreasing, ending at 0, from ComfyUI's scheduler of that name.
         schedule: below a strength of 1 the grid ends at `strength_sigma`.
 
     Raises:
-        ValueError: as `denoising_grid`, and where a diffusion model's first step would be too large.
+        ValueError: as in `denoising_grid`, or the first step of a diffusion model is too large.
     """
-    top = strength_sigma(schedule.strength, flow) if schedule.strength < 1 else None
-    grid = denoising_grid(levels, schedule.scheduler, flow, top)
-    lowest = grid[grid > 0][-1].item()
-    if not flow and lowest > MAX_FIRST_SIGMA:
+    end_sigma = strength_sigma(schedule.strength, flow) if schedule.strength < 1 else None
+    grid = denoising_grid(levels, schedule.scheduler, flow, end_sigma)
+    first_sigma = grid[grid > 0][-1].item()
+    if not flow and first_sigma > MAX_FIRST_SIGMA:
         raise ValueError(
-            f"scheduler {schedule.scheduler}'s lowest level is sigma {lowest:.2f}, expected at most "
+            f"scheduler {schedule.scheduler}'s lowest level is sigma {first_sigma:.2f}, expected at most "
             f"{MAX_FIRST_SIGMA}: a first step that large loses the frames. Raise steps, or set scheduler to "
             "ddim_uniform or karras."
         )
@@ -158,15 +158,15 @@ def matched_inversion_grid(levels: Tensor, schedule: Schedule, flow: bool) -> Te
 
 
 def reference_timesteps(steps: int) -> Tensor:
-    """diffusers' leading timesteps with steps_offset 1, rising: 1, 21, ..., 981 for 50 steps."""
+    """diffusers' leading timesteps with steps_offset 1, increasing: 1, 21, ..., 981 for 50 steps."""
     return torch.arange(steps) * (1000 // steps) + 1
 
 
 def reference_inversion_grid(sigmas: Tensor, steps: int) -> Tensor:
-    """Rising levels of the released inversion loop, `[steps + 1]`; the last target is t = 998, not 981.
+    """Increasing levels of the released inversion loop, `[steps + 1]`. For 50 steps the last is at t = 998, not 981.
 
     Args:
-        sigmas: the model's own levels at t = 0..999, `[1000]`.
+        sigmas: the model's levels at t = 0..999, `[1000]`.
     """
     t = reference_timesteps(steps)
     last = min(REFERENCE_LAST_TIMESTEP, int(t[-1]) + 1000 // steps)
@@ -174,5 +174,5 @@ def reference_inversion_grid(sigmas: Tensor, steps: int) -> Tensor:
 
 
 def reference_denoising_grid(sigmas: Tensor, steps: int) -> Tensor:
-    """Falling levels of the released denoising loop, `[steps + 1]`, ending at t = 0 (set_alpha_to_one=False)."""
+    """Decreasing levels of the released denoising loop, `[steps + 1]`, ending at t = 0 (set_alpha_to_one=False)."""
     return sigmas[torch.cat([reference_timesteps(steps).flip(0), torch.tensor([0])])]

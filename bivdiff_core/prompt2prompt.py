@@ -1,8 +1,8 @@
-"""Prompt2Prompt (arXiv 2208.01626): a picture is edited through its prompt by giving the edited one its attention.
+"""Prompt2Prompt (arXiv 2208.01626): edit an image by changing its prompt while reusing the source's attention maps.
 
-Source and target are denoised side by side. In the first steps the target takes over the source's cross-attention,
-word by word, and its self-attention in the coarse layers; a local blend keeps the source wherever the named words are
-not looked at. `L` is the length of the text context, tokens being counted with the start token at 0.
+Source and target are denoised side by side. In the first steps the target uses the source's cross-attention, word by
+word, and the source's self-attention in the coarse layers. A local blend keeps the source pixels outside the region
+that attends to the given words. `L` is the length of the text context; the start token has position 0.
 """
 
 import re
@@ -18,26 +18,28 @@ from torch import Tensor
 EDITS = ("replace", "refine", "reweight")
 BLEND_THRESHOLD = 0.3
 BLEND_START = 0.2
-"""The local blend begins after this share of the steps: earlier the maps show nothing yet. The released code's begins
-with the first step, and so does that of a latent inverted on grid `reference`."""
+"""The local blend begins after this share of the steps, because earlier maps show nothing.
+
+The released code begins with the first step. So do latents inverted on grid `reference`.
+"""
 
 
 @dataclass(frozen=True)
 class TokenizedPrompt:
-    """A prompt's words and the token ids of each, start and end token left out."""
+    """A prompt's words and the token ids of each word, without start and end token."""
 
     words: tuple[str, ...]
     tokens: tuple[tuple[int, ...], ...]
 
-    def positions(self) -> list[range]:
-        """Where each word's tokens stand in the context."""
+    def token_ranges(self) -> list[range]:
+        """Positions of each word's tokens in the context."""
         ends = torch.tensor([0, *map(len, self.tokens)]).cumsum(0).add(1).tolist()
         return [range(start, end) for start, end in zip(ends, ends[1:], strict=False)]
 
     def find(self, word: str) -> list[int]:
-        """Positions of all tokens of a word, punctuation and case aside; empty where the prompt lacks it."""
-        same = [_normalize_word(own) == _normalize_word(word) for own in self.words]
-        return [i for match, positions in zip(same, self.positions(), strict=True) if match for i in positions]
+        """Positions of all tokens of a word, ignoring punctuation and case; empty if the prompt does not have it."""
+        matches = [_normalize_word(candidate) == _normalize_word(word) for candidate in self.words]
+        return [i for match, tokens in zip(matches, self.token_ranges(), strict=True) if match for i in tokens]
 
 
 def _normalize_word(word: str) -> str:
@@ -46,11 +48,12 @@ def _normalize_word(word: str) -> str:
 
 @dataclass(frozen=True)
 class CrossAttentionEdit:
-    """What the target's cross-attention becomes: `(source @ mapping * share + target * (1 - share)) * weight`.
+    """Replaces the target's cross-attention: `(source @ mapping * share + target * (1 - share)) * weight`.
 
-    mapping: `[L, L]`, how each source token's attention is handed to target tokens.
-    share: `[L]`, 1 for target tokens that take it over, 0 for those that keep their own.
-    weight: `[L]`, factor of each target token.
+    Attributes:
+        mapping: `[L, L]`, distributes each source token's attention over target tokens.
+        share: `[L]`, 1 for target tokens that use the source's attention, 0 for those that keep theirs.
+        weight: `[L]`, factor of each target token.
     """
 
     mapping: Tensor
@@ -58,7 +61,7 @@ class CrossAttentionEdit:
     weight: Tensor
 
     def __call__(self, source: Tensor, target: Tensor) -> Tensor:
-        """Edit probabilities `[F, heads, N, L]`."""
+        """Apply the edit to attention probabilities `[F, heads, N, L]`."""
         mapping, share, weight = (t.to(source) for t in (self.mapping, self.share, self.weight))
         return (source @ mapping * share + target * (1 - share)) * weight
 
@@ -66,16 +69,16 @@ class CrossAttentionEdit:
 def build_attention_edit(
     edit: str, source: TokenizedPrompt, target: TokenizedPrompt, weights: dict[str, float], length: int
 ) -> CrossAttentionEdit:
-    """The cross-attention edit between two prompts.
+    """The cross-attention edit from a source prompt to a target prompt.
 
     Args:
-        edit: `replace` exchanges words one for one, `refine` keeps the words that both prompts share, `reweight` is
-            `refine` with some target words looked at more or less.
+        edit: `replace` exchanges words one for one; `refine` keeps the attention of words that both prompts share;
+            `reweight` is `refine` with the attention of some target words scaled.
         weights: factor by word, for `reweight`.
         length: L.
 
     Raises:
-        ValueError: replaced prompts of different word counts, or a weighted word that the target lacks.
+        ValueError: prompts of different word counts for `replace`, or a weighted word that the target does not have.
     """
     mapping = torch.zeros(length, length)
     share = torch.ones(length)
@@ -86,20 +89,21 @@ def build_attention_edit(
         if len(source.words) != len(target.words):
             raise ValueError(
                 f"replace exchanges words one for one, but the source prompt has {len(source.words)} words and the "
-                f"target prompt {len(target.words)}. Use as many words, or choose edit refine."
+                f"target prompt {len(target.words)}. Use the same number of words, or set edit to refine."
             )
-        for own, others in zip(source.positions(), target.positions(), strict=True):
-            if len(own) == len(others):
-                mapping[list(own), list(others)] = 1
+        for old, new in zip(source.token_ranges(), target.token_ranges(), strict=True):
+            if len(old) == len(new):
+                mapping[list(old), list(new)] = 1
             else:
-                mapping[own.start : own.stop, others.start : others.stop] = 1 / len(others)
+                mapping[old.start : old.stop, new.start : new.stop] = 1 / len(new)
     else:
-        before, after = ([token for word in prompt.tokens for token in word] for prompt in (source, target))
+        source_tokens, target_tokens = ([t for word in prompt.tokens for t in word] for prompt in (source, target))
         share[1 : ends[1]] = 0
-        for start, other, size in SequenceMatcher(None, before, after, autojunk=False).get_matching_blocks():
+        matcher = SequenceMatcher(None, source_tokens, target_tokens, autojunk=False)
+        for source_start, target_start, size in matcher.get_matching_blocks():
             for i in range(1, size + 1):
-                mapping[start + i, other + i] = share[other + i] = 1
-    # End token to end token, padding to padding; what is left over when the source's is longer goes to the last.
+                mapping[source_start + i, target_start + i] = share[target_start + i] = 1
+    # End token to end token, padding to padding. Surplus source tokens map to the last target token.
     for i in range(length - ends[0]):
         mapping[ends[0] + i, min(ends[1] + i, length - 1)] = 1
     share[ends[1] + max(length - ends[0], 1) :] = 0
@@ -113,10 +117,10 @@ def build_attention_edit(
 
 
 def parse_weights(text: str) -> dict[str, float]:
-    """`"fluffy: 2, red: 0.5"` as factors by word.
+    """Parse text such as `"fluffy: 2, red: 0.5"` to factors by word.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: an entry is not `word: number`.
     """
     weights = {}
     for entry in filter(None, map(str.strip, text.split(","))):
@@ -134,18 +138,18 @@ def attention_probabilities(q: Tensor, k: Tensor, heads: int) -> Tensor:
 
 
 def apply_attention(probabilities: Tensor, v: Tensor) -> Tensor:
-    """Values `[B, L, C]` gathered by probabilities `[B, heads, N, L]`, as `[B, N, C]`."""
+    """Mean of values `[B, L, C]` weighted by probabilities `[B, heads, N, L]`, as `[B, N, C]`."""
     heads = probabilities.shape[1]
     values = rearrange(v.float(), "b l (h d) -> b h l d", h=heads)
     return rearrange(probabilities @ values, "b h n d -> b n (h d)").to(v.dtype)
 
 
 def share_self_attention(queries: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-    """Give the target frames (second half of the batch) the source frames' queries and keys.
+    """Replace the queries and keys of the target frames (second half of the batch) by those of the source frames.
 
     Args:
-        queries: features the queries are made from, `[2F, N, C]`.
-        context: features the keys are made from, `[2F, N, C]`.
+        queries: features that the queries are computed from, `[2F, N, C]`.
+        context: features that the keys are computed from, `[2F, N, C]`.
     """
     frames = queries.shape[0] // 2
     return repeat(queries[:frames], "f n c -> (two f) n c", two=2), repeat(
@@ -154,12 +158,12 @@ def share_self_attention(queries: Tensor, context: Tensor) -> tuple[Tensor, Tens
 
 
 class LocalBlend:
-    """Keeps the source's latent where neither prompt's blend words are looked at.
+    """Keeps the source latent outside the region that attends to the blend words of either prompt.
 
     Args:
-        words: positions of the blend words' tokens in the source and in the target context.
+        words: positions of the blend words' tokens in the source context and in the target context.
         frames: F.
-        size: of the maps, (height, width).
+        size: (height, width) of the maps.
     """
 
     def __init__(self, words: Sequence[Sequence[int]], frames: int, size: tuple[int, int]):
@@ -168,19 +172,19 @@ class LocalBlend:
         self.maps = torch.zeros(2, frames, *size)
 
     def look(self, probabilities: Tensor, frames: Sequence[int]) -> None:
-        """Add what one layer attends to in a window.
+        """Add one layer's attention to the blend words, for the frames of a window.
 
         Args:
-            probabilities: `[2f, heads, N, L]`, the window's source frames before its target frames.
-            frames: which frames these are, f of them.
+            probabilities: `[2f, heads, N, L]`, the window's source frames, then its target frames.
+            frames: indices of the window's f frames.
         """
         self.maps = self.maps.to(probabilities)
         for half, (rows, words) in enumerate(zip(probabilities.chunk(2), self.words, strict=True)):
-            seen = rows[..., list(words)].sum(dim=(1, 3))
-            self.maps[half, list(frames)] += rearrange(seen, "f (h w) -> f h w", h=self.size[0])
+            attention = rows[..., list(words)].sum(dim=(1, 3))
+            self.maps[half, list(frames)] += rearrange(attention, "f (h w) -> f h w", h=self.size[0])
 
     def __call__(self, source: Tensor, target: Tensor) -> Tensor:
-        """The target latent `[F, C, H, W]` inside the mask, the source's outside."""
+        """The target latent `[F, C, H, W]` inside the mask, the source latent outside."""
         maps = F.max_pool2d(self.maps, 3, stride=1, padding=1)
         maps = F.interpolate(maps, size=source.shape[-2:], mode="nearest")
         largest = maps.amax(dim=(-2, -1), keepdim=True).clamp(min=1e-12)

@@ -1,12 +1,12 @@
-"""Inversion solvers: carry a clean latent up a grid of rising noise levels along the probability-flow ODE.
+"""Inversion solvers: follow the probability-flow ODE from a clean latent through increasing noise levels.
 
-All share k-diffusion's signature and work on a predictor of the denoised latent, `model(x, sigma)`, so that one
-function serves eps, v and flow models: in k-space `(x - denoised) / sigma` is the noise eps, and for rectified
-flow, `x = (1 - sigma) * x0 + sigma * noise`, it is the velocity `noise - x0`. Either way it is dx/dsigma.
+All have k-diffusion's signature and call `model(x, sigma)`, which predicts the denoised latent. One function therefore
+serves eps, v and flow models: in k-space `(x - denoised) / sigma` is the noise eps; for rectified flow,
+`x = (1 - sigma) * x0 + sigma * noise`, it is the velocity `noise - x0`. Both are dx/dsigma.
 
-`x` is `[F, C, H, W]` or `[B, C, T, H, W]` in float32; `sigmas` rises. A grid may begin at 0, where dx/dsigma is
-undefined: predictions below `sigma_min`, the lowest level that the model was trained at, are read at `sigma_min`.
-`callback` is called once a step, whatever the number of model calls, with k-diffusion's dict.
+`x` is `[F, C, H, W]` or `[B, C, T, H, W]` in float32; `sigmas` increases. A grid may begin at 0, where dx/dsigma is
+undefined: below `sigma_min`, the lowest level that the model was trained at, the model is called at `sigma_min`.
+`callback` is called once per step with k-diffusion's dict, however many model calls the step needs.
 """
 
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def ddim(
     *,
     sigma_min: float,
 ) -> Tensor:
-    """DDIM inversion (arXiv 2010.02502, eta = 0): Euler steps, the slope read at the level being left."""
+    """DDIM inversion (arXiv 2010.02502, eta = 0): Euler steps with the slope at the current level."""
     slope = _Slope(model, extra_args, sigma_min)
     for i in trange(len(sigmas) - 1, disable=disable):
         d = sigmas[i + 1] - sigmas[i]
@@ -95,7 +95,7 @@ def uni_inv(
     *,
     sigma_min: float,
 ) -> Tensor:
-    """Uni-Inv (arXiv 2504.13109): the slope is read at the next level, at a point predicted with the last slope."""
+    """Uni-Inv (arXiv 2504.13109): uses the slope at the next level, at a point predicted with the previous slope."""
     slope = _Slope(model, extra_args, sigma_min)
     v = slope(x, sigmas[0])
     for i in trange(len(sigmas) - 1, disable=disable):
@@ -117,7 +117,7 @@ def fireflow(
     *,
     sigma_min: float,
 ) -> Tensor:
-    """FireFlow (arXiv 2412.07517): the midpoint rule whose predictor reuses the last midpoint's slope."""
+    """FireFlow (arXiv 2412.07517): midpoint rule that predicts the midpoint with the previous midpoint's slope."""
     slope = _Slope(model, extra_args, sigma_min)
     v = slope(x, sigmas[0])
     for i in trange(len(sigmas) - 1, disable=disable):

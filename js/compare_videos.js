@@ -1,18 +1,18 @@
-// Compare Videos: two clips under one wipe slider, in step, with how much each changes from frame to frame underneath.
+// Compare Videos: two clips in sync with a wipe between them, above curves of each clip's change from frame to frame.
 
-import { element, picture, showOutput } from "./output_widget.js";
+import { addOutputWidget, createElement, loadImage } from "./output_widget.js";
 
 const COLORS = { before: "#e8a33d", after: "#4fb3ff" };
 
-/** Write a line of text from or up to a point. */
+/** Write a line of text that starts (left) or ends (right) at a point. */
 function label(context, text, color, x, y, align) {
   Object.assign(context, { font: "12px sans-serif", textAlign: align, textBaseline: "top", fillStyle: color });
   context.fillText(text, x, y);
 }
 
-/** The node's widget: pictures, playback and curves. */
+/** The node's widget: frames, playback and curves. */
 class Comparison {
-  /** @param {{before: string, after: string}} names what the two clips are called */
+  /** @param {{before: string, after: string}} names labels of the two clips */
   constructor(names) {
     this.names = names;
     this.clips = { before: [], after: [] };
@@ -20,14 +20,14 @@ class Comparison {
     this.frame = 0;
     this.wipe = 0.5;
 
-    this.view = element("canvas", { ariaLabel: "wipe" }, { flex: "1", minHeight: "0", cursor: "ew-resize" });
-    this.play = element("button", { textContent: "▶", ariaLabel: "play" }, { width: "2.5em" });
-    this.scrub = element("input", { type: "range", min: 0, max: 0, value: 0, ariaLabel: "frame" }, { flex: "1" });
-    this.count = element("span", { textContent: "–" }, { minWidth: "4em", textAlign: "right" });
-    this.curves = element("canvas", { ariaLabel: "change from frame to frame" }, { height: "90px" });
-    const controls = element("div", {}, { display: "flex", gap: "8px", alignItems: "center" });
+    this.view = createElement("canvas", { ariaLabel: "wipe" }, { flex: "1", minHeight: "0", cursor: "ew-resize" });
+    this.play = createElement("button", { textContent: "▶", ariaLabel: "play" }, { width: "2.5em" });
+    this.scrub = createElement("input", { type: "range", min: 0, max: 0, value: 0, ariaLabel: "frame" }, { flex: "1" });
+    this.count = createElement("span", { textContent: "–" }, { minWidth: "4em", textAlign: "right" });
+    this.curves = createElement("canvas", { ariaLabel: "change from frame to frame" }, { height: "90px" });
+    const controls = createElement("div", {}, { display: "flex", gap: "8px", alignItems: "center" });
     controls.append(this.play, this.scrub, this.count);
-    this.element = element(
+    this.element = createElement(
       "div",
       {},
       { display: "flex", flexDirection: "column", gap: "6px", fontSize: "12px", color: "var(--input-text)" },
@@ -46,20 +46,20 @@ class Comparison {
       this.stop();
       this.showFrame(Number(this.scrub.value));
     });
-    this.sizes = new ResizeObserver(() => this.draw());
-    this.sizes.observe(this.view);
-    this.sizes.observe(this.curves);
+    this.resizeObserver = new ResizeObserver(() => this.draw());
+    this.resizeObserver.observe(this.view);
+    this.resizeObserver.observe(this.curves);
   }
 
   /**
-   * Take what the node sent: the files of both, how they change from frame to frame, the frame rate. Where lists of clips
-   * are wired in, the clips play one after another.
+   * Show the node's output: the files of both clips, their changes from frame to frame, and the frame rate. Clips from
+   * list inputs play one after another.
    */
   show({ before, after, changes, fps }) {
     this.stop();
-    this.clips = { before: before.map(picture), after: after.map(picture) };
+    this.clips = { before: before.map(loadImage), after: after.map(loadImage) };
     const joined = (side) => changes.flatMap((pair, i) => (i ? [null, ...pair[side]] : pair[side]));
-    this.changes = { before: joined(0), after: joined(1) }; // null from a clip's last frame to the next one's first
+    this.changes = { before: joined(0), after: joined(1) }; // null between two clips of a list
     this.fps = fps[0];
     this.scrub.max = before.length - 1;
     for (const image of [...this.clips.before, ...this.clips.after]) image.addEventListener("load", () => this.draw());
@@ -82,7 +82,7 @@ class Comparison {
 
   remove() {
     this.stop();
-    this.sizes.disconnect();
+    this.resizeObserver.disconnect();
   }
 
   showFrame(frame) {
@@ -92,9 +92,9 @@ class Comparison {
     this.draw();
   }
 
-  /** Put the wipe under the pointer: right of it lies the second clip. */
+  /** Move the wipe to the pointer; the second clip is on its right. */
   moveWipe(event) {
-    if (!this.area) return; // nothing has been drawn yet
+    if (!this.area) return; // the frames are not drawn yet
     const { left, width } = this.view.getBoundingClientRect();
     const pointer = ((event.clientX - left) / width) * this.view.width; // the graph's zoom scales the rectangle
     this.wipe = Math.min(Math.max((pointer - this.area.x) / this.area.width, 0), 1);
@@ -108,11 +108,11 @@ class Comparison {
     }
     const pair = [this.clips.before[this.frame], this.clips.after[this.frame]];
     if (!pair.every((image) => image?.complete && image.naturalWidth)) return;
-    this.drawPictures(...pair);
+    this.drawFrames(...pair);
     this.drawCurves();
   }
 
-  drawPictures(before, after) {
+  drawFrames(before, after) {
     const context = this.view.getContext("2d");
     const scale = Math.min(this.view.width / after.naturalWidth, this.view.height / after.naturalHeight);
     const [width, height] = [after.naturalWidth * scale, after.naturalHeight * scale];
@@ -134,7 +134,7 @@ class Comparison {
     label(context, this.names.after, COLORS.after, x + width - 6, y + 4, "right");
   }
 
-  /** Each clip's change over the frames, its mean, and a line at the frame shown. */
+  /** Draw each clip's change over the frames, its mean, and a line at the current frame. */
   drawCurves() {
     const context = this.curves.getContext("2d");
     const { width, height } = this.curves;
@@ -148,14 +148,14 @@ class Comparison {
     for (const clip of ["before", "after"]) {
       const values = this.changes[clip];
       context.beginPath();
-      // The first value is the change from frame 0 to frame 1, which shows in frame 1.
+      // The first value is the change from frame 0 to frame 1, drawn at frame 1.
       values.forEach((value, i) => {
         if (value === null) return;
         const to = values[i - 1] == null ? "moveTo" : "lineTo";
         context[to](x(i + 1), bottom - (value / highest) * (bottom - top));
       });
       context.strokeStyle = COLORS[clip];
-      context.lineWidth = clip === "before" ? 4 : 2; // equal curves both show
+      context.lineWidth = clip === "before" ? 4 : 2; // so that equal curves are both visible
       context.stroke();
       const known = values.filter((value) => value !== null);
       if (!known.length) continue;
@@ -166,7 +166,7 @@ class Comparison {
   }
 }
 
-showOutput("BIVDiffCompareVideos", [360, 480], (node) => {
+addOutputWidget("BIVDiffCompareVideos", [360, 480], (node) => {
   const [before, after] = node.inputs.map((input) => input.label ?? input.localized_name ?? input.name);
   return new Comparison({ before, after });
 });

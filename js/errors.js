@@ -1,5 +1,5 @@
-// What a node of the pack failed with, or a core sampler inside the pack's code (Frame Chunks, Frame Noise, Bridge Guider),
-// to be read without a click and until the next run. The page's own notice says only that the node failed.
+// Shows the error message of a node of the pack, or of a core sampler that runs the pack's code (Frame Chunks, Frame
+// Noise, Bridge Guider), until the next run. ComfyUI's own notice says only that the node failed.
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
@@ -17,7 +17,7 @@ app.registerExtension({
       if (!node_type.startsWith("BIVDiff") && !exception_type.endsWith(".BIVDiffError")) return;
       const title = findNode(node_id)?.title ?? node_type;
       const message = exception_message.trim();
-      // A node of the pack that has kept its title says it first.
+      // The message starts with the node's name; do not repeat it below the title.
       const repeats = message.startsWith(`${title}: `);
       notice = { severity: "error", summary: title, detail: repeats ? message.slice(title.length + 2) : message };
       toast.add(notice);

@@ -1,18 +1,18 @@
-// The workflow on the page, and its nodes by the ids that the page and the server give them.
+// Finds the open workflow, and its nodes by the ids that ComfyUI's frontend and server use.
 
 import { app } from "../../scripts/app.js";
 
-/** The workflow as a whole, whichever of its subgraphs is open; older front ends know no other graph. */
+/** The whole workflow, also while a subgraph is open; older frontends have only app.graph. */
 export function rootGraph() {
   return app.rootGraph ?? app.graph;
 }
 
 /**
- * A node by its id: "3" in the workflow itself; "UUID:3" in the subgraph of that id, as the page says it; "5:3" in the
- * subgraph of node 5, as the server says it.
+ * Find a node by its id: "3" in the workflow itself; "UUID:3" in the subgraph with that id (the frontend's form); "5:3"
+ * in the subgraph of node 5 (the server's form).
  *
  * @param {string | number} id
- * @returns the node, or undefined where there is none
+ * @returns the node, or undefined if there is none
  */
 export function findNode(id) {
   const path = String(id).split(":");

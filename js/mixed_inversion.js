@@ -1,4 +1,4 @@
-// Mixed Inversion Blend: a task shows its mixing ratio and locks the slider; custom gives it back.
+// Mixed Inversion Blend: a task sets its mixing ratio and locks the slider; custom unlocks it.
 
 import { app } from "../../scripts/app.js";
 
@@ -12,11 +12,11 @@ app.registerExtension({
     const ratios = node.constructor.nodeData.input.required.task[1].ratios;
     const label = ratio.label;
 
-    function show() {
+    function showRatio() {
       const preset = ratios[task.value];
       ratio.disabled = preset !== undefined;
       if (ratio.disabled) ratio.value = preset;
-      // Nodes drawn on the canvas show no value of a disabled widget.
+      // Canvas nodes hide the value of a disabled widget, so show it in the label.
       ratio.label = ratio.disabled ? `${label} = ${preset}` : label;
       app.canvas?.setDirty(true);
     }
@@ -24,12 +24,12 @@ app.registerExtension({
     const { callback } = task;
     task.callback = function (...args) {
       callback?.apply(this, args);
-      show();
+      showRatio();
     };
     const { onConfigure } = node;
     node.onConfigure = function (...args) {
       onConfigure?.apply(this, args);
-      show();
+      showRatio();
     };
   },
 });

@@ -1,26 +1,26 @@
-// A node's own widget for what the node has put out, in classic and in Vue nodes.
+// A widget on a node that shows the node's output, in classic and in Vue nodes.
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { findNode } from "./graph.js";
 
-/** A DOM element with its properties and style set. */
-export function element(tag, properties, style) {
-  const made = Object.assign(document.createElement(tag), properties);
-  Object.assign(made.style, style);
-  return made;
+/** Create a DOM element with properties and a style. */
+export function createElement(tag, properties, style) {
+  const created = Object.assign(document.createElement(tag), properties);
+  Object.assign(created.style, style);
+  return created;
 }
 
-/** The picture that a saved temporary file holds. */
-export function picture(file) {
+/** Load the image of a temporary file that the node saved. */
+export function loadImage(file) {
   const image = new Image();
   image.src = api.apiURL(`/view?${new URLSearchParams(file)}`);
   return image;
 }
 
-/** Words on a node, white on a colour. */
+/** A text box on a node, white on a background colour. */
 export function statusBox(background) {
-  return element(
+  return createElement(
     "div",
     { role: "status" },
     {
@@ -36,21 +36,22 @@ export function statusBox(background) {
 }
 
 /**
- * Give every node of a type a widget.
+ * Add an output widget to every node of a type.
  *
- * @param {string} type the node's id
+ * @param {string} type the node type's id
  * @param {[number, number]} minSize of the node
- * @param {(node) => {element: HTMLElement, show: (output) => void, remove?: () => void}} make the widget of one node
+ * @param {(node) => {element: HTMLElement, show: (output) => void, remove?: () => void}} makeContent
+ *   creates the content of one node's widget
  */
-export function showOutput(type, minSize, make) {
+export function addOutputWidget(type, minSize, makeContent) {
   app.registerExtension({
     name: type,
 
     nodeCreated(node) {
       if (node.comfyClass !== type) return;
-      const shown = make(node);
-      const widget = node.addDOMWidget("output", `${type}_OUTPUT`, shown.element, {
-        serialize: false, // neither in the prompt
+      const content = makeContent(node);
+      const widget = node.addDOMWidget("output", `${type}_OUTPUT`, content.element, {
+        serialize: false, // not in the prompt
         getMinHeight: () => minSize[1] - 120,
       });
       widget.serialize = false; // nor in the workflow
@@ -59,15 +60,15 @@ export function showOutput(type, minSize, make) {
       const { onExecuted, onRemoved } = node;
       node.onExecuted = function (output) {
         onExecuted?.call(this, output);
-        shown.show(output);
+        content.show(output);
       };
       node.onRemoved = function () {
         onRemoved?.call(this);
-        shown.remove?.();
+        content.remove?.();
       };
     },
 
-    /** Another workflow's tab was opened, or this one's again. */
+    /** Called when a workflow's tab is opened: show its outputs again. */
     onNodeOutputsUpdated(outputs) {
       for (const [id, output] of Object.entries(outputs)) {
         const node = findNode(id);

@@ -1,20 +1,20 @@
-// The reports: the node itself says what it found, on green if that is good and on red if not, over its plot.
+// Reports on the node: the verdict, green if it is good and red if not, above the plot.
 
-import { element, picture, showOutput, statusBox } from "./output_widget.js";
+import { addOutputWidget, createElement, loadImage, statusBox } from "./output_widget.js";
 
 const COLORS = { true: "#1f5a2f", false: "#7a1f1f", null: "#37474f" };
 
 function makeReport() {
   const verdict = statusBox("");
-  const report = element("div", {}, { display: "flex", flexDirection: "column", gap: "6px" });
+  const report = createElement("div", {}, { display: "flex", flexDirection: "column", gap: "6px" });
   report.append(verdict);
   return {
     element: report,
-    /** Each is a list: of one, or where lists are wired in of one for each of their items. */
+    /** Each value is a list with one entry per item of a list input, or one entry. */
     show({ words, good, plot }) {
       verdict.textContent = words.join("\n\n");
       verdict.style.background = COLORS[good.includes(false) ? false : good[0]];
-      const plots = plot.map(picture);
+      const plots = plot.map(loadImage);
       const fit = { flex: "1", minHeight: "0", objectFit: "contain", objectPosition: "top" };
       for (const { style } of plots) Object.assign(style, fit);
       report.replaceChildren(verdict, ...plots);
@@ -22,4 +22,4 @@ function makeReport() {
   };
 }
 
-for (const type of ["BIVDiffLatentReport", "BIVDiffTemporalReport"]) showOutput(type, [360, 720], makeReport);
+for (const type of ["BIVDiffLatentReport", "BIVDiffTemporalReport"]) addOutputWidget(type, [360, 720], makeReport);

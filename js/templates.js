@@ -1,5 +1,5 @@
-// The pack's templates open where their file says, at the note and at a zoom at which it can be read. The page fits a
-// template into view as a whole instead (front end 1.47), which shrinks a long chain to a quarter.
+// The pack's templates open at the position and zoom stored in their file, with the note readable. Without this, the
+// frontend (1.47) fits the whole template into the view, which shrinks a long chain to a quarter.
 
 import { app } from "../../scripts/app.js";
 import { rootGraph } from "./graph.js";
@@ -10,15 +10,15 @@ app.registerExtension({
   afterConfigureGraph() {
     const { extra } = rootGraph();
     if (!extra.bivdiffTemplate) return;
-    delete extra.bivdiffTemplate; // once saved it is the artist's own, and opens where they left it
+    delete extra.bivdiffTemplate; // a saved copy opens where the artist left it
     if (!app.extensionManager.setting.get("Comfy.EnableWorkflowViewRestore")) return;
     const { scale, offset } = extra.ds;
-    const show = () => {
+    const restoreView = () => {
       app.canvas.ds.scale = scale;
       app.canvas.ds.offset = [...offset];
       app.canvas.setDirty(true, true);
     };
-    show();
-    requestAnimationFrame(() => requestAnimationFrame(show)); // a canvas without a size yet is fitted a frame later
+    restoreView();
+    requestAnimationFrame(() => requestAnimationFrame(restoreView)); // an unsized canvas is fitted one frame later
   },
 });

@@ -1,4 +1,4 @@
-// What a node of the pack warns of, on the node itself until the next run.
+// Shows the warnings of the pack's nodes on the nodes, until the next run.
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
@@ -6,47 +6,47 @@ import { findNode } from "./graph.js";
 import { statusBox } from "./output_widget.js";
 
 const HEIGHT = 90;
-const shown = new Map(); // widgets by node
-let made = 0;
+const warningWidgets = new Map(); // by node
+let warningCount = 0;
 
-function show(node, text) {
-  let widget = shown.get(node);
+function showWarning(node, text) {
+  let widget = warningWidgets.get(node);
   if (!widget) {
-    // Vue nodes do not show a widget again whose name they had.
+    // Vue nodes do not show a widget whose name was used before.
     const options = { serialize: false, getMinHeight: () => HEIGHT };
-    widget = node.addDOMWidget(`warning ${(made += 1)}`, "BIVDIFF_WARNING", statusBox("#6b4a10"), options);
+    widget = node.addDOMWidget(`warning ${(warningCount += 1)}`, "BIVDIFF_WARNING", statusBox("#6b4a10"), options);
     widget.serialize = false;
     node.setSize(node.computeSize().map((side, i) => Math.max(side, node.size[i])));
-    shown.set(node, widget);
+    warningWidgets.set(node, widget);
   }
   widget.element.textContent = text;
   widget.stale = false;
 }
 
-function keep(ids) {
-  const kept = new Set(ids.map(findNode));
-  for (const [node, widget] of shown) if (kept.has(node)) widget.stale = false;
+function keepCachedWarnings(ids) {
+  const cached = new Set(ids.map(findNode));
+  for (const [node, widget] of warningWidgets) if (cached.has(node)) widget.stale = false;
 }
 
 function clearStale() {
-  for (const [node, widget] of shown) {
+  for (const [node, widget] of warningWidgets) {
     if (!widget.stale) continue;
     node.removeWidget(widget);
-    shown.delete(node);
+    warningWidgets.delete(node);
   }
 }
 
-function warn(node, output) {
-  if (node?.comfyClass?.startsWith("BIVDiff") && output?.text?.length) show(node, output.text.join("\n"));
+function showOutputWarnings(node, output) {
+  if (node?.comfyClass?.startsWith("BIVDiff") && output?.text?.length) showWarning(node, output.text.join("\n"));
 }
 
 app.registerExtension({
   name: "BIVDiff.Warnings",
 
-  // A run clears what its nodes do not say again; those whose results are kept say nothing anew.
+  // After a run, remove the warnings that were not repeated; cached nodes keep theirs.
   setup() {
-    api.addEventListener("execution_start", () => shown.forEach((widget) => (widget.stale = true)));
-    api.addEventListener("execution_cached", ({ detail }) => keep(detail.nodes));
+    api.addEventListener("execution_start", () => warningWidgets.forEach((widget) => (widget.stale = true)));
+    api.addEventListener("execution_cached", ({ detail }) => keepCachedWarnings(detail.nodes));
     api.addEventListener("execution_success", clearStale);
   },
 
@@ -55,12 +55,12 @@ app.registerExtension({
     const { onExecuted } = node;
     node.onExecuted = function (output) {
       onExecuted?.call(this, output);
-      warn(this, output);
+      showOutputWarnings(this, output);
     };
   },
 
-  /** Another workflow's tab was opened, or this one's again. */
+  /** Called when a workflow's tab is opened: show its warnings again. */
   onNodeOutputsUpdated(outputs) {
-    for (const [id, output] of Object.entries(outputs)) warn(findNode(id), output);
+    for (const [id, output] of Object.entries(outputs)) showOutputWarnings(findNode(id), output);
   },
 });

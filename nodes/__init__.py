@@ -1,4 +1,4 @@
-"""The nodes an artist sees; each is a schema and a thin call into `bivdiff_core`."""
+"""The pack's nodes; each is a schema and a thin call into `bivdiff_core`."""
 
 import logging
 from importlib import import_module
@@ -11,15 +11,15 @@ log = logging.getLogger(__name__)
 
 
 def load_nodes() -> list[type[PackNode]]:
-    """The node classes of every file here, without files that need a name which this ComfyUI lacks; the log says so."""
-    found = []
+    """Load the node classes of every file here; log and skip files that need names missing in this ComfyUI."""
+    nodes = []
     for file in sorted(module.name for module in iter_modules(__path__)):
         if missing := missing_for(file):
             names = ", ".join(missing)
             log.error("BIVDiff loads without the nodes of %s.py. Missing in ComfyUI: %s. %s", file, names, REMEDY)
             continue
         module = import_module(f".{file}", __package__)
-        found += [
+        nodes += [
             value
             for value in vars(module).values()
             if isinstance(value, type)
@@ -27,7 +27,7 @@ def load_nodes() -> list[type[PackNode]]:
             and value.__module__ == module.__name__
             and "define_schema" in vars(value)
         ]
-    return found
+    return nodes
 
 
 NODES = load_nodes()

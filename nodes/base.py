@@ -1,4 +1,4 @@
-"""What every node of the pack has in common: how it says that something is wrong."""
+"""Base class of the pack's nodes: errors name the node, and warnings show on it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ PACK_LOGGER = logging.getLogger(__name__.rsplit(".", 2)[0])
 
 
 class PackNode(io.ComfyNode):
-    """A node whose errors begin with its name, and whose warnings show on it and are part of its output.
+    """A node that puts its name before its errors and shows its warnings.
 
-    Subclasses define `run`, as nodes elsewhere define `execute`.
+    Subclasses define `run` instead of `execute`.
     """
 
     @classmethod
     def execute(cls, **inputs: Any) -> io.NodeOutput:
-        """Run the node; the warnings that the pack logs meanwhile become part of its output."""
+        """Run the node and add the warnings that the pack logs meanwhile to its output."""
         with prefix_errors(cls), _WarningCollector() as warnings:
             output = cls.run(**inputs)
-        # js/warnings.js shows them. The host joins what the runs of a list show, and wants the same kinds from each.
+        # For js/warnings.js. ComfyUI merges the ui output of a list's runs and expects the same keys from each run.
         if warnings.messages or output.ui:
             output.ui = {**(output.ui or {}), "text": warnings.messages}
         return output
@@ -38,27 +38,28 @@ PREFIXED: dict[type[Exception], type[Exception]] = {
     FileNotFoundError: FileNotFoundError,
     torch.OutOfMemoryError: torch.OutOfMemoryError,
 }
-"""Errors that the work of a node raises with a message for the artist, and what they are raised as."""
+"""Classes of errors whose messages are for the artist, and the class that each is raised again as."""
 
 
 @contextmanager
 def prefix_errors(node: type[io.ComfyNode]) -> Iterator[None]:
-    """Put a node's name before the errors of its work, which knows no nodes.
+    """Put the node's name before the messages of errors raised inside; `bivdiff_core` does not know the node.
 
     Raises:
-        BIVDiffError, FileNotFoundError, torch.OutOfMemoryError: as PREFIXED says of the class that the error derives
-            from. A derived class may take other arguments than a message (UnicodeDecodeError, JSONDecodeError).
+        BIVDiffError, FileNotFoundError, torch.OutOfMemoryError: by PREFIXED. An error of a derived class is replaced by
+            its base class, because a derived class may take other arguments than a message (UnicodeDecodeError,
+            JSONDecodeError).
     """
     try:
         yield
     except tuple(PREFIXED) as error:
-        kind = next(PREFIXED[kind] for kind in PREFIXED if isinstance(error, kind))
+        raised = next(raised for base, raised in PREFIXED.items() if isinstance(error, base))
         message = f"{node.SCHEMA.display_name}: {error}"
-        raise kind(message).with_traceback(error.__traceback__) from error.__cause__
+        raise raised(message).with_traceback(error.__traceback__) from error.__cause__
 
 
 class _WarningCollector(logging.Handler):
-    """Collects what the pack warns of while it is open."""
+    """Collects each different warning of the pack while it is open."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

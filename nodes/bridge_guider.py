@@ -1,4 +1,4 @@
-"""Bridging while denoising: the alternative that BIVDiff's paper compares itself with."""
+"""Bridging during denoising: the alternative that BIVDiff's paper compares itself with."""
 
 from comfy_api.latest import io
 
@@ -12,7 +12,7 @@ from .base import PackNode
 
 
 class BridgeGuider(PackNode):
-    """Two models in one guider."""
+    """A guider that denoises with an image model and a video model together."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -20,29 +20,37 @@ class BridgeGuider(PackNode):
             node_id="BIVDiffBridgeGuider",
             display_name="Bridge Guider",
             category=shared_inputs.CATEGORY,
-            description="Lets an image model and a video model denoise together, for SamplerCustomAdvanced: no "
-            "inversion, one pass. The image model keeps its ControlNet while the video model steadies the frames. "
-            "BIVDiff itself runs one after the other; this is for comparing, and for starting from plain noise (Frame "
+            description="Denoises with an image model and a video model together, for SamplerCustomAdvanced: one "
+            "pass, no inversion. The image model keeps its ControlNet while the video model reduces flicker. BIVDiff "
+            "itself runs one model after the other; use this node to compare, or to start from plain noise (Frame "
             "Noise).",
             search_aliases=["two models", "parallel sampling", "alternating sampler", "iv-mixed", "bivdiff"],
             inputs=[
                 io.Model.Input("image_model", tooltip="The image model, with its LoRAs and patches."),
                 io.Conditioning.Input(
-                    "image_positive", tooltip="Its prompt, through ControlNet and the like: one hint for each frame."
+                    "image_positive",
+                    tooltip="Prompt for the image model. Wire it through ControlNet and the like here, with one hint "
+                    "for each frame.",
                 ),
-                io.Conditioning.Input("image_negative", tooltip="What the image model should keep out."),
+                io.Conditioning.Input(
+                    "image_negative", tooltip="Negative prompt for the image model: what to keep out."
+                ),
                 shared_inputs.cfg_input(7.5, "How strictly the image model follows its prompt.", "image_cfg"),
                 io.Model.Input("video_model", tooltip="A video model that shares the image model's VAE."),
-                io.Conditioning.Input("video_positive", tooltip="The prompt, encoded by the video model's own CLIP."),
-                io.Conditioning.Input("video_negative", tooltip="What the video model should keep out."),
+                io.Conditioning.Input(
+                    "video_positive", tooltip="Prompt for the video model, encoded with the video model's CLIP."
+                ),
+                io.Conditioning.Input(
+                    "video_negative", tooltip="Negative prompt for the video model: what to keep out."
+                ),
                 shared_inputs.cfg_input(7.5, "How strictly the video model follows its prompt.", "video_cfg"),
                 io.Combo.Input(
                     "strategy",
                     options=list(STRATEGIES),
                     default="parallel",
-                    tooltip="parallel: both models in every step, their predictions averaged. alternating: one model a "
-                    "step. interleaved: the image model in every step, with visits to the video model and back; needs "
-                    "the sampler ddim or euler.",
+                    tooltip="parallel averages the predictions of both models in every step. alternating runs one "
+                    "model per step. interleaved runs the image model in every step and the video model before it in "
+                    "some; it needs the sampler ddim or euler.",
                 ),
                 io.Float.Input(
                     "image_share",
@@ -50,9 +58,9 @@ class BridgeGuider(PackNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="The image model's part: its weight, or its share of the steps. Lower it while the video "
-                    "flickers, raise it when shapes are lost. 1 is the image model alone, 0 the video model alone "
-                    "(interleaved: a detour through it in every step).",
+                    tooltip="Weight of the image model (parallel) or its share of the steps. Lower it if the video "
+                    "flickers, raise it if shapes are lost. 1 runs only the image model, 0 only the video model "
+                    "(interleaved: both in every step).",
                 ),
                 shared_inputs.frames_per_batch_input(),
             ],

@@ -1,4 +1,4 @@
-"""The frames of a clip: which are taken, how they are encoded, and their averages along the motion."""
+"""Frames of a clip: selection, encoding, and averaging along the motion."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ from .base import PackNode
 
 
 class SelectFrames(PackNode):
-    """Frames out of a clip."""
+    """Selects frames of a clip by start, stride and count."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -24,38 +24,57 @@ class SelectFrames(PackNode):
             node_id="BIVDiffSelectFrames",
             display_name="Select Frames",
             category=shared_inputs.CATEGORY,
-            description="Takes every n-th frame of a clip, with the sound, and says at what rate they play. "
-            "Video models know clips of 8 to 32 frames; the paper takes every fourth frame, 8 of them.",
+            description="Takes every n-th frame of a clip, with the sound, and outputs the frame rate that keeps the "
+            "clip's speed. Video models are trained on clips of 8 to 32 frames; the paper takes every fourth frame, 8 "
+            "of them.",
             search_aliases=["frame stride", "skip frames", "trim video", "every nth frame"],
             inputs=[
                 io.Image.Input("images", tooltip="The frames of a clip, from Get Video Components."),
                 io.Int.Input(
-                    "start", default=0, min=0, max=1 << 20, tooltip="The first frame to take, counted from 0."
+                    "start",
+                    default=0,
+                    min=0,
+                    max=1 << 20,
+                    tooltip="The first frame to take, counted from 0. Raise it to skip the clip's beginning.",
                 ),
                 io.Int.Input(
                     "stride",
                     default=4,
                     min=1,
                     max=1 << 20,
-                    tooltip="Take every n-th frame. 1 takes all; larger strides show the video model more motion.",
+                    tooltip="Take every n-th frame; 1 takes all. Larger strides give the video model more motion.",
                 ),
                 io.Int.Input(
-                    "count", default=0, min=0, max=1 << 20, tooltip="How many frames to take; 0 takes all there are."
+                    "count",
+                    default=0,
+                    min=0,
+                    max=1 << 20,
+                    tooltip="How many frames to take; 0 takes all up to the clip's end.",
                 ),
-                io.Float.Input("fps", default=24.0, min=0.01, max=1000.0, step=0.01, tooltip="The clip's frame rate."),
+                io.Float.Input(
+                    "fps",
+                    default=24.0,
+                    min=0.01,
+                    max=1000.0,
+                    step=0.01,
+                    tooltip="The clip's frame rate; wire fps of Get Video Components.",
+                ),
                 io.Audio.Input(
                     "audio",
                     optional=True,
-                    tooltip="The clip's sound, from Get Video Components like fps, which places the frames in it. A "
-                    "clip of variable frame rate has only an average fps: its sound may be off.",
+                    tooltip="The clip's sound. Wire audio and fps from the same Get Video Components, because fps "
+                    "sets which part of the sound belongs to the frames. A clip of variable frame rate has only an "
+                    "average fps, so its sound may be off.",
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="IMAGE", tooltip="The frames taken."),
-                io.Float.Output(display_name="fps", tooltip="The rate at which they play at the clip's own speed."),
+                io.Image.Output(display_name="IMAGE", tooltip="The selected frames."),
+                io.Float.Output(
+                    display_name="fps", tooltip="The frame rate that keeps the clip's speed; for Create Video."
+                ),
                 io.Audio.Output(
                     display_name="audio",
-                    tooltip="The sound from the first frame taken on, as long as the frames play; for Create Video.",
+                    tooltip="The sound from the first selected frame on, as long as the frames play; for Create Video.",
                 ),
             ],
         )
@@ -68,13 +87,13 @@ class SelectFrames(PackNode):
         if count > len(frames) or not len(frames):
             if len(images) == 1:
                 raise ValueError(
-                    "got one picture, expected the frames of a clip. Wire in all of them: from Get Video Components, "
+                    "got one picture, expected the frames of a clip. Wire all of them: from Get Video Components, "
                     "or several pictures through Batch Images."
                 )
-            fewer = ", stride or count" if len(frames) > 1 else " or stride, or take a longer clip"
+            remedy = ", stride or count" if len(frames) > 1 else " or stride, or take a longer clip"
             raise ValueError(
                 f"the clip has {len(images)} frames, which gives {len(frames)} from frame {start} on at a stride of "
-                f"{stride}, expected {count or 'at least 1'}. Lower start{fewer}."
+                f"{stride}, expected {count or 'at least 1'}. Lower start{remedy}."
             )
         frames = frames[: count or None]
         if audio is not None:
@@ -85,7 +104,7 @@ class SelectFrames(PackNode):
 
 
 class EncodeFrames(PackNode):
-    """Frames into latents, whole clips or frame by frame."""
+    """VAE Encode for whole clips or single frames."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -94,36 +113,38 @@ class EncodeFrames(PackNode):
             display_name="Encode Frames",
             category=shared_inputs.CATEGORY,
             description="VAE Encode for the frames of a clip. Video VAEs (Wan, LTX, HunyuanVideo) pack several frames "
-            "in one latent; here they can also encode every frame on its own, for the image branch. Frames or edges "
-            "that the VAE would silently drop are an error.",
+            "in one latent; this node can also encode every frame separately, for the image branch. If the VAE would "
+            "silently drop frames or edges, the node raises an error.",
             search_aliases=["vae encode video", "vae encode frames", "image to latent", "single frames"],
             inputs=[
                 io.Vae.Input("vae", tooltip="The VAE of the model that will invert the frames."),
                 io.Image.Input(
-                    "images", tooltip="The frames of a clip, their sides a multiple of the VAE's (8, 16 or 32)."
+                    "images",
+                    tooltip="The frames of a clip. Width and height must be multiples of the VAE's factor (8, 16 or "
+                    "32).",
                 ),
                 io.Int.Input(
                     "stride",
                     default=1,
                     min=1,
                     max=1 << 20,
-                    tooltip="Take every n-th frame. 1 takes all. With single_frames set 4 for Wan and HunyuanVideo and "
-                    "8 for LTX: that gives as many latents as mode clip does.",
+                    tooltip="Take every n-th frame; 1 takes all. With single_frames use 4 for Wan and HunyuanVideo "
+                    "and 8 for LTX, to get as many latents as with mode clip.",
                 ),
                 io.Combo.Input(
                     "mode",
                     options=list(ENCODE_MODES),
                     default="clip",
-                    tooltip="clip: all frames together, for DDIM Inverse (Video). single_frames: each as a clip of "
-                    "length 1, for DDIM Inverse (Image) with a video model. VAEs for single images give the same in "
-                    "both.",
+                    tooltip="clip encodes all frames together, for DDIM Inverse (Video). single_frames encodes each "
+                    "as a clip of length 1, for DDIM Inverse (Image) with a video model. VAEs for single images give "
+                    "the same result in both.",
                 ),
             ],
             outputs=[
                 io.Latent.Output(
                     display_name="LATENT",
-                    tooltip="A clip for the video branch, or its frames for the image branch. Mixed Inversion Blend "
-                    "joins the two if their counts are equal.",
+                    tooltip="A clip for the video branch, or single frames for the image branch. Mixed Inversion "
+                    "Blend needs equal counts of both.",
                 )
             ],
         )
@@ -134,7 +155,7 @@ class EncodeFrames(PackNode):
 
 
 class AverageAlongMotion(PackNode):
-    """Frames averaged with their neighbours, each carried to its place."""
+    """Averages each frame with adjacent frames, warped along the optical flow."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -142,32 +163,32 @@ class AverageAlongMotion(PackNode):
             node_id="BIVDiffAverageAlongMotion",
             display_name="Average Along Motion",
             category=shared_inputs.CATEGORY,
-            description="Averages every frame with its neighbours, moved along the motion of a clip: the cheapest way "
-            "to reduce flicker, without any model. Frames drawn one by one come out soft, as double exposures. Use it "
-            "on frames that nearly agree, or as a baseline.",
+            description="Averages every frame with its adjacent frames, warped along the motion of a clip: the "
+            "cheapest way to reduce flicker, without any model. Use it on frames that are nearly consistent, or as a "
+            "baseline. Independently generated frames come out soft, with ghosting.",
             search_aliases=["optical flow", "deflicker", "motion compensated", "temporal average", "temporal denoise"],
             inputs=[
-                io.Image.Input("images", tooltip="The frames to average, decoded."),
+                io.Image.Input("images", tooltip="The decoded frames to average."),
                 io.Image.Input(
                     "motion_from",
-                    tooltip="The clip whose motion to follow, with the same frames taken: the one that the frames were "
-                    "made from. Frames drawn one by one have no motion of their own to follow.",
+                    tooltip="The clip that the frames were made from, with the same frames selected; its motion is "
+                    "followed. Independently generated frames share no motion that could be followed.",
                 ),
                 io.Int.Input(
                     "reach",
                     default=1,
                     min=1,
                     max=16,
-                    tooltip="How many neighbours on either side take part, where the clip has them. More is steadier "
-                    "and softer; real frames lose a third of their sharpness at 1, half at 7.",
+                    tooltip="How many frames on each side are averaged in. More means less flicker and softer frames: "
+                    "frames generated by real models lose a third of their sharpness at 1, half at 7.",
                 ),
             ],
             outputs=[
                 io.Image.Output(display_name="IMAGE", tooltip="The averaged frames, to encode or to compare."),
                 io.Mask.Output(
                     display_name="MASK",
-                    tooltip="The share of the neighbours that took part, pixel by pixel: black where none could be "
-                    "followed, and the frame is as it was.",
+                    tooltip="Share of the adjacent frames that were averaged in, per pixel. Where it is black, none "
+                    "could be followed and the frame is unchanged.",
                 ),
             ],
         )
@@ -176,6 +197,7 @@ class AverageAlongMotion(PackNode):
     def run(cls, images: Tensor, motion_from: Tensor, reach: int) -> io.NodeOutput:
         frames = video_metrics.validate_video(images)
         clip = video_metrics.validate_source(motion_from, like=frames, name="motion_from")
-        bar = comfy.utils.ProgressBar(len(frames) - 1)  # it also stops a run that is cancelled
+        # An update of the bar also stops a cancelled run.
+        bar = comfy.utils.ProgressBar(len(frames) - 1)
         averaged, share = average_along_flow(frames, clip, reach, partial(bar.update, 1))
         return io.NodeOutput(averaged.to(images), share.to(images.device))

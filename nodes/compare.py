@@ -1,4 +1,4 @@
-"""Two videos against each other, in the graph."""
+"""Compare two videos on the node."""
 
 from comfy_api.latest import io, ui
 from torch import Tensor
@@ -9,7 +9,7 @@ from .base import PackNode
 
 
 class CompareVideos(PackNode):
-    """Two clips for js/compare_videos.js, as temporary files, and how much each changes from frame to frame."""
+    """Saves two clips as temporary files for js/compare_videos.js, and each clip's change from frame to frame."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -17,14 +17,14 @@ class CompareVideos(PackNode):
             node_id="BIVDiffCompareVideos",
             display_name="Compare Videos",
             category=shared_inputs.CATEGORY,
-            description="Plays two clips in step under one wipe: drag it across the picture. The curves show how much "
-            "each frame differs from the one before (mean absolute difference, 0 to 255): spikes and high ground are "
-            "flicker, or motion, which both clips share.",
+            description="Plays two clips in sync with a wipe between them: drag it across the picture. The curves "
+            "show how much each frame differs from the one before (mean absolute difference, 0 to 255): spikes and "
+            "plateaus are flicker, or motion that both clips share.",
             search_aliases=["compare video", "before after", "wipe", "side by side", "flicker", "ab test"],
             inputs=[
-                io.Image.Input("before", tooltip="The clip on the left: the source, or the frame-wise frames."),
+                io.Image.Input("before", tooltip="The clip on the left: the source, or the frames before smoothing."),
                 io.Image.Input(
-                    "after", tooltip="The clip on the right, with as many frames. It may have another size."
+                    "after", tooltip="The clip on the right, with the same number of frames. Its size may differ."
                 ),
                 io.Float.Input(
                     "fps",
@@ -32,7 +32,7 @@ class CompareVideos(PackNode):
                     min=0.01,
                     max=120.0,
                     step=0.01,
-                    tooltip="Frames shown per second; wire Select Frames' fps in for the clip's own speed.",
+                    tooltip="Frames shown per second. Wire fps of Select Frames to play at the clip's speed.",
                 ),
             ],
             is_output_node=True,
@@ -43,7 +43,7 @@ class CompareVideos(PackNode):
         if len(before) != len(after):
             raise ValueError(
                 f"before has {len(before)} frames and after has {len(after)}. Give both the same "
-                "frames: Select Frames takes some out of a clip."
+                "frames, with Select Frames."
             )
         clips = (before, after)
         files = [ui.PreviewImage(clip, cls=cls).values for clip in clips]

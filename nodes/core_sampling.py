@@ -1,4 +1,4 @@
-"""What core's samplers need for frames: noise that frames share, and models that run them in chunks."""
+"""Frames in core's samplers: starting noise for frames, and models that run frames in chunks."""
 
 from comfy_api.latest import io
 from torch import Tensor
@@ -11,7 +11,7 @@ from .base import PackNode, prefix_errors
 
 
 class _FrameNoiseSource:
-    """NOISE whose frames are related."""
+    """NOISE for a batch of frames, related as `mode` says."""
 
     def __init__(self, seed: int, mode: str):
         self.seed = seed
@@ -23,7 +23,7 @@ class _FrameNoiseSource:
 
 
 class FrameNoise(PackNode):
-    """Noise for SamplerCustomAdvanced over frames."""
+    """Starting noise for frames, for SamplerCustomAdvanced."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -32,11 +32,13 @@ class FrameNoise(PackNode):
             display_name="Frame Noise",
             category=shared_inputs.CATEGORY,
             description="Starting noise for a batch of frames, for SamplerCustomAdvanced. How frames share it decides "
-            "how much they differ before any smoothing.",
+            "how much they differ before smoothing.",
             search_aliases=["shared noise", "random noise frames", "progressive noise", "video noise"],
             inputs=[shared_inputs.seed_input(), shared_inputs.frame_noise_input("mode")],
             outputs=[
-                io.Noise.Output(display_name="NOISE", tooltip="Made for the whole clip, whatever the chunk size.")
+                io.Noise.Output(
+                    display_name="NOISE", tooltip="Generated for the whole clip, so the chunk size does not change it."
+                )
             ],
         )
 
@@ -46,7 +48,7 @@ class FrameNoise(PackNode):
 
 
 class FrameChunks(PackNode):
-    """Frame chunks as a patch of a MODEL."""
+    """Patches a MODEL to run frames in chunks."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -54,15 +56,18 @@ class FrameChunks(PackNode):
             node_id="BIVDiffFrameChunks",
             display_name="Frame Chunks",
             category=shared_inputs.CATEGORY,
-            description="Lets any sampler and guider take more frames than fit in memory: the model runs them a chunk "
-            "at a time, with ControlNet hints, masks and per-frame conditioning following their frames. For image "
-            "models; a video model would lose the motion between chunks.",
+            description="Lets any sampler and guider process more frames than fit in memory: the model runs one chunk "
+            "of frames at a time, with the ControlNet hints, masks and per-frame conditioning of these frames. For "
+            "image models; a video model would lose the motion between chunks.",
             search_aliases=["batch chunks", "frames per batch", "low vram frames"],
             inputs=[
-                io.Model.Input("model", tooltip="An image model. Context windows that it already has stay in force."),
-                shared_inputs.frames_per_batch_input(advanced=False),  # all that there is
+                io.Model.Input(
+                    "model",
+                    tooltip="An image model. If it already has context windows, they are used instead of chunks.",
+                ),
+                shared_inputs.frames_per_batch_input(advanced=False),  # the node's only control
             ],
-            outputs=[io.Model.Output(display_name="MODEL", tooltip="The model for KSampler or a guider.")],
+            outputs=[io.Model.Output(display_name="MODEL", tooltip="The patched model, for KSampler or a guider.")],
         )
 
     @classmethod

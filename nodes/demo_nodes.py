@@ -1,4 +1,4 @@
-"""Models and a clip that come with the pack, so that the chain runs before anything is downloaded."""
+"""Demo models and a demo clip that ship with the pack, to run the chain without downloads."""
 
 from fractions import Fraction
 
@@ -11,7 +11,7 @@ from .base import PackNode
 
 
 class DemoModels(PackNode):
-    """The demo models as host objects."""
+    """The demo models as ComfyUI objects."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -19,42 +19,42 @@ class DemoModels(PackNode):
             node_id="BIVDiffDemoModels",
             display_name="BIVDiff Demo Models",
             category=f"{shared_inputs.CATEGORY}/demo",
-            description="Tiny models that ship with the pack and run on any CPU in seconds, to learn the chain on and "
-            "to test workflows with. They draw 64x64 pictures such as a red star on a yellow background: circles, "
-            "squares, triangles, stars and crosses in nine colours. They share one latent space of their own, so they "
-            "do not mix with Stable Diffusion's models.",
+            description="Tiny models that ship with the pack and run on any CPU in seconds, to learn the chain and to "
+            "test workflows. They generate 64x64 pictures such as a red star on a yellow background: circles, "
+            "squares, triangles, stars and crosses in nine colours. They share their own latent space, so they do not "
+            "mix with Stable Diffusion's models.",
             search_aliases=["toy models", "tiny models", "test models", "example models", "checkpoint"],
             inputs=[
                 io.Combo.Input(
                     "variant",
                     options=list(demo_models.IMAGE_VARIANTS),
                     default="base",
-                    tooltip="What the image model does. base draws from a prompt and, with the ControlNet, from "
-                    "outlines. instruct_pix2pix recolours things in a clip (InstructPixToPixConditioning; an "
-                    "instruction reads: a red star). inpaint fills masked parts (InpaintModelConditioning). "
-                    "t2i_adapter is base with a T2I-Adapter in place of the ControlNet. Invert with base.",
+                    tooltip="base generates from a prompt and, with the ControlNet, from outlines; always invert with "
+                    "it. instruct_pix2pix recolours things in a clip (InstructPixToPixConditioning; an instruction "
+                    "reads: a red star). inpaint fills masked parts (InpaintModelConditioning). t2i_adapter is base "
+                    "with a T2I-Adapter instead of the ControlNet.",
                 ),
             ],
             outputs=[
                 io.Model.Output(
                     display_name="image_model",
-                    tooltip="Works on single frames; for Frame-wise Image Sampler, KSampler and DDIM Inverse (Image).",
+                    tooltip="Generates single frames; for Frame-wise Image Sampler, KSampler and DDIM Inverse (Image).",
                 ),
                 io.Model.Output(
                     display_name="video_model",
-                    tooltip="Knows clips of 8 frames; for DDIM Inverse (Video) and Video Temporal Smoother.",
+                    tooltip="Trained on 8-frame clips; for DDIM Inverse (Video) and Video Temporal Smoother.",
                 ),
                 io.Clip.Output(
                     display_name="CLIP",
-                    tooltip="For CLIP Text Encode. Knows the words of captions like: a blue star in front of a red "
-                    "circle on a white background, patchy. Without patchy, things are striped. Other words are "
+                    tooltip="For CLIP Text Encode. It understands captions such as: a blue star in front of a red "
+                    "circle on a white background, patchy. Without patchy, things are striped. Unknown words are "
                     "skipped.",
                 ),
                 io.Vae.Output(display_name="VAE", tooltip="For VAE Encode and VAE Decode, at 64x64 pixels."),
                 io.ControlNet.Output(
                     display_name="CONTROL_NET",
                     tooltip="For Apply ControlNet, with outlines from Detect Edges (Canny) at low 0.3 and high 0.6. "
-                    "With the variant t2i_adapter it is a T2I-Adapter, else a ControlNet.",
+                    "With variant t2i_adapter it is a T2I-Adapter, otherwise a ControlNet.",
                 ),
             ],
         )
@@ -71,7 +71,7 @@ class DemoModels(PackNode):
 
 
 class DemoClip(PackNode):
-    """A clip of the world that the demo models know."""
+    """A clip like those that the demo models are trained on."""
 
     FPS = 8
 
@@ -81,9 +81,9 @@ class DemoClip(PackNode):
             node_id="BIVDiffDemoClip",
             display_name="BIVDiff Demo Clip",
             category=f"{shared_inputs.CATEGORY}/demo",
-            description="A short clip to try the chain on, with nothing to upload: a blue square moves back and forth "
-            "on a yellow background with patches, 64x64 pixels, 8 frames a second, no sound. The demo models know it "
-            "as: a blue square on a yellow background, patchy.",
+            description="A short clip to try the chain with, without an upload: a blue square moves back and forth on "
+            "a yellow background with patches, 64x64 pixels, 8 frames a second, no sound. Its prompt for the demo "
+            "models: a blue square on a yellow background, patchy.",
             search_aliases=["example video", "test clip", "sample video", "toy clip", "demo video"],
             inputs=[
                 io.Int.Input(
@@ -91,13 +91,11 @@ class DemoClip(PackNode):
                     default=64,
                     min=2,
                     max=1024,
-                    tooltip="How many frames. 8 is what the demo models know; 64 is enough for the stride and count of "
-                    "every template.",
+                    tooltip="How many frames. The demo models are trained on 8; 64 is enough for the stride and count "
+                    "of every template.",
                 ),
             ],
-            outputs=[
-                io.Video.Output(display_name="VIDEO", tooltip="For Get Video Components, in place of Load Video.")
-            ],
+            outputs=[io.Video.Output(display_name="VIDEO", tooltip="For Get Video Components, instead of Load Video.")],
         )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The second stage of BIVDiff: DDIM inversion of the frames, by the image model and by the video model."""
+"""Stage 2 of BIVDiff: DDIM inversion of the frames, by the image model and by the video model."""
 
 import torch
 from comfy_api.latest import io
@@ -21,40 +21,42 @@ def _inversion_inputs(model_tooltip: str, latent_tooltip: str) -> list[io.Input]
         io.Conditioning.Input(
             "conditioning",
             tooltip="The prompt to invert with, usually empty. Inversion uses no guidance, so there is no negative "
-            "prompt. Models with guidance built in (Flux, HunyuanVideo) get 1, unless FluxGuidance is wired in "
-            "between.",
+            "prompt. Models with built-in guidance (Flux, HunyuanVideo) use guidance 1, unless FluxGuidance is wired "
+            "in before.",
         ),
         io.Latent.Input("latent", tooltip=latent_tooltip),
-        shared_inputs.steps_input("Inversion steps, as many as the denoising after it has."),
+        shared_inputs.steps_input("Inversion steps; use the same number for denoising."),
         shared_inputs.scheduler_input(
             "ddim_uniform",
-            "How the noise levels are spaced; use the same in the smoother. Flow models: simple, normal or beta.",
+            "How the noise levels are spaced; use the same in Video Temporal Smoother. Flow models need simple, normal "
+            "or beta.",
         ),
         io.Combo.Input(
             "solver",
             options=list(SOLVERS),
             default="ddim",
-            tooltip="ddim: the paper's, and the steadiest on the demo models; it weakens the noise a little. uni_inv: "
-            "most exact per model call, brings frames back best, for Prompt2Prompt. fireflow: comes closest to true "
-            "noise, and is the one for flow models. fixed_point: the exact inverse of DDIM, in three times the time.",
+            tooltip="ddim: the paper's solver, with the least flicker on the demo models; it weakens the noise "
+            "slightly. uni_inv: most accurate per model call, restores frames best; use it for Prompt2Prompt. "
+            "fireflow: closest to true noise; use it for flow models. fixed_point: the exact inverse of DDIM, in "
+            "three times the time.",
         ),
         shared_inputs.strength_input(
-            "How far to go towards noise. 1 goes all the way, as the paper does: where a control can draw the shapes "
-            "back. Around 0.5 keeps shapes by itself, for frames that nearly agree: where they do not, it shows their "
-            "blurred average."
+            "How far to invert towards noise. 1 inverts to full noise, as in the paper; use it when a ControlNet pass "
+            "restores the shapes. About 0.5 keeps the shapes of frames that are nearly consistent; inconsistent frames "
+            "become a blurred average."
         ),
         shared_inputs.grid_input(
-            "matched inverts along the same noise levels that denoising uses afterwards. reference repeats the "
-            "released code step by step (solver ddim only), for comparisons."
+            "matched inverts along the noise levels that denoising uses afterwards. reference repeats the released "
+            "code step by step (solver ddim only); use it only for comparisons."
         ),
     ]
 
 
 INVERTED_OUTPUT = io.Latent.Output(
     display_name="LATENT",
-    tooltip="The inverted frames, noise that denoises back to them. For Mixed Inversion Blend or Video Temporal "
-    "Smoother; for a core sampler turn it into NOISE with Inverted Latent to Noise. Wired as a core sampler's latent "
-    "it would be ignored.",
+    tooltip="The inverted frames: noise that denoises back to them. For Mixed Inversion Blend or Video Temporal "
+    "Smoother. For a core sampler, convert it with Inverted Latent to Noise: wired as the sampler's latent it would be "
+    "ignored.",
 )
 
 
@@ -67,14 +69,14 @@ class InvertImage(PackNode):
             node_id="BIVDiffInvertImage",
             display_name="DDIM Inverse (Image)",
             category=shared_inputs.CATEGORY,
-            description="Inverts every frame with an image model, each on its own (DDIM inversion). The noise holds "
-            "the frames' layout and look. Use the plain model, without ControlNet.",
+            description="Inverts every frame independently with an image model (DDIM inversion). The resulting noise "
+            "holds the frames' layout and look. Use the plain model, without ControlNet.",
             search_aliases=["ddim inversion", "unsampler", "invert", "image inversion", "bivdiff"],
             inputs=[
                 *_inversion_inputs(
-                    "The checkpoint that drew the frames, without ControlNet or LoRA; for an inpainting or editing "
-                    "checkpoint the plain model it was made from.",
-                    "The frames: the Frame-wise Image Sampler's output, or any frames through VAE Encode.",
+                    "The checkpoint that generated the frames, without ControlNet or LoRA. For an inpainting or "
+                    "editing checkpoint, use the plain model that it was made from.",
+                    "The frames: from Frame-wise Image Sampler, or any frames through VAE Encode.",
                 ),
                 shared_inputs.frames_per_batch_input(),
                 io.Combo.Input(
@@ -82,9 +84,10 @@ class InvertImage(PackNode):
                     options=list(GROUP_NORMS),
                     default="auto",
                     optional=True,
-                    tooltip="Whether frames are normalised each on its own (per_frame) or all together (whole_clip), "
-                    "as in the released code. whole_clip needs every frame in one call. auto takes whole_clip under "
-                    "grid reference and per_frame otherwise, which flickered less on the demo models.",
+                    tooltip="Whether the model's group norms normalise each frame separately (per_frame) or all "
+                    "frames together (whole_clip), as in the released code. Keep auto: it uses whole_clip with grid "
+                    "reference, otherwise per_frame, which flickered less on the demo models. whole_clip needs every "
+                    "frame in one model call.",
                     advanced=True,
                 ),
             ],
@@ -106,8 +109,8 @@ class InvertImage(PackNode):
         group_norms: str = "auto",
     ) -> io.NodeOutput:
         prompts = PromptPair.without_guidance(conditioning)
-        role = validation.INVERT_FRAMES_POOLED if should_pool_norms(group_norms, grid) else validation.INVERT_FRAMES
-        clip = validation.validate_stage(role, model, latent, prompts, WindowSettings(frames_per_batch))
+        spec = validation.INVERT_FRAMES_POOLED if should_pool_norms(group_norms, grid) else validation.INVERT_FRAMES
+        clip = validation.validate_stage(spec, model, latent, prompts, WindowSettings(frames_per_batch))
         return io.NodeOutput(stages.invert(clip, Schedule(steps, scheduler, strength, grid), solver))
 
 
@@ -120,12 +123,13 @@ class InvertVideo(PackNode):
             node_id="BIVDiffInvertVideo",
             display_name="DDIM Inverse (Video)",
             category=shared_inputs.CATEGORY,
-            description="Inverts the whole clip with the video model (DDIM inversion). The video model knows how to "
-            "denoise this noise, but the flicker is in it too; the blend decides how much of it to use.",
+            description="Inverts the whole clip with the video model (DDIM inversion). This noise suits the "
+            "video model, but it also contains the flicker; Mixed Inversion Blend decides how much of it to use.",
             search_aliases=["ddim inversion", "unsampler", "invert", "video inversion", "bivdiff"],
             inputs=[
                 *_inversion_inputs(
-                    "The video model that will smooth the clip.", "The same frames as the image branch gets, in order."
+                    "The video model that will smooth the clip.",
+                    "The same frames as in the image branch, in the same order.",
                 ),
                 shared_inputs.CONTEXT_LENGTH_INPUT,
                 shared_inputs.CONTEXT_OVERLAP_INPUT,
@@ -155,7 +159,7 @@ class InvertVideo(PackNode):
 
 
 class _InvertedNoiseSource:
-    """NOISE that is an inverted latent, in the scale in which the host's samplers multiply it back."""
+    """NOISE made from an inverted latent, in the scale that core's samplers expect."""
 
     seed = 0
 
@@ -163,7 +167,7 @@ class _InvertedNoiseSource:
         self.noise = noise
 
     def generate_noise(self, latent: Latent) -> torch.Tensor:
-        """The noise for an empty LATENT of its own shape.
+        """The noise, for an empty LATENT of the same shape.
 
         Raises:
             ValueError: another shape, or a latent with an image in it, which would be added to the noise.
@@ -184,7 +188,7 @@ class _InvertedNoiseSource:
 
 
 class InvertedNoise(PackNode):
-    """Hands an inverted latent to the host's own samplers."""
+    """Passes an inverted latent to core's samplers as NOISE."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -193,19 +197,19 @@ class InvertedNoise(PackNode):
             display_name="Inverted Latent to Noise",
             category=shared_inputs.CATEGORY,
             description="Turns an inverted latent into NOISE for SamplerCustomAdvanced, so that any guider and any "
-            "deterministic sampler can denoise it. Give that sampler an empty latent of the same size, and sigmas that "
-            "begin where the inversion ended.",
+            "deterministic sampler can denoise it. Give that sampler an empty latent of the same size, and sigmas "
+            "that start where the inversion ended.",
             search_aliases=["noise from latent", "unsampler noise", "inverted noise"],
             inputs=[
                 io.Latent.Input(
-                    "latent", tooltip="From DDIM Inverse or Mixed Inversion Blend. A clean latent is refused."
+                    "latent", tooltip="From DDIM Inverse or Mixed Inversion Blend. A clean latent is rejected."
                 )
             ],
             outputs=[
                 io.Noise.Output(
                     display_name="NOISE",
-                    tooltip="For SamplerCustomAdvanced, beside an empty latent. Samplers that add noise of their own "
-                    "(ancestral, sde) would erase the frames, and Context Windows with freenoise would shuffle them.",
+                    tooltip="For SamplerCustomAdvanced, with an empty latent. Do not use samplers that add noise "
+                    "(ancestral, sde), which erase the frames, or Context Windows with freenoise, which shuffle them.",
                 )
             ],
         )

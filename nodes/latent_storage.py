@@ -1,4 +1,4 @@
-"""Inverted latents on disk, so that each inversion runs only once."""
+"""Save and load inverted latents, so that each inversion runs only once."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ FOLDER, SUFFIX = "latents", ".latent"
 
 
 class SaveLatent(PackNode):
-    """Writes an inverted latent with its description."""
+    """Writes an inverted latent and its inversion record to a file."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -30,24 +30,24 @@ class SaveLatent(PackNode):
             node_id="BIVDiffSaveLatent",
             display_name="Save Inverted Latent",
             category=shared_inputs.CATEGORY,
-            description="Saves inverted frames with their description: how far they were inverted, by which kind of "
-            "model, and their mask. Core's Save Latent keeps only the numbers, and a latent inverted halfway is then "
+            description="Saves inverted frames with their inversion record: how far they were inverted, by which kind "
+            "of model, and their mask. Core's Save Latent saves only the values; a partly inverted latent is then "
             "smoothed as if it were full noise.",
             search_aliases=["save latent", "export latent", "save inversion", "store noise"],
             inputs=[
                 io.Latent.Input(
                     "latent",
-                    tooltip="From DDIM Inverse or Mixed Inversion Blend. What is wired here always runs: after DDIM "
-                    "Inverse (Video) that makes the video branch run even at a mixing ratio of 1.",
+                    tooltip="From DDIM Inverse or Mixed Inversion Blend. Saving makes this branch run: after DDIM "
+                    "Inverse (Video) the video branch runs even at a mixing ratio of 1.",
                 ),
                 io.String.Input(
                     "filename_prefix",
                     default=f"{FOLDER}/BIVDiff",
-                    tooltip="Folder and beginning of the file's name, below ComfyUI's output folder. Load Inverted "
-                    "Latent lists those in latents.",
+                    tooltip="Subfolder of ComfyUI's output folder and start of the file name. Keep the subfolder "
+                    "latents: Load Inverted Latent lists the files in it.",
                 ),
             ],
-            outputs=[io.Latent.Output(display_name="LATENT", tooltip="The same latent, to continue with.")],
+            outputs=[io.Latent.Output(display_name="LATENT", tooltip="The same latent, unchanged.")],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )
@@ -59,21 +59,21 @@ class SaveLatent(PackNode):
             filename_prefix, folder_paths.get_output_directory()
         )
         file = f"{name}_{counter:05}_{SUFFIX}"
-        write_latent(latent, Path(folder, file), cls.workflow())
+        write_latent(latent, Path(folder, file), cls.workflow_metadata())
         saved = {"filename": file, "subfolder": subfolder, "type": "output"}
         return io.NodeOutput(latent, ui={"latents": [saved]})
 
     @classmethod
-    def workflow(cls) -> dict[str, str]:
-        """The graph that runs, as core's nodes keep it in the files that they save."""
+    def workflow_metadata(cls) -> dict[str, str]:
+        """The running graph, as core's nodes store it in the files that they save."""
         if args.disable_metadata or not cls.hidden:
             return {}
-        found = {"prompt": cls.hidden.prompt, **(cls.hidden.extra_pnginfo or {})}
-        return {name: json.dumps(value) for name, value in found.items() if value is not None}
+        metadata = {"prompt": cls.hidden.prompt, **(cls.hidden.extra_pnginfo or {})}
+        return {name: json.dumps(value) for name, value in metadata.items() if value is not None}
 
 
 class LoadLatent(PackNode):
-    """Reads an inverted latent."""
+    """Reads an inverted latent from a file."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -81,8 +81,9 @@ class LoadLatent(PackNode):
             node_id="BIVDiffLoadLatent",
             display_name="Load Inverted Latent",
             category=shared_inputs.CATEGORY,
-            description="Loads what Save Inverted Latent has saved, ready for Mixed Inversion Blend or Video Temporal "
-            "Smoother. It also reads files of core's Save Latent, which do not say how far the latent was inverted.",
+            description="Loads a latent saved by Save Inverted Latent, for Mixed Inversion Blend or Video Temporal "
+            "Smoother. It also reads files of core's Save Latent, which do not contain how far the latent was "
+            "inverted.",
             search_aliases=["load latent", "import latent", "load inversion"],
             inputs=[
                 io.Combo.Input(
@@ -94,8 +95,8 @@ class LoadLatent(PackNode):
             outputs=[
                 io.Latent.Output(
                     display_name="LATENT",
-                    tooltip="The inverted frames. If core's Save Latent saved them at a strength below 1, set it in "
-                    "Video Temporal Smoother.",
+                    tooltip="The inverted frames. For a file of core's Save Latent, inverted with a strength below 1, "
+                    "set that strength in Video Temporal Smoother.",
                 )
             ],
         )
@@ -122,7 +123,7 @@ class LoadLatent(PackNode):
 
 
 def list_saved_latents() -> list[str]:
-    """Latent files below output/latents and in the input folder, as the host's annotated paths."""
-    output, given = Path(folder_paths.get_output_directory()), Path(folder_paths.get_input_directory())
+    """Latent files below output/latents and in the input folder, as ComfyUI's annotated paths."""
+    output, input_folder = Path(folder_paths.get_output_directory()), Path(folder_paths.get_input_directory())
     saved = [f"{path.relative_to(output).as_posix()} [output]" for path in output.glob(f"{FOLDER}/**/*{SUFFIX}")]
-    return sorted(saved, reverse=True) + sorted(path.name for path in given.glob(f"*{SUFFIX}"))
+    return sorted(saved, reverse=True) + sorted(path.name for path in input_folder.glob(f"*{SUFFIX}"))

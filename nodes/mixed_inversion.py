@@ -1,4 +1,4 @@
-"""Mixed Inversion, BIVDiff's bridge: one noise out of the image branch's and the video branch's."""
+"""Mixed Inversion, BIVDiff's bridge: blends the noise of the image branch and of the video branch."""
 
 from comfy_api.latest import io
 
@@ -23,9 +23,9 @@ class MixedInversion(PackNode):
             node_id="BIVDiffMixedInversion",
             display_name="Mixed Inversion Blend",
             category=shared_inputs.CATEGORY,
-            description="Mixes the image model's and the video model's inverted frames. More of the image branch gives "
-            "smoother motion, more of the video branch keeps the frames closer to what they were. At a mixing ratio of "
-            "1 or 0 the other branch is skipped.",
+            description="Mixes the frames inverted by the image model and by the video model. More of the image "
+            "branch gives smoother motion, more of the video branch keeps the video closer to the frames. At a mixing "
+            "ratio of 1 or 0 the other branch is skipped.",
             search_aliases=["mixed inversion", "latent mix", "bivdiff"],
             inputs=[
                 io.Latent.Input(
@@ -42,8 +42,9 @@ class MixedInversion(PackNode):
                     "task",
                     options=["custom", *TASK_RATIOS],
                     default="custom",
-                    tooltip="The paper's mixing ratio for a task: 1 for ControlNet, T2I-Adapter and InstructPix2Pix, "
-                    "0.25 for Prompt2Prompt, 0.1 for inpainting and outpainting. custom takes mixing_ratio.",
+                    tooltip="Sets the paper's mixing ratio for a task: 1 for ControlNet, T2I-Adapter and "
+                    "InstructPix2Pix, 0.25 for Prompt2Prompt, 0.1 for inpainting and outpainting. custom uses "
+                    "mixing_ratio.",
                     extra_dict={"ratios": TASK_RATIOS},  # for js/mixed_inversion.js
                 ),
                 io.Float.Input(
@@ -52,17 +53,17 @@ class MixedInversion(PackNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Weight of the image branch. Lower it when the video loses what the frames showed, raise "
-                    "it while the video still flickers. Only for task custom.",
+                    tooltip="Weight of the image branch. Lower it if the video loses content of the frames, raise it "
+                    "if the video flickers. Only for task custom.",
                 ),
                 io.Combo.Input(
                     "mode",
                     options=list(MODES),
                     default="linear",
-                    tooltip="linear: the paper's, and usually the one to keep. If the video comes out grey or washed "
-                    "out, try variance_preserving or slerp, which keep the noise std at 1. frequency takes the coarse "
-                    "part from the image branch and the fine part from the video branch; mixing_ratio is the coarse "
-                    "part's share.",
+                    tooltip="linear is the paper's mode and usually the one to keep. If the video is grey or washed "
+                    "out, try variance_preserving or slerp, which keep the noise std at 1. frequency takes low "
+                    "frequencies from the image branch and high ones from the video branch; mixing_ratio is then the "
+                    "share of low frequencies.",
                 ),
                 io.Float.Input(
                     "steadiness",
@@ -71,22 +72,20 @@ class MixedInversion(PackNode):
                     max=1.0,
                     step=0.05,
                     optional=True,
-                    tooltip="Pulls the image branch's frames towards their mean over time, before the video model sees "
-                    "them. 0.5 helps frames of independent noise at a strength around 0.5, most where little moves. At "
-                    "full strength it costs shapes; shared noise gains nothing. No effect at a mixing ratio of 0.",
+                    tooltip="Smooths the image branch's noise over time. Try 0.5 for frames from independent noise at "
+                    "a strength around 0.5; it helps most where little moves. At full strength it loses shapes. No "
+                    "benefit with shared noise, no effect at a mixing ratio of 0.",
                 ),
             ],
             outputs=[
                 io.Latent.Output(display_name="LATENT", tooltip="The mixed noise, for Video Temporal Smoother."),
-                io.Float.Output(
-                    display_name="ratio", tooltip="The mixing ratio that was used, for labels and file names."
-                ),
+                io.Float.Output(display_name="ratio", tooltip="The mixing ratio in use, for labels and file names."),
             ],
         )
 
     @classmethod
     def validate_inputs(cls, task: str, mixing_ratio: float | None = None) -> bool | str:
-        """Checks whose values the host leaves to a node that asks for them; a linked ratio does not arrive here."""
+        """Check the values, because ComfyUI does not check inputs that this method takes; a linked ratio is None."""
         if task != "custom" and task not in TASK_RATIOS:
             return f"task {task} is not one of custom, {', '.join(TASK_RATIOS)}"
         if mixing_ratio is None and task != "custom":
@@ -105,7 +104,7 @@ class MixedInversion(PackNode):
         video_latent: Latent | None = None,
         steadiness: float = 0.0,
     ) -> list[str]:
-        """The branches that have weight; before them a mode that is wired in, which the host does not check."""
+        """The missing branches with weight. First checks a linked mode, which ComfyUI does not check."""
         if mode not in MODES:
             with prefix_errors(cls):
                 raise ValueError(

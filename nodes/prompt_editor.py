@@ -1,4 +1,4 @@
-"""Prompt2Prompt, the image editor of BIVDiff's editing task."""
+"""Prompt2Prompt, the image editor in BIVDiff's editing task."""
 
 from typing import Any
 
@@ -21,9 +21,9 @@ class Prompt2Prompt(PackNode):
             node_id="BIVDiffPrompt2Prompt",
             display_name="Prompt2Prompt Frame Editor",
             category=shared_inputs.CATEGORY,
-            description="Edits frames by editing their prompt: the target prompt's words take over the attention of "
-            "the source prompt's words, so the layout stays. Invert the frames with DDIM Inverse (Image) and the "
-            "source prompt first. For SD 1.5, SD 2 and SDXL.",
+            description="Edits frames by editing their prompt. The words of the target prompt reuse the attention of "
+            "the source prompt's words, so the layout stays. First invert the frames with DDIM Inverse (Image) and "
+            "the source prompt. For SD 1.5, SD 2 and SDXL.",
             search_aliases=["p2p", "prompt to prompt", "attention edit", "edit by prompt", "bivdiff"],
             inputs=[
                 io.Model.Input("model", tooltip="The image model that the frames were inverted with."),
@@ -34,25 +34,25 @@ class Prompt2Prompt(PackNode):
                 io.String.Input(
                     "source_prompt",
                     multiline=True,
-                    tooltip="What the frames show. The inversion must use the same text.",
+                    tooltip="What the frames show. Use the same text as in the inversion.",
                 ),
                 io.String.Input(
                     "target_prompt",
                     multiline=True,
-                    tooltip="What they should show: the source prompt with words changed.",
+                    tooltip="What the frames should show: the source prompt with words changed.",
                 ),
                 io.String.Input("negative_prompt", multiline=True, tooltip="What to keep out; usually empty."),
-                shared_inputs.steps_input("Denoising steps, as many as the inversion had."),
+                shared_inputs.steps_input("Denoising steps; use the same number as in the inversion."),
                 shared_inputs.cfg_input(
                     7.5, "How strictly both prompts are followed. High values move the frames away from the source."
                 ),
-                shared_inputs.scheduler_input("ddim_uniform", "The same as in the inversion."),
+                shared_inputs.scheduler_input("ddim_uniform", "Use the same as in the inversion."),
                 io.Combo.Input(
                     "edit",
                     options=list(EDITS),
                     default="replace",
-                    tooltip="replace: words exchanged one for one (cat for dog). refine: words added or left out. "
-                    "reweight: words made more or less important, see word_weights.",
+                    tooltip="replace exchanges words one for one (cat for dog). refine adds or removes words. "
+                    "reweight makes words more or less important; see word_weights.",
                 ),
                 io.Float.Input(
                     "cross_replace_steps",
@@ -60,8 +60,8 @@ class Prompt2Prompt(PackNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="Share of the steps that use the source's cross-attention, which says where each word "
-                    "shows. Less lets shapes change more; 0 switches it off.",
+                    tooltip="Share of the steps that reuse the source's cross-attention, which decides where each "
+                    "word appears. Lower it to let shapes change more; 0 switches it off.",
                 ),
                 io.Float.Input(
                     "self_replace_steps",
@@ -69,19 +69,20 @@ class Prompt2Prompt(PackNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="Share of the steps that use the source's self-attention, which holds the layout. Less "
-                    "lets the layout change more; 0 switches it off.",
+                    tooltip="Share of the steps that reuse the source's self-attention, which holds the layout. Lower "
+                    "it to let the layout change more; 0 switches it off.",
                 ),
                 io.String.Input(
                     "local_blend_words",
                     default="",
-                    tooltip="Words of either prompt, such as cat dog: the picture changes only where these show. Empty "
-                    "edits everywhere.",
+                    tooltip="Words of either prompt, such as cat dog: the picture changes only where they appear. "
+                    "Leave it empty to edit everywhere.",
                 ),
                 io.String.Input(
                     "word_weights",
                     default="",
-                    tooltip="For edit reweight: target words and how much they count, such as fluffy: 2, red: 0.5.",
+                    tooltip="For edit reweight: words of the target prompt and their weights, such as fluffy: 2, red: "
+                    "0.5.",
                 ),
                 shared_inputs.frames_per_batch_input(),
             ],
@@ -89,7 +90,7 @@ class Prompt2Prompt(PackNode):
                 io.Latent.Output(display_name="edited", tooltip="The frames edited to the target prompt."),
                 io.Latent.Output(
                     display_name="reconstructed",
-                    tooltip="The frames brought back with the source prompt: how they differ from the original is what "
+                    tooltip="The frames denoised with the source prompt. Their differences from the original are what "
                     "inversion and cfg lost.",
                 ),
             ],

@@ -1,4 +1,4 @@
-"""The first and the last stage of BIVDiff: frames from an image model, and their smoothing by a video model."""
+"""Stages 1 and 3 of BIVDiff: frames from an image model, and smoothing by a video model."""
 
 import logging
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class FrameSampler(PackNode):
-    """KSampler for many frames."""
+    """KSampler for the frames of a clip."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -26,24 +26,25 @@ class FrameSampler(PackNode):
             node_id="BIVDiffFrameSampler",
             display_name="Frame-wise Image Sampler",
             category=shared_inputs.CATEGORY,
-            description="Draws every frame of a clip with an image model, each on its own: KSampler for more frames "
-            "than fit in memory at once. ControlNet hints, masks and per-frame prompts follow their frames. The frames "
-            "will flicker; Video Temporal Smoother fixes that at the end of the chain. A second one after it serves as "
-            "the structure pass: it takes the smoothed video, inverted a little way, and draws back the shapes that "
-            "smoothing lost.",
+            description="Generates every frame of a clip independently with an image model: KSampler for more frames "
+            "than fit in memory at once. ControlNet hints, masks and per-frame prompts follow their frames. The "
+            "frames flicker; Video Temporal Smoother fixes that at the end of the chain. A second Frame-wise Image "
+            "Sampler after it is the structure pass: it denoises the slightly inverted smoothed video and restores "
+            "the shapes that smoothing lost.",
             search_aliases=["ksampler frames", "video to video", "vid2vid", "batch sampler", "bivdiff"],
             inputs=[
                 io.Model.Input("model", tooltip="The image model, with its LoRAs and patches."),
                 io.Conditioning.Input(
-                    "positive", tooltip="The prompt, through ControlNet and the like: one hint for each frame."
+                    "positive",
+                    tooltip="The prompt. Wire it through ControlNet and the like here, with one hint for each frame.",
                 ),
                 io.Conditioning.Input("negative", tooltip="What to keep out of the frames."),
                 io.Latent.Input(
                     "latent_image",
-                    tooltip="One latent for each frame. To draw from the prompt: Empty Latent Image with batch_size "
-                    "set to the frame count. To stay near a clip: the encoded clip; a noise mask keeps what lies "
-                    "outside it. For the structure pass: an inverted latent. It is denoised from where its inversion "
-                    "stopped, over the whole picture; seed, denoise and frame_noise have no effect then.",
+                    tooltip="One latent for each frame. To generate from the prompt: Empty Latent Image with "
+                    "batch_size set to the frame count. To stay close to a clip: the encoded clip; a noise mask keeps "
+                    "everything outside it. For the structure pass: an inverted latent. It is denoised from where its "
+                    "inversion stopped, over the whole picture; seed, denoise and frame_noise then have no effect.",
                 ),
                 shared_inputs.seed_input(),
                 shared_inputs.steps_input("Denoising steps."),
@@ -52,11 +53,11 @@ class FrameSampler(PackNode):
                     "sampler_name",
                     options=list(comfy.samplers.SAMPLER_NAMES),
                     default="ddim",
-                    tooltip="Any sampler draws frames; the paper uses ddim. An inverted latent needs one that adds no "
-                    "noise: ddim, euler, dpmpp_2m and others.",
+                    tooltip="Any sampler can generate frames; the paper uses ddim. An inverted latent needs a sampler "
+                    "that adds no noise: ddim, euler, dpmpp_2m and others.",
                 ),
                 shared_inputs.scheduler_input(
-                    "ddim_uniform", "How the noise levels are spaced. The paper's spacing is ddim_uniform."
+                    "ddim_uniform", "How the noise levels are spaced. The paper uses ddim_uniform."
                 ),
                 io.Float.Input(
                     "denoise",
@@ -64,7 +65,7 @@ class FrameSampler(PackNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="1 draws the frames from noise; lower values keep more of the encoded clip.",
+                    tooltip="1 generates the frames from noise; lower values keep more of the encoded clip.",
                 ),
                 shared_inputs.frame_noise_input("frame_noise"),
                 shared_inputs.frames_per_batch_input(),
@@ -97,7 +98,7 @@ class FrameSampler(PackNode):
         schedule = Schedule(steps, scheduler)
         if read_inversion_info(latent_image) is not None:
             if denoise != 1 or frame_noise != "independent":
-                log.warning("An inverted latent needs no noise: denoise and frame_noise have no effect on it.")
+                log.warning("An inverted latent needs no noise: denoise and frame_noise have no effect.")
             clip = validation.validate_stage(validation.DENOISE_FRAMES, model, latent_image, prompts, windows)
             return io.NodeOutput(stages.denoise(clip, schedule, sampler_name))
         clip = validation.validate_stage(validation.GENERATE_FRAMES, model, latent_image, prompts, windows)
@@ -113,8 +114,8 @@ class TemporalSmoother(PackNode):
             node_id="BIVDiffTemporalSmoother",
             display_name="Video Temporal Smoother",
             category=shared_inputs.CATEGORY,
-            description="Denoises inverted frames with a video model, which makes them steady in time. The last stage "
-            "of BIVDiff; it takes the output of Mixed Inversion Blend.",
+            description="Denoises inverted frames with a video model, which makes them consistent over time. The last "
+            "stage of BIVDiff; it takes the output of Mixed Inversion Blend.",
             search_aliases=["deflicker", "temporal consistency", "smooth video", "video sampler", "bivdiff"],
             inputs=[
                 io.Model.Input("model", tooltip="The video model: ModelScope, ZeroScope, AnimateDiff, Wan, ..."),
@@ -122,9 +123,9 @@ class TemporalSmoother(PackNode):
                 io.Conditioning.Input("negative", tooltip="What to keep out of the video."),
                 io.Latent.Input(
                     "latent",
-                    tooltip="The inverted frames. A plain latent or an encoded image is refused.",
+                    tooltip="The inverted frames. A plain latent or an encoded image is rejected.",
                 ),
-                shared_inputs.steps_input("Denoising steps, as many as the inversion had."),
+                shared_inputs.steps_input("Denoising steps; use the same number as in the inversion."),
                 shared_inputs.cfg_input(
                     7.5,
                     "How strictly the video follows the prompt. The paper uses 7.5; lower values keep the frames' "
@@ -134,20 +135,20 @@ class TemporalSmoother(PackNode):
                     "sampler_name",
                     options=list(stages.DETERMINISTIC_SAMPLERS),
                     default="ddim",
-                    tooltip="Only samplers that add no noise are listed: added noise would erase the frames that the "
-                    "inversion kept. The paper uses ddim.",
+                    tooltip="Only samplers that add no noise are listed, because added noise would erase the inverted "
+                    "frames. The paper uses ddim.",
                 ),
                 shared_inputs.scheduler_input(
-                    "ddim_uniform", "The same as in the inversion. Flow models need simple, normal or beta."
+                    "ddim_uniform", "Use the same as in the inversion. Flow models need simple, normal or beta."
                 ),
                 shared_inputs.strength_input(
-                    "Where the inversion stopped, for a latent that core's Save Latent saved. No other needs it: set "
-                    "the strength in both DDIM Inverse nodes.",
+                    "How far the latent was inverted; only for a latent that core's Save Latent saved. For all others, "
+                    "set strength in both DDIM Inverse nodes.",
                     advanced=True,
                 ),
                 shared_inputs.grid_input(
-                    "matched begins exactly where the inversion ended and is better. reference repeats the released "
-                    "code step by step, for comparisons."
+                    "matched starts exactly where the inversion ended and gives better results. reference repeats the "
+                    "released code step by step; use it only for comparisons."
                 ),
                 shared_inputs.CONTEXT_LENGTH_INPUT,
                 shared_inputs.CONTEXT_OVERLAP_INPUT,
@@ -155,8 +156,8 @@ class TemporalSmoother(PackNode):
             outputs=[
                 io.Latent.Output(
                     display_name="LATENT",
-                    tooltip="The smoothed video, to decode. A noise mask is passed on: paste the known pixels back "
-                    "after decoding.",
+                    tooltip="The smoothed video, to decode. A noise mask is only passed on: paste the known pixels "
+                    "back after decoding.",
                 )
             ],
         )

@@ -1,4 +1,4 @@
-"""One graph, many ratios, modes or solvers: lists that feed the chain, and the grid that compares what comes of it."""
+"""Sweeps: lists that run the chain once per ratio, mode or solver, and a grid that compares the results."""
 
 from collections.abc import Callable, Collection
 from functools import partial
@@ -17,19 +17,20 @@ from .base import PackNode, prefix_errors
 def _validate_list(
     node: type[PackNode], parse: Callable[..., list], text: str | None, *args: Collection[str]
 ) -> bool | str:
-    """Whether a list's text can be read, for the host to ask before it runs anything; a linked text is not there yet.
+    """Validate a list's text before ComfyUI runs anything; a linked text is None and validated later.
 
-    What it says goes to the artist.
+    Returns:
+        True, or the error message to show.
     """
     try:
         with prefix_errors(node):
             return text is None or bool(parse(text, *args))
-    except ValueError as refused:
-        return str(refused)
+    except ValueError as error:
+        return str(error)
 
 
 class RatioList(PackNode):
-    """Mixing ratios, for which the host runs what follows once each."""
+    """A list of mixing ratios; ComfyUI runs the nodes after it once per ratio."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -38,15 +39,14 @@ class RatioList(PackNode):
             display_name="Mixing Ratio List",
             category=shared_inputs.CATEGORY,
             description="Renders a video for each of several mixing ratios in one run. Wire it to mixing_ratio of "
-            "Mixed Inversion Blend with task set to custom: the inversions run once, blend and smoother once per "
-            "ratio.",
+            "Mixed Inversion Blend and set task to custom: the inversions run once, blend and smoother once per ratio.",
             search_aliases=["ratio sweep", "xy plot", "parameter sweep", "float list"],
             inputs=[
                 io.String.Input(
                     "ratios",
                     default="0, 0.25, 0.5, 0.75, 1",
-                    tooltip="Weights of the image branch, between 0 (video branch alone) and 1 (image branch alone), "
-                    "comma-separated. Each costs one smoothing.",
+                    tooltip="Weights of the image branch, comma-separated, from 0 (video branch only) to 1 (image "
+                    "branch only). Each adds one smoothing run.",
                 )
             ],
             outputs=[
@@ -68,7 +68,7 @@ class RatioList(PackNode):
 
 
 class ModeList(PackNode):
-    """Blend modes, for which the host runs what follows once each."""
+    """A list of blend modes; ComfyUI runs the nodes after it once per mode."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -83,8 +83,8 @@ class ModeList(PackNode):
                 io.String.Input(
                     "modes",
                     default=", ".join(MODES),
-                    tooltip=f"Modes to try, of {', '.join(MODES)}; comma-separated. Each costs one smoothing. They "
-                    "differ most at a mixing_ratio near 0.5, and not at all at 0 and 1.",
+                    tooltip=f"Modes to try, of {', '.join(MODES)}; comma-separated. Each adds one smoothing run. They "
+                    "differ most at a mixing_ratio near 0.5; at 0 and 1 they are the same.",
                 )
             ],
             outputs=[
@@ -106,7 +106,7 @@ class ModeList(PackNode):
 
 
 class SolverList(PackNode):
-    """Inversion solvers, for which the host runs what follows once each."""
+    """A list of inversion solvers; ComfyUI runs the nodes after it once per solver."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -115,14 +115,14 @@ class SolverList(PackNode):
             display_name="Solver List",
             category=shared_inputs.CATEGORY,
             description="Renders a video for each of several inversion solvers in one run. Wire it to solver of both "
-            "DDIM Inverse nodes: the frames are made once, inversions, blend and smoother once per solver.",
+            "DDIM Inverse nodes: the frames are generated once, inversions, blend and smoother run once per solver.",
             search_aliases=["solver sweep", "compare solvers", "xy plot", "parameter sweep"],
             inputs=[
                 io.String.Input(
                     "solvers",
                     default=", ".join(SOLVERS),
-                    tooltip=f"Solvers to try, of {', '.join(SOLVERS)}; comma-separated. Each costs its inversions and "
-                    "one smoothing; fixed_point takes three times as long to invert as the others.",
+                    tooltip=f"Solvers to try, of {', '.join(SOLVERS)}; comma-separated. Each adds its inversions and "
+                    "one smoothing run; fixed_point takes three times as long to invert as the others.",
                 )
             ],
             outputs=[
@@ -145,7 +145,7 @@ class SolverList(PackNode):
 
 
 class SweepGrid(PackNode):
-    """All videos of a sweep side by side, and a plot of their figures."""
+    """All videos of a sweep side by side, and a plot of flicker against similarity."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -153,48 +153,47 @@ class SweepGrid(PackNode):
             node_id="BIVDiffSweepGrid",
             display_name="Sweep Grid",
             category=shared_inputs.CATEGORY,
-            description="Puts the videos of a Mixing Ratio List, Blend Mode List or Solver List side by side, "
-            "labelled, and plots each one's flicker against its similarity to the frames. The best ones are joined by "
-            "a line.",
+            description="Puts the videos of a Mixing Ratio List, Blend Mode List or Solver List side by side with "
+            "labels, and plots the flicker of each against its similarity to the frames. A line joins the best ones.",
             search_aliases=["compare ratios", "contact sheet", "xy plot", "pareto"],
             is_input_list=True,
             inputs=[
                 io.Image.Input(
-                    "images", tooltip="The smoothed videos, from VAE Decode: one for each word or number of the list."
+                    "images", tooltip="The smoothed videos, from VAE Decode: one for each item of the list."
                 ),
                 io.Float.Input(
                     "ratios",
                     force_input=True,
                     optional=True,
                     tooltip="The ratio of each video, from Mixing Ratio List or from ratio of Mixed Inversion Blend. "
-                    "Not needed where labels is wired.",
+                    "Not needed if labels is wired.",
                 ),
                 io.Image.Input(
                     "reference_images",
                     optional=True,
-                    tooltip="The frames before smoothing, which the videos should still look like; shown first in the "
-                    "grid. Without them the similarity is to the video of the smallest ratio, or to the first.",
+                    tooltip="The frames before smoothing, which the videos should still resemble; shown first in the "
+                    "grid. Without them, similarity is measured to the video with the smallest ratio, or to the first.",
                 ),
                 io.MultiType.Input(
                     "labels",
                     [io.Combo, io.String],
                     optional=True,
-                    tooltip="Labels to show over each video instead of its ratio: wire Blend Mode List or Solver List, "
-                    "or any list of texts. With neither labels nor ratios the videos are numbered.",
+                    tooltip="Label of each video, shown instead of its ratio: wire Blend Mode List or Solver List, or "
+                    "any list of texts. With neither labels nor ratios the videos are numbered.",
                 ),
                 io.Image.Input(
                     "source_images",
                     optional=True,
-                    tooltip="The clip that the frames were made from, with the same frames. Wire it whenever there is "
-                    "one: flicker is then measured along its motion, as in Temporal Report.",
+                    tooltip="The clip that the frames were made from, with the same frames selected. Wire it whenever "
+                    "you have one: flicker is then measured along its motion, as in Temporal Report.",
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="grid", tooltip="One video of all of them, for Create Video."),
+                io.Image.Output(display_name="grid", tooltip="All videos in one, for Create Video."),
                 io.Image.Output(
                     display_name="plot",
-                    tooltip="Flicker against similarity. A cross marks a video that is steady only because it stands "
-                    "still, is blurred or averages its frames.",
+                    tooltip="Flicker against similarity. A cross marks a video with little flicker only because it is "
+                    "static, blurred or an average of frames.",
                 ),
             ],
         )
@@ -208,33 +207,33 @@ class SweepGrid(PackNode):
         labels: list[str] | None = None,
         source_images: list[Tensor] | None = None,
     ) -> io.NodeOutput:
-        standard = 0
+        reference_index = 0
         if labels:
             names = labels
         elif ratios:
-            names, standard = [f"ratio {ratio:g}" for ratio in ratios], ratios.index(min(ratios))
+            names, reference_index = [f"ratio {ratio:g}" for ratio in ratios], ratios.index(min(ratios))
         else:
             names = [f"video {i + 1}" for i in range(len(images))]
         if len(images) != len(names):
-            wire = "labels" if labels else "ratios"
+            list_name = "labels" if labels else "ratios"
             raise ValueError(
-                f"{len(images)} videos arrived with {len(names)} {wire}. Wire {wire} to the list that the "
+                f"{len(images)} videos arrived with {len(names)} {list_name}. Wire {list_name} to the list that the "
                 "videos come from."
             )
         first = video_metrics.validate_video(images[0])
         videos = [video_metrics.validate_video(video, like=first) for video in images]
         if reference_images:
-            reference, against = video_metrics.validate_video(reference_images[0], like=first), "the frames before"
+            reference = video_metrics.validate_video(reference_images[0], like=first)
+            reference_name = "the frames before"
             grid = video_grids.tile_videos([reference, *videos], ["before", *names])
         else:
-            reference, against = videos[standard], names[standard]
+            reference, reference_name = videos[reference_index], names[reference_index]
             grid = video_grids.tile_videos(videos, names)
         clip = video_metrics.validate_source(source_images[0], like=first) if source_images else None
-        measured = len(videos) + bool(reference_images) + bool(source_images)
-        bar = comfy.utils.ProgressBar(
-            video_metrics.count_frame_pairs(first) * measured
-        )  # it also stops a run that is cancelled
+        video_count = len(videos) + bool(reference_images) + bool(source_images)
+        # An update of the bar also stops a cancelled run.
+        bar = comfy.utils.ProgressBar(video_metrics.count_frame_pairs(first) * video_count)
         on_pair = partial(bar.update, 1)
         source = None if clip is None else video_metrics.SourceMotion.of(clip, on_pair)
         compared = video_grids.compare_videos(videos, reference, on_pair, source)
-        return io.NodeOutput(grid, plots.plot_trade_off(names, *compared, against))
+        return io.NodeOutput(grid, plots.plot_trade_off(names, *compared, reference_name))

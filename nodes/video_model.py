@@ -1,4 +1,4 @@
-"""Video models that the host itself cannot load."""
+"""Loader of video models that ComfyUI itself cannot load."""
 
 from comfy_api.latest import io
 
@@ -7,11 +7,11 @@ from . import shared_inputs
 from .base import PackNode
 
 NO_MODELS_FOUND = "none yet"
-"""What the list shows while it is empty; choosing it tells what to download."""
+"""Only choice of an empty list; running it shows what to download."""
 
 
 class VideoModelLoader(PackNode):
-    """Loads ModelScope, ZeroScope and models like them, and VidRD."""
+    """Loads ModelScope, ZeroScope and similar models, and VidRD."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -20,25 +20,28 @@ class VideoModelLoader(PackNode):
             display_name="Load Video Diffusion Model",
             category=shared_inputs.CATEGORY,
             description="Loads a video model saved by diffusers: ModelScope (text-to-video-ms-1.7b), ZeroScope v2 and "
-            "any other with a UNet3DConditionModel. Put its folder into models/diffusers. For VidRD put the folder of "
-            "Stable Diffusion 2.1 base there, and VidRD's ModelT2V.pth into it, beside unet. ModelScope's own "
-            "layout, with a text2video_pytorch_model.pth, is read as well.",
+            "any other with a UNet3DConditionModel. Put its folder into models/diffusers. For VidRD, put the folder "
+            "of Stable Diffusion 2.1 base there and VidRD's ModelT2V.pth into that folder, beside unet. ModelScope's "
+            "original layout, with text2video_pytorch_model.pth, works too.",
             search_aliases=["zeroscope", "modelscope", "vidrd", "text to video", "load video model", "unet3d"],
             inputs=[
                 io.Combo.Input(
                     "name",
                     options=list_video_folders() or [NO_MODELS_FOUND],
-                    tooltip="A folder in models/diffusers with unet, text_encoder, vae and scheduler in it, or with "
+                    tooltip="A folder in models/diffusers with unet, text_encoder, vae and scheduler, or with "
                     "ModelScope's text2video_pytorch_model.pth, as downloaded from the model's page.",
                 )
             ],
             outputs=[
                 io.Model.Output(display_name="MODEL", tooltip="For DDIM Inverse (Video) and Video Temporal Smoother."),
                 io.Clip.Output(
-                    display_name="CLIP", tooltip="The video model's own text encoder; an image model's does not fit."
+                    display_name="CLIP",
+                    tooltip="The video model's text encoder. Encode the video's prompts with it; an image model's "
+                    "CLIP does not fit.",
                 ),
                 io.Vae.Output(
-                    display_name="VAE", tooltip="Stable Diffusion's; frames of SD 1.5 and 2 share its latents."
+                    display_name="VAE",
+                    tooltip="Stable Diffusion's VAE; frames of SD 1.5 and SD 2 share its latent space.",
                 ),
             ],
         )

@@ -1,1 +1,1 @@
-"""Tiny models that ship with the pack, and a clip that they know."""
+"""Tiny models that ship with the pack, and a demo clip for them."""

@@ -1,7 +1,7 @@
-"""The tiny models of the demo room, SD's architectures at toy size in one latent space, and a clip that they know.
+"""The tiny demo models, SD's architectures at toy size with a shared latent space, and a demo clip.
 
-Settings are diffusers' and transformers', and so are the weight files' keys: the host's own converters read them.
-Attention heads of the UNets are 16 wide.
+The settings and the keys of the weight files are those of diffusers and transformers, so ComfyUI's converters read
+them. The UNets' attention heads are 16 wide.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ VOCABULARY = (
     *("circle", "square", "triangle", "star", "cross"),
     *("red", "blue", "green", "purple", "yellow", "cyan", "pink", "orange", "white"),
 )
-"""The text encoder's vocabulary, in the order in which it was trained."""
+"""The text encoder's vocabulary, in training order."""
 
-# Not the usual 32: with one channel a group, normalisation would wipe out a picture's mean colours.
+# Not the usual 32: with one channel per group, normalisation would remove an image's mean colours.
 AUTOENCODER_GROUPS = 1
 
 AUTOENCODER_CONFIG: dict[str, Any] = {
@@ -69,7 +69,7 @@ TEXT_ENCODER_CONFIG = {
 
 
 class WordTokenizer:
-    """Whole words of the toy world's vocabulary, lower case; other words are skipped.
+    """Tokenizes text into lower-case words of the toy world's vocabulary; other words are skipped.
 
     >>> WordTokenizer().decode(WordTokenizer()("A red star")["input_ids"])
     'a red star'
@@ -83,26 +83,26 @@ class WordTokenizer:
 
     @classmethod
     def from_pretrained(cls, path: str, **kwargs: object) -> WordTokenizer:
-        """The host constructs every tokenizer this way; the vocabulary is built in, so ``path`` is not read."""
+        """ComfyUI constructs every tokenizer this way. The vocabulary is built in, so `path` is not read."""
         return cls()
 
     def __call__(self, text: str) -> dict[str, list[int]]:
-        """``{"input_ids": [start, ..., end]}`` of a text of any length."""
-        known = [self._ids[word] for word in re.findall(r"[a-z]+", text.lower()) if word in self._ids]
-        return {"input_ids": [self._ids[self.START], *known, self._ids[self.END]]}
+        """`{"input_ids": [start, ..., end]}` of a text of any length."""
+        ids = [self._ids[word] for word in re.findall(r"[a-z]+", text.lower()) if word in self._ids]
+        return {"input_ids": [self._ids[self.START], *ids, self._ids[self.END]]}
 
     def get_vocab(self) -> dict[str, int]:
         """Ids by word."""
         return dict(self._ids)
 
     def decode(self, token_ids: list[int], skip_special_tokens: bool = True) -> str:
-        """The words of ``token_ids``, separated by blanks."""
+        """The words of `token_ids`, separated by spaces."""
         words = [self._words[i] for i in token_ids]
         return " ".join(word for word in words if not (skip_special_tokens and word in (self.START, self.END)))
 
 
 def load_variant(name: str) -> dict[str, torch.Tensor]:
-    """The image UNet's state dict with the changes of a variant, instruct_pix2pix or inpaint."""
+    """The image UNet's state dict with the changes of a variant (instruct_pix2pix or inpaint) applied."""
     weights, changes = load_weights("image_unet"), load_weights(name)
     weights["conv_in.weight"] = changes["conv_in.weight"]
     for key, up in changes.items():
@@ -115,25 +115,26 @@ def load_variant(name: str) -> dict[str, torch.Tensor]:
 
 
 def read_latent_scaling(name: str = "autoencoder") -> dict[str, torch.Tensor]:
-    """What a weight file says of latents.
+    """The latent statistics in a weight file's metadata.
 
-    autoencoder: mean and std ``[4]``, models work on ``(latent - mean) / std``; rgb_factors ``[4, 3]`` and rgb_bias
-    ``[3]`` turn that into a preview in -1..1. inpaint: grey ``[4]``, what an all-masked picture is encoded as.
+    - autoencoder: mean and std `[4]`, the models work on `(latent - mean) / std`; rgb_factors `[4, 3]` and rgb_bias
+      `[3]` convert that to a preview in -1..1.
+    - inpaint: grey `[4]`, the latent of a fully masked image.
     """
     with safe_open(WEIGHTS_FOLDER / f"{name}.safetensors", "pt") as file:
         return {key: torch.tensor(value) for key, value in json.loads(file.metadata()["latents"]).items()}
 
 
 def load_weights(name: str) -> dict[str, torch.Tensor]:
-    """State dict in diffusers' keys: autoencoder, text_encoder, image_unet, control_net, t2i_adapter or video_unet.
+    """State dict with diffusers' keys: autoencoder, text_encoder, image_unet, control_net, t2i_adapter or video_unet.
 
-    The variants' files, instruct_pix2pix and inpaint, hold changes to image_unet: see `load_variant`.
+    The files of the variants, instruct_pix2pix and inpaint, hold changes to image_unet; see `load_variant`.
     """
     with safe_open(WEIGHTS_FOLDER / f"{name}.safetensors", "pt") as file:
         return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - a file, not a dict
 
 
 def make_demo_clip(frames: int) -> torch.Tensor:
-    """A clip that the models know, `[F, 64, 64, 3]` in 0..1: it moves to and fro, as long as one likes."""
+    """A demo clip of any length, `[F, 64, 64, 3]` in 0..1. Its motion repeats back and forth."""
     period = load_weights("clip")["frames"]
     return period[torch.arange(frames) % len(period)] / 255

@@ -1,1 +1,1 @@
-"""What the method needs from ComfyUI: guiders run over a grid, frames cut into windows, video models wrapped."""
+"""The parts of the method that use ComfyUI: validating inputs, sampling, context windows, model families."""

@@ -1,4 +1,4 @@
-"""What flows over ComfyUI's wires, as types: a MODEL is a `Model`, and IMAGE and MASK are plain tensors."""
+"""Types of ComfyUI's sockets: a MODEL is a `Model`; IMAGE and MASK are plain tensors."""
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,10 +15,10 @@ CLIP: TypeAlias = "comfy.sd.CLIP"
 VAE: TypeAlias = "comfy.sd.VAE"
 ClipVision: TypeAlias = "comfy.clip_vision.ClipVisionModel"
 ControlModel: TypeAlias = "comfy.controlnet.ControlBase"
-"""A CONTROL_NET: a ControlNet or a T2I-Adapter, the host's or another pack's."""
+"""A CONTROL_NET: a ControlNet or a T2I-Adapter, of ComfyUI or of another pack."""
 
 Latent: TypeAlias = dict[str, Any]
-"""Its `samples`, and beside them what nodes add: `noise_mask`, `batch_index`, `latents.DESCRIPTION` and more."""
+"""`samples`, and optional keys that nodes add: `noise_mask`, `batch_index`, `latents.INVERSION_KEY` and more."""
 
 Conditioning: TypeAlias = list[tuple[Tensor, dict[str, Any]]]
-"""Encoded texts, `[1 or F, L, D]`, each with what goes with it: controls, masks, hooks, pictures."""
+"""Encoded texts, `[1 or F, L, D]`, each with a dict of options: controls, masks, hooks, images."""

@@ -1,8 +1,8 @@
-"""What goes with the frames of a clip, cut to the frames of a window: control hints, and conditioning that is a list.
+"""Slice control hints and list conditioning to the frames of a context window.
 
-The host's context handler slices latents and conditioning tensors; control hints it leaves whole, so that every window
-would follow the first frames' hints. Here they are exchanged in place around each window's model call: copies of a
-control lose what its pre_run prepared.
+ComfyUI's context handler slices latents and conditioning tensors. It leaves control hints whole, so every window would
+follow the first frames' hints. Here each window's model call replaces the hints in place, because copies of a control
+lose the state that its pre_run prepared.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,19 +16,19 @@ from comfy.controlnet import ControlNet
 from torch import Tensor
 
 from .comfy_types import ControlModel
-from .compat import control_chains as foreign
+from .compat import control_chains
 from .errors import BIVDiffError
 
 HINT_FIELDS = ("cond_hint_original", "cond_hint", "control_input", "extra_concat_orig")
 
 
 def slice_frames(value: Tensor, frames: int, window: IndexListContextWindow, device: torch.device | None) -> Tensor:
-    """A window's part of a value with one entry per frame of a clip; any other value is returned whole.
+    """The window's part of a value that has one entry per frame of the clip; any other value is returned whole.
 
     Args:
-        value: 5-D with frames where the clip has them (`[1, C, T, h, w]`, `[F, C, 1, h, w]`), or frames in the batch
+        value: 5-D with the clip's frame axis (`[1, C, T, h, w]`, `[F, C, 1, h, w]`), or frames in the batch
             (`[F, C, H, W]`, `[F, L, D]`). A height that equals the number of frames is not a frame axis.
-        frames: of the clip.
+        frames: number of frames of the clip.
     """
     dim = window.dim if value.ndim == 5 else 0
     return window.get_tensor(value, device, dim=dim) if value.shape[dim] == frames else value
@@ -37,10 +37,10 @@ def slice_frames(value: Tensor, frames: int, window: IndexListContextWindow, dev
 def slice_references(
     key: str, value: Any, window: IndexListContextWindow, x_in: Tensor, device: torch.device, conds: dict
 ) -> Any:
-    """Slice the conditioning whose frame axis the host's handler does not find; None leaves the rest to the host.
+    """Slice conditioning whose frame axis ComfyUI's handler does not find; None leaves the value to ComfyUI.
 
-    It does not look into lists of tensors (reference_latents), and of Wan's reference picture, `[1, C, H, W]` in a clip
-    with frames in dimension 2, it would take the rows for frames.
+    ComfyUI ignores lists of tensors (reference_latents). Wan's reference image is `[1, C, H, W]` in a clip with frames
+    in dimension 2; ComfyUI would take its rows for frames.
     """
     frames = x_in.shape[window.dim]
     if isinstance(value, comfy.conds.CONDList):
@@ -52,48 +52,48 @@ def slice_references(
 
 @contextmanager
 def slice_hints(
-    window: IndexListContextWindow, options: dict, controls: list[ControlModel], encoded: dict[tuple, tuple]
+    window: IndexListContextWindow, options: dict, controls: list[ControlModel], encoded_hints: dict[tuple, tuple]
 ) -> Iterator[None]:
-    """Controls see only a window's hints while this is open.
+    """Context manager that gives controls the hints of one window only.
 
     Args:
-        options: the window as `foreign.controls.window_options` says it.
-        controls: of the conds' chains.
-        encoded: of this run, what controls have made of each window's hints, kept off the GPU for the next step.
+        options: the window as `control_chains.describe_window` returns it.
+        controls: all controls of the conds' chains.
+        encoded_hints: this run's cache of each window's encoded hints on the CPU, reused at the next step.
     """
-    sliced = [control for control in controls if not foreign.has_own_slicing(control)]
-    whole = [{f: getattr(c, f) for f in HINT_FIELDS if hasattr(c, f)} for c in sliced]
+    sliced_controls = [control for control in controls if not control_chains.has_own_slicing(control)]
+    full_hints = [{f: getattr(c, f) for f in HINT_FIELDS if hasattr(c, f)} for c in sliced_controls]
 
     def key(control: ControlModel) -> tuple:
         return id(control), tuple(window.index_list)
 
-    def cut(hint: Tensor | None) -> Tensor | None:
+    def slice_hint(hint: Tensor | None) -> Tensor | None:
         return None if hint is None else slice_frames(hint, options["full_length"], window, hint.device)
 
     try:
-        for control, fields in zip(sliced, whole, strict=True):
-            control.cond_hint_original = cut(control.cond_hint_original)
-            control.extra_concat_orig = [cut(t) for t in control.extra_concat_orig]
-            hint, control_input, device = encoded.get(key(control), (None, None, None))
+        for control, fields in zip(sliced_controls, full_hints, strict=True):
+            control.cond_hint_original = slice_hint(control.cond_hint_original)
+            control.extra_concat_orig = [slice_hint(t) for t in control.extra_concat_orig]
+            hint, control_input, device = encoded_hints.get(key(control), (None, None, None))
             control.cond_hint = _move_to(hint, device)
             if "control_input" in fields:
                 control.control_input = _move_to(control_input, device)
-        with foreign.set_control_window(
-            [control for control in controls if foreign.has_own_slicing(control)], options, encoded
+        with control_chains.set_control_window(
+            [control for control in controls if control_chains.has_own_slicing(control)], options, encoded_hints
         ):
             yield
     finally:
-        for control, fields in zip(sliced, whole, strict=True):
+        for control, fields in zip(sliced_controls, full_hints, strict=True):
             hint = control.cond_hint
-            if hint is not None and key(control) not in encoded:
+            if hint is not None and key(control) not in encoded_hints:
                 control_input = getattr(control, "control_input", None)
-                encoded[key(control)] = (_move_to(hint, "cpu"), _move_to(control_input, "cpu"), hint.device)
+                encoded_hints[key(control)] = (_move_to(hint, "cpu"), _move_to(control_input, "cpu"), hint.device)
             for field, value in fields.items():
                 setattr(control, field, value)
 
 
 def _move_to(value: Any, device: torch.device | str | None) -> Any:
-    """Move a hint, or an adapter's dict of lists of features, to a device."""
+    """Move a hint, or a T2I-Adapter's dict of lists of features, to a device."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, dict):
@@ -102,32 +102,34 @@ def _move_to(value: Any, device: torch.device | str | None) -> Any:
 
 
 def check_conditioning(conds: Iterable[list[dict] | None], frames: int) -> None:
-    """Refuse conditioning that belongs to a clip of another length, and hints with another number of colours than 3.
+    """Reject conditioning of another number of frames than the latent, and hints that do not have 3 channels.
 
-    The host would repeat or cut it silently, frame 0's hint ending up on another frame, and take colours as they come.
+    ComfyUI would silently repeat or truncate it, so that hints reach the wrong frames. It does not check channels.
 
     Args:
-        conds: lists of the host's cond dicts (as CONDITIONING's second halves or as guiders hold them).
-        frames: of the latent.
+        conds: lists of ComfyUI's cond dicts (the dicts of a CONDITIONING, or a guider's conds).
+        frames: number of frames of the latent.
 
     Raises:
-        BIVDiffError: a control hint, mask, text, concat or reference latent has neither 1 nor `frames` frames; a
-            ControlNet's hint has an alpha channel, or one channel alone.
+        BIVDiffError: a control hint, mask, text, concat or reference latent has neither 1 nor `frames` frames, or a
+            ControlNet's hint does not have 3 channels (an alpha channel, or a mask).
     """
 
     def check(tensor: object, what: str, remedy: str) -> None:
         if not isinstance(tensor, Tensor) or tensor.ndim == 0 or tensor.shape[0] in (1, frames):
             return
         if frames == 1:
-            remedy = f"Give the latent {len(tensor)} too (batch_size in Empty Latent Image, or encode as many frames)"
+            remedy = (
+                f"Give the latent {len(tensor)} frames (batch_size in Empty Latent Image, or encode as many frames)"
+            )
         else:
-            remedy = f"{remedy} so that both have {frames}"
+            remedy = f"{remedy}, so that both have {frames} frames"
         raise BIVDiffError(
-            f"the {what} has {len(tensor)} frames but the latent has {frames}. {remedy}, or give one for all frames."
+            f"the {what} has {len(tensor)} frames but the latent has {frames}. {remedy}, or use one for all frames."
         )
 
-    for control in foreign.iterate_controls(conds):
-        if not foreign.has_own_slicing(control):
+    for control in control_chains.iterate_controls(conds):
+        if not control_chains.has_own_slicing(control):
             hint = control.cond_hint_original
             check(hint, "control hint", "Trim the longer one (Select Frames, Get Latent From Batch)")
             if type(control) is ControlNet and control.vae is None and hint is not None and hint.shape[1] != 3:

@@ -1,4 +1,4 @@
-"""Frames into the VAE's latents, as one clip or each on its own."""
+"""Encode frames with a VAE, as one clip or as single frames."""
 
 import comfy.model_management
 import comfy.utils
@@ -11,19 +11,19 @@ ENCODE_MODES = ("clip", "single_frames")
 
 
 def encode_frames(vae: VAE, images: Tensor, mode: str) -> Tensor:
-    """Encode frames without losing any of them, or of their pixels.
+    """Encode frames without losing frames or pixels.
 
     Args:
         images: `[F, H, W, 3]` in 0..1.
-        mode: `clip` encodes all frames together, `single_frames` each as a clip of length 1. VAEs of pictures see
-            every frame on its own either way.
+        mode: `clip` encodes all frames together, `single_frames` each frame as a clip of length 1. Image VAEs encode
+            single frames in both modes.
 
     Returns:
-        `[F, C, h, w]` from a VAE of pictures, `[1, C, T, h, w]` (clip) or `[F, C, 1, h, w]` (single frames) from a
-        VAE of video.
+        `[F, C, h, w]` from an image VAE; `[1, C, T, h, w]` (clip) or `[F, C, 1, h, w]` (single frames) from a video
+        VAE.
 
     Raises:
-        ValueError: before anything is encoded, where the host would cut edges or last frames off.
+        ValueError: before encoding, if ComfyUI would cut off edges or the last frames.
     """
     _check_size(vae, images)
     if not _is_video_vae(vae):
@@ -45,24 +45,24 @@ def _is_video_vae(vae: VAE) -> bool:
 
 
 def _check_size(vae: VAE, images: Tensor) -> None:
-    """The host centre-crops to whole latent pixels, and the frames no longer lie on their hints and masks."""
+    """Reject sizes that ComfyUI would centre-crop: the frames would no longer align with their hints and masks."""
     unit = vae.spacial_compression_encode()
     height, width = images.shape[1:3]
     if vae.crop_input and (height % unit or width % unit):
         raise ValueError(
-            f"the images are {width}x{height}, but this VAE takes multiples of {unit} pixels and would cut the "
-            f"edges off. Crop or resize them, for instance to {width // unit * unit}x{height // unit * unit}."
+            f"the images are {width}x{height}, but this VAE needs multiples of {unit} pixels and would cut off "
+            f"the edges. Crop or resize them, for instance to {width // unit * unit}x{height // unit * unit}."
         )
 
 
 def _check_frame_count(vae: VAE, frames: int) -> None:
-    """Video VAEs pack several frames in a latent, and the host drops the last ones where they do not fill it."""
+    """Reject frame counts that do not fill the last latent frame: ComfyUI would drop the last frames."""
     to_latent, to_frames = vae.downscale_ratio[0], vae.upscale_ratio[0]
     latents = to_latent(frames)
-    fit = to_frames(latents)
-    if fit != frames:
+    encodable_frames = to_frames(latents)
+    if encodable_frames != frames:
         raise ValueError(
-            f"this VAE packs frames in groups, and holds {fit} or {to_frames(latents + 1)} frames but not "
-            f"{frames}: the last ones would be lost. Set count of Select Frames to one of these, or mode to "
+            f"this VAE encodes frames in groups: it takes {encodable_frames} or {to_frames(latents + 1)} frames but "
+            f"not {frames}, and the last ones would be lost. Set count of Select Frames to one of these, or mode to "
             "single_frames."
         )

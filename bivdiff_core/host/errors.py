@@ -1,5 +1,5 @@
-"""The error by which the page knows this pack inside a node that is not of this pack."""
+"""The error that this pack raises inside nodes of ComfyUI or of other packs."""
 
 
 class BIVDiffError(ValueError):
-    """Something does not fit. js/errors.js shows it on the page, by the name of this class."""
+    """Inputs do not fit each other. js/errors.js recognises this class by its name and shows the message."""

@@ -1,7 +1,7 @@
-"""A request made ready for an inversion: noise rises, and nothing but the model's own prediction counts.
+"""Prepare a MODEL and its prompts for an inversion, which follows the model's own prediction while sigma increases.
 
-What other nodes put on a MODEL or a prompt is made for denoising. What follows the schedule acts at the level that it
-names; what cannot, and guidance of any kind, is switched off with a warning.
+Patches, hooks and schedules of other nodes are made for denoising. Those tied to noise levels act at the levels that
+they name. Those that cannot work here, and guidance of any kind, are switched off with a warning.
 """
 
 import logging
@@ -16,12 +16,12 @@ log = logging.getLogger(__name__)
 
 
 def prepare_for_inversion(model: Model, prompts: PromptPair) -> tuple[Model, PromptPair]:
-    """A clone of a MODEL, and prompts, as an inversion takes them."""
+    """A clone of a MODEL, and prompts, that work in an inversion."""
     model = animatediff_evolved.clone_with_block_settings(model)
     reset_keyframes_each_call(model)
     for found, why in (
         (remove_guidance(model), "an inversion follows the model's own prediction"),
-        (remove_step_caches(model), "it skips steps by how noise falls, and in an inversion noise rises"),
+        (remove_step_caches(model), "it skips steps while noise decreases, but an inversion increases it"),
     ):
         if found:
             log.warning("Switched off for the inversion: %s (%s).", ", ".join(found), why)

@@ -1,7 +1,8 @@
-"""Inverted LATENTs, and the description that they carry.
+"""Inverted LATENTs and their inversion record.
 
-Samples are in model space and in diffusers' scale: x / sqrt(1 + sigma^2) of diffusion models, x of flow models, of unit
-variance at full noise. The description beside them is a hint: nodes of the host drop it, or copy it onto other samples.
+Samples are in model space and in diffusers' scale: x / sqrt(1 + sigma^2) of diffusion models, x of flow models. They
+have unit variance at full noise. The record is not reliable: nodes of ComfyUI drop it, or copy it onto other samples.
+Its fingerprint shows whether it belongs to the samples.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from .latents import INVERSION_KEY, frame_dim, replace_samples, to_clip
 from .model_families import FLOW
 
 FINGERPRINT_TOLERANCE = 1e-3
-"""Of mean and standard deviation: more than a cast to bfloat16 moves them, less than any other samples differ by."""
+"""Tolerance of mean and standard deviation: more than a cast to bfloat16 changes, less than other samples differ."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,12 @@ class InversionInfo:
     """How a LATENT was inverted.
 
     Args:
-        sigma: level reached, at which x was brought to diffusers' scale.
+        sigma: last noise level of the inversion, at which x was converted to diffusers' scale.
         at_sigma_max: whether that is the model's highest level.
-        strength: asked for; 1 means full noise.
+        strength: the strength set in the node, 0..1; 1 means full noise.
         grid: one of `grids.GRIDS`.
-        branch: `image`, `video` or `mix_branches`.
-        latent_format: class name of the model's latent space.
+        branch: `image`, `video` or `mix`.
+        latent_format: class name of the model's latent format.
         family: kind of noise, `diffusion` or `flow`.
     """
 
@@ -46,17 +47,20 @@ class InversionInfo:
     family: str
 
     @property
-    def share(self) -> float:
-        """What is left of the image (`grids.signal_fraction`)."""
+    def signal_fraction(self) -> float:
+        """Fraction of the image left in the latent (`grids.signal_fraction`)."""
         return signal_fraction(self.sigma, self.family == FLOW)
 
     def has_same_noise_level(self, other: InversionInfo) -> bool:
-        """Whether two latents stopped at one level: both at full noise, or within `SIGNAL_TOLERANCE`."""
-        return self.strength == other.strength == 1 or abs(self.share - other.share) <= SIGNAL_TOLERANCE
+        """Whether two inversions stopped at the same level: both at full noise, or within `SIGNAL_TOLERANCE`."""
+        return (
+            self.strength == other.strength == 1
+            or abs(self.signal_fraction - other.signal_fraction) <= SIGNAL_TOLERANCE
+        )
 
 
 def make_inverted_latent(latent: Latent, samples: Tensor, inversion: InversionInfo | None) -> Latent:
-    """A LATENT with inverted samples and their description, where it is known."""
+    """A LATENT with inverted samples, and their inversion record unless it is None."""
     out = replace_samples(latent, samples)
     if inversion is not None:
         out[INVERSION_KEY] = {**asdict(inversion), "fingerprint": compute_fingerprint(out["samples"])}
@@ -64,29 +68,29 @@ def make_inverted_latent(latent: Latent, samples: Tensor, inversion: InversionIn
 
 
 def compute_fingerprint(samples: Tensor) -> dict:
-    """What tells whether a description belongs to samples."""
+    """Shape, mean and standard deviation, which show whether an inversion record belongs to these samples."""
     values = samples.float()
     return {"shape": list(samples.shape), "mean": values.mean().item(), "std": values.std().item()}
 
 
 def read_inversion_info(latent: Latent) -> InversionInfo | None:
-    """The description of a LATENT, None where there is none or it belongs to other samples."""
-    told = latent.get(INVERSION_KEY, {})
-    known = told.get("fingerprint")
-    if known is None:
+    """A LATENT's inversion record; None if there is none or it belongs to other samples."""
+    stored = latent.get(INVERSION_KEY, {})
+    expected = stored.get("fingerprint")
+    if expected is None:
         return None
     found = compute_fingerprint(latent["samples"])
-    same = found["shape"] == known["shape"] and all(
-        math.isclose(found[name], known[name], rel_tol=FINGERPRINT_TOLERANCE, abs_tol=FINGERPRINT_TOLERANCE)
+    same = found["shape"] == expected["shape"] and all(
+        math.isclose(found[name], expected[name], rel_tol=FINGERPRINT_TOLERANCE, abs_tol=FINGERPRINT_TOLERANCE)
         for name in ("mean", "std")
     )
-    return InversionInfo(**{field.name: told[field.name] for field in fields(InversionInfo)}) if same else None
+    return InversionInfo(**{field.name: stored[field.name] for field in fields(InversionInfo)}) if same else None
 
 
 def to_sampler_noise(latent: Latent) -> Tensor:
-    """Samples of an inverted LATENT as the noise that the host's samplers take.
+    """An inverted LATENT's samples as the noise input of ComfyUI's samplers.
 
-    At the model's highest level they use it as it is, below that they multiply it by sigma.
+    At the model's highest level they use the noise unchanged; below it they multiply it by sigma.
     """
     inversion, samples = read_inversion_info(latent), latent["samples"].float()
     if inversion is None or inversion.at_sigma_max:
@@ -96,29 +100,30 @@ def to_sampler_noise(latent: Latent) -> Tensor:
 
 
 def mix_branches(image: Latent, video: Latent, ratio: float, mode: str, steadiness: float) -> Latent:
-    """Blend two inverted LATENTs that the gate has admitted; `ratio` is the weight of the image branch.
+    """Blend two validated inverted LATENTs.
 
     Args:
-        image, video: at ratio 0 and 1 the zero-weight branch may be empty, and the other passes as it is.
+        image, video: at ratio 0 and 1 the zero-weight branch may be empty, and the other is returned unchanged.
+        ratio: weight of the image branch, 0..1.
         mode: one of `blend.MODES`.
-        steadiness: of the image branch, 0..1 (`blend.smooth_over_time`).
+        steadiness: smoothing of the image branch over time, 0..1 (`blend.smooth_over_time`).
 
     Raises:
-        ValueError: the branches do not belong together, or frames are wanted and a video's latent came.
+        ValueError: the branches do not match, or the image branch to smooth is a video latent.
     """
     if steadiness > 0 and ratio > 0:
         image = _smooth_image_branch(image, steadiness)
-    alone = image if ratio == 1 else video if ratio == 0 else None
-    if alone is not None:
-        return _set_mixed_samples(alone, alone["samples"])
-    device = comfy.model_management.intermediate_device()  # latents from files are on the CPU, whatever the flags
+    only_branch = image if ratio == 1 else video if ratio == 0 else None
+    if only_branch is not None:
+        return _set_mixed_samples(only_branch, only_branch["samples"])
+    device = comfy.model_management.intermediate_device()  # latents from files are always on the CPU
     a, b = (latent["samples"].to(device, torch.float32) for latent in (image, video))
     if a.shape != b.shape:
         a = to_clip(a)
     if a.shape != b.shape:
         raise ValueError(
-            f"the image branch is {list(a.shape)} but the video branch {list(b.shape)}. Invert the same frames, at the "
-            "same size, in both branches."
+            f"the image branch is {list(a.shape)} but the video branch is {list(b.shape)}. Invert the same frames, at "
+            "the same size, in both branches."
         )
     _check_branches(read_inversion_info(image), read_inversion_info(video))
     return _set_mixed_samples(video, MODES[mode](a, b, ratio))
@@ -139,11 +144,11 @@ def _check_branches(image: InversionInfo | None, video: InversionInfo | None) ->
         return
     for key, what, remedy in (
         ("latent_format", "latent space", "Use models that share a VAE, or decode and encode again in between"),
-        ("family", "kind of noise", "Diffusion and flow models do not mix; use two of one kind"),
+        ("family", "kind of noise", "Diffusion and flow models cannot be mixed; use two models of one kind"),
     ):
-        ours, theirs = getattr(image, key), getattr(video, key)
-        if ours != theirs:
-            raise ValueError(f"the branches differ in {what}, image {ours} and video {theirs}. {remedy}.")
+        image_value, video_value = getattr(image, key), getattr(video, key)
+        if image_value != video_value:
+            raise ValueError(f"the branches differ in {what}, image {image_value} and video {video_value}. {remedy}.")
     if not image.has_same_noise_level(video):
         raise ValueError(
             f"the branches stopped at different noise levels, image at sigma {image.sigma:.3g} (strength "

@@ -1,6 +1,6 @@
-"""Inverted LATENTs as files: safetensors in the layout of the host's .latent, with what that leaves out.
+"""Inverted LATENTs as safetensors files, in the layout of ComfyUI's .latent.
 
-The host's Load Latent reads them too, without their description.
+They also hold the mask, batch_index and inversion record, which ComfyUI's Load Latent ignores.
 """
 
 import json
@@ -22,39 +22,39 @@ SAMPLES_KEY, VERSION_KEY, MASK_KEY, BATCH_INDEX_KEY = (
     "batch_index",
 )
 UNVERSIONED_LATENT_SCALE = 0.18215
-"""Files without a version hold Stable Diffusion's latents times this."""
+"""Files without a version hold Stable Diffusion's latents multiplied by this factor."""
 
 
 def write_latent(latent: Latent, path: Path, metadata: dict[str, str]) -> None:
-    """Write a LATENT whole or not at all: samples, mask, places of its frames and, where it fits them, description.
+    """Write a LATENT atomically: samples, mask, batch_index, and the inversion record if it belongs to the samples.
 
     Args:
-        metadata: what else is to stand in the file.
+        metadata: further entries for the file.
     """
     tensors = {SAMPLES_KEY: latent["samples"].contiguous(), VERSION_KEY: torch.tensor([])}
     if latent.get("noise_mask") is not None:
         tensors[MASK_KEY] = latent["noise_mask"].contiguous()
     if latent.get("batch_index") is not None:
-        metadata = {**metadata, BATCH_INDEX_KEY: json.dumps([int(place) for place in latent["batch_index"]])}
+        metadata = {**metadata, BATCH_INDEX_KEY: json.dumps([int(index) for index in latent["batch_index"]])}
     if read_inversion_info(latent) is not None:
         metadata = {**metadata, INVERSION_KEY: json.dumps(latent[INVERSION_KEY])}
-    part = path.with_name(f"{path.name}.part")
-    comfy.utils.save_torch_file(tensors, str(part), metadata=metadata)
-    os.replace(part, path)
+    temporary_path = path.with_name(f"{path.name}.part")
+    comfy.utils.save_torch_file(tensors, str(temporary_path), metadata=metadata)
+    os.replace(temporary_path, path)
 
 
 def read_latent(path: Path) -> Latent:
-    """The LATENT in a file of `write_latent` or of the host's Save Latent.
+    """Read the LATENT from a file of `write_latent` or of ComfyUI's Save Latent.
 
     Raises:
-        ValueError: the file is no such file.
+        ValueError: not a latent file.
     """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError as error:
-        raise ValueError(f"{path.name} is not a latent, or only part of one ({error}). Save it again.") from None
+        raise ValueError(f"{path.name} is not a latent file, or is truncated ({error}). Save it again.") from None
     if SAMPLES_KEY not in tensors:
         raise ValueError(
             f"{path.name} holds {', '.join(tensors) or 'nothing'}, expected a latent. Choose another file."

@@ -1,4 +1,4 @@
-"""LATENT dicts: how frames lie in their samples, and what leaves a node."""
+"""LATENT dicts: the axis of the frames, and the samples that a node returns."""
 
 import comfy.model_management
 import torch
@@ -7,23 +7,23 @@ from torch import Tensor
 from .comfy_types import Latent
 
 INVERSION_KEY = "bivdiff"
-"""Key of what an inverted LATENT says of itself (`inverted.Inversion`)."""
+"""Key of an inverted LATENT's inversion record (`inverted_latents.InversionInfo`)."""
 
 
 def frame_dim(samples: Tensor) -> int:
-    """Where a latent's frames lie: 2 in `[B, C, T, H, W]`, 0 in `[F, C, H, W]` and in images `[F, C, 1, H, W]`."""
+    """Axis of a latent's frames: 2 in `[B, C, T, H, W]`, 0 in `[F, C, H, W]` and in images `[F, C, 1, H, W]`."""
     return 2 if samples.ndim == 5 and samples.shape[2] > 1 else 0
 
 
 def to_clip(samples: Tensor) -> Tensor:
-    """Frames made one by one with a 3-D image model, `[F, C, 1, H, W]`, as the clip `[1, C, F, H, W]`; others as is."""
+    """Turn single frames of a 3-D image model, `[F, C, 1, H, W]`, into a clip `[1, C, F, H, W]`; keep other shapes."""
     return samples.transpose(0, 2) if samples.ndim == 5 and samples.shape[2] == 1 else samples
 
 
 def replace_samples(latent: Latent, samples: Tensor) -> Latent:
-    """A LATENT with new samples, on the host's device for results; masks and batch_index stay.
+    """A LATENT with new samples, on ComfyUI's device for results; masks and batch_index stay.
 
-    The description of the old samples goes, and what the host says of an empty latent's size.
+    Removes the old samples' inversion record and the downscale ratios that ComfyUI adds to an empty latent.
     """
     stale = (INVERSION_KEY, "downscale_ratio_spacial", "downscale_ratio_temporal")
     out = {key: value for key, value in latent.items() if key not in stale}
@@ -33,10 +33,13 @@ def replace_samples(latent: Latent, samples: Tensor) -> Latent:
 
 
 def check_finite(samples: Tensor, step: int | None = None) -> None:
-    """Stop on NaN or infinity, naming the frame.
+    """Reject samples with NaN or infinity.
+
+    Args:
+        step: index of the sampling step, for the message.
 
     Raises:
-        ValueError: a frame is not finite.
+        ValueError: a frame is not finite; names the first one.
     """
     finite = torch.isfinite(samples)
     if finite.all():

@@ -1,6 +1,6 @@
-"""What is true of a kind of model, one record each: what it sees, which text it reads, how it is to be inverted.
+"""Facts about each kind of model, one record each: frames together or not, text encoder, inversion.
 
-A new kind of model is one more record.
+A new kind of model needs one more record.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .loaders.vidrd import VidRDModel
 DIFFUSION, FLOW = "diffusion", "flow"
 
 LOOK_AHEAD_SOLVERS = ("uni_inv", "fixed_point")
-"""Solvers that read the slope at the level that a step leads to, in the end at the grid's last."""
+"""Solvers that call the model at the target sigma of a step, so also at the grid's last sigma."""
 
 
 @dataclass(frozen=True)
@@ -31,34 +31,34 @@ class ModelFamily:
     """A kind of MODEL.
 
     Args:
-        name: in messages.
-        matches: whether a MODEL is of this kind; of several records the first holds.
-        video: whether its frames see one another.
-        text_width: length of the vectors that its own text encoder gives, None where any text will do.
-        text_key: what its text encoder gives beside them, and the model cannot do without.
-        control: whether ControlNets reach it.
-        prompt_per_frame: whether frames can have prompts of their own.
-        patches: which of the host's patches reach its network; None for all.
-        picture: which node gives the picture that it works on; None for models that need none.
-        mask_will_do: whether a noise_mask does instead of that.
-        solvers: of inversion, that it can be inverted with.
-        masked_text_one_by_one: whether text with an attention_mask goes through one row a call.
-        for_inversion: the MODEL with what only moves forward as noise falls made to follow rising noise.
+        name: for messages.
+        matches: whether a MODEL is of this kind; the first match in `FAMILIES` wins.
+        is_video: whether the model processes frames together, so that they depend on each other.
+        text_width: length of the vectors of its text encoder; None if the text is not checked.
+        text_key: a second output of its text encoder that the model needs; None if it needs none.
+        supports_control: whether ControlNets affect it.
+        supports_frame_prompts: whether each frame can have a prompt.
+        supported_patches: ComfyUI's patches that its network applies; None for all.
+        image_source: node that adds the image that the model needs as an input; None if it needs none.
+        accepts_noise_mask: whether a noise_mask can replace that node.
+        solvers: inversion solvers that work with it.
+        runs_masked_text_per_row: whether text with an attention_mask needs one row per model call.
+        adapt_for_inversion: returns a clone whose schedules (keyframes) also work while sigma increases.
     """
 
     name: str
     matches: Callable[[Model], bool]
-    video: bool = False
+    is_video: bool = False
     text_width: Callable[[BaseModel], int | None] = lambda model: None
     text_key: str | None = None
-    control: bool = True
-    prompt_per_frame: bool = True
-    patches: tuple[str, ...] | None = None
-    picture: str | None = None
-    mask_will_do: bool = False
+    supports_control: bool = True
+    supports_frame_prompts: bool = True
+    supported_patches: tuple[str, ...] | None = None
+    image_source: str | None = None
+    accepts_noise_mask: bool = False
     solvers: tuple[str, ...] = tuple(SOLVERS)
-    masked_text_one_by_one: bool = False
-    for_inversion: Callable[[Model], Model] = lambda model: model
+    runs_masked_text_per_row: bool = False
+    adapt_for_inversion: Callable[[Model], Model] = lambda model: model
 
 
 def _is_instance_of(*classes: type) -> Callable[[Model], bool]:
@@ -76,41 +76,41 @@ def _is_mean_flow(model: Model) -> bool:
 HUNYUAN_VIDEO = ModelFamily(
     "HunyuanVideo",
     _is_instance_of(comfy.model_base.HunyuanVideo),
-    video=True,
+    is_video=True,
     text_width=lambda model: model.diffusion_model.params.context_in_dim,
     text_key="pooled_output",
-    masked_text_one_by_one=True,
+    runs_masked_text_per_row=True,
 )
 
 FAMILIES = (
     ModelFamily(
         "AnimateDiff",
         lambda model: bool(animatediff_evolved.get_motion_models(model)),
-        video=True,
+        is_video=True,
         text_width=_unet_text_width,
-        for_inversion=animatediff_evolved.for_inversion,
+        adapt_for_inversion=animatediff_evolved.for_inversion,
     ),
     ModelFamily(
         "UNet3DConditionModel",
         _is_instance_of(VideoModel),
-        video=True,
+        is_video=True,
         text_width=lambda model: model.diffusion_model.unet.config.cross_attention_dim,
-        control=False,
-        prompt_per_frame=False,
-        patches=SUPPORTED_PATCHES,
+        supports_control=False,
+        supports_frame_prompts=False,
+        supported_patches=SUPPORTED_PATCHES,
     ),
-    ModelFamily("VidRD", _is_instance_of(VidRDModel), video=True, text_width=_unet_text_width),
-    ModelFamily("Stable Video Diffusion", _is_instance_of(comfy.model_base.SVD_img2vid), video=True),
+    ModelFamily("VidRD", _is_instance_of(VidRDModel), is_video=True, text_width=_unet_text_width),
+    ModelFamily("Stable Video Diffusion", _is_instance_of(comfy.model_base.SVD_img2vid), is_video=True),
     ModelFamily(
         "Wan",
         _is_instance_of(comfy.model_base.WAN21),
-        video=True,
+        is_video=True,
         text_width=lambda model: model.diffusion_model.text_dim,
     ),
     ModelFamily(
         "LTX",
         _is_instance_of(comfy.model_base.LTXV),
-        video=True,
+        is_video=True,
         text_width=lambda model: model.diffusion_model.caption_channels,
         text_key="attention_mask",
     ),
@@ -124,33 +124,33 @@ FAMILIES = (
     ModelFamily(
         "HunyuanImage",
         lambda model: isinstance(model.model.diffusion_model, comfy.ldm.hunyuan_video.model.HunyuanVideo),
-        masked_text_one_by_one=True,
+        runs_masked_text_per_row=True,
     ),
-    ModelFamily("video", lambda model: has_video_latents(model), video=True),
+    ModelFamily("video", lambda model: has_video_latents(model), is_video=True),
     ModelFamily(
         "InstructPix2Pix",
         _is_instance_of(comfy.model_base.IP2P),
         text_width=_unet_text_width,
-        picture="InstructPixToPixConditioning, with the clip's frames as pixels",
+        image_source="InstructPixToPixConditioning, with the clip's frames as pixels",
     ),
     ModelFamily(
         "inpainting",
         lambda model: "masked_image" in model.model.concat_keys,
         text_width=_unet_text_width,
-        picture="InpaintModelConditioning, or the encoded clip through Set Latent Noise Mask",
-        mask_will_do=True,
+        image_source="InpaintModelConditioning, or the encoded clip through Set Latent Noise Mask",
+        accepts_noise_mask=True,
     ),
     ModelFamily("image", lambda model: True, text_width=_unet_text_width),
 )
 
 
 def find_family(model: Model) -> ModelFamily:
-    """The record of a MODEL's kind."""
+    """The first record of `FAMILIES` that matches a MODEL."""
     return next(family for family in FAMILIES if family.matches(model))
 
 
 def has_video_latents(model: Model) -> bool:
-    """Whether a MODEL's latents are `[B, C, T, H, W]`, as opposed to frames in the batch."""
+    """Whether a MODEL's latents are `[B, C, T, H, W]` rather than frames in the batch."""
     return model.get_model_object("latent_format").latent_dimensions == 3
 
 
@@ -158,11 +158,11 @@ def find_noise_kind(model: Model) -> str:
     """Kind of noise: `diffusion` (eps and v: x = x0 + sigma * eps) or `flow` (x = (1 - sigma) * x0 + sigma * noise).
 
     Raises:
-        ValueError: the MODEL's noise is of neither kind.
+        ValueError: the MODEL's noise is of another kind.
     """
     sampling = model.get_model_object("model_sampling")
-    refused = (comfy.model_sampling.IMG_TO_IMG, comfy.model_sampling.IMG_TO_IMG_FLOW)
-    if not isinstance(sampling, refused):
+    unsupported = (comfy.model_sampling.IMG_TO_IMG, comfy.model_sampling.IMG_TO_IMG_FLOW)
+    if not isinstance(sampling, unsupported):
         if isinstance(sampling, comfy.model_sampling.CONST) and getattr(sampling, "noise_scale", 1.0) == 1.0:
             return FLOW
         if isinstance(sampling, comfy.model_sampling.EPS) and getattr(sampling, "sigma_data", 1.0) == 1.0:
@@ -174,7 +174,7 @@ def find_noise_kind(model: Model) -> str:
 
 
 def is_reference_compatible(model: Model) -> bool:
-    """Whether a MODEL is of the kind that the released code knows: eps, 1000 timesteps, frames in the batch."""
+    """Whether the released code supports a MODEL of this kind: eps, 1000 timesteps, frames in the batch."""
     sampling = model.get_model_object("model_sampling")
     return (
         isinstance(sampling, comfy.model_sampling.EPS)
@@ -186,5 +186,5 @@ def is_reference_compatible(model: Model) -> bool:
 
 
 def has_distilled_guidance(model: Model) -> bool:
-    """Whether guidance is built into a MODEL (Flux, HunyuanVideo), as an input of its network."""
+    """Whether a MODEL has distilled guidance, an input of its network (Flux, HunyuanVideo)."""
     return getattr(getattr(model.model.diffusion_model, "params", None), "guidance_embed", False)

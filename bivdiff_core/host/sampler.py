@@ -1,6 +1,6 @@
-"""One run through a host guider, from a latent as it is: the host's samplers would mix noise in and rescale.
+"""Run a ComfyUI guider on a latent without adding noise or rescaling it, as ComfyUI's samplers do.
 
-Everything goes through `CFGGuider.sample`, so wrappers, hooks and injections that other packs put on a MODEL take part.
+Every run uses `CFGGuider.sample`, so wrappers, hooks and injections that other packs add to a MODEL work.
 """
 
 import copy
@@ -20,7 +20,7 @@ from .windows import as_frame_windows
 
 
 class _InterruptibleModel(comfy.samplers.KSamplerX0Inpaint):
-    """The guider as k-diffusion's model; a cancel takes effect before the next call."""
+    """Wraps the guider as k-diffusion's model; cancelling takes effect before the next call."""
 
     def __call__(self, x: Tensor, sigma: Tensor, model_options: dict | None = None, seed: int | None = None) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -28,10 +28,10 @@ class _InterruptibleModel(comfy.samplers.KSamplerX0Inpaint):
 
 
 class UnitScaleSampler(comfy.samplers.Sampler):
-    """Runs a k-diffusion function from a latent in diffusers' scale to one in diffusers' scale.
+    """Runs a k-diffusion sampler whose input and output latents are in diffusers' scale.
 
-    `latent_image` is taken as z at the grid's first level, x = z * sqrt(1 + sigma^2) (flow models: x = z), and the
-    result is brought back from the last level likewise. Noise and mask are ignored.
+    `latent_image` is z at the first sigma of the grid, x = z * sqrt(1 + sigma^2) (flow models: x = z). The result is
+    converted back at the last sigma. Noise and mask are ignored.
     """
 
     def __init__(self, function: Callable[..., Tensor], flow: bool):
@@ -74,12 +74,12 @@ def run_guider(
     denoise_mask: Tensor | None = None,
     seed: int = 0,
 ) -> Tensor:
-    """Sample, without noise where none is given; progress and the NaN guard as every node of the chain has them."""
+    """Sample with progress, previews and a NaN check; if `noise` is None, without noise."""
     model = guider.model_patcher
-    progress = SamplingProgress(model, len(sigmas) - 1, inverts=bool(sigmas[0] < sigmas[-1]))
+    progress = SamplingProgress(model, len(sigmas) - 1, is_inversion=bool(sigmas[0] < sigmas[-1]))
     _report_windows(guider, progress)
     if noise is None:
-        torch.manual_seed(seed)  # for patches that draw from the global generator, as the host's noise leaves it
+        torch.manual_seed(seed)  # patches may use the global generator; ComfyUI's prepare_noise seeds it too
     samples = guider.sample(
         torch.zeros_like(latent_image) if noise is None else noise,
         latent_image,

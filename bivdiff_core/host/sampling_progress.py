@@ -1,4 +1,4 @@
-"""What a node shows while it runs."""
+"""Progress bar and previews of a sampling node."""
 
 import comfy.utils
 import latent_preview
@@ -10,46 +10,52 @@ from .latents import check_finite, frame_dim
 
 
 class SamplingProgress:
-    """A node's bar, in steps times windows; stops the run on the first non-finite frame.
+    """A node's progress bar, counted in steps times windows. Stops the run at the first non-finite frame.
 
-    Every step previews the next frame, so that the run shows them all: the host's previews are single pictures.
-    An inversion previews the frame as it is by now, and says that it is to be noise; other runs what it is to become.
+    Each step previews the next frame, because ComfyUI's previews are single images. An inversion previews the current
+    noisy frame with a caption; other runs preview the denoised prediction.
     """
 
-    def __init__(self, model: Model, steps: int, inverts: bool):
-        self.inverts = inverts
+    def __init__(self, model: Model, steps: int, is_inversion: bool):
+        self.is_inversion = is_inversion
         self.steps = steps
-        self.done = 0
-        self.windows = 1
+        self.completed_steps = 0
+        self.window_count = 1
         self.previewer = latent_preview.get_previewer(model.load_device, model.get_model_object("latent_format"))
         self.bar = comfy.utils.ProgressBar(steps)
 
-    def on_window(self, done: int, windows: int) -> None:
-        self.windows = windows
-        if done < windows:  # the last one is the step's own report
-            self.bar.update_absolute(self.done * windows + done, self.steps * windows)
+    def on_window(self, done: int, window_count: int) -> None:
+        self.window_count = window_count
+        if done < window_count:  # the end of the step reports the last window
+            self.bar.update_absolute(self.completed_steps * window_count + done, self.steps * window_count)
 
     def __call__(self, step: int, denoised: Tensor, x: Tensor, steps: int) -> None:
         check_finite(denoised, step)
-        self.done = step + 1
-        preview = self.previewer and self.preview(x if self.inverts else denoised, step)
-        self.bar.update_absolute(self.done * self.windows, steps * self.windows, preview)
+        self.completed_steps = step + 1
+        preview = self.previewer and self.preview(x if self.is_inversion else denoised, step)
+        self.bar.update_absolute(self.completed_steps * self.window_count, steps * self.window_count, preview)
 
     def preview(self, latent: Tensor, step: int) -> tuple[str, Image.Image, int]:
-        """A frame of a latent as the host sends it to the browser."""
+        """One frame of a latent, as ComfyUI sends it to the browser: format, image, maximum size in pixels."""
         dim = frame_dim(latent)
         frame = latent.narrow(dim, step % latent.shape[dim], 1)
-        if not self.inverts:
+        if not self.is_inversion:
             return self.previewer.decode_latent_to_preview_image("JPEG", frame)
-        form, picture, side = self.previewer.decode_latent_to_preview_image("JPEG", frame / frame.std())
-        return form, add_caption_bar(ImageOps.contain(picture, (side, side)), "turning into noise"), side
+        image_format, image, max_size = self.previewer.decode_latent_to_preview_image("JPEG", frame / frame.std())
+        return (
+            image_format,
+            add_caption_bar(ImageOps.contain(image, (max_size, max_size)), "turning into noise"),
+            max_size,
+        )
 
 
-def add_caption_bar(picture: Image.Image, text: str) -> Image.Image:
-    """The picture with a line of text over its lower edge."""
-    width, height = picture.size
-    line = width // 10
-    draw = ImageDraw.Draw(picture)
-    draw.rectangle((0, height - line, width, height), "black")
-    draw.text((width / 2, height - line / 2), text, "white", ImageFont.load_default(line * 0.7), anchor="mm")
-    return picture
+def add_caption_bar(image: Image.Image, text: str) -> Image.Image:
+    """Write a line of text over the lower edge of an image, in place, and return the image."""
+    width, height = image.size
+    bar_height = width // 10
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((0, height - bar_height, width, height), "black")
+    draw.text(
+        (width / 2, height - bar_height / 2), text, "white", ImageFont.load_default(bar_height * 0.7), anchor="mm"
+    )
+    return image

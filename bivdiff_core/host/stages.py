@@ -1,4 +1,4 @@
-"""The chain's stages on an admitted clip: make frames, invert them, denoise them again."""
+"""The stages of the method on validated inputs: generate frames, invert them, denoise them again."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -47,20 +47,20 @@ DETERMINISTIC_SAMPLERS = (
     "uni_pc",
     "uni_pc_bh2",
 )
-"""Host samplers that add no noise of their own, which an inverted latent would not survive."""
+"""ComfyUI's samplers without added noise. Added noise would destroy an inverted latent."""
 
 
 def sample_frames(
     clip: StageInput, schedule: Schedule, sampler_name: str, seed: int, denoise: float, noise_mode: str
 ) -> Latent:
-    """The host's KSampler on frames in chunks.
+    """Generate frames like ComfyUI's KSampler, in chunks.
 
     Args:
-        denoise: as KSampler's, 0..1.
-        noise_mode: how the frames' noise is related (`noise.correlate_frames`).
+        denoise: as in KSampler, 0..1.
+        noise_mode: how the noise of the frames is correlated (`noise.correlate_frames`).
 
     Raises:
-        ValueError: no steps are left, or a frame is not finite.
+        ValueError: denoise leaves no steps, or a frame is not finite.
     """
     model = clip.model
     sampler = comfy.samplers.KSampler(
@@ -82,21 +82,21 @@ def sample_frames(
 
 
 def invert(clip: StageInput, schedule: Schedule, solver: str) -> Latent:
-    """Invert clean frames along the MODEL's own ODE, without guidance.
+    """Invert clean frames along the MODEL's probability-flow ODE, without guidance.
 
-    A noise_mask stays in the LATENT for later, but every pixel is inverted.
+    A noise_mask stays in the LATENT, but every pixel is inverted.
 
     Returns:
         The inverted LATENT, samples in model space.
 
     Raises:
-        ValueError: before any sampling where schedule, solver and MODEL do not fit; after it where a frame is not
-            finite.
-        torch.OutOfMemoryError: as `explain_out_of_memory` says.
+        ValueError: before sampling, if schedule, solver and MODEL do not fit each other; after sampling, if a frame is
+            not finite.
+        torch.OutOfMemoryError: see `explain_out_of_memory`.
     """
     _check_solver(clip, solver)
     sampling = clip.model.get_model_object("model_sampling")
-    flow = clip.noise == FLOW
+    flow = clip.noise_kind == FLOW
     if schedule.grid == "reference":
         _check_reference_grid(clip, schedule)
         if solver != "ddim":
@@ -111,11 +111,11 @@ def invert(clip: StageInput, schedule: Schedule, solver: str) -> Latent:
 
     function = partial(SOLVERS[solver], sigma_min=float(sampling.sigma_min))
     check_prompt_coverage(clip.model, clip.prompts, sigmas)
-    model, prompts = prepare_for_inversion(clip.family.for_inversion(clip.model), clip.prompts)
+    model, prompts = prepare_for_inversion(clip.family.adapt_for_inversion(clip.model), clip.prompts)
     with explain_out_of_memory(clip):
         out = run_guider(make_guider(model, prompts), UnitScaleSampler(function, flow), sigmas, clip.samples)
     inverted = model.model.process_latent_in(out.float())
-    if clip.sliced:
+    if clip.is_time_sliced:
         inverted = rearrange(inverted, "t c 1 h w -> 1 c t h w")
     sigma = sigmas[-1].item()
     inversion = InversionInfo(
@@ -123,33 +123,35 @@ def invert(clip: StageInput, schedule: Schedule, solver: str) -> Latent:
         at_sigma_max=math.isclose(sigma, float(sampling.sigma_max), rel_tol=1e-5),
         strength=schedule.strength,
         grid=schedule.grid,
-        branch="video" if clip.role.video else "image",
+        branch="video" if clip.spec.is_video else "image",
         latent_format=type(model.get_model_object("latent_format")).__name__,
-        family=clip.noise,
+        family=clip.noise_kind,
     )
     return make_inverted_latent(clip.latent, inverted, inversion)
 
 
 def denoise(clip: StageInput, schedule: Schedule, sampler_name: str) -> Latent:
-    """Denoise an inverted clip, unmasked: as a whole with a video MODEL, or frame by frame with an image MODEL.
+    """Denoise an inverted clip: as a whole with a video MODEL, or frame by frame with an image MODEL.
+
+    A noise_mask stays in the LATENT, but every pixel is denoised.
 
     Args:
-        schedule: its strength says where to start if the LATENT does not; grid `reference` takes the latent as z at
-            t = 981 and ends at t = 0 like the released code.
+        schedule: its strength is the start if the LATENT has no inversion record. Grid `reference` takes the latent as
+            z at t = 981 and ends at t = 0, like the released code.
         sampler_name: one of `DETERMINISTIC_SAMPLERS`.
 
     Returns:
-        The clean LATENT, in the VAE's space, with the noise_mask it came with.
+        The clean LATENT, in the VAE's space.
 
     Raises:
-        ValueError: before any sampling where schedule, sampler and latent do not fit; after it where a frame is not
-            finite.
+        ValueError: before sampling, if schedule, sampler and latent do not fit each other; after sampling, if a frame
+            is not finite.
     """
     model = clip.model
     if sampler_name not in DETERMINISTIC_SAMPLERS:
         raise ValueError(
-            f"{sampler_name} adds noise of its own, which would erase the frames that an inverted latent holds. Set "
-            "sampler_name to ddim, or another that adds none."
+            f"{sampler_name} adds noise, which would erase the frames that an inverted latent holds. Set sampler_name "
+            "to ddim, or to another sampler that adds no noise."
         )
     if schedule.grid == "reference":
         _check_reference_grid(clip, schedule)
@@ -172,87 +174,87 @@ def denoise(clip: StageInput, schedule: Schedule, sampler_name: str) -> Latent:
 
 
 def denoise_samples(
-    clip: StageInput, guide: comfy.samplers.CFGGuider, function: Callable[..., Tensor], sigmas: Tensor, samples: Tensor
+    clip: StageInput, guider: comfy.samplers.CFGGuider, function: Callable[..., Tensor], sigmas: Tensor, samples: Tensor
 ) -> Tensor:
-    """Clean samples, in the VAE's space, out of inverted ones.
+    """Denoise inverted samples; returns clean samples in the VAE's space.
 
     Args:
-        function: as k-diffusion's samplers.
-        samples: the clip's, in model space, or batches of them.
+        function: a sampler with k-diffusion's signature.
+        samples: samples of the clip in model space, or several of them concatenated in the batch.
 
     Raises:
-        torch.OutOfMemoryError: as `explain_out_of_memory` says.
+        torch.OutOfMemoryError: see `explain_out_of_memory`.
     """
     out = clip.model.model.process_latent_out(samples.float())
     with explain_out_of_memory(clip):
-        return run_guider(guide, UnitScaleSampler(function, clip.noise == FLOW), sigmas, out)
+        return run_guider(guider, UnitScaleSampler(function, clip.noise_kind == FLOW), sigmas, out)
 
 
 @contextmanager
 def explain_out_of_memory(clip: StageInput) -> Iterator[None]:
-    """Say which control needs less memory, where a MODEL that sees several frames at once runs out of it.
+    """Add the control to change to out-of-memory errors of a MODEL that processes several frames together.
 
     Raises:
-        torch.OutOfMemoryError: by which the host knows to unload all models.
+        torch.OutOfMemoryError: ComfyUI unloads all models when it catches this type.
     """
     try:
         yield
     except Exception as error:
         comfy.model_management.raise_non_oom(error)
-        if clip.role.pools:
+        if clip.spec.pools_norms:
             raise torch.OutOfMemoryError(
-                f"out of memory: group_norms whole_clip puts all {len(clip.samples)} frames through the model at once. "
-                "Set it to per_frame, or take fewer or smaller frames."
+                f"out of memory: group_norms whole_clip processes all {len(clip.samples)} frames in one model call. "
+                "Set it to per_frame, or use fewer or smaller frames."
             ) from error
         frames = clip.samples.shape[frame_dim(clip.samples)]
-        seen = min(clip.window_length or frames, frames)
-        if not clip.role.video or seen == 1:
+        window_frames = min(clip.window_length or frames, frames)
+        if not clip.spec.is_video or window_frames == 1:
             raise
         raise torch.OutOfMemoryError(
-            f"out of memory: the video model saw {seen} frames at once. Set context_length below {seen} in all "
-            "nodes of the video model, or take smaller frames."
+            f"out of memory: the video model processed {window_frames} frames at once. Set context_length below "
+            f"{window_frames} in all nodes of the video model, or use smaller frames."
         ) from error
 
 
 def denoising_sigmas(clip: StageInput, levels: Tensor, schedule: Schedule) -> Tensor:
-    """A schedule's levels from where an inverted clip stopped, or from the schedule's strength if it does not say.
+    """A schedule's levels from the last level of the clip's inversion, or from the schedule's strength if unknown.
 
     Raises:
-        ValueError: the levels do not reach that.
+        ValueError: the levels do not reach that start.
     """
-    flow, inversion = clip.noise == FLOW, clip.inversion
+    flow, inversion = clip.noise_kind == FLOW, clip.inversion
     if (inversion or schedule).strength == 1:
-        top = None
+        start_sigma = None
     else:
-        top = inversion.sigma if inversion else strength_sigma(schedule.strength, flow)
-    return denoising_grid(levels, schedule.scheduler, flow, top)
+        start_sigma = inversion.sigma if inversion else strength_sigma(schedule.strength, flow)
+    return denoising_grid(levels, schedule.scheduler, flow, start_sigma)
 
 
 def make_guider(model: Model, prompts: PromptPair) -> comfy.samplers.CFGGuider:
-    """The host's guider of a MODEL, prompts and guidance set."""
-    made = comfy.samplers.CFGGuider(model)
-    made.set_conds(prompts.positive, prompts.negative)
-    made.set_cfg(prompts.cfg)
-    return made
+    """ComfyUI's CFGGuider of a MODEL, with prompts and guidance set."""
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(prompts.positive, prompts.negative)
+    guider.set_cfg(prompts.cfg)
+    return guider
 
 
-def make_frame_noise(samples: Tensor, places: Sequence[int] | None, seed: int, mode: str) -> Tensor:
-    """The host's noise for a latent, related from frame to frame.
+def make_frame_noise(samples: Tensor, frame_indices: Sequence[int] | None, seed: int, mode: str) -> Tensor:
+    """ComfyUI's noise for a latent, correlated between frames.
 
     Args:
-        places: of the latent's frames in the whole clip (a LATENT's batch_index), whose noise they get; None for a
-            whole clip. Of a latent of videos they count the videos.
+        frame_indices: positions of the latent's frames in the whole clip (a LATENT's batch_index), so that they get the
+            noise of those frames; None for a whole clip. In a latent of videos they are indices of videos.
         mode: see `noise.correlate_frames`.
     """
     dim = frame_dim(samples)
-    if places is None or mode == "independent" or dim != 0:
-        return correlate_frames(comfy.sample.prepare_noise(samples, seed, places), mode, dim)
-    whole = comfy.sample.prepare_noise(samples, seed, range(max(places) + 1))
-    return correlate_frames(whole, mode)[list(places)]
+    if frame_indices is None or mode == "independent" or dim != 0:
+        return correlate_frames(comfy.sample.prepare_noise(samples, seed, frame_indices), mode, dim)
+    whole = comfy.sample.prepare_noise(samples, seed, range(max(frame_indices) + 1))
+    return correlate_frames(whole, mode)[list(frame_indices)]
 
 
 def _check_solver(clip: StageInput, solver: str) -> None:
-    if solver not in SOLVERS:  # the host does not check a word that is wired in
+    if solver not in SOLVERS:  # ComfyUI does not check a linked value
         raise ValueError(f"solver {solver} is not one of {', '.join(SOLVERS)}. Wire Solver List to it, or unlink it.")
     if solver not in clip.family.solvers:
         raise ValueError(
@@ -264,8 +266,8 @@ def _check_solver(clip: StageInput, solver: str) -> None:
 def _check_reference_grid(clip: StageInput, schedule: Schedule) -> None:
     if not is_reference_compatible(clip.model) or (clip.inversion or schedule).strength < 1:
         raise ValueError(
-            "grid reference works as the released code does: an eps model of 1000 timesteps, frames in the batch, "
-            "strength 1. Set grid to matched."
+            "grid reference needs what the released code supports: an eps model with 1000 timesteps, frames in the "
+            "batch, and strength 1. Set grid to matched."
         )
     if schedule.steps > 999:
         raise ValueError(f"grid reference takes at most 999 steps, got {schedule.steps}. Lower steps.")

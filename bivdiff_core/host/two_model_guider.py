@@ -1,4 +1,4 @@
-"""A guider of two MODELs, for SamplerCustomAdvanced: the video model denoises, and the image model takes part."""
+"""A guider of two MODELs for SamplerCustomAdvanced: combines the predictions of an image and a video model."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,25 +17,24 @@ from .validation import validate_model
 
 
 class TwoModelGuider(comfy.samplers.CFGGuider):
-    """The video MODEL's guider with that of the image MODEL around it.
+    """The video MODEL's guider, which samples inside a run of the image MODEL's guider.
 
-    The image guider's own run is open while the video guider samples, so hooks, wrappers, controls and windows of
-    both MODELs are in force.
+    Both runs are open while the model is called, so hooks, wrappers, controls and windows of both MODELs are active.
 
     Args:
-        image: the image model's guider, its conditioning and guidance set.
+        image: the image model's guider, with conditioning and guidance set.
         video: MODEL of the same latent space.
-        strategy, share: see `bridging.bridge`.
+        strategy, image_share: see `bridging.bridge`.
     """
 
     image: Denoiser
-    """The image model's guider, while its run is open."""
+    """Prediction of the image model's guider; exists only during its run."""
 
-    def __init__(self, image: comfy.samplers.CFGGuider, video: Model, strategy: str, share: float):
+    def __init__(self, image: comfy.samplers.CFGGuider, video: Model, strategy: str, image_share: float):
         super().__init__(video)
         self.image_guider = image
         self.strategy = strategy
-        self.share = share
+        self.image_share = image_share
 
     def sample(
         self,
@@ -65,11 +64,11 @@ class TwoModelGuider(comfy.samplers.CFGGuider):
         comfy.model_management.throw_exception_if_processing_interrupted()
         video = partial(super().predict_noise, model_options=model_options, seed=seed)
         sigmas = model_options["transformer_options"]["sample_sigmas"]
-        return bridge(self.image, video, x, timestep, sigmas, self.strategy, self.share)
+        return bridge(self.image, video, x, timestep, sigmas, self.strategy, self.image_share)
 
 
 class _InnerSampler(comfy.samplers.Sampler):
-    """Hands the guider that is about to sample to a function, whose result is a LATENT's samples."""
+    """Calls a function with the denoiser of a guider's run; the function returns a LATENT's samples."""
 
     def __init__(self, function: Callable[[Denoiser], Tensor]):
         self.function = function
@@ -95,27 +94,27 @@ def make_two_model_guider(
     video_model: Model,
     video_prompts: PromptPair,
     strategy: str,
-    share: float,
+    image_share: float,
 ) -> TwoModelGuider:
-    """The guider of two MODELs, `image_model` with its windows set.
+    """Build the guider of two MODELs; `image_model` has its windows set already.
 
     Raises:
-        ValueError: the MODELs share no latent space or no kind of noise, one of them is AnimateDiff-Evolved's, or each
-            is not what it should be.
+        ValueError: the MODELs differ in latent space or kind of noise, one of them uses AnimateDiff-Evolved, or
+            `video_model` is not a video model.
     """
     for model in (image_model, video_model):
         animatediff_evolved.check_two_model_sampling(model)
-    validate_model(video_model, video=True, prompts=video_prompts)
-    for what, ours in (
+    validate_model(video_model, is_video=True, prompts=video_prompts)
+    for what, describe in (
         ("latent space", lambda model: type(model.get_model_object("latent_format")).__name__),
         ("kind of noise", find_noise_kind),
     ):
-        if ours(image_model) != ours(video_model):
+        if describe(image_model) != describe(video_model):
             raise ValueError(
-                f"the image model's {what} is {ours(image_model)}, the video model's {ours(video_model)}. Use models "
-                "that share a VAE, such as Stable Diffusion 1.5 with ZeroScope."
+                f"the image model's {what} is {describe(image_model)}, the video model's is {describe(video_model)}. "
+                "Use models that share a VAE, such as Stable Diffusion 1.5 with ZeroScope."
             )
-    made = TwoModelGuider(make_guider(image_model, image_prompts), video_model, strategy, share)
-    made.set_conds(video_prompts.positive, video_prompts.negative)
-    made.set_cfg(video_prompts.cfg)
-    return made
+    guider = TwoModelGuider(make_guider(image_model, image_prompts), video_model, strategy, image_share)
+    guider.set_conds(video_prompts.positive, video_prompts.negative)
+    guider.set_cfg(video_prompts.cfg)
+    return guider

@@ -1,7 +1,7 @@
-"""The one way in: a node's inputs are checked against each other, and admitted or refused before any sampling.
+"""Validate a node's inputs against each other, before any sampling.
 
-The order is the same for every node: the latent alone, the latent against the MODEL, the MODEL against what the node
-needs, what the latent is, windows, conditioning. What may be wrong is only warned of; the node shows it.
+The order is the same for every node: the latent, the latent against the MODEL, the MODEL against the stage, the content
+of the latent, windows, conditioning. Errors stop the run. Doubtful inputs are logged as warnings, which the node shows.
 """
 
 from __future__ import annotations
@@ -44,118 +44,122 @@ WHOLE_CLIP_CONDITIONING = (
     "time_dim_concat",
     "keyframe_idxs",
 )
-"""Conditioning of a whole video, meaningless for its time slices taken one by one."""
+"""Conditioning of a whole video, which has no meaning for separate time slices."""
 
 
 @dataclass(frozen=True)
 class StageSpec:
-    """What a node does with a MODEL and a LATENT.
+    """What a stage does with a MODEL and a LATENT.
 
     Args:
-        video: whether the MODEL is to see the clip as a whole, as opposed to its frames one by one.
-        latent: `start` (empty or encoded), `clean` (encoded) or `inverted`.
-        inverts: whether noise rises.
-        pools: whether an image MODEL's group norms see all frames together (`norms.pool_norms`).
+        is_video: whether the MODEL processes the clip as a whole (a video model) or single frames (an image model).
+        latent_kind: expected content: `start` (empty or encoded), `clean` (encoded) or `inverted`.
+        is_inversion: whether the stage inverts; otherwise it denoises.
+        pools_norms: whether an image MODEL's group norms pool all frames (`group_norms.pool_norms`).
     """
 
-    video: bool
-    latent: str
-    inverts: bool = False
-    pools: bool = False
+    is_video: bool
+    latent_kind: str
+    is_inversion: bool = False
+    pools_norms: bool = False
 
 
-GENERATE_FRAMES = StageSpec(video=False, latent="start")
-INVERT_FRAMES = StageSpec(video=False, latent="clean", inverts=True)
-INVERT_FRAMES_POOLED = StageSpec(video=False, latent="clean", inverts=True, pools=True)
-INVERT_CLIP = StageSpec(video=True, latent="clean", inverts=True)
-SMOOTH_CLIP = StageSpec(video=True, latent="inverted")
-DENOISE_FRAMES = StageSpec(video=False, latent="inverted")
+GENERATE_FRAMES = StageSpec(is_video=False, latent_kind="start")
+INVERT_FRAMES = StageSpec(is_video=False, latent_kind="clean", is_inversion=True)
+INVERT_FRAMES_POOLED = StageSpec(is_video=False, latent_kind="clean", is_inversion=True, pools_norms=True)
+INVERT_CLIP = StageSpec(is_video=True, latent_kind="clean", is_inversion=True)
+SMOOTH_CLIP = StageSpec(is_video=True, latent_kind="inverted")
+DENOISE_FRAMES = StageSpec(is_video=False, latent_kind="inverted")
 
 
 @dataclass(frozen=True)
 class StageInput:
-    """An admitted request: MODEL, LATENT and prompts that fit each other, and what is known of them.
+    """Validated inputs of a stage: MODEL, LATENT and prompts that fit each other.
 
     Args:
-        role: what the node does with it.
-        model: with its windows set.
-        window_length: of a video model, in frames; 0 where it sees the whole clip.
-        family: the MODEL's kind.
-        noise: kind of noise, `diffusion` or `flow`; empty where the node need not know.
-        latent: as it came.
-        samples: as the MODEL takes them.
-        sliced: whether they are the time slices of a video, `[T, C, 1, H, W]`, that goes on as `[1, C, T, H, W]`.
-        prompts: as the MODEL takes them.
-        inversion: how the latent was inverted, where it says so.
+        spec: the stage.
+        model: MODEL with its windows set.
+        window_length: frames per window of a video model; 0 if it processes the whole clip.
+        family: the MODEL's family.
+        noise_kind: `diffusion` or `flow`; empty if the stage does not need it.
+        latent: the node's input, unchanged.
+        samples: the latent's samples in the layout that the MODEL expects.
+        is_time_sliced: whether `samples` are time slices of a video, `[T, C, 1, H, W]`; the result must be joined to
+            `[1, C, T, H, W]`.
+        prompts: prompts in the form that the MODEL expects.
+        inversion: the latent's inversion record; None if it has none.
     """
 
-    role: StageSpec
+    spec: StageSpec
     model: Model
     window_length: int
     family: ModelFamily
-    noise: str
+    noise_kind: str
     latent: Latent
     samples: Tensor
-    sliced: bool
+    is_time_sliced: bool
     prompts: PromptPair
     inversion: InversionInfo | None
 
 
 def validate_stage(
-    role: StageSpec, model: Model, latent: Latent, prompts: PromptPair, windows: WindowSettings, strength: float = 1.0
+    spec: StageSpec, model: Model, latent: Latent, prompts: PromptPair, windows: WindowSettings, strength: float = 1.0
 ) -> StageInput:
     """Check a node's inputs against each other.
 
     Args:
-        windows: in which the MODEL is to see the frames.
-        strength: how far a latent was inverted that does not say so itself.
+        windows: frames per model call.
+        strength: strength of the inversion, for a latent without inversion record.
 
     Raises:
         ValueError: what arrived, what was expected, and which control or wire fixes it.
     """
     samples = validate_samples(latent)
-    if role.latent == "start":
-        # An older host takes fewer of these, and its latents bring no others.
+    if spec.latent_kind == "start":
+        # Older ComfyUI versions have fewer of these parameters, and their latents fewer of these keys.
         ratios = {name: latent[name] for name in latent if name.startswith("downscale_ratio_")}
         samples = comfy.sample.fix_empty_latent_channels(model, samples, **ratios)
-    samples = _validate_layout(samples, model, role)
+    samples = _validate_layout(samples, model, spec)
     if latent.get("noise_mask") is not None:
         _check_mask(latent["noise_mask"], samples)
-    family = validate_model(model, role.video, prompts, one_by_one=windows.length == 1)
+    family = validate_model(model, spec.is_video, prompts, per_frame=windows.length == 1)
     _warn_lost_patches(family, model)
-    noise = "" if role.latent == "start" else find_noise_kind(model)
-    inversion = _validate_content(role, model, noise, latent, samples, strength)
+    noise_kind = "" if spec.latent_kind == "start" else find_noise_kind(model)
+    inversion = _validate_content(spec, model, noise_kind, latent, samples, strength)
 
-    sliced = role.inverts and not role.video and samples.ndim == 5 and samples.shape[2] > 1
-    if sliced:
+    is_time_sliced = spec.is_inversion and not spec.is_video and samples.ndim == 5 and samples.shape[2] > 1
+    if is_time_sliced:
         samples, prompts = _slice_time(samples, prompts)
-    model = _set_stage_windows(role, model, windows, samples)
+    model = _set_stage_windows(spec, model, windows, samples)
     check_windows(model, samples)
-    if role.latent != "start":
-        animatediff_evolved.check_sampling(model, samples.shape[0], role.inverts)
-    prompts = _validate_prompts(role, family, model, prompts, latent, samples)
+    if spec.latent_kind != "start":
+        animatediff_evolved.check_sampling(model, samples.shape[0], spec.is_inversion)
+    prompts = _validate_prompts(spec, family, model, prompts, latent, samples)
     handler = model.model_options.get("context_handler")
     length = getattr(handler, "context_length", windows.length)
-    return StageInput(role, model, length, family, noise, latent, samples, sliced, prompts, inversion)
+    return StageInput(spec, model, length, family, noise_kind, latent, samples, is_time_sliced, prompts, inversion)
 
 
 def set_frame_chunks(model: Model, frames_per_batch: int) -> Model:
-    """An image MODEL with its frames in independent chunks, 0 for as many as free memory holds.
+    """An image MODEL that processes its frames in independent chunks.
+
+    Args:
+        frames_per_batch: frames per chunk; 0 means as many as fit in free memory.
 
     Raises:
-        ValueError: a MODEL whose frames depend on each other.
+        ValueError: the MODEL's frames depend on each other.
     """
     if model.model_options.get("context_handler") is None:
-        validate_model(model, video=False, one_by_one=frames_per_batch == 1)
-    else:  # windows that it brings stay in force, and there are no chunks
+        validate_model(model, is_video=False, per_frame=frames_per_batch == 1)
+    else:  # the MODEL's own context windows stay and replace the chunks
         animatediff_evolved.check_independent_frames(model)
     return set_windows(model, FrameWindows(frames_per_batch))
 
 
-def _set_stage_windows(role: StageSpec, model: Model, windows: WindowSettings, samples: Tensor) -> Model:
-    if role.video:
+def _set_stage_windows(spec: StageSpec, model: Model, windows: WindowSettings, samples: Tensor) -> Model:
+    if spec.is_video:
         return _set_clip_windows(model, windows, samples)
-    if not role.pools:
+    if not spec.pools_norms:
         return set_windows(model, FrameWindows(windows.length))
     if samples.ndim == 4 and 0 < windows.length < len(samples):
         raise ValueError(
@@ -166,32 +170,32 @@ def _set_stage_windows(role: StageSpec, model: Model, windows: WindowSettings, s
 
 
 def _set_clip_windows(model: Model, windows: WindowSettings, samples: Tensor) -> Model:
-    """A video MODEL with overlapping windows over a clip, as it is where their length is 0."""
+    """A video MODEL with overlapping windows over a clip; unchanged if their length is 0."""
     if windows.length == 0:
         return model
     if windows.overlap >= windows.length:
         raise ValueError(
-            f"windows of {windows.length} frames cannot overlap by {windows.overlap}. Set context_overlap below "
+            f"windows of {windows.length} frames cannot overlap by {windows.overlap} frames. Set context_overlap below "
             "context_length."
         )
     if samples.ndim == 5 and samples.shape[0] > 1:
         raise ValueError(
-            f"the latent holds {samples.shape[0]} videos, but windows work on one at a time. Take one with Get Latent "
-            "From Batch, or set context_length to 0."
+            f"the latent holds {samples.shape[0]} videos, but windows work on one video at a time. Select one with "
+            "Get Latent From Batch, or set context_length to 0."
         )
     return set_windows(model, FrameWindows(windows.length, windows.overlap, frame_dim(samples)))
 
 
 def validate_samples(latent: Latent) -> Tensor:
-    """The samples of a LATENT of one part that holds frames.
+    """The samples of a LATENT.
 
     Raises:
-        ValueError: sound beside the video, or no frames.
+        ValueError: the latent also has an audio part, or has no frames.
     """
     samples = latent["samples"]
     if samples.is_nested:
         raise ValueError(
-            "got a latent of several parts (video and audio), expected the video alone. Wire the video part from "
+            "got a latent with several parts (video and audio), expected the video part only. Wire the video part from "
             "Separate AV Latent."
         )
     if samples.numel() == 0:
@@ -200,116 +204,120 @@ def validate_samples(latent: Latent) -> Tensor:
 
 
 def validate_inverted(latent: Latent, strength: float = 1.0) -> InversionInfo | None:
-    """How a LATENT was inverted, where it says so; noise that does not say so passes too.
+    """Check that a LATENT is inverted; returns its inversion record, or None if it has none.
 
-    One rule for every node: what says that it was inverted is believed, and what does not must look like noise.
+    All nodes use the same rule. A latent with an inversion record is accepted, with warnings; one without must look
+    like noise.
 
     Args:
-        strength: how far it went if it does not say so.
+        strength: strength of the inversion, for a latent without record.
 
     Raises:
-        ValueError: the latent plainly does not look like noise.
+        ValueError: the latent has no record and does not look like noise.
     """
     samples = validate_samples(latent)
     inversion = read_inversion_info(latent)
     std, spatial = noise_statistics(samples)
-    seen = f"its noise std is {std:.2f} and neighbouring values correlate at {spatial:.2f}"
+    measured = f"its noise std is {std:.2f} and the correlation of adjacent values is {spatial:.2f}"
     if inversion is not None:
-        if strength not in (1, inversion.strength):  # 1 is where nobody has set it
+        if strength not in (1, inversion.strength):  # 1 is the default
             log.warning(
-                "strength %g has no effect: the latent says that it was inverted to %g, and is denoised from there. "
-                "To change that set strength in both DDIM Inverse nodes.",
+                "strength %g has no effect: the latent was inverted with strength %g, and denoising starts there. To "
+                "change it, set strength in both DDIM Inverse nodes.",
                 strength,
                 inversion.strength,
             )
         if inversion.strength == 1 and not is_plausible_noise(std, spatial):
             log.warning(
                 "The inverted latent is far from noise: %s, expected about 1 and 0. Smooth footage (a sky, a wall) "
-                "gives that at any number of steps; if the video smears, check the latent with Inverted Latent Report.",
-                seen,
+                "gives such values at any number of steps. If the video smears, check the latent with Inverted Latent "
+                "Report.",
+                measured,
             )
     elif not has_noise_std(std) or (strength == 1 and not is_plausible_noise(std, spatial)):
         low, high = NOISE_STD_RANGE
         raise ValueError(
-            f"this latent does not look like noise: {seen}, expected {low:g} to {high:g} and below "
+            f"this latent does not look like noise: {measured}, expected {low:g} to {high:g} and below "
             f"{MAX_NOISE_CORRELATION:g}. Wire the output of DDIM Inverse or Mixed Inversion Blend. If it is an "
-            "inverted latent from a file, set strength to that of its inversion, or save it with Save Inverted Latent."
+            "inverted latent from a file, set strength to the strength of its inversion, or save it with Save Inverted "
+            "Latent."
         )
     elif strength == 1 and not is_white_noise(samples):
         log.warning(
-            "The latent does not say how far it was inverted and is taken for full noise, although it does not "
-            "look quite like it: %s. If its inversion had a strength below 1, set that strength here too, or save it "
-            "with Save Inverted Latent.",
-            seen,
+            "The latent does not record how far it was inverted. It is used as full noise but differs from white "
+            "noise: %s. If its inversion had a strength below 1, set that strength here too, or save the latent with "
+            "Save Inverted Latent.",
+            measured,
         )
     return inversion
 
 
 def validate_model(
-    model: Model, video: bool, prompts: PromptPair | None = None, one_by_one: bool = False
+    model: Model, is_video: bool, prompts: PromptPair | None = None, per_frame: bool = False
 ) -> ModelFamily:
-    """A MODEL's family, if it sees what it is to see.
+    """Check that a MODEL is an image or a video model, as the stage needs; returns its family.
 
     Args:
-        video: whether it is to see a clip as a whole.
-        prompts: whose hooks may change what the MODEL sees.
-        one_by_one: whether frames go through one a call, when a video model is an image model too.
+        is_video: whether a video model is expected.
+        prompts: prompts whose hooks may make an image model process frames together.
+        per_frame: whether each model call gets one frame; a video model then works as an image model.
 
     Raises:
-        ValueError: an image model where a video model belongs, or the other way round.
+        ValueError: got an image model, expected a video model, or the reverse.
     """
     family = find_family(model)
-    if video and not family.video:
+    if is_video and not family.is_video:
         found = find_model_modifications(model) + (_describe_hooks(prompts) if prompts else [])
         if not found:
             raise ValueError(
-                "got an image model, expected a video model: frames would go through one by one and flicker as before. "
-                "Wire ZeroScope or ModelScope (Load Video Diffusion Model), AnimateDiff, Wan or another model that "
-                "sees frames together."
+                "got an image model, expected a video model: it would process frames independently, so the flicker "
+                "would stay. Wire ZeroScope or ModelScope (Load Video Diffusion Model), AnimateDiff, Wan or another "
+                "model that processes frames together."
             )
         log.warning(
-            "The model looks like an image model, with %s. Unless one of these lets it see frames together, the video "
-            "will not be steadier: wire a video model.",
+            "The model looks like an image model, with %s. Unless one of these makes it process frames together, the "
+            "video will flicker as before: wire a video model.",
             ", ".join(found),
         )
-    if not video:
+    if not is_video:
         animatediff_evolved.check_independent_frames(model)
-    if not video and family.video and not one_by_one and not has_video_latents(model):
+    if not is_video and family.is_video and not per_frame and not has_video_latents(model):
         raise ValueError(
-            f"got a video model ({family.name}), expected an image model: frames are processed one by one here. Wire "
-            "the image model of the frames, or set frames_per_batch to 1 if there is none; the video model belongs in "
+            f"got a video model ({family.name}), expected an image model: this node processes frames independently. "
+            "Wire the image model of the frames, or set frames_per_batch to 1 if there is none. Video models belong in "
             "DDIM Inverse (Video) and Video Temporal Smoother."
         )
     return family
 
 
 def _warn_lost_patches(family: ModelFamily, model: Model) -> None:
-    lost = [name for name in list_patches(model) if family.patches is not None and name not in family.patches]
-    if lost:
+    supported = family.supported_patches
+    unsupported = [name for name in list_patches(model) if supported is not None and name not in supported]
+    if unsupported:
         log.warning(
             "Patches of other nodes have no effect on this model: %s (a %s does not support them). Remove them, or use "
             "them on the image model.",
-            ", ".join(lost),
+            ", ".join(unsupported),
             family.name,
         )
 
 
 def _describe_hooks(prompts: PromptPair) -> list[str]:
-    """Hooks on CONDITIONING that change more than weights, in words."""
+    """Describe the hooks on CONDITIONING that change more than weights; empty if there are none."""
     groups = [extra["hooks"] for _, extra in [*prompts.positive, *prompts.negative] if "hooks" in extra]
     kinds = {hook.hook_type.value for group in groups for hook in group.hooks if hook.hook_type != EnumHookType.Weight}
     return [f"hooks ({', '.join(sorted(kinds))})"] if kinds else []
 
 
-def _validate_layout(samples: Tensor, model: Model, role: StageSpec) -> Tensor:
-    """Samples of the layout and channels that the MODEL takes; a clip where the MODEL is to see motion."""
+def _validate_layout(samples: Tensor, model: Model, spec: StageSpec) -> Tensor:
+    """Check layout and channels against the MODEL; returns the samples, as a clip for a video model."""
     latent_format = model.get_model_object("latent_format")
     dims = latent_format.latent_dimensions + 2
     if samples.ndim != dims:
-        need = "frames in the batch, [F, C, H, W]" if dims == 4 else "a video latent, [1, C, T, H, W]"
+        expected = "frames in the batch, [F, C, H, W]" if dims == 4 else "a video latent, [1, C, T, H, W]"
         raise ValueError(
-            f"the latent is {samples.ndim}-D, {list(samples.shape)}, but this model needs {need}. Encode the frames "
-            "with the VAE that belongs to this model."
+            f"the latent is {samples.ndim}-D, {list(samples.shape)}, but this model needs {expected}. Encode the "
+            "frames with the VAE that belongs to this model."
         )
     if samples.shape[1] != latent_format.latent_channels:
         raise ValueError(
@@ -320,50 +328,50 @@ def _validate_layout(samples: Tensor, model: Model, role: StageSpec) -> Tensor:
     height, width = (8 * side for side in samples.shape[-2:])
     if isinstance(latent_format, DemoLatents) and (height, width) != (size, size):
         raise ValueError(
-            f"the frames are {width}x{height} pixels, expected {size}x{size}: the demo models know no other size. "
-            f"Scale them with Upscale Image to width and height {size}, or wire models of your own."
+            f"the frames are {width}x{height} pixels, expected {size}x{size}: the demo models support no other size. "
+            f"Set width and height of Upscale Image to {size}, or wire other models."
         )
-    if role.video:
+    if spec.is_video:
         samples = to_clip(samples)
     dim = frame_dim(samples)
-    if role.video and samples.shape[dim] == 1:
+    if spec.is_video and samples.shape[dim] == 1:
         raise ValueError(
-            "the latent has one frame, and a video model needs at least 2. Take more of the clip: raise count or lower "
-            "stride in Select Frames."
+            "the latent has one frame, but a video model needs at least 2. Raise count or lower stride in Select "
+            "Frames."
         )
-    if not role.video and not role.inverts and dim != 0:
+    if not spec.is_video and not spec.is_inversion and dim != 0:
         raise ValueError(
-            f"the latent is a video of {samples.shape[2]} latent frames, which this model would draw as one clip. For "
-            "single frames wire Empty Latent Image with batch_size set to the frame count, or frames encoded one by "
-            "one."
+            f"the latent is a video of {samples.shape[2]} latent frames, which this model would generate as one clip. "
+            "For single frames, wire Empty Latent Image with batch_size set to the frame count, or frames encoded "
+            "individually."
         )
     return samples
 
 
 def _check_mask(mask: Tensor, samples: Tensor) -> None:
-    """The host would repeat a noise_mask of another frame count, and stretch one of another shape, silently."""
+    """Reject a noise_mask of another frame count or aspect ratio; ComfyUI would silently repeat or stretch it."""
     frames = samples.shape[frame_dim(samples)]
     count = mask.shape[-3] if mask.ndim == 5 else mask.shape[0]
     (mask_height, mask_width), (height, width) = mask.shape[-2:], samples.shape[-2:]
     if count not in (1, frames):
         raise ValueError(
-            f"the mask has {count} frames but the latent has {frames}. Give one mask, or one for each frame."
+            f"the mask has {count} frames but the latent has {frames}. Use one mask, or one for each frame."
         )
     if not math.isclose(mask_width / mask_height, width / height, rel_tol=0.02):
         raise ValueError(
-            f"the mask is {mask_width}x{mask_height} but the latent {width}x{height}. Give Set Latent Noise Mask a "
-            "mask of the frames' size."
+            f"the mask is {mask_width}x{mask_height} but the latent is {width}x{height}. Wire a mask of the frames' "
+            "size to Set Latent Noise Mask."
         )
 
 
 def _validate_content(
-    role: StageSpec, model: Model, noise: str, latent: Latent, samples: Tensor, strength: float
+    spec: StageSpec, model: Model, noise_kind: str, latent: Latent, samples: Tensor, strength: float
 ) -> InversionInfo | None:
-    """How a latent was inverted, if that is what the node takes; frames where it takes frames."""
-    if role.latent == "inverted":
+    """Check that a latent holds what the stage expects; returns the inversion record of an inverted latent."""
+    if spec.latent_kind == "inverted":
         inversion = validate_inverted(latent, strength)
         if inversion is not None:
-            _check_latent_space(inversion, model, noise)
+            _check_latent_space(inversion, model, noise_kind)
         return inversion
     if read_inversion_info(latent) is not None:
         raise ValueError(
@@ -371,13 +379,13 @@ def _validate_content(
             "inverted latents go to Mixed Inversion Blend, Video Temporal Smoother or Inverted Latent to Noise."
         )
     white = is_white_noise(samples)
-    if role.latent == "start" and white:
+    if spec.latent_kind == "start" and white:
         raise ValueError(
-            "the latent looks like noise but does not say how far it was inverted, and fresh noise would be added to "
-            "it. If it is an inverted latent from a file, load it with Load Inverted Latent; to draw frames, wire "
-            "Empty Latent Image or VAE Encode."
+            "the latent looks like noise but does not record how far it was inverted, and this node would add noise "
+            "to it. If it is an inverted latent from a file, load it with Load Inverted Latent. To generate frames, "
+            "wire Empty Latent Image or VAE Encode."
         )
-    if role.latent == "clean":
+    if spec.latent_kind == "clean":
         if not samples.any():
             raise ValueError(
                 "the latent is empty (all zeros): there is nothing to invert. Wire the image model's frames, or VAE "
@@ -391,23 +399,23 @@ def _validate_content(
     return None
 
 
-def _check_latent_space(inversion: InversionInfo, model: Model, noise: str) -> None:
-    ours = type(model.get_model_object("latent_format")).__name__
-    for what, theirs, mine in (
-        ("latent space", inversion.latent_format, ours),
-        ("kind of noise", inversion.family, noise),
+def _check_latent_space(inversion: InversionInfo, model: Model, noise_kind: str) -> None:
+    latent_format = type(model.get_model_object("latent_format")).__name__
+    for what, of_latent, of_model in (
+        ("latent space", inversion.latent_format, latent_format),
+        ("kind of noise", inversion.family, noise_kind),
     ):
-        if theirs != mine:
+        if of_latent != of_model:
             raise ValueError(
-                f"the latent was inverted in {what} {theirs}, but this model's is {mine}. Invert with a model that "
-                "shares its VAE, or decode and encode again."
+                f"the latent was inverted in {what} {of_latent}, but this model's is {of_model}. Invert with a model "
+                "that shares its VAE, or decode and encode again."
             )
 
 
 def _slice_time(samples: Tensor, prompts: PromptPair) -> tuple[Tensor, PromptPair]:
-    """A video's time slices as clips of length 1, and prompts without what belongs to the whole."""
+    """A video's time slices as clips of length 1, and prompts without `WHOLE_CLIP_CONDITIONING`."""
     if samples.shape[0] > 1:
-        raise ValueError(f"the latent holds {samples.shape[0]} videos. Take one with Get Latent From Batch.")
+        raise ValueError(f"the latent holds {samples.shape[0]} videos. Select one with Get Latent From Batch.")
     plain = [
         (text, {key: value for key, value in extra.items() if key not in WHOLE_CLIP_CONDITIONING})
         for text, extra in prompts.positive
@@ -416,22 +424,22 @@ def _slice_time(samples: Tensor, prompts: PromptPair) -> tuple[Tensor, PromptPai
 
 
 def _validate_prompts(
-    role: StageSpec, family: ModelFamily, model: Model, prompts: PromptPair, latent: Latent, samples: Tensor
+    spec: StageSpec, family: ModelFamily, model: Model, prompts: PromptPair, latent: Latent, samples: Tensor
 ) -> PromptPair:
-    """CONDITIONING that the MODEL can read, of as many frames as the latent; an inversion's without guidance."""
+    """Check that CONDITIONING fits MODEL and latent; for an inversion, returns it without distilled guidance."""
     conds = [*prompts.positive, *prompts.negative]
     for text, extra in conds:
         check_prompt(text, extra, family, family.text_width(model.model))
-    if not role.video and not role.inverts:
+    if not spec.is_video and not spec.is_inversion:
         check_image_input(family, prompts, latent)
     if frame_dim(samples) == 0:
         check_conditioning([[{"cross_attn": text, **extra} for text, extra in conds]], samples.shape[0])
-    if not role.inverts:
+    if not spec.is_inversion:
         return prompts
-    if not role.video and any("control" in extra for _, extra in conds):
+    if not spec.is_video and any("control" in extra for _, extra in conds):
         log.warning(
-            "Got a prompt with a ControlNet, expected a plain one: the noise leaves out what the control shows, and "
-            "the video model, which has no such control, would lose those shapes. Wire the prompt from before Apply "
-            "ControlNet."
+            "Got a prompt with a ControlNet, expected one without: the inverted noise would leave out the shapes in "
+            "the control hint, and the video model has no such control to restore them. Wire the prompt from before "
+            "Apply ControlNet."
         )
     return disable_distilled_guidance(prompts) if has_distilled_guidance(model) else prompts

@@ -1,5 +1,6 @@
-"""Frames cut into windows while a MODEL samples: independent chunks of an image model, overlapping windows of a video
-model. Both are one context handler, a property of the MODEL, so core samplers and guiders get it too.
+"""Context windows: a MODEL samples independent chunks (image models) or overlapping windows (video models).
+
+Both use one context handler, which belongs to the MODEL, so ComfyUI's samplers and guiders use it too.
 """
 
 import copy
@@ -32,8 +33,7 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
 from .comfy_types import Model
-from .compat import animatediff_evolved
-from .compat import control_chains as foreign
+from .compat import animatediff_evolved, control_chains
 from .compat.comfyui_internals import (
     CORE_WINDOW_WRAPPER,
     OUR_WINDOW_WRAPPER,
@@ -54,11 +54,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WindowSettings:
-    """How many frames a MODEL is to see at once.
+    """How many frames a MODEL processes in one call.
 
     Args:
-        length: 0 takes the whole clip (video models), or as many frames as free memory holds (image models).
-        overlap: frames that neighbouring windows of a video model share.
+        length: frames per window; 0 means the whole clip (video models) or as many frames as fit in free memory (image
+            models).
+        overlap: frames that adjacent windows of a video model share.
     """
 
     length: int = 0
@@ -66,24 +67,24 @@ class WindowSettings:
 
 
 class FrameWindows(IndexListContextHandler):
-    """The host's context windows with control hints that follow their frames.
+    """ComfyUI's context windows, with control hints sliced to the frames of each window.
 
-    On a MODEL it is a template; each run works on a copy of its own (`begin`), which knows the window length that
-    memory allows and keeps the hints encoded so far. Where the MODEL has several devices (MultiGPU CFG Split), each
-    takes whole windows, and the next one when it is idle; their sum is taken in the windows' order.
+    The handler on a MODEL is a template. Each run uses a copy (`start_run`) with the window length that fits in memory
+    and a cache of encoded hints. If the MODEL has several devices (MultiGPU CFG Split), each idle device takes the next
+    window; the results are summed in the order of the windows.
 
     Args:
-        length: frames a window; for chunks, 0 picks what free memory holds when a run begins.
-        overlap: frames shared by neighbouring windows of a video model. None makes independent chunks instead: any
-            number of frames goes through them, and a chunk that does not fit in memory is halved.
-        dim: where frames lie: 0 for frames in the batch, 2 for `[B, C, T, H, W]`.
+        length: frames per window; for chunks, 0 means as many as fit in free memory at the start of a run.
+        overlap: frames that adjacent windows of a video model share. None makes independent chunks: they work with any
+            number of frames, and are halved when memory runs out.
+        dim: axis of the frames: 0 for frames in the batch, 2 for `[B, C, T, H, W]`.
     """
 
-    least = 1
-    """Rows that belong together, and the smallest chunk."""
+    min_chunk = 1
+    """Batch rows that must stay in one chunk (2 for source/target pairs); also the smallest chunk."""
     sequential = False
-    """Whether windows keep to one device, one after another, however many the MODEL has."""
-    # Made by the host's __init__, and changed here.
+    """Run windows one after another on one device, even if the MODEL has several."""
+    # Set by ComfyUI's __init__ and changed here.
     context_length: int
     context_schedule: ContextSchedule
     callbacks: dict
@@ -97,12 +98,12 @@ class FrameWindows(IndexListContextHandler):
             context_overlap=overlap or 0,
             dim=dim,
         )
-        self.causal_window_fix = False  # no parameter: hosts without such a frame before each window lack it
+        self.causal_window_fix = False  # not passed as an argument: older ComfyUI versions do not have it
         self._prepare()
 
     @classmethod
     def from_core(cls, handler: IndexListContextHandler) -> "FrameWindows":
-        """A handler that someone set with the host's node, its settings kept."""
+        """Convert a handler of ComfyUI's Context Windows nodes, keeping its settings."""
         windows = cls(handler.context_length, handler.context_overlap, handler.dim)
         windows.__dict__.update(vars(handler))
         windows._prepare()
@@ -117,25 +118,25 @@ class FrameWindows(IndexListContextHandler):
         )
 
     @property
-    def independent(self) -> bool:
+    def is_independent(self) -> bool:
         return self.context_schedule.name == ContextSchedules.BATCHED
 
-    def begin(self, length: int, sequential: bool) -> "FrameWindows":
-        """The handler of one run."""
+    def start_run(self, length: int, sequential: bool) -> "FrameWindows":
+        """A copy of the handler for one run."""
         run = copy.copy(self)
         run.context_length = length
         run.sequential = sequential
         run.encoded_hints = {}
         return run
 
-    def count(self, frames: int) -> int:
-        """How many windows a clip of `frames` frames takes."""
+    def count_windows(self, frames: int) -> int:
+        """Number of windows for a clip of `frames` frames."""
         return len(self.context_schedule.func(frames, self, {}))
 
     def should_use_context(
         self, model: BaseModel, conds: list[list[dict] | None], x_in: Tensor, timestep: Tensor, model_options: dict
     ) -> bool:
-        return self.independent or x_in.shape[self.dim] > self.context_length
+        return self.is_independent or x_in.shape[self.dim] > self.context_length
 
     def execute(
         self,
@@ -147,7 +148,7 @@ class FrameWindows(IndexListContextHandler):
         model_options: dict,
     ) -> list[Tensor]:
         frames = x_in.shape[self.dim]
-        counting = Lock()
+        lock = Lock()
         done = 0
 
         def calc_window(
@@ -160,34 +161,34 @@ class FrameWindows(IndexListContextHandler):
         ) -> list[Tensor]:
             nonlocal done
             window = model_options["transformer_options"]["context_window"]
-            seen = window.get_tensor(torch.arange(frames), dim=0).tolist()
-            options = foreign.describe_window(seen, frames)
-            model_options["transformer_options"][foreign.WINDOW_OPTIONS_KEY] = options
-            with slice_hints(window, options, list(foreign.iterate_controls(conds, device)), self.encoded_hints):
+            window_frames = window.get_tensor(torch.arange(frames), dim=0).tolist()
+            options = control_chains.describe_window(window_frames, frames)
+            model_options["transformer_options"][control_chains.WINDOW_OPTIONS_KEY] = options
+            with slice_hints(window, options, list(control_chains.iterate_controls(conds, device)), self.encoded_hints):
                 out = calc_cond_batch(model, conds, x_in, timestep, model_options)
-            with counting:
+            with lock:
                 done += 1
                 if self.on_window is not None:
-                    self.on_window(done, self.count(frames))
+                    self.on_window(done, self.count_windows(frames))
             return out
 
         while True:
             try:
-                if self.count(frames) == 1:
+                if self.count_windows(frames) == 1:
                     return calc_cond_batch(model, conds, x_in, timestep, model_options)
                 options = single_device_options(model_options) if self.sequential else model_options
                 return super().execute(calc_window, model, conds, x_in, timestep, options)
             except Exception as e:
                 comfy.model_management.raise_non_oom(e)
-                if not self.independent or min(self.context_length, frames) <= self.least:
+                if not self.is_independent or min(self.context_length, frames) <= self.min_chunk:
                     raise
-            # Outside the except block, so that the traceback no longer holds the tensors that did not fit. Errors of
-            # several devices hold themselves as well.
+            # Outside the except block, so that the traceback no longer keeps the tensors in memory. With several
+            # devices, the workers keep their errors too.
             drain_workers(model_options)
             gc.collect()
             comfy.model_management.soft_empty_cache()
             half = min(self.context_length, frames) // 2
-            self.context_length = max(half // self.least * self.least, self.least)
+            self.context_length = max(half // self.min_chunk * self.min_chunk, self.min_chunk)
             done = 0
             log.warning("Out of memory: continuing with %d frames at a time.", self.context_length)
             _warn_about_call_state(model_options)
@@ -203,38 +204,38 @@ class FrameWindows(IndexListContextHandler):
         model_options: dict,
         **state: Any,
     ) -> list:
-        """As the host asks for one window after another; on several devices all are made when it asks for the first."""
+        """Evaluate one window per call, as ComfyUI does; with several devices, the first call evaluates all windows."""
         evaluate = super().evaluate_context_windows
         if not has_multiple_devices(model_options):
             return evaluate(calc_window, model, x_in, conds, timestep, windows, model_options, **state)
-        ((place, _),) = windows
-        if place == 0:
+        ((index, _),) = windows
+        if index == 0:
             all_windows = self.get_context_windows(model, state["window_state"].latents[0], model_options)
-            waiting = iter(list(enumerate(all_windows)))  # gives each window to one thread only
+            pending = iter(list(enumerate(all_windows)))  # each window goes to one thread only
             self.results: dict[int, list] = {}
 
             def run_pending_windows(device: torch.device, options: dict) -> None:
                 calc = partial(calc_window, device=device)
                 try:
-                    for numbered in waiting:
+                    for numbered in pending:
                         out = evaluate(calc, model, x_in, conds, timestep, [numbered], options, **state)
                         self.results[numbered[0]] = out
-                except BaseException:  # also a cancel, which the host raises on one device alone
-                    deque(waiting, maxlen=0)  # so that no device takes another one
+                except BaseException:  # includes cancelling, which ComfyUI raises on one device only
+                    deque(pending, maxlen=0)  # so that no device takes another window
                     raise
 
             run_on_devices(model_options, run_pending_windows)
-        return self.results.pop(place)
+        return self.results.pop(index)
 
 
 class PairedWindows(FrameWindows):
-    """Chunks of a batch `[source frames; target frames]` that hold a frame's source and target together.
+    """Chunks of a batch `[source frames; target frames]` that keep each frame's source and target together.
 
     Args:
-        frames: frames a chunk, each of them two rows of the batch; 0 for as many as memory holds.
+        frames: frames per chunk, two batch rows each; 0 means as many as fit in memory.
     """
 
-    least = 2
+    min_chunk = 2
 
     def __init__(self, frames: int):
         super().__init__(2 * frames)
@@ -248,26 +249,26 @@ def _pair_rows(rows: int, handler: FrameWindows, model_options: dict) -> list[li
 
 
 def check_windows(model: Model, samples: Tensor) -> None:
-    """Refuse context windows that a MODEL brings over a dimension without frames.
+    """Reject a MODEL's context windows if they slice another dimension than the frames.
 
     Args:
-        samples: `[F, C, H, W]`, `[B, C, T, H, W]`, or images `[F, C, 1, H, W]`, which windows over T leave whole.
+        samples: `[F, C, H, W]`, `[B, C, T, H, W]`, or images `[F, C, 1, H, W]`, which windows over T do not split.
 
     Raises:
-        ValueError: the host would cut the picture's height, or nothing at all.
+        ValueError: ComfyUI would split the height of the frames, or nothing.
     """
     windows = as_frame_windows(model.model_options.get("context_handler"))
     dim = frame_dim(samples)
     images = samples.ndim == 5 and dim == 0
     if windows is not None and windows.dim != dim and not (images and windows.dim == 2):
         raise ValueError(
-            f"the model has context windows over dimension {windows.dim}, but this latent's frames lie in dimension "
+            f"the model has context windows over dimension {windows.dim}, but this latent's frames are in dimension "
             f"{dim}. Set dim to {dim} in Context Windows (Manual)."
         )
 
 
 def as_frame_windows(handler: object) -> FrameWindows | None:
-    """The handler that a MODEL brings, in the form whose hints are sliced; None for a foreign class."""
+    """Convert a MODEL's context handler to `FrameWindows`; None for another pack's class."""
     if isinstance(handler, FrameWindows):
         return handler
     if type(handler) is IndexListContextHandler:
@@ -276,23 +277,23 @@ def as_frame_windows(handler: object) -> FrameWindows | None:
 
 
 def set_windows(model: Model, windows: FrameWindows) -> Model:
-    """A clone of a MODEL that runs its frames in windows. Windows that the MODEL brings stay in force.
+    """A clone of a MODEL that samples in windows. Windows that the MODEL already has are kept.
 
-    A core handler becomes `FrameWindows` with its settings; a foreign class is left alone, with a warning.
-    AnimateDiff-Evolved gets windows of its own kind.
+    ComfyUI's handler is converted to `FrameWindows` with its settings. Another pack's handler is left unchanged, with a
+    warning. AnimateDiff-Evolved MODELs get that pack's own windows.
     """
     if animatediff_evolved.has_dependent_frames(model):
         return animatediff_evolved.set_context_options(model, windows.context_length, windows.context_overlap)
-    present = model.model_options.get("context_handler")
-    if present is not None and not isinstance(present, FrameWindows):
-        own = as_frame_windows(present)
-        if own is None:
+    current = model.model_options.get("context_handler")
+    if current is not None and not isinstance(current, FrameWindows):
+        converted = as_frame_windows(current)
+        if converted is None:
             log.warning(
-                "The model has context windows of its own (%s), which this pack leaves as they are.",
-                type(present).__name__,
+                "The model has context windows of another pack (%s), which this pack leaves unchanged.",
+                type(current).__name__,
             )
             return model
-        windows = own
+        windows = converted
     model = model.clone()
     model.model_options["context_handler"] = windows
     model.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, CORE_WINDOW_WRAPPER)
@@ -305,48 +306,52 @@ def set_windows(model: Model, windows: FrameWindows) -> Model:
 def _start_windowed_run(
     executor: WrapperExecutor, noise: Tensor, latent_image: Tensor, *args: Any, **kwargs: Any
 ) -> Tensor:
-    """Give a run its own handler, its inputs checked and its length settled before any weights load (OUTER_SAMPLE)."""
+    """Check a run's inputs and give it a handler with its window length, before weights load (OUTER_SAMPLE wrapper)."""
     guider = executor.class_obj
     windows = as_frame_windows(guider.model_options.get("context_handler"))
     if windows is not None:
         frames = latent_image.shape[windows.dim]
         if windows.dim == 0:
             check_conditioning(guider.conds.values(), frames)
-        length = 1 if windows.independent and _has_masked_text(guider) else windows.context_length
+        length = 1 if windows.is_independent and _has_masked_text(guider) else windows.context_length
         if length == 0:
             length = estimate_max_frames(guider.model_patcher, latent_image.shape, guider.conds)
             log.info("Sampling %d frames, %d at a time.", frames, length)
-        ordered = _find_order_dependence(guider)
-        windows = windows.begin(min(length, frames) if windows.independent else length, sequential=bool(ordered))
+        order_dependence = _find_order_dependence(guider)
+        windows = windows.start_run(
+            min(length, frames) if windows.is_independent else length, sequential=bool(order_dependence)
+        )
         guider.model_options["context_handler"] = windows
-        if windows.count(frames) > 1:
+        if windows.count_windows(frames) > 1:
             _warn_about_call_state(guider.model_options)
-            if any(map(foreign.is_reference_control, foreign.iterate_controls(guider.conds.values()))):
-                log.warning("The frames go through in several calls: Reference ControlNet draws noise anew in each.")
-            if ordered and guider.model_patcher.get_additional_models_with_key("multigpu"):
-                log.warning("The windows run on one GPU, one after another: with %s their order matters.", ordered)
+            if any(map(control_chains.is_reference_control, control_chains.iterate_controls(guider.conds.values()))):
+                log.warning("The frames need several model calls: Reference ControlNet generates new noise in each.")
+            if order_dependence and guider.model_patcher.get_additional_models_with_key("multigpu"):
+                log.warning(
+                    "The windows run on one GPU, one after another: with %s their order matters.", order_dependence
+                )
     return executor(noise, latent_image, *args, **kwargs)
 
 
 def _warn_about_call_state(model_options: dict) -> None:
-    """Say what of a MODEL's patches keeps state from one call to the next, where frames go through in several."""
+    """Warn about patches that keep state between model calls, for a clip that needs several."""
     for found in disable_call_caches(model_options):
-        log.warning("The frames go through in several calls: %s.", found)
+        log.warning("The frames need several model calls: %s.", found)
 
 
 def _find_order_dependence(guider: comfy.samplers.CFGGuider) -> str:
-    """What makes a call of the MODEL depend on those before it, by name; empty where nothing does."""
+    """Names of whatever makes a model call depend on earlier calls; empty if nothing does."""
     conds = guider.conds.values()
     found = {
         "hooks on prompts": any("hooks" in entry for cond in conds for entry in cond or ()),
-        "Advanced-ControlNet": any(map(foreign.has_own_slicing, foreign.iterate_controls(conds))),
+        "Advanced-ControlNet": any(map(control_chains.has_own_slicing, control_chains.iterate_controls(conds))),
         "ToMe": has_token_merging(guider.model_options),
     }
-    return ", ".join(name for name, there in found.items() if there)
+    return ", ".join(name for name, is_present in found.items() if is_present)
 
 
 def _has_masked_text(guider: comfy.samplers.CFGGuider) -> bool:
-    """Whether the MODEL is to read masked text of which it takes one row a call."""
-    return find_family(guider.model_patcher).masked_text_one_by_one and any(
+    """Whether the MODEL has masked text and needs one row of it per model call."""
+    return find_family(guider.model_patcher).runs_masked_text_per_row and any(
         "attention_mask" in entry for cond in guider.conds.values() for entry in cond or ()
     )

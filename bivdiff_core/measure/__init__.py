@@ -1,1 +1,1 @@
-"""What is measured and shown, without ComfyUI: videos, latents, optical flow, plots, picture grids, audio cuts."""
+"""Measures and plots that need no ComfyUI: video metrics, latent statistics, optical flow, video grids, audio cuts."""

@@ -1,6 +1,6 @@
-"""How far an inverted latent is from white noise, what that will do to the video, and which control fixes it.
+"""Measures how far an inverted latent is from white noise, predicts the effect on the video and names the fixes.
 
-Video models know N(0, I); from noise that is not like it they make dull, smeared or broken frames.
+Video models are trained to start from N(0, I). From other noise they generate dull, smeared or broken frames.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from ..noise import MAX_NOISE_CORRELATION, spatial_correlation
 
 BAND_EDGES = (0.25, 0.5, 0.75)
-"""Radii that divide the spectrum into four bands, in units of each axis's highest frequency."""
+"""Radii that divide the spectrum into four bands, in units of each axis's Nyquist frequency."""
 
 HEALTHY_RANGES = {
     "std": (0.93, 1.07),
@@ -26,43 +26,51 @@ HEALTHY_RANGES = {
     "frame std": (0.93, 1.07),
     "frame spatial": (-0.1, 0.1),
 }
-"""Ranges that pass for white noise. A value outside is reported; only one beyond `ALARM_THRESHOLDS` is an alarm."""
+"""Ranges that count as white noise. Values outside are reported; only values beyond `ALARM_THRESHOLDS` raise the alarm.
+
+The `odd` figures are a frame's value relative to the clip's median frame.
+"""
 
 ALARM_THRESHOLDS = {"std": 4.5, "spatial": 2.7, "bands": 7.2, "odd std": 2.0, "odd bands": 2.4}
-"""How many times as far off as `HEALTHY_RANGES` allows a figure is before it raises the alarm.
+"""Deviation, in multiples of the healthy range, that raises the alarm.
 
-The clip's figures are compared with white noise, a frame's (`odd`) with the other frames'. Of the demo models' good
-videos 95 in 100 came from latents below each of these (research/pages/alarm.md). Not among them is what the clip brings
-along: its tint, and that neighbouring frames are alike.
+The clip's figures are compared with white noise, a frame's (`odd`) with the other frames. 95% of the demo models' good
+videos came from latents below each threshold (research/pages/alarm.md). Tint and similarity of adjacent frames are
+excluded: they come from the clip.
 """
 
 SAMPLE_COUNT_RANGE, MAX_SAMPLED_VALUES = (16, 256), 2**25
-"""How many draws of white noise tell what chance does: fewer of large latents, where chance does little."""
+"""Number of white-noise samples for `sampling_limits`: fewer for large latents, whose figures vary less."""
 
 WHITE_NOISE_THIRD_BAND = (0.7, 1.3)
-"""Its power in a latent that looks like noise, relative to white noise's; see `is_white_noise`."""
+"""Power of the third band, relative to white noise, in a latent that counts as white noise; see `is_white_noise`."""
 
 NOISE_STD_RANGE = (0.5, 2.0)
-"""Noise std that an inversion of a whole clip leaves behind; 0 is an empty latent, 5 an encoded one of SD."""
+"""Plausible noise std of an inverted clip. An empty latent has 0, a clip encoded by SD's VAE 5."""
 
 RAISE_STEPS_ADVICE = "In DDIM Inverse raise steps, or set solver to fireflow."
-"""What brings an inversion closer to noise.
+"""How to bring an inversion closer to white noise.
 
-In the mix the whiter branch helps sooner: on a clip of the demo models (25 steps, ddim) the coarsest band of the video
-branch has 2.6 times the power of noise, that of the image branch 1.1 and that of half of each 1.6. The mode frequency
-brings it to 1.04, but is no fix: it loses shapes (research/pages/study.md).
+For a mix, more weight of the whiter branch helps more. Example: a clip of the demo models, 25 steps, ddim. Relative to
+white noise, the power of the coarsest band is 2.6 in the video branch, 1.1 in the image branch and 1.6 in an equal mix.
+Blend mode frequency brings it to 1.04 but is no fix, because it loses shapes (research/pages/study.md).
 """
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong with a latent, in an artist's words: its name, how it shows, what it does, what fixes it.
+    """A problem of a latent, described for artists.
 
-    alarming: whether it is worth stopping for; videos from latents with less of it came out well.
+    Attributes:
+        problem: its name.
+        observation: the measured figures that show it.
+        effect: its effect on the video.
+        fixes: controls that fix it.
+        alarming: whether it raises the alarm. Latents with weaker problems gave good videos.
     """
 
-    failure: str
-    seen: str
+    problem: str
+    observation: str
     effect: str
     fixes: tuple[str, ...]
     alarming: bool
@@ -84,12 +92,12 @@ def band_power(frames: Tensor) -> Tensor:
 
 
 def measure_latent(frames: Tensor) -> dict[str, Tensor]:
-    """What tells frames `[F, C, H, W]` from white noise.
+    """Figures that distinguish frames `[F, C, H, W]` from white noise.
 
-    `spatial` is the correlation of values next to each other in a frame, `temporal` that of a frame with the next;
-    `odd` figures are a frame's over those of the clip's median frame, since what all frames have is the fault of none.
-    Each channel's mean over the clip is taken away before all but itself is measured. Band powers are relative to the
-    clip's variance: they show the spectrum's shape alone.
+    `spatial` is the correlation of adjacent values in a frame, `temporal` the correlation of adjacent frames. `odd`
+    figures are a frame's value divided by that of the clip's median frame, so a problem of all frames does not count.
+    Each channel's mean over the clip is subtracted first, except for `channel mean`. Band powers are divided by the
+    clip's variance, so they show only the shape of the spectrum.
     """
     mean = frames.mean(dim=(0, 2, 3))
     frames = frames - mean[:, None, None]
@@ -113,105 +121,108 @@ def measure_latent(frames: Tensor) -> dict[str, Tensor]:
 
 @lru_cache(maxsize=16)
 def sampling_limits(shape: tuple[int, int, int, int]) -> dict[str, tuple[float, float]]:
-    """Bounds that frames of a shape `[F, C, H, W]` do not overstep by chance, only if something is wrong.
+    """Bounds for the figures of frames of a shape `[F, C, H, W]`, wide enough for white noise of that shape.
 
-    Each is the wider of `HEALTHY_RANGES` and the extremes among draws from N(0, I) of that shape, always the same ones.
+    Each is the wider of `HEALTHY_RANGES` and the extremes of samples from N(0, I) of that shape. The seed is fixed.
     """
     generator = torch.Generator().manual_seed(0)
     count = MAX_SAMPLED_VALUES // torch.Size(shape).numel()
-    draws = [
+    samples = [
         measure_latent(torch.randn(shape, generator=generator))
         for _ in range(min(max(count, SAMPLE_COUNT_RANGE[0]), SAMPLE_COUNT_RANGE[1]))
     ]
-    found = {}
+    limits = {}
     for name, (low, high) in HEALTHY_RANGES.items():
-        values = torch.cat([draw[name].flatten() for draw in draws]).tolist()
-        found[name] = min([low, *values]), max([high, *values])
-    return found
+        values = torch.cat([sample[name].flatten() for sample in samples]).tolist()
+        limits[name] = min([low, *values]), max([high, *values])
+    return limits
 
 
 def normalized_deviation(measured: dict[str, Tensor], bounds: dict[str, tuple[float, float]]) -> dict[str, Tensor]:
-    """How far off each of the `ALARM_THRESHOLDS` figures is, against what health and chance allow, which is 1."""
-    off = {}
+    """Deviation of each figure in `ALARM_THRESHOLDS` from white noise; 1 is at its bound."""
+    deviations = {}
     for name in ALARM_THRESHOLDS:
         low, high = bounds[name]
         ideal = 0.0 if name == "spatial" else 1.0
         distance = measured[name] - ideal
-        off[name] = torch.maximum(distance / (high - ideal), distance / (low - ideal))
-    return off
+        deviations[name] = torch.maximum(distance / (high - ideal), distance / (low - ideal))
+    return deviations
 
 
-def alarm_severity(off: dict[str, Tensor], strength: float) -> float:
-    """The worst `normalized_deviation` as a share of what is `ALARM_THRESHOLDS`: above 1 the alarm goes off.
+def alarm_severity(deviations: dict[str, Tensor], strength: float) -> float:
+    """The largest `normalized_deviation` divided by its `ALARM_THRESHOLDS`; above 1 it raises the alarm.
 
-    At a strength below 1 a clip is meant to be unlike noise, and only single frames count.
+    Below a strength of 1 the clip is not supposed to look like noise, so only single bad frames count.
     """
-    counting = [name for name in ALARM_THRESHOLDS if strength == 1 or name.startswith("odd")]
-    return max(off[name].max().item() / ALARM_THRESHOLDS[name] for name in counting)
+    counted_names = [name for name in ALARM_THRESHOLDS if strength == 1 or name.startswith("odd")]
+    return max(deviations[name].max().item() / ALARM_THRESHOLDS[name] for name in counted_names)
 
 
-def find_bad_frames(off: dict[str, Tensor]) -> list[int]:
-    """Frames so unlike the rest that it is alarming."""
+def find_bad_frames(deviations: dict[str, Tensor]) -> list[int]:
+    """Indices of frames that differ enough from the other frames to raise the alarm."""
     worst = torch.maximum(
-        off["odd std"] / ALARM_THRESHOLDS["odd std"], off["odd bands"].amax(dim=1) / ALARM_THRESHOLDS["odd bands"]
+        deviations["odd std"] / ALARM_THRESHOLDS["odd std"],
+        deviations["odd bands"].amax(dim=1) / ALARM_THRESHOLDS["odd bands"],
     )
     return (worst > 1).nonzero().flatten().tolist()
 
 
 def noise_statistics(latent: Tensor) -> tuple[float, float]:
-    """Noise std and spatial correlation of a latent, the two figures by which `is_plausible_noise` judges."""
+    """Noise std and spatial correlation of a latent, for `is_plausible_noise`."""
     frames = flatten_to_frames(latent)
     centred = frames - frames.mean(dim=(0, 2, 3))[:, None, None]
     return centred.square().mean().sqrt().item(), spatial_correlation(frames)
 
 
 def has_noise_std(std: float) -> bool:
-    """Whether a latent's values are as large as those of an inverted one, to whatever strength."""
+    """Whether the noise std is plausible for a latent inverted to any strength."""
     low, high = NOISE_STD_RANGE
     return low < std < high
 
 
 def is_plausible_noise(std: float, spatial: float) -> bool:
-    """Whether a latent may be one inverted to full noise, however poor, as far as its figures tell.
+    """Whether the figures fit a latent inverted to full noise, even a poor one.
 
-    Inversions of smooth footage exceed the bound on the correlation; what says that it was inverted is believed.
+    Inversions of smooth footage exceed the bound on the correlation, so a latent with an inversion record is accepted
+    without this check.
     """
     return has_noise_std(std) and spatial < MAX_NOISE_CORRELATION
 
 
 def is_white_noise(latent: Tensor) -> bool:
-    """Whether a latent looks like white noise: inverted all the way, or never anything else.
+    """Whether a latent looks like white noise: fully inverted, or generated as noise.
 
-    Patterns as fine as a small latent holds can leave neighbouring values unrelated, but not every band as full as
-    noise's: on 24 hard demo clips the third has .24 to .67 of it, on inversions of eight of them .84 to 1.12.
+    Very fine patterns in a small latent can have uncorrelated adjacent values, but then the third band has less power
+    than in white noise: .24 to .67 of it on 24 hard demo clips, .84 to 1.12 on inversions of eight of them.
     """
     std, spatial = noise_statistics(latent)
     if not all(
         low < value < high
         for value, (low, high) in ((std, HEALTHY_RANGES["std"]), (spatial, HEALTHY_RANGES["spatial"]))
     ):
-        return False  # as nearly all frames, without a transform
+        return False  # nearly all images end here, without an FFT
     frames = flatten_to_frames(latent).cpu()
     centred = frames - frames.mean(dim=(0, 2, 3))[:, None, None]
     third = band_power(centred)[:, 2].mean().item() / std**2
     return WHITE_NOISE_THIRD_BAND[0] < third < WHITE_NOISE_THIRD_BAND[1]
 
 
-def diagnose(measured: dict[str, Tensor], off: dict[str, Tensor], branch: str, strength: float) -> list[Finding]:
-    """What is wrong with a latent, the alarming first; nothing if its figures stay within their bounds.
+def diagnose(measured: dict[str, Tensor], deviations: dict[str, Tensor], branch: str, strength: float) -> list[Finding]:
+    """Problems of a latent, alarming ones first; empty if its figures are within their bounds.
 
     Args:
-        off: its `normalized_deviation`.
-        branch: `image`, `video`, `mix`, or empty where nobody knows.
-        strength: below 1 the frames are meant to show in the noise, and only single bad frames are named.
+        measured: from `measure_latent`.
+        deviations: from `normalized_deviation`.
+        branch: `image`, `video`, `mix`, or empty if unknown.
+        strength: below 1 the frames are supposed to show in the noise, and only single bad frames are reported.
     """
     std, spatial, bands = measured["std"].item(), measured["spatial"].item(), measured["bands"].tolist()
     if not branch and strength == 1 and not is_plausible_noise(std, spatial):
         return [
             Finding(
                 "not an inverted latent",
-                f"its noise std is {std:.2f} and neighbouring values correlate at {spatial:.2f}, expected 1 and 0",
-                "The smoother needs noise to start from.",
+                f"its noise std is {std:.2f} and adjacent values correlate at {spatial:.2f}, expected 1 and 0",
+                "The smoother must start from noise.",
                 (
                     "Encoded frames and empty latents look like this: wire the output of DDIM Inverse or Mixed "
                     "Inversion Blend instead. If this is their output, raise the steps of DDIM Inverse.",
@@ -220,37 +231,38 @@ def diagnose(measured: dict[str, Tensor], off: dict[str, Tensor], branch: str, s
             )
         ]
     findings = []
-    if off["std"] > 1 and strength == 1:
+    if deviations["std"] > 1 and strength == 1:
         fixes: tuple[str, ...] = (RAISE_STEPS_ADVICE,)
         name, effect = "lost variance", "The video may come out blurred and dull."
         if std > 1:
             name, effect = "too much variance", "The video may come out harsh, with colours that are too strong."
         elif branch == "mix":
             fixes = ("In Mixed Inversion Blend set mode to variance_preserving.", RAISE_STEPS_ADVICE)
-        seen = f"the noise std is {std:.2f} instead of 1"
-        findings.append(Finding(name, seen, effect, fixes, alarming=off["std"].item() > ALARM_THRESHOLDS["std"]))
-    if max(off["spatial"], off["bands"].max()) > 1 and strength == 1:
-        raised = () if branch == "image" else ("In Mixed Inversion Blend raise mixing_ratio.",)
+        observation = f"the noise std is {std:.2f}, expected 1"
+        alarming = deviations["std"].item() > ALARM_THRESHOLDS["std"]
+        findings.append(Finding(name, observation, effect, fixes, alarming))
+    if max(deviations["spatial"], deviations["bands"].max()) > 1 and strength == 1:
+        more_image = () if branch == "image" else ("In Mixed Inversion Blend raise mixing_ratio.",)
         findings.append(
             Finding(
                 "structure left in the noise",
-                f"neighbouring values correlate at {spatial:.2f} instead of 0, and the power from coarse to fine is "
-                f"{', '.join(f'{band:.2f}' for band in bands)} instead of 1",
-                "Flat areas may smear, and shapes of the old frames show through.",
-                (*raised, RAISE_STEPS_ADVICE),
-                alarming=any(off[name].max().item() > ALARM_THRESHOLDS[name] for name in ("spatial", "bands")),
+                f"adjacent values correlate at {spatial:.2f}, expected 0, and the power from coarse to fine is "
+                f"{', '.join(f'{band:.2f}' for band in bands)}, expected 1",
+                "Flat areas may smear, and shapes of the source frames show through.",
+                (*more_image, RAISE_STEPS_ADVICE),
+                alarming=any(deviations[name].max().item() > ALARM_THRESHOLDS[name] for name in ("spatial", "bands")),
             )
         )
-    bad = find_bad_frames(off)
+    bad = find_bad_frames(deviations)
     if bad:
         findings.append(
             Finding(
                 "one bad frame" if len(bad) == 1 else f"{len(bad)} bad frames",
-                f"unlike the rest, counted from 0: {', '.join(map(str, bad))}",
-                "The video will break there and in the neighbouring frames.",
+                f"unlike the other frames, counted from 0: {', '.join(map(str, bad))}",
+                "The video will break there and in the adjacent frames.",
                 (
-                    "Check the clip before the inversion for a cut, a black or a broken picture. Leave that frame out "
-                    "with Select Frames, or draw it again with another seed.",
+                    "Check the clip before the inversion for a cut, a black frame or a broken frame. Leave that frame "
+                    "out with Select Frames, or generate it again with another seed.",
                 ),
                 alarming=True,
             )
@@ -259,46 +271,46 @@ def diagnose(measured: dict[str, Tensor], off: dict[str, Tensor], branch: str, s
 
 
 def summarize_findings(findings: list[Finding], strength: float) -> str:
-    """A report in one line."""
+    """The findings in one line."""
     alarming = [finding for finding in findings if finding.alarming]
     if alarming:
-        return f"Alarm: {', '.join(finding.failure for finding in alarming)}"
+        return f"Alarm: {', '.join(finding.problem for finding in alarming)}"
     if findings:
-        return f"No alarm, but {', '.join(finding.failure for finding in findings)}"
+        return f"No alarm, but {', '.join(finding.problem for finding in findings)}"
     if strength < 1:
         return f"No bad frames; the inversion stopped at strength {strength:g}"
     return "Healthy: as good as white noise"
 
 
 def format_findings(findings: list[Finding], branch: str, strength: float) -> str:
-    """A report in words: what is wrong and what that does, then what fixes it, each fix once."""
+    """The findings as text: the problems and their effects, then the fixes, each once."""
     lines = [f"{summarize_findings(findings, strength)}."]
-    lines += [f"{found.failure}: {found.seen}. {found.effect}" for found in findings]
+    lines += [f"{found.problem}: {found.observation}. {found.effect}" for found in findings]
     lines += dict.fromkeys(fix for found in findings for fix in found.fixes)
     if strength < 1:
         lines.append(
-            "Below a strength of 1 the frames are meant to show through: only a frame unlike the others is a fault."
+            "Below a strength of 1 the frames are supposed to show through: only a frame unlike the others is a fault."
         )
     if not branch:
         lines.append(
-            "The latent does not say where it comes from: perhaps from core's Save Latent, or it is plain noise."
+            "The latent does not say where it comes from: it may come from ComfyUI's Save Latent or be plain noise."
         )
     return "\n".join(lines)
 
 
 def format_latent_statistics(measured: dict[str, Tensor]) -> str:
-    """The clip's figures, each with what it should be."""
+    """The clip's figures, each with its expected value."""
     bands = ", ".join(f"{band:.2f}" for band in measured["bands"].tolist())
     means = measured["channel mean"]
     lines = [
-        f"noise std: {measured['std']:.3f} (1 is right)",
-        f"neighbouring values correlate at {measured['spatial']:.3f} (0 is right)",
-        f"power from coarse to fine: {bands} (1 is right)",
-        f"channel means: {means.min():.2f} to {means.max():.2f} (0 is neutral, more tints the video)",
+        f"noise std: {measured['std']:.3f} (expected 1)",
+        f"correlation of adjacent values: {measured['spatial']:.3f} (expected 0)",
+        f"power from coarse to fine: {bands} (expected 1)",
+        f"channel means: {means.min():.2f} to {means.max():.2f} (0 is neutral, other values tint the video)",
     ]
     if len(measured["temporal"]):
         lines.append(
-            f"neighbouring frames correlate at {measured['temporal'].mean():.3f} (not a fault: the image branch keeps "
+            f"correlation of adjacent frames: {measured['temporal'].mean():.3f} (not a fault: the image branch keeps "
             "what the frames have in common)"
         )
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The reports' pictures: IMAGEs `[1, H, W, 3]` in 0..1, drawn without a display or matplotlib's global state."""
+"""The reports' plots as IMAGEs `[1, H, W, 3]` in 0..1, rendered without a display or matplotlib's global state."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 GOOD, BAD, NEUTRAL, AFTER, BEFORE = "#2e7d32", "#c62828", "#37474f", "#1565c0", "#9e9e9e"
 WIDTH, DPI = 360, 200
-"""A page is as wide as a node, at a hundred of its pixels an inch, and drawn at twice that for whoever zooms in."""
+"""Page width in pixels of a node, at 100 pixels per inch. It is rendered at `DPI`, twice that, for zooming in."""
 TITLE, TEXT_POINTS, TICKS = 7, 8, 6.5  # points
 LABEL_SIZE = 120, 30
-"""Width and height, in pixels, of the room that a point's label needs."""
+"""Width and height, in pixels, that a point's label needs."""
 MAX_SHOWN_FRAMES = 9
 
 
 def new_page(height: int, caption: str) -> Figure:
-    """An empty page of a height in pixels under a caption."""
+    """An empty page of `height` pixels with a caption above."""
     from matplotlib.figure import Figure
 
     page = Figure(figsize=(WIDTH / 100, height / 100), dpi=DPI, layout="constrained")
@@ -44,30 +44,30 @@ def render_page(page: Figure) -> Tensor:
     return torch.from_numpy(pixels.astype(np.float32) / 255)
 
 
-def label_panel(axes: Axes, title: str, below: str, colour: str = "black") -> None:
-    """Name a panel, and say below it what lies along it or how to read it."""
+def label_panel(axes: Axes, title: str, x_label: str, colour: str = "black") -> None:
+    """Set a panel's title and the label below it."""
     axes.set_title(title, fontsize=TITLE, color=colour, loc="left")
-    axes.set_xlabel(below, fontsize=TICKS, color=NEUTRAL, loc="left")
+    axes.set_xlabel(x_label, fontsize=TICKS, color=NEUTRAL, loc="left")
     axes.tick_params(labelsize=TICKS)
     axes.grid(axis="y", alpha=0.3)
 
 
 def use_integer_ticks(axes: Axes, count: int) -> None:
-    """Ticks at whole frames or channels."""
+    """Ticks at integers (frames or channels)."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlim(-0.6, count - 0.4)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
 
 
-def choose_colour(value: float, bounds: tuple[float, float], fine: str) -> str:
-    """A colour for a figure, red out of its bounds."""
+def choose_colour(value: float, bounds: tuple[float, float], healthy_colour: str) -> str:
+    """`healthy_colour` if the value is within its bounds, otherwise red."""
     low, high = bounds
-    return fine if low <= value <= high else BAD
+    return healthy_colour if low <= value <= high else BAD
 
 
 def plot_dots(axes: Axes, values: np.ndarray, bounds: tuple[float, float]) -> None:
-    """Values as dots, red where they lie out of their bounds, and those shaded with room around."""
+    """Plot values as dots, red outside their bounds, over a green band that shows the bounds."""
     colours = [choose_colour(value, bounds, AFTER) for value in values]
     axes.scatter(range(len(values)), values, c=colours, s=14, zorder=2)
     low, high = bounds
@@ -77,7 +77,7 @@ def plot_dots(axes: Axes, values: np.ndarray, bounds: tuple[float, float]) -> No
 
 
 def plot_line(axes: Axes, value: float, bounds: tuple[float, float]) -> None:
-    """The whole clip's value as a line, and where it may lie, which is narrower than for a frame."""
+    """Plot the whole clip's value as a line over a green band of its bounds, which are narrower than for a frame."""
     axes.axhspan(*bounds, color=GOOD, alpha=0.15, zorder=0)
     axes.axhline(value, color=choose_colour(value, bounds, AFTER), linewidth=1)
 
@@ -85,14 +85,21 @@ def plot_line(axes: Axes, value: float, bounds: tuple[float, float]) -> None:
 def plot_latent_report(
     frames: Tensor, measured: dict[str, Tensor], bounds: dict[str, tuple[float, float]], bad: list[int]
 ) -> Tensor:
-    """Frames `[F, C, H, W]` of a latent as pictures, beside white noise, over their figures and what is healthy."""
+    """Plot frames `[F, C, H, W]` of a latent as images next to white noise, above their figures and healthy ranges.
+
+    Args:
+        frames: from `flatten_to_frames`.
+        measured: from `measure_latent`.
+        bounds: from `sampling_limits`.
+        bad: indices of bad frames, shown in red.
+    """
     values = {name: figures.numpy() for name, figures in measured.items()}
     page = new_page(480, "Frames should look like the white noise: no shapes")
     top, bottom = page.subfigures(2, 1, squeeze=False, height_ratios=[1, 2]).flat
 
     noise = torch.randn(frames.shape[1:], generator=torch.Generator().manual_seed(0))
-    evenly = torch.linspace(0, len(frames) - 1, min(len(frames), MAX_SHOWN_FRAMES)).round().long().tolist()
-    shown = sorted([*bad, *(i for i in evenly if i not in bad)][:MAX_SHOWN_FRAMES])
+    spaced = torch.linspace(0, len(frames) - 1, min(len(frames), MAX_SHOWN_FRAMES)).round().long().tolist()
+    shown = sorted([*bad, *(i for i in spaced if i not in bad)][:MAX_SHOWN_FRAMES])
     grid = top.subplots(2, (MAX_SHOWN_FRAMES + 1) // 2).flatten()
     for axes in grid:
         axes.set_axis_off()
@@ -103,7 +110,7 @@ def plot_latent_report(
         name = "white noise" if i is None else f"frame {i}"
         axes.set_title(name, fontsize=TICKS, color=NEUTRAL if i is None else BAD if i in bad else AFTER, pad=2)
 
-    bottom.suptitle("Dots are frames, lines the clip; healthy on green", fontsize=TEXT_POINTS, color=NEUTRAL)
+    bottom.suptitle("Dots are frames, lines the clip; green is healthy", fontsize=TEXT_POINTS, color=NEUTRAL)
     (deviation, correlation), (spectrum, channels) = bottom.subplots(2, 2)
     count, std, spatial = len(frames), values["std"].item(), values["spatial"].item()
     coarse, fine = values["bands"][0], values["bands"][-1]
@@ -136,7 +143,7 @@ def plot_latent_report(
 def plot_temporal_report(
     after: dict[str, Tensor], before: dict[str, Tensor] | None, cautioned: Collection[str]
 ) -> Tensor:
-    """A panel for each figure of a video, frame by frame, over the video before; ``cautioned`` are those in red."""
+    """A panel for each metric of a video, frame by frame, with the video before if any; `cautioned` metrics in red."""
     rows = math.ceil(len(after) / 2)
     page = new_page(50 + 110 * rows, "Frame by frame: grey is before, blue is after" if before else "Frame by frame")
     grid = page.subplots(rows, 2).flatten()
@@ -157,53 +164,58 @@ def plot_temporal_report(
 
 
 def plot_trade_off(
-    names: list[str], similarity: list[float], flicker: list[float], best: list[int], lost: list[bool], against: str
+    names: list[str],
+    similarity: list[float],
+    flicker: list[float],
+    pareto_indices: list[int],
+    is_degraded: list[bool],
+    reference_name: str,
 ) -> Tensor:
-    """Videos as points, steadier upwards and more like a reference rightwards.
+    """Plot videos as points: less flicker is up, more similarity to the reference is right.
 
     Args:
-        similarity, flicker: mean similarity and mean flicker of each.
-        best: those that no other beats in both, to be joined by a line.
-        lost: whether a video paid with its motion or sharpness.
-        against: what the similarity is to.
+        similarity, flicker: mean similarity and mean flicker of each video.
+        pareto_indices: videos on the Pareto front, joined by a line.
+        is_degraded: whether each video lost its motion or sharpness.
+        reference_name: name of the reference of the similarity.
     """
     page = new_page(380, "Up is steadier, right is closer to the frames")
     axes = page.subplots()
     kinds = {
-        "no other is better in both": ("o", GOOD, best),
+        "no other is better in both": ("o", GOOD, pareto_indices),
         "another is steadier and closer": (
             "o",
             BEFORE,
-            [i for i in range(len(names)) if i not in best and not lost[i]],
+            [i for i in range(len(names)) if i not in pareto_indices and not is_degraded[i]],
         ),
-        "steady because still, blurred or averaged": ("X", BAD, [i for i in range(len(names)) if lost[i]]),
+        "steady because still, blurred or averaged": ("X", BAD, [i for i in range(len(names)) if is_degraded[i]]),
     }
     for label, (marker, colour, members) in kinds.items():
         if members:
             points = [similarity[i] for i in members], [flicker[i] for i in members]
             axes.scatter(*points, s=40, marker=marker, color=colour, label=label, zorder=2)
-    along = sorted(best, key=lambda i: similarity[i])
-    axes.plot([similarity[i] for i in along], [flicker[i] for i in along], color=GOOD, zorder=1)
+    front = sorted(pareto_indices, key=lambda i: similarity[i])
+    axes.plot([similarity[i] for i in front], [flicker[i] for i in front], color=GOOD, zorder=1)
     axes.margins(0.3, 0.2)
     axes.invert_yaxis()
     for marker, _, members in kinds.values():
-        beside = (6, -10) if marker == "X" else (6, 4)
-        at = [(similarity[i], flicker[i]) for i in members]
-        for group in group_overlapping_labels(axes.transData.transform(at) if at else np.empty((0, 2))):
+        offset = (6, -10) if marker == "X" else (6, 4)
+        positions = [(similarity[i], flicker[i]) for i in members]
+        for group in group_overlapping_labels(axes.transData.transform(positions) if positions else np.empty((0, 2))):
             label = ", ".join(names[members[i]] for i in group)
-            axes.annotate(label, at[group[0]], textcoords="offset points", xytext=beside, fontsize=TEXT_POINTS)
-    label_panel(axes, "", f"similarity to {against} (SSIM, 1 is the same)")
+            axes.annotate(label, positions[group[0]], textcoords="offset points", xytext=offset, fontsize=TEXT_POINTS)
+    label_panel(axes, "", f"similarity to {reference_name} (SSIM, 1 is identical)")
     axes.set_ylabel("flicker (squared change along the motion)", fontsize=TICKS, color=NEUTRAL)
     page.legend(fontsize=TICKS, loc="outside lower center")
     return render_page(page)
 
 
-def group_overlapping_labels(places: np.ndarray) -> list[list[int]]:
-    """Points `[N, 2]`, in pixels, in groups whose labels would lie over that of their first."""
+def group_overlapping_labels(points: np.ndarray) -> list[list[int]]:
+    """Group points `[N, 2]`, in pixels, whose labels would overlap the label of the group's first point."""
     groups: list[list[int]] = []
-    for i, place in enumerate(places):
+    for i, point in enumerate(points):
         for members in groups:
-            if (np.abs(place - places[members[0]]) < LABEL_SIZE).all():
+            if (np.abs(point - points[members[0]]) < LABEL_SIZE).all():
                 members.append(i)
                 break
         else:

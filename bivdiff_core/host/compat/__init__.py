@@ -1,1 +1,1 @@
-"""Everything that rests on names which the host or another pack may change without notice, and nothing else."""
+"""Code that uses private names of ComfyUI and other packs, which may change without notice. Nothing else is here."""

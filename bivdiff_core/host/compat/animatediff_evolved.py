@@ -1,7 +1,7 @@
-"""MODELs of AnimateDiff-Evolved, known by what that pack attaches to them; the pack itself is never imported.
+"""MODELs of AnimateDiff-Evolved, recognised by the pack's attachments; the pack itself is never imported.
 
-Its motion models see the frames of a batch together, and it has windows, sample settings and keyframes of its own,
-made for denoising in one go. This is what an inversion and a start from inverted frames must set, refuse or say.
+Its motion models process all frames of a batch together. Its windows, sample settings and keyframes are made for
+denoising in one run. This module sets, rejects or reports what affects an inversion or denoising from inverted frames.
 Facts as of AnimateDiff-Evolved 1.5.7 (github.com/Kosinkadink/ComfyUI-AnimateDiff-Evolved).
 """
 
@@ -34,27 +34,27 @@ INITIAL_MOTION_STATE = {
     "current_cameractrl_effect": None,
     "current_pia_input": None,
 }
-"""A motion model's attachment before its first keyframe."""
+"""Fields of a motion model's attachment before its first keyframe."""
 
 
 def get_motion_models(model: Model) -> list[Model]:
-    """The motion models of a MODEL, as patchers."""
+    """Return the motion models of a MODEL, as patchers."""
     return model.get_additional_models_with_key(MOTION_KEY)
 
 
 @animatediff_api
 def has_dependent_frames(model: Model) -> bool:
-    """Whether a MODEL's frames depend on each other or on windows that AnimateDiff-Evolved cuts."""
+    """Whether a MODEL's frames depend on each other or on the context windows of AnimateDiff-Evolved."""
     params = model.get_attachment(PARAMS_KEY)
     return params is not None and (bool(get_motion_models(model)) or has_context_windows(params.context_options))
 
 
 @animatediff_api
 def set_context_options(model: Model, length: int, overlap: int) -> Model:
-    """A clone of a MODEL with AnimateDiff-Evolved's own windows; those that the MODEL brings stay in force.
+    """Return a clone of a MODEL with context windows of AnimateDiff-Evolved, or the MODEL itself if it has some.
 
-    The host's windows would give the motion models another frame count than they were told. The windows are static:
-    the same at every step, so that inversion and denoising see the same ones.
+    ComfyUI's windows would give the motion models another frame count than the pack has set. The windows are static,
+    so inversion and denoising use the same ones at every step.
     """
     params = model.get_attachment(PARAMS_KEY)
     if has_context_windows(params.context_options):
@@ -75,18 +75,18 @@ def set_context_options(model: Model, length: int, overlap: int) -> Model:
 
 @animatediff_api
 def for_inversion(model: Model) -> Model:
-    """A clone of a MODEL whose keyframes hold for the noise levels that they name, without Context Extras.
+    """Return a clone of a MODEL for inversion: keyframes follow the noise level, and Context Extras are removed.
 
-    AnimateDiff-Evolved moves on to later keyframes only, one at a time while each has steps guaranteed, which is right
-    as sigma falls. As it rises, every model call looks through them anew. Context Extras (NaiveReuse, ContextRef) carry
-    what one step has made into the next, and distort an inversion by .26 to 16 times its own size.
+    AnimateDiff-Evolved only advances to later keyframes, one at a time while they have guaranteed steps. That works
+    while sigma decreases. Here every model call searches the keyframes from the start. Context Extras (NaiveReuse,
+    ContextRef) reuse results of earlier steps, and distort an inversion by .26 to 16 times its size.
     """
     model = clone_with_block_settings(model)
     params = model.get_attachment(PARAMS_KEY).clone()
     extras = params.context_options.extras
     if extras.get_extras_list():
         names = ", ".join(type(extra).__name__ for extra in extras.get_extras_list())
-        log.warning("Switched off for the inversion: %s (AnimateDiff's Context Extras follow falling noise).", names)
+        log.warning("Switched off for the inversion: %s (AnimateDiff's Context Extras only work for denoising).", names)
         params.context_options.extras = type(extras)()
         model.set_attachments(PARAMS_KEY, params)
     for motion in get_motion_models(model):
@@ -105,7 +105,7 @@ def _reset_motion_keyframes(executor: WrapperExecutor, *args: Any, **kwargs: Any
 
 
 def clone_with_block_settings(model: Model) -> Model:
-    """A clone of a MODEL, with the per-block settings that AnimateDiff-Evolved's own cloning drops."""
+    """Clone a MODEL, keeping the per-block settings that AnimateDiff-Evolved's cloning drops."""
     clone = model.clone()
     for ours, theirs in zip(get_motion_models(clone), get_motion_models(model), strict=True):
         ours.get_attachment(MOTION_KEY).per_block_list = theirs.get_attachment(MOTION_KEY).per_block_list
@@ -113,48 +113,48 @@ def clone_with_block_settings(model: Model) -> Model:
 
 
 def check_independent_frames(model: Model) -> None:
-    """Refuse a MODEL whose frames depend on each other where every frame is on its own.
+    """Reject a MODEL whose frames depend on each other, for nodes that process each frame separately.
 
     Raises:
-        ValueError: it has motion models, or windows of AnimateDiff-Evolved.
+        ValueError: the MODEL has motion models or context windows of AnimateDiff-Evolved.
     """
     if get_motion_models(model):
         raise ValueError(
-            "the model has AnimateDiff, which draws frames together, but frames are processed one by one here. Wire in "
-            "the image model from before the AnimateDiff nodes."
+            "the model has AnimateDiff, which generates frames together, but this node processes each frame "
+            "separately. Wire in the image model from before the AnimateDiff nodes."
         )
     if has_dependent_frames(model):
         raise ValueError(
-            "the model has AnimateDiff's Context Options without a motion model: they cut the clip into windows, which "
-            "single frames do not need. Wire in the model from before the AnimateDiff nodes; frames_per_batch saves "
-            "memory."
+            "the model has AnimateDiff's Context Options without a motion model. They split the clip into windows, "
+            "which separate frames do not need. Wire in the model from before the AnimateDiff nodes; frames_per_batch "
+            "saves memory."
         )
 
 
 def check_two_model_sampling(model: Model) -> None:
-    """Refuse to sample two MODELs at a time: AnimateDiff-Evolved exchanges the host's guidance while its own samples.
+    """Reject AnimateDiff-Evolved where two MODELs sample together: it replaces ComfyUI's guidance while it samples.
 
     Raises:
-        ValueError: the MODEL is one of AnimateDiff-Evolved.
+        ValueError: the MODEL comes from AnimateDiff-Evolved.
     """
     if model.get_attachment(PARAMS_KEY) is not None:
         raise ValueError(
-            "AnimateDiff-Evolved takes over all sampling while its model runs, so no other model can run "
-            "beside it. Use another video model (ZeroScope, ModelScope), or invert and smooth one after the other."
+            "AnimateDiff-Evolved takes over all sampling while its model runs, so no other model can sample at the "
+            "same time. Use another video model (ZeroScope, ModelScope), or invert first and smooth afterwards."
         )
 
 
 @animatediff_api
 def check_sampling(model: Model, frames: int, inverts: bool) -> None:
-    """Refuse what would not survive an inversion or a start from inverted frames, and warn of what surprises.
+    """Reject AnimateDiff settings that break an inversion or denoising from inverted frames; warn about others.
 
     Args:
-        model: with its windows set; MODELs without AnimateDiff-Evolved pass.
-        frames: of the clip.
-        inverts: whether noise rises, which needs no guidance.
+        model: with its windows set. MODELs without AnimateDiff-Evolved pass.
+        frames: number of frames of the clip.
+        inverts: True for an inversion, which uses no guidance; False for denoising.
 
     Raises:
-        ValueError: naming the AnimateDiff node or the control that fixes it.
+        ValueError: the message names the AnimateDiff node or the control that fixes it.
     """
     params = model.get_attachment(PARAMS_KEY)
     if params is None:
@@ -165,53 +165,54 @@ def check_sampling(model: Model, frames: int, inverts: bool) -> None:
     windows = params.context_options
     if has_dependent_frames(model) and model.model_options.get("context_handler") is not None:
         raise ValueError(
-            "the model has AnimateDiff, but also ComfyUI's Context Windows, which do not tell it how many "
-            "frames it sees. Remove Context Windows and set context_length, or wire in AnimateDiff's Context Options."
+            "the model has both AnimateDiff and ComfyUI's Context Windows, which do not tell AnimateDiff how many "
+            "frames a window has. Remove Context Windows and set context_length, or wire in AnimateDiff's Context "
+            "Options."
         )
     if has_context_windows(windows) and not _is_static(windows):
         log.warning(
-            "AnimateDiff's context options change from step to step, so that inversion and smoothing see different "
-            "windows and the frames come back less exactly. Set their schedule to Standard Static."
+            "AnimateDiff's context options change from step to step, so inversion and smoothing use different windows "
+            "and the frames are restored less exactly. Set their schedule to Standard Static."
         )
-    seen = min(frames, (windows.view_options or windows).context_length or frames)
+    window_length = min(frames, (windows.view_options or windows).context_length or frames)
     for motion in get_motion_models(model):
         limit = motion.model.encoding_max_len
-        if limit is not None and seen > limit:
+        if limit is not None and window_length > limit:
             raise ValueError(
-                f"AnimateDiff's motion model takes at most {limit} frames at once but would get {seen}. Set "
-                f"context_length to {limit} or less, also in AnimateDiff's Context Options if they are wired in."
+                f"AnimateDiff's motion model takes at most {limit} frames at once but would get {window_length}. "
+                f"Set context_length to {limit} or less, also in AnimateDiff's Context Options if they are wired in."
             )
 
 
 def has_context_windows(windows: Any) -> bool:
-    """Whether context options cut anything; a MODEL without any has some without a schedule."""
+    """Whether context options define windows. A MODEL without Context Options has some whose schedule is None."""
     return windows.context_schedule is not None
 
 
 def _is_static(windows: Any) -> bool:
-    cuts = [options.context_schedule for options in (windows, windows.view_options) if options is not None]
-    return len(windows.contexts) == 1 and set(cuts) <= set(STATIC_SCHEDULES)
+    schedules = [options.context_schedule for options in (windows, windows.view_options) if options is not None]
+    return len(windows.contexts) == 1 and set(schedules) <= set(STATIC_SCHEDULES)
 
 
 def _check_settings(settings: Any, inverts: bool) -> None:
-    for found, what in (
+    for found, setting in (
         (settings.iteration_opts.iterations > 1, "iterations (FreeInit and the like)"),
         (not settings.image_injection.is_empty(), "image injection"),
         (settings.noise_calibration is not None, "noise calibration"),
     ):
         if found:
             raise ValueError(
-                f"AnimateDiff's Sample Settings have {what}, which would replace the inverted frames with other noise. "
-                "Remove it from Sample Settings, or use a model without them."
+                f"AnimateDiff's Sample Settings have {setting}, which would replace the inverted frames with other "
+                "noise. Remove it from Sample Settings, or use a model without them."
             )
     if settings.custom_cfg is not None and not inverts:
         log.warning("AnimateDiff's Sample Settings have a custom CFG, which overrides the smoother's cfg.")
     replaced = [
-        what
-        for found, what in (
+        setting
+        for found, setting in (
             (settings.noise_type != "default", f"noise of type {settings.noise_type}"),
-            (settings.seed_gen != "comfy", f"seeds as {settings.seed_gen} makes them"),
-            (settings.seed_override is not None, "a seed of their own"),
+            (settings.seed_gen != "comfy", f"the seed generator {settings.seed_gen}"),
+            (settings.seed_override is not None, "a seed override"),
             (settings.seed_offset != 0, "a seed offset"),
             (settings.batch_offset != 0, "a batch offset"),
             (not settings.noise_layers.is_empty(), "noise layers"),
@@ -220,7 +221,7 @@ def _check_settings(settings: Any, inverts: bool) -> None:
     ]
     if replaced:
         log.warning(
-            "AnimateDiff's Sample Settings ask for %s. That is ignored here, where the inverted frames are the noise; "
-            "in a core sampler it would replace the noise of Inverted Latent to Noise.",
+            "AnimateDiff's Sample Settings ask for %s. This is ignored here: the inverted frames are the noise. In a "
+            "core sampler it would replace the noise of Inverted Latent to Noise.",
             ", ".join(replaced),
         )

@@ -1,4 +1,4 @@
-"""Names inside ComfyUI that belong to no interface."""
+"""Code that uses private names of ComfyUI."""
 
 import queue
 from collections.abc import Callable
@@ -19,11 +19,11 @@ REPLACED_LAYERS = ("Linear", "Conv2d", "Conv3d", "GroupNorm", "LayerNorm")
 
 @private_api("ComfyUI 0.30")
 def use_comfy_layers(network: torch.nn.Module, operations: type[comfy.ops.disable_weight_init]) -> None:
-    """Make a network's layers the host's own, so that their weights are cast, offloaded and interrupted like core's.
+    """Turn torch layers into ComfyUI's layers, so they can be cast, offloaded and interrupted like a core model's.
 
     Args:
-        network: built of torch's layers; its weights stay.
-        operations: the host's layer classes (`comfy.ops.pick_operations`), which add to torch's only methods.
+        network: changed in place; its weights stay the same.
+        operations: ComfyUI's layer classes (`comfy.ops.pick_operations`). They add only methods to torch's classes.
     """
     for module in network.modules():
         for name in REPLACED_LAYERS:
@@ -32,14 +32,14 @@ def use_comfy_layers(network: torch.nn.Module, operations: type[comfy.ops.disabl
 
 
 CORE_WINDOW_WRAPPER, OUR_WINDOW_WRAPPER = "ContextWindows_prepare_sampling", "bivdiff_windows"
-"""Keys of the wrappers on a MODEL that cut frames into windows and do nothing else."""
+"""Keys of MODEL wrappers that only split the frames into windows."""
 
 
 @private_api("ComfyUI 0.30")
 def find_model_modifications(model: Model) -> list[str]:
-    """What other nodes have put on a MODEL that may make its frames see one another, in words; none on a bare one.
+    """List, as text, modifications by other nodes that may make a MODEL's frames depend on each other.
 
-    Patches of weights (LoRA) and another noise schedule do not.
+    Weight patches (LoRA) and another noise schedule are not listed. The list of an unmodified MODEL is empty.
     """
     options = model.model_options
     found = {
@@ -52,33 +52,33 @@ def find_model_modifications(model: Model) -> list[str]:
             if wrappers and key not in (CORE_WINDOW_WRAPPER, OUR_WINDOW_WRAPPER)
         ],
         "injections": list(model.injections),
-        "further models": list(model.additional_models),
-        "exchanged layers": [name for name in model.object_patches if name.startswith("diffusion_model")],
+        "additional models": list(model.additional_models),
+        "replaced layers": [name for name in model.object_patches if name.startswith("diffusion_model")],
     }
-    return [f"{what} ({', '.join(sorted(set(names)))})" for what, names in found.items() if names]
+    return [f"{kind} ({', '.join(sorted(set(names)))})" for kind, names in found.items() if names]
 
 
 @private_api("ComfyUI 0.30")
 def list_patches(model: Model) -> list[str]:
-    """Names of the patches on a MODEL's network that add to what its blocks do, as opposed to replacing it."""
+    """Return the names of a MODEL's patches that extend blocks of its network; those that replace one are left out."""
     return list(model.model_options.get("transformer_options", {}).get("patches", {}))
 
 
 def find_origin(function: Callable) -> str:
-    """The qualified name of what was installed on a MODEL, which begins with the class of the node that did it.
+    """Return the qualified name of a function installed on a MODEL; it begins with the class of the node that did so.
 
-    An object has no such name (Load Hypernetwork and Flux KV Cache install one): it goes by its class.
+    For a callable object (Load Hypernetwork, Flux KV Cache) it is the name of the object's class.
     """
     return getattr(function, "__qualname__", type(function).__qualname__)
 
 
 GUIDANCE_OPTIONS = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function")
-"""Options of a MODEL that change its prediction beside cfg: Self-Attention Guidance, Perturbed-Attention Guidance."""
+"""Options of a MODEL that hold additional guidance, such as Self-Attention and Perturbed-Attention Guidance."""
 
 
 @private_api("ComfyUI 0.30")
 def remove_guidance(model: Model) -> list[str]:
-    """Take guidance beside cfg off a MODEL; what it was, by the nodes that put it there."""
+    """Remove guidance other than cfg from a MODEL; return the names of the nodes that added it."""
     options = model.model_options
     found = []
     for name in GUIDANCE_OPTIONS:
@@ -89,13 +89,14 @@ def remove_guidance(model: Model) -> list[str]:
 
 
 STEP_CACHES = {"easycache": "EasyCache", "lazycache": "LazyCache"}
-"""Mechanisms that skip steps, by the keys of their wrappers; both keep their state under one option."""
+"""Names of ComfyUI's step caches by the keys of their wrappers."""
 STEP_CACHE_STATE = "easycache"
+"""Key in transformer_options of the state of both caches."""
 
 
 @private_api("ComfyUI 0.30")
 def remove_step_caches(model: Model) -> list[str]:
-    """Take the host's step caches off a MODEL; what they were."""
+    """Remove ComfyUI's step caches from a MODEL; return their names."""
     found = [key for key in STEP_CACHES if any(key in by_key for by_key in model.wrappers.values())]
     for key in found:
         for kind in model.wrappers:
@@ -105,9 +106,9 @@ def remove_step_caches(model: Model) -> list[str]:
 
 
 class SigmaKeyframes(comfy.hooks.HookKeyframeGroup):
-    """Hook keyframes, each in force at the levels that it names, whichever way noise goes.
+    """Hook keyframes that depend on sigma alone, so they also work for inversion.
 
-    The host's move on to later ones only, as sigma falls, and give each its guaranteed steps.
+    ComfyUI's only advance to later keyframes as sigma decreases, and give each its guaranteed steps.
     """
 
     def __init__(self, keyframes: list):
@@ -116,7 +117,7 @@ class SigmaKeyframes(comfy.hooks.HookKeyframeGroup):
         self._set_first_as_current()
 
     def prepare_current_keyframe(self, curr_t: float, transformer_options: dict) -> bool:
-        """Whether another strength holds from here on, as the host asks before every model call."""
+        """Select the keyframe for sigma `curr_t` before a model call; return whether the strength has changed."""
         before = self.strength
         for keyframe in self.keyframes:
             if keyframe.start_t >= curr_t:
@@ -126,7 +127,7 @@ class SigmaKeyframes(comfy.hooks.HookKeyframeGroup):
 
 @private_api("ComfyUI 0.30")
 def use_sigma_keyframes(conditioning: Conditioning) -> Conditioning:
-    """CONDITIONING whose hooks have `SigmaKeyframes`; hooks that prompts share stay shared."""
+    """Return CONDITIONING whose hooks use `SigmaKeyframes`. Hooks shared between prompts stay shared."""
     groups: dict[int, comfy.hooks.HookGroup] = {}
     keyframes: dict[int, SigmaKeyframes] = {}
 
@@ -134,8 +135,10 @@ def use_sigma_keyframes(conditioning: Conditioning) -> Conditioning:
         if id(group) not in groups:
             groups[id(group)] = clone = group.clone()
             for hook in clone.hooks:
-                theirs = hook.hook_keyframe
-                hook.hook_keyframe = keyframes.setdefault(id(theirs), SigmaKeyframes(theirs.clone().keyframes))
+                group_keyframes = hook.hook_keyframe
+                hook.hook_keyframe = keyframes.setdefault(
+                    id(group_keyframes), SigmaKeyframes(group_keyframes.clone().keyframes)
+                )
         return groups[id(group)]
 
     return [
@@ -145,27 +148,27 @@ def use_sigma_keyframes(conditioning: Conditioning) -> Conditioning:
 
 
 THREAD_POOL_KEY, CLONES_KEY = "multigpu_thread_pool", "multigpu_clones"
-"""Of a run over several devices: its threads, and the MODEL's copies by their devices."""
+"""Keys in model_options of a run on several devices: its thread pool, and the MODEL's clones by device."""
 
 
 def has_multiple_devices(model_options: dict) -> bool:
-    """Whether a run has several devices, by MultiGPU CFG Split."""
+    """Whether a run uses several devices (MultiGPU CFG Split)."""
     return THREAD_POOL_KEY in model_options
 
 
 def single_device_options(model_options: dict) -> dict:
-    """Options of a run whose model calls keep to the MODEL's own device."""
+    """Return model options for a run on the MODEL's own device only."""
     return {name: value for name, value in model_options.items() if name not in (THREAD_POOL_KEY, CLONES_KEY)}
 
 
 def run_on_devices(model_options: dict, work: Callable[[torch.device, dict], None]) -> None:
-    """Do work on all devices of a run at once, each in the host's own thread for it, until all are idle.
+    """Run `work` on all devices of a run at the same time, in ComfyUI's thread for each device, and wait for all.
 
     Args:
-        work: is given its device, and options by which a model call stays on that device and in the thread at hand.
+        work: called with a device, and model options that keep model calls on that device and in its thread.
 
     Raises:
-        what went wrong on a device, out of memory after anything else.
+        BaseException: the error of a device; other errors take precedence over out-of-memory.
         RuntimeError: a thread has ended without a result.
     """
     with private_api("ComfyUI 0.30"):
@@ -181,13 +184,13 @@ def run_on_devices(model_options: dict, work: Callable[[torch.device, dict], Non
 
 @private_api("ComfyUI 0.30")
 def drain_workers(model_options: dict) -> None:
-    """Wait until the workers of MultiGPU CFG Split are idle, and drop what they have made.
+    """Wait until the workers of MultiGPU CFG Split are idle, and drop their results.
 
-    After an error on one device the host leaves the others' results in its pool, where the next call would take them
-    for its own.
+    After an error on one device, ComfyUI leaves the results of the others in its pool. The next call would use them
+    as its own.
 
     Raises:
-        RuntimeError: a worker does no work any more.
+        RuntimeError: a worker has stopped working.
     """
     pool = model_options.get(THREAD_POOL_KEY)
     if pool is None:
@@ -200,17 +203,17 @@ def drain_workers(model_options: dict) -> None:
 
 
 POLL = 1.0
-"""Seconds after which a silent worker is looked at."""
+"""Seconds between checks of a worker that has returned nothing."""
 
 
 def _next_result(pool: Any, device: torch.device, last: object = None) -> tuple[Any, BaseException | None]:
-    """What a worker has made next; the host's own `get_result` waits for ever for a worker that is gone.
+    """Return a worker's next result and error. ComfyUI's `get_result` waits forever for a worker that has ended.
 
     Args:
-        last: the result of the last work that the worker was given, which takes it no time.
+        last: the result of the last job given to the worker, which takes no time.
 
     Raises:
-        RuntimeError: its thread has ended, or it has dropped that last work: it does so where it cannot use its device.
+        RuntimeError: the worker's thread has ended, or it has dropped the last job because it cannot use its device.
     """
     worker = pool._workers[pool.devices.index(device)]
     while True:
@@ -221,25 +224,28 @@ def _next_result(pool: Any, device: torch.device, last: object = None) -> tuple[
         except queue.Empty:
             if ended or dropped:
                 raise RuntimeError(
-                    f"ComfyUI's worker for {device} (MultiGPU CFG Split) does no work any more; ComfyUI's log may say "
+                    f"ComfyUI's worker for {device} (MultiGPU CFG Split) has stopped working; ComfyUI's log may say "
                     "why. Remove MultiGPU CFG Split, or restart ComfyUI."
                 ) from None
 
 
 @private_api("ComfyUI 0.30")
 def disable_call_caches(model_options: dict) -> list[str]:
-    """Settle, in the options of a run that shows the MODEL its frames in several calls, what keeps state between calls.
+    """Turn off caches that break when a run needs several model calls.
+
+    Args:
+        model_options: of the run; changed in place.
 
     Returns:
-        What was switched off, and what makes the result depend on where the clip is cut.
+        Warnings: what was switched off, and what makes the result depend on the split into calls.
 
     Raises:
-        BIVDiffError: Self-Attention Guidance, which would lay one call's attention over all frames.
+        BIVDiffError: Self-Attention Guidance, which would apply one call's attention to all frames.
     """
     guides = model_options.get("sampler_post_cfg_function", [])
     if any(find_origin(function).startswith("SelfAttentionGuidance") for function in guides):
         raise BIVDiffError(
-            "Self-Attention Guidance sees only the last call's frames, and these frames take several calls. Set "
+            "Self-Attention Guidance uses only the last call's frames, but these frames need several calls. Set "
             "frames_per_batch (context_length for a video model) to all frames, or remove it."
         )
     options = model_options["transformer_options"]
@@ -248,20 +254,20 @@ def disable_call_caches(model_options: dict) -> list[str]:
         if by_key.pop("easycache", None) and EASYCACHE_DISABLED not in found:
             found.append(EASYCACHE_DISABLED)
     if has_token_merging(model_options):
-        found.append("ToMe merges tokens at random, anew in every call")
+        found.append("ToMe merges tokens at random, differently in every call")
     if any(find_origin(patch) == "KV_Attn_Input" for patch in attention_patches(model_options)):
-        found.append("Flux KV Cache keeps the reference latents of the first call for all of them")
+        found.append("Flux KV Cache uses the first call's reference latents for all calls")
     return found
 
 
 def has_token_merging(model_options: dict) -> bool:
-    """Whether ToMe is on a MODEL, which draws from the global generator in every call."""
+    """Whether a MODEL has ToMe, which uses the global random generator in every call."""
     return any(find_origin(patch).startswith("TomePatchModel") for patch in attention_patches(model_options))
 
 
 def attention_patches(model_options: dict) -> list[Callable]:
-    """What changes the queries, keys and values of a MODEL's self-attention."""
+    """Return the patches of the queries, keys and values of a MODEL's self-attention."""
     return model_options["transformer_options"].get("patches", {}).get("attn1_patch", [])
 
 
-EASYCACHE_DISABLED = "EasyCache is switched off, since it would take one call's frames for another's"
+EASYCACHE_DISABLED = "EasyCache is switched off: it would confuse the frames of one call with those of another"

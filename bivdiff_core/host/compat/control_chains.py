@@ -1,7 +1,8 @@
-"""Chains of controls, the host's and other packs', and how other packs are told which frames a window holds.
+"""Chains of ControlNets (ComfyUI's and other packs'), and how other packs learn which frames a window has.
 
-Advanced-ControlNet takes its part of hints, masks and strengths itself, by attributes of its controls. IP-Adapter Plus
-takes its images for each frame by what AnimateDiff-Evolved (1.5.7) leaves in the transformer options.
+Advanced-ControlNet slices hints, masks and strengths itself; it reads the window from attributes of its controls.
+IP-Adapter Plus selects the images of each frame by the window that AnimateDiff-Evolved (1.5.7) stores in the
+transformer options.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,10 +17,10 @@ from ..comfy_types import ControlModel, Model
 from .private_names import private_api
 
 WINDOW_OPTIONS_KEY = "ad_params"
-"""Key in transformer_options."""
+"""Key of the window in transformer_options."""
 CONTROL_WRAPPER_KEY = "bivdiff_controls"
 KEYFRAME_MASK_FIELD = "tk_mask_cond_hint"
-"""A control's mask of a timestep keyframe, which later ones inherit as it was cut last."""
+"""Attribute of a control: a timestep keyframe's mask. Later keyframes inherit it, in the slice of the last window."""
 INITIAL_CONTROL_STATE = {
     "current_timestep_keyframe": None,
     "current_timestep_index": -1,
@@ -27,48 +28,50 @@ INITIAL_CONTROL_STATE = {
     "weights": None,
     "latent_keyframes": None,
 }
-"""A control of Advanced-ControlNet before its first timestep keyframe."""
+"""Attributes of an Advanced-ControlNet control before its first timestep keyframe."""
 NO_GUARANTEED_STEPS = {"guarantee_steps": 0, "guarantee_usage": False}
-"""What keeps a timestep keyframe in force past its end, in newer and older versions, and its absence."""
+"""Values that switch off a timestep keyframe's guaranteed steps (field names of new and old versions)."""
 
 
 def iterate_controls(conds: Iterable[list[dict] | None], device: torch.device | None = None) -> Iterator[ControlModel]:
-    """Every control of the conds' chains once: with its clones for other devices, or as one device has it."""
+    """Yield each control of the conds' chains once: with its clones for other devices, or the clone for `device`."""
     seen = set()
     for cond in conds:
         for entry in cond or ():
             control = entry.get("control")
             while control is not None:
-                clones = getattr(control, "multigpu_clones", {})  # a host that keeps to one GPU has none
-                for c in (control, *clones.values()) if device is None else (clones.get(device, control),):
-                    if id(c) not in seen:
-                        seen.add(id(c))
-                        yield c
+                clones = getattr(control, "multigpu_clones", {})  # missing in a ComfyUI without multi-GPU support
+                for copy in (control, *clones.values()) if device is None else (clones.get(device, control),):
+                    if id(copy) not in seen:
+                        seen.add(id(copy))
+                        yield copy
                 control = control.previous_controlnet
 
 
 def describe_window(frames: list[int], clip_length: int) -> dict:
-    """A window as AnimateDiff-Evolved describes its own to other packs; the value of `WINDOW_OPTIONS_KEY`."""
+    """Describe a window to other packs in AnimateDiff-Evolved's format; the value of `WINDOW_OPTIONS_KEY`."""
     return {"full_length": clip_length, "context_length": len(frames), "sub_idxs": frames}
 
 
 def has_own_slicing(control: ControlModel) -> bool:
-    """Whether a control takes its part of hints, masks and strengths itself."""
+    """Whether a control slices hints, masks and strengths itself."""
     return hasattr(control, "sub_idxs")
 
 
 def is_reference_control(control: ControlModel) -> bool:
-    """Whether a control draws noise in every call: Advanced-ControlNet's Reference."""
+    """Whether a control samples noise in every call: Advanced-ControlNet's Reference."""
     return type(control).__name__ == "ReferenceAdvanced"
 
 
 @contextmanager
-def set_control_window(controls: list[ControlModel], window: dict, kept: dict) -> Iterator[None]:
-    """Controls that slice for themselves know a window's frames, and have its mask again, while this is open.
+def set_control_window(controls: list[ControlModel], window: dict, saved_masks: dict) -> Iterator[None]:
+    """Tell controls that slice their own hints which frames a window has, and restore the window's masks.
+
+    On exit the controls are reset and their masks saved.
 
     Args:
-        window: as `describe_window` gives it.
-        kept: of this run, each window's masks from one step to the next.
+        window: from `describe_window`.
+        saved_masks: each window's masks, kept from step to step; changed in place.
     """
 
     def key(control: ControlModel) -> tuple:
@@ -79,20 +82,21 @@ def set_control_window(controls: list[ControlModel], window: dict, kept: dict) -
         control.full_latent_length = window["full_length"]
         control.context_length = window["context_length"]
         if hasattr(control, KEYFRAME_MASK_FIELD):
-            setattr(control, KEYFRAME_MASK_FIELD, kept.get(key(control)))
+            setattr(control, KEYFRAME_MASK_FIELD, saved_masks.get(key(control)))
     try:
         yield
     finally:
         for control in controls:
             control.sub_idxs, control.full_latent_length, control.context_length = None, 0, 0
             if hasattr(control, KEYFRAME_MASK_FIELD):
-                kept[key(control)] = getattr(control, KEYFRAME_MASK_FIELD)
+                saved_masks[key(control)] = getattr(control, KEYFRAME_MASK_FIELD)
 
 
 def reset_keyframes_each_call(model: Model) -> None:
-    """Have the timestep keyframes of a run's controls hold at the levels that they name, whichever way noise goes.
+    """Make the timestep keyframes of a MODEL's controls depend on sigma alone, so they also work for inversion.
 
-    Advanced-ControlNet's move on to later ones only, as sigma falls; here each model call looks through them anew.
+    Advanced-ControlNet only advances to later keyframes as sigma decreases. Here every model call searches them from
+    the start.
     """
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, CONTROL_WRAPPER_KEY, _suspend_guarantees)
     model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, CONTROL_WRAPPER_KEY, _reset_control_keyframes)

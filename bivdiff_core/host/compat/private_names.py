@@ -1,4 +1,4 @@
-"""Tell in words that a name has moved, instead of ending a run with an AttributeError from deep inside."""
+"""Report a private name that no longer exists in plain words, instead of with an AttributeError."""
 
 import traceback
 from collections.abc import Iterator
@@ -9,16 +9,16 @@ from ..errors import BIVDiffError
 
 @contextmanager
 def private_api(owner: str) -> Iterator[None]:
-    """Say whose name has moved; as a decorator, of everything in a function.
+    """Report private names that are missing in a block; as a decorator, in a function.
 
-    Only look-ups of this package count. An error of what it calls (the code of another pack, a method of an object that
-    another node has installed) says itself what is wrong, and passes.
+    Only look-ups in this package are reported. Errors raised inside called code (another pack, an object that another
+    node has installed) pass unchanged.
 
     Args:
-        owner: the pack or host that has the names, with the version that they are known from.
+        owner: the pack, or ComfyUI, that has the names, with the version that they were taken from.
 
     Raises:
-        BIVDiffError: a name is not where it was.
+        BIVDiffError: a name does not exist.
     """
     try:
         yield
@@ -27,6 +27,6 @@ def private_api(owner: str) -> Iterator[None]:
         if innermost.f_globals.get("__package__") != __package__:
             raise
         raise BIVDiffError(
-            f"this pack does not yet support the installed version of {owner} ({error}). Update BIVDiff, or "
-            "install the version that it knows."
+            f"this pack does not yet support the installed version; it was made for {owner} ({error}). Update BIVDiff, "
+            f"or install {owner}."
         ) from error

@@ -1,6 +1,6 @@
-"""Everything that the pack takes from ComfyUI by name, looked up once, before any node is made.
+"""All names that the pack uses from ComfyUI, checked once, before any node is defined.
 
-A test holds the tables to what the source uses; ComfyUI's number is never asked.
+A test compares the tables with the source. ComfyUI's version number is not used.
 """
 
 from pkgutil import resolve_name
@@ -35,7 +35,7 @@ REQUIRED_NAMES = {
     "Vae",
     "latent_preview": "get_previewer",
 }
-"""Names without which no node loads, by the module that has them."""
+"""Names that all nodes need, by module."""
 
 NEEDED_BY = {
     "bridge_guider": {
@@ -99,13 +99,13 @@ NEEDED_BY = {
         "folder_paths": "get_folder_paths",
     },
 }
-"""Names that one or two files of nodes/ need alone, by those files; the other nodes load without them."""
+"""Names that only some files of nodes/ need, by those files; the other nodes load without them."""
 
-REMEDY = "Update ComfyUI; if it is the newest, update BIVDiff."
+REMEDY = "Update ComfyUI; if it is up to date, update BIVDiff."
 
 
 def find_missing_names(table: dict[str, str]) -> list[str]:
-    """The names of a table that this ComfyUI does not have, in full."""
+    """Return the full names of a table that this ComfyUI does not have."""
     return [name for module, names in table.items() for name in _find_missing(module, names.split())]
 
 
@@ -118,15 +118,15 @@ def _find_missing(module: str, names: list[str]) -> list[str]:
 
 
 def check_comfyui() -> None:
-    """Refuse a ComfyUI that lacks a name which all nodes need.
+    """Check that ComfyUI has all names that every node needs.
 
     Raises:
-        ImportError: naming what is missing.
+        ImportError: a name is missing; the message lists all that are.
     """
     if missing := find_missing_names(REQUIRED_NAMES):
         raise ImportError(f"BIVDiff needs {', '.join(missing)}, which this ComfyUI does not have. {REMEDY}")
 
 
 def missing_for(file: str) -> list[str]:
-    """The names that the nodes of one file of nodes/ need and this ComfyUI does not have, in full."""
+    """Return the full names that one file of nodes/ needs and this ComfyUI does not have."""
     return [name for files, table in NEEDED_BY.items() if file in files.split() for name in find_missing_names(table)]

@@ -1,1 +1,1 @@
-"""Networks that core knows no loader for, as host objects."""
+"""Loaders of networks that ComfyUI cannot load itself."""

@@ -1,4 +1,4 @@
-"""The demo models' latent space, apart from their loader: what tells it from others needs little of ComfyUI."""
+"""The demo models' latent format, in a separate module so that recognising it needs few names of ComfyUI."""
 
 import comfy.latent_formats
 from torch import Tensor
@@ -7,7 +7,7 @@ from ...demo import models
 
 
 class DemoLatents(comfy.latent_formats.LatentFormat):
-    """Latents of the demo autoencoder, brought to mean 0 and std 1 per channel; not Stable Diffusion's."""
+    """Latents of the demo autoencoder, normalised to mean 0 and std 1 per channel; not Stable Diffusion's latents."""
 
     def __init__(self) -> None:
         scaling = models.read_latent_scaling()

@@ -1,7 +1,7 @@
-"""The demo models as real host objects: a MODEL for images, one for clips, a CLIP, a VAE and a CONTROL_NET.
+"""The demo models as ComfyUI objects: an image MODEL, a video MODEL, a CLIP, a VAE and a CONTROL_NET.
 
-They are built here and not by core's loaders, which know only the published sizes of these architectures. Device,
-precision and offloading are the host's own choices.
+ComfyUI's loaders support only the published sizes of these architectures, so the models are built here. ComfyUI chooses
+device, precision and offloading.
 """
 
 import comfy.cldm.cldm
@@ -43,7 +43,7 @@ COMFY_UNET_CONFIG = {
     "legacy": False,
     "adm_in_channels": None,
 }
-"""The image UNet as the host's UNetModel spells it; the ControlNet is its first half."""
+"""The image UNet as configuration of ComfyUI's UNetModel; the ControlNet is its encoder."""
 
 COMFY_VAE_CONFIG = {
     "double_z": True,
@@ -60,14 +60,14 @@ COMFY_VAE_CONFIG = {
 
 
 class DemoImageModel(comfy.supported_models_base.BASE):
-    """The image UNet: eps prediction on Stable Diffusion's schedule, the host's defaults."""
+    """The image UNet: eps prediction on Stable Diffusion's schedule, which are ComfyUI's defaults."""
 
     unet_extra_config: dict = {}
     latent_format = DemoLatents
     memory_usage_factor = MEMORY_USAGE_FACTOR
 
     def process_unet_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rename diffusers' keys to the host's."""
+        """Rename diffusers' keys to ComfyUI's."""
         names = comfy.utils.unet_to_diffusers(self.unet_config)
         return {names[key]: tensor for key, tensor in state_dict.items()}
 
@@ -78,7 +78,7 @@ class _DemoEditNetwork(comfy.model_base.IP2P, comfy.model_base.BaseModel):
 
 
 class DemoEditModel(DemoImageModel):
-    """The image UNet that sees a frame to edit, as InstructPixToPixConditioning hands it over."""
+    """The image UNet for editing; InstructPixToPixConditioning provides the frame to edit."""
 
     def get_model(
         self, state_dict: dict[str, Tensor], prefix: str = "", device: torch.device | None = None
@@ -87,7 +87,7 @@ class DemoEditModel(DemoImageModel):
 
 
 class DemoInpaintModel(DemoImageModel):
-    """The image UNet that sees a mask and a masked frame, as InpaintModelConditioning hands them over."""
+    """The image UNet for inpainting; InpaintModelConditioning provides the mask and the masked frame."""
 
     def get_model(
         self, state_dict: dict[str, Tensor], prefix: str = "", device: torch.device | None = None
@@ -104,18 +104,18 @@ IMAGE_VARIANTS = {
     "inpaint": (DemoInpaintModel, 5),
     "t2i_adapter": (DemoImageModel, 0),
 }
-"""Configuration and further input channels of each image MODEL."""
+"""Configuration class and number of additional input channels of each image MODEL."""
 
 
 class DemoVideoModel(VideoModelConfig):
-    """The video UNet, in the same latents."""
+    """The video UNet, with the same latent format."""
 
     latent_format = DemoLatents
     memory_usage_factor = MEMORY_USAGE_FACTOR
 
 
 class DemoTokenizer(comfy.sd1_clip.SDTokenizer):
-    """The host's prompt syntax over the toy vocabulary."""
+    """ComfyUI's prompt syntax with the toy vocabulary."""
 
     def __init__(self, embedding_directory: list[str] | None = None, tokenizer_data: dict | None = None):
         super().__init__(
@@ -128,14 +128,14 @@ class DemoTokenizer(comfy.sd1_clip.SDTokenizer):
 
 
 class DemoPromptTokenizer(comfy.sd1_clip.SD1Tokenizer):
-    """What CLIPTextEncode talks to."""
+    """The tokenizer that CLIPTextEncode uses."""
 
     def __init__(self, embedding_directory: list[str] | None = None, tokenizer_data: dict | None = None):
         super().__init__(embedding_directory, clip_name="demo", tokenizer=DemoTokenizer)
 
 
 class DemoTextModel(comfy.clip_model.CLIPTextModel):
-    """The host's CLIP text model with the toy vocabulary instead of CLIP's."""
+    """ComfyUI's CLIP text model with the toy vocabulary instead of CLIP's."""
 
     def __init__(
         self,
@@ -153,12 +153,12 @@ class DemoTextModel(comfy.clip_model.CLIPTextModel):
             device=device,
             operations=operations,
         )
-        # The demo text encoder has no projection, as SD 1.5's; the host keeps one for the pooled output.
+        # The demo text encoder has no projection, like that of SD 1.5. ComfyUI expects one for the pooled output.
         self.text_projection = torch.nn.Identity()
 
 
 class DemoClipModel(comfy.sd1_clip.SDClipModel):
-    """The text encoder's transformer with the host's weighting of prompts around it."""
+    """The text encoder's transformer with ComfyUI's prompt weighting."""
 
     def __init__(
         self,
@@ -181,7 +181,7 @@ class DemoClipModel(comfy.sd1_clip.SDClipModel):
 
 
 class DemoTextEncoder(comfy.sd1_clip.SD1ClipModel):
-    """What CLIPTextEncode runs."""
+    """The text encoder that CLIPTextEncode uses."""
 
     def __init__(
         self,
@@ -193,21 +193,21 @@ class DemoTextEncoder(comfy.sd1_clip.SD1ClipModel):
 
 
 def load_image_model(variant: str = "base", disable_dynamic: bool = False) -> Model:
-    """The image MODEL, or its variant for InstructPix2Pix or inpainting."""
-    configuration, channels = IMAGE_VARIANTS[variant]
+    """Load an image MODEL; `variant` is a key of `IMAGE_VARIANTS`."""
+    config_class, channels = IMAGE_VARIANTS[variant]
     weights = models.load_variant(variant) if channels else models.load_weights("image_unet")
-    config = configuration(COMFY_UNET_CONFIG | {"in_channels": 4 + channels})
+    config = config_class(COMFY_UNET_CONFIG | {"in_channels": 4 + channels})
     return build_model(config, weights, load_image_model, (variant,), disable_dynamic)
 
 
 def load_video_model(disable_dynamic: bool = False) -> Model:
-    """The video MODEL; its latents are a clip's frames in the batch, ``[F, 4, 8, 8]``."""
+    """Load the video MODEL. Its latents hold a clip's frames as the batch, ``[F, 4, 8, 8]``."""
     weights = models.load_weights("video_unet")
     return build_model(DemoVideoModel(models.VIDEO_UNET_CONFIG), weights, load_video_model, (), disable_dynamic)
 
 
 def load_clip(disable_dynamic: bool = False) -> comfy.sd.CLIP:
-    """The CLIP, over the toy world's words; it skips any other."""
+    """Load the CLIP. It knows the toy world's words and skips all others."""
     weights = {f"text_model.{key}": tensor for key, tensor in models.load_weights("text_encoder").items()}
     target = comfy.supported_models_base.ClipTarget(DemoPromptTokenizer, DemoTextEncoder)
     parameters = comfy.utils.calculate_parameters(weights)
@@ -221,14 +221,14 @@ def _load_clip_patcher(disable_dynamic: bool = False) -> Model:
 
 
 def load_vae() -> comfy.sd.VAE:
-    """The VAE, f=8 with 4 channels."""
+    """Load the VAE: downscales by 8, 4 latent channels."""
     weights = {key: _duplicate_channels(tensor) for key, tensor in models.load_weights("autoencoder").items()}
     vae = comfy.sd.VAE(sd=weights, config={"params": {"ddconfig": COMFY_VAE_CONFIG, "embed_dim": 4}})
     net = vae.first_stage_model
     for layer in net.modules():
-        if isinstance(layer, torch.nn.GroupNorm):  # the host's VAE knows only 32 groups
+        if isinstance(layer, torch.nn.GroupNorm):  # ComfyUI's VAE always uses 32 groups
             layer.num_groups = models.AUTOENCODER_GROUPS
-    # Widened, two blocks have as many channels in as out, and the host left their shortcuts away.
+    # With duplicated channels, two blocks have equal input and output widths, so ComfyUI built them without a shortcut.
     for name, block in (
         ("encoder.down_blocks.1.resnets.0", net.encoder.down[1].block[0]),
         ("decoder.up_blocks.3.resnets.0", net.decoder.up[0].block[0]),
@@ -241,9 +241,9 @@ def load_vae() -> comfy.sd.VAE:
 
 
 def _duplicate_channels(weight: Tensor) -> Tensor:
-    """The weight for an autoencoder that has each of its narrowest channels twice, which changes nothing.
+    """Duplicate each of the autoencoder's narrowest channels in a weight; the result stays the same.
 
-    The host's VAE takes only widths that 32 divides.
+    ComfyUI's VAE supports only widths divisible by 32.
     """
     narrow = models.AUTOENCODER_CONFIG["block_out_channels"][0]
     if weight.ndim > 1 and weight.shape[1] == narrow:
@@ -252,11 +252,11 @@ def _duplicate_channels(weight: Tensor) -> Tensor:
 
 
 def _load_vae_patcher(disable_dynamic: bool = False) -> Model:
-    return load_vae().patcher  # as core's: the host takes only the network where it wants it unstreamed
+    return load_vae().patcher  # like core: ComfyUI uses only the network, for unstreamed loading
 
 
 def load_control_net() -> comfy.controlnet.ControlNet:
-    """The CONTROL_NET, for images of the host's Canny node at low 0.3 and high 0.6."""
+    """Load the CONTROL_NET, for images of ComfyUI's Canny node with low_threshold 0.3 and high_threshold 0.6."""
     weights = {_to_comfy_control_key(key): tensor for key, tensor in models.load_weights("control_net").items()}
     dtype, manual_cast = choose_precision(weights, DemoImageModel.supported_inference_dtypes)
     net = comfy.cldm.cldm.ControlNet(
@@ -271,15 +271,15 @@ def load_control_net() -> comfy.controlnet.ControlNet:
 
 
 class DemoAdapter(comfy.t2i_adapter.adapter.Adapter):
-    """The host's T2I-Adapter for a UNet with one block a level, where SD has two."""
+    """ComfyUI's T2I-Adapter for a UNet with one block per level; SD has two."""
 
     def forward(self, x: Tensor) -> dict[str, list[Tensor | None]]:
-        features = [feature for feature in super().forward(x)["input"] if feature is not None]  # the last level first
-        return {"input": [place for feature in features for place in (feature, None)]}
+        features = [feature for feature in super().forward(x)["input"] if feature is not None]  # last level first
+        return {"input": [entry for feature in features for entry in (feature, None)]}
 
 
 def load_t2i_adapter() -> comfy.controlnet.T2IAdapter:
-    """The CONTROL_NET as an adapter, for the same images; core's loader knows only the published widths."""
+    """Load a T2I-Adapter for the same images as the ControlNet. ComfyUI's loader supports only the published widths."""
     settings = models.T2I_ADAPTER_CONFIG
     blocks = settings["num_res_blocks"]
     names = {
@@ -288,23 +288,23 @@ def load_t2i_adapter() -> comfy.controlnet.T2IAdapter:
         for block in range(blocks)
     }
     weights = comfy.utils.state_dict_prefix_replace(models.load_weights("t2i_adapter"), names | {"adapter.": ""})
-    cells = settings["in_channels"] * settings["downscale_factor"] ** 2
-    net = DemoAdapter(list(settings["channels"]), blocks, cells, ksize=1, sk=True, use_conv=False, xl=False)
+    input_channels = settings["in_channels"] * settings["downscale_factor"] ** 2
+    net = DemoAdapter(list(settings["channels"]), blocks, input_channels, ksize=1, sk=True, use_conv=False, xl=False)
     net.load_state_dict(weights)
     return comfy.controlnet.T2IAdapter(net, net.input_channels, settings["downscale_factor"], "nearest-exact")
 
 
 def _to_comfy_control_key(key: str) -> str:
-    """The host's name of a tensor of diffusers' ControlNetModel."""
+    """Convert a state dict key of diffusers' ControlNetModel to ComfyUI's."""
     shared = comfy.utils.unet_to_diffusers(COMFY_UNET_CONFIG)
     if key in shared:
         return shared[key]
     layer, kind = key.rsplit(".", 1)
     if layer == "controlnet_mid_block":
         return f"middle_block_out.0.{kind}"
-    part, _, number = layer.rpartition(".")
-    if part == "controlnet_down_blocks":
+    block, _, number = layer.rpartition(".")
+    if block == "controlnet_down_blocks":
         return f"zero_convs.{number}.0.{kind}"
-    # The hint's convolutions stand at even places, activations between them.
-    place = {"conv_in": 0, "conv_out": 14}.get(number) if not number.isdigit() else 2 * int(number) + 2
-    return f"input_hint_block.{place}.{kind}"
+    # The hint's convolutions have even positions, with activations between them.
+    position = {"conv_in": 0, "conv_out": 14}.get(number) if not number.isdigit() else 2 * int(number) + 2
+    return f"input_hint_block.{position}.{kind}"

@@ -1,4 +1,4 @@
-"""Networks that core's loaders do not know, made into MODELs as core makes its own."""
+"""Build MODELs, as ComfyUI does, of networks that ComfyUI cannot load itself."""
 
 from collections.abc import Callable
 
@@ -16,15 +16,15 @@ def build_model(
     config: comfy.supported_models_base.BASE,
     weights: dict[str, Tensor],
     reload: Callable[..., Model],
-    arguments: tuple,
+    reload_arguments: tuple,
     disable_dynamic: bool,
 ) -> Model:
-    """A MODEL of a configuration and its weights, in the precision and on the devices that the host picks.
+    """Build a MODEL in the precision and on the devices that ComfyUI chooses.
 
     Args:
-        weights: all of the network's, since the host would load a part silently; emptied on the way.
-        reload, arguments: how the host makes the MODEL again, for hooks and several GPUs.
-        disable_dynamic: as the host asks for when it calls `reload`.
+        weights: of the whole network, since ComfyUI loads an incomplete state dict silently; emptied while loading.
+        reload, reload_arguments: function and arguments to build the MODEL again, for hooks and several GPUs.
+        disable_dynamic: as passed by ComfyUI when it calls `reload`.
     """
     load_device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
     config.set_inference_dtype(*choose_precision(weights, config.supported_inference_dtypes))
@@ -32,14 +32,14 @@ def build_model(
     model = config.get_model(weights, "", device=offload_device)
     patcher = patcher_class(model, load_device=load_device, offload_device=offload_device)
     model.load_model_weights(weights, "", assign=patcher.is_dynamic())
-    patcher.cached_patcher_init = (reload, arguments)
+    patcher.cached_patcher_init = (reload, reload_arguments)
     return patcher
 
 
 def choose_precision(
     weights: dict[str, Tensor], supported: list[torch.dtype]
 ) -> tuple[torch.dtype, torch.dtype | None]:
-    """The host's choice of storage dtype, and of compute dtype where that is another."""
+    """Return the storage dtype that ComfyUI chooses, and the compute dtype if it differs, else None."""
     supported = list(supported)
     dtype = mm.unet_dtype(
         model_params=comfy.utils.calculate_parameters(weights),

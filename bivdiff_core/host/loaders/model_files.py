@@ -1,4 +1,4 @@
-"""The parts of a model as files: configurations and weights, read so that an error names part, file and remedy."""
+"""Read the parts of a model from files: configurations and weights. Errors name the part, the file and the remedy."""
 
 import json
 import zipfile
@@ -14,24 +14,24 @@ from torch import Tensor
 
 WEIGHT_STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 WEIGHT_VARIANTS = ("fp16", "", "bf16", "fp32", "non_ema")
-"""What diffusers and transformers call files of weights, and the words between name and ending; small ones first."""
+"""Names of weight files of diffusers and transformers, and of their variants (before the suffix), smallest first."""
 
 FAILED_DOWNLOADS = {
-    (b"version https://git-lfs",): "is a Git LFS pointer and not the file itself. Run git lfs pull in its folder, or "
+    (b"version https://git-lfs",): "is a Git LFS pointer, not the file itself. Run git lfs pull in its folder, or "
     "download it from the model's page.",
     (b"<!doctype", b"<html", b"<?xml"): "is a web page. Download the file with the button on the model's page.",
 }
-"""What such a file begins with, and what to say of it."""
+"""Beginnings of files that are not the wanted download, and the message for each."""
 
-PICKLE_REMEDY = "Download it from the model's own page, as .safetensors where there is one."
-"""What to do about a pickle of more than weights."""
+PICKLE_REMEDY = "Download it from the model's own page, as .safetensors if there is one."
+"""Remedy for a pickle that holds more than weights."""
 
 UNUSED_WEIGHT_NAMES = {"position_ids", "logit_scale", "text_projection", "loss"}
-"""Words in the names of weights that some files hold and no network here has a use for."""
+"""Parts of the names of weights that some files contain but no network uses."""
 
 
 class PlainLayers(comfy.ops.disable_weight_init):
-    """Layers that show the shapes of all their weights; under dynamic VRAM the host's linear layers have none yet."""
+    """Layers whose weights always have a shape; with dynamic VRAM, ComfyUI's linear layers have no weights yet."""
 
     Linear = torch.nn.Linear
     Embedding = torch.nn.Embedding
@@ -43,8 +43,8 @@ class ModelPart:
 
     Attributes:
         name: `unet`, `text_encoder` or `vae`.
-        config_file, config: what describes the network.
-        weights_file, weights: its state dict.
+        config_file, config: the configuration.
+        weights_file, weights: the state dict.
     """
 
     name: str
@@ -54,14 +54,14 @@ class ModelPart:
     weights: dict[str, Tensor]
 
     def check(self, build: Callable[[], torch.nn.Module], weights: dict[str, Tensor]) -> None:
-        """Compare weights with those of the network, by name and shape.
+        """Check that weights match the network by name and shape.
 
         Args:
-            build: makes the network, on torch's device `meta`.
-            weights: the part's, renamed for that network.
+            build: builds the network, on torch's device `meta`.
+            weights: the part's weights, renamed for that network.
 
         Raises:
-            ValueError: the configuration describes no network, or one of other weights.
+            ValueError: the network cannot be built from the configuration, or has other weights.
         """
         try:
             with torch.device("meta"):
@@ -69,20 +69,20 @@ class ModelPart:
         except (KeyError, NotImplementedError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{self.name}: {self.config_file} describes a network that cannot be built ({error}). Download it "
-                "again; if that changes nothing, take another model."
+                "again; if that does not help, choose another model."
             ) from error
         wrong = {
             "are missing": [key for key in expected if key not in weights and not _is_unused(key)],
-            "are of another shape": [
+            "have another shape": [
                 key for key in expected if key in weights and weights[key].shape != expected[key].shape
             ],
-            "have no place in it": [key for key in weights if key not in expected and not _is_unused(key)],
+            "are not part of it": [key for key in weights if key not in expected and not _is_unused(key)],
         }
-        found = [f"{len(keys)} {what} ({keys[0]} ...)" for what, keys in wrong.items() if keys]
+        found = [f"{len(keys)} {problem} ({keys[0]} ...)" for problem, keys in wrong.items() if keys]
         if found:
             raise ValueError(
-                f"{self.name}: the weights in {self.weights_file} do not belong to its configuration: of "
-                f"{len(expected)}, {', '.join(found)}. Download configuration and weights again, from one model's page."
+                f"{self.name}: the weights in {self.weights_file} do not match its configuration: of {len(expected)}, "
+                f"{', '.join(found)}. Download configuration and weights again, from the same model's page."
             )
 
 
@@ -91,34 +91,34 @@ def _is_unused(key: str) -> bool:
 
 
 def check_fields(part: str, file: Path, config: dict, allowed: dict[str, tuple]) -> None:
-    """Refuse a configuration with what is not read here.
+    """Reject unsupported values in a configuration.
 
     Args:
-        allowed: the values of a field, or of a list's items, that are read; none: any. A field may be missing where
-            None is among them.
+        allowed: the supported values of each field, or of each item if the field is a list; an empty tuple allows any
+            value. A field may be missing if None is among its values.
 
     Raises:
-        ValueError: names the field, what it says and what is read.
+        ValueError: a field is missing or unsupported; the message names the field, its value and the supported ones.
     """
     for field, values in allowed.items():
         value = config.get(field)
         if value is None and None not in values:
-            raise ValueError(f"{part}: {file} does not say {field}. Download it again.")
+            raise ValueError(f"{part}: {file} does not have the field {field}. Download it again.")
         for item in value if isinstance(value, list) else [value]:
             if values and item not in values:
-                read = " or ".join(repr(value) for value in values if value is not None) or "null"
+                supported = " or ".join(repr(value) for value in values if value is not None) or "null"
                 raise ValueError(
-                    f"{part}: {file} says {field} {item!r}, and only {read} is read here. If the file was edited, "
-                    "download it again; else take another model."
+                    f"{part}: {file} has {field} {item!r}, but only {supported} is supported. If the file was edited, "
+                    "download it again; otherwise choose another model."
                 )
 
 
 def read_json(file: Path, part: str) -> dict:
-    """A configuration, in any encoding of Unicode, with or without a byte order mark.
+    """Read a configuration, in any Unicode encoding, with or without a byte order mark.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: what is there is no configuration, or a part of one.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is truncated or not a configuration.
     """
     _check_download(file, part)
     try:
@@ -126,46 +126,46 @@ def read_json(file: Path, part: str) -> dict:
     except ValueError:
         config = None
     if not isinstance(config, dict):
-        raise ValueError(f"{part}: {file} is cut short or not a configuration. Download it again.")
+        raise ValueError(f"{part}: {file} is truncated or not a configuration. Download it again.")
     return config
 
 
 def find_weights(folder: Path, part: str) -> Path:
-    """A part's file of weights, or the index of its shards: the smallest variant, safetensors before pickles.
+    """Find a part's weight file, or the index of its shards: safetensors before pickles, then the smallest variant.
 
     Raises:
-        FileNotFoundError: names the files that are there instead.
+        FileNotFoundError: there is none; the message lists the files in the folder.
     """
     files = sorted(file.name for file in folder.iterdir())
     ranked = sorted((rank, name) for name in files if (rank := _rank_weight_file(name)))
     if not ranked:
         raise FileNotFoundError(
-            f"{part}: {folder} holds {', '.join(files)}, and no file of weights that is read here: "
-            "diffusion_pytorch_model or model with the ending .safetensors or .bin, or shards with their .index.json. "
-            "Download one from the model's page."
+            f"{part}: {folder} contains {', '.join(files)}, but no supported weight file: diffusion_pytorch_model or "
+            "model with the suffix .safetensors or .bin, or shards with their .index.json. Download one from the "
+            "model's page."
         )
     return folder / ranked[0][1]
 
 
 def _rank_weight_file(name: str) -> tuple[bool, int, bool] | None:
-    """The lower the better; None: no file of weights. model.fp16.safetensors, model.safetensors.index.fp16.json ..."""
+    """Rank names such as model.fp16.safetensors or model.safetensors.index.fp16.json, best first; None: not weights."""
     stem, *words = name.split(".")
     variant = ".".join(word for word in words if word not in ("safetensors", "bin", "index", "json"))
-    known = stem in WEIGHT_STEMS and variant in WEIGHT_VARIANTS and {"safetensors", "bin"} & set(words)
-    if not known or ("json" in words) != ("index" in words):
+    is_weight_file = stem in WEIGHT_STEMS and variant in WEIGHT_VARIANTS and {"safetensors", "bin"} & set(words)
+    if not is_weight_file or ("json" in words) != ("index" in words):
         return None
     return "bin" in words, WEIGHT_VARIANTS.index(variant), "index" in words
 
 
 def read_weights(file: Path, part: str, remedy: str = PICKLE_REMEDY) -> dict[str, Tensor]:
-    """The state dict in a file, or in all files that an index names; pickles go through the host's safe loader.
+    """Read the state dict from a file, or from all files of an index. Pickles are read with ComfyUI's safe loader.
 
     Args:
-        remedy: what to do about a pickle of more than weights.
+        remedy: end of the message about a pickle that holds more than weights.
 
     Raises:
-        FileNotFoundError: it is not there.
-        ValueError: what is there is damaged, or not weights alone.
+        FileNotFoundError: a file does not exist.
+        ValueError: a file is damaged, or holds more than weights.
     """
     if file.suffix == ".json":
         weights: dict[str, Tensor] = {}
@@ -175,13 +175,13 @@ def read_weights(file: Path, part: str, remedy: str = PICKLE_REMEDY) -> dict[str
     _check_download(file, part)
     if not _is_complete(file):
         raise ValueError(
-            f"{part}: {file} is cut short ({file.stat().st_size} bytes) or not a file of weights. Download it again."
+            f"{part}: {file} is truncated ({file.stat().st_size} bytes) or not a weight file. Download it again."
         )
     try:
         content = comfy.utils.load_torch_file(str(file), safe_load=True)
-    except torch.serialization.pickle.UnpicklingError:  # from a weights-only load, whose own words advise against it
+    except torch.serialization.pickle.UnpicklingError:  # of a weights-only load; its message advises an unsafe load
         raise ValueError(
-            f"{part}: {file} holds other objects beside the weights, which could run any code and are not read. "
+            f"{part}: {file} contains other objects besides weights. They could run any code, so the file is not read. "
             f"{remedy}"
         ) from None
     except (EOFError, RuntimeError) as error:
@@ -191,7 +191,7 @@ def read_weights(file: Path, part: str, remedy: str = PICKLE_REMEDY) -> dict[str
 
 def _check_download(file: Path, part: str) -> None:
     if not file.is_file():
-        raise FileNotFoundError(f"{part}: there is no {file}. Download it from the model's page.")
+        raise FileNotFoundError(f"{part}: {file} does not exist. Download it from the model's page.")
     with file.open("rb") as stream:
         start = stream.read(64).lower()
     if not start:
@@ -202,10 +202,10 @@ def _check_download(file: Path, part: str) -> None:
 
 
 def _is_complete(file: Path) -> bool:
-    """Whether a file of weights has its end; the host has several readers, each of which words that differently."""
+    """Whether a weight file is complete. ComfyUI's readers each report a truncated file differently."""
     if file.suffix != ".safetensors":
         with file.open("rb") as stream:
-            pickled = stream.read(1) == b"\x80"  # by PyTorch before 1.6
+            pickled = stream.read(1) == b"\x80"  # saved by PyTorch before 1.6
         return pickled or zipfile.is_zipfile(file)
     try:
         with safetensors.safe_open(file, framework="pt"):

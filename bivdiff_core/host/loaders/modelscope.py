@@ -1,8 +1,8 @@
-"""ModelScope's own layout of its video model: three checkpoints, and a configuration.json that names them.
+"""ModelScope's layout of its video model: three checkpoints, and a configuration.json that names them.
 
-ModelScope's own release comes in it, and conversions of fine-tunes for programs that know no other (of animov and
-potat1, say, which were published in diffusers' layout). Where there is no configuration.json the checkpoints go by
-their published names and sizes. The UNet's weights get the names that diffusers' converter gives them
+ModelScope's release uses it. So do conversions of fine-tunes (such as animov and potat1, which were published in
+diffusers' layout) for programs that support no other. Without a configuration.json the published file names and sizes
+are used. The UNet's weights are renamed as by diffusers' converter
 (github.com/huggingface/diffusers, scripts/convert_ms_text_to_video_to_diffusers.py).
 """
 
@@ -21,11 +21,11 @@ PART_FILES = {
     "text_encoder": ("ckpt_clip", "open_clip_pytorch_model.bin"),
     "vae": ("ckpt_autoencoder", "VQGAN_autoencoder.pth"),
 }
-"""For each part the field of configuration.json that names its file, and the published name."""
+"""For each part, the field of configuration.json that names its file, and the published file name."""
 
 REPOSITORY = "ali-vilab/modelscope-damo-text-to-video-synthesis"
 SCHEDULER_CONFIG = {"beta_schedule": "scaled_linear", "beta_start": SD_BETAS[0], "beta_end": SD_BETAS[1]}
-"""Of all models in this layout, as diffusers' scheduler_config.json says it."""
+"""The schedule of all models in this layout, as a scheduler_config.json of diffusers."""
 
 PUBLISHED_UNET_CONFIG = {
     "unet_in_dim": 4,
@@ -37,13 +37,13 @@ PUBLISHED_UNET_CONFIG = {
     "unet_res_blocks": 2,
     "unet_attn_scales": [1, 0.5, 0.25],
 }
-"""The published size."""
+"""The published configuration."""
 
 SCHEDULE_FIELDS = {"mean_type": ("eps", None), "num_timesteps": (1000, None)}
-"""What is read here of the schedule, as `parts.check_fields` takes it."""
+"""Supported values of the schedule, for `model_files.check_fields`."""
 
 AUTOENCODER_CONFIG = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "latent_channels": 4}
-"""Stable Diffusion's, in diffusers' words."""
+"""Stable Diffusion's autoencoder, as a configuration of diffusers."""
 
 LAYER_NAMES = {
     "time_embed.0": "time_embedding.linear_1",
@@ -72,13 +72,13 @@ def is_modelscope_folder(folder: Path) -> bool:
 
 
 def read_modelscope_part(folder: Path, name: str) -> ModelPart:
-    """A part in the words of diffusers and transformers: their configuration, their names of its weights.
+    """Read a part and convert its configuration and weight names to those of diffusers and transformers.
 
-    The autoencoder's weights keep the names of Stable Diffusion's checkpoints, which are the host's.
+    The autoencoder's weights keep the names of Stable Diffusion's checkpoints, which ComfyUI uses.
 
     Raises:
-        FileNotFoundError: its file is not where configuration.json says.
-        ValueError: a file is damaged, or the configuration is not read here.
+        FileNotFoundError: the part's file does not exist.
+        ValueError: a file is damaged, or the configuration is not supported.
     """
     config_file = folder / CONFIGURATION
     model = read_json(config_file, name).get("model", {}) if config_file.is_file() else {}
@@ -86,7 +86,7 @@ def read_modelscope_part(folder: Path, name: str) -> ModelPart:
     file = folder / model.get("model_args", {}).get(field, published)
     if not file.is_file():
         raise FileNotFoundError(
-            f"{name}: there is neither {file} nor a folder {name} beside it. Download {published} from {REPOSITORY} on "
+            f"{name}: found neither {file} nor a folder {name} next to it. Download {published} from {REPOSITORY} on "
             f"Hugging Face, or the folder {name} of a model in diffusers' layout."
         )
     weights = read_weights(file, name)
@@ -107,14 +107,14 @@ def read_modelscope_part(folder: Path, name: str) -> ModelPart:
 
 
 def _convert_unet_config(config: dict) -> dict:
-    """The configuration of diffusers' UNet3DConditionModel."""
-    attends = [0.5**level in config["unet_attn_scales"] for level in range(len(config["unet_dim_mult"]))]
+    """Convert the configuration to that of diffusers' UNet3DConditionModel."""
+    has_attention = [0.5**level in config["unet_attn_scales"] for level in range(len(config["unet_dim_mult"]))]
     return {
         "in_channels": config["unet_in_dim"],
         "out_channels": config["unet_out_dim"],
         "block_out_channels": [config["unet_dim"] * factor for factor in config["unet_dim_mult"]],
-        "down_block_types": ["CrossAttnDownBlock3D" if attention else "DownBlock3D" for attention in attends],
-        "up_block_types": ["CrossAttnUpBlock3D" if attention else "UpBlock3D" for attention in reversed(attends)],
+        "down_block_types": ["CrossAttnDownBlock3D" if attention else "DownBlock3D" for attention in has_attention],
+        "up_block_types": ["CrossAttnUpBlock3D" if attention else "UpBlock3D" for attention in reversed(has_attention)],
         "layers_per_block": config["unet_res_blocks"],
         "cross_attention_dim": config["unet_context_dim"],
         "attention_head_dim": config["unet_head_dim"],
@@ -122,38 +122,39 @@ def _convert_unet_config(config: dict) -> dict:
 
 
 def _convert_unet_weights(weights: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
-    """The UNet's state dict in diffusers' names."""
+    """Rename the UNet's state dict to diffusers' names."""
     weights = {to_diffusers_name(key, layers): tensor for key, tensor in weights.items()}
-    # Convolutions over one frame, which diffusers has as linear layers.
+    # 1x1 convolutions, which are linear layers in diffusers.
     linear = [key for key in weights if key.endswith(("proj_in.weight", "proj_out.weight"))]
     return weights | {key: weights[key].flatten(1) for key in linear}
 
 
 def to_diffusers_name(key: str, layers: int) -> str:
-    """What diffusers calls a weight of the UNet, whose blocks hold so many layers on the way down and one more up.
+    """Convert the name of a UNet weight to diffusers' name. Unknown names are returned unchanged.
 
-    Other weights keep their names.
+    Args:
+        layers: layers per down block; up blocks have one more.
     """
     for end, name in LAYER_NAMES.items():
         if key.startswith(f"{end}."):
             return key.replace(end, name, 1)
-    block_of_unet = re.fullmatch(r"(input_blocks|middle_block|output_blocks)\.(\d+)\.(\w+)\.(.+)", key)
-    if not block_of_unet:
+    match = re.fullmatch(r"(input_blocks|middle_block|output_blocks)\.(\d+)\.(\w+)\.(.+)", key)
+    if not match:
         return key
-    part, number, place, rest = block_of_unet.groups()
-    if part == "middle_block":  # residual block, attention, attention along time, residual block
+    part, number, position, rest = match.groups()
+    if part == "middle_block":  # residual block, spatial attention, temporal attention, residual block
         block, layer = "mid_block", number == "3"
-        place, rest = number.replace("3", "0"), f"{place}.{rest}"
+        position, rest = number.replace("3", "0"), f"{position}.{rest}"
     else:
         down = part == "input_blocks"
         level, layer = divmod(int(number) - down, layers + 1)
         block = f"{'down' if down else 'up'}_blocks.{level}"
-    if place == "op":
+    if position == "op":
         return f"{block}.downsamplers.0.conv.{rest}"
     if rest in ("conv.weight", "conv.bias"):
         return f"{block}.upsamplers.0.{rest}"
-    if place != "0":
-        return f"{block}.{'attentions' if place == '1' else 'temp_attentions'}.{layer:d}.{rest}"
+    if position != "0":
+        return f"{block}.{'attentions' if position == '1' else 'temp_attentions'}.{layer:d}.{rest}"
     if rest.startswith("temopral_conv."):
         return f"{block}.temp_convs.{layer:d}.{rest.removeprefix('temopral_conv.')}"
     name, _, kind = rest.rpartition(".")
@@ -161,16 +162,19 @@ def to_diffusers_name(key: str, layers: int) -> str:
 
 
 def _convert_text_encoder(weights: dict[str, Tensor], file: Path) -> tuple[dict, Path, dict[str, Tensor]]:
-    """OpenCLIP's text model up to its last layer but one: configuration, file and state dict as transformers has them.
+    """Convert OpenCLIP's text model, without its last layer, to transformers' layout.
+
+    Returns:
+        Configuration, file and state dict.
 
     Raises:
-        ValueError: the file holds another model.
+        ValueError: the file contains another model.
     """
     weights = comfy.utils.clip_text_transformers_convert(weights, "", "")
     layer = "text_model.encoder.layers."
     numbers = [int(key.removeprefix(layer).split(".")[0]) for key in weights if key.startswith(layer)]
     if not numbers:
-        raise ValueError(f"text_encoder: {file} does not hold a text model of OpenCLIP. Download it again.")
+        raise ValueError(f"text_encoder: {file} does not contain an OpenCLIP text model. Download it again.")
     last = max(numbers)
     inner, width = weights[f"{layer}{last}.mlp.fc1.weight"].shape
     config = {
@@ -180,9 +184,9 @@ def _convert_text_encoder(weights: dict[str, Tensor], file: Path) -> tuple[dict,
         "num_attention_heads": width // 64,
         "hidden_act": "gelu",
     }
-    kept = {
+    converted = {
         key: tensor
         for key, tensor in weights.items()
         if key.startswith("text_model.") and not key.startswith(f"{layer}{last}.")
     }
-    return config, file, kept
+    return config, file, converted

@@ -1,6 +1,6 @@
-"""The host's attention patches on the spatial attention of a diffusers UNet3DConditionModel.
+"""Apply ComfyUI's attention patches to the spatial attention of a diffusers UNet3DConditionModel.
 
-The layers along time see other rows than an image model's, and stay as they are.
+Temporal attention is not patched: its rows are not those of an image model.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from diffusers.models.attention_processor import Attention
 
 SUPPORTED_PATCHES = ("attn1_patch", "attn2_patch", "attn1_output_patch", "attn2_output_patch")
-"""What other nodes put on a MODEL that reaches this attention, beside replacements of attn1 and attn2."""
+"""Kinds of patches of other nodes that are supported, besides replacements of attn1 and attn2."""
 
 
 class PatchedAttention:
-    """A diffusers attention processor, which acts like the host's transformer blocks where a MODEL has patches.
+    """A diffusers attention processor that applies a MODEL's patches as ComfyUI's transformer blocks do.
 
     Args:
-        inner: the processor without patches.
-        kind: `attn1`, of a frame to itself, or `attn2`, to the text.
-        block: where the layer stands, as the host numbers the places of its own UNet.
-        index: of the layer in its transformer.
-        options: transformer_options of the run; exchanged before every call of the network.
+        inner: the original processor, used if there are no patches.
+        kind: `attn1` (self-attention of a frame) or `attn2` (attention to the text).
+        block: position of the layer, numbered as in ComfyUI's UNet.
+        index: index of the layer in its transformer.
+        options: transformer_options of the run; updated before every call of the network.
     """
 
     def __init__(self, inner: Callable[..., Tensor], kind: str, block: tuple[str, int], index: int, options: dict):
@@ -40,7 +40,7 @@ class PatchedAttention:
     def __call__(
         self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **inputs: Any
     ) -> Tensor:
-        """Attention of `[rows, N, C]` to itself or to a context `[rows, L, D]`, as diffusers calls it."""
+        """Compute attention of `[rows, N, C]` to itself or to a context `[rows, L, D]`."""
         patches = self.options.get("patches", {})
         replacements = self.options.get("patches_replace", {}).get(self.kind, {})
         before, after = (patches.get(f"{self.kind}_{name}", []) for name in ("patch", "output_patch"))
@@ -72,7 +72,7 @@ def patch_attention(unet: UNet3DConditionModel, options: dict) -> None:
 
 
 def _iterate_spatial_transformers(unet: UNet3DConditionModel) -> Iterator[tuple[tuple[str, int], Transformer2DModel]]:
-    """The UNet's spatial transformers, each with its place: ("input", 1) is the first behind the first convolution."""
+    """Yield the spatial transformers with their positions; ("input", 1) follows the first convolution."""
     number = 0
     for block in unet.down_blocks:
         attentions = getattr(block, "attentions", [None] * len(block.resnets))

@@ -1,7 +1,8 @@
-"""A video model as diffusers saves it: a folder with a UNet3DConditionModel, its text encoder and its VAE.
+"""Load a video model as saved by diffusers: a folder with a UNet3DConditionModel, its text encoder and its VAE.
 
-ModelScope and ZeroScope come this way; VidRD is a checkpoint in the folder of Stable Diffusion 2.1. ModelScope's own
-layout is read as well. Each part is built after its own configuration; device, precision and offloading are the host's.
+ModelScope and ZeroScope are published this way. VidRD is a checkpoint in a folder of Stable Diffusion 2.1. ModelScope's
+layout is supported as well. Each part is built from its configuration. ComfyUI chooses device, precision and
+offloading.
 """
 
 import inspect
@@ -31,7 +32,7 @@ from .model_files import ModelPart, PlainLayers, check_fields, find_weights, rea
 from .video_unet import VideoModelConfig, VideoUNet
 
 BETA_SCHEDULES = {"scaled_linear": "linear", "linear": "sqrt_linear"}
-"""diffusers' beta schedules by the host's names, which call the roots of betas linear."""
+"""ComfyUI's name of each diffusers beta schedule; its "linear" is linear in the square roots of the betas."""
 
 PREDICTION_TYPES = {"epsilon": comfy.model_base.ModelType.EPS, "v_prediction": comfy.model_base.ModelType.V_PREDICTION}
 
@@ -65,21 +66,21 @@ AUTOENCODER_FIELDS = {
     "scaling_factor": (0.18215, None),
     "shift_factor": (None,),
 }
-"""What is read here of the configurations of diffusers and transformers, as `parts.check_fields` takes it."""
+"""Supported values in configurations of diffusers and transformers, for `model_files.check_fields`."""
 
 TEXT_DEFAULTS = {"hidden_act": "quick_gelu", "max_position_embeddings": 77}
-"""transformers', for configurations that leave them out."""
+"""Defaults of transformers, for configurations without these fields."""
 
 
 _walks: dict[Path, tuple[dict[Path, int | None], list[str]]] = {}
-"""By top folder: when each of its folders and deciding files was last modified, and the video models found then."""
+"""Cache by top folder: modification times of its folders and relevant files, and the video models found."""
 
 
 def list_video_folders() -> list[str]:
-    """Folders below models/diffusers with a video model that `load_video_folder` reads, relative to it.
+    """List the folders below models/diffusers that contain a supported video model, as relative paths.
 
-    A top folder is walked again only when something in it has changed, as ComfyUI does for its own lists: it asks for
-    the schema with every page that is loaded and every prompt.
+    ComfyUI asks for the list with every page load and every prompt. So a top folder is searched again only if something
+    in it has changed, as ComfyUI does for its lists.
     """
     found = []
     for top in map(Path, folder_paths.get_folder_paths("diffusers")):
@@ -87,8 +88,8 @@ def list_video_folders() -> list[str]:
         if not modified or any(_modified(path) != time for path, time in modified.items()):
             modified, names = {top: _modified(top)}, []
             for folder in sorted(_walk_folders(top)):
-                deciding = (folder, folder / "unet" / "config.json", folder / modelscope.CONFIGURATION)
-                modified |= {path: _modified(path) for path in deciding}
+                relevant = (folder, folder / "unet" / "config.json", folder / modelscope.CONFIGURATION)
+                modified |= {path: _modified(path) for path in relevant}
                 if _has_video_model(folder):
                     names.append(folder.relative_to(top).as_posix())
             _walks[top] = modified, names
@@ -97,7 +98,7 @@ def list_video_folders() -> list[str]:
 
 
 def _modified(path: Path) -> int | None:
-    """When a folder or file was last modified, in ns; None where there is none."""
+    """Return the modification time of a folder or file in ns; None if it does not exist."""
     try:
         return path.stat().st_mtime_ns
     except OSError:
@@ -105,7 +106,7 @@ def _modified(path: Path) -> int | None:
 
 
 def _walk_folders(top: Path) -> Iterator[Path]:
-    """All folders, the top one too, links followed as the host follows them but for those that lead back."""
+    """Yield `top` and all folders below it. Links are followed, as in ComfyUI, unless they lead to a parent folder."""
     for root, below, _ in os.walk(top, followlinks=True):
         folder = Path(root)
         above = {os.path.realpath(parent) for parent in (folder, *folder.parents)}
@@ -120,51 +121,51 @@ def _has_video_model(folder: Path) -> bool:
         config = read_json(folder / "unet" / "config.json", "unet")
     except OSError:
         return False
-    except ValueError:  # a half-downloaded file: loading says what is wrong with it
+    except ValueError:  # an incomplete download: loading it reports the error
         return True
     return config.get("_class_name") == "UNet3DConditionModel" or vidrd.find_checkpoint(folder) is not None
 
 
 def missing_model_message(name: str) -> str:
-    """That there is no such folder, and what to download into it."""
+    """Return the message that a folder does not exist, and what to download."""
     top = folder_paths.get_folder_paths("diffusers")[0]
     return (
         f"there is no video model {name!r} in models/diffusers. Choose one from the list, which has every folder with "
         "a unet/config.json of UNet3DConditionModel or with ModelScope's text2video_pytorch_model.pth. If there is "
         "none, download cerspense/zeroscope_v2_576w or ali-vilab/text-to-video-ms-1.7b from Hugging Face: the folders "
-        "scheduler, text_encoder, unet and vae, of each its .json and one file of weights (.safetensors or .bin). Put "
+        "scheduler, text_encoder, unet and vae, each with its .json and one weight file (.safetensors or .bin). Put "
         f"them into {Path(top, 'zeroscope_v2_576w')}, and press R."
     )
 
 
 def load_video_folder(name: str) -> tuple[Model, CLIP, VAE]:
-    """MODEL, CLIP and VAE of a folder below models/diffusers.
+    """Load MODEL, CLIP and VAE from a folder below models/diffusers.
 
     Raises:
-        FileNotFoundError: the folder or a file of it is not there; the message says what to download.
-        ValueError: a file is damaged, or describes what is not read here.
+        FileNotFoundError: the folder or one of its files does not exist; the message says what to download.
+        ValueError: a file is damaged, or its configuration is not supported.
     """
     tops = [Path(top, name) for top in folder_paths.get_folder_paths("diffusers")]
     folder = next((top for top in tops if top.is_dir()), None)
     if folder is None:
         raise FileNotFoundError(missing_model_message(name))
-    vae, clip = load_autoencoder(folder), load_text_encoder(folder)  # first: what is wrong with them is said sooner
+    vae, clip = load_autoencoder(folder), load_text_encoder(folder)  # before the UNet, so their errors show sooner
     return load_unet(folder), clip, vae
 
 
 def load_unet(folder: Path, disable_dynamic: bool = False) -> Model:
-    """The MODEL, on the schedule of the folder's scheduler."""
+    """Load the MODEL, with the noise schedule of the folder's scheduler."""
     scheduler, part = _read_scheduler(folder), _read_part(folder, "unet")
-    kind: Any  # a class; mypy refuses a base class that is chosen at run time
+    config_class: Any  # mypy rejects a base class that is chosen at run time
     network: Callable[..., torch.nn.Module]
     if vidrd.find_checkpoint(folder):
-        kind, network = vidrd.VidRDConfig, vidrd.VidRDUNet
+        config_class, network = vidrd.VidRDConfig, vidrd.VidRDUNet
         check_fields(part.name, part.config_file, part.config, vidrd.UNET_2D_FIELDS)
         unet = part.config
     else:
-        kind, network, unet = VideoModelConfig, VideoUNet, _select_unet_3d_config(part)
+        config_class, network, unet = VideoModelConfig, VideoUNet, _select_unet_3d_config(part)
 
-    class FolderModelConfig(kind):
+    class FolderModelConfig(config_class):
         latent_format = comfy.latent_formats.SD15
         sampling_settings = {
             "beta_schedule": BETA_SCHEDULES[scheduler["beta_schedule"]],
@@ -185,22 +186,22 @@ def load_unet(folder: Path, disable_dynamic: bool = False) -> Model:
 
 
 def _select_unet_3d_config(part: ModelPart) -> dict:
-    """What UNet3DConditionModel takes; fields that it does not know, a newer diffusers' say, may ask for nothing."""
+    """Select the fields that UNet3DConditionModel accepts. Others (of a newer diffusers) must be None or False."""
     from diffusers import UNet3DConditionModel
 
-    known = inspect.signature(UNet3DConditionModel).parameters
-    unknown = {field: (None, False) for field in part.config if field not in known and not field.startswith("_")}
+    accepted = inspect.signature(UNet3DConditionModel).parameters
+    unknown = {field: (None, False) for field in part.config if field not in accepted and not field.startswith("_")}
     check_fields(part.name, part.config_file, part.config, UNET_FIELDS | unknown)
-    return {field: value for field, value in part.config.items() if field in known}
+    return {field: value for field, value in part.config.items() if field in accepted}
 
 
 def load_text_encoder(folder: Path, disable_dynamic: bool = False) -> CLIP:
-    """The CLIP: Stable Diffusion 2's tokenizer and conventions around the folder's own text model.
+    """Load the CLIP: Stable Diffusion 2's tokenizer and conventions with the folder's text model.
 
-    Saved text encoders end at the layer that Stable Diffusion 2 reads, so their last layer is its penultimate one.
+    Stable Diffusion 2 uses the penultimate layer. Saved text encoders end there, so their last layer is used.
     """
     part = _read_part(folder, "text_encoder")
-    # Configurations disagree on the end token, which is the tokenizer's.
+    # Configurations disagree on the end token; the tokenizer's is right.
     config = TEXT_DEFAULTS | part.config | {"eos_token_id": 49407}
     check_fields(part.name, part.config_file, config, TEXT_FIELDS)
 
@@ -250,7 +251,7 @@ def _load_text_patcher(folder: Path, disable_dynamic: bool = False) -> Model:
 
 
 def load_autoencoder(folder: Path) -> VAE:
-    """The VAE, of the size that the folder says."""
+    """Load the VAE, in the size given by the folder's configuration."""
     part = _read_part(folder, "vae")
     check_fields(part.name, part.config_file, part.config, AUTOENCODER_FIELDS)
     widths = part.config["block_out_channels"]
@@ -277,7 +278,7 @@ def load_autoencoder(folder: Path) -> VAE:
 
 
 def _load_vae_patcher(folder: Path, disable_dynamic: bool = False) -> Model:
-    return load_autoencoder(folder).patcher  # as core's: the host takes only the network where it wants it unstreamed
+    return load_autoencoder(folder).patcher  # like core: ComfyUI uses only the network, for unstreamed loading
 
 
 def _read_scheduler(folder: Path) -> dict:
@@ -290,15 +291,15 @@ def _read_scheduler(folder: Path) -> dict:
 
 
 def _read_part(folder: Path, name: str) -> ModelPart:
-    """A part out of the folder of its name, else out of ModelScope's files; VidRD's checkpoint goes before weights."""
-    own = folder / name
-    if not own.is_dir() and modelscope.is_modelscope_folder(folder):
+    """Read a part from its subfolder, else from ModelScope's files. VidRD's checkpoint takes precedence for weights."""
+    subfolder = folder / name
+    if not subfolder.is_dir() and modelscope.is_modelscope_folder(folder):
         return modelscope.read_modelscope_part(folder, name)
-    config = read_json(own / "config.json", name)
+    config = read_json(subfolder / "config.json", name)
     checkpoint = vidrd.find_checkpoint(folder)
     if checkpoint and name in vidrd.CHECKPOINT_PARTS:
         weights = vidrd.read_checkpoint_part(checkpoint, name)
-        if weights or name == "unet":  # a text encoder is there only where it was trained along
-            return ModelPart(name, own / "config.json", config, checkpoint, weights)
-    file = find_weights(own, name)
-    return ModelPart(name, own / "config.json", config, file, read_weights(file, name))
+        if weights or name == "unet":  # it contains a text encoder only if that was trained as well
+            return ModelPart(name, subfolder / "config.json", config, checkpoint, weights)
+    file = find_weights(subfolder, name)
+    return ModelPart(name, subfolder / "config.json", config, file, read_weights(file, name))

@@ -1,6 +1,6 @@
-"""diffusers' UNet3DConditionModel (ModelScope, ZeroScope, the demo video model) as a host MODEL.
+"""diffusers' UNet3DConditionModel (ModelScope, ZeroScope, the demo video model) as a ComfyUI MODEL.
 
-The host hands frames over as a batch, `[B * F, C, H, W]`; the UNet wants clips, `[B, C, F, H, W]`.
+ComfyUI passes frames as a batch, `[B * F, C, H, W]`; the UNet expects clips, `[B, C, F, H, W]`.
 """
 
 from typing import Any
@@ -17,16 +17,17 @@ from .patched_attention import patch_attention
 
 
 class VideoUNet(torch.nn.Module):
-    """The host's diffusion_model interface around a UNet3DConditionModel.
+    """A UNet3DConditionModel with the interface of ComfyUI's diffusion_model.
 
-    Its layers become the host's own after construction, so that weights are cast, offloaded and interrupted like
-    those of any core model.
+    Its layers are turned into ComfyUI's layers after construction, so they can be cast, offloaded and interrupted like
+    those of core models.
 
     Args:
-        operations: the host's layer classes (`comfy.ops.pick_operations`).
+        operations: ComfyUI's layer classes (`comfy.ops.pick_operations`).
         dtype: of the weights.
-        device: where they are made.
-        unet_config: UNet3DConditionModel's configuration; model_channels among it is for other nodes to read.
+        device: of the weights.
+        model_channels: not used; other nodes read it from the configuration.
+        unet_config: UNet3DConditionModel's configuration.
     """
 
     def __init__(
@@ -42,13 +43,13 @@ class VideoUNet(torch.nn.Module):
         from diffusers import UNet3DConditionModel
 
         class UNet3D(UNet3DConditionModel):
-            # diffusers casts the timestep embedding to the weights' dtype; under manual cast the computation has
-            # another, set before every call.
+            # diffusers casts the timestep embedding to the weights' dtype. With manual cast the compute dtype differs;
+            # it is set before every call.
             dtype = torch.float32
 
-        with torch.device("meta"):  # every tensor comes from the file: none is drawn at random first, in fp32
+        with torch.device("meta"):  # all weights come from the file: skip random initialisation in fp32
             self.unet = UNet3D(**unet_config)
-        # ModelMixin's own .to warns of layers to be kept in fp32, of which none are
+        # ModelMixin.to would warn about layers to keep in fp32; there are none.
         torch.nn.Module.to(self.unet, dtype).to_empty(device=device or "cpu")
         self.dtype = dtype
         use_comfy_layers(self.unet, operations)
@@ -65,7 +66,7 @@ class VideoUNet(torch.nn.Module):
         transformer_options: dict | None = None,
         **inputs: Any,
     ) -> Tensor:
-        """`predict` inside the wrappers that other nodes have put around the network, as the host calls its own."""
+        """Call `predict` inside the wrappers of other nodes, as ComfyUI's UNet does."""
         wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
         executor = WrapperExecutor.new_class_executor(self.predict, self, wrappers)
         return executor.execute(x, timesteps, context, y, control, transformer_options, **inputs)
@@ -83,9 +84,9 @@ class VideoUNet(torch.nn.Module):
         """Predict eps of whole clips.
 
         Args:
-            x: `[B * F, C, H, W]`, B being the conds that the host batched in this call.
-            timesteps: `[B * F]`, one value per clip.
-            context: text, `[B * F, L, D]`; the UNet attends to one text a clip, its first frame's.
+            x: `[B * F, C, H, W]`, where B is the number of conds that ComfyUI batched in this call.
+            timesteps: `[B * F]`, equal within a clip.
+            context: text, `[B * F, L, D]`; only the first frame's text of each clip is used.
         """
         clips = len(transformer_options["cond_or_uncond"])
         frames = x.shape[0] // clips
@@ -102,7 +103,7 @@ class VideoUNet(torch.nn.Module):
 
 
 class VideoModel(comfy.model_base.BaseModel):
-    """The host's sampling model around a VideoUNet."""
+    """ComfyUI's sampling model with a VideoUNet."""
 
     def __init__(
         self,
@@ -114,7 +115,7 @@ class VideoModel(comfy.model_base.BaseModel):
 
 
 class VideoModelConfig(comfy.supported_models_base.BASE):
-    """A host model configuration whose unet_config is UNet3DConditionModel's; Stable Diffusion's schedule."""
+    """A ComfyUI model configuration with UNet3DConditionModel's configuration and Stable Diffusion's schedule."""
 
     unet_extra_config: dict = {}
 
@@ -127,5 +128,5 @@ class VideoModelConfig(comfy.supported_models_base.BASE):
         return VideoModel(self, self.model_type(state_dict, prefix), device=device)
 
     def process_unet_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Give diffusers' keys their place below `VideoUNet.unet`."""
+        """Add the prefix of `VideoUNet.unet` to diffusers' keys."""
         return {f"unet.{key}": tensor for key, tensor in state_dict.items()}

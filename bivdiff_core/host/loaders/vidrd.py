@@ -1,14 +1,14 @@
-"""VidRD ("Reuse and Diffuse", arXiv 2309.03549) as a host MODEL: Stable Diffusion 2.1 with layers along time.
+"""VidRD ("Reuse and Diffuse", arXiv 2309.03549) as a ComfyUI MODEL: Stable Diffusion 2.1 with temporal layers.
 
-The host's own UNet makes the frames, so ControlNets, LoRAs and patches for Stable Diffusion 2 apply. VidRD's layers
-are those of its released code (github.com/MCG-NJU/BIVDiff, models/ReuseAndDiffuse), as the released weights use them:
+It is built on ComfyUI's UNet, so ControlNets, LoRAs and patches for Stable Diffusion 2 apply. VidRD's layers follow its
+released code (github.com/MCG-NJU/BIVDiff, models/ReuseAndDiffuse) and weights:
 
-- after every residual block four convolutions along time, each behind a group norm;
-- in every transformer block, between the attention to the text and the feed-forward, attention of a place in the
-  picture to itself in all frames, the frames numbered by sines and cosines;
-- the group norms outside the transformers take their statistics from the whole clip.
+- four temporal convolutions after every residual block, each after a group norm;
+- temporal attention at each spatial position in every transformer block, between text attention and feed-forward, with
+  sinusoidal frame positions;
+- group norms outside the transformers compute their statistics over the whole clip.
 
-They leave a clip of one frame as it is.
+A clip of one frame passes the temporal layers unchanged.
 """
 
 from functools import partial
@@ -30,7 +30,7 @@ from .model_files import read_weights
 
 CHECKPOINT_PARTS = ("unet", "text_encoder")
 CHECKPOINT_NAMES = ("ModelT2V.safetensors", "ModelT2V.pth")
-"""The file that VidRD was released as, and what it is called once converted; the parts that it may hold."""
+"""VidRD's checkpoint, converted or as released. It contains the parts of `CHECKPOINT_PARTS`, or only the first."""
 
 CONVERSION_SCRIPT = (
     "import torch, safetensors.torch as s; "
@@ -47,14 +47,14 @@ UNET_2D_FIELDS = {
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
     "cross_attention_dim": (),
 }
-"""What is read here of the configuration of Stable Diffusion's UNet, as `parts.check_fields` takes it."""
+"""Supported values in the configuration of Stable Diffusion's UNet, for `model_files.check_fields`."""
 
 
 class VidRDUNet(UNetModel):
-    """The host's UNet with VidRD's layers, which hang on its blocks as hooks: its own weights keep their names.
+    """ComfyUI's UNet with VidRD's layers. They are added as hooks, so the UNet's weights keep their names.
 
     Args:
-        operations, dtype, device, unet_config: as the host's UNetModel takes them.
+        operations, dtype, device, unet_config: as for ComfyUI's UNetModel.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class VidRDUNet(UNetModel):
         **unet_config: Any,
     ):
         super().__init__(dtype=dtype, device=device, operations=operations, **unet_config)
-        made = {"dtype": dtype, "device": device}
+        factory_kwargs = {"dtype": dtype, "device": device}
         self.context_dim = unet_config["context_dim"]
         self.frames = 1
         self._pool_norm_over_clip(self.out[0])
@@ -77,16 +77,16 @@ class VidRDUNet(UNetModel):
                 self._pool_norm_over_clip(block.out_layers[0])
                 layers = []
                 for _ in range(4):
-                    norm = operations.GroupNorm(32, width, **made)
-                    convolution = operations.Conv3d(width, width, (3, 1, 1), padding=(1, 0, 0), **made)
+                    norm = operations.GroupNorm(32, width, **factory_kwargs)
+                    convolution = operations.Conv3d(width, width, (3, 1, 1), padding=(1, 0, 0), **factory_kwargs)
                     layers += [norm, torch.nn.SiLU(), torch.nn.Dropout(0.1), convolution]
                 block.temp_convs = torch.nn.Sequential(*layers)
                 block.register_forward_hook(self._convolve_along_time)
             elif isinstance(block, BasicTransformerBlock):
                 width = block.n_heads * block.d_head
                 heads = {"heads": block.n_heads, "dim_head": block.d_head, "attn_precision": block.attn_precision}
-                block.temp_norm = operations.LayerNorm(width, **made)
-                block.temp_attn = CrossAttention(width, **heads, operations=operations, **made)
+                block.temp_norm = operations.LayerNorm(width, **factory_kwargs)
+                block.temp_attn = CrossAttention(width, **heads, operations=operations, **factory_kwargs)
                 block.norm3.register_forward_pre_hook(partial(self._attend_along_time, block))
 
     def forward(
@@ -95,9 +95,9 @@ class VidRDUNet(UNetModel):
         """Predict eps of whole clips.
 
         Args:
-            x: `[B * F, C, H, W]`, B being the conds that the host batched in this call.
+            x: `[B * F, C, H, W]`, where B is the number of conds that ComfyUI batched in this call.
             timesteps, context: `[B * F]` and `[B * F, L, D]`.
-            inputs: what else the host's UNetModel takes, control among it.
+            inputs: further arguments of ComfyUI's UNetModel, such as control.
         """
         self.frames = x.shape[0] // len(transformer_options["cond_or_uncond"])
         return super().forward(x, timesteps, context=context, transformer_options=transformer_options, **inputs)
@@ -107,18 +107,18 @@ class VidRDUNet(UNetModel):
         norm.register_forward_hook(self._after_norm)
 
     def _before_norm(self, norm: torch.nn.GroupNorm, args: tuple[Tensor]) -> tuple[Tensor]:
-        return (self._as_clips(args[0]),)
+        return (self._to_clips(args[0]),)
 
     def _after_norm(self, norm: torch.nn.GroupNorm, args: tuple[Tensor], out: Tensor) -> Tensor:
-        return self._as_frames(out)
+        return self._to_frames(out)
 
     def _convolve_along_time(self, block: ResBlock, args: tuple[Tensor, Tensor], out: Tensor) -> Tensor:
         if self.frames == 1:
             return out
-        return out + self._as_frames(block.temp_convs(self._as_clips(out)))
+        return out + self._to_frames(block.temp_convs(self._to_clips(out)))
 
     def _attend_along_time(self, block: BasicTransformerBlock, norm: torch.nn.LayerNorm, args: tuple[Tensor]) -> None:
-        """Change the block's state, `[B * F, H * W, C]`, in place: what norm3 reads is what the block adds to."""
+        """Add temporal attention to the block's state `[B * F, H * W, C]` in place, before norm3 reads it."""
         (x,) = args
         if self.frames == 1:
             return
@@ -126,15 +126,15 @@ class VidRDUNet(UNetModel):
         states = states + block.temp_attn(block.temp_norm(states))
         x.copy_(rearrange(states, "(b n) f c -> (b f) n c", n=x.shape[1]))
 
-    def _as_clips(self, x: Tensor) -> Tensor:
+    def _to_clips(self, x: Tensor) -> Tensor:
         return rearrange(x, "(b f) c h w -> b c f h w", f=self.frames)
 
-    def _as_frames(self, x: Tensor) -> Tensor:
+    def _to_frames(self, x: Tensor) -> Tensor:
         return rearrange(x, "b c f h w -> (b f) c h w")
 
 
 def sinusoidal_positions(frames: int, like: Tensor) -> Tensor:
-    """The frames' numbers as sines and cosines by turns, `[F, C]` (arXiv 1706.03762, section 3.5)."""
+    """Interleaved sines and cosines of the frame numbers, `[F, C]` (arXiv 1706.03762, section 3.5)."""
     width = like.shape[-1]
     even = torch.arange(0, width, 2, device=like.device)
     angles = torch.arange(frames, device=like.device)[:, None] / 10000 ** (even / width)
@@ -142,7 +142,7 @@ def sinusoidal_positions(frames: int, like: Tensor) -> Tensor:
 
 
 class VidRDModel(comfy.model_base.BaseModel):
-    """The host's sampling model around a VidRDUNet."""
+    """ComfyUI's sampling model with a VidRDUNet."""
 
     def __init__(
         self,
@@ -154,11 +154,11 @@ class VidRDModel(comfy.model_base.BaseModel):
 
 
 class VidRDConfig(comfy.supported_models.SD20):
-    """The host's configuration of Stable Diffusion 2, made from that of diffusers' UNet2DConditionModel."""
+    """ComfyUI's configuration of Stable Diffusion 2, converted from diffusers' UNet2DConditionModel."""
 
     def __init__(self, unet_config: dict):
         widths, layers = unet_config["block_out_channels"], unet_config["layers_per_block"]
-        attends = [int(kind == "CrossAttnDownBlock2D") for kind in unet_config["down_block_types"]]
+        attention_depths = [int(kind == "CrossAttnDownBlock2D") for kind in unet_config["down_block_types"]]
         super().__init__(
             {
                 "image_size": 32,
@@ -167,8 +167,8 @@ class VidRDConfig(comfy.supported_models.SD20):
                 "model_channels": widths[0],
                 "channel_mult": [width // widths[0] for width in widths],
                 "num_res_blocks": [layers for _ in widths],
-                "transformer_depth": [depth for depth in attends for _ in range(layers)],
-                "transformer_depth_output": [depth for depth in attends for _ in range(layers + 1)],
+                "transformer_depth": [depth for depth in attention_depths for _ in range(layers)],
+                "transformer_depth_output": [depth for depth in attention_depths for _ in range(layers + 1)],
                 "transformer_depth_middle": 1,
                 "context_dim": unet_config["cross_attention_dim"],
                 "use_spatial_transformer": True,
@@ -184,38 +184,38 @@ class VidRDConfig(comfy.supported_models.SD20):
         return VidRDModel(self, self.model_type(state_dict, prefix), device=device)
 
     def process_unet_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rename the checkpoint's keys, diffusers' but for the layers along time, to the host's."""
+        """Rename the checkpoint's keys to ComfyUI's. They are diffusers', except for the temporal layers."""
         names = comfy.utils.unet_to_diffusers(self.unet_config)
         return {_to_comfy_name(key, names): tensor for key, tensor in state_dict.items()}
 
 
 def _to_comfy_name(key: str, names: dict[str, str]) -> str:
-    """A layer along time goes where its neighbour in the same block goes; a weight without a place keeps its name."""
-    block, along_time, layer = key.partition(".temp_")
-    if not along_time:
+    """Rename a key. A temporal layer follows a spatial layer of the same block; an unknown name is kept."""
+    block, temporal, layer = key.partition(".temp_")
+    if not temporal:
         return names.get(key, key)
-    neighbour, end = f"{block}.norm3.weight", "norm3.weight"
-    if layer.startswith("convs."):  # temp_convs.1.convs.3.weight stands behind resnets.1
+    reference_key, suffix = f"{block}.norm3.weight", "norm3.weight"
+    if layer.startswith("convs."):  # temp_convs.1.convs.3.weight follows resnets.1
         _, number, layer = layer.split(".", 2)
-        neighbour, end = f"{block}.resnets.{number}.norm1.weight", "in_layers.0.weight"
-    return f"{names[neighbour].removesuffix(end)}temp_{layer}" if neighbour in names else key
+        reference_key, suffix = f"{block}.resnets.{number}.norm1.weight", "in_layers.0.weight"
+    return f"{names[reference_key].removesuffix(suffix)}temp_{layer}" if reference_key in names else key
 
 
 def find_checkpoint(folder: Path) -> Path | None:
-    """VidRD's checkpoint in a folder of Stable Diffusion 2.1."""
+    """Find VidRD's checkpoint in a folder of Stable Diffusion 2.1; None if there is none."""
     return next((folder / name for name in CHECKPOINT_NAMES if (folder / name).is_file()), None)
 
 
 def read_checkpoint_part(checkpoint: Path, part: str) -> dict[str, Tensor]:
-    """Weights of `unet` or `text_encoder`; none if the checkpoint has no such part.
+    """Read the weights of `unet` or `text_encoder`; empty if the checkpoint does not contain the part.
 
     Raises:
-        ValueError: the file is damaged, or a pickle of more than weights.
+        ValueError: the file is damaged, or a pickle that holds more than weights.
     """
     weights = read_weights(
         checkpoint,
         part,
-        "If you trust where it comes from, convert it once: open a terminal in its folder and run, with a Python that "
+        "If you trust its source, convert it once: open a terminal in its folder and run, with a Python that "
         f'has PyTorch Lightning,\npython -c "{CONVERSION_SCRIPT}"',
     )
     return comfy.utils.state_dict_prefix_replace(weights, {f"{part}.": ""}, filter_keys=True)
