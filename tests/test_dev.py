@@ -1,4 +1,4 @@
-"""dev.py when something is wrong: one sentence that says what to do, a failing status, no traceback."""
+"""Errors of dev.py: one sentence that says what to do, a non-zero exit status, no traceback."""
 
 import json
 import os
@@ -22,16 +22,16 @@ NO_INDEX = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:9/
 
 @pytest.fixture
 def checkout(tmp_path) -> Path:
-    """A copy of the repository's set-up files alone, with nothing built."""
-    for name in ("dev.py", "dev.lock", "dev-requirements.txt", "requirements.txt"):
+    """A copy of the repository's set-up files, with nothing built."""
+    for name in ("dev.py", "dev.lock", "pyproject.toml", "requirements.txt"):
         shutil.copy(ROOT / name, tmp_path)
     for folder in ("batch", "tools"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     return tmp_path
 
 
-def failure(*arguments: str | Path, **variables: str) -> str:
-    """What a Python run that must fail says, once it is known to be one line without a traceback."""
+def run_failing(*arguments: str | Path, **variables: str) -> str:
+    """Run Python; assert that it fails with one line on stderr, and return that line."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "COMFYUI_"))}
     run = subprocess.run(
         [sys.executable, *arguments],
@@ -46,34 +46,34 @@ def failure(*arguments: str | Path, **variables: str) -> str:
     return run.stderr
 
 
-def with_patch(patch: str, dev: Path, command: str) -> list[str]:
-    """Arguments that run dev.py after a line of Python, for what cannot be had for real."""
-    begin = f"import runpy, sys; sys.argv = ['dev.py', {command!r}]; sys.path[0] = {str(dev.parent)!r}"
-    run = f"{begin}; runpy.run_path({str(dev)!r}, run_name='__main__')"
+def patched_command(patch: str, dev: Path, command: str) -> list[str]:
+    """Python arguments that apply a patch and then run a dev.py command, to simulate conditions."""
+    prepare = f"import runpy, sys; sys.argv = ['dev.py', {command!r}]; sys.path[0] = {str(dev.parent)!r}"
+    run = f"{prepare}; runpy.run_path({str(dev)!r}, run_name='__main__')"
     return ["-c", f"{patch}\n{run}"]
 
 
 def test_no_network(checkout):
-    said = failure(checkout / "dev.py", "where", **NO_INDEX, https_proxy="http://127.0.0.1:9")
-    assert "check the network and run again" in said
+    message = run_failing(checkout / "dev.py", "where", **NO_INDEX, https_proxy="http://127.0.0.1:9")
+    assert "check the network and run again" in message
     assert not (checkout / ".host" / "ComfyUI").exists()
 
 
-def test_a_package_index_that_is_gone_half_way(checkout):
-    """The host is there, the packages are not."""
+def test_a_package_index_that_stops_answering(checkout):
+    """ComfyUI is already downloaded, the packages are not."""
     host = checkout / ".host" / "ComfyUI"
     host.mkdir(parents=True)
     (host / "comfyui_version.py").write_text('__version__ = "0.30.0"\n')
     (host / "requirements.txt").touch()
-    said = failure(checkout / "dev.py", "where", **{**NO_INDEX, "PIP_RETRIES": "1"})
-    assert "No package index answered while installing packages: check the network" in said
+    message = run_failing(checkout / "dev.py", "where", **{**NO_INDEX, "PIP_RETRIES": "1"})
+    assert "No package index answered while installing packages: check the network" in message
     assert not (checkout / ".venv" / "bivdiff.sha256").exists()
 
 
 def test_too_little_disk(checkout):
     patch = "import shutil; shutil.disk_usage = lambda path: shutil._ntuple_diskusage(10**12, 10**12, 2 * 10**9)"
-    said = failure(*with_patch(patch, checkout / "dev.py", "where"))
-    assert "has 2.0 GB left: free some" in said
+    message = run_failing(*patched_command(patch, checkout / "dev.py", "where"))
+    assert "has 2.0 GB left: free some" in message
     assert not (checkout / ".venv").exists()
 
 
@@ -82,32 +82,34 @@ def test_too_little_disk(checkout):
 )
 def test_unsuitable_python(checkout, version, advice):
     patch = f"import sys; sys.version_info = ({version})"
-    assert advice in failure(*with_patch(patch, checkout / "dev.py", "where"))
+    assert advice in run_failing(*patched_command(patch, checkout / "dev.py", "where"))
 
 
 @pytest.mark.parametrize("command", ["where", "serve", "test", "bench", "demo"])
 def test_comfyui_path_without_a_comfyui(checkout, command):
-    said = failure(checkout / "dev.py", command, COMFYUI_PATH=str(checkout))
-    assert f"COMFYUI_PATH is {checkout}, which is no ComfyUI: set it to" in said
+    message = run_failing(checkout / "dev.py", command, COMFYUI_PATH=str(checkout))
+    assert f"COMFYUI_PATH is {checkout}, which is not a ComfyUI folder: set it to" in message
 
 
 def test_comfyui_without_a_python(checkout):
     (checkout / "ComfyUI" / "comfy").mkdir(parents=True)
     (checkout / "ComfyUI" / "main.py").touch()
-    said = failure(checkout / "dev.py", "where", COMFYUI_PATH=str(checkout / "ComfyUI"))
-    assert "set COMFYUI_PYTHON to the Python that runs" in said
+    message = run_failing(checkout / "dev.py", "where", COMFYUI_PATH=str(checkout / "ComfyUI"))
+    assert "set COMFYUI_PYTHON to the Python that runs" in message
 
 
 def test_comfyui_that_lacks_packages(checkout):
-    """They are listed, not installed."""
+    """The packages are listed, not installed."""
     (checkout / "ComfyUI" / "comfy").mkdir(parents=True)
     (checkout / "ComfyUI" / "main.py").touch()
     (checkout / "requirements.txt").write_text("no-such-package>=2\ntorch>=999\neinops\n")
-    said = failure(checkout / "dev.py", "where", COMFYUI_PATH=str(checkout / "ComfyUI"), COMFYUI_PYTHON=sys.executable)
-    assert said.endswith('-m pip install "no-such-package>=2" "torch>=999"\n')
+    message = run_failing(
+        checkout / "dev.py", "where", COMFYUI_PATH=str(checkout / "ComfyUI"), COMFYUI_PYTHON=sys.executable
+    )
+    assert message.endswith('-m pip install "no-such-package>=2" "torch>=999"\n')
 
 
-def test_without_ray_its_tests_are_left_out(tmp_path, monkeypatch, capsys):
+def test_ray_tests_are_skipped_without_ray(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         environment, "RAY_PYTHON", tmp_path / ".ray" / environment.RAY_PYTHON.relative_to(environment.RAY_VENV)
     )
@@ -116,11 +118,11 @@ def test_without_ray_its_tests_are_left_out(tmp_path, monkeypatch, capsys):
     for variable, value in NO_INDEX.items():
         monkeypatch.setenv(variable, value)
     assert environment.ensure_ray_python() is None
-    assert "Ray cannot be had: the tests of batch that need it will be skipped" in capsys.readouterr().out
+    assert "Ray is not available: the tests of batch that need it will be skipped" in capsys.readouterr().out
     assert not environment.RAY_STAMP.exists()
 
 
-def test_the_environment_with_ray_is_made_once(tmp_path, monkeypatch):
+def test_the_ray_environment_is_created_once(tmp_path, monkeypatch):
     (tmp_path / "bivdiff.txt").write_text(RAY_REQUIREMENT)
     monkeypatch.setattr(environment, "RAY_STAMP", tmp_path / "bivdiff.txt")
     monkeypatch.setattr(environment.subprocess, "run", pytest.fail)
@@ -128,10 +130,10 @@ def test_the_environment_with_ray_is_made_once(tmp_path, monkeypatch):
 
 
 def test_where_ends_in_json():
-    """With a ComfyUI of one's own; the last line is for other programs."""
-    own = {"COMFYUI_PATH": str(COMFYUI), "COMFYUI_PYTHON": sys.executable}
+    """With COMFYUI_PATH set; the last line of output is for other programs."""
+    variables = {"COMFYUI_PATH": str(COMFYUI), "COMFYUI_PYTHON": sys.executable}
     command = [sys.executable, ROOT / "dev.py", "where"]
-    run = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **own})
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **variables})
     assert json.loads(run.stdout.splitlines()[-1]) == {
         "python": sys.executable,
         "comfyui": str(COMFYUI.resolve()),
@@ -140,53 +142,54 @@ def test_where_ends_in_json():
 
 
 def test_no_such_video(checkout):
-    assert "There is no file nowhere.mp4: give the path of a video" in failure(
+    assert "nowhere.mp4 does not exist: give the path of a video" in run_failing(
         checkout / "dev.py", "demo", "nowhere.mp4"
     )
 
 
-def test_a_batch_is_refused_before_anything_is_built(checkout):
-    said = failure(checkout / "dev.py", "batch", "nowhere.json", checkout, checkout / "out")
-    assert "No clips in" in said
+def test_a_wrong_batch_fails_before_anything_is_built(checkout):
+    message = run_failing(checkout / "dev.py", "batch", "nowhere.json", checkout, checkout / "out")
+    assert "No clips in" in message
     (checkout / "clip.mp4").touch()
-    said = failure(checkout / "dev.py", "batch", "nowhere.json", checkout, checkout / "out")
-    assert "nowhere.json cannot be read (No such file or directory): give a workflow saved by ComfyUI" in said
+    message = run_failing(checkout / "dev.py", "batch", "nowhere.json", checkout, checkout / "out")
+    assert "nowhere.json cannot be read (No such file or directory): give a workflow saved by ComfyUI" in message
     assert not (checkout / ".venv").exists()
 
 
-def test_a_file_that_is_no_video(tmp_path):
+def test_a_file_that_is_not_a_video(tmp_path):
     notes = tmp_path / "notes.mp4"
     notes.write_text("not a video\n")
-    assert "notes.mp4 cannot be read as a video: give a video file" in failure("-m", "tools.demo", notes)
+    assert "notes.mp4 cannot be read as a video: give a video file" in run_failing("-m", "tools.demo", notes)
 
 
 def test_a_video_without_enough_frames(tmp_path):
     picture = tmp_path / "picture.png"
     Image.new("RGB", (64, 64)).save(picture)
-    assert "has too few frames (1): give a video with at least 8" in failure("-m", "tools.demo", picture)
+    assert "has too few frames (1): give a video with at least 8" in run_failing("-m", "tools.demo", picture)
 
 
 def test_requirements_agree():
-    """Manager reads one file, the registry the other."""
+    """ComfyUI Manager reads requirements.txt, the registry pyproject.toml."""
     project = (ROOT / "pyproject.toml").read_text()
     for line in (ROOT / "requirements.txt").read_text().split():
         assert f'"{line}"' in project
 
 
 @pytest.mark.skipif(
-    not environment.is_release(COMFYUI, environment.COMFYUI_RELEASE), reason="the lock is for another ComfyUI"
+    not environment.is_release(COMFYUI, environment.COMFYUI_RELEASE), reason="dev.lock is for another ComfyUI"
 )
-def test_the_lock_has_a_release_of_all_that_is_required():
-    """For this Python; its head says how it is made."""
-    required = [ROOT / "dev-requirements.txt", ROOT / "requirements.txt", COMFYUI / "requirements.txt"]
-    locked = {canonicalize_name(pin.name): pin for pin in parsed(environment.LOCK)}
-    for line in (line for file in required for line in parsed(file)):
+def test_the_lock_file_pins_every_requirement():
+    """Checked for this Python version only; the head of dev.lock says how it is made."""
+    required = [Requirement(line) for line in environment.read_development_requirements().values()]
+    required += parse_requirements(ROOT / "requirements.txt") + parse_requirements(COMFYUI / "requirements.txt")
+    locked = {canonicalize_name(pin.name): pin for pin in parse_requirements(environment.LOCK)}
+    for line in required:
         (pin,) = locked[canonicalize_name(line.name)].specifier
         assert pin.operator == "==" and pin.version in line.specifier, line
 
 
-def parsed(file: Path) -> list[Requirement]:
-    """The requirements of a file that count here."""
+def parse_requirements(file: Path) -> list[Requirement]:
+    """Parse the requirements of a file that apply to this Python and platform."""
     lines = (line.partition("#")[0].strip() for line in file.read_text().splitlines())
     found = [Requirement(line) for line in lines if line]
     return [line for line in found if line.marker is None or line.marker.evaluate()]

