@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Set up, run and test BIVDiff for ComfyUI, starting from nothing but Python 3.10 to 3.14.
+"""Set up, run and test BIVDiff for ComfyUI. Only Python 3.10 to 3.14 is needed.
 
-The first command builds .venv and .host/ComfyUI beside this file: about 6 GB, a few minutes. Set COMFYUI_PATH to use
-a ComfyUI that you have instead, with the Python of its own environment or that of COMFYUI_PYTHON; nothing is ever
-installed into that one. What a run writes goes to output/. The tests make .ray as well, for `batch --ray` (600 MB).
+The first command builds .venv and .host/ComfyUI next to this file: about 6 GB, a few minutes. Set COMFYUI_PATH to use
+your own ComfyUI instead, with its own Python or the one in COMFYUI_PYTHON; nothing is installed there. Results go to
+output/. The tests also build .ray, for `batch --ray` (600 MB).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from tools.environment import (
 
 
 def demo(video: Path | None) -> int:
-    """Run the whole chain through a real server and leave its video, contact sheet and figures."""
+    """Run the whole chain on a real server, and save its video, contact sheet and figures."""
     if video and not video.is_file():
-        sys.exit(f"There is no file {video}: give the path of a video.")
+        sys.exit(f"{video} does not exist: give the path of a video.")
     host = find_environment("comfy-cli")
     arguments = [] if host.has_gpu() else ["--cpu"]
     return host.run("-m", "tools.demo", *arguments, *([video.resolve()] if video else []))
@@ -43,9 +43,9 @@ def batch(**options) -> int:
     from batch.records import BatchError
 
     try:
-        order = parse_request(**options)
+        request = parse_request(**options)
         host = find_environment("comfy-cli")
-        return run_batch(order, host.python, host.comfyui, host.gpus())
+        return run_batch(request, host.python, host.comfyui, host.gpus())
     except BatchError as error:
         sys.exit(str(error))
 
@@ -63,27 +63,27 @@ def test() -> int:
     status = max(status, run_tests(host, OUTPUT / "tests", tests))
     if BROWSER not in tests:
         print_status(
-            "browser tests not run: no Chromium on the path, and neither Playwright nor apt-get could install one"
+            "browser tests not run: Chromium is not on the path, and neither Playwright nor apt-get could install it"
         )
         status = max(status, int("CI" in os.environ))
     return status
 
 
 def matrix(rows: list[str]) -> int:
-    """Run the tests with other ComfyUIs, Pythons, packages and front ends."""
+    """Run the tests with other versions of ComfyUI, Python, packages and the front end."""
     from tools.matrix import run_rows
 
     return run_rows(rows)
 
 
 def neighbours(folder: Path) -> int:
-    """Run the demo beside other packs, and see that none loses anything."""
+    """Run the demo together with other packs, and check that no node is lost and its frames stay the same."""
     host = find_environment("comfy-cli")
     return host.run("-m", "tools.other_packs", *([] if host.has_gpu() else ["--cpu"]), folder.resolve())
 
 
 def serve() -> int:
-    """Run ComfyUI with the pack for the browser."""
+    """Run ComfyUI with the pack, for use in the browser."""
     from batch.comfyui_server import build_server_command, find_free_port
 
     host = find_environment()
@@ -111,37 +111,44 @@ BENCHMARKS = (
     "video_models",
     "write_pages",
 )
-"""Modules of research/ that measure; the last writes every page of its rows."""
+"""Modules of research/; the last writes all pages from the rows that the others measure."""
 
 
 def bench() -> int:
-    """Run every benchmark: hours, most of them the study."""
+    """Run every benchmark. This takes hours, most of them for the study."""
     host = find_environment("pandas", "tabulate", "comfy-cli")
     return max([host.run("-m", f"research.{name}") for name in BENCHMARKS])
 
 
 def where() -> int:
-    """Print where Python, ComfyUI and the pack are, as JSON on the last line."""
+    """Print the paths of Python, ComfyUI and the pack as JSON, on the last line."""
     host = find_environment()
     print(json.dumps({"python": str(host.python), "comfyui": str(host.comfyui), "pack": str(ROOT)}))
     return 0
 
 
 def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `batch` takes; docs/batch.md explains it."""
+    """Add the arguments of `batch`, which docs/batch.md explains."""
     add = parser.add_argument
     add("workflow", type=Path, help="a workflow saved by ComfyUI, with one Load Video and one Save Video")
-    add("clips", nargs="+", help="a folder, a glob, a text file that lists clips, or clips")
+    add("clips", nargs="+", help="a folder, a glob, a text file that lists clips, or video files")
     add("out", type=Path, help="the folder for videos and reports")
-    add("--workers", default="auto", metavar="auto|N", help="ComfyUIs at a time (auto: one a GPU, else 1)")
+    add("--workers", default="auto", metavar="auto|N", help="number of ComfyUIs (auto: one per GPU, else 1)")
     add("--ray", metavar="HOST:PORT", help="work on this Ray cluster")
-    add("--shard", metavar="I/N", help="take only the part I, from 0, of N")
-    add("--set", action="append", default=[], dest="settings", metavar='"Node title.input=value"', help="a change")
-    add("--seed", choices=("per-clip", "fixed"), default="per-clip", help="from the clip's content, or as saved")
-    add("--attempts", type=int, default=2, metavar="N", help="how often a clip may lose its ComfyUI (2)")
-    add("--timeout", type=float, metavar="S", help="seconds that a clip may take (no limit)")
-    add("--retry-failed", action="store_true", help="take failed clips again")
-    add("--dry-run", action="store_true", help="only say what there is to do")
+    add("--shard", metavar="I/N", help="process only part I of N, counted from 0")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar='"Node title.input=value"',
+        help="change an input; may be repeated",
+    )
+    add("--seed", choices=("per-clip", "fixed"), default="per-clip", help="seeds from the clip's content, or as saved")
+    add("--attempts", type=int, default=2, metavar="N", help="attempts per clip if ComfyUI is lost (2)")
+    add("--timeout", type=float, metavar="S", help="time limit per clip in seconds (no limit)")
+    add("--retry-failed", action="store_true", help="try failed clips again")
+    add("--dry-run", action="store_true", help="only list what is to be done")
 
 
 def main() -> int:
@@ -152,19 +159,19 @@ def main() -> int:
         commands.add_parser(command.__name__, help=command.__doc__).set_defaults(command=command)
     commands.choices["demo"].add_argument("video", nargs="?", type=Path, help="a clip to take the motion from")
     commands.choices["matrix"].add_argument("rows", nargs="*", metavar="ROW", help="rows of docs/versions.md (all)")
-    commands.choices["neighbours"].add_argument("folder", type=Path, help="holds the other packs, as custom_nodes does")
+    commands.choices["neighbours"].add_argument("folder", type=Path, help="contains the other packs, like custom_nodes")
     add_batch_arguments(commands.choices["batch"])
     arguments = vars(parser.parse_args())
     return arguments.pop("command")(**arguments)
 
 
 if __name__ == "__main__":
-    if sys.version_info < (3, 10):  # noqa: UP036 - an older Python gets this far
+    if sys.version_info < (3, 10):  # noqa: UP036 - an older Python can run up to here
         sys.exit(f"This is Python {sys.version.split()[0]}: run dev.py with Python 3.10 or newer.")
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        sys.exit("Stopped; the same command goes on from here.")
+        sys.exit("Stopped; run the same command again to resume.")
     except OSError as error:
         sys.exit(
             f"{error}: make sure that {ROOT} can be written to and has {REQUIRED_DISK_GB} GB free, then run again."

@@ -1,4 +1,4 @@
-"""Reports: one JSON file for each clip, beside its video, and all of them in manifest.jsonl."""
+"""Reports: one JSON file per clip, next to its video, and all of them in manifest.jsonl."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ MAX_MANIFEST_PASSES = 5
 
 
 def report_path(out: str | Path, clip: BatchClip) -> Path:
-    """Where the report of a clip is."""
+    """Return the path of a clip's report."""
     return Path(out, f"{clip.name}.json")
 
 
 def read_report(path: Path) -> dict | None:
-    """A report, or None where there is none."""
+    """Read a report; None if there is no valid one."""
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -30,9 +30,9 @@ def read_report(path: Path) -> dict | None:
 
 
 def find_valid_report(batch: Batch, clip: BatchClip) -> dict | None:
-    """The report of a clip that needs no work: it is there, and so is the video, and every hash matches."""
+    """Return a clip's report if it, its video and all hashes are up to date; else None."""
     report = read_report(report_path(batch.out, clip))
-    if report is None or any(report["hashes"].get(name) != found for name, found in batch.hashes.items()):
+    if report is None or any(report["hashes"].get(name) != expected for name, expected in batch.hashes.items()):
         return None
     if report["status"] == FAILED and batch.retry_failed and report["run"] != batch.run:
         return None
@@ -49,7 +49,7 @@ def find_valid_report(batch: Batch, clip: BatchClip) -> dict | None:
 
 
 def write_report(batch: Batch, clip: BatchClip, report: dict) -> None:
-    """Put a report in place, the last act of a clip's work. What an earlier time left and this one did not goes."""
+    """Write a clip's report, the last step for a clip; remove an earlier run's video that this run did not replace."""
     before = read_report(report_path(batch.out, clip))
     if before and before.get("video") and before["video"] != report["video"]:
         Path(batch.out, before["video"]).unlink(missing_ok=True)
@@ -59,25 +59,26 @@ def write_report(batch: Batch, clip: BatchClip, report: dict) -> None:
 def write_manifest(out: Path) -> None:
     """Rebuild manifest.jsonl from the reports.
 
-    Several drivers may do so at once: who finds other reports after writing than before writes again, so that the last
-    one's is whole. Not without end, since drivers that are still at work will write it themselves.
+    Several drivers may do this at the same time. A driver that finds changed reports after writing writes again, so
+    the last manifest is complete. The number of passes is limited: drivers that still run will write it later.
     """
     before = None
     for _ in range(MAX_MANIFEST_PASSES):
-        if (now := _list_reports(out)) == before:
+        if (current := _list_reports(out)) == before:
             break
-        reports = filter(None, map(read_report, map(Path, now)))
+        reports = filter(None, map(read_report, map(Path, current)))
         write_atomically(out / MANIFEST, "".join(json.dumps(report) + "\n" for report in reports))
-        before = now
+        before = current
 
 
 def _list_reports(out: Path) -> dict[str, int]:
+    """Return the modification times, in ns, of the reports by path."""
     paths = sorted(path for path in out.rglob("*.json") if not path.name.startswith("."))
     return {str(path): os.stat(path).st_mtime_ns for path in paths}
 
 
 class AttemptLog:
-    """How often a clip was begun, in a file that outlives a worker: a line for each attempt, the name of its run."""
+    """Counts the attempts at a clip in a file, which outlives a worker. Each line is the run id of one attempt."""
 
     def __init__(self, batch: Batch, clip: BatchClip) -> None:
         path = report_path(batch.out, clip)
@@ -85,17 +86,17 @@ class AttemptLog:
         self._run = batch.run
 
     def count(self) -> int:
-        """The attempts of this run so far."""
+        """Return the number of attempts in this run so far."""
         return self._path.read_text().splitlines().count(self._run) if self._path.exists() else 0
 
-    def begin(self) -> None:
-        """Count one more."""
+    def record(self) -> None:
+        """Add an attempt."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with open(self._path, "a") as file:
             file.write(f"{self._run}\n")
 
-    def forget(self) -> None:
-        """Once there is a report, remove the file and what processes that were killed have left of this clip."""
+    def remove(self) -> None:
+        """Remove the file, and temporary files of this clip left by killed processes."""
         for path in self._path.parent.glob(glob.escape(self._path.with_suffix("").name) + ".*"):
             if path.suffix in (".attempts", ".part"):
                 path.unlink(missing_ok=True)

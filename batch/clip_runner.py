@@ -1,4 +1,4 @@
-"""The unit of a batch: one clip through one ComfyUI, idempotent."""
+"""Process the clips of a batch, one at a time, with one ComfyUI. Finished clips are not processed again."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from batch.file_hashes import copy_atomically, hash_file, hash_record
 from batch.records import Batch, BatchClip
 from batch.saved_workflow import apply_seeds, apply_settings, check_one_clip, node_title
 
-FIXED_FILE_TIMES = (0, 0)  # SaveVideo writes the input's time into the file: equal clips shall give equal bytes
+FIXED_FILE_TIMES = (0, 0)  # SaveVideo writes the input's time into the file; equal clips must give equal bytes
 
 
 class ClipError(RuntimeError):
-    """A clip that cannot be done, by its own fault."""
+    """A clip cannot be processed because of its content."""
 
 
 class ClipRunner:
-    """One ComfyUI, started when the first clip needs it and again after it was lost."""
+    """Processes clips with one ComfyUI, which is started for the first clip and restarted if it is lost."""
 
-    def __init__(self, batch: Batch, base: Path, say_stage: Callable[[str], None]) -> None:
+    def __init__(self, batch: Batch, base: Path, on_stage: Callable[[str], None]) -> None:
         self.batch = batch
         self.base = base
-        self.say_stage = say_stage
+        self.on_stage = on_stage
         self._server: ComfyUIServer | None = None
         self._closed = False
         self._prompt: dict = {}
 
-    def settle(self, clip: BatchClip) -> dict:
-        """The report of a clip: of an earlier time if it still holds, else of a run now."""
+    def process_clip(self, clip: BatchClip) -> dict:
+        """Return the report of a clip: an earlier one if it is up to date, else that of a new run."""
         if report := find_valid_report(self.batch, clip):
             return report
         attempts = AttemptLog(self.batch, clip)
@@ -61,15 +61,15 @@ class ClipRunner:
             "hashes": {"clip": clip_hash, "video": result.get("video_hash", ""), **self.batch.hashes},
         }
         write_report(self.batch, clip, report)
-        attempts.forget()
+        attempts.remove()
         return report
 
     def _try(self, clip: BatchClip, clip_hash: str, attempts: AttemptLog) -> dict:
-        """Run a clip until it is done, fails by its own fault, or has lost its worker too often."""
+        """Run a clip until it is done, fails because of its content, or has used up its attempts."""
         cause = "the worker died"
         while attempts.count() < self.batch.attempts:
             self._start()
-            attempts.begin()
+            attempts.record()
             started = time.monotonic()
             try:
                 done = self._run(clip, clip_hash)
@@ -82,12 +82,12 @@ class ClipRunner:
                 cause = str(error)
                 self._server.stop(patience=0)
             except ServerError:
-                attempts.forget()  # not the clip's doing: ComfyUI refuses the workflow
+                attempts.remove()  # not the clip's fault: ComfyUI rejects the workflow
                 raise
         return {"status": FAILED, "error": f"given up after {attempts.count()} attempts: {cause}"}
 
     def close(self) -> None:
-        """Stop the ComfyUI, whatever it does, and remove its folder. Another thread may still wait for a clip."""
+        """Stop ComfyUI, even during a clip of another thread, and remove its folder."""
         self._closed = True
         if self._server:
             self._server.stop(patience=5)
@@ -96,65 +96,65 @@ class ClipRunner:
     def _start(self) -> None:
         if self._server and self._server.is_alive():
             return
-        self.say_stage("starting ComfyUI")
+        self.on_stage("starting ComfyUI")
         comfyui = Path(self.batch.comfyui)
         self._server = ComfyUIServer(
             self.batch.python, comfyui, self.base, self.batch.cpu, beside=comfyui / "custom_nodes"
         )
-        if self._prompt:  # it has started before: whatever keeps it from doing so again may pass
+        if self._prompt:  # it has started before, so a failure to restart may be temporary
             with suppress(ServerError):
                 self._server.__enter__()
                 return
         self._server.__enter__()
         prompt = convert_ui_to_api(self.batch.workflow, self._server.object_info())
         check_one_clip([node["class_type"] for node in prompt.values()])
-        apply_settings(prompt, self.batch.settings)  # which refuses those that the workflow does not have
+        apply_settings(prompt, self.batch.settings)  # raises on settings that do not match the workflow
         for name, path in self.batch.inputs.items():
-            copied = self.base / "input" / name
-            copied.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, copied)
+            input_path = self.base / "input" / name
+            input_path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, input_path)
         self._prompt = prompt
 
     def _run(self, clip: BatchClip, clip_hash: str) -> dict:
-        """Queue the prompt of a clip and put its video in place; what the report says of it."""
-        # Named by content: clips of the same name never meet, and another attempt is the same prompt.
-        copied = self.base / "input" / f"{clip_hash[:16]}{Path(clip.path).suffix}"
-        shutil.copyfile(clip.path, copied)
-        os.utime(copied, FIXED_FILE_TIMES)
+        """Queue the prompt of a clip, copy its video to the results, and return the report's entries about it."""
+        # Named by content: clips of the same name do not collide, and another attempt is the same prompt.
+        input_path = self.base / "input" / f"{clip_hash[:16]}{Path(clip.path).suffix}"
+        shutil.copyfile(clip.path, input_path)
+        os.utime(input_path, FIXED_FILE_TIMES)
         prompt, seeds = apply_seeds(self._prompt, clip_hash) if self.batch.seed == "per-clip" else (self._prompt, {})
         prompt = apply_settings(prompt, self.batch.settings)
         by_type = {node["class_type"]: key for key, node in prompt.items()}
-        prompt[by_type["LoadVideo"]]["inputs"]["file"] = copied.name
-        # Of the name too: ComfyUI would not save again what it has saved for another clip of the same content.
+        prompt[by_type["LoadVideo"]]["inputs"]["file"] = input_path.name
+        # Depends on the name too: otherwise ComfyUI would not save again for another clip of the same content.
         prompt[by_type["SaveVideo"]]["inputs"]["filename_prefix"] = hash_record([clip.name, clip_hash])[:16]
         titles = {key: node_title(node) for key, node in prompt.items()}
 
         def watch(event: str, content: dict) -> None:
             if event == "executing" and content["node"]:
-                self.say_stage(titles[content["node"]])
+                self.on_stage(titles[content["node"]])
             elif event == "progress":
-                self.say_stage(f"{titles[content['node']]} {content['value']}/{content['max']}")
+                self.on_stage(f"{titles[content['node']]} {content['value']}/{content['max']}")
 
         try:
-            run = self._server.run(prompt, watch, self.batch.timeout)
-            if run.error or run.interrupted:
-                raise ClipError(run.error.replace(str(copied), clip.path) or "ComfyUI was told to interrupt it")
-            saved = self._server.files(run.outputs.get(by_type["SaveVideo"], {}))
+            result = self._server.run(prompt, watch, self.batch.timeout)
+            if result.error or result.interrupted:
+                raise ClipError(result.error.replace(str(input_path), clip.path) or "ComfyUI was interrupted")
+            saved = self._server.files(result.outputs.get(by_type["SaveVideo"], {}))
             if len(saved) != 1:
-                raise ClipError(f"Save Video left {len(saved)} files, expected one")
+                raise ClipError(f"Save Video wrote {len(saved)} files, expected one")
             name = clip.name if Path(clip.name).suffix == saved[0].suffix else clip.name + saved[0].suffix
             video = Path(self.batch.out, name)
             copy_atomically(saved[0], video)
         finally:
-            copied.unlink()
+            input_path.unlink()
             for folder in ("output", "temp"):
                 shutil.rmtree(self.base / folder, ignore_errors=True)
-        figures = {titles[key]: read_figures(output) for key, output in run.outputs.items() if read_figures(output)}
+        figures = {titles[key]: read_figures(output) for key, output in result.outputs.items() if read_figures(output)}
         return {"video": name, "video_hash": hash_file(video), "seeds": seeds, "figures": figures}
 
 
 def read_figures(output: dict) -> dict:
-    """What a node has reported in words and numbers, out of its entry in ``Run.outputs``."""
+    """Return the texts and numbers in a node's entry of ``PromptResult.outputs``."""
     return {
         name: values
         for name, values in output.items()

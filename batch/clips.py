@@ -1,4 +1,4 @@
-"""Which clips a batch is to do, and what each is called in the results."""
+"""Find the clips of a batch and their names in the results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ VIDEO_SUFFIXES = {".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg
 
 
 class Shard(NamedTuple):
-    """One of several drivers that share the clips: number ``index``, from 0, of ``count``."""
+    """Part ``index``, from 0, of ``count`` parts of the clips."""
 
     index: int
     count: int
@@ -23,7 +23,7 @@ SINGLE_SHARD = Shard(0, 1)
 
 
 def parse_shard(text: str) -> Shard:
-    """``"2/8"`` as the third of eight."""
+    """Parse ``"I/N"``; ``"2/8"`` is the third of eight parts."""
     index, _, count = text.partition("/")
     if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
         raise BatchError(f"--shard is {text}, expected I/N with I from 0 to N - 1: 0/8 is the first of eight.")
@@ -31,19 +31,19 @@ def parse_shard(text: str) -> Shard:
 
 
 def find_clips(sources: list[str], out: Path, shard: Shard = SINGLE_SHARD) -> list[BatchClip]:
-    """The clips of every folder, list, glob and file in ``sources``, sorted by name.
+    """Find the clips of every folder, list, glob and file in ``sources``, sorted by name.
 
-    A clip of a folder or glob is called by its path below the folder, one of a list by its path below the list's.
+    The name of a clip is its path relative to the folder, to the fixed part of the glob, or to the list's folder.
     """
     clips: dict[str, Path] = {}
     for source in sources:
         found = [(path, root) for path, root in _expand_source(source) if path.suffix.lower() in VIDEO_SUFFIXES]
         if not found:
-            kinds = " ".join(sorted(VIDEO_SUFFIXES))
-            raise BatchError(f"No clips in {source}: give a folder, glob or list of videos ({kinds}).")
+            suffixes = " ".join(sorted(VIDEO_SUFFIXES))
+            raise BatchError(f"No clips in {source}: give a folder, glob or list of videos ({suffixes}).")
         for path, root in found:
             if path.is_relative_to(out):
-                raise BatchError(f"{path} lies in OUT, where results would become clips: give OUT a folder of its own.")
+                raise BatchError(f"{path} is inside OUT, so results would become clips: choose another folder for OUT.")
             name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
             if clips.setdefault(name, path) != path:
                 raise BatchError(f"{clips[name]} and {path} would both become {name} in OUT: rename one of them.")
@@ -52,7 +52,7 @@ def find_clips(sources: list[str], out: Path, shard: Shard = SINGLE_SHARD) -> li
 
 
 def _expand_source(source: str) -> list[tuple[Path, Path]]:
-    """Absolute paths of files, each with the folder that its name is relative to."""
+    """Return absolute paths of files, each with the folder that its name is relative to."""
     path = Path(source)
     if path.is_dir():
         return _match_glob(os.path.join(glob.escape(source), "**", "*"), path.absolute())
@@ -60,7 +60,7 @@ def _expand_source(source: str) -> list[tuple[Path, Path]]:
         fixed = path.parts[: next(i for i, part in enumerate(path.parts) if glob.has_magic(part))]
         return _match_glob(source, Path(*fixed).absolute())
     if not path.is_file():
-        raise BatchError(f"There is no {source}: give a folder, a list or a glob of clips.")
+        raise BatchError(f"{source} does not exist: give a folder, a list or a glob of clips.")
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return [(path.absolute(), path.absolute().parent)]
     return _read_list(path.absolute())
@@ -72,13 +72,13 @@ def _match_glob(pattern: str, root: Path) -> list[tuple[Path, Path]]:
 
 
 def _read_list(path: Path) -> list[tuple[Path, Path]]:
-    """What a text file names, one path a line."""
+    """Read a text file with one path per line."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
-        raise BatchError(f"{path} is neither a video nor a list of clips in plain text.") from None
+        raise BatchError(f"{path} is neither a video nor a text file that lists clips.") from None
     paths = [Path(os.path.normpath(path.parent / line.strip())) for line in lines if line.strip()]
     missing = [str(clip) for clip in paths if not clip.is_file()]
     if missing:
-        raise BatchError(f"{path} lists {len(missing)} files that are not there, the first is {missing[0]}.")
+        raise BatchError(f"{path} lists {len(missing)} files that do not exist, the first is {missing[0]}.")
     return [(clip, path.parent) for clip in paths]

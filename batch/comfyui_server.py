@@ -1,7 +1,7 @@
 """A ComfyUI server with this pack as its only custom node, and a client for it.
 
-The demo and the tests share it. Starting a server takes the standard library alone; running a prompt takes the
-environment's Python, for websocket-client.
+The batch, the tools and the tests use it. Starting a server needs only the standard library; running a prompt needs
+websocket-client.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from urllib.request import ProxyHandler, Request, build_opener
 ROOT = Path(__file__).resolve().parents[1]
 MAX_PORT_ATTEMPTS = 5
 PROGRESS_TEXT_EVENT = 3
-"""The host's number for text that a node shows while it runs, among its binary messages."""
+"""Type of ComfyUI's binary message with text that a node shows while it runs."""
 
-# A proxy set for the internet must not see requests to 127.0.0.1.
+# Requests to 127.0.0.1 must not go through a proxy.
 _open_without_proxy = build_opener(ProxyHandler({})).open
 
 
 class ServerError(RuntimeError):
-    """The server did not start, refused a prompt or failed while it ran one."""
+    """The server did not start, rejected a prompt or failed while it ran one."""
 
 
 class ServerLostError(ServerError):
-    """The server died or fell silent while it ran a prompt."""
+    """The server died or did not answer in time while it ran a prompt."""
 
 
 @dataclass
 class PromptResult:
-    """What one prompt did: the nodes that executed, in order, and what the output nodes returned."""
+    """Result of a prompt: the nodes that ran, in order, and the outputs of the output nodes."""
 
     prompt_id: str
     executed: list[str] = field(default_factory=list)
@@ -48,7 +48,7 @@ class PromptResult:
 
 
 def find_free_port() -> int:
-    """A port on 127.0.0.1 that nobody listens on."""
+    """Return a free port of 127.0.0.1."""
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -57,20 +57,23 @@ def find_free_port() -> int:
 def build_server_command(
     python: str | Path, comfyui: Path, base: Path, port: int, cpu: bool, pack: Path = ROOT, beside: Path | None = None
 ) -> list[str]:
-    """The command line of a ComfyUI that reads and writes under ``base``, with one pack: this one, or a copy of it.
+    """Return the command line of a ComfyUI that reads and writes under ``base``, with this pack or a copy of it.
 
-    It finds the demo LoRA and the models of ``base``, and also loads the custom nodes in ``beside``, a folder like
-    ComfyUI's own custom_nodes.
+    The server finds the demo LoRA and the models of ``base`` and ``comfyui``.
+
+    Args:
+        pack: folder of this pack, or of a copy.
+        beside: folder of further custom nodes to load, like ComfyUI's custom_nodes.
     """
     for folder in ("custom_nodes", "input"):
         (base / folder).mkdir(parents=True, exist_ok=True)
-    # A search path in place of a link in custom_nodes: Windows lets only administrators make links.
+    # A search path instead of a link in custom_nodes: on Windows only administrators can create links.
     search_paths = base / "search_paths.yaml"
     packs = {pack.name: pack.parent}
     if beside and beside.is_dir():
         packs |= {entry.name: beside for entry in beside.iterdir()}
     folders = {"custom_nodes": list(dict.fromkeys(packs.values()))}
-    # What --models-directory would do; older hosts do not know it.
+    # Like --models-directory, which older ComfyUIs do not have.
     folders |= {folder.name: [folder] for folder in sorted((comfyui / "models").glob("*")) if folder.is_dir()}
     folders.setdefault("loras", []).append(pack / "bivdiff_core" / "demo" / "weights" / "loras")
     lines = [f"  {name}: " + json.dumps("\n".join(map(str, paths))) for name, paths in folders.items()]
@@ -83,9 +86,9 @@ def build_server_command(
 
 
 class ComfyUIServer:
-    """A ComfyUI on a free port of 127.0.0.1 for the length of a ``with`` block; its log is ``base / "server.log"``.
+    """A ComfyUI on a free port of 127.0.0.1, for a ``with`` block; its log is ``base / "server.log"``.
 
-    It ends with this process, also when this process is killed.
+    It ends with this process, even if this process is killed.
     """
 
     def __init__(
@@ -100,15 +103,15 @@ class ComfyUIServer:
             self.port = find_free_port()
             if self._start():
                 return self
-            if "already in use" not in self.log:  # another process may take the port before ComfyUI does
+            if "already in use" not in self.log:  # another process can take the port before ComfyUI does
                 break
-        raise ServerError(f"ComfyUI did not start: {self.last_words()} The whole log is {self.base / 'server.log'}.")
+        raise ServerError(f"ComfyUI did not start: {self.last_log_line()} The whole log is {self.base / 'server.log'}.")
 
     def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _start(self) -> bool:
-        """Start the process and wait until it answers; False if it does not."""
+        """Start the process and wait until it answers; return False if it does not."""
         python, *command = self._command(port=self.port)
         with open(self.base / "server.log", "wb") as log:
             self._process = subprocess.Popen(
@@ -130,11 +133,11 @@ class ComfyUIServer:
         return False
 
     def is_alive(self) -> bool:
-        """Whether the process is there."""
+        """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
     def stop(self, patience: float = 15) -> None:
-        """End the process, at the latest after ``patience`` seconds."""
+        """Terminate the process; kill it after ``patience`` seconds."""
         if self._process is None:
             return
         self._process.terminate()
@@ -147,15 +150,15 @@ class ComfyUIServer:
 
     @property
     def log(self) -> str:
-        """Everything that the server has printed so far."""
+        """The server's output so far."""
         return (self.base / "server.log").read_text(encoding="utf-8", errors="replace")
 
-    def last_words(self) -> str:
-        """The log's last line, the one that names the error when the process has died."""
+    def last_log_line(self) -> str:
+        """Return the last line of the log, which names the error if the process has died."""
         return next((line for line in reversed(self.log.splitlines()) if line.strip()), "it printed nothing.")
 
     def request(self, path: str, body: dict | None = None) -> dict:
-        """The JSON answer to a GET of ``path``, or to a POST when there is a ``body``."""
+        """Return the JSON answer to a GET of ``path``, or to a POST if ``body`` is given."""
         content = None if body is None else json.dumps(body).encode()
         request = Request(
             f"http://127.0.0.1:{self.port}{path}", data=content, headers={"Content-Type": "application/json"}
@@ -164,11 +167,11 @@ class ComfyUIServer:
             return json.loads(answer.read() or b"{}")
 
     def object_info(self) -> dict:
-        """The schemas of all nodes, as the frontend gets them."""
+        """Return the schemas of all nodes, as the frontend receives them."""
         return self.request("/object_info")
 
     def interrupt(self) -> None:
-        """Stop the prompt that runs now."""
+        """Interrupt the running prompt."""
         self.request("/interrupt", {})
 
     def run(
@@ -177,23 +180,31 @@ class ComfyUIServer:
         watch: Callable[[str, dict], None] = lambda event, content: None,
         timeout: float | None = None,
     ) -> PromptResult:
-        """Queue a prompt in API format and wait for its end.
+        """Queue a prompt in API format and wait until it ends.
 
-        ``watch(event, content)`` gets the server's messages as they come ("executing", "progress", ...), text that a
-        node shows while it runs as "progress_text".
-        An error inside a node is returned in ``Run.error``; a prompt that fails validation raises, and so does a
-        server that dies, or is not done after ``timeout`` seconds: `ServerLostError`.
+        Args:
+            prompt: in API format.
+            watch: called with the event and content of each server message ("executing", "progress", ...); text that a
+                node shows while it runs is a "progress_text".
+            timeout: seconds.
+
+        Returns:
+            The result. An error inside a node is in ``PromptResult.error``.
+
+        Raises:
+            ServerLostError: the server died, or did not finish within ``timeout``.
+            ServerError: the prompt failed validation.
         """
         from websocket import WebSocketException, WebSocketTimeoutException
 
         try:
             return self._run(prompt, watch, timeout)
-        except HTTPError as refusal:
-            raise ServerError(_format_rejection(json.loads(refusal.read()))) from None
+        except HTTPError as rejection:
+            raise ServerError(_format_rejection(json.loads(rejection.read()))) from None
         except (OSError, WebSocketException) as error:
-            late = timeout is not None and isinstance(error, (WebSocketTimeoutException, TimeoutError))
+            timed_out = timeout is not None and isinstance(error, (WebSocketTimeoutException, TimeoutError))
             raise ServerLostError(
-                f"there was no result within {timeout:g} s" if late else self._cause_of_death()
+                f"there was no result within {timeout:g} s" if timed_out else self._describe_lost_server()
             ) from None
 
     def _run(self, prompt: dict, watch: Callable[[str, dict], None], timeout: float | None) -> PromptResult:
@@ -203,7 +214,7 @@ class ComfyUIServer:
         url = f"ws://127.0.0.1:{self.port}/ws?clientId={client}"
         deadline = None if timeout is None else time.monotonic() + timeout
         with closing(websocket.create_connection(url, timeout=timeout, http_no_proxy=["127.0.0.1"])) as messages:
-            run = PromptResult(self.request("/prompt", {"prompt": prompt, "client_id": client})["prompt_id"])
+            result = PromptResult(self.request("/prompt", {"prompt": prompt, "client_id": client})["prompt_id"])
             while True:
                 if deadline is not None:
                     messages.settimeout(max(deadline - time.monotonic(), 0.001))
@@ -215,30 +226,30 @@ class ComfyUIServer:
                         watch("progress_text", _progress_text(message[4:]))
                     continue  # a preview image
                 event, content = (parsed := json.loads(message))["type"], parsed["data"]
-                if content.get("prompt_id") != run.prompt_id:
+                if content.get("prompt_id") != result.prompt_id:
                     continue
                 watch(event, content)
                 if event == "execution_error":
-                    run.error = content["exception_message"].strip()
+                    result.error = content["exception_message"].strip()
                 elif event == "execution_interrupted":
-                    run.interrupted = True
+                    result.interrupted = True
                 elif event == "executing" and content["node"] is None:
                     break
                 elif event == "executing":
-                    run.executed.append(content["node"])
-        run.outputs = self.request(f"/history/{run.prompt_id}")[run.prompt_id]["outputs"]
-        return run
+                    result.executed.append(content["node"])
+        result.outputs = self.request(f"/history/{result.prompt_id}")[result.prompt_id]["outputs"]
+        return result
 
-    def _cause_of_death(self) -> str:
-        """What is known of a server whose connection was lost, which shows before the process is gone."""
+    def _describe_lost_server(self) -> str:
+        """Describe why the connection was lost. It closes before the process ends, so wait for the process."""
         try:
             status = f"ended with status {self._process.wait(5)}"
         except subprocess.TimeoutExpired:
             status = "closed its connection"
-        return f"ComfyUI {status}; the last line of its log: {self.last_words()}"
+        return f"ComfyUI {status}; the last line of its log: {self.last_log_line()}"
 
     def files(self, output: dict) -> list[Path]:
-        """The files that a save or preview node's entry in ``Run.outputs`` names."""
+        """Return the files in a save or preview node's entry of ``PromptResult.outputs``."""
         return [
             self.base / file["type"] / file["subfolder"] / file["filename"]
             for entries in output.values()
@@ -248,13 +259,13 @@ class ComfyUIServer:
 
 
 def _progress_text(message: bytes) -> dict:
-    """A node and its text out of the server's binary message: the node's id behind its length, then the text."""
+    """Parse the server's binary message: the length of the node's id, the id, and the text."""
     length = int.from_bytes(message[:4], "big")
     return {"node": message[4 : 4 + length].decode(), "text": message[4 + length :].decode()}
 
 
 def _format_rejection(answer: dict) -> str:
-    """One line out of the server's answer to a prompt that it does not accept."""
+    """Format the server's answer to a rejected prompt as one line."""
     reasons = [f"{answer['error']['message']}: {answer['error']['details']}".rstrip(": ")]
     for node in answer["node_errors"].values():
         reasons += [f"{node['class_type']}: {error['message']}: {error['details']}" for error in node["errors"]]

@@ -1,4 +1,4 @@
-"""A batch from its command line to its last report: what is asked for, what is done already, the rest."""
+"""Run a batch: parse the command line, find the clips that are already done, process the others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from batch.saved_workflow import collect_strings, read_workflow, strip_layout
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """What the command line asks for, found sound: nothing of it needs a ComfyUI."""
+    """A validated command line; validating it needs no ComfyUI."""
 
     workflow: dict
     clips: list[BatchClip]
@@ -39,74 +39,74 @@ class BatchRequest:
 def parse_request(
     workflow: Path, clips: list[str], out: Path, workers: str, shard: str | None, attempts: int, **options
 ) -> BatchRequest:
-    """The order that dev.py's arguments make; `BatchError` says what is wrong with them."""
+    """Validate dev.py's arguments; raise `BatchError` if one is wrong."""
     if workers != "auto" and not (workers.isdigit() and int(workers)):
-        raise BatchError(f"--workers is {workers}, expected auto or a number from 1.")
+        raise BatchError(f"--workers is {workers}, expected auto or a number of 1 or more.")
     if attempts < 1:
-        raise BatchError(f"--attempts is {attempts}, expected a number from 1.")
+        raise BatchError(f"--attempts is {attempts}, expected 1 or more.")
     out = out.absolute()
     found = find_clips(clips, out, parse_shard(shard) if shard else SINGLE_SHARD)
-    number = None if workers == "auto" else int(workers)
-    return BatchRequest(read_workflow(workflow), found, out, workers=number, attempts=attempts, **options)
+    count = None if workers == "auto" else int(workers)
+    return BatchRequest(read_workflow(workflow), found, out, workers=count, attempts=attempts, **options)
 
 
-def run_batch(order: BatchRequest, python: Path, comfyui: Path, gpus: list[str]) -> int:
-    """Settle every clip of an order and return the exit status: 1 if one of them has failed."""
-    batch = make_batch(order, python, comfyui, cpu=not gpus)
+def run_batch(request: BatchRequest, python: Path, comfyui: Path, gpus: list[str]) -> int:
+    """Process every clip of a request and return the exit status: 1 if a clip has failed."""
+    batch = make_batch(request, python, comfyui, cpu=not gpus)
     with ThreadPoolExecutor() as pool:
-        found = dict(zip(order.clips, pool.map(partial(find_valid_report, batch), order.clips), strict=True))
+        found = dict(zip(request.clips, pool.map(partial(find_valid_report, batch), request.clips), strict=True))
     reports = {clip.name: report for clip, report in found.items() if report}
     todo = [clip for clip, report in found.items() if not report]
-    print(f"[batch] {len(order.clips)} clips: {len(todo)} to do, {len(reports)} settled before", flush=True)
-    if order.dry_run:
-        for clip in order.clips:
+    print(f"[batch] {len(request.clips)} clips: {len(todo)} to do, {len(reports)} already finished", flush=True)
+    if request.dry_run:
+        for clip in request.clips:
             print(f"{clip.name}: {reports[clip.name]['status'] if clip.name in reports else 'to do'}")
         return 0
-    progress = ProgressBar(len(order.clips), len(reports))
+    progress = ProgressBar(len(request.clips), len(reports))
     try:
-        for report in run_engine(order, batch, todo, gpus, progress) if todo else ():
+        for report in run_engine(request, batch, todo, gpus, progress) if todo else ():
             reports[report["clip"]] = report
             progress.show_report(report)
     finally:
         progress.end()
-        write_manifest(order.out)
+        write_manifest(request.out)
     failed = [report for report in reports.values() if report["status"] == FAILED]
-    print(f"[batch] {len(reports) - len(failed)} done, {len(failed)} failed: {order.out / MANIFEST}")
+    print(f"[batch] {len(reports) - len(failed)} done, {len(failed)} failed: {request.out / MANIFEST}")
     if failed:
-        print("[batch] failed clips wait for --retry-failed, or for a change in clip, workflow or pack")
+        print("[batch] failed clips are skipped until --retry-failed, or until the clip, workflow or pack changes")
     return 1 if failed else 0
 
 
-def make_batch(order: BatchRequest, python: Path, comfyui: Path, cpu: bool) -> Batch:
-    """What the workers need to know, with the hashes of everything that the results depend on."""
-    named = find_files(collect_strings(order.workflow, order.settings), str(python), comfyui)
+def make_batch(request: BatchRequest, python: Path, comfyui: Path, cpu: bool) -> Batch:
+    """Collect what the workers need, with hashes of everything that the results depend on."""
+    files = find_files(collect_strings(request.workflow, request.settings), str(python), comfyui)
     prefix = "input/"
     return Batch(
-        run_engine=uuid.uuid4().hex[:12],
+        run=uuid.uuid4().hex[:12],
         python=str(python),
         comfyui=str(comfyui),
         cpu=cpu,
-        workflow=order.workflow,
-        settings=order.settings,
-        seed=order.seed,
-        out=str(order.out),
+        workflow=request.workflow,
+        settings=request.settings,
+        seed=request.seed,
+        out=str(request.out),
         hashes={
-            "workflow": hash_record([strip_layout(order.workflow), order.settings, order.seed]),
+            "workflow": hash_record([strip_layout(request.workflow), request.settings, request.seed]),
             "pack": hash_pack(),
             "host": hash_comfyui(comfyui),
-            "files": hash_files(named),
+            "files": hash_files(files),
         },
-        inputs={name.removeprefix(prefix): path for name, path in named.items() if name.startswith(prefix)},
-        attempts=order.attempts,
-        timeout=order.timeout,
-        retry_failed=order.retry_failed,
+        inputs={name.removeprefix(prefix): path for name, path in files.items() if name.startswith(prefix)},
+        attempts=request.attempts,
+        timeout=request.timeout,
+        retry_failed=request.retry_failed,
     )
 
 
 def run_engine(
-    order: BatchRequest, batch: Batch, todo: list[BatchClip], gpus: list[str], progress: ProgressBar
+    request: BatchRequest, batch: Batch, todo: list[BatchClip], gpus: list[str], progress: ProgressBar
 ) -> Iterator[dict]:
-    """The reports of clips from the engine that the order names, as they come."""
-    if order.ray is not None:
-        return run_ray(batch, todo, order.ray, order.workers, progress.show_stage)
-    return run_local(batch, todo, order.workers or len(gpus) or 1, gpus, progress.show_stage)
+    """Process clips with the engine of the request; yield each report when its clip is finished."""
+    if request.ray is not None:
+        return run_ray(batch, todo, request.ray, request.workers, progress.show_stage)
+    return run_local(batch, todo, request.workers or len(gpus) or 1, gpus, progress.show_stage)

@@ -1,9 +1,9 @@
-"""Run a Python script that ends when the process which started it does, however that one ended.
+"""Run a Python script that ends when its parent process ends, for whatever reason.
 
     python batch/exit_with_parent.py SCRIPT [ARGUMENTS ...]
 
-Standard input is a pipe from that process. The operating system closes the pipe when its other end is gone, a kill -9
-included, on Linux, macOS and Windows alike.
+Standard input is a pipe from the parent. On Linux, macOS and Windows the operating system closes the pipe when the
+parent ends, even after kill -9.
 """
 
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def exit_when_pipe_closes(pipe: int) -> None:
-    """Wait until nobody holds the other end of a pipe, then end this process at once."""
+    """Wait until the other end of a pipe is closed, then exit this process immediately."""
     while os.read(pipe, 4096):
         pass
     os._exit(1)
@@ -22,7 +22,7 @@ def exit_when_pipe_closes(pipe: int) -> None:
 
 if __name__ == "__main__":
     pipe = os.dup(0)
-    # What the script starts inherits an empty standard input, not the pipe.
+    # Child processes of the script inherit an empty standard input instead of the pipe.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     threading.Thread(target=exit_when_pipe_closes, args=(pipe,), daemon=True).start()
     del sys.argv[0]

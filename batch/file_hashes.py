@@ -1,4 +1,4 @@
-"""Hashes of everything that a result depends on, and files that are never seen half-written."""
+"""Hash everything that a result depends on, and write files atomically."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def hash_file(path: str | Path) -> str:
 
 
 def hash_record(record: object) -> str:
-    """SHA-256 of something that JSON can hold."""
+    """SHA-256 of a JSON-serialisable value."""
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def hash_folder(folder: Path, paths: Iterable[Path]) -> str:
-    """SHA-256 of files, with their places in a folder."""
+    """SHA-256 of files and their paths relative to a folder."""
     return hash_record(sorted([path.relative_to(folder).as_posix(), hash_file(path)] for path in paths))
 
 
@@ -46,7 +46,7 @@ def hash_pack() -> str:
 
 
 def hash_comfyui(comfyui: Path) -> str:
-    """SHA-256 of ComfyUI's own code, without the packs in custom_nodes."""
+    """SHA-256 of ComfyUI's code, without the packs in custom_nodes."""
     tops = [entry for entry in comfyui.iterdir() if entry.name not in NOT_COMFYUI_CODE]
     tops = [top for top in tops if not (top / "pyvenv.cfg").exists()]
     files = [path for top in tops for path in ([top] if top.is_file() else top.rglob("*")) if path.suffix == ".py"]
@@ -54,64 +54,62 @@ def hash_comfyui(comfyui: Path) -> str:
 
 
 def find_files(strings: set[str], python: str, comfyui: Path) -> dict[str, str]:
-    """Paths of the models (``"checkpoints/name"``) and input files (``"input/name"``) that are among ``strings``."""
+    """Return the paths of models (``"checkpoints/name"``) and input files (``"input/name"``) named in ``strings``."""
     command = [python, str(Path(__file__).with_name("find_workflow_files.py")), str(comfyui)]
     found = subprocess.run(command, input=json.dumps(sorted(strings)), capture_output=True, text=True)
     if found.returncode != 0:
-        raise BatchError(f"{comfyui} does not say where its models are: {found.stderr.strip().splitlines()[-1]}")
+        raise BatchError(f"The model folders of {comfyui} cannot be read: {found.stderr.strip().splitlines()[-1]}")
     return json.loads(found.stdout)
 
 
 def hash_files(paths: dict[str, str]) -> dict[str, str]:
-    """SHA-256 of each file or folder, remembered until the size or time of a file changes: models are large."""
+    """SHA-256 of each file or folder. Hashes are cached until a file's size or time changes, since models are large."""
     try:
-        remembered = json.loads(HASH_CACHE.read_text())
+        cache = json.loads(HASH_CACHE.read_text())
     except (OSError, ValueError):
-        remembered = {}
+        cache = {}
 
-    def remember(path: Path) -> str:
+    def hash_cached(path: Path) -> str:
         state = path.stat()
-        entry = remembered.get(str(path))
+        entry = cache.get(str(path))
         if not entry or entry[:2] != [state.st_size, state.st_mtime_ns]:
-            remembered[str(path)] = entry = [state.st_size, state.st_mtime_ns, hash_file(path)]
+            cache[str(path)] = entry = [state.st_size, state.st_mtime_ns, hash_file(path)]
         return entry[2]
 
     hashes = {}
     for name, path in paths.items():
         if os.path.isdir(path):
-            hashes[name] = hash_record([remember(file) for file in sorted(Path(path).rglob("*")) if file.is_file()])
+            hashes[name] = hash_record([hash_cached(file) for file in sorted(Path(path).rglob("*")) if file.is_file()])
         else:
-            hashes[name] = remember(Path(path))
+            hashes[name] = hash_cached(Path(path))
     if hashes:
-        write_atomically(
-            HASH_CACHE, json.dumps({path: entry for path, entry in remembered.items() if os.path.exists(path)})
-        )
+        write_atomically(HASH_CACHE, json.dumps({path: entry for path, entry in cache.items() if os.path.exists(path)}))
     return hashes
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Put a text file in place by a rename, so that nobody ever reads half of it."""
-    part = _part(path)
-    part.write_text(text, encoding="utf-8")
-    _rename(part, path)
+    """Write a text file under a temporary name and rename it, so it is never read half-written."""
+    temporary = _temporary_path(path)
+    temporary.write_text(text, encoding="utf-8")
+    _rename(temporary, path)
 
 
 def copy_atomically(source: Path, path: Path) -> None:
-    """Copy a file to its place by a rename."""
-    part = _part(path)
-    shutil.copyfile(source, part)
-    _rename(part, path)
+    """Copy a file under a temporary name and rename it."""
+    temporary = _temporary_path(path)
+    shutil.copyfile(source, temporary)
+    _rename(temporary, path)
 
 
-def _part(path: Path) -> Path:
+def _temporary_path(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
 
 
-def _rename(part: Path, path: Path) -> None:
+def _rename(temporary: Path, path: Path) -> None:
     try:
-        os.replace(part, path)
+        os.replace(temporary, path)
     except FileNotFoundError:
-        # Another worker had the same clip, after a node was thought lost: it came first and has cleaned up.
+        # Another worker had the same clip, because its node seemed lost. It finished first and cleaned up.
         if not path.exists():
             raise

@@ -1,9 +1,9 @@
-"""Where ComfyUI finds the models and input files that a workflow names.
+"""Find the models and input files that a workflow names, as ComfyUI does.
 
     COMFYUI'S-PYTHON batch/find_workflow_files.py COMFYUI
 
-reads a JSON list of strings and prints those that name a file, as ``{"checkpoints/name": path}``. A program of its own
-because ComfyUI's modules know which folders it searches, and a batch may be driven by another Python.
+reads a JSON list of strings and prints those that name a file, as ``{"checkpoints/name": path}``. It is a separate
+program because it imports ComfyUI's modules, and a batch may run in another Python.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def main(comfyui: Path) -> None:
-    """Print what is found of the strings on standard input."""
+    """Print the files named by the strings on standard input."""
     sys.path[0] = str(comfyui)
     import folder_paths
     from utils.extra_config import load_extra_path_config

@@ -1,4 +1,4 @@
-"""The plain engine: workers on this machine, one thread each, no dependency."""
+"""The local engine: workers on this machine, one thread each, without further dependencies."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from batch.worker import Worker
 
 
 def run_local(
-    batch: Batch, clips: list[BatchClip], workers: int, gpus: list[str], tell_stage: Callable[[str, str], None]
+    batch: Batch, clips: list[BatchClip], workers: int, gpus: list[str], on_stage: Callable[[str, str], None]
 ) -> Iterator[dict]:
-    """Reports as they come. ``tell_stage(worker, stage)`` hears, from other threads, what each worker does."""
+    """Yield each report when its clip is finished. ``on_stage(worker, stage)`` is called from other threads."""
     todo: queue.SimpleQueue[BatchClip] = queue.SimpleQueue()
     for clip in clips:
         todo.put(clip)
@@ -25,7 +25,7 @@ def run_local(
     def work(number: int) -> None:
         try:
             while True:
-                results.put(started[number].settle(todo.get_nowait(), partial(tell_stage, str(number))))
+                results.put(started[number].process_clip(todo.get_nowait(), partial(on_stage, str(number))))
         except queue.Empty:
             started[number].stop()
         except BaseException as error:

@@ -1,4 +1,4 @@
-"""How a batch is getting on: a bar on a terminal, a line for each clip elsewhere."""
+"""Progress of a batch: a bar on a terminal, else one line per clip."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ BAR_WIDTH = 20
 
 
 class ProgressBar:
-    """Shows reports as they come and what each worker does; stages may come from any thread."""
+    """Shows finished clips and each worker's stage; can be called from any thread."""
 
-    def __init__(self, total: int, settled: int) -> None:
+    def __init__(self, total: int, finished: int) -> None:
         self.total = total
-        self.settled = settled
+        self.finished = finished
         self.failed = 0
-        self._before = settled
+        self._finished_before = finished
         self._started = time.monotonic()
         self._stages: dict[str, str] = {}
         self._drawn = False
@@ -28,39 +28,39 @@ class ProgressBar:
         self._on_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
     def show_stage(self, worker: str, stage: str) -> None:
-        """Tell what a worker does now."""
+        """Show a worker's current stage."""
         with self._lock:
             self._stages[worker] = stage
             self._draw()
 
     def show_report(self, report: dict) -> None:
-        """Tell that a clip is settled."""
+        """Show that a clip is finished."""
         with self._lock:
-            self.settled += 1
+            self.finished += 1
             failed = report["status"] == FAILED
             self.failed += failed
             outcome = f"failed: {report['error']}" if failed else f"done in {report['seconds']:.1f} s"
             if not self._on_terminal:
-                print(f"[{self.settled}/{self.total}] {report['clip']} {outcome}", flush=True)
+                print(f"[{self.finished}/{self.total}] {report['clip']} {outcome}", flush=True)
                 return
             if failed:
                 print(f"\r{report['clip']} {outcome}".ljust(self._width()), flush=True)
             self._draw()
 
     def end(self) -> None:
-        """Leave the terminal to what comes after."""
+        """End the bar's line on a terminal."""
         if self._drawn:
             print(flush=True)
 
     def line(self) -> str:
-        """The bar, the time left and the workers' stages."""
-        done = BAR_WIDTH * self.settled // self.total
-        parts = [f"[{'#' * done}{'-' * (BAR_WIDTH - done)}] {self.settled}/{self.total}"]
+        """Return the bar, the time left and the workers' stages."""
+        done = BAR_WIDTH * self.finished // self.total
+        parts = [f"[{'#' * done}{'-' * (BAR_WIDTH - done)}] {self.finished}/{self.total}"]
         if self.failed:
             parts.append(f"{self.failed} failed")
-        if self.settled > self._before:
-            pace = (time.monotonic() - self._started) / (self.settled - self._before)
-            parts.append(f"{format_duration(pace * (self.total - self.settled))} left")
+        if self.finished > self._finished_before:
+            seconds_per_clip = (time.monotonic() - self._started) / (self.finished - self._finished_before)
+            parts.append(f"{format_duration(seconds_per_clip * (self.total - self.finished))} left")
         return " | ".join([", ".join(parts), *(stage for _, stage in sorted(self._stages.items()))])
 
     def _draw(self) -> None:
@@ -74,7 +74,7 @@ class ProgressBar:
 
 
 def format_duration(seconds: float) -> str:
-    """A time as people say it: ``"40 s"``, ``"12 min"``, ``"3 h 20 min"``."""
+    """Format a duration: ``"40 s"``, ``"12 min"``, ``"3 h 20 min"``."""
     minutes = round(seconds / 60)
     if seconds < 100:
         return f"{round(seconds)} s"

@@ -1,4 +1,4 @@
-"""The engine for a cluster, or for one big machine: Ray Data, one actor a worker. Ray is imported only here."""
+"""The engine for a cluster or one large machine: Ray Data, with one actor per worker. Only this module imports Ray."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from batch.records import Batch, BatchClip, BatchError
 from batch.worker import Worker
 
 ROOT = Path(__file__).resolve().parents[1]
-# Ray Data's retries and its scheduling of actors differ from release to release: this one is tested.
+# Ray Data's retries and actor scheduling differ between releases; this one is tested.
 RAY_REQUIREMENT = "ray[data]==2.60.0"
 STAGE_POLL_SECONDS = 0.5
-"""Seconds between two looks at what the workers do."""
+"""Seconds between queries of the workers' stages."""
 
 
 class StageStore:
-    """What each worker of the cluster does now, in an actor of its own."""
+    """Actor that holds the current stage of each worker of the cluster."""
 
     def __init__(self) -> None:
         self._stages: dict[str, str] = {}
 
-    def tell(self, worker: str, stage: str) -> None:
-        """Note what a worker does."""
+    def set_stage(self, worker: str, stage: str) -> None:
+        """Store a worker's stage."""
         self._stages[worker] = stage
 
     def read(self) -> dict[str, str]:
-        """Everything told so far."""
+        """Return the stage of each worker."""
         return self._stages
 
 
 class RayWorker:
-    """A worker somewhere in the cluster, with the GPU that Ray gives it; ``stages`` is the handle of a `StageStore`."""
+    """A worker on a node of the cluster, with the GPU assigned by Ray; ``stages`` is the handle of a `StageStore`."""
 
     def __init__(self, batch: Batch, stages) -> None:
         self._worker = Worker(batch)
@@ -48,22 +48,28 @@ class RayWorker:
         self._name = f"{socket.gethostname()} {os.getpid()}"
 
     def __call__(self, row: dict) -> dict:
-        """Settle a clip. What ends the batch is an answer too: Ray would try an exception again without end."""
+        """Process a clip. An error that ends the batch is returned, since Ray would retry an exception forever."""
+        on_stage = partial(self._stages.set_stage.remote, self._name)
         try:
-            answer = {"report": self._worker.settle(BatchClip(**row), partial(self._stages.tell.remote, self._name))}
+            answer = {"report": self._worker.process_clip(BatchClip(**row), on_stage)}
         except BatchError as error:
             answer = {"fault": f"On {socket.gethostname()}: {error}"}
         return {"answer": json.dumps(answer)}
 
     def __del__(self) -> None:
-        """Ray Data's way to end an actor; without it Ray kills the worker's processes and their folder stays."""
+        """Stop the worker when Ray Data ends the actor. Otherwise Ray kills its processes and their folder stays."""
         self._worker.stop()
 
 
 def run_ray(
-    batch: Batch, clips: list[BatchClip], address: str, workers: int | None, tell_stage: Callable[[str, str], None]
+    batch: Batch, clips: list[BatchClip], address: str, workers: int | None, on_stage: Callable[[str, str], None]
 ) -> Iterator[dict]:
-    """Reports as they come, from a running Ray cluster; ``workers`` is one a GPU of the cluster if None, else 1."""
+    """Process clips on a running Ray cluster; yield each report when its clip is finished.
+
+    Args:
+        workers: number of workers. None: one per GPU of the cluster, or 1 without GPUs.
+        on_stage: called with a worker and its stage, from another thread.
+    """
     if "://" in address or ":" not in address:
         raise BatchError(f"--ray is {address}, expected HOST:PORT of the cluster's head, such as 10.0.0.1:6379.")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -80,31 +86,31 @@ def run_ray(
         environment = {"env_vars": {"PYTHONPATH": str(ROOT)}}
         ray.init(address=address, runtime_env=environment, logging_level="error", log_to_driver=False)
     except ConnectionError as error:
-        raise BatchError(f"No Ray answers at {address} ({error}): start one with ray start --head.") from None
+        raise BatchError(f"No Ray cluster at {address} ({error}): start one with ray start --head.") from None
     ended = threading.Event()
     stages = ray.remote(num_cpus=0)(StageStore).remote()
 
-    def follow() -> None:
-        with suppress(ray.exceptions.RayError):  # stages are for show: a batch outlives the node that keeps them
+    def poll_stages() -> None:
+        with suppress(ray.exceptions.RayError):  # stages are only shown: the batch continues if their node is lost
             while not ended.wait(STAGE_POLL_SECONDS):
                 for worker, stage in ray.get(stages.read.remote(), timeout=10).items():
-                    tell_stage(worker, stage)
+                    on_stage(worker, stage)
 
-    follower = threading.Thread(target=follow, daemon=True)
-    follower.start()
+    poller = threading.Thread(target=poll_stages, daemon=True)
+    poller.start()
     try:
-        yield from _answers(ray, batch, clips, workers, stages)
+        yield from _process_clips(ray, batch, clips, workers, stages)
     finally:
         ended.set()
-        follower.join()  # a call of Ray after its end would start a new one
+        poller.join()  # a call after ray.shutdown would start Ray again
         ray.shutdown()
 
 
-def _answers(ray, batch: Batch, clips: list[BatchClip], workers: int | None, stages) -> Iterator[dict]:
+def _process_clips(ray, batch: Batch, clips: list[BatchClip], workers: int | None, stages) -> Iterator[dict]:
     gpus = ray.cluster_resources().get("GPU", 0)
     size = workers or int(gpus) or 1
     ray.data.DataContext.get_current().enable_progress_bars = False
-    # A block for each clip and one clip at a time with each actor: a clip that kills its worker takes no other along.
+    # One block per clip and one clip at a time per actor: a clip that kills its worker affects no other.
     answers = ray.data.from_items([asdict(clip) for clip in clips], override_num_blocks=len(clips)).map(
         RayWorker,
         fn_constructor_args=(replace(batch, cpu=not gpus), stages),

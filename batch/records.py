@@ -1,4 +1,4 @@
-"""What travels between the driver of a batch and its workers, as JSON."""
+"""Records exchanged as JSON between the driver of a batch and its workers."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 
 class BatchError(RuntimeError):
-    """Something that concerns the whole batch, not one clip: it is told in one sentence and ends the run."""
+    """An error of the whole batch, not of one clip. Its message is one sentence, and it ends the run."""
 
 
 @dataclass(frozen=True)
 class BatchClip:
-    """A clip to do: its name in the results, with ``/`` between folders, and where it is."""
+    """A clip: its name in the results, with ``/`` between folders, and its path."""
 
     name: str
     path: str
@@ -20,10 +20,10 @@ class BatchClip:
 
 @dataclass(frozen=True)
 class Batch:
-    """What all clips of one run have in common."""
+    """Settings shared by all clips of a run."""
 
     run: str
-    """A name for this run alone: attempts are counted for each run."""
+    """Unique id of the run; attempts are counted per run."""
     python: str
     comfyui: str
     cpu: bool
@@ -34,9 +34,9 @@ class Batch:
     """"per-clip" or "fixed"."""
     out: str
     hashes: dict[str, Any]
-    """SHA-256 of "workflow" (with settings and seed), "pack" and "host", and under "files" of each that it names."""
+    """SHA-256 of "workflow" (with settings and seed), "pack" and "host" (ComfyUI); "files": one per named file."""
     inputs: dict[str, str]
-    """Paths of the files of ComfyUI's input folder that the workflow names, by their names in it."""
+    """Files of ComfyUI's input folder that the workflow names: paths by names."""
     attempts: int
     timeout: float | None
     """Seconds for one clip."""

@@ -1,4 +1,4 @@
-"""A saved workflow, in the format of ComfyUI's page or its API, made into the prompt for one clip."""
+"""Read a saved workflow, in UI or API format, and change its prompt for each clip."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from batch.records import BatchError
 
 MUTED, BYPASSED = 2, 4
 VIDEO_NODE_PATTERN = re.compile("load.*video|save.*video|video.*combine|save.*webm", re.IGNORECASE)
-"""Nodes that an artist may have taken for the two."""
+"""Node types that may have been used instead of Load Video and Save Video."""
 SEED_INPUTS = ("seed", "noise_seed")
 LAYOUT_KEYS = {"bgcolor", "color", "extra", "flags", "groups", "order", "pos", "revision", "size", "version"}
 LAYOUT_KEYS |= {"last_link_id", "last_node_id", "showAdvanced"}
-"""What the page changes in its own format when nodes are only looked at or moved."""
+"""Fields of the UI format that the frontend changes when nodes are only viewed or moved."""
 
 
 def read_workflow(path: Path) -> dict:
-    """A workflow from its file, refused if it has other than one Load Video and one Save Video."""
+    """Read a workflow; raise `BatchError` unless it has exactly one Load Video and one Save Video."""
     try:
         workflow = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -29,7 +29,7 @@ def read_workflow(path: Path) -> dict:
     except ValueError:
         raise BatchError(f"{path} is not JSON: give a workflow saved by ComfyUI.") from None
     if not isinstance(workflow, dict) or not (_is_ui(workflow) or _is_api(workflow)):
-        raise BatchError(f"{path} is JSON but no workflow: save it with ComfyUI's Save or Export (API).")
+        raise BatchError(f"{path} is JSON but not a workflow: save it with ComfyUI's Save or Export (API).")
     check_one_clip([kind for kind, _ in active_nodes(workflow)])
     return workflow
 
@@ -43,34 +43,34 @@ def _is_api(workflow: dict) -> bool:
 
 
 def active_nodes(workflow: dict) -> Iterator[tuple[str, object]]:
-    """Each node's type and its settings: muted and bypassed nodes left out, subgraphs opened."""
+    """Yield each node's type and settings, also of nodes in subgraphs; skip muted and bypassed nodes."""
     if _is_api(workflow):
         for node in workflow.values():
             yield node["class_type"], node["inputs"]
         return
     subgraphs = {graph["id"]: graph["nodes"] for graph in workflow.get("definitions", {}).get("subgraphs", [])}
-    waiting = [workflow["nodes"]]
-    while waiting:
-        for node in waiting.pop():
+    pending = [workflow["nodes"]]
+    while pending:
+        for node in pending.pop():
             if node.get("mode") in (MUTED, BYPASSED):
                 continue
             if node["type"] in subgraphs:
-                waiting.append(subgraphs[node["type"]])
+                pending.append(subgraphs[node["type"]])
             yield node["type"], node.get("widgets_values")
 
 
 def check_one_clip(types: list[str]) -> None:
-    """Refuse node types with other than one Load Video and one Save Video among them."""
+    """Raise `BatchError` unless node types contain exactly one Load Video and one Save Video."""
     loads, saves = types.count("LoadVideo"), types.count("SaveVideo")
     if (loads, saves) == (1, 1):
         return
     others = sorted({kind for kind in types if VIDEO_NODE_PATTERN.search(kind)} - {"LoadVideo", "SaveVideo"})
-    found = f"{loads} Load Video and {saves} Save Video" + (f", beside {', '.join(others)}" if others else "")
+    found = f"{loads} Load Video and {saves} Save Video" + (f", and {', '.join(others)}" if others else "")
     raise BatchError(f"A batch needs a workflow with one Load Video and one Save Video; found {found}.")
 
 
 def strip_layout(workflow: dict) -> object:
-    """A workflow without its layout: moving a node is no reason to do every clip again."""
+    """Remove the layout from a workflow: moving a node must not process every clip again."""
 
     def strip(value: object) -> object:
         if isinstance(value, list):
@@ -83,7 +83,7 @@ def strip_layout(workflow: dict) -> object:
 
 
 def collect_strings(workflow: dict, settings: list[str]) -> set[str]:
-    """Every string in the settings of a workflow's nodes that may name a file, but for the clip's own."""
+    """Collect all strings in node settings, since any may name a file; Load Video's are skipped."""
     found = {setting.partition("=")[2] for setting in settings}
 
     def collect(value: object) -> None:
@@ -100,12 +100,12 @@ def collect_strings(workflow: dict, settings: list[str]) -> set[str]:
 
 
 def node_title(node: dict) -> str:
-    """What the page shows above a node of a prompt in API format."""
+    """Return the title of a node of a prompt in API format."""
     return node.get("_meta", {}).get("title") or node["class_type"]
 
 
 def inputs_by_title(prompt: dict) -> dict[str, list[tuple[dict, str]]]:
-    """The inputs of a prompt in API format by ``"Node title.input"``."""
+    """Return the inputs of a prompt in API format by ``"Node title.input"``."""
     found: dict[str, list[tuple[dict, str]]] = {}
     for node in prompt.values():
         for name in node["inputs"]:
@@ -114,7 +114,7 @@ def inputs_by_title(prompt: dict) -> dict[str, list[tuple[dict, str]]]:
 
 
 def apply_settings(prompt: dict, settings: list[str]) -> dict:
-    """A copy of a prompt in API format with every ``"Node title.input=value"`` in place."""
+    """Return a copy of a prompt in API format with every ``"Node title.input=value"`` applied."""
     prompt = copy.deepcopy(prompt)
     inputs = inputs_by_title(prompt)
     for setting in settings:
@@ -125,39 +125,39 @@ def apply_settings(prompt: dict, settings: list[str]) -> dict:
             raise BatchError(_unknown_input_error(key, inputs))
         ((values, name),) = inputs[key]
         if isinstance(values[name], list):
-            raise BatchError(f'--set "{key}" is wired to another node, so that it has no value to set.')
+            raise BatchError(f'--set "{key}" is wired to another node, so it has no value to set.')
         values[name] = _parse_value(key, values[name], text)
     return prompt
 
 
 def _unknown_input_error(key: str, inputs: dict[str, list]) -> str:
     if key in inputs:
-        return f'--set "{key}" fits {len(inputs[key])} nodes: give the one you mean a title of its own.'
+        return f'--set "{key}" matches {len(inputs[key])} nodes: give the node a unique title.'
     title = key.rpartition(".")[0]
-    near = [found for found in inputs if found.startswith(f"{title}.")] or sorted(inputs)
-    return f'--set "{key}" fits no node. There are: {", ".join(near)}.'
+    similar = [found for found in inputs if found.startswith(f"{title}.")] or sorted(inputs)
+    return f'--set "{key}" matches no input. Available: {", ".join(similar)}.'
 
 
 def _parse_value(key: str, old: object, text: str) -> object:
-    """A value typed on the command line, of the kind that the workflow has there."""
+    """Convert a value from the command line to the type of the workflow's value."""
     if isinstance(old, str):
         return text
     try:
         value = json.loads(text)
     except ValueError:
         value = None
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if isinstance(value, bool) if isinstance(old, bool) else number:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(value, bool) if isinstance(old, bool) else is_number:
         return value
     raise BatchError(f'--set "{key}" is "{text}", expected {"true or false" if isinstance(old, bool) else "a number"}.')
 
 
 def apply_seeds(prompt: dict, clip_hash: str) -> tuple[dict, dict[str, int]]:
-    """A copy of a prompt whose seeds follow from the clip's content and the saved seeds, and those seeds by title."""
+    """Return a copy of a prompt with seeds from the clip's hash and the saved seeds, and the new seeds by title."""
     prompt = copy.deepcopy(prompt)
     seeds = {}
-    for key, places in inputs_by_title(prompt).items():
-        for values, name in places:
+    for key, inputs in inputs_by_title(prompt).items():
+        for values, name in inputs:
             if name in SEED_INPUTS and isinstance(values[name], int):
                 digest = hashlib.sha256(f"{clip_hash} {values[name]}".encode()).hexdigest()
                 seeds[key] = values[name] = int(digest[:8], 16)

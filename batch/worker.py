@@ -1,4 +1,4 @@
-"""A worker: the process of a unit, with a ComfyUI, a folder and perhaps a GPU of its own."""
+"""A worker: a process with its own ComfyUI, folder and, if there is one, GPU."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from batch.records import Batch, BatchClip, BatchError
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER_PREFIX = f"bivdiff-batch-{socket.gethostname()}-"
-"""How the names of workers' folders begin; the process that made one comes next."""
-GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"  # ROCm heeds it too
+"""Prefix of the names of workers' folders; the id of the process that made the folder follows."""
+GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"  # ROCm uses it too
 
 
 class Worker:
-    """Settles clips one after the other; a process that dies is replaced."""
+    """Processes clips one after the other in a subprocess, which is restarted if it dies."""
 
     def __init__(self, batch: Batch, gpu: str | None = None) -> None:
         self.batch = batch
@@ -30,28 +30,28 @@ class Worker:
         self._folders: list[str] = []
         self._stopped = False
 
-    def settle(self, clip: BatchClip, tell_stage: Callable[[str], None] = lambda stage: None) -> dict:
-        """The report of a clip, from as many processes as it takes: the unit gives up after the clip's attempts."""
+    def process_clip(self, clip: BatchClip, on_stage: Callable[[str], None] = lambda stage: None) -> dict:
+        """Return the report of a clip. A process that dies is restarted; it counts the clip's attempts."""
         for _ in range(self.batch.attempts + 1):
-            if report := self._ask(clip, tell_stage):
+            if report := self._request(clip, on_stage):
                 return report
-        raise BatchError(f"Workers keep dying before they begin on {clip.name}: see what they print.")
+        raise BatchError(f"Workers keep dying before they start {clip.name}: see their output.")
 
-    def _ask(self, clip: BatchClip, tell_stage: Callable[[str], None]) -> dict | None:
-        """The report of a clip, or None when the process has died."""
+    def _request(self, clip: BatchClip, on_stage: Callable[[str], None]) -> dict | None:
+        """Send a clip to the process and return its report, or None if the process has died."""
         if self._stopped:
             raise BatchError("The worker was stopped.")
         if self._process is None:
             self._start()
         try:
-            self._tell(asdict(clip))
+            self._send(asdict(clip))
             for line in self._process.stdout:
                 ((kind, content),) = json.loads(line).items()
                 if kind == "report":
                     return content
                 if kind == "fault":
                     raise BatchError(content)
-                tell_stage(f"{clip.name}: {content}")
+                on_stage(f"{clip.name}: {content}")
         except BrokenPipeError:
             pass
         self._process.wait()
@@ -60,7 +60,7 @@ class Worker:
 
     def _start(self) -> None:
         self._folders.append(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-"))
-        # A session of its own: a Ctrl-C is for the driver, which then stops its workers.
+        # In its own session, so that Ctrl-C reaches only the driver, which then stops its workers.
         self._process = subprocess.Popen(
             [self.batch.python, "-m", "batch.worker_process", self._folders[-1]],
             stdin=subprocess.PIPE,
@@ -72,14 +72,14 @@ class Worker:
             start_new_session=True,
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
-        self._tell(asdict(self.batch))
+        self._send(asdict(self.batch))
 
-    def _tell(self, record: dict) -> None:
+    def _send(self, record: dict) -> None:
         self._process.stdin.write(json.dumps(record) + "\n")
         self._process.stdin.flush()
 
     def stop(self, patience: float = 20) -> None:
-        """End the process and its ComfyUI, whatever they are doing, and remove their folder and those of before."""
+        """Stop the process and its ComfyUI, even during a clip, and remove the folders of all its processes."""
         self._stopped = True
         if process := self._process:
             process.stdin.close()

@@ -1,10 +1,10 @@
-"""The process of a unit, which a worker talks with.
+"""The subprocess of a worker.
 
     COMFYUI'S-PYTHON -m batch.worker_process FOLDER
 
-keeps its ComfyUI in that folder and reads lines of JSON: a `Batch`, then clips. For each clip it answers with lines
-``{"stage": text}`` while it works, then with ``{"report": report}``, or with ``{"fault": text}`` when the batch cannot
-go on. It ends with its standard input.
+uses the folder for its ComfyUI and reads lines of JSON: a `Batch`, then clips. For each clip it prints lines
+``{"stage": text}`` while it works, then ``{"report": report}``, or ``{"fault": text}`` if the batch cannot continue. It
+exits when its standard input ends.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from batch.worker import FOLDER_PREFIX
 
 
 def remove_stale_folders(folders: Path) -> None:
-    """Remove what workers have left here that were killed together with those who started them."""
+    """Remove the folders of workers that were killed together with their parent process."""
     for folder in folders.glob(f"{glob.escape(FOLDER_PREFIX)}*"):
         owner = folder.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
         if owner.isdigit() and not psutil.pid_exists(int(owner)):
@@ -37,36 +37,36 @@ def remove_stale_folders(folders: Path) -> None:
 
 
 def main() -> None:
-    """Take lines from standard input until it ends."""
+    """Process the lines of standard input until it ends."""
     answers = sys.stdout
-    sys.stdout = sys.stderr  # nothing else may get between the answers
+    sys.stdout = sys.stderr  # keep other output out of the answers
 
-    def say(kind: str, content: object) -> None:
+    def send(kind: str, content: object) -> None:
         try:
             print(json.dumps({kind: content}), file=answers, flush=True)
         except BrokenPipeError:
-            leave()
+            close_and_exit()
 
-    def leave() -> None:
-        unit.close()
+    def close_and_exit() -> None:
+        runner.close()
         os._exit(0)
 
     base = Path(sys.argv[1])
     remove_stale_folders(base.parent)
-    unit = ClipRunner(Batch(**json.loads(sys.stdin.readline())), base, partial(say, "stage"))
+    runner = ClipRunner(Batch(**json.loads(sys.stdin.readline())), base, partial(send, "stage"))
     clips: queue.SimpleQueue[BatchClip] = queue.SimpleQueue()
 
     def work() -> None:
         while True:
             try:
-                say("report", unit.settle(clips.get()))
+                send("report", runner.process_clip(clips.get()))
             except (BatchError, ServerError, WorkflowConversionError, OSError) as error:
-                say("fault", str(error))
+                send("fault", str(error))
 
     threading.Thread(target=work, daemon=True).start()
     for line in sys.stdin:
         clips.put(BatchClip(**json.loads(line)))
-    leave()  # the driver has gone, or wants no more: what is under way is not waited for
+    close_and_exit()  # the driver has ended or stopped this worker: do not wait for a running clip
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""How well does the Inverted Latent Report tell a bad video before it is made?
+"""How well does the Inverted Latent Report predict a bad video?
 
     python -m research.alarm [--runs 260]
 
-Every run takes a held-out clip of the toy world through the real nodes and the demo models, its footage and controls
-drawn at random. The report sees the mixed latent, never the video; whether the video is bad is settled on its decoded
-frames alone. Measures the runs that rows/alarm.jsonl lacks, and fills the tables of pages/alarm.md, the evidence for
-the levels of `ALARM_THRESHOLDS` in bivdiff_core/measure/latent_statistics.py.
+Every run processes a held-out clip of the toy world with the real nodes and the demo models; footage and settings are
+chosen at random. The report gets only the mixed latent, and only the decoded frames decide whether the video is bad.
+Measures the runs that are missing in rows/alarm.jsonl, and fills the tables of pages/alarm.md, the evidence for the
+thresholds of `ALARM_THRESHOLDS` in bivdiff_core/measure/latent_statistics.py.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ def init_worker() -> None:
     chain = DemoChain(start())
 
 
-def footage(clip: toy_world.ToyClip, kind: str, seed: int) -> dict:
-    """A clip's frames as they go into the chain, a LATENT: drawn from outlines, or its own, damaged or not."""
+def make_footage(clip: toy_world.ToyClip, kind: str, seed: int) -> dict:
+    """The chain's input LATENT: frames generated from a clip's outlines, or the clip itself, possibly damaged."""
     if kind == "drawn":
-        outlined = chain.outlined(clip.frames, chain.encode_text(clip.caption))
-        return chain.draw(*outlined, chain.nothing(len(clip.frames)), seed)
+        controlled = chain.apply_outline_control(clip.frames, chain.encode_text(clip.caption))
+        return chain.generate_frames(*controlled, chain.empty_latent(len(clip.frames)), seed)
     frames = clip.frames.clone()
     if kind == "colours that jump":
         frames = add_colour_flicker(frames, seed)
@@ -61,75 +61,75 @@ def footage(clip: toy_world.ToyClip, kind: str, seed: int) -> dict:
 
 
 def run_job(job: dict) -> dict:
-    """A row: the report's figures of a run's mixed latent, and whether its video is bad."""
+    """A row: the report's figures of a mixed latent, and whether the video is bad."""
     clip = toy_world.held_out_clip("easy", job["clip"])
-    latent, caption = footage(clip, job["footage"], job["clip"]), chain.encode_text(clip.caption)
-    given = {name: job[name] for name in ("solver", "steps", "strength")}
-    given["conditioning"] = caption if job["inversion prompt"] == "caption" else chain.empty
+    latent, caption = make_footage(clip, job["footage"], job["clip"]), chain.encode_text(clip.caption)
+    settings = {name: job[name] for name in ("solver", "steps", "strength")}
+    settings["conditioning"] = caption if job["inversion prompt"] == "caption" else chain.empty
     try:
-        image = chain.invert_image(latent, **given) if job["ratio"] > 0 else None
-        video = chain.invert_video(latent, **given) if job["ratio"] < 1 else None
+        image = chain.invert_image(latent, **settings) if job["ratio"] > 0 else None
+        video = chain.invert_video(latent, **settings) if job["ratio"] < 1 else None
         mixed = chain.blend(image, video, job["ratio"], job["mode"])
-    except ValueError:  # too few steps to reach noise, or not like noise: the nodes stop such a run themselves
+    except ValueError:  # the nodes reject too few steps to reach noise, and latents unlike noise
         return {"refused": True}
     measured = latent_statistics.measure_latent(latent_statistics.flatten_to_frames(mixed["samples"]))
-    off = latent_statistics.normalized_deviation(
+    deviation = latent_statistics.normalized_deviation(
         measured, latent_statistics.sampling_limits(tuple(mixed["samples"].shape))
     )
-    made = chain.decode(chain.smooth(mixed, caption, job["steps"]))
+    video = chain.decode(chain.smooth(mixed, caption, job["steps"]))
     return {
         "refused": False,
-        "off": {name: round(values.max().item(), 4) for name, values in off.items()},
-        "bad": has_collapsed(rate(made, clip)),
+        "off": {name: round(values.max().item(), 4) for name, values in deviation.items()},
+        "bad": has_collapsed(rate_frames(video, clip)),
     }
 
 
-def rate(frames: Tensor, clip: toy_world.ToyClip) -> list[dict]:
-    """Each frame's overlap with the known shapes, share of right colours, and sharpness against the clip's own."""
-    true = chain.decode(chain.encode(clip.frames))
+def rate_frames(frames: Tensor, clip: toy_world.ToyClip) -> list[dict]:
+    """Overlap with the known shapes, share of right colours, and sharpness relative to the clip, for each frame."""
+    reference = chain.decode(chain.encode(clip.frames))
     found = []
     for t in range(len(frames)):
-        here = slice(t, t + 1)
-        only = replace(clip, masks=clip.masks[:, here])
-        figures = {"IoU": shape_iou(frames[here], only), "caption": caption_accuracy(frames[here], only)}
-        found.append(figures | {"sharpness": sharpness(frames[here]) / sharpness(true[here])})
+        frame = slice(t, t + 1)
+        one = replace(clip, masks=clip.masks[:, frame])
+        figures = {"IoU": shape_iou(frames[frame], one), "caption": caption_accuracy(frames[frame], one)}
+        found.append(figures | {"sharpness": sharpness(frames[frame]) / sharpness(reference[frame])})
     return found
 
 
 def area_under_curve(bad: pandas.Series, good: pandas.Series) -> float:
-    """Chance that a bad run's score is above a good one's, ties counting half."""
+    """Probability that a bad run's score is above a good run's; ties count half."""
     return mannwhitneyu(bad, good).statistic / (len(bad) * len(good))
 
 
 def area(scores: pandas.Series, bad: pandas.Series) -> str:
-    """The area under the ROC curve, with bounds of 95% of resampled ones."""
-    halves = scores[bad].to_numpy(), scores[~bad].to_numpy()
-    found = bootstrap(halves, area_under_curve, vectorized=False, n_resamples=1000, method="percentile", rng=0)
+    """The area under the ROC curve with its 95% bootstrap interval, as text."""
+    groups = scores[bad].to_numpy(), scores[~bad].to_numpy()
+    found = bootstrap(groups, area_under_curve, vectorized=False, n_resamples=1000, method="percentile", rng=0)
     return (
-        f"{area_under_curve(*halves):.2f} ({found.confidence_interval.low:.2f} to {found.confidence_interval.high:.2f})"
+        f"{area_under_curve(*groups):.2f} ({found.confidence_interval.low:.2f} to {found.confidence_interval.high:.2f})"
     )
 
 
 def share(values: pandas.Series) -> str:
-    """How many of a hundred, with bounds."""
+    """The share of true values with its 95% interval, as text."""
     low, high = confidence_interval(values.astype(float))
     return f"{values.mean():.0%} ({low:.0%} to {high:.0%})"
 
 
 def render_tables(rows: list[dict]) -> dict[str, str]:
-    """What the page's generated blocks hold."""
+    """The generated blocks of the page."""
     table = pandas.json_normalize([row for row in rows if not row["refused"]])
     table["bad"] = table["bad"].astype(bool)
     off = {name: table[f"off.{name}"] for name in latent_statistics.ALARM_THRESHOLDS}
-    full, judged = table["strength"] == 1, table["clip"] % 2 == 1
+    full, held_out = table["strength"] == 1, table["clip"] % 2 == 1
     scores = pandas.Series(
         latent_statistics.alarm_severity({name: torch.tensor(row[f"off.{name}"]) for name in off}, row["strength"])
         for _, row in table.iterrows()
     )
     levels = []
     for name, level in latent_statistics.ALARM_THRESHOLDS.items():
-        counting = full | name.startswith("odd")
-        found = off[name][counting & ~judged & ~table["bad"]].quantile(0.95)
+        counted = full | name.startswith("odd")
+        found = off[name][counted & ~held_out & ~table["bad"]].quantile(0.95)
         levels.append(
             {"figure": name, "level from these runs": f"{found:.1f}", "in use": f"{level:g}"}
             | {"area under curve": area(off[name][full], table["bad"][full])}
@@ -138,15 +138,15 @@ def render_tables(rows: list[dict]) -> dict[str, str]:
     for kind in dict.fromkeys(CONTROLS["footage"]):
         of_kind = table["footage"] == kind
         line = {"footage": kind, "runs": of_kind.sum(), "bad": share(table["bad"][of_kind])}
-        for what, among in (("bad ones stopped", table["bad"]), ("good ones stopped", ~table["bad"])):
-            stopped = scores[of_kind & judged & among] > 1
-            line[what] = f"{stopped.sum()} of {len(stopped)}"
+        for column, among in (("bad ones stopped", table["bad"]), ("good ones stopped", ~table["bad"])):
+            stopped = scores[of_kind & held_out & among] > 1
+            line[column] = f"{stopped.sum()} of {len(stopped)}"
         by_footage.append(line)
-    whole = judged & ~table["footage"].str.startswith("one")
+    whole = held_out & ~table["footage"].str.startswith("one")
     areas = [
-        {"footage": what, "runs": runs.sum(), "bad": table["bad"][runs].sum()}
+        {"footage": name, "runs": runs.sum(), "bad": table["bad"][runs].sum()}
         | {"area under curve": area(scores[runs], table["bad"][runs])}
-        for what, runs in (("all", judged), ("without the broken frames", whole))
+        for name, runs in (("all", held_out), ("without the broken frames", whole))
     ]
     refused = len(rows) - len(table)
     return {
@@ -163,7 +163,7 @@ def render_tables(rows: list[dict]) -> dict[str, str]:
 
 
 def main() -> None:
-    """Measure what is missing and fill the page."""
+    """Measure the missing runs and fill the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=260, help="how many random settings")
     rng = random.Random(1)

@@ -1,9 +1,9 @@
-"""What a batch costs beside the work: one worker and two against one after the other, on the plain loop and on Ray.
+"""The overhead of batches: one and two workers, with the plain loop and with Ray.
 
-First the demo workflow on a few clips of the toy world, through the real ComfyUI. Then, through the stand-in of the
-tests, clips that only wait, to see how workers share them where they do not share a processor; and clips that take no
-time, so that what is left is the engine's own: hashes, copies, reports, prompts, Ray's scheduling.
-Ray takes part where `python dev.py test` has made its environment. Run it with `python dev.py bench`, or
+First, the demo workflow on a few clips of the toy world, in the real ComfyUI. Then, in the fake ComfyUI of the tests,
+clips that only wait, to measure how workers share them without sharing a processor; and clips that take no time, so
+that the rest is overhead: hashes, copies, reports, prompts, Ray's scheduling.
+Ray is measured if `python dev.py test` has installed its environment. Run it with `python dev.py bench`, or
 
     python -m research.batch_overhead [--clips N] [--waiting N] [--empty N ...]
 """
@@ -31,7 +31,7 @@ from tools.video_files import write_video
 
 ROOT = Path(__file__).resolve().parents[1]
 
-STANDIN = ROOT / "tests" / "fixtures" / "fake_comfyui"
+FAKE_COMFYUI = ROOT / "tests" / "fixtures" / "fake_comfyui"
 EMPTY_WORKFLOW = """{
     "1": {"class_type": "LoadVideo", "inputs": {"file": ""}},
     "2": {"class_type": "Work", "inputs": {"video": ["1", 0], "seed": 0, "steps": 1}},
@@ -42,7 +42,7 @@ WORKERS = (1, 2)
 
 @contextmanager
 def ray_cluster(python: Path) -> Iterator[str]:
-    """Address of a cluster of two nodes with a CPU each, on this machine."""
+    """Start a cluster of two nodes with one CPU each on this machine; gives its address."""
     command = [python, ROOT / "tests" / "fixtures" / "ray_cluster.py"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, **pipes, text=True) as process:
@@ -51,7 +51,7 @@ def ray_cluster(python: Path) -> Iterator[str]:
 
 
 class Bench:
-    """Runs batches in a folder of its own."""
+    """Runs batches in a folder."""
 
     def __init__(self, folder: Path, ray_python: Path) -> None:
         self.folder = folder
@@ -59,7 +59,7 @@ class Bench:
         self.with_ray = ray_python.exists()
 
     def seconds(self, comfyui: Path, workflow: Path, clips: Path, *options: str, python: Path) -> float:
-        """Wall-clock time of dev.py batch with nothing done before."""
+        """Wall-clock time of dev.py batch, starting with an empty output folder."""
         out = self.folder / "out"
         shutil.rmtree(out, ignore_errors=True)
         environment = {**os.environ, "COMFYUI_PATH": str(comfyui), "COMFYUI_PYTHON": sys.executable}
@@ -69,20 +69,20 @@ class Bench:
         return time.perf_counter() - start
 
     def engines(self, comfyui: Path, workflow: Path, clips: Path) -> Iterator[tuple[str, int, float]]:
-        """Name, number of workers and seconds of every engine."""
+        """Run every engine; gives its name, number of workers and seconds."""
         for workers in WORKERS:
-            chosen = ["--workers", str(workers)]
-            yield "loop", workers, self.seconds(comfyui, workflow, clips, *chosen, python=Path(sys.executable))
+            options = ["--workers", str(workers)]
+            yield "loop", workers, self.seconds(comfyui, workflow, clips, *options, python=Path(sys.executable))
         if not self.with_ray:
             return
         for workers in WORKERS:
-            # A cluster for each: Ray keeps processes that the next run would find warm.
+            # A new cluster for each run, because Ray keeps warm processes for the next run.
             with ray_cluster(self.ray_python) as address:
-                chosen = ["--workers", str(workers), "--ray", address]
-                yield "Ray Data", workers, self.seconds(comfyui, workflow, clips, *chosen, python=self.ray_python)
+                options = ["--workers", str(workers), "--ray", address]
+                yield "Ray Data", workers, self.seconds(comfyui, workflow, clips, *options, python=self.ray_python)
 
     def measure_demo(self, count: int) -> None:
-        """Print the demo workflow's times on ``count`` clips."""
+        """Print the times of the demo workflow on ``count`` clips."""
         clips = self.folder / "clips"
         clips.mkdir()
         for seed in range(count):
@@ -100,7 +100,7 @@ class Bench:
             print(f"{engine:10}{workers:8}{seconds:9.1f}{seconds / plain:13.2f}{first:12.2f}{rest:8.2f}", flush=True)
 
     def write_texts(self, name: str, texts: list[str]) -> Path:
-        """A folder of clips for the stand-in, which does what their text says."""
+        """Write a folder of clips for the fake ComfyUI, which follows the text in them."""
         clips = self.folder / name
         clips.mkdir()
         for index, text in enumerate(texts):
@@ -108,29 +108,29 @@ class Bench:
         return clips
 
     def measure_waiting(self, count: int) -> None:
-        """Print how workers share clips of half a second each, which take no computing."""
+        """Print how workers share clips that wait for half a second each and compute nothing."""
         clips = self.write_texts("waiting", [f"slow {index}" for index in range(count)])
         print(f"\n{count} clips that wait half a second each")
         print(f"{'engine':10}{'workers':>8}{'seconds':>9}{'of the loop':>13}")
         plain = None
-        for engine, workers, seconds in self.engines(STANDIN, self.empty_workflow(), clips):
+        for engine, workers, seconds in self.engines(FAKE_COMFYUI, self.empty_workflow(), clips):
             plain = plain or seconds
             print(f"{engine:10}{workers:8}{seconds:9.1f}{seconds / plain:13.2f}", flush=True)
 
     def empty_workflow(self) -> Path:
-        """The workflow of clips for the stand-in."""
+        """Write the workflow for the fake ComfyUI."""
         path = self.folder / "empty.json"
         write_atomically(path, EMPTY_WORKFLOW)
         return path
 
     def measure_empty(self, counts: list[int]) -> None:
-        """Print what a clip without work costs, at several numbers of clips."""
-        print("\nClips that take no time: seconds in all, and of each clip beyond those of the fewest")
+        """Print the overhead of clips that take no time, for several numbers of clips."""
+        print("\nClips that take no time: total seconds, and seconds per additional clip")
         print(f"{'clips':>6} {'engine':10}{'workers':>8}{'seconds':>9}{'a clip':>9}")
         fewest: dict[tuple[str, int], float] = {}
         for count in counts:
             clips = self.write_texts(f"empty{count}", [str(index) for index in range(count)])
-            for engine, workers, seconds in self.engines(STANDIN, self.empty_workflow(), clips):
+            for engine, workers, seconds in self.engines(FAKE_COMFYUI, self.empty_workflow(), clips):
                 base = fewest.setdefault((engine, workers), seconds)
                 cost = f"{(seconds - base) / (count - counts[0]):9.3f}" if count > counts[0] else " " * 9
                 print(f"{count:6} {engine:10}{workers:8}{seconds:9.1f}{cost}", flush=True)
@@ -145,7 +145,7 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["STANDIN_JOURNAL"] = str(Path(folder, "journal"))
+        os.environ["FAKE_COMFYUI_JOURNAL"] = str(Path(folder, "journal"))
         bench = Bench(Path(folder), Path(os.environ.get("BIVDIFF_RAY_PYTHON", RAY_PYTHON)))
         bench.measure_demo(arguments.clips)
         bench.measure_waiting(arguments.waiting)

@@ -1,9 +1,9 @@
-"""With how few model calls does the chain make the video that it makes with 50 steps of DDIM?
+"""How few model calls does the chain need to match 50 steps of DDIM?
 
     python -m research.calls [--clips 8]
 
-Held-out clips of the toy world through the whole chain with the structure pass, by every plan of
-`PLANS`. Measures the runs that research/rows/calls.jsonl lacks, and fills the tables of research/pages/calls.md.
+Runs the whole chain with the structure pass on held-out clips of the toy world, with every plan in `PLANS`. Measures
+the runs that are missing in research/rows/calls.jsonl, and fills the tables of research/pages/calls.md.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FIGURES = ("shape flicker", "background flicker", "IoU", "caption", "sharpness")
 
 @dataclass(frozen=True)
 class StepPlan:
-    """Steps of each stage, and how all of them go: scheduler, sampler, and the inversions' solver."""
+    """Steps of each stage, and the scheduler, sampler and inversion solver of all stages."""
 
     draw: int
     invert: int
@@ -40,7 +40,7 @@ class StepPlan:
 
 
 def uniform_plan(steps: int, scheduler: str = "ddim_uniform", sampler: str = "ddim", solver: str = "ddim") -> StepPlan:
-    """As many steps in every stage."""
+    """A plan with the same number of steps in every stage."""
     return StepPlan(steps, steps, steps, steps, scheduler, sampler, solver)
 
 
@@ -58,36 +58,37 @@ PLANS |= {
     for stage in ("draw", "invert", "smooth", "structure_pass")
 }
 HELD_OUT_CLIPS, HELD_OUT_PLANS = range(24, 48), (REFERENCE, "12", "12 ddim_uniform, ddim, uni_inv")
-"""Clips that chose nothing, those of claims.py, and the plans that they judge."""
+"""Held-out clips, which chose no setting (the clips of claims.py), and the plans that are measured on them."""
 
 
 class CallsChain(CountingChain):
-    """The chain by a plan."""
+    """The chain with the steps of a plan."""
 
-    def steadied(self, clip, noise: str, seed: int, plan: StepPlan) -> PricedResult:
-        """A clip drawn anew from its outlines and made steady, `[F, H, W, 3]`."""
+    def run_plan(self, clip, noise: str, seed: int, plan: StepPlan) -> PricedResult:
+        """Generate frames from a clip's outlines and smooth them: a video `[F, H, W, 3]`."""
         text = self.encode_text(clip.caption)
-        controlled = dict(zip(("positive", "negative"), self.outlined(clip.frames, text), strict=True))
+        controlled = dict(zip(("positive", "negative"), self.apply_outline_control(clip.frames, text), strict=True))
         plain = {"positive": text, "negative": self.empty}
         sampling = {"scheduler": plan.scheduler, "sampler_name": plan.sampler}
         inverting = {"scheduler": plan.scheduler, "solver": plan.solver, "conditioning": text, "model": self.image}
 
-        def draw(latent: dict, steps: int, cfg: float) -> dict:
-            given = {**controlled, **sampling, "latent_image": latent, "steps": steps, "cfg": cfg}
-            return self.pack.run("BIVDiffFrameSampler", model=self.image, **given, seed=seed, frame_noise=noise)[0]
+        def sample(latent: dict, steps: int, cfg: float) -> dict:
+            settings = {**controlled, **sampling, "latent_image": latent, "steps": steps, "cfg": cfg}
+            return self.pack.run("BIVDiffFrameSampler", model=self.image, **settings, seed=seed, frame_noise=noise)[0]
 
         def invert(latent: dict, steps: int, strength: float) -> dict:
             return self.pack.run("BIVDiffInvertImage", **inverting, latent=latent, steps=steps, strength=strength)[0]
 
         def smooth(latent: dict) -> dict:
-            given = {**plain, **sampling, "latent": latent, "steps": plan.smooth, "cfg": SMOOTH_CFG}
-            return self.pack.run("BIVDiffTemporalSmoother", model=self.video, **given)[0]
+            settings = {**plain, **sampling, "latent": latent, "steps": plan.smooth, "cfg": SMOOTH_CFG}
+            return self.pack.run("BIVDiffTemporalSmoother", model=self.video, **settings)[0]
 
         def chain(latent: dict) -> dict:
-            smoothed = smooth(invert(draw(latent, plan.draw, FRAME_CFG), plan.invert, STRENGTH))
-            return draw(invert(smoothed, plan.structure_pass, STRUCTURE_PASS_STRENGTH), plan.structure_pass, SMOOTH_CFG)
+            smoothed = smooth(invert(sample(latent, plan.draw, FRAME_CFG), plan.invert, STRENGTH))
+            inverted = invert(smoothed, plan.structure_pass, STRUCTURE_PASS_STRENGTH)
+            return sample(inverted, plan.structure_pass, SMOOTH_CFG)
 
-        return self.step(lambda: self.decode(chain(self.nothing(len(clip.frames)))))
+        return self.run_step(lambda: self.decode(chain(self.empty_latent(len(clip.frames)))))
 
 
 def init_worker() -> None:
@@ -97,30 +98,30 @@ def init_worker() -> None:
 
 
 def run_job(job: dict) -> dict:
-    """A row: figures of a plan on a job's clip."""
+    """A row: the figures of a plan on a clip."""
     clip = toy_world.held_out_clip(job["kind"], job["clip"])
-    video = chain.steadied(clip, job["noise"], job["clip"], PLANS[job["plan"]])
+    video = chain.run_plan(clip, job["noise"], job["clip"], PLANS[job["plan"]])
     figures = {name: value and round(value, 5) for name, value in measure_figures(video.result, clip).items()}
     return figures | {"calls": video.calls}
 
 
 def render_tables(rows: list[dict]) -> dict[str, str]:
-    """What the page's generated blocks hold."""
+    """The generated blocks of the page."""
     table = pandas.DataFrame(rows).astype(dict.fromkeys(FIGURES, float))
     table = table.set_index(["kind", "noise", "plan", "clip"]).sort_index()
-    chose, judge = (table[table.index.isin(HELD_OUT_CLIPS, level="clip") == judging] for judging in (False, True))
-    counts = [len(part.index.unique("clip")) for part in (chose, judge)]
-    made = {"run": describe_run(rows, f"{counts[0]} clips of each kind, {counts[1]} judge.")}
+    tuning, held_out = (table[table.index.isin(HELD_OUT_CLIPS, level="clip") == value] for value in (False, True))
+    counts = [len(part.index.unique("clip")) for part in (tuning, held_out)]
+    blocks = {"run": describe_run(rows, f"{counts[0]} clips of each kind, {counts[1]} judge.")}
     for kind, noise in product(toy_world.CLIP_KINDS, NOISES):
-        made[f"{kind}, {noise}"] = plans_table(chose.loc[kind, noise], list(PLANS))
-    return made | {
-        f"{kind}, judged": plans_table(judge.loc[kind, NOISES[0]], list(HELD_OUT_PLANS))
+        blocks[f"{kind}, {noise}"] = plans_table(tuning.loc[kind, noise], list(PLANS))
+    return blocks | {
+        f"{kind}, judged": plans_table(held_out.loc[kind, NOISES[0]], list(HELD_OUT_PLANS))
         for kind in toy_world.CLIP_KINDS
     }
 
 
 def plans_table(table: pandas.DataFrame, names: list[str]) -> str:
-    """A line for each plan, with its differences to `REFERENCE` clip by clip, as Markdown."""
+    """A line for each plan, with the differences from `REFERENCE` on the same clips, as Markdown."""
     reference, lines = table.loc[REFERENCE], []
     for plan in names:
         of_plan = table.loc[plan]
@@ -133,7 +134,7 @@ def plans_table(table: pandas.DataFrame, names: list[str]) -> str:
 
 
 def main() -> None:
-    """Measure what is missing and fill the page."""
+    """Measure the missing runs and fill the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=8, help="how many held-out clips of each kind")
     clips = range(parser.parse_args().clips)

@@ -1,9 +1,9 @@
-"""Does it do what BIVDiff claims? Held-out clips of the toy world through the real nodes, beside every cheap way out.
+"""Does the pack do what BIVDiff claims? Held-out toy clips with the real nodes, compared with every cheap alternative.
 
     python -m research.claims [--clips 24] [--sheet]
 
-Measures the runs that rows/claims.jsonl lacks, and fills the tables of pages/claims.md, which says what the columns
-mean; --sheet writes docs/evidence.png. Move the rows away after a change of the models or the nodes.
+Measures the runs that are missing in rows/claims.jsonl, and fills the tables of pages/claims.md, which explains the
+columns; --sheet writes docs/evidence.png. Delete the rows after a change of the models or the nodes.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from tools.contact_sheet import make_contact_sheet
 
 STEPS = 25
 LOW_STRENGTH, STEADINESS = 0.5, 0.5
-"""A strength below the nodes' 1, and the steadiness tried at it."""
+"""A strength below the nodes' default of 1, and the steadiness tested with it."""
 REACHES = (1, 3, 7)
 RELEASED_CFG = 7.5
 FIRST_CLIP = 24
-"""Of the held-out clips; on those before it settings were chosen."""
+"""First held-out clip; settings were chosen on the clips before it."""
 SEEDS = (0, 1)
 
 FRAMES = ("independent", "shared", "own")
@@ -53,9 +53,9 @@ COMPARED_WAYS = (
     (f"BIVDiff 1{STRUCTURE_PASS_SUFFIX}", f"{BIVDIFF_WAYS[1]}{STRUCTURE_PASS_SUFFIX}"),
     (f"{BIVDIFF_WAYS[2]}{STRUCTURE_PASS_SUFFIX}", f"{BIVDIFF_WAYS[1]}{STRUCTURE_PASS_SUFFIX}"),
 )
-"""Ways whose differences clip by clip the page shows, for each kind of clips and frames."""
+"""Pairs of methods that the page compares on the same clips, for each kind of clips and frames."""
 OTHER_NOISE = {"independent": ("shared", "the source's noise"), "shared": ("the source's noise",), "own": ()}
-"""From what noise an artist can draw other frames instead of steadying these; frames of one's own are what they are."""
+"""Other noise from which an artist can generate frames instead of smoothing these; own frames have no alternative."""
 MIN_SHARPNESS_KEPT, MAX_POINTS_LOST = 0.9, 0.01
 SHEET_CLIPS = 2
 SHEET_WAYS = (
@@ -69,105 +69,117 @@ SHEET_WAYS = (
 )
 
 Ways = dict[tuple[str, str], PricedResult]
-"""Videos `[F, H, W, 3]` with their prices, by the frames that they are made of and the way."""
+"""Videos `[F, H, W, 3]` with their costs, by (frames that they are made from, method)."""
 
 
 class ClaimsChain(CountingChain):
-    """Every way for one clip and seed."""
+    """Every method on one clip and seed."""
 
-    def ways(self, clip: toy_world.ToyClip, seed: int) -> Ways:
-        """What every way makes of a clip."""
+    def make_videos(self, clip: toy_world.ToyClip, seed: int) -> Ways:
+        """The videos of every method for a clip."""
         self.source, self.text = clip.frames, self.encode_text(clip.caption)
-        self.controlled = self.outlined(clip.frames, self.text)
-        empty = self.nothing(len(clip.frames))
-        encoded = self.step(lambda: self.encode(clip.frames))
-        made: Ways = {("source", "source"): self.step(self.decode, encoded)}
+        self.controlled = self.apply_outline_control(clip.frames, self.text)
+        empty = self.empty_latent(len(clip.frames))
+        encoded = self.run_step(lambda: self.encode(clip.frames))
+        made: Ways = {("source", "source"): self.run_step(self.decode, encoded)}
         for noise in ("independent", "shared"):
-            drawn = self.step(lambda noise=noise: self.draw(*self.controlled, empty, seed, noise, STEPS))
-            made |= self.steadied(noise, drawn, self.step(self.decode, drawn))
+            latent = self.run_step(
+                lambda noise=noise: self.generate_frames(*self.controlled, empty, seed, noise, STEPS)
+            )
+            made |= self.smooth_by_every_method(noise, latent, self.run_step(self.decode, latent))
             if noise == "independent":
-                made |= self.as_published(drawn)
-        own = self.step(lambda: add_colour_flicker(clip.frames, seed))
-        made |= self.steadied("own", self.step(self.encode, own), own)
-        self.remembered = self.step(lambda latent: self.invert_image(latent, self.text, 1.0, steps=STEPS), encoded)
-        made["the source's noise", UNSMOOTHED] = self.drawn_from(self.remembered, self.controlled)
-        alone = self.step(lambda: self.sample(self.video, self.text, empty, seed, steps=STEPS))
-        made["none", "video model alone"] = self.step(self.decode, alone)
+                made |= self.make_released_ways(latent)
+        own = self.run_step(lambda: add_colour_flicker(clip.frames, seed))
+        made |= self.smooth_by_every_method("own", self.run_step(self.encode, own), own)
+        self.inverted_source = self.run_step(
+            lambda latent: self.invert_image(latent, self.text, 1.0, steps=STEPS), encoded
+        )
+        made["the source's noise", UNSMOOTHED] = self.generate_from_inversion(self.inverted_source, self.controlled)
+        alone = self.run_step(lambda: self.run_ksampler(self.video, self.text, empty, seed, steps=STEPS))
+        made["none", "video model alone"] = self.run_step(self.decode, alone)
         return made
 
-    def edits(self, clip: toy_world.ToyClip, goal: toy_world.ToyClip, seed: int) -> Ways:
-        """The clip of `ways` in the goal's colours, from its own noise and from independent noise, not smoothed."""
-        controlled = self.outlined(clip.frames, self.encode_text(goal.caption))
-        drawn = self.step(lambda: self.draw(*controlled, self.nothing(len(clip.frames)), seed, steps=STEPS))
+    def make_edits(self, clip: toy_world.ToyClip, goal: toy_world.ToyClip, seed: int) -> Ways:
+        """The clip of `make_videos` in the goal's colours, unsmoothed: from its inverted and from independent noise."""
+        controlled = self.apply_outline_control(clip.frames, self.encode_text(goal.caption))
+        empty = self.empty_latent(len(clip.frames))
+        latent = self.run_step(lambda: self.generate_frames(*controlled, empty, seed, steps=STEPS))
         return {
-            ("the source's noise", RECOLOURED): self.drawn_from(self.remembered, controlled),
-            ("independent", RECOLOURED): self.step(self.decode, drawn),
+            ("the source's noise", RECOLOURED): self.generate_from_inversion(self.inverted_source, controlled),
+            ("independent", RECOLOURED): self.run_step(self.decode, latent),
         }
 
-    def drawn_from(self, inverted: PricedResult, controlled: tuple[list, list]) -> PricedResult:
-        """Frames drawn from the noise that others were inverted to, as a video."""
-        drawn = self.step(lambda latent: self.redraw(latent, *controlled, STEPS, FRAME_CFG), inverted)
-        return self.step(self.decode, drawn)
+    def generate_from_inversion(self, inverted: PricedResult, controlled: tuple[list, list]) -> PricedResult:
+        """A video generated from an inverted LATENT."""
+        latent = self.run_step(lambda latent: self.denoise_by_frame(latent, *controlled, STEPS, FRAME_CFG), inverted)
+        return self.run_step(self.decode, latent)
 
-    def steadied(self, frames: str, latent: PricedResult, pictures: PricedResult) -> Ways:
-        """Frames, and every way to steady them."""
+    def smooth_by_every_method(self, frames: str, latent: PricedResult, pictures: PricedResult) -> Ways:
+        """Frames, and the video of every method that smooths them."""
         made: Ways = {
             (frames, UNSMOOTHED): pictures,
-            (frames, f"{UNSMOOTHED}{STRUCTURE_PASS_SUFFIX}"): self.passed(latent),
+            (frames, f"{UNSMOOTHED}{STRUCTURE_PASS_SUFFIX}"): self.run_structure_pass(latent),
         }
         for way in BASELINES:
-            made[frames, way] = averaged = self.step(lambda images, way=way: self.averaged(images, way), pictures)
-            made[frames, f"{way}{STRUCTURE_PASS_SUFFIX}"] = self.passed(self.step(self.encode, averaged))
-        pure, image, video = (
-            self.step(lambda latent, of=of, to=to: of(latent, self.text, to, steps=STEPS), latent)
-            for of, to in (
+            made[frames, way] = averaged = self.run_step(lambda images, way=way: self.average(images, way), pictures)
+            made[frames, f"{way}{STRUCTURE_PASS_SUFFIX}"] = self.run_structure_pass(
+                self.run_step(self.encode, averaged)
+            )
+        full, image, video = (
+            self.run_step(
+                lambda latent, invert=invert, strength=strength: invert(latent, self.text, strength, steps=STEPS),
+                latent,
+            )
+            for invert, strength in (
                 (self.invert_image, 1.0),
                 (self.invert_image, LOW_STRENGTH),
                 (self.invert_video, LOW_STRENGTH),
             )
         )
         mixed = {
-            f"BIVDiff 0.5, strength {LOW_STRENGTH:g}": self.step(lambda *both: self.blend(*both, 0.5), image, video),
-            BIVDIFF_WAYS[0]: self.step(lambda image: self.blend(image, None, 1.0), pure),
-            BIVDIFF_WAYS[1]: self.step(lambda image: self.blend(image, None, 1.0), image),
-            BIVDIFF_WAYS[2]: self.step(lambda image: self.blend(image, None, 1.0, steadiness=STEADINESS), image),
+            f"BIVDiff 0.5, strength {LOW_STRENGTH:g}": self.run_step(
+                lambda *both: self.blend(*both, 0.5), image, video
+            ),
+            BIVDIFF_WAYS[0]: self.run_step(lambda image: self.blend(image, None, 1.0), full),
+            BIVDIFF_WAYS[1]: self.run_step(lambda image: self.blend(image, None, 1.0), image),
+            BIVDIFF_WAYS[2]: self.run_step(lambda image: self.blend(image, None, 1.0, steadiness=STEADINESS), image),
         }
         for way, blended in mixed.items():
-            made |= self.smoothed(frames, way, blended)
+            made |= self.smooth_with_and_without_pass(frames, way, blended)
         return made
 
-    def averaged(self, images: torch.Tensor, way: str) -> torch.Tensor:
-        """Frames `[F, H, W, 3]` averaged in one of the `BASELINES` ways."""
+    def average(self, images: torch.Tensor, way: str) -> torch.Tensor:
+        """Average frames `[F, H, W, 3]` by one of the `BASELINES`."""
         if way == BASELINES[0]:
             return average_three_frames(images)
         return average_along_flow(images, self.source, int(way.split()[-1]))[0]
 
-    def as_published(self, latent: PricedResult) -> Ways:
-        """Independent frames inverted without a caption, and as the released code does it."""
-        image = self.step(lambda latent: self.invert_image(latent, self.empty, 1.0, steps=STEPS), latent)
-        made = self.smoothed("independent", "BIVDiff 1, no caption", image)
+    def make_released_ways(self, latent: PricedResult) -> Ways:
+        """Videos of independent frames: no caption in the inversion, released settings, image model in both stages."""
+        image = self.run_step(lambda latent: self.invert_image(latent, self.empty, 1.0, steps=STEPS), latent)
+        made = self.smooth_with_and_without_pass("independent", "BIVDiff 1, no caption", image)
         grid = {"steps": STEPS, "grid": "reference"}
-        released = self.step(lambda latent: self.invert_image(latent, self.empty, 1.0, **grid), latent)
+        released = self.run_step(lambda latent: self.invert_image(latent, self.empty, 1.0, **grid), latent)
         for cfg in (SMOOTH_CFG, RELEASED_CFG):
-            video = self.step(lambda latent, cfg=cfg: self.smooth(latent, self.text, cfg=cfg, **grid), released)
-            made["independent", f"BIVDiff 1, as released, guidance {cfg:g}"] = self.step(self.decode, video)
-        image = self.step(lambda latent: self.invert_image(latent, self.text, LOW_STRENGTH, steps=STEPS), latent)
-        again = self.step(lambda latent: self.redraw(latent, self.text, self.empty, STEPS), image)
-        made["independent", "image model for the video model"] = self.step(self.decode, again)
+            video = self.run_step(lambda latent, cfg=cfg: self.smooth(latent, self.text, cfg=cfg, **grid), released)
+            made["independent", f"BIVDiff 1, as released, guidance {cfg:g}"] = self.run_step(self.decode, video)
+        image = self.run_step(lambda latent: self.invert_image(latent, self.text, LOW_STRENGTH, steps=STEPS), latent)
+        denoised = self.run_step(lambda latent: self.denoise_by_frame(latent, self.text, self.empty, STEPS), image)
+        made["independent", "image model for the video model"] = self.run_step(self.decode, denoised)
         return made
 
-    def smoothed(self, frames: str, way: str, mixed: PricedResult) -> Ways:
-        """An inverted LATENT smoothed, and the structure pass after it."""
-        video = self.step(lambda latent: self.smooth(latent, self.text, STEPS), mixed)
+    def smooth_with_and_without_pass(self, frames: str, way: str, mixed: PricedResult) -> Ways:
+        """Smooth an inverted LATENT: the video without and with the structure pass."""
+        video = self.run_step(lambda latent: self.smooth(latent, self.text, STEPS), mixed)
         return {
-            (frames, way): self.step(self.decode, video),
-            (frames, f"{way}{STRUCTURE_PASS_SUFFIX}"): self.passed(video),
+            (frames, way): self.run_step(self.decode, video),
+            (frames, f"{way}{STRUCTURE_PASS_SUFFIX}"): self.run_structure_pass(video),
         }
 
-    def passed(self, latent: PricedResult) -> PricedResult:
-        """A LATENT after the structure pass, as a video."""
-        again = self.step(lambda latent: self.structure_pass(latent, self.text, self.controlled, STEPS), latent)
-        return self.step(self.decode, again)
+    def run_structure_pass(self, latent: PricedResult) -> PricedResult:
+        """The video of a LATENT after the structure pass."""
+        restored = self.run_step(lambda latent: self.structure_pass(latent, self.text, self.controlled, STEPS), latent)
+        return self.run_step(self.decode, restored)
 
 
 def init_worker() -> None:
@@ -177,24 +189,24 @@ def init_worker() -> None:
 
 
 def run_job(job: dict) -> dict:
-    """A row: figures of every way on a job's clip."""
+    """A row: the figures of every method on a clip."""
     clip = toy_world.held_out_clip(job["kind"], job["clip"])
     goal = toy_world.recolour(clip, clip.seed)
-    made = chain.ways(clip, job["seed"])
+    made = chain.make_videos(clip, job["seed"])
     reference = sharpness(made["source", "source"].result)
-    made |= chain.edits(clip, goal, job["seed"])
+    made |= chain.make_edits(clip, goal, job["seed"])
     ways: dict[str, dict] = {}
     for (frames, way), video in made.items():
         figures = measure_figures(video.result, goal if way == RECOLOURED else clip)
         figures["sharpness"] /= reference
         rounded = {name: value if value is None else round(value, 5) for name, value in figures.items()}
         ways.setdefault(frames, {})[way] = rounded | {"calls": video.calls}
-    said = toy_world.parse_caption(clip.caption)
-    return {"colourless": said.background is None or said.shapes[0][0] is None, "ways": ways}
+    caption = toy_world.parse_caption(clip.caption)
+    return {"colourless": caption.background is None or caption.shapes[0][0] is None, "ways": ways}
 
 
 def results_table(rows: list[dict]) -> pandas.DataFrame:
-    """One line for each way, the mean over the seeds of a clip: indexed by kind, frames, way and clip."""
+    """One line for each method, the mean over the seeds of a clip; indexed by kind, frames, way and clip."""
     lines = [
         {"kind": row["kind"], "frames": frames, "way": way, "clip": row["clip"], "colourless": row["colourless"]}
         | figures
@@ -207,18 +219,18 @@ def results_table(rows: list[dict]) -> pandas.DataFrame:
 
 
 def means_table(table: pandas.DataFrame) -> str:
-    """The figures of each way, means over clips, as Markdown."""
+    """The mean figures of each method over the clips, as Markdown."""
     found = table.groupby(["frames", "way"], sort=False)[[*FIGURES, "calls"]].mean().reset_index()
     digits = ["", "", ".3f", ".3f", ".2f", ".2f", ".2f", ".0f"]
     return found.to_markdown(index=False, floatfmt=digits, missingval="")
 
 
 Comparison = tuple[str, str, tuple[str, str], str]
-"""Frames, a way of BIVDiff's, the frames and the way that it is compared with, and their name."""
+"""Frames, a method of BIVDiff, the (frames, method) that it is compared with, and the name of the latter."""
 
 
 def comparisons() -> list[Comparison]:
-    """Every comparison of the page: `COMPARED_WAYS` for each kind of frames, and other frames from `OTHER_NOISE`."""
+    """All comparisons of the page: `COMPARED_WAYS` for each kind of frames, and frames from `OTHER_NOISE`."""
     found = [(frames, ours, (frames, theirs), theirs) for frames, (ours, theirs) in product(FRAMES, COMPARED_WAYS)]
     for frames, others in OTHER_NOISE.items():
         found += [(frames, COMPARED_WAYS[0][0], (other, UNSMOOTHED), f"{UNSMOOTHED}, {other}") for other in others]
@@ -226,7 +238,7 @@ def comparisons() -> list[Comparison]:
 
 
 def differences_table(table: pandas.DataFrame, compared: list[Comparison]) -> list[dict]:
-    """Lines of mean differences clip by clip, between the bounds of 95% of resampled means."""
+    """A line for each comparison: mean differences on the same clips, with their 95% bootstrap intervals."""
     table, lines = table.sort_index(), []
     for frames, ours, against, name in compared:
         gains = table.loc[frames, ours][[*FIGURES]] - table.loc[against][[*FIGURES]]
@@ -239,7 +251,7 @@ def differences_table(table: pandas.DataFrame, compared: list[Comparison]) -> li
 
 
 def goals_table(table: pandas.DataFrame) -> str:
-    """The aims for each kind of frames beside what the ways of BIVDiff's with the structure pass measured."""
+    """The goals for each kind of frames, and the figures of the BIVDiff methods with the structure pass."""
     found = table.groupby(["frames", "way"], sort=False)[[*FIGURES]].mean()
     lines = []
     for way, frames in product(BIVDIFF_WAYS, FRAMES):
@@ -258,10 +270,10 @@ def goals_table(table: pandas.DataFrame) -> str:
             best = cheap[figure].idxmin()
             met = "" if ours[figure] < cheap[figure][best] else "MISSED: "
             line[figure] = f"{met}{ours[figure]:.3f}, {best} {cheap[figure][best]:.3f}"
-        anew = found.loc[[(noise, UNSMOOTHED) for noise in OTHER_NOISE[frames]]]
-        beaten = (anew[[*FIGURES[:2]]] > ours[[*FIGURES[:2]]]).to_numpy().all()
+        others = found.loc[[(noise, UNSMOOTHED) for noise in OTHER_NOISE[frames]]]
+        beaten = (others[[*FIGURES[:2]]] > ours[[*FIGURES[:2]]]).to_numpy().all()
         line["frames drawn anew"] = ("" if beaten else "MISSED: ") + "; ".join(
-            f"{noise} {figures.iloc[0]:.3f} / {figures.iloc[1]:.3f}" for (noise, _), figures in anew.iterrows()
+            f"{noise} {figures.iloc[0]:.3f} / {figures.iloc[1]:.3f}" for (noise, _), figures in others.iterrows()
         )
         for figure in FIGURES[2:4]:
             points = ours[figure] - plain[figure]
@@ -272,47 +284,48 @@ def goals_table(table: pandas.DataFrame) -> str:
 
 
 def render_tables(rows: list[dict]) -> dict[str, str]:
-    """What the page's generated blocks hold."""
+    """The generated blocks of the page."""
     table = results_table(rows)
     clips, seeds = ({row[name] for row in rows} for name in ("clip", "seed"))
-    made = {"run": describe_run(rows, f"{len(clips)} clips of each kind, {len(seeds)} seeds.")}
+    blocks = {"run": describe_run(rows, f"{len(clips)} clips of each kind, {len(seeds)} seeds.")}
     for kind in toy_world.CLIP_KINDS:
         of_kind = table.loc[kind]
-        silent = of_kind[of_kind["colourless"] > 0]
-        shown = silent[silent.index.isin([(*way, clip) for way in SHEET_WAYS for clip in silent.index.levels[2]])]
-        made |= {
+        colourless = of_kind[of_kind["colourless"] > 0]
+        index = [(*way, clip) for way in SHEET_WAYS for clip in colourless.index.levels[2]]
+        shown = colourless[colourless.index.isin(index)]
+        blocks |= {
             f"aims, {kind}": goals_table(of_kind),
             f"means, {kind}": means_table(of_kind),
             f"differences, {kind}": markdown_table(differences_table(of_kind, comparisons())),
             f"colourless, {kind}": means_table(shown),
         }
-    return made
+    return blocks
 
 
 def make_sheet() -> Image.Image:
-    """A block for each clip, easy ones left and hard ones right: a line of frames for each of `SHEET_WAYS`."""
+    """The contact sheet: a block for each clip, easy clips left, hard clips right; a row for each of `SHEET_WAYS`."""
     init_worker()
     blocks = []
     for number, kind in product(range(SHEET_CLIPS), toy_world.CLIP_KINDS):
         clip = toy_world.held_out_clip(kind, FIRST_CLIP + number)
-        made = chain.ways(clip, SEEDS[0])
+        made = chain.make_videos(clip, SEEDS[0])
         shown = {way if of == "source" else f"{of}: {way}": made[of, way].result for of, way in SHEET_WAYS}
         blocks.append(pil_to_tensor(make_contact_sheet(shown, tile=68, label=290, title=f"{kind}: {clip.caption}")))
     return to_pil_image(make_grid(torch.stack(blocks), nrow=len(toy_world.CLIP_KINDS), padding=0))
 
 
 def main() -> None:
-    """Measure what is missing and fill the page."""
+    """Measure the missing runs and fill the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=24, help="how many held-out clips of each kind")
     parser.add_argument("--sheet", action="store_true", help="write the contact sheet docs/evidence.png")
-    given = parser.parse_args()
-    clips = range(FIRST_CLIP, FIRST_CLIP + given.clips)
+    arguments = parser.parse_args()
+    clips = range(FIRST_CLIP, FIRST_CLIP + arguments.clips)
     jobs = [
         {"clip": clip, "kind": kind, "seed": seed} for clip, kind, seed in product(clips, toy_world.CLIP_KINDS, SEEDS)
     ]
     write_page("research/pages/claims.md", render_tables(run_jobs("claims", jobs, run_job, init_worker)))
-    if given.sheet:
+    if arguments.sheet:
         make_sheet().quantize(256).save(ROOT / "docs" / "evidence.png", optimize=True)
 
 

@@ -1,4 +1,4 @@
-"""BIVDiff on the demo models for benchmarks and pictures: the real nodes, one by one in a ComfyUI of this process."""
+"""BIVDiff on the demo models for measurements and pictures: runs the real nodes, in a ComfyUI in this process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCHEDULER = "ddim_uniform"
 
 
 def start() -> Pack:
-    """The pack inside ComfyUI, on a GPU if there is one, without the host's log and progress bars."""
+    """Load ComfyUI with the pack, on a GPU if there is one, without ComfyUI's log and progress bars."""
     use_comfyui(cpu=not torch.accelerator.is_available())
     pack = Pack()
     logging.disable(logging.INFO)
@@ -27,12 +27,12 @@ def start() -> Pack:
 
 
 def device_name() -> str:
-    """What the figures were measured on, in words."""
+    """The device of the measurement, as text."""
     return "a GPU" if torch.accelerator.is_available() else "a CPU"
 
 
 class DemoChain:
-    """The nodes of the chain on the demo models; settings that a benchmark does not name are the demo workflow's."""
+    """The nodes of the chain on the demo models; the default settings are those of the demo workflow."""
 
     def __init__(self, pack: Pack) -> None:
         self.pack = pack
@@ -40,19 +40,19 @@ class DemoChain:
         self.empty = self.encode_text("")
 
     def encode_text(self, text: str) -> list:
-        """The CONDITIONING of a caption."""
+        """Encode a caption to CONDITIONING."""
         return self.pack.run("CLIPTextEncode", clip=self.clip, text=text)[0]
 
     def encode(self, frames: Tensor) -> dict:
-        """The LATENT of frames `[F, H, W, 3]`."""
+        """Encode frames `[F, H, W, 3]` to a LATENT."""
         return self.pack.run("VAEEncode", vae=self.vae, pixels=frames)[0]
 
     def decode(self, latent: dict) -> Tensor:
-        """Frames `[F, H, W, 3]` of a LATENT."""
+        """Decode a LATENT to frames `[F, H, W, 3]`."""
         return self.pack.run("VAEDecode", vae=self.vae, samples=latent)[0]
 
-    def outlined(self, frames: Tensor, positive: list) -> tuple[list, list]:
-        """A prompt and the empty one with the ControlNet on what Canny sees in the frames `[F, H, W, 3]`."""
+    def apply_outline_control(self, frames: Tensor, positive: list) -> tuple[list, list]:
+        """Apply the ControlNet, with Canny edges of frames `[F, H, W, 3]`, to a prompt and to the empty prompt."""
         return self.pack.run(
             "ControlNetApplyAdvanced",
             positive=positive,
@@ -61,7 +61,7 @@ class DemoChain:
             image=toy_world.canny_hints(frames),
         )
 
-    def draw(
+    def generate_frames(
         self,
         positive: list,
         negative: list,
@@ -73,7 +73,7 @@ class DemoChain:
         frames_per_batch: int = 0,
         cfg: float = FRAME_CFG,
     ) -> dict:
-        """Frames drawn one by one by the image model, or by another MODEL: a LATENT."""
+        """Generate frames independently with the image model, or another MODEL; returns a LATENT."""
         return self.pack.run(
             "BIVDiffFrameSampler",
             model=model or self.image,
@@ -97,7 +97,7 @@ class DemoChain:
         frames_per_batch: int = 0,
         grid: str = "matched",
     ) -> dict:
-        """The LATENT inverted by the image model."""
+        """Invert a LATENT with the image model."""
         return self.pack.run(
             "BIVDiffInvertImage",
             model=self.image,
@@ -120,7 +120,7 @@ class DemoChain:
         model=None,
         windows: tuple[int, int] = (0, 0),
     ) -> dict:
-        """The LATENT inverted by the video model, or by another MODEL, in windows of a length and overlap."""
+        """Invert a LATENT with the video model, or another MODEL. windows: context length and overlap."""
         return self.pack.run(
             "BIVDiffInvertVideo",
             model=model or self.video,
@@ -136,7 +136,7 @@ class DemoChain:
     def blend(
         self, image: dict | None, video: dict | None, ratio: float, mode: str = "linear", steadiness: float = 0.0
     ) -> dict:
-        """The mixed inversion of the two."""
+        """Blend two inverted LATENTs with Mixed Inversion Blend."""
         return self.pack.run(
             "BIVDiffMixedInversion",
             image_latent=image,
@@ -156,7 +156,7 @@ class DemoChain:
         windows: tuple[int, int] = (0, 0),
         grid: str = "matched",
     ) -> dict:
-        """An inverted LATENT denoised from where it stopped by the video model, or by another MODEL."""
+        """Denoise an inverted LATENT from its noise level with the video model, or another MODEL."""
         return self.pack.run(
             "BIVDiffTemporalSmoother",
             model=model or self.video,
@@ -170,22 +170,26 @@ class DemoChain:
             context_overlap=windows[1],
         )[0]
 
-    def redraw(self, latent: dict, positive: list, negative: list, steps: int = 25, cfg: float = SMOOTH_CFG) -> dict:
-        """An inverted LATENT denoised from where it stopped by the image model, frame by frame."""
-        return self.draw(positive, negative, latent, seed=0, steps=steps, cfg=cfg)
+    def denoise_by_frame(
+        self, latent: dict, positive: list, negative: list, steps: int = 25, cfg: float = SMOOTH_CFG
+    ) -> dict:
+        """Denoise an inverted LATENT from its noise level with the image model, frame by frame."""
+        return self.generate_frames(positive, negative, latent, seed=0, steps=steps, cfg=cfg)
 
     def structure_pass(self, latent: dict, positive: list, controlled: tuple[list, list], steps: int = 25) -> dict:
-        """A smoothed LATENT inverted a little way, and drawn again under the frames' control."""
-        return self.redraw(
+        """Invert a smoothed LATENT a little, and denoise it with the image model under the frames' control."""
+        return self.denoise_by_frame(
             self.invert_image(latent, positive, STRUCTURE_PASS_STRENGTH, steps=steps), *controlled, steps
         )
 
-    def nothing(self, frames: int) -> dict:
-        """An empty LATENT of so many frames."""
+    def empty_latent(self, frames: int) -> dict:
+        """An empty LATENT with this number of frames."""
         return {"samples": torch.zeros(frames, 4, 8, 8)}
 
-    def sample(self, model, positive: list, latent: dict, seed: int, denoise: float = 1.0, steps: int = 25) -> dict:
-        """What core's KSampler makes of a LATENT."""
+    def run_ksampler(
+        self, model, positive: list, latent: dict, seed: int, denoise: float = 1.0, steps: int = 25
+    ) -> dict:
+        """Sample a LATENT with core's KSampler."""
         return self.pack.run(
             "KSampler",
             model=model,
@@ -200,8 +204,10 @@ class DemoChain:
             denoise=denoise,
         )[0]
 
-    def sample_custom(self, guider, noise, latent: dict, steps: int = 25, sampler: str = "ddim", model=None) -> dict:
-        """What core's SamplerCustomAdvanced makes of a LATENT, on the image model's levels or another MODEL's."""
+    def run_custom_sampler(
+        self, guider, noise, latent: dict, steps: int = 25, sampler: str = "ddim", model=None
+    ) -> dict:
+        """Sample a LATENT with core's SamplerCustomAdvanced; noise levels of the image model or ``model``."""
         return self.pack.run(
             "SamplerCustomAdvanced",
             noise=noise,
@@ -212,11 +218,13 @@ class DemoChain:
         )[0]
 
     def frame_noise(self, seed: int, mode: str):
-        """The NOISE of Frame Noise."""
+        """NOISE of the node Frame Noise."""
         return self.pack.run("BIVDiffFrameNoise", seed=seed, mode=mode)[0]
 
-    def bridge(self, image_prompts: tuple[list, list], positive: list, video_cfg: float, strategy: str, share: float):
-        """A GUIDER of both models; the image model's prompts carry its control."""
+    def make_bridge_guider(
+        self, image_prompts: tuple[list, list], positive: list, video_cfg: float, strategy: str, share: float
+    ):
+        """A GUIDER with both models; ``image_prompts`` are the image model's prompts, with control."""
         return self.pack.run(
             "BIVDiffBridgeGuider",
             image_model=self.image,
@@ -231,8 +239,8 @@ class DemoChain:
             image_share=share,
         )[0]
 
-    def edit_words(self, frames: Tensor, source: str, target: str, blend_words: str = "") -> tuple[dict, dict]:
-        """Frames `[F, H, W, 3]` edited by Prompt2Prompt, and brought back without the edit: two LATENTs."""
+    def edit_prompt(self, frames: Tensor, source: str, target: str, blend_words: str = "") -> tuple[dict, dict]:
+        """Edit frames `[F, H, W, 3]` with Prompt2Prompt: the edited and the reconstructed LATENT."""
         inverted = self.invert_image(self.encode(frames), self.encode_text(source), 1.0, solver="uni_inv")
         return self.pack.run(
             "BIVDiffPrompt2Prompt",
@@ -249,12 +257,12 @@ class DemoChain:
 
 
 def average_three_frames(frames: Tensor) -> Tensor:
-    """Each frame `[F, H, W, 3]` averaged with its neighbours; the end frames count themselves twice."""
+    """Average each frame `[F, H, W, 3]` with the adjacent frames; an end frame replaces its missing neighbour."""
     padded = torch.cat((frames[:1], frames, frames[-1:]))
     return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
 
 
 def add_colour_flicker(frames: Tensor, seed: int) -> Tensor:
-    """Frames `[F, H, W, 3]`, each a little lighter or darker in every colour: footage that flickers."""
+    """Make frames `[F, H, W, 3]` flicker: scale each colour of each frame by a random factor near 1."""
     jumps = torch.randn(len(frames), 1, 1, 3, generator=torch.Generator().manual_seed(seed))
     return (frames * (1 + 0.12 * jumps)).clamp(0, 1)

@@ -1,8 +1,8 @@
-"""The demo models' networks as they are built, grown out of one another and trained (research/train_demo_models.py).
+"""The networks of the demo models: untrained networks, extensions of trained ones, and saved weights.
 
-All are plain diffusers and transformers modules, and their weight files keep those libraries' keys, so the host's own
-converters read them. Attention heads of the UNets are 16 wide, which UNet2D spells as a number of heads and UNet3D as a
-width. diffusers and transformers are imported only when a network is built.
+All are plain diffusers and transformers modules. Their weight files keep the keys of those libraries, so ComfyUI's
+converters can read them. The attention heads of the UNets are 16 wide; UNet2D's setting is the number of heads,
+UNet3D's the width. diffusers and transformers are imported only when a network is built.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ SCHEDULE = {
 
 
 def token_ids(captions: list[str]) -> torch.Tensor:
-    """Token ids ``[B, 16]``, padded with the end token as SD does; longer captions are cut."""
+    """Token ids ``[B, 16]``, padded with the end token as in SD; longer captions are truncated."""
     tokenizer = WordTokenizer()
     end = tokenizer.get_vocab()[WordTokenizer.END]
     rows = [tokenizer(caption)["input_ids"][: CONTEXT_LENGTH - 1] for caption in captions]
@@ -66,9 +66,9 @@ def token_ids(captions: list[str]) -> torch.Tensor:
 
 
 def _zero_last_layers(net: torch.nn.Module, ends: str) -> None:
-    """Let residual branches, whose last layers match ``ends``, begin by adding nothing, as the published models did.
+    """Zero the last layers of residual branches, whose names match ``ends``, so that they start as identity.
 
-    diffusers does not, and tiny nets then learn several times slower.
+    Published models do that, diffusers does not; without it tiny networks learn several times slower.
     """
     for name, tensor in net.named_parameters():
         if re.search(ends, name):
@@ -77,18 +77,18 @@ def _zero_last_layers(net: torch.nn.Module, ends: str) -> None:
 
 @torch.no_grad()
 def _init_colour_path(net: AutoencoderKL) -> None:
-    """Let the first channels of an autoencoder carry colours to the latent and back; the others begin at random.
+    """Initialise the first channels of an autoencoder to pass colours to the latent and back; the others stay random.
 
-    Found by itself, that way takes hundreds of steps. Colours run along twice, as c and -c, because the activation
-    before the last layer cuts them in half: silu(c) - silu(-c) = c.
+    Training needs hundreds of steps to find this. Colours are passed twice, as c and -c, because of the activation
+    before the last layer: silu(c) - silu(-c) = c.
     """
 
-    def connect(conv: torch.nn.Conv2d, way: torch.Tensor, taps: slice) -> None:
-        outputs, inputs = way.shape
+    def connect(conv: torch.nn.Conv2d, matrix: torch.Tensor, taps: slice) -> None:
+        outputs, inputs = matrix.shape
         for parameter in conv.parameters():
             parameter[:outputs] = 0
         area = conv.weight[:outputs, :inputs, taps, taps]
-        area += way[:, :, None, None] / area[0, 0].numel()
+        area += matrix[:, :, None, None] / area[0, 0].numel()
 
     once = torch.eye(3)
     split = torch.cat((once, -once))
@@ -96,7 +96,7 @@ def _init_colour_path(net: AutoencoderKL) -> None:
         connect(half.conv_in, split, slice(1, 2))
         connect(half.conv_out, split.T / 2, slice(1, 2))
         for name, layer in half.named_modules():
-            if name.endswith("downsamplers.0.conv"):  # padded below and to the right alone
+            if name.endswith("downsamplers.0.conv"):  # padded only below and to the right
                 connect(layer, torch.eye(6), slice(0, 2))
             elif name.endswith("upsamplers.0.conv"):
                 connect(layer, torch.eye(6), slice(1, 2))
@@ -107,9 +107,9 @@ def _init_colour_path(net: AutoencoderKL) -> None:
 
 
 def autoencoder() -> AutoencoderKL:
-    """An untrained f=8 autoencoder with 4 latent channels, which already passes on the mean colour of 8x8 pixels.
+    """An untrained f=8 autoencoder with 4 latent channels, initialised to keep the mean colour of 8x8 pixels.
 
-    Its posterior begins narrow (std .05): with diffusers' start, about 1, the noise hides the picture for long.
+    Its posterior starts with std .05. With diffusers' initial std of about 1, the noise hides the picture for long.
     """
     from diffusers import AutoencoderKL
 
@@ -141,9 +141,9 @@ def image_unet() -> UNet2DConditionModel:
 
 
 def control_net(image: UNet2DConditionModel) -> ControlNetModel:
-    """A ControlNet that begins as a copy of the image model's first half and adds nothing yet.
+    """An untrained ControlNet: a copy of the image model's first half, whose outputs are zero.
 
-    diffusers zeroes both ends of the hint's path, and neither learns before the other: here only the far end is zero.
+    diffusers zeroes both ends of the hint's path, so that neither end gets a gradient. Here only the far end is zero.
     """
     from diffusers import ControlNetModel
 
@@ -153,7 +153,7 @@ def control_net(image: UNet2DConditionModel) -> ControlNetModel:
 
 
 def t2i_adapter() -> T2IAdapter:
-    """A T2I-Adapter that adds nothing yet: outlines ``[B, 1, 64, 64]`` in 0..1 to a feature for each level."""
+    """An untrained T2I-Adapter with zero output: outlines ``[B, 1, 64, 64]`` in 0..1 to a feature for each level."""
     from diffusers import T2IAdapter
 
     net = T2IAdapter(**T2I_ADAPTER_CONFIG)
@@ -169,10 +169,10 @@ def video_unet() -> UNet3DConditionModel:
 
 
 def inflate(image: UNet2DConditionModel) -> UNet3DConditionModel:
-    """A video model that gives on each frame exactly what the image model gives.
+    """A video model whose output on each frame equals the image model's.
 
-    Every tensor of the image model keeps its key in the video model; the temporal layers end in a projection or
-    convolution that is zeroed here.
+    The image model's tensors keep their keys in the video model. The last projection or convolution of each temporal
+    layer is zero.
     """
     video = video_unet()
     missing, unexpected = video.load_state_dict(image.state_dict(), strict=False)
@@ -186,7 +186,7 @@ def inflate(image: UNet2DConditionModel) -> UNet3DConditionModel:
 
 
 class LowRank(torch.nn.Module):
-    """A weight plus a product of two thin matrices, of which only these learn (LoRA, arXiv 2106.09685)."""
+    """A frozen weight plus a trainable product of two thin matrices (LoRA, arXiv 2106.09685)."""
 
     def __init__(self, weight: torch.Tensor, rank: int):
         super().__init__()
@@ -194,14 +194,14 @@ class LowRank(torch.nn.Module):
         self.up = torch.nn.Parameter(torch.zeros(len(weight), rank))
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        """The weight with its change."""
+        """The weight plus its low-rank change."""
         return weight + (self.up @ self.down).view_as(weight)
 
 
 def add_input_channels(image: UNet2DConditionModel, channels: int) -> UNet2DConditionModel:
-    """The image model with further input channels, all of it frozen but its first layer and low-rank changes.
+    """The image model with more input channels. Only its first layer and low-rank changes are trainable.
 
-    At first it does what the image model does, whatever the new channels hold.
+    Initially its output equals the image model's, whatever the new channels contain.
     """
     from diffusers import UNet2DConditionModel
 
@@ -219,13 +219,13 @@ def add_input_channels(image: UNet2DConditionModel, channels: int) -> UNet2DCond
 
 
 def trained_weights(net: UNet2DConditionModel) -> dict[str, torch.Tensor]:
-    """What sets a net apart from the image model: a variant's first layer, and `up` and `down` of the others."""
-    learnt = {name: tensor for name, tensor in net.named_parameters() if tensor.requires_grad}
-    return {name.replace(".parametrizations.weight.0", ""): tensor for name, tensor in learnt.items()}
+    """The trainable weights of a network: a variant's first layer, and `up` and `down` of the low-rank changes."""
+    trained = {name: tensor for name, tensor in net.named_parameters() if tensor.requires_grad}
+    return {name.replace(".parametrizations.weight.0", ""): tensor for name, tensor in trained.items()}
 
 
 def lora(image: UNet2DConditionModel) -> UNet2DConditionModel:
-    """The image model with low-rank changes, still zero, of its transformers' layers; nothing else learns."""
+    """The image model with trainable low-rank changes, initially zero, of its transformer layers."""
     net = copy.deepcopy(image).requires_grad_(False)
     for name, layer in list(net.named_modules()):
         if "transformer_blocks" in name and isinstance(layer, torch.nn.Linear):
@@ -234,7 +234,7 @@ def lora(image: UNet2DConditionModel) -> UNet2DConditionModel:
 
 
 def lora_weights(net: UNet2DConditionModel) -> dict[str, torch.Tensor]:
-    """The low-rank changes under the names that LoRA files for Stable Diffusion give them."""
+    """The low-rank changes, with the key names of LoRA files for Stable Diffusion."""
     named = {}
     for key, tensor in trained_weights(net).items():
         layer, kind = key.rsplit(".", 1)
@@ -243,7 +243,7 @@ def lora_weights(net: UNet2DConditionModel) -> dict[str, torch.Tensor]:
 
 
 def save_weights(name: str, weights: dict[str, torch.Tensor], latents: dict[str, list] | None = None) -> None:
-    """Store a state dict as fp16 safetensors; ``latents`` is what ``read_latent_scaling`` reads back."""
+    """Save a state dict as fp16 safetensors; ``read_latent_scaling`` reads ``latents``."""
     path = WEIGHTS_FOLDER / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     half = {key: tensor.detach().half().contiguous() for key, tensor in weights.items()}

@@ -1,11 +1,11 @@
-"""Do frames drawn one by one disagree in the toy world as they do on real footage?
+"""Do independently generated frames disagree in the toy world as they do on real footage?
 
     python -m research.disagreement [--clips 8] [--sheet]
 
-Held-out clips, easy and hard: how much of its sharpness a video keeps when each frame is averaged with its neighbours.
-What the clips themselves keep is lost to the averaging; what frame-wise results lose beyond that is disagreement.
-Measures the runs that rows/disagreement.jsonl lacks, and fills the tables of pages/disagreement.md; --sheet draws
-pages/disagreement.png anew. Move the rows away after a change of the models or the nodes.
+Measures on held-out clips, easy and hard, how much of its sharpness a video keeps when each frame is averaged with the
+adjacent frames. The loss of the clips is due to the averaging; the further loss of frame-wise results is disagreement.
+Measures the runs that are missing in rows/disagreement.jsonl, and fills the tables of pages/disagreement.md; --sheet
+writes pages/disagreement.png. Delete the rows after a change of the models or the nodes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ AIMS = {
     "frames' caption": 0.93,
     "video model": 0.9,
 }
-"""For hard clips: at least so much, or if negative at most."""
+"""Goals for hard clips: a minimum, or if negative a maximum."""
 SHEET_CLIPS, SHEET_FRAMES = 8, (0, 3, 4)
 SHOWN = ("source", "frames", "frames, three", "frames, along", "again")
 
@@ -48,10 +48,12 @@ def init_worker() -> None:
 
 
 def videos(clip: toy_world.ToyClip) -> dict[str, Tensor]:
-    """A clip, frames drawn from its outlines, averages of both, and what the video model makes of the clip."""
+    """A clip, frames generated from its outlines, averages of both, and the video model's reconstruction."""
     source, positive = clip.frames, chain.encode_text(clip.caption)
-    drawn = chain.draw(*chain.outlined(source, positive), chain.nothing(len(source)), SEED)
-    made = {"source": source, "frames": chain.decode(drawn)}
+    latent = chain.generate_frames(
+        *chain.apply_outline_control(source, positive), chain.empty_latent(len(source)), SEED
+    )
+    made = {"source": source, "frames": chain.decode(latent)}
     for name in ("source", "frames"):
         made[f"{name}, three"] = average_three_frames(made[name])
         made[f"{name}, along"] = average_along_flow(made[name], source, REACH)[0]
@@ -61,7 +63,7 @@ def videos(clip: toy_world.ToyClip) -> dict[str, Tensor]:
 
 
 def run_job(job: dict) -> dict:
-    """A row: the figures of `AIMS` on a job's clip."""
+    """A row: the figures of `AIMS` on a clip."""
     clip = toy_world.held_out_clip(job["kind"], job["clip"])
     made = videos(clip)
     sharp = {name: sharpness(video) for name, video in made.items()}
@@ -75,7 +77,7 @@ def run_job(job: dict) -> dict:
 
 
 def render_tables(rows: list[dict]) -> dict[str, str]:
-    """What the page's generated blocks hold."""
+    """The generated blocks of the page."""
     table = pandas.DataFrame(rows).astype(dict.fromkeys(AIMS, float))
     lines = []
     for name, aim in AIMS.items():
@@ -93,8 +95,8 @@ def render_tables(rows: list[dict]) -> dict[str, str]:
     }
 
 
-def sheet() -> Image.Image:
-    """A line for each hard clip, three frames of each video, at twice their size."""
+def make_sheet() -> Image.Image:
+    """The contact sheet: a row for each hard clip, with three frames of each video, at twice their size."""
     init_worker()
     lines = {}
     for number in range(SHEET_CLIPS):
@@ -104,15 +106,15 @@ def sheet() -> Image.Image:
 
 
 def main() -> None:
-    """Measure what is missing and fill the page."""
+    """Measure the missing runs and fill the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=8, help="how many held-out clips of each kind")
-    parser.add_argument("--sheet", action="store_true", help="draw the contact sheet anew")
-    given = parser.parse_args()
-    jobs = [{"clip": clip, "kind": kind} for clip, kind in product(range(given.clips), toy_world.CLIP_KINDS)]
+    parser.add_argument("--sheet", action="store_true", help="write the contact sheet")
+    arguments = parser.parse_args()
+    jobs = [{"clip": clip, "kind": kind} for clip, kind in product(range(arguments.clips), toy_world.CLIP_KINDS)]
     write_page("research/pages/disagreement.md", render_tables(run_jobs("disagreement", jobs, run_job, init_worker)))
-    if given.sheet:
-        sheet().quantize(256).save(ROOT / "research" / "pages" / "disagreement.png", optimize=True)
+    if arguments.sheet:
+        make_sheet().quantize(256).save(ROOT / "research" / "pages" / "disagreement.png", optimize=True)
 
 
 if __name__ == "__main__":

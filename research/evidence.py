@@ -1,4 +1,4 @@
-"""The tables of docs/evidence.md: the rows of claims, calls, study and leak that decide something.
+"""The tables of docs/evidence.md, from the rows of claims, calls, study and leak.
 
 python -m research.write_pages
 """
@@ -50,8 +50,8 @@ EASY_WAYS = {
     ),
     "shared": (claims.UNSMOOTHED,),
 }
-"""The ways that the tables show, by the frames that they start from."""
-COMPARE_WIDTH = (
+"""The methods that the tables show, by the frames that they start from."""
+COMPARED_METHODS = (
     claims.UNSMOOTHED,
     f"along motion 1{claims.STRUCTURE_PASS_SUFFIX}",
     "BIVDiff 1",
@@ -59,12 +59,12 @@ COMPARE_WIDTH = (
     f"{claims.UNSMOOTHED}, shared",
     f"{claims.UNSMOOTHED}, the source's noise",
 )
-"""What `BEST` is compared with, on independent frames."""
+"""The methods that `BEST` is compared with, on independent frames."""
 COLUMNS = ("against", "shape flicker", "background flicker", "IoU", "sharpness")
 
 
 def tuned(case: StudyCase) -> StudyCase:
-    """A case with the image model trained on each clip instead, as in Tune-A-Video."""
+    """The case with a model trained on each clip instead, as in Tune-A-Video."""
     return replace(case, method="tuned per clip", strength=1.0)
 
 
@@ -106,17 +106,17 @@ CONTROLS: tuple[tuple[str, StudyCase, StudyCase], ...] = (
     ("InstructPix2Pix, BIVDiff 0.25 -> tuned per clip", replace(RECOLOURED, ratio=0.25), tuned(RECOLOURED)),
     ("Prompt2Prompt, BIVDiff 0.25 -> tuned per clip", replace(REWORDED, ratio=0.25), tuned(REWORDED)),
 )
-"""Pairs of cases of the study; strength 0.75 and mixing ratio 0.75 where none is named."""
+"""Pairs of cases of the study; strength and mixing ratio are 0.75 unless named."""
 NOISES = ("the source itself", "independent", "shared", "the source's, ddim")
 
 
-def compact(table: str) -> str:
-    """A Markdown table without the spaces that line up its columns."""
+def remove_padding(table: str) -> str:
+    """A Markdown table without the spaces that align its columns."""
     return re.sub("-{3,}", "---", re.sub(" {2,}", " ", table))
 
 
 def means_table(table: pandas.DataFrame, ways: dict[str, tuple[str, ...]]) -> str:
-    """The mean figures of these ways."""
+    """The mean figures of these methods."""
     return claims.means_table(table[[way in ways.get(frames, ()) for frames, way, _ in table.index]])
 
 
@@ -144,16 +144,16 @@ def motions_table(results: dict[str, Results]) -> str:
 def render_tables(
     claims_rows: list[dict], calls_rows: list[dict], study_rows: list[dict], leak_rows: list[dict]
 ) -> dict[str, str]:
-    """What the page's generated blocks hold."""
+    """The generated blocks of the page."""
     table, steps = claims.results_table(claims_rows), calls.render_tables(calls_rows)
     hard, easy = (table.loc[kind] for kind in ("hard", "easy"))
     compared = [
         comparison
         for comparison in claims.comparisons()
-        if comparison[:2] == ("independent", BEST) and comparison[-1] in COMPARE_WIDTH
+        if comparison[:2] == ("independent", BEST) and comparison[-1] in COMPARED_METHODS
     ]
     results = {kind: Results([row for row in study_rows if row["kind"] == kind]) for kind in ("hard", "easy")}
-    leaked = [row | {"ways": {noise: row["ways"][noise] for noise in NOISES}} for row in leak_rows]
+    shown = [row | {"ways": {noise: row["ways"][noise] for noise in NOISES}} for row in leak_rows]
     clips, seeds = ({row[name] for row in claims_rows} for name in ("clip", "seed"))
     runs = (
         describe_run(claims_rows, f"{len(clips)} clips of each kind, {len(seeds)} seeds."),
@@ -170,6 +170,7 @@ def render_tables(
         "steps": steps["hard, judged"],
         "controls": controls_table(results),
         "motions": motions_table(results),
-        "leak": leak.render_tables(leaked)["edits"],
+        "leak": leak.render_tables(shown)["edits"],
     }
-    return {"runs": "\n".join(f"- {line}" for line in runs)} | {name: compact(text) for name, text in tables.items()}
+    compact = {name: remove_padding(text) for name, text in tables.items()}
+    return {"runs": "\n".join(f"- {line}" for line in runs)} | compact

@@ -1,4 +1,4 @@
-"""What a result costs: how many frames went through a UNet for it."""
+"""The cost of a result: how many frames its computation put through a UNet."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from tools.in_process_comfyui import Pack
 
 @dataclass(frozen=True)
 class PricedResult:
-    """A result, and the frames that each step on the way to it put through a UNet, by the step's number."""
+    """A result, and the number of frames that each step of its computation put through a UNet, by step number."""
 
     result: object
-    paid: dict[int, int]
+    costs: dict[int, int]
 
     @property
     def calls(self) -> int:
-        """Frames through a UNet in all; a step that several others built on counts once."""
-        return sum(self.paid.values())
+        """Total number of frames through a UNet; a step that several other steps use counts once."""
+        return sum(self.costs.values())
 
 
 class CountingChain(DemoChain):
-    """The chain, whose steps know what they cost."""
+    """The chain, with the cost of each step."""
 
     def __init__(self, pack: Pack) -> None:
         super().__init__(pack)
@@ -33,16 +33,16 @@ class CountingChain(DemoChain):
             self.count(model)
 
     def count(self, model) -> None:
-        """Add the frames that go through a MODEL's network to `counted`."""
+        """Add the frames that go through a MODEL's network to `counted` from now on."""
 
         def add(network: object, arguments: tuple) -> None:
             self.counted += len(arguments[0])
 
         model.model.diffusion_model.register_forward_pre_hook(add)
 
-    def step(self, make: Callable, *given: PricedResult) -> PricedResult:
-        """What `make` returns for the results given, with its own price and theirs."""
-        began = self.counted
-        result = make(*(made.result for made in given))
-        paid = {number: frames for made in given for number, frames in made.paid.items()}
-        return PricedResult(result, paid | {next(self.numbers): self.counted - began})
+    def run_step(self, function: Callable, *inputs: PricedResult) -> PricedResult:
+        """Call `function` on the results of other steps; the costs of the result include theirs."""
+        before = self.counted
+        result = function(*(used.result for used in inputs))
+        costs = {number: frames for used in inputs for number, frames in used.costs.items()}
+        return PricedResult(result, costs | {next(self.numbers): self.counted - before})

@@ -1,10 +1,10 @@
-"""Does noise that the source inverts to carry the source's look into an edit?
+"""Does the inverted noise of a source carry the source's appearance into an edit?
 
     python -m research.leak [--clips 24]
 
-Held-out hard clips whose outlines are drawn under the caption of another colour, from noise of several origins: their
-patches are in neither, so that whatever an edit has of them came with the noise. Measures the runs that
-research/rows/leak.jsonl lacks, and fills the table of research/pages/leak.md.
+Edits of held-out hard clips: frames generated from the clip's outlines and a caption with another colour, with noise of
+several origins. Neither outlines nor caption contain the clip's patches, so patches in an edit came from the noise.
+Measures the runs that are missing in research/rows/leak.jsonl, and fills the table of research/pages/leak.md.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from research.toy_metrics import erode_mask, measure_figures
 
 STEPS = 25
 FIRST_CLIP = 24
-"""Of the held-out clips: claims.py's."""
+"""First held-out clip, as in claims.py."""
 MARGIN = 4
-"""Pixels from a shape within which the background is not looked at."""
+"""Distance from the shapes, in pixels, within which background is ignored."""
 FIGURES = ("look", "shape flicker", "background flicker", "IoU", "caption")
 
 
 class Leak(DemoChain):
     """Edits of one clip."""
 
-    def edits(self, clip: toy_world.ToyClip, goal: toy_world.ToyClip, seed: int) -> dict[str, Tensor]:
-        """A clip through the autoencoder, and in the goal's colours from noise of every origin, `[F, H, W, 3]`."""
-        encoded, empty = self.encode(clip.frames), self.nothing(len(clip.frames))
-        controlled = self.outlined(clip.frames, self.encode_text(goal.caption))
+    def make_edits(self, clip: toy_world.ToyClip, goal: toy_world.ToyClip, seed: int) -> dict[str, Tensor]:
+        """The decoded clip, and the clip in the goal's colours from noise of every origin: videos `[F, H, W, 3]`."""
+        encoded, empty = self.encode(clip.frames), self.empty_latent(len(clip.frames))
+        controlled = self.apply_outline_control(clip.frames, self.encode_text(goal.caption))
         captions = {"": clip.caption, ", no caption": ""}
         inverted = {
             f"the source's, {solver}{name}": self.invert_image(encoded, self.encode_text(text), 1.0, solver, STEPS)
@@ -45,22 +45,22 @@ class Leak(DemoChain):
         }
         made = {"the source itself": encoded}
         for noise in ("independent", "shared"):
-            made[noise] = self.draw(*controlled, empty, seed, noise, STEPS)
+            made[noise] = self.generate_frames(*controlled, empty, seed, noise, STEPS)
         for name, noise in inverted.items():
-            made[name] = self.redraw(noise, *controlled, STEPS, FRAME_CFG)
+            made[name] = self.denoise_by_frame(noise, *controlled, STEPS, FRAME_CFG)
         return {name: self.decode(latent) for name, latent in made.items()}
 
 
 def edge_strength(frames: Tensor) -> Tensor:
-    """How much each pixel of `[F, H, W, 3]` differs from those right and below, `[F, H-1, W-1]`."""
+    """Difference of each pixel of `[F, H, W, 3]` from the pixels to the right and below, `[F, H-1, W-1]`."""
     down, across = frames.diff(dim=1)[:, :, :-1], frames.diff(dim=2)[:, :-1]
     return (down.square() + across.square()).sum(dim=-1).sqrt()
 
 
 def edge_correlation(frames: Tensor, clip: toy_world.ToyClip) -> float:
-    """Correlation, mean over frames, of where the background's edges lie with where the clip's do; 0 is no relation.
+    """Correlation of the edge strength in the background with that of the clip, mean over frames; 0 is unrelated.
 
-    Edges, since an edit may change what lies on either side of them.
+    Uses edges because an edit may change the colours on either side of them.
     """
     inside = erode_mask(clip.ground, MARGIN)[:, :-1, :-1]
     pairs = zip(edge_strength(frames), edge_strength(clip.frames), inside, strict=True)
@@ -74,18 +74,18 @@ def init_worker() -> None:
 
 
 def run_job(job: dict) -> dict:
-    """A row: figures of every edit of a job's clip."""
+    """A row: the figures of every edit of a clip."""
     clip = toy_world.held_out_clip("hard", job["clip"])
     goal = toy_world.recolour(clip, clip.seed)
     ways = {}
-    for name, video in chain.edits(clip, goal, job["seed"]).items():
+    for name, video in chain.make_edits(clip, goal, job["seed"]).items():
         found = {"look": edge_correlation(video, clip)} | measure_figures(video, goal)
         ways[name] = {figure: found[figure] and round(found[figure], 4) for figure in FIGURES}
     return {"ways": ways}
 
 
 def render_tables(rows: list[dict]) -> dict[str, str]:
-    """What the page's generated blocks hold."""
+    """The generated blocks of the page."""
     lines = []
     for way in rows[0]["ways"]:
         found = pandas.DataFrame([row["ways"][way] for row in rows]).astype(float)
@@ -99,7 +99,7 @@ def render_tables(rows: list[dict]) -> dict[str, str]:
 
 
 def main() -> None:
-    """Measure what is missing and fill the page."""
+    """Measure the missing runs and fill the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=24, help="how many held-out clips")
     clips = range(FIRST_CLIP, FIRST_CLIP + parser.parse_args().clips)

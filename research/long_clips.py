@@ -1,15 +1,15 @@
-"""Clips longer than the video model knows: what more frames cost in memory, and whether the windows' seams show.
+"""Clips longer than the video model's training clips: memory of more frames, and visibility of the window borders.
 
     python -m research.long_clips [--frames 8 50 200] [--steps 10]
 
-Each length runs the whole chain on the demo models in a process of its own, whose highest resident set is its peak
-memory: frames drawn from outlines, both inversions, blend, smoothing, in windows of 8 frames that overlap by 4. Drawing
-and decoding take 8 frames at a time too, so that what grows is what the frames themselves need.
+Each length runs the whole chain on the demo models in a new process; the process's highest resident set is the peak
+memory. The chain generates frames from outlines, inverts with both models, blends and smooths, in windows of 8 frames
+that overlap by 4. Sampling and decoding also process 8 frames at a time, so only the memory of the frames grows.
 
-The source is a clip of the toy world whose shape goes to and fro, so its motion from any frame to the next is known.
-Appearance change is measured along that motion (`research/toy_metrics.py`). A border is a step from one frame to the
-next at which a window begins or ends; the seam is the mean change there over the mean change elsewhere. To and fro take
-22 frames, no multiple of the 4 from border to border: every pair of places comes both at borders and elsewhere.
+The source is a toy clip whose shape moves back and forth, with known motion. Appearance change is measured along that
+motion (`research/toy_metrics.py`). A border is a pair of adjacent frames at which a window begins or ends; the seam is
+the mean change there divided by the mean change elsewhere. The motion has a period of 22 frames, no multiple of the
+4 frames between borders, so each position of the shape occurs both at borders and elsewhere.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def decode(chain: DemoChain, latent: dict) -> Tensor:
 
 
 def changes(chain: DemoChain, frames: Tensor, clip) -> list[float]:
-    """Mean appearance change along the known motion at each step from a frame to the next, `[F - 1]`."""
+    """Mean appearance change along the known motion between adjacent frames, `[F - 1]`."""
     found = []
     for t in range(len(frames) - 1):
         pair = slice(t, t + 2)
@@ -52,33 +52,33 @@ def changes(chain: DemoChain, frames: Tensor, clip) -> list[float]:
 
 
 def borders(chain: DemoChain, frames: int) -> set[int]:
-    """Steps t (from frame t to t + 1) at which a window begins or ends."""
+    """Indices t of the pairs of frames (t, t + 1) at which a window begins or ends."""
     windows = chain.pack.import_module("bivdiff_core.host.windows").FrameWindows(LENGTH, OVERLAP)
-    cut = windows.context_schedule.func(frames, windows, {})
-    return {w[0] - 1 for w in cut if w[0] > 0} | {w[-1] for w in cut if w[-1] < frames - 1}
+    parts = windows.context_schedule.func(frames, windows, {})
+    return {w[0] - 1 for w in parts if w[0] > 0} | {w[-1] for w in parts if w[-1] < frames - 1}
 
 
 def run(frames: int, steps: int) -> dict:
-    """The chain at one length, and what it took."""
+    """Run the chain at one length; return its memory and seams."""
     chain = DemoChain(start())
     clip = toy_world.generate_clip(CLIP_SEED, frames)
     positive = chain.encode_text(clip.caption)
     batches = {"steps": steps, "frames_per_batch": LENGTH}
     windows = {"steps": steps, "windows": (LENGTH, OVERLAP)}
-    empty = chain.nothing(frames)
-    drawn = chain.draw(*chain.outlined(clip.frames, positive), empty, seed=1, **batches)
-    image = chain.invert_image(drawn, chain.empty, strength=1.0, **batches)
-    video = chain.invert_video(drawn, chain.empty, strength=1.0, **windows)
+    empty = chain.empty_latent(frames)
+    generated = chain.generate_frames(*chain.apply_outline_control(clip.frames, positive), empty, seed=1, **batches)
+    image = chain.invert_image(generated, chain.empty, strength=1.0, **batches)
+    video = chain.invert_video(generated, chain.empty, strength=1.0, **windows)
     smoothed = chain.smooth(chain.blend(image, video, RATIO), positive, **windows)
     out = decode(chain, smoothed)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    # Source, hints, the hints that the control keeps for the prompt and for the negative one, and the result; the
-    # latents drawn, inverted twice, mixed and smoothed.
-    own = 5 * clip.frames.nbytes + 5 * drawn["samples"].nbytes
+    # Frames: source, hints, the hints that the control keeps for both prompts, and the result.
+    # Latents: generated, inverted twice, mixed and smoothed.
+    own = 5 * clip.frames.nbytes + 5 * generated["samples"].nbytes
 
     found = {"frames": frames, "peak": peak, "own": own}
     seams = borders(chain, frames)
-    for name, video in {"source": clip.frames, "drawn": decode(chain, drawn), "smoothed": out}.items():
+    for name, video in {"source": clip.frames, "generated": decode(chain, generated), "smoothed": out}.items():
         by_step = changes(chain, video, clip)
         at_borders = [change for t, change in enumerate(by_step) if t in seams]
         elsewhere = [change for t, change in enumerate(by_step) if t not in seams]
@@ -110,7 +110,7 @@ def main() -> None:
         print(f"| {r['frames']} | {r['peak'] / mib:.0f} MiB | {grown / mib:.1f} MiB | {own / mib:.1f} MiB |")
     print(f"\nAppearance change, 0..255, of {results[-1]['frames']} frames:\n")
     print("| video | at borders of windows | elsewhere | ratio |\n| --- | --- | --- | --- |")
-    for name in ("source", "drawn", "smoothed"):
+    for name in ("source", "generated", "smoothed"):
         border, elsewhere = results[-1][name]
         print(f"| {name} | {255 * border:.2f} | {255 * elsewhere:.2f} | {border / elsewhere:.2f} |")
     border, elsewhere = results[-1]["smoothed"]

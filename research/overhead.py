@@ -1,7 +1,7 @@
-"""What the chain nodes cost beyond their model calls: each against the host's KSampler making the same calls.
+"""The overhead of the chain's nodes: each compared with ComfyUI's KSampler making the same model calls.
 
-Every pair runs the demo models on the same frames, alternating, and the ratio of the medians is printed. Windows are
-held against the calls of their own run, as KSampler has none to compare. Run it with `python dev.py bench`.
+Both run alternately on the demo models and the same frames; prints the ratio of the medians. Windows are compared with
+the model time of their own run, because KSampler has no windows. Run it with `python dev.py bench`.
 """
 
 import time
@@ -27,13 +27,13 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 class NetworkTimer:
-    """Seconds that a MODEL's network takes, and the frames that go through it."""
+    """Measures the seconds that a MODEL's network takes, and the frames that go through it."""
 
     def __init__(self) -> None:
         self.seconds, self.frames = 0.0, 0
 
-    def on(self, model):
-        """A clone of the MODEL that tells."""
+    def attach(self, model):
+        """A clone of the MODEL that this timer measures."""
         model = model.clone()
         model.set_model_unet_function_wrapper(self)
         return model
@@ -117,8 +117,8 @@ def main() -> None:
 
     def invert_long(length: int) -> tuple[float, NetworkTimer]:
         network = NetworkTimer()
-        given = {**invert, "latent": long, "context_length": length, "context_overlap": OVERLAP}
-        took = seconds(lambda: pack.run("BIVDiffInvertVideo", model=network.on(video), **given))
+        settings = {**invert, "latent": long, "context_length": length, "context_overlap": OVERLAP}
+        took = seconds(lambda: pack.run("BIVDiffInvertVideo", model=network.attach(video), **settings))
         return took, network
 
     costs, slower = [], []

@@ -1,9 +1,9 @@
-"""Writes the packaged clip, for BIVDiff Demo Clip and as the file that templates name where artists load their own.
+"""Write the packaged clip: for BIVDiff Demo Clip, and as the video file that templates load by default.
 
     python -m research.packaged_clip
 
-It is of the demo models' own world: one time to and fro for the node; enlarged to be watched, and long enough for every
-template's stride and count, as the file.
+It is a clip of the toy world. The node's clip is one period of the motion; the file is enlarged for viewing and long
+enough for every template's stride and count.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ ROOT = Path(__file__).resolve().parents[1]
 CLIP = ROOT / "workflows" / PACKAGED_CLIP
 FRAMES, RATE, SCALE = 64, 8, 8
 PERIOD = 24
-"""Frames until the clip begins again."""
+"""Period of the motion in frames."""
 
 
 def main() -> None:
-    """Write it as bytes, and as H.264 that every browser plays."""
+    """Write the clip as bytes, and as H.264 that every browser plays."""
     frames = (toy_world.packaged_clip(FRAMES).frames * 255).round().byte()
     save_file({"frames": frames[:PERIOD].contiguous()}, WEIGHTS_FOLDER / "clip.safetensors")
     large = frames.repeat_interleave(SCALE, dim=1).repeat_interleave(SCALE, dim=2)

@@ -1,4 +1,4 @@
-"""Pages whose prose is written by hand and whose tables are made of rows."""
+"""Fill pages: the text is written by hand, the tables are generated from rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def describe_run(rows: list[dict], what: str) -> str:
-    """How the rows were made, and what they are of."""
+    """The command and commit that measured the rows, followed by ``what``."""
     return f"`{rows[-1]['command']}` at {' and '.join(dict.fromkeys(row['commit'] for row in rows))}: {what}"
 
 
@@ -26,10 +26,10 @@ def block_names(text: str) -> set[str]:
 
 
 def fill_page(name: str, blocks: dict[str, str]) -> str:
-    """A page with these generated blocks replaced; each stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``.
+    """The text of a page with these generated blocks replaced: between ``<!-- NAME -->`` and ``<!-- /NAME -->``.
 
     Raises:
-        ValueError: the page lacks one of the blocks.
+        ValueError: if a block is missing in the page.
     """
     text = (ROOT / name).read_text(encoding="utf-8")
     if missing := set(blocks) - block_names(text):

@@ -1,10 +1,10 @@
-"""What other precisions, and other flags of ComfyUI, change in the results of every node.
+"""How much the results of every node change with other precisions and other flags of ComfyUI.
 
     python -m research.precision
 
-Each mode runs all nodes on the demo models in a process of its own, on a device that keeps a GPU's rules and computes
-on the CPU (tests/fixtures/fake_gpu), and is compared with float32 on the CPU. Measures the modes that
-research/rows/precision.jsonl lacks, and fills the section Precision of docs/versions.md.
+Each mode runs all nodes on the demo models in a new process, on a fake GPU that computes on the CPU
+(tests/fixtures/fake_gpu), and is compared with float32 on the CPU. Measures the modes that are missing in
+research/rows/precision.jsonl, and fills the section Precision of docs/versions.md.
 """
 
 from __future__ import annotations
@@ -52,41 +52,41 @@ COLUMNS = {
     "edit": "edited",
     "decode": "decoded",
 }
-"""Results by what was done, and how the page calls them."""
+"""Kinds of results, and their column titles in the page."""
 ROUNDING_LIMIT = 0.00001
-"""Relative RMS below which only the order of float32's roundings differs."""
+"""Relative RMS below which only float32 rounding differs."""
 
 
 def max_distances(run: NodeResults, expected: NodeResults) -> dict[str, float]:
     """The largest relative RMS among the results of each kind."""
     found = relative_distances(run, expected)
-    return {done: max(distance for name, distance in found.items() if result_kind(name) == done) for done in COLUMNS}
+    return {kind: max(distance for name, distance in found.items() if result_kind(name) == kind) for kind in COLUMNS}
 
 
 def format_distance(distance: float) -> str:
-    """A distance as the table has it."""
+    """A distance as text for the table."""
     return "same" if distance < ROUNDING_LIMIT else f"{100 * distance:.2g}%"
 
 
 def run_mode(*flags: str) -> NodeResults:
-    """The chain under flags of ComfyUI."""
+    """Run all nodes with flags of ComfyUI."""
     with tempfile.TemporaryDirectory() as folder:
         return run_all_nodes(Path(folder), *flags)
 
 
 def init_worker() -> None:
-    """Run the chain in float32."""
+    """Run all nodes in float32."""
     global full
     full = run_mode("--cpu", *FP32_FLAGS)
 
 
 def run_job(job: dict) -> dict:
-    """A row: how far off a mode's results are."""
+    """A row: the distances of a mode's results from float32."""
     return {"distances": max_distances(run_mode(*MODES[job["mode"]]), full)}
 
 
 def render_tables(rows: list[dict]) -> dict[str, str]:
-    """What the page's generated blocks hold."""
+    """The generated blocks of the page."""
     changed = [row for row in rows if max(row["distances"].values()) >= ROUNDING_LIMIT]
     lines = [
         {"": row["mode"]} | {COLUMNS[done]: format_distance(distance) for done, distance in row["distances"].items()}
@@ -100,7 +100,7 @@ def render_tables(rows: list[dict]) -> dict[str, str]:
 
 
 def main() -> None:
-    """Measure what is missing and fill the page."""
+    """Measure the missing runs and fill the page."""
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     write_page(
         "docs/versions.md",

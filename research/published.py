@@ -1,11 +1,12 @@
-"""What does the Temporal Report say of published results on real footage, and of averages of the same frames?
+"""The Temporal Report's verdict on published results on real footage, and on averages of the same frames.
 
     python -m research.published [FOLDER]
 
-FOLDER holds a folder for each result set: source.gif, the driving clip; framewise.gif, what the image model made of it
-frame by frame; result.gif, the smoothed video. `SOURCES` names the sets that share another's clip. Measures the sets
-that research/rows/published.jsonl lacks, and fills the tables of docs/real_footage.md; for the reader alone it draws
-them into output/published, since the sets are not ours to pass on. Without FOLDER nothing is measured.
+FOLDER contains a folder for each result set: source.gif is the source clip, framewise.gif the image model's frames,
+result.gif the smoothed video. `SOURCES` maps sets without a clip to the set with the same clip. Measures the sets that
+are missing in research/rows/published.jsonl, and fills the tables of docs/real_footage.md. It also writes contact
+sheets to output/published; do not publish them, because we may not redistribute the sets. Without FOLDER nothing is
+measured.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ EXPECTED = {
     "zeroscope-ip2p-surfing": "Not steadier",
     "zeroscope-controlnet-canny-bear": "But the video is blurred",
 }
-"""The verdict that looking at a set gives, where it is not a plain "Steadier"."""
+"""The expected verdict, judged by eye, of sets for which it is not a plain "Steadier"."""
 FIGURES = {"flicker": "flicker", "drawn": "sharpness, to frame-wise", "source": "to the source"}
 VERDICTS = {"steadier": "^Steadier", "double exposure": "double exposure", "still": "stands still"}
 RESULT_LABEL, SOURCE_LABEL = "published result", "the source itself"
@@ -44,21 +45,21 @@ SHOWN = (1, 4)
 PICTURES = ROOT / "output" / "published"
 
 
-def frames_of(path: Path) -> Tensor:
-    """A GIF's frames `[F, H, W, 3]`."""
+def read_gif(path: Path) -> Tensor:
+    """The frames `[F, H, W, 3]` of a GIF, in 0..1."""
     with Image.open(path) as gif:
         frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(gif)]
     return torch.from_numpy(np.stack(frames)).float() / 255
 
 
-def neighbours(frames: Tensor) -> Tensor:
-    """Every frame with those before and after, `[3, F, H, W, 3]`."""
+def with_adjacent_frames(frames: Tensor) -> Tensor:
+    """Stack each frame with the frames before and after it: `[3, F, H, W, 3]`."""
     padded = torch.cat((frames[:1], frames, frames[-1:]))
     return torch.stack((padded[:-2], padded[1:-1], padded[2:]))
 
 
-def sharpened(frames: Tensor, sharpness: float) -> Tensor:
-    """Frames with an unsharp mask strong enough to reach a sharpness, or the strongest tried."""
+def sharpen(frames: Tensor, sharpness: float) -> Tensor:
+    """Apply an unsharp mask just strong enough to reach a sharpness, or the strongest."""
     from kornia.filters import gaussian_blur2d
 
     soft = gaussian_blur2d(frames.movedim(-1, 1), (7, 7), (1.0, 1.0)).movedim(1, -1)
@@ -69,33 +70,33 @@ def sharpened(frames: Tensor, sharpness: float) -> Tensor:
     return result
 
 
-def make_baselines(source: Tensor, drawn: Tensor, result: Tensor) -> dict[str, Tensor]:
-    """The published result, and the cheap ways to less flicker."""
-    sharp = video_metrics.sharpness(drawn).mean().item()
-    average, along = neighbours(drawn).mean(dim=0), average_along_flow(drawn, source, reach=1)[0]
+def make_baselines(source: Tensor, framewise: Tensor, result: Tensor) -> dict[str, Tensor]:
+    """The published result, and cheap methods to reduce flicker."""
+    sharp = video_metrics.sharpness(framewise).mean().item()
+    average, along = with_adjacent_frames(framewise).mean(dim=0), average_along_flow(framewise, source, reach=1)[0]
     return {
         RESULT_LABEL: result,
         "average of 3": average,
-        "average of 3, sharpened": sharpened(average, sharp),
-        "median of 3": neighbours(drawn).median(dim=0).values,
+        "average of 3, sharpened": sharpen(average, sharp),
+        "median of 3": with_adjacent_frames(framewise).median(dim=0).values,
         "average along the source's motion": along,
-        "average along the source's motion, sharpened": sharpened(along, sharp),
-        "all 8 along the source's motion": average_along_flow(drawn, source, reach=7)[0],
+        "average along the source's motion, sharpened": sharpen(along, sharp),
+        "all 8 along the source's motion": average_along_flow(framewise, source, reach=7)[0],
         "frozen result": result[:1].expand_as(result),
     }
 
 
 def run_job(folder: Path, job: dict) -> dict:
-    """A row: every video of a set against its frame-wise frames and its clip, as ratios; and what the report says."""
+    """A row: figures of every video of a set, relative to its frame-wise frames and its clip, and the verdicts."""
     name = job["set"]
-    source = frames_of(folder / SOURCES.get(name, name) / "source.gif")
-    drawn, result = frames_of(folder / name / "framewise.gif"), frames_of(folder / name / "result.gif")
+    source = read_gif(folder / SOURCES.get(name, name) / "source.gif")
+    framewise, result = read_gif(folder / name / "framewise.gif"), read_gif(folder / name / "result.gif")
     clip = video_metrics.SourceMotion.of(source)
-    before = video_metrics.measure_video(drawn, source=clip)
-    videos = make_baselines(source, drawn, result)
+    before = video_metrics.measure_video(framewise, source=clip)
+    videos = make_baselines(source, framewise, result)
     figures = {}
     for label, video in {SOURCE_LABEL: source, **videos}.items():
-        after = video_metrics.measure_video(video, drawn, source=clip)
+        after = video_metrics.measure_video(video, framewise, source=clip)
         now, was = ({key: value.nanmean().item() for key, value in found.items()} for found in (after, before))
         ratios = {
             "flicker": (now["flicker"] / was["flicker"]) ** 0.5,
@@ -108,25 +109,26 @@ def run_job(folder: Path, job: dict) -> dict:
         verdict = video_metrics.judge_video(after, before, clip).headline
         figures[label] = {key: round(value, 4) for key, value in ratios.items()} | {"verdict": verdict}
     PICTURES.mkdir(parents=True, exist_ok=True)
-    shown = {label: video[[*SHOWN]] for label, video in {"source": source, "frame-wise": drawn, **videos}.items()}
+    shown = {label: video[[*SHOWN]] for label, video in {"source": source, "frame-wise": framewise, **videos}.items()}
     make_contact_sheet(shown, tile=260, label=640).save(PICTURES / f"{name}.png")
-    blind = video_metrics.judge_video(video_metrics.measure_video(result), video_metrics.measure_video(drawn)).headline
-    return {"videos": figures, "without the source": blind}
+    plain = [video_metrics.measure_video(frames) for frames in (result, framewise)]
+    without_source = video_metrics.judge_video(*plain).headline
+    return {"videos": figures, "without the source": without_source}
 
 
 def said(headline: str) -> str:
-    """A verdict without its reasons."""
+    """The verdict of a report's headline, without the reasons."""
     return headline.removeprefix("No clear gain: steadier, ").capitalize().split(",")[0]
 
 
 def spread(values: pandas.Series) -> str:
-    """The median and between which bounds 95% of resampled medians lie."""
+    """The median and its 95% bootstrap interval, as text."""
     low, high = confidence_interval(values, np.median)
     return f"{values.median():.2f} ({low:.2f} to {high:.2f})"
 
 
 def render_tables(rows: list[dict]) -> dict[str, str]:
-    """What the page's generated blocks hold."""
+    """The generated blocks of the page."""
     table = pandas.DataFrame(
         [{"set": row["set"], "video": label} | found for row in rows for label, found in row["videos"].items()]
     )
@@ -134,7 +136,7 @@ def render_tables(rows: list[dict]) -> dict[str, str]:
     expected = pandas.Series({name: EXPECTED.get(name, "Steadier") for name in results.index})
     verdicts = results["verdict"].map(said)
     right = sum(verdict.startswith(expected[name]) for name, verdict in verdicts.items())
-    blind = sum(row["without the source"].startswith("No verdict") for row in rows)
+    without_source = sum(row["without the source"].startswith("No verdict") for row in rows)
     columns = {**FIGURES, "motion": "motion, to the source", "following": "following", "doubling": "doubling"}
     each = results[list(columns)].rename(columns=columns).assign(verdict=verdicts, expected=expected)
     ways = []
@@ -147,18 +149,18 @@ def render_tables(rows: list[dict]) -> dict[str, str]:
     return {
         "run": describe_run(rows, f"{len(rows)} sets."),
         "verdicts": f"The verdict is the expected one for {right} of {len(rows)}. Without source_images the report "
-        f"cannot tell for {blind}, since independently generated frames share no motion.",
+        f"cannot tell for {without_source}, since independently generated frames share no motion.",
         "each": each.to_markdown(floatfmt=".2f"),
         "ways": markdown_table(ways),
     }
 
 
 def init_worker() -> None:
-    """Nothing to load."""
+    """Nothing needs to be loaded."""
 
 
 def main() -> None:
-    """Measure the sets that are missing and fill the page."""
+    """Measure the missing sets and fill the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?")
     if folder := parser.parse_args().folder:

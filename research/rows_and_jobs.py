@@ -1,4 +1,4 @@
-"""Rows: one JSON line for each run of a benchmark, kept in research/rows, from which its page is made."""
+"""Rows: one JSON line for each run of a measurement, in research/rows; its page is generated from them."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ ROWS = ROOT / "research" / "rows"
 
 
 def read_rows(name: str) -> list[dict]:
-    """The rows of a benchmark, none if it was never run."""
+    """The rows of a measurement; empty if it was never run."""
     path = ROWS / f"{name}.jsonl"
     return list(map(json.loads, path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
 
 
-def run_jobs(name: str, jobs: Iterable[dict], work: Callable[[dict], dict], begin: Callable[[], None]) -> list[dict]:
-    """Measure the rows of jobs that are missing, and return all rows: one process a core, each on one thread.
+def run_jobs(name: str, jobs: Iterable[dict], work: Callable[[dict], dict], init: Callable[[], None]) -> list[dict]:
+    """Measure the missing rows and return all rows. Uses one process per core, each with one thread.
 
-    Rows are kept as they are measured, and when all are there put in the order of the jobs, before those of others.
+    Each row is saved when it is measured. At the end the rows are sorted in the order of the jobs, then other rows.
 
     Args:
-        jobs: settings, clip and seed of each run; the row that begins with the same is its result.
-        work: a job's figures. begin: what each process does first. Both are functions of a module.
+        jobs: settings, clip and seed of each run. A row with the same values is the job's result.
+        work: measures the figures of a job. init: initialises a process. Both must be functions of a module.
     """
     jobs = list(jobs)
     found = {_job_key(row, jobs[0]): row for row in read_rows(name)}
@@ -45,7 +45,7 @@ def run_jobs(name: str, jobs: Iterable[dict], work: Callable[[dict], dict], begi
         cores = min(os.cpu_count(), len(missing))
         with (
             (ROWS / f"{name}.jsonl").open("a", encoding="utf-8") as file,
-            ProcessPoolExecutor(cores, get_context("spawn"), _init_process, (begin,)) as processes,
+            ProcessPoolExecutor(cores, get_context("spawn"), _init_process, (init,)) as processes,
         ):
             running = {processes.submit(work, job): job for job in missing}
             try:
@@ -54,27 +54,27 @@ def run_jobs(name: str, jobs: Iterable[dict], work: Callable[[dict], dict], begi
                     found[_job_key(job, job)] = row = job | done.result() | run
                     file.write(json.dumps(row) + "\n")
                     file.flush()
-            finally:  # a failed job, or Ctrl-C, waits for no others
+            finally:  # after a failed job or Ctrl-C, cancel the others
                 processes.shutdown(cancel_futures=True)
     rows = [*(found.pop(_job_key(job, job)) for job in jobs), *found.values()]
     (ROWS / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return rows
 
 
-def _init_process(begin: Callable[[], None]) -> None:
+def _init_process(init: Callable[[], None]) -> None:
     import torch
 
     torch.set_num_threads(1)
-    begin()
+    init()
 
 
 def _job_key(row: dict, like: dict) -> str:
-    """What a row is a result of: its values under the names that a job has."""
+    """The identity of a row or job: its values of the job's keys."""
     return json.dumps([row[name] for name in like])
 
 
 def _current_commit() -> str:
-    """The commit that is checked out, with a + if other files than rows and pages differ from it."""
+    """The current commit; ends with + if files other than rows and pages have changed."""
 
     def git(*arguments: str | Path) -> subprocess.CompletedProcess:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
@@ -84,13 +84,13 @@ def _current_commit() -> str:
 
 
 def format_difference(values: pandas.Series, reference: pandas.Series) -> str:
-    """The mean, with the bounds of the mean difference to a reference clip by clip, as text."""
+    """The mean, and the 95% interval of the mean difference from a reference on the same clips, as text."""
     low, high = confidence_interval(values - reference)
     return f"{values.mean():.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def confidence_interval(values: pandas.Series, statistic: Callable = np.mean) -> tuple[float, float]:
-    """Bounds of the mean, or of another statistic, in 95 of 100 resamplings of the clips."""
+    """The 95% bootstrap interval over clips of the mean, or of another statistic."""
     values = values.dropna().to_numpy()
     resampled = bootstrap((values,), statistic, confidence_level=0.95, n_resamples=2000, method="percentile", rng=0)
     return resampled.confidence_interval.low, resampled.confidence_interval.high

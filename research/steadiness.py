@@ -1,10 +1,10 @@
-"""Is `steadiness` better restricted to the low band, or carried along the motion?
+"""Is `steadiness` better if it is restricted to the low band, or follows the motion?
 
     python -m research.steadiness [--clips 8]
 
-Held-out hard clips, at their own pace and faster, through the chain with the structure pass: the image branch as it is,
-steadied as Mixed Inversion Blend does, and in the two other ways. Measures the runs that
-research/rows/steadiness.jsonl lacks, and fills the tables of research/pages/steadiness.md.
+Runs the chain with the structure pass on held-out hard clips, at original speed and faster. The image branch is not
+smoothed over time, smoothed as in Mixed Inversion Blend, or smoothed by the two variants. Measures the runs that are
+missing in research/rows/steadiness.jsonl, and fills the tables of research/pages/steadiness.md.
 """
 
 from __future__ import annotations
@@ -28,61 +28,65 @@ from research.toy_metrics import measure_figures
 STEPS, STEADINESS = 25, 0.5
 STRENGTHS = (0.5, 1.0)
 FASTER = 3
-"""How much faster the fast clips move than hard clips do."""
+"""Speed of the fast clips relative to hard clips."""
 KINDS = ("hard", "fast")
 REACH = 3
-"""Frames to either side along the motion: twice the standard deviation of the mean over time."""
+"""Number of frames to each side along the motion: twice the standard deviation of the average over time."""
 FIGURES = ("shape flicker", "background flicker", "IoU", "caption", "sharpness")
 
 
-def low_band(noise: Tensor, clip: toy_world.ToyClip) -> Tensor:
-    """Only what varies slowly across `[F, C, H, W]` drawn towards its mean over time."""
+def smooth_low_band(noise: Tensor, clip: toy_world.ToyClip) -> Tensor:
+    """Smooth only the low spatial frequencies of noise `[F, C, H, W]` over time."""
     low = gaussian_blur(noise, kernel_size=[5, 5], sigma=[1.0, 1.0])
     return match_std(noise, noise - low + smooth_over_time(low, STEADINESS))
 
 
-def along_motion(noise: Tensor, clip: toy_world.ToyClip) -> Tensor:
-    """Noise `[F, C, H, W]` drawn towards its mean along the clip's optical flow."""
+def smooth_along_motion(noise: Tensor, clip: toy_world.ToyClip) -> Tensor:
+    """Blend noise `[F, C, H, W]` with its average along the clip's optical flow."""
     mean = average_along_flow(noise.movedim(1, -1), clip.frames, REACH)[0].movedim(-1, 1)
     return match_std(noise, torch.lerp(noise, mean, STEADINESS))
 
 
-def match_std(noise: Tensor, drawn: Tensor) -> Tensor:
-    """Frames drawn together with the std that each had."""
-    std = (1, 2, 3)
-    return drawn * noise.std(dim=std, keepdim=True) / drawn.std(dim=std, keepdim=True)
+def match_std(noise: Tensor, smoothed: Tensor) -> Tensor:
+    """Scale smoothed noise so that every frame has its original std."""
+    dims = (1, 2, 3)
+    return smoothed * noise.std(dim=dims, keepdim=True) / smoothed.std(dim=dims, keepdim=True)
 
 
 WAYS = {
     "none": lambda noise, clip: noise,
     "over time": lambda noise, clip: smooth_over_time(noise, STEADINESS),
-    "over time, low band": low_band,
-    "along the motion": along_motion,
+    "over time, low band": smooth_low_band,
+    "along the motion": smooth_along_motion,
 }
 
 
 def init_worker() -> None:
     """Load the chain into this process."""
-    global chain, host
+    global chain, inverted_latents
     chain = DemoChain(start())
-    host = chain.pack.import_module("bivdiff_core.host.inverted_latents")
+    inverted_latents = chain.pack.import_module("bivdiff_core.host.inverted_latents")
 
 
 def run_job(job: dict) -> dict:
-    """A row: figures of every way on a job's clip."""
+    """A row: the figures of every method on a clip."""
     clip = toy_world.held_out_clip("hard", job["clip"])
     if job["kind"] == "fast":
         clip = toy_world.change_motion(clip, FASTER)
     text = chain.encode_text(clip.caption)
-    controlled = chain.outlined(clip.frames, text)
-    drawn = chain.draw(*controlled, chain.nothing(len(clip.frames)), job["seed"], steps=STEPS)
+    controlled = chain.apply_outline_control(clip.frames, text)
+    frames = chain.generate_frames(*controlled, chain.empty_latent(len(clip.frames)), job["seed"], steps=STEPS)
     ways = {}
     for strength in STRENGTHS:
-        inverted = chain.invert_image(drawn, text, strength, steps=STEPS)
-        for name, steady in WAYS.items():
-            samples = steady(inverted["samples"], clip)
+        inverted = chain.invert_image(frames, text, strength, steps=STEPS)
+        for name, smooth in WAYS.items():
+            samples = smooth(inverted["samples"], clip)
             blended = chain.blend(
-                host.make_inverted_latent(inverted, samples, host.read_inversion_info(inverted)), None, 1.0
+                inverted_latents.make_inverted_latent(
+                    inverted, samples, inverted_latents.read_inversion_info(inverted)
+                ),
+                None,
+                1.0,
             )
             video = chain.structure_pass(chain.smooth(blended, text, STEPS), text, controlled, STEPS)
             found = measure_figures(chain.decode(video), clip)
@@ -91,8 +95,8 @@ def run_job(job: dict) -> dict:
 
 
 def render_tables(rows: list[dict]) -> dict[str, str]:
-    """What the page's generated blocks hold."""
-    made = {"run": describe_run(rows, f"{len(rows) // len(KINDS)} clips of each kind.")}
+    """The generated blocks of the page."""
+    blocks = {"run": describe_run(rows, f"{len(rows) // len(KINDS)} clips of each kind.")}
     for kind in KINDS:
         of_kind = [row["ways"] for row in rows if row["kind"] == kind]
         found = {way: pandas.DataFrame([ways[way] for ways in of_kind]).astype(float) for way in rows[0]["ways"]}
@@ -104,12 +108,12 @@ def render_tables(rows: list[dict]) -> dict[str, str]:
                 values = figures[figure]
                 line[figure] = f"{values.mean():.3f}" if figures is plain else format_difference(values, plain[figure])
             lines.append(line)
-        made[kind] = markdown_table(lines)
-    return made
+        blocks[kind] = markdown_table(lines)
+    return blocks
 
 
 def main() -> None:
-    """Measure what is missing and fill the page."""
+    """Measure the missing runs and fill the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=8, help="how many held-out clips of each kind")
     clips = range(parser.parse_args().clips)

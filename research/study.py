@@ -1,9 +1,9 @@
-"""The study: what each control of BIVDiff does on the demo models, and what every other way does on the same clips.
+"""The study: the effect of each control of BIVDiff on the demo models, and of every other method on the same clips.
 
     python -m research.study [--rounds 4]
 
-Every case of `all_cases` on an easy and a hard clip of each motion a round, about an hour a round on one core. Measures
-the clips that rows/study.jsonl lacks, fills the tables of pages/study.md and draws pages/study.png of the hard clips.
+Each round runs every case of `all_cases` on an easy and a hard clip of each motion: about an hour on one core. Measures
+the clips that are missing in rows/study.jsonl, fills the tables of pages/study.md, and plots pages/study.png.
 Delete the rows after a change of the models or the nodes.
 """
 
@@ -51,9 +51,9 @@ def init_worker() -> None:
 
 
 def run_job(job: dict) -> dict:
-    """A row: figures of every case on a job's clip."""
+    """A row: the figures of every case on a clip."""
     scene = next(islice(generate_scenes(job["clip"] // len(MOTIONS) + 1), job["clip"], None))
-    study.begin(make_hard_scene(scene) if job["kind"] == "hard" else scene, job["clip"])
+    study.start_scene(make_hard_scene(scene) if job["kind"] == "hard" else scene, job["clip"])
     found = {str(case): study.run(case) for case in all_cases()}
     cases = {
         name: {key: value and round(value, 4) for key, value in figures.items()} for name, figures in found.items()
@@ -62,18 +62,18 @@ def run_job(job: dict) -> dict:
 
 
 class Results:
-    """What was measured on clips; the values of a case are those of each clip, in the same order for every case."""
+    """Measured figures: the values of a case, one per clip, in the same order for every case."""
 
     def __init__(self, rows: list[dict]) -> None:
         self.rows = rows
 
     def values(self, case: StudyCase, figure: str, motion: str | None = None) -> pandas.Series:
-        """One figure of a case over the clips, or over those of one motion; NaN where a clip has none."""
+        """One figure of a case over the clips, or the clips of one motion; NaN if a clip has no value."""
         rows = [row["cases"] for row in self.rows if motion in (None, row["motion"])]
         found = [cases[str(case)] for cases in rows]
         like = no_video_case("controlnet" if case.task in ("controlnet", "own_frames") else "prompt2prompt", "source")
-        whole = [cases[str(like)]["sharpness"] for cases in rows]
-        sharp = [one["sharpness"] / true for one, true in zip(found, whole, strict=True)]
+        reference = [cases[str(like)]["sharpness"] for cases in rows]
+        sharp = [one["sharpness"] / true for one, true in zip(found, reference, strict=True)]
         if figure == "flicker":
             return pandas.Series([(one["shape flicker"] + one["background flicker"]) / 2 for one in found])
         if figure == "sharpness":
@@ -92,7 +92,7 @@ class Results:
         return f"{self.mean(case, figure):.3f} ({low:.3f} to {high:.3f})"
 
     def gain(self, case: StudyCase, other: StudyCase, figure: str) -> str:
-        """How much more of a figure a case has than another on the same clips, with its 95% interval, as text."""
+        """The mean difference of a figure from another case on the same clips, with its 95% interval, as text."""
         difference = self.values(case, figure) - self.values(other, figure)
         low, high = confidence_interval(difference)
         text = f"{difference.mean():+.3f} ({low:+.3f} to {high:+.3f})"
@@ -104,7 +104,7 @@ class Results:
 
 
 def cases_table(results: Results, named: Named) -> str:
-    """A line for each case with everything that is measured."""
+    """A line for each case with all figures."""
     return markdown_table(
         [
             {
@@ -121,15 +121,15 @@ def cases_table(results: Results, named: Named) -> str:
     )
 
 
-def grid(results: Results, cases: dict[object, dict[object, StudyCase]]) -> str:
-    """Mean flicker and overlap of cases by row and column."""
+def grid_table(results: Results, cases: dict[object, dict[object, StudyCase]]) -> str:
+    """Mean flicker and overlap of cases, by row and column."""
     return markdown_table(
         [{"": row} | {column: results.both(case) for column, case in of_row.items()} for row, of_row in cases.items()]
     )
 
 
-def gains(results: Results, named: list[tuple[str, StudyCase, StudyCase]]) -> str:
-    """Differences on the same clips; those whose interval leaves out 0 stand out."""
+def differences_table(results: Results, named: list[tuple[str, StudyCase, StudyCase]]) -> str:
+    """Differences on the same clips; bold if significantly different from 0."""
     return markdown_table(
         [
             {"": name} | {figure: results.gain(case, other, figure) for figure in ("flicker", "IoU")}
@@ -139,7 +139,7 @@ def gains(results: Results, named: list[tuple[str, StudyCase, StudyCase]]) -> st
 
 
 def cheap_ways(task: str) -> Named:
-    """The ways that need no video model, and the plain way to use one."""
+    """The methods without a video model, and video to video."""
     named = []
     for noise, way in product(noise_kinds(task), ("frame-wise", "average of 3")):
         named.append((f"{way}, shared noise" if noise == "shared" else way, no_video_case(task, way, noise)))
@@ -148,7 +148,7 @@ def cheap_ways(task: str) -> Named:
 
 
 def ways(task: str) -> Named:
-    """The clip itself, the cheap ways, BIVDiff at every ratio."""
+    """The clip itself, the cheap methods, BIVDiff at every ratio."""
     like = "controlnet" if task in ("controlnet", "own_frames") else "prompt2prompt"
     named = [("the clip itself, through the autoencoder", no_video_case(like, "source")), *cheap_ways(task)]
     if task in TASKS[1:3]:
@@ -169,7 +169,7 @@ def shared_ways() -> Named:
 
 
 def bridge_ways() -> Named:
-    """One model after the other, against both at once."""
+    """The models one after the other, and both in one sampling run."""
     named = [("frame-wise", FRAME_WISE)]
     named += [(f"one after the other (BIVDiff), ratio {r:g}", replace(DEFAULT_CASE, ratio=r)) for r in (*SHARES, 1.0)]
     both = replace(DEFAULT_CASE, strength=1.0)
@@ -184,7 +184,7 @@ def bridge_ways() -> Named:
 
 
 def motions_table(results: Results) -> str:
-    """What each ratio does to each motion, against the frames as drawn."""
+    """The effect of each ratio on each motion, and the unsmoothed frames."""
     named = [
         ("frame-wise", FRAME_WISE),
         ("frame-wise, shared noise", no_video_case("controlnet", "frame-wise", "shared")),
@@ -197,7 +197,7 @@ def motions_table(results: Results) -> str:
 
 
 def captions_table(results: Results) -> str:
-    """Clips whose captions say everything beside those whose captions leave a colour out."""
+    """Clips with complete captions compared with clips whose captions omit a colour."""
     parts = {
         "says everything": Results([row for row in results.rows if not row["silent"]]),
         "leaves a colour out": Results([row for row in results.rows if row["silent"]]),
@@ -211,14 +211,14 @@ def captions_table(results: Results) -> str:
         for strength, ratio in product((0.5, 0.75, 1.0), (0.5, 0.75, 1.0))
     ]
     return markdown_table(
-        [{"": name} | {said: part.both(case) for said, part in parts.items()} for name, case in named]
+        [{"": name} | {kind: part.both(case) for kind, part in parts.items()} for name, case in named]
     )
 
 
 def tables(results: Results) -> dict[str, str]:
-    """Every table of a kind of clips, by name."""
-    made = {task: cases_table(results, ways(task)) for task in TASKS}
-    made["other schedule"] = grid(
+    """All tables of a kind of clips, by name."""
+    blocks = {task: cases_table(results, ways(task)) for task in TASKS}
+    blocks["other schedule"] = grid_table(
         results,
         {
             r: {
@@ -232,10 +232,12 @@ def tables(results: Results) -> dict[str, str]:
         "strength": DEFAULT_CASE,
         "strength, structure pass": replace(DEFAULT_CASE, method=WITH_STRUCTURE_PASS),
     }.items():
-        made[name] = grid(results, {r: {s: replace(middle, ratio=r, strength=s) for s in STRENGTHS} for r in RATIOS})
-    made["shared noise"] = cases_table(results, shared_ways())
+        blocks[name] = grid_table(
+            results, {r: {s: replace(middle, ratio=r, strength=s) for s in STRENGTHS} for r in RATIOS}
+        )
+    blocks["shared noise"] = cases_table(results, shared_ways())
     blends = [replace(DEFAULT_CASE, ratio=r, strength=s) for s, r in product((0.75, 1.0), SHARES)]
-    made["modes"] = gains(
+    blocks["modes"] = differences_table(
         results,
         [
             (f"{mode}, ratio {case.ratio:g}, strength {case.strength:g}", replace(case, mode=mode), case)
@@ -243,7 +245,7 @@ def tables(results: Results) -> dict[str, str]:
         ],
     )
     inverted = [replace(DEFAULT_CASE, steps=n, strength=s) for s, n in product((0.75, 1.0), STEPS)]
-    made["steps"] = grid(
+    blocks["steps"] = grid_table(
         results,
         {
             solver: {
@@ -252,30 +254,30 @@ def tables(results: Results) -> dict[str, str]:
             for solver in SOLVERS
         },
     )
-    made["solvers"] = gains(
+    blocks["solvers"] = differences_table(
         results,
         [
             (f"{solver}, {case.steps} steps, strength {case.strength:g}", replace(case, solver=solver), case)
             for case, solver in product(inverted, SOLVERS[1:])
         ],
     )
-    made["captions"] = captions_table(results)
-    made["motions"] = motions_table(results)
-    made["bridges"] = cases_table(results, bridge_ways())
-    return made
+    blocks["captions"] = captions_table(results)
+    blocks["motions"] = motions_table(results)
+    blocks["bridges"] = cases_table(results, bridge_ways())
+    return blocks
 
 
 def render_tables(rows: list[dict]) -> dict[str, str]:
-    """What the page's generated blocks hold."""
-    made = {"run": describe_run(rows, f"{len(rows) // len(toy_world.CLIP_KINDS)} clips of each kind.")}
+    """The generated blocks of the page."""
+    blocks = {"run": describe_run(rows, f"{len(rows) // len(toy_world.CLIP_KINDS)} clips of each kind.")}
     for kind in toy_world.CLIP_KINDS:
         found = tables(Results([row for row in rows if row["kind"] == kind]))
-        made |= {f"{kind}, {name}": text for name, text in found.items()}
-    return made
+        blocks |= {f"{kind}, {name}": text for name, text in found.items()}
+    return blocks
 
 
 def plot(rows: list[dict]) -> None:
-    """research/pages/study.png: what the ratio does per task, motion and strength, and every way, on the hard clips."""
+    """Plot research/pages/study.png: the ratio per task, motion and strength, and every method, on the hard clips."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -316,9 +318,9 @@ def plot(rows: list[dict]) -> None:
 
 
 def main() -> None:
-    """Measure what is missing and fill the page."""
+    """Measure the missing runs and fill the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=4, help="clips of each motion and kind")
+    parser.add_argument("--rounds", type=int, default=4, help="number of clips of each motion and kind")
     motions = list(MOTIONS) * parser.parse_args().rounds
     pairs = product(enumerate(motions), toy_world.CLIP_KINDS)
     jobs = [{"clip": number, "kind": kind, "motion": motion} for (number, motion), kind in pairs]

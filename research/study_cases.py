@@ -1,4 +1,4 @@
-"""What the study varies: its cases, each one way to make a video."""
+"""The cases of the study; each case is a method to make a video, with its settings."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ SHARES = (0.25, 0.5, 0.75)
 
 @dataclass(frozen=True)
 class StudyCase:
-    """One way to make a video: what is varied, around the middle of the study.
+    """A method to make a video, with its settings; the defaults are the centre of the study.
 
     method: `source`, `frame-wise`, `average of 3`, `BIVDiff`, `WITH_STRUCTURE_PASS`, `video to video`, `tuned per clip`
         or one of `BRIDGES`.
-    ratio: the image model's weight, or its share where two models are bridged.
-    strength: how far the inversion goes, or the denoise of video to video.
+    ratio: weight of the image model, or its share in the bridge methods.
+    strength: strength of the inversion, or denoise of video to video.
     """
 
     task: str = "controlnet"
@@ -53,7 +53,7 @@ SHARED_NOISE_CASE = replace(DEFAULT_CASE, noise="shared", ratio=0.5, strength=0.
 
 
 def all_cases() -> list[StudyCase]:
-    """Every case, once: two controls at a time around the middle, and the other ways."""
+    """All cases: pairs of controls varied around the default case, and the other methods."""
     cases = [replace(DEFAULT_CASE, task=t, ratio=r) for t, r in product(TASKS, RATIOS)]
     cases += [replace(DEFAULT_CASE, ratio=r, strength=s) for r, s in product(RATIOS, STRENGTHS)]
     cases += [
@@ -77,10 +77,10 @@ def all_cases() -> list[StudyCase]:
 
 
 def no_video_case(task: str, method: str, noise: str = "independent") -> StudyCase:
-    """A way that needs no video model."""
+    """A case without a video model."""
     return StudyCase(task, method, noise)
 
 
 def noise_kinds(task: str) -> tuple[str, ...]:
-    """How a task's frames may be related; Prompt2Prompt and frames that are there already draw no noise."""
+    """The kinds of noise for a task's frames; Prompt2Prompt and own frames use no random noise."""
     return ("independent",) if task in ("prompt2prompt", "own_frames") else ("independent", "shared")

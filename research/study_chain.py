@@ -1,4 +1,4 @@
-"""Every way of the study on one clip after another."""
+"""Runs the cases of the study, clip by clip."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ MASK_MARGIN = 2
 
 @dataclass(frozen=True)
 class StudyScene:
-    """A clip to work on. source: the clip; goal: what an edit should make of it, fully captioned; instruction: how."""
+    """A clip and its edit. source: the clip; goal: the edited clip with full caption; instruction: the edit's text."""
 
     source: toy_world.ToyClip
     goal: toy_world.ToyClip
     instruction: str
     silent: bool
-    """Whether the source's caption leaves a colour out."""
+    """Whether the source's caption omits a colour."""
 
 
 def generate_scenes(rounds: int) -> Iterator[StudyScene]:
-    """One easy clip of each motion a round; in every second round the captions leave a colour out."""
+    """One easy clip of each motion per round; in every second round the captions omit a colour."""
     seeds = iter(toy_world.HELD_OUT_SEEDS[FIRST_CLIP:])
     for number in range(rounds):
         for motion, change in MOTIONS.items():
@@ -41,11 +41,11 @@ def generate_scenes(rounds: int) -> Iterator[StudyScene]:
                 silent = clip.full_caption != clip.caption
                 if (len(clip.shapes) == 2) == (motion == "crossing") and silent == (number % 2 == 1):
                     break
-            yield scene(toy_world.change_motion(clip, **change), silent)
+            yield make_scene(toy_world.change_motion(clip, **change), silent)
 
 
-def scene(clip: toy_world.ToyClip, silent: bool) -> StudyScene:
-    """A clip with an edit of a shape's colour."""
+def make_scene(clip: toy_world.ToyClip, silent: bool) -> StudyScene:
+    """A scene: the clip, and an edit that changes a shape's colour."""
     edits = (toy_world.recolour(clip, seed) for seed in range(100))
     edit = next(edit for edit in edits if edit.background == clip.background)
     return StudyScene(clip, replace(edit, caption=edit.full_caption), edit.caption, silent)
@@ -53,11 +53,11 @@ def scene(clip: toy_world.ToyClip, silent: bool) -> StudyScene:
 
 def make_hard_scene(easy: StudyScene) -> StudyScene:
     """The hard clip of a scene."""
-    return scene(toy_world.make_hard_clip(easy.source), easy.silent)
+    return make_scene(toy_world.make_hard_clip(easy.source), easy.silent)
 
 
 class StudyChain(CountingChain):
-    """Every case of the plan on one scene after another; what several cases share is made once a scene."""
+    """Runs every case, scene by scene; results that several cases share are computed once per scene."""
 
     def __init__(self) -> None:
         super().__init__(start())
@@ -67,31 +67,32 @@ class StudyChain(CountingChain):
         for model in (self.editor, self.inpainter):
             self.count(model)
 
-    def begin(self, scene: StudyScene, seed: int) -> None:
-        """Go on to a scene."""
+    def start_scene(self, scene: StudyScene, seed: int) -> None:
+        """Start a new scene."""
         self.scene, self.seed, self.stages = scene, seed, {}
         self.mask = toy_metrics.dilate((scene.source.masks[0] > 0.01).float(), MASK_MARGIN)
 
-    def stage(self, name: tuple, make: Callable[..., object], *given: PricedResult) -> PricedResult:
-        """What `make` returns for the results given, made once a scene."""
+    def stage(self, name: tuple, function: Callable[..., object], *inputs: PricedResult) -> PricedResult:
+        """`run_step`, computed once per scene and name."""
         if name not in self.stages:
-            self.stages[name] = self.step(make, *given)
+            self.stages[name] = self.run_step(function, *inputs)
         return self.stages[name]
 
-    def texts(self, task: str) -> tuple[list, toy_world.ToyClip]:
-        """A task's prompt as CONDITIONING, and the clip that its video should be."""
+    def encode_goal(self, task: str) -> tuple[list, toy_world.ToyClip]:
+        """A task's prompt as CONDITIONING, and the clip that its video should match."""
         goal = self.scene.source if task in ("controlnet", "own_frames") else self.scene.goal
         return self.encode_text(goal.caption), goal
 
-    def frames_of(self, task: str, noise: str) -> dict:
-        """What the task's image model makes of each frame, a LATENT."""
-        source, (positive, _) = self.scene.source, self.texts(task)
+    def make_frames(self, task: str, noise: str) -> dict:
+        """The frames of the task's image model: a LATENT."""
+        source, (positive, _) = self.scene.source, self.encode_goal(task)
         if task == "controlnet":
-            return self.draw(*self.outlined(source.frames, positive), self.nothing(toy_world.FRAMES), self.seed, noise)
+            controlled = self.apply_outline_control(source.frames, positive)
+            return self.generate_frames(*controlled, self.empty_latent(toy_world.FRAMES), self.seed, noise)
         if task == "instruct_pix2pix":
             return self.edit_by_instruction(noise)
         if task == "prompt2prompt":
-            return self.edit_words(source.frames, source.full_caption, self.scene.goal.caption)[0]
+            return self.edit_prompt(source.frames, source.full_caption, self.scene.goal.caption)[0]
         if task == "own_frames":
             return self.encode(add_colour_flicker(source.frames, self.seed))
         positive, negative, latent = self.pack.run(
@@ -103,18 +104,18 @@ class StudyChain(CountingChain):
             mask=self.mask,
             noise_mask=True,
         )
-        return self.draw(positive, negative, latent, self.seed, noise, model=self.inpainter)
+        return self.generate_frames(positive, negative, latent, self.seed, noise, model=self.inpainter)
 
     def edit_by_instruction(self, noise: str) -> dict:
-        """The frames edited one by one by InstructPix2Pix, a LATENT."""
+        """The frames edited independently with InstructPix2Pix: a LATENT."""
 
-        def encoded(text: str) -> list:
+        def encode_text(text: str) -> list:
             return self.pack.run("CLIPTextEncode", clip=self.editor_clip, text=text)[0]
 
         positive, negative, latent = self.pack.run(
             "InstructPixToPixConditioning",
-            positive=encoded(self.scene.instruction),
-            negative=encoded(""),
+            positive=encode_text(self.scene.instruction),
+            negative=encode_text(""),
             vae=self.vae,
             pixels=self.scene.source.frames,
         )
@@ -123,31 +124,31 @@ class StudyChain(CountingChain):
             model=self.editor,
             cond1=positive,
             cond2=negative,
-            negative=encoded(""),
+            negative=encode_text(""),
             cfg_conds=FRAME_CFG,
             cfg_cond2_negative=1.5,
             style="regular",
         )
-        return self.sample_custom(guider, self.frame_noise(self.seed, noise), latent, model=self.editor)
+        return self.run_custom_sampler(guider, self.frame_noise(self.seed, noise), latent, model=self.editor)
 
     def run(self, case: StudyCase) -> dict:
-        """A case's figures on the scene."""
-        positive, goal = self.texts(case.task)
+        """The figures of a case on the scene."""
+        positive, goal = self.encode_goal(case.task)
         if case.method == "source":
             made = self.stage(("source", case.task), lambda: self.encode(goal.frames))
         elif case.method == "tuned per clip":
             made = self.stage(("tuned", case.task), self.edit_tuned, self.stage(("tuned",), self.tune))
         elif case.method in BRIDGES:
-            made = self.stage((case,), lambda: self.bridged(case, positive))
+            made = self.stage((case,), lambda: self.run_bridge(case, positive))
         else:
-            made = self.stage(("frames", case.task, case.noise), lambda: self.frames_of(case.task, case.noise))
+            made = self.stage(("frames", case.task, case.noise), lambda: self.make_frames(case.task, case.noise))
             if case.method == "video to video":
                 made = self.stage((case,), lambda latent: self.video_to_video(case, drop_mask(latent), positive), made)
             elif case.method == DEFAULT_CASE.method:
-                made = self.smoothed(case, made, positive)
+                made = self.smooth_frames(case, made, positive)
             elif case.method == WITH_STRUCTURE_PASS:
-                made = self.passed(
-                    case, self.smoothed(replace(case, method=DEFAULT_CASE.method), made, positive), positive
+                made = self.run_structure_pass(
+                    case, self.smooth_frames(replace(case, method=DEFAULT_CASE.method), made, positive), positive
                 )
         frames = self.decode(made.result)
         if case.method == "average of 3":
@@ -156,28 +157,28 @@ class StudyChain(CountingChain):
             frames = torch.lerp(self.scene.source.frames, frames, self.mask[..., None])
         return toy_metrics.measure_figures(frames, goal) | {"calls": made.calls}
 
-    def video_to_video(self, case: StudyCase, drawn: dict, positive: list) -> dict:
-        """Frames half noised and denoised by the video model, a LATENT."""
-        return self.sample(self.videos[case.pair], positive, drawn, self.seed, case.strength, case.steps)
+    def video_to_video(self, case: StudyCase, frames: dict, positive: list) -> dict:
+        """Frames noised to the case's strength and denoised by the video model: a LATENT."""
+        return self.run_ksampler(self.videos[case.pair], positive, frames, self.seed, case.strength, case.steps)
 
-    def smoothed(self, case: StudyCase, drawn: PricedResult, positive: list) -> PricedResult:
-        """Frames inverted by the models that the case's ratio needs, mixed and smoothed: a LATENT."""
+    def smooth_frames(self, case: StudyCase, frames: PricedResult, positive: list) -> PricedResult:
+        """Invert frames with the models that the case's ratio needs, blend and smooth: a LATENT."""
         name = (case.task, case.noise, case.solver, case.steps, case.strength)
-        given = {"strength": case.strength, "solver": case.solver, "steps": case.steps}
+        settings = {"strength": case.strength, "solver": case.solver, "steps": case.steps}
         video = self.videos[case.pair]
         branches = []
         if case.ratio > 0:
             branches.append(
                 self.stage(
-                    ("image", *name), lambda latent: self.invert_image(drop_mask(latent), positive, **given), drawn
+                    ("image", *name), lambda latent: self.invert_image(drop_mask(latent), positive, **settings), frames
                 )
             )
         if case.ratio < 1:
             branches.append(
                 self.stage(
                     ("video", case.pair, *name),
-                    lambda latent: self.invert_video(drop_mask(latent), positive, model=video, **given),
-                    drawn,
+                    lambda latent: self.invert_video(drop_mask(latent), positive, model=video, **settings),
+                    frames,
                 )
             )
 
@@ -187,22 +188,22 @@ class StudyChain(CountingChain):
 
         return self.stage((case,), smooth, *branches)
 
-    def passed(self, case: StudyCase, smoothed: PricedResult, positive: list) -> PricedResult:
-        """The structure pass after the smoother, under the outlines that drew the frames: a LATENT."""
-        controlled = self.outlined(self.scene.source.frames, positive)
-        return self.step(lambda latent: self.structure_pass(latent, positive, controlled, case.steps), smoothed)
+    def run_structure_pass(self, case: StudyCase, smoothed: PricedResult, positive: list) -> PricedResult:
+        """The structure pass after the smoother, with the outlines of the frames: a LATENT."""
+        controlled = self.apply_outline_control(self.scene.source.frames, positive)
+        return self.run_step(lambda latent: self.structure_pass(latent, positive, controlled, case.steps), smoothed)
 
-    def bridged(self, case: StudyCase, positive: list) -> dict:
-        """Both models at once from plain noise, a LATENT."""
-        outlined = self.outlined(self.scene.source.frames, positive)
-        guider = self.bridge(outlined, positive, 1.0, case.method, case.ratio)
+    def run_bridge(self, case: StudyCase, positive: list) -> dict:
+        """Both models in one sampling run from white noise: a LATENT."""
+        controlled = self.apply_outline_control(self.scene.source.frames, positive)
+        guider = self.make_bridge_guider(controlled, positive, 1.0, case.method, case.ratio)
         noise = self.frame_noise(self.seed, case.noise)
-        return self.sample_custom(guider, noise, self.nothing(toy_world.FRAMES), case.steps)
+        return self.run_custom_sampler(guider, noise, self.empty_latent(toy_world.FRAMES), case.steps)
 
     def tune(self) -> object:
-        """A video MODEL that has seen the source clip alone: Tune-A-Video's way (arXiv 2212.11565).
+        """A video MODEL trained only on the source clip, as in Tune-A-Video (arXiv 2212.11565).
 
-        The image model inflated; its new layers and its queries learn.
+        It is the inflated image model; only its new layers and its queries are trained.
         """
         demo = self.pack.import_module("bivdiff_core.host.loaders.demo_models")
         latent = self.encode(self.scene.source.frames)["samples"]
@@ -213,19 +214,19 @@ class StudyChain(CountingChain):
         image.load_state_dict(models.load_weights("image_unet"))
         net = demo_networks.inflate(image)
         copied = set(image.state_dict())
-        learnt = [p for name, p in net.named_parameters() if name not in copied or ".to_q." in name]
-        optimizer = torch.optim.AdamW(learnt, lr=1e-3)
+        trained = [p for name, p in net.named_parameters() if name not in copied or ".to_q." in name]
+        optimizer = torch.optim.AdamW(trained, lr=1e-3)
         noiser, generator = train_demo_models.DiffusionLoss(), torch.Generator().manual_seed(self.seed)
-        batch, told = clips.expand(TUNING_BATCH, -1, -1, -1, -1), caption.expand(TUNING_BATCH, -1, -1)
+        batch, context = clips.expand(TUNING_BATCH, -1, -1, -1, -1), caption.expand(TUNING_BATCH, -1, -1)
         net.requires_grad_(False)
-        for parameter in learnt:
+        for parameter in trained:
             parameter.requires_grad_(True)
         for _ in range(TUNING_STEPS):
-            loss = noiser.loss(batch, generator, lambda x, t: net(x, t, told).sample)
+            loss = noiser.loss(batch, generator, lambda x, t: net(x, t, context).sample)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            self.counted += 3 * batch.shape[0] * batch.shape[2]  # forwards, and backwards at twice the price
+            self.counted += 3 * batch.shape[0] * batch.shape[2]  # forward, and backward at twice the cost
         weights = net.state_dict()
 
         def load(disable_dynamic: bool = False):
@@ -238,21 +239,21 @@ class StudyChain(CountingChain):
         return model
 
     def edit_tuned(self, model) -> dict:
-        """The source inverted and drawn anew from the goal's caption by the model tuned on it, a LATENT."""
-        said = self.encode_text(self.scene.source.full_caption)
-        inverted = self.invert_video(self.encode(self.scene.source.frames), said, 1.0, model=model, steps=20)
-        return self.smooth(inverted, self.texts("prompt2prompt")[0], 20, cfg=FRAME_CFG, model=model)
+        """Invert the source and denoise it with the goal's caption, both with the tuned model: a LATENT."""
+        caption = self.encode_text(self.scene.source.full_caption)
+        inverted = self.invert_video(self.encode(self.scene.source.frames), caption, 1.0, model=model, steps=20)
+        return self.smooth(inverted, self.encode_goal("prompt2prompt")[0], 20, cfg=FRAME_CFG, model=model)
 
 
 def drop_mask(latent: dict) -> dict:
-    """A LATENT without its mask: the models see the whole picture."""
+    """A LATENT without its mask, so that the models process the whole picture."""
     return {"samples": latent["samples"]}
 
 
 def with_linear_betas(model):
-    """The video MODEL on AnimateDiff's schedule: other noise levels, and a highest of 25.1 instead of 14.6.
+    """The video MODEL with AnimateDiff's noise schedule: other noise levels, with a maximum of 25.1 instead of 14.6.
 
-    The network sees the timestep that it learnt for each level; above its highest, that one.
+    The network gets the timestep that it was trained on for each level; above its maximum, the last timestep.
     """
     import comfy.model_sampling
 

@@ -1,6 +1,6 @@
-"""Measures of a video against the toy world's known motion, masks and caption: pixel rules only, no network.
+"""Measures of a video against the known motion, masks and caption of a toy clip. They use no network.
 
-All take decoded frames ``[F, H, W, 3]`` in 0..1 and the ``ToyClip`` they were made to follow.
+All take decoded frames ``[F, H, W, 3]`` in 0..1 and the ``ToyClip`` that they should match.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ MIN_IOU, MIN_COLOUR_ACCURACY, SHARPNESS_RANGE = 0.6, 0.75, (0.7, 1.4)
 
 @dataclass(frozen=True)
 class Flicker:
-    """Mean absolute colour change, 0..1, along the known motion from one frame to the next; 0 is steady."""
+    """Mean absolute colour change, 0..1, along the known motion between adjacent frames; 0 is no flicker."""
 
     shape: float
     ground: float
 
 
-def dilate(mask: Tensor, by: int) -> Tensor:
-    """A mask ``[..., H, W]`` with everything up to ``by`` pixels from it, along either axis."""
-    return F.max_pool2d(mask.flatten(0, -3)[:, None], 2 * by + 1, stride=1, padding=by).view(mask.shape)
+def dilate(mask: Tensor, pixels: int) -> Tensor:
+    """Enlarge a mask ``[..., H, W]`` by a number of pixels along both axes."""
+    return F.max_pool2d(mask.flatten(0, -3)[:, None], 2 * pixels + 1, stride=1, padding=pixels).view(mask.shape)
 
 
 def erode_mask(mask: Tensor, margin: int = MARGIN) -> Tensor:
     """Pixels of a soft mask ``[..., H, W]`` at least ``margin`` pixels away from its edge, bool.
 
-    The border of the picture is no edge.
+    The border of the picture does not count as an edge.
     """
     return dilate((mask < 0.99).float(), margin) == 0
 
@@ -43,29 +43,29 @@ def erode_mask(mask: Tensor, margin: int = MARGIN) -> Tensor:
 def sample_bicubic(image: Tensor, points: Tensor) -> Tensor:
     """Values ``[N, C]`` of an image ``[H, W, C]`` at pixel positions ``[N, 2]`` (x, y), bicubic."""
     height, width = image.shape[:2]
-    where = points / torch.tensor([width - 1, height - 1]) * 2 - 1
-    picked = F.grid_sample(
-        image.movedim(-1, 0)[None], where[None, None], mode="bicubic", padding_mode="border", align_corners=True
+    positions = points / torch.tensor([width - 1, height - 1]) * 2 - 1
+    sampled = F.grid_sample(
+        image.movedim(-1, 0)[None], positions[None, None], mode="bicubic", padding_mode="border", align_corners=True
     )
-    return picked[0, :, 0].T
+    return sampled[0, :, 0].T
 
 
 def colour_change_along_motion(frames: Tensor, clip: ToyClip) -> tuple[Tensor, Tensor]:
-    """Absolute colour changes of shape points ``[N, 3]`` and ground points ``[M, 3]`` between all neighbouring frames.
+    """Absolute colour changes of shape points ``[N, 3]`` and background points ``[M, 3]`` between adjacent frames.
 
-    A point counts where it is visible and at least ``MARGIN`` pixels from an edge in both frames.
+    A point counts if it is visible and at least ``MARGIN`` pixels from an edge in both frames.
     """
     grid = pixel_grid(frames.shape[1])
     drift = torch.tensor(clip.drift)
-    layers = [(mask, shape.motion.carry) for mask, shape in zip(clip.masks, clip.shapes, strict=True)]
+    layers = [(mask, shape.motion.advance) for mask, shape in zip(clip.masks, clip.shapes, strict=True)]
     layers.append((clip.ground, lambda points, start, end: points + (end - start) * drift))
     found = []
-    for mask, carry in layers:
+    for mask, advance in layers:
         inner = erode_mask(mask)
         parts = []
         for t in range(len(frames) - 1):
             here = grid[inner[t]]
-            there = carry(here, *clip.times[t : t + 2])
+            there = advance(here, *clip.times[t : t + 2])
             within = ((there >= 0) & (there <= frames.shape[1] - 1)).all(dim=-1)
             there_inner = sample_bicubic(inner[t + 1, ..., None].float(), there)[:, 0] > 0.99
             keep = within & there_inner
@@ -75,15 +75,15 @@ def colour_change_along_motion(frames: Tensor, clip: ToyClip) -> tuple[Tensor, T
 
 
 def measure_flicker(frames: Tensor, clip: ToyClip) -> Flicker:
-    """Appearance change along the known motion between neighbouring frames, of the shapes and of the background."""
+    """Mean colour change along the known motion between adjacent frames, of shapes and background."""
     shape, ground = colour_change_along_motion(frames, clip)
     return Flicker(shape.mean().item(), ground.mean().item())
 
 
 def segment_shapes(frames: Tensor, clip: ToyClip) -> Tensor:
-    """Pixels ``[F, H, W]`` that look more like one of the shapes than like the background, bool.
+    """Pixels ``[F, H, W]`` whose colour is closer to one of the shapes than to the background, bool.
 
-    What a shape and the background look like in a frame is their mean colour inside the known masks.
+    The colour of a shape or the background in a frame is its mean inside the known mask.
     """
     layers = torch.cat((clip.masks, clip.ground[None]))
     inner = erode_mask(layers).float()
@@ -95,19 +95,19 @@ def segment_shapes(frames: Tensor, clip: ToyClip) -> Tensor:
 
 
 def shape_iou(frames: Tensor, clip: ToyClip) -> float:
-    """Intersection over union of what looks like a shape with the known masks, mean over frames, 0..1."""
+    """Intersection over union of `segment_shapes` and the known masks, mean over frames, 0..1."""
     found, known = segment_shapes(frames, clip), clip.ground < 0.5
     overlap = (found & known).sum(dim=(1, 2)) / (found | known).sum(dim=(1, 2)).clamp(min=1)
     return overlap.mean().item()
 
 
 def caption_accuracy(frames: Tensor, clip: ToyClip) -> float | None:
-    """Share of the colours the caption names that are nearest to what is seen there, over all frames.
+    """Share of the caption's colours that are the palette colour nearest to the visible colour, over all frames.
 
-    The colour seen is the mean inside the known mask; None for a caption without colours.
+    The visible colour is the mean inside the known mask. None for a caption without colours.
     """
-    said = parse_caption(clip.caption)
-    named = [*(colour for colour, _ in said.shapes), said.background]
+    caption = parse_caption(clip.caption)
+    named = [*(colour for colour, _ in caption.shapes), caption.background]
     palette = torch.tensor(list(PALETTE.values()))
     right = []
     for colour, mask in zip(named, (*clip.masks, clip.ground), strict=True):
@@ -122,19 +122,19 @@ def caption_accuracy(frames: Tensor, clip: ToyClip) -> float | None:
 
 
 def sharpness(frames: Tensor) -> float:
-    """Root mean square difference of pixels next to each other in all frames, 0..1, to be compared with a reference's.
+    """Root mean square difference of adjacent pixels in all frames, 0..1; compare it with a reference.
 
-    Squared, because the plain mean over a soft edge equals that over a hard one.
+    Squared, because the plain mean is equal for soft and hard edges.
     """
     return video_metrics.sharpness(frames).square().mean().sqrt().item()
 
 
 def measure_figures(frames: Tensor, clip: ToyClip) -> dict[str, float | None]:
-    """All of them, by the names that rows and pages have."""
-    steady = measure_flicker(frames, clip)
+    """All measures, by their names in rows and pages."""
+    flicker = measure_flicker(frames, clip)
     return {
-        "shape flicker": steady.shape,
-        "background flicker": steady.ground,
+        "shape flicker": flicker.shape,
+        "background flicker": flicker.ground,
         "IoU": shape_iou(frames, clip),
         "caption": caption_accuracy(frames, clip),
         "sharpness": sharpness(frames),
@@ -142,9 +142,9 @@ def measure_figures(frames: Tensor, clip: ToyClip) -> dict[str, float | None]:
 
 
 def has_collapsed(frames: list[dict]) -> bool:
-    """Whether a video, by the figures of each frame, lost shapes or sharpness in any, or colours in many.
+    """Whether a video lost shapes or sharpness in any frame, or colours in many, from the figures of each frame.
 
-    IoU: `shape_iou`. caption: `caption_accuracy`. sharpness: as a share of the true clip's.
+    IoU: `shape_iou`. caption: `caption_accuracy`. sharpness: relative to the true clip.
     """
     right = [frame["caption"] for frame in frames if frame["caption"] is not None]
     low, high = SHARPNESS_RANGE

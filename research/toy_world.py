@@ -1,13 +1,13 @@
-"""The toy world: captioned clips of textured shapes that move over a drifting background, with their exact motion.
+"""The toy world: captioned clips of textured shapes that move over a drifting background, with known motion.
 
-Every clip is a pure function of its seed. A shape moves rigidly at constant speed and spin and carries its texture
-along; the camera pans with the first-named shape, so the background drifts the other way at ``DRIFT`` pixels a frame.
-A single frame does not show which way that is: only a model of whole clips can know it.
-Shapes and background always come from the two different halves of the palette, light and dark, and textures vary
-in hue more than in lightness, so that Canny finds outlines and not textures.
-Hard clips are those of the same seed with crisp patches in place of soft stripes. Their caption says "patchy", but
-neither it nor the outlines tell of which hue the patches are or where, so that frames drawn one by one disagree as
-they do on real footage; their shapes are smaller and deform.
+Every clip is a pure function of its seed. A shape moves rigidly, texture included, at constant speed and spin. The
+camera pans with the first-named shape, so the background drifts in the other direction at ``DRIFT`` pixels a frame. A
+single frame does not show that direction: only a model of whole clips can learn it.
+Shapes and background have colours from different halves of the palette, light and dark. Textures vary more in hue than
+in lightness, so that Canny finds outlines and not textures.
+Hard clips are clips of the same seed with crisp patches instead of soft stripes. Their caption says "patchy", but
+neither caption nor outlines determine the hue and place of the patches, so that independently generated frames disagree
+as they do on real footage. Their shapes are smaller and deform.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ CANNY_LOW, CANNY_HIGH = 0.3, 0.6
 PACKAGED_CLIP_SEED = 1_000_000
 
 HARD_SPEED = 0.6
-"""Of the shapes, in that of the easy clip; the camera follows at ``HARD_DRIFT`` pixels a frame."""
+"""Speed of the shapes relative to the easy clip; the background drifts at ``HARD_DRIFT`` pixels a frame."""
 HARD_DRIFT = 0.25
 HARD_SCALE = 0.95
 PATCH_WAVES, PATCH_WAVELENGTH, PATCH_EDGE = 8, 14.0, 1.5
 PATCH_TINT, PATCH_SHADE = (0.15, 0.40), 0.06
-"""How far patches are from the colour, on shapes and on the background, in hue; and in lightness, either way."""
+"""Difference of the patches from the colour: in hue (on shapes, on the background), and in lightness (up or down)."""
 HARD_STRETCH, STRETCH_RATE_RANGE = 0.08, (0.3, 0.6)
 
 DARK = {
@@ -65,7 +65,7 @@ SHAPES = tuple(RADIUS)
 class Motion:
     """Motion of one shape: at time t its centre is ``centre + t * velocity``, its angle ``angle + t * spin``.
 
-    A shape that deforms is exp(stretch * sin(beat * t)) times as long along its own x, and as much shorter along y.
+    A shape that deforms is scaled by exp(stretch * sin(beat * t)) along its x axis and by the inverse along its y axis.
     Pixels (x right, y down, pixel centres at whole numbers) and radians.
     """
 
@@ -76,7 +76,7 @@ class Motion:
     stretch: float = 0.0
     beat: float = 0.0
 
-    def place(self, t: float) -> tuple[float, float, float]:
+    def pose(self, t: float) -> tuple[float, float, float]:
         """Centre x, centre y and angle at time ``t``."""
         return (
             self.centre[0] + t * self.velocity[0],
@@ -85,23 +85,23 @@ class Motion:
         )
 
     def to_shape(self, points: torch.Tensor, t: float) -> torch.Tensor:
-        """Points of the picture ``[..., 2]`` in the shape's own frame, as it is when not deformed."""
-        x, y, angle = self.place(t)
+        """Picture points ``[..., 2]`` in the coordinates of the undeformed shape."""
+        x, y, angle = self.pose(t)
         cos, sin = math.cos(angle), math.sin(angle)
         longer = math.exp(self.stretch * math.sin(self.beat * t))
         dx, dy = points[..., 0] - x, points[..., 1] - y
         return torch.stack(((cos * dx + sin * dy) / longer, (cos * dy - sin * dx) * longer), dim=-1)
 
     def to_picture(self, points: torch.Tensor, t: float) -> torch.Tensor:
-        """Points ``[..., 2]`` of the shape's own frame in the picture: the inverse of `to_shape`."""
-        x, y, angle = self.place(t)
+        """Points ``[..., 2]`` in shape coordinates to picture coordinates: the inverse of `to_shape`."""
+        x, y, angle = self.pose(t)
         cos, sin = math.cos(angle), math.sin(angle)
         longer = math.exp(self.stretch * math.sin(self.beat * t))
         dx, dy = points[..., 0] * longer, points[..., 1] / longer
         return torch.stack((x + cos * dx - sin * dy, y + sin * dx + cos * dy), dim=-1)
 
-    def carry(self, points: torch.Tensor, start: float, end: float) -> torch.Tensor:
-        """Where points ``[..., 2]`` fixed to the shape at time ``start`` lie at time ``end``."""
+    def advance(self, points: torch.Tensor, start: float, end: float) -> torch.Tensor:
+        """Positions at time ``end`` of points ``[..., 2]`` that are fixed to the shape, given at time ``start``."""
         return self.to_picture(self.to_shape(points, start), end)
 
 
@@ -109,7 +109,7 @@ class Motion:
 class Surface:
     """A colour with a texture, ``colour + tint * level``: soft stripes, ``level = sin(wave . p + phase)``, or patches.
 
-    waves: (x, y, phase) of one sine, or of several, whose sum makes patches with borders as crisp as ``PATCH_EDGE``.
+    waves: (x, y, phase) of one sine, or of several. The sum of several makes patches; ``PATCH_EDGE`` sets how crisp.
     """
 
     name: str
@@ -128,7 +128,7 @@ class Surface:
 
 @dataclass(frozen=True)
 class Shape:
-    """One moving shape: its kind, outer radius in pixels, surface (in the shape's own frame) and motion."""
+    """A moving shape: kind, outer radius in pixels, surface (in shape coordinates) and motion."""
 
     kind: str
     radius: float
@@ -138,11 +138,11 @@ class Shape:
 
 @dataclass(frozen=True)
 class ToyClip:
-    """A clip of the world and all that is known about it.
+    """A clip of the toy world, with its ground truth.
 
     frames: ``[F, H, W, 3]`` in 0..1. masks: ``[S, F, H, W]`` in 0..1, the visible part of each shape.
-    caption: what is to be seen, colours possibly left out. shapes: front to back, in the order of the caption.
-    drift: background motion in pixels per unit of time, (x, y). times: when each frame is, neighbours one unit apart.
+    caption: the content; may omit colours. shapes: front to back, in the order of the caption.
+    drift: background motion in pixels per unit of time, (x, y). times: time of each frame; adjacent frames differ by 1.
     """
 
     seed: int
@@ -161,16 +161,16 @@ class ToyClip:
 
     @property
     def full_caption(self) -> str:
-        """A caption that leaves nothing out."""
-        said = tuple((shape.surface.name, shape.kind) for shape in self.shapes)
-        return str(Caption(said, self.background.name, patchy=parse_caption(self.caption).patchy))
+        """A caption with all colours."""
+        shapes = tuple((shape.surface.name, shape.kind) for shape in self.shapes)
+        return str(Caption(shapes, self.background.name, patchy=parse_caption(self.caption).patchy))
 
 
 @dataclass(frozen=True)
 class Caption:
-    """What a caption says: (colour or None, kind) of each shape, front to back, and the background's colour or None.
+    """A parsed caption: (colour or None, kind) of each shape, front to back, and the background's colour or None.
 
-    patchy: whether it says that all of them have patches.
+    patchy: whether the caption says "patchy".
     """
 
     shapes: tuple[tuple[str | None, str], ...]
@@ -189,7 +189,7 @@ def _with_article(colour: str | None, thing: str) -> str:
 
 
 def parse_caption(text: str) -> Caption:
-    """Read a caption of the world back; raises ValueError for any other text."""
+    """Parse a caption of the toy world; raises ValueError for any other text."""
     thing = rf"an? (?:({'|'.join(PALETTE)}) )?({'|'.join(SHAPES)})"
     background = rf"an? ({'|'.join(PALETTE)}) background"
     match = re.fullmatch(rf"{thing}(?: in front of {thing})?(?: on {background})?(, patchy)?", text)
@@ -209,7 +209,7 @@ def pixel_grid(size: int = SIZE) -> torch.Tensor:
 def generate_clip(seed: int, frames: int = FRAMES) -> ToyClip:
     """The clip of ``seed``: frames of 64x64, one shape or (one clip in ten) two that cross.
 
-    More than ``FRAMES`` go on until a shape would leave the picture, then back in time, and so on to and fro.
+    After ``FRAMES`` frames the motion continues until a shape would leave the picture, then reverses, back and forth.
     """
     rng = np.random.default_rng(seed)
     pair = rng.random() < 0.1
@@ -229,14 +229,14 @@ def generate_clip(seed: int, frames: int = FRAMES) -> ToyClip:
 
     background = _random_surface(rng, ground, tilt=math.pi / 4, wavelength=(15, 22))
     drift = (-heading * DRIFT, 0.0)
-    said = Caption(tuple((shape.surface.name, shape.kind) for shape in shapes), ground)
-    caption = str(_drop_colours(rng, said))
+    full = Caption(tuple((shape.surface.name, shape.kind) for shape in shapes), ground)
+    caption = str(_drop_colours(rng, full))
     times = _frame_times(shapes, frames)
     return ToyClip(seed, caption, tuple(shapes), background, drift, times, *_render(shapes, background, drift, times))
 
 
 def _frame_times(shapes: list[Shape], frames: int) -> tuple[int, ...]:
-    """When each frame is: 0, 1, 2, ..., to and fro between the first and last time with all shapes in the picture."""
+    """Frame times 0, 1, 2, ..., back and forth between the first and last time with all shapes in the picture."""
     first, last = 0, FRAMES - 1
     while all(_is_inside(shape, first - 1) for shape in shapes):
         first -= 1
@@ -247,8 +247,8 @@ def _frame_times(shapes: list[Shape], frames: int) -> tuple[int, ...]:
 
 
 def _is_inside(shape: Shape, t: float) -> bool:
-    """Whether the whole shape is in the picture at time ``t``, a pixel away from its border."""
-    x, y, _ = shape.motion.place(t)
+    """Whether the whole shape is in the picture at time ``t``, at least a pixel from the border."""
+    x, y, _ = shape.motion.pose(t)
     return all(shape.radius + 1 <= c <= SIZE - 2 - shape.radius for c in (x, y))
 
 
@@ -264,10 +264,10 @@ def _random_motion(rng: np.random.Generator, radius: float, heading: float, spee
 
 
 def _random_surface(rng: np.random.Generator, name: str, tilt: float, wavelength: tuple[float, float]) -> Surface:
-    """Stripes of a random hue shift; ``tilt`` is how far the wave may turn away from horizontal."""
+    """Stripes with a random hue shift; ``tilt`` is the maximum angle of the wave from horizontal."""
     colour = np.clip(np.array(PALETTE[name]) + rng.uniform(-0.05, 0.05, size=3), 0, 1)
     tint = 0.15 * _random_hue(rng) + rng.uniform(-0.035, 0.035)
-    # Clipping would make flat spots in the stripes: pull the colour away from the ends instead.
+    # Keep the colour away from 0 and 1: clipping would make flat spots in the stripes.
     colour = np.clip(colour, np.abs(tint), 1 - np.abs(tint))
     angle, length = rng.uniform(-tilt, tilt), rng.uniform(*wavelength)
     wave = 2 * math.pi / length * np.array([math.cos(angle), math.sin(angle)])
@@ -276,18 +276,18 @@ def _random_surface(rng: np.random.Generator, name: str, tilt: float, wavelength
 
 
 def held_out_clip(kind: str, number: int) -> ToyClip:
-    """A clip that no model was trained on: an easy one, or the hard clip of it."""
+    """A clip that no model was trained on: an easy clip, or its hard version."""
     clip = generate_clip(HELD_OUT_SEEDS[number])
     return make_hard_clip(clip) if kind == "hard" else clip
 
 
 def packaged_clip(frames: int = FRAMES) -> ToyClip:
-    """The clip that comes with the pack: a hard one."""
+    """The clip that comes with the pack: a hard clip."""
     return make_hard_clip(generate_clip(PACKAGED_CLIP_SEED, frames))
 
 
 def make_hard_clip(clip: ToyClip) -> ToyClip:
-    """The hard clip of a clip: the same is said of it, and "patchy"; the camera pans the same way, but slowly."""
+    """The hard version of a clip: the same caption with "patchy"; the camera pans in the same direction, but slowly."""
     rng = np.random.default_rng((clip.seed, 1))
     shapes = []
     for shape in clip.shapes:
@@ -310,7 +310,7 @@ def make_hard_clip(clip: ToyClip) -> ToyClip:
 
 
 def _add_patches(rng: np.random.Generator, surface: Surface, tint: float) -> Surface:
-    """The surface with patches, of a random hue shift, for stripes."""
+    """The surface with patches of a random hue shift instead of stripes."""
     shift = tint * _random_hue(rng) + rng.choice([-1, 1]) * PATCH_SHADE
     angles = rng.uniform(0, 2 * math.pi, size=PATCH_WAVES)
     phases = rng.uniform(0, 2 * math.pi, size=PATCH_WAVES)
@@ -321,7 +321,7 @@ def _add_patches(rng: np.random.Generator, surface: Surface, tint: float) -> Sur
 
 
 def _random_hue(rng: np.random.Generator) -> np.ndarray:
-    """A random shift of colour ``[3]`` of length 1 that leaves lightness alone."""
+    """A random colour shift ``[3]`` of length 1 that does not change lightness."""
     luma = LUMA.numpy()
     hue = rng.normal(size=3)
     hue -= luma * (hue @ luma) / (luma @ luma)
@@ -339,9 +339,9 @@ def _triple(values: np.ndarray | tuple[float, ...]) -> tuple[float, float, float
 
 
 def recolour(clip: ToyClip, seed: int) -> ToyClip:
-    """The clip with another colour on its first-named shape or on its background, the texture kept.
+    """The clip with another colour of its first-named shape or its background; the texture stays.
 
-    Its caption is an instruction: it names the new colour and leaves out those that stay.
+    Its caption is an instruction: it names the new colour and omits the colours that stay.
     """
     rng = np.random.default_rng(seed)
     things = [shape.surface for shape in clip.shapes] + [clip.background]
@@ -353,22 +353,22 @@ def recolour(clip: ToyClip, seed: int) -> ToyClip:
     colour = np.clip(PALETTE[name] + shade, np.abs(surface.tint), 1 - np.abs(surface.tint))
     things[changed] = replace(surface, name=name, colour=_triple(colour))
     shapes = [replace(shape, surface=thing) for shape, thing in zip(clip.shapes, things, strict=False)]
-    said = [(name if i == changed else None, shape.kind) for i, shape in enumerate(shapes)]
+    shape_captions = [(name if i == changed else None, shape.kind) for i, shape in enumerate(shapes)]
     ground = name if changed == len(shapes) else None
-    caption = Caption(tuple(said), ground, patchy=parse_caption(clip.caption).patchy)
+    caption = Caption(tuple(shape_captions), ground, patchy=parse_caption(clip.caption).patchy)
     frames, masks = _render(shapes, things[-1], clip.drift, clip.times)
     return ToyClip(clip.seed, str(caption), tuple(shapes), things[-1], clip.drift, clip.times, frames, masks)
 
 
 def to_grayscale(frames: torch.Tensor) -> torch.Tensor:
-    """Frames ``[..., 3]`` without their colours, in whatever range they have: the style of the demo LoRA."""
+    """Frames ``[..., 3]`` in grey, in any value range: the style of the demo LoRA."""
     return (frames * LUMA).sum(dim=-1, keepdim=True).expand_as(frames)
 
 
 def change_motion(clip: ToyClip, speed: float, spin: float | None = None) -> ToyClip:
     """The clip with shapes and camera ``speed`` times as fast, and shapes that turn by ``spin`` radians a frame.
 
-    Halfway, every shape is where it was; without ``spin`` they turn ``speed`` times as fast too.
+    In the middle of the clip every shape keeps its place. Without ``spin``, shapes also turn ``speed`` times as fast.
     """
     shapes = [_change_shape_motion(shape, speed, spin) for shape in clip.shapes]
     drift = (speed * clip.drift[0], speed * clip.drift[1])
@@ -377,9 +377,9 @@ def change_motion(clip: ToyClip, speed: float, spin: float | None = None) -> Toy
 
 
 def _change_shape_motion(shape: Shape, speed: float, spin: float | None = None) -> Shape:
-    """A shape as `change_motion` has it."""
+    """A shape with its motion changed, see `change_motion`."""
     halfway = (FRAMES - 1) / 2
-    x, y, angle = shape.motion.place(halfway)
+    x, y, angle = shape.motion.pose(halfway)
     vx, vy = (speed * v for v in shape.motion.velocity)
     turn = speed * shape.motion.spin if spin is None else math.copysign(spin, shape.motion.spin)
     start = (x - halfway * vx, y - halfway * vy)
@@ -387,14 +387,14 @@ def _change_shape_motion(shape: Shape, speed: float, spin: float | None = None) 
     return replace(shape, motion=motion)
 
 
-def _drop_colours(rng: np.random.Generator, said: Caption) -> Caption:
-    """In three captions of ten at least one colour goes unsaid."""
+def _drop_colours(rng: np.random.Generator, full: Caption) -> Caption:
+    """Omit at least one colour in 3 of 10 captions."""
     if rng.random() >= 0.3:
-        return said
+        return full
     keep_shape, keep_ground = [(False, True), (True, False), (False, False)][rng.integers(3)]
     return Caption(
-        tuple((colour if keep_shape else None, kind) for colour, kind in said.shapes),
-        said.background if keep_ground else None,
+        tuple((colour if keep_shape else None, kind) for colour, kind in full.shapes),
+        full.background if keep_ground else None,
     )
 
 
@@ -445,9 +445,9 @@ def _render(
         visible = torch.ones(SIZE, SIZE)
         layers = []
         for shape in shapes:
-            own = shape.motion.to_shape(grid, t)
-            cover = (0.5 - shape.radius * _distance(shape.kind, own / shape.radius)).clamp(0, 1)
-            layers.append((cover, shape.surface.paint(own), cover * visible))
+            local = shape.motion.to_shape(grid, t)
+            cover = (0.5 - shape.radius * _distance(shape.kind, local / shape.radius)).clamp(0, 1)
+            layers.append((cover, shape.surface.paint(local), cover * visible))
             visible = visible * (1 - cover)
         for cover, colour, _ in reversed(layers):
             frame = torch.lerp(frame, colour, cover[..., None])
@@ -457,7 +457,7 @@ def _render(
 
 
 def canny_hints(frames: torch.Tensor) -> torch.Tensor:
-    """The image the host's Canny node gives for frames ``[F, H, W, 3]``: edges ``[F, H, W, 3]``, 0 or 1."""
+    """Edges ``[F, H, W, 3]``, 0 or 1, of frames ``[F, H, W, 3]``: equal to the output of ComfyUI's Canny node."""
     from kornia.filters import canny
 
     return canny(frames.float().movedim(-1, 1), CANNY_LOW, CANNY_HIGH)[1].repeat(1, 3, 1, 1).movedim(1, -1)

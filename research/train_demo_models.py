@@ -1,11 +1,11 @@
-"""Train the demo models from nothing: ``python -m research.train_demo_models``, two hours on two quiet cores.
+"""Train the demo models from scratch: ``python -m research.train_demo_models``, two hours on two idle cores.
 
-Stages, one after another: autoencoder, text encoder with image UNet, ControlNet, video UNet, decoder alone, the
-image UNet's two variants, for InstructPix2Pix and for inpainting, a T2I-Adapter, and a LoRA for a style.
-Each saves a checkpoint every minute under the run folder and is taken up from there when the command is repeated;
-each leaves a picture there to judge it by, and its weights, in fp16, in the package's weights folder.
+Stages: autoencoder, text encoder with image UNet, ControlNet, video UNet, decoder alone, the image UNet's two variants
+(for InstructPix2Pix and for inpainting), a T2I-Adapter, and a style LoRA.
+Each stage saves a checkpoint in the run folder every minute, and resumes from it when the command is run again. Stages
+write sample pictures to the run folder, and fp16 weights to the package's weights folder.
 On Linux, `MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592` in the environment saves a third of the
-time: freed activations then stay with the process.
+time, because the process then keeps freed activations.
 """
 
 from __future__ import annotations
@@ -59,22 +59,22 @@ class TrainingClips:
     captions: list[str]
 
     def images(self, index: torch.Tensor) -> torch.Tensor:
-        """Frames ``[B, 3, H, W]`` in -1..1, counted through all clips."""
+        """Frames ``[B, 3, H, W]`` in -1..1, indexed over the frames of all clips."""
         return self.frames.flatten(0, 1)[index].movedim(-1, 1).float() / 127.5 - 1
 
     def hints(self, index: torch.Tensor) -> torch.Tensor:
-        """Control images ``[B, 3, H, W]`` in 0..1, counted through all clips."""
+        """Control images ``[B, 3, H, W]`` in 0..1, indexed over the frames of all clips."""
         return self.controls.flatten(0, 1)[index, None].float().expand(-1, 3, -1, -1)
 
 
 def training_clip(seed: int) -> toy_world.ToyClip:
-    """The clip of a seed to learn from or to judge by: an easy one, or for odd seeds a hard one."""
+    """The clip of a seed, for training or evaluation: easy for even seeds, hard for odd seeds."""
     clip = toy_world.generate_clip(seed)
     return toy_world.make_hard_clip(clip) if seed % 2 else clip
 
 
 def render_clips(folder: Path) -> TrainingClips:
-    """Render the training clips once and keep them in the run folder."""
+    """Load the training clips from the run folder; render them first if they are missing."""
     path = folder / "footage.pt"
     if not path.exists():
         frames, controls, captions = [], [], []
@@ -88,7 +88,7 @@ def render_clips(folder: Path) -> TrainingClips:
 
 
 def save(data: dict, path: Path) -> None:
-    """Write a file so that an interruption leaves the old one whole."""
+    """Write a file atomically: an interruption leaves the old file intact."""
     torch.save(data, path.with_suffix(".part"))
     path.with_suffix(".part").replace(path)
 
@@ -103,17 +103,17 @@ def fit(
 ) -> None:
     """Train ``network`` in place and leave the moving average of its weights in it.
 
-    groups: optimizer groups with their peak ``lr``, which falls as a cosine after a short rise.
-    loss: draws a batch with the generator and returns its loss; every step has its own seed, so a resumed run
-    sees the same batches. average: decay of the moving average, shorter in the first steps.
+    groups: optimizer groups with their peak ``lr``; cosine schedule after a short warm-up.
+    loss: samples a batch with the generator and returns its loss. Every step has its own seed, so a resumed run uses
+    the same batches. average: decay of the moving average; smaller in the first steps.
     """
     path, steps = folder / f"{stage}.pt", STEPS[stage]
     tracked = {name: tensor for name, tensor in network.named_parameters() if tensor.requires_grad}
     smooth = {name: tensor.detach().clone() for name, tensor in tracked.items()}
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-4)
-    rise = max(1, steps // 30)
+    warm_up = max(1, steps // 30)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / rise, 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        optimizer, lambda step: min((step + 1) / warm_up, 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
     )
     done = 0
     if path.exists():
@@ -153,7 +153,7 @@ def fit(
 
 
 def stage_seed(stage: str) -> int:
-    """A seed base of every stage's own, whatever other stages there are."""
+    """The seed base of a stage; it does not depend on other stages."""
     return zlib.crc32(stage.encode()) << 20
 
 
@@ -164,36 +164,36 @@ def save_picture(path: Path, rows: list[torch.Tensor]) -> None:
 
 
 def split_indices(count: int, size: int) -> Iterator[torch.Tensor]:
-    """Indices 0..count-1 in pieces of ``size``."""
+    """Indices 0..count-1 in chunks of ``size``."""
     return iter(torch.arange(count).split(size))
 
 
-def picture_loss(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """L1 + L2 + L1 of the differences between neighbouring pixels, which keeps edges sharp."""
-    edges = sum((made.diff(dim=dim) - true.diff(dim=dim)).abs().mean() for dim in (-1, -2))
-    return (made - true).abs().mean() + (made - true).square().mean() + edges
+def picture_loss(predicted: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """L1 + L2 + L1 of the differences between adjacent pixels, which keeps edges sharp."""
+    edges = sum((predicted.diff(dim=dim) - true.diff(dim=dim)).abs().mean() for dim in (-1, -2))
+    return (predicted - true).abs().mean() + (predicted - true).square().mean() + edges
 
 
 def train_autoencoder(folder: Path, footage: TrainingClips) -> nn.Module:
-    """Encoder and decoder together, with a faint KL term."""
+    """Train encoder and decoder together, with a small KL term."""
     torch.manual_seed(stage_seed("autoencoder"))
-    net = demo_networks.autoencoder().to(memory_format=torch.channels_last)  # a seventh faster
+    net = demo_networks.autoencoder().to(memory_format=torch.channels_last)  # 1/7 faster
     count = len(footage.captions) * toy_world.FRAMES
 
-    def whole(generator: torch.Generator) -> torch.Tensor:
+    def loss(generator: torch.Generator) -> torch.Tensor:
         image = footage.images(torch.randint(count, (10,), generator=generator))
         latent = net.encode(image).latent_dist
         noise = torch.randn(latent.mean.shape, generator=generator)
-        made = net.decode(latent.mean + latent.std * noise).sample
-        return picture_loss(made, image) + KL_WEIGHT * latent.kl().mean() / noise[0].numel()
+        decoded = net.decode(latent.mean + latent.std * noise).sample
+        return picture_loss(decoded, image) + KL_WEIGHT * latent.kl().mean() / noise[0].numel()
 
-    fit("autoencoder", folder, net, [{"params": list(net.parameters()), "lr": 2e-3}], whole, average=0.995)
+    fit("autoencoder", folder, net, [{"params": list(net.parameters()), "lr": 2e-3}], loss, average=0.995)
     show_autoencoder(folder / "autoencoder.png", net)
     return net.requires_grad_(False)
 
 
 def train_decoder(folder: Path, footage: TrainingClips, net: nn.Module, scaling: dict[str, list]) -> None:
-    """Train the decoder further on its own: the latents, and so the other models, stay as they are."""
+    """Train only the decoder further; latents, and so the other models, do not change."""
     net.decoder.requires_grad_(True)
     net.post_quant_conv.requires_grad_(True)
     count = len(footage.captions) * toy_world.FRAMES
@@ -204,7 +204,7 @@ def train_decoder(folder: Path, footage: TrainingClips, net: nn.Module, scaling:
         with torch.no_grad():
             latent = net.encode(image).latent_dist.mean
             noise = torch.randn(latent.shape, generator=generator)
-        # Sampled latents are a little off: learn to draw clean edges from those too.
+        # Sampled latents have small errors: train the decoder to give clean edges for them too.
         return picture_loss(net.decode(latent + LATENT_NOISE_STD * std * noise).sample, image)
 
     half = [*net.decoder.parameters(), *net.post_quant_conv.parameters()]
@@ -215,17 +215,17 @@ def train_decoder(folder: Path, footage: TrainingClips, net: nn.Module, scaling:
 
 @torch.no_grad()
 def show_autoencoder(path: Path, net: nn.Module) -> None:
-    """A picture of held-out frames above what the autoencoder makes of them, and its PSNR in the log."""
+    """Save a picture of held-out frames and their reconstructions, and log the PSNR."""
     held_out = [training_clip(seed).frames for seed in toy_world.HELD_OUT_SEEDS[:16]]
     image = torch.stack(held_out)[:, 0].movedim(-1, 1) * 2 - 1
-    made = net.decode(net.encode(image).latent_dist.mean).sample.clamp(-1, 1)
-    log.info("autoencoder: PSNR %.2f dB", -10 * ((made - image) / 2).square().mean().log10())
-    save_picture(path, [image[:8], made[:8], image[8:], made[8:]])
+    decoded = net.decode(net.encode(image).latent_dist.mean).sample.clamp(-1, 1)
+    log.info("autoencoder: PSNR %.2f dB", -10 * ((decoded - image) / 2).square().mean().log10())
+    save_picture(path, [image[:8], decoded[:8], image[8:], decoded[8:]])
 
 
 @torch.no_grad()
 def encode_clips(folder: Path, footage: TrainingClips, autoencoder: nn.Module) -> tuple[torch.Tensor, dict[str, list]]:
-    """Normalised latents ``[N, F, 4, 8, 8]`` and how they were normalised; the autoencoder's weights are stored."""
+    """Normalised latents ``[N, F, 4, 8, 8]`` and their scaling; also saves the autoencoder's weights."""
     path = folder / "latents.pt"
     if not path.exists():
         count = len(footage.captions) * toy_world.FRAMES
@@ -233,10 +233,10 @@ def encode_clips(folder: Path, footage: TrainingClips, autoencoder: nn.Module) -
         raw = torch.cat([autoencoder.encode(footage.images(index)).latent_dist.mean for index in pieces])
         mean, std = raw.mean(dim=(0, 2, 3)), raw.std(dim=(0, 2, 3))
         latents = (raw - mean[:, None, None]) / std[:, None, None]
-        # Preview colours: each latent cell against the mean colour of its 8x8 pixels.
-        some = torch.arange(0, count, 16)
-        cells = latents[some].movedim(1, -1).reshape(-1, 4)
-        colours = F.avg_pool2d(footage.images(some), 8).movedim(1, -1).reshape(-1, 3)
+        # Preview colours: regress the mean colour of 8x8 pixels on the latent cell.
+        subset = torch.arange(0, count, 16)
+        cells = latents[subset].movedim(1, -1).reshape(-1, 4)
+        colours = F.avg_pool2d(footage.images(subset), 8).movedim(1, -1).reshape(-1, 3)
         solved = torch.linalg.lstsq(torch.cat((cells, torch.ones(len(cells), 1)), dim=1), colours).solution
         scaling = {"mean": mean, "std": std, "rgb_factors": solved[:4], "rgb_bias": solved[4]}
         save({"latents": latents.unflatten(0, (-1, toy_world.FRAMES)), "scaling": scaling}, path)
@@ -248,11 +248,11 @@ def encode_clips(folder: Path, footage: TrainingClips, autoencoder: nn.Module) -
 
 
 Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""From noised latents and timesteps the noise that a network takes to be in them."""
+"""A network's prediction of the noise, from noised latents and timesteps."""
 
 
 class DiffusionLoss:
-    """SD's forward process, and what a prediction of its noise loses."""
+    """SD's forward process, and the loss of noise predictions."""
 
     def __init__(self) -> None:
         betas = (
@@ -262,9 +262,9 @@ class DiffusionLoss:
         self.alphas = (1 - betas).cumprod(dim=0)
 
     def loss(self, clean: torch.Tensor, generator: torch.Generator, predict: Predict) -> torch.Tensor:
-        """The mean squared error of predicted noise in latents ``[B, ...]``, each at a timestep of its own.
+        """The mean squared error of predicted noise in latents ``[B, ...]``, each at a random timestep.
 
-        Weights are min(1, SNR_CAP / SNR) (min-SNR, arXiv 2303.09556): almost clean latents teach little.
+        Weights are min(1, MAX_SNR / SNR) (min-SNR, arXiv 2303.09556): less weight for almost clean latents.
         """
         t = torch.randint(1000, (len(clean),), generator=generator)
         noise = torch.randn(clean.shape, generator=generator)
@@ -275,13 +275,13 @@ class DiffusionLoss:
 
 
 def drop_captions(ids: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Token ids ``[B, 16]`` with one row in ten replaced by the empty caption's."""
+    """Token ids ``[B, 16]``, with a random tenth of the rows replaced by the empty caption."""
     empty = torch.rand(len(ids), generator=generator) < EMPTY_CAPTION_PROBABILITY
     return torch.where(empty[:, None], demo_networks.token_ids([""]), ids)
 
 
 def train_image(folder: Path, footage: TrainingClips, latents: torch.Tensor) -> nn.ModuleDict:
-    """The text encoder and the image UNet, on single frames."""
+    """Train the text encoder and the image UNet on single frames."""
     torch.manual_seed(stage_seed("image"))
     net = nn.ModuleDict({"text": demo_networks.text_encoder(), "unet": demo_networks.image_unet()})
     ids, flat, noiser = demo_networks.token_ids(footage.captions), latents.flatten(0, 1), DiffusionLoss()
@@ -298,11 +298,11 @@ def train_image(folder: Path, footage: TrainingClips, latents: torch.Tensor) -> 
 
 
 ControlFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], dict]
-"""From noised latents, timesteps, context and control images what the image UNet takes beside the first three."""
+"""From noised latents, timesteps, context and control images to additional arguments of the image UNet."""
 
 
 def control_net_inputs(net: nn.Module) -> ControlFunction:
-    """How a ControlNet steers the image UNet."""
+    """The arguments by which a ControlNet controls the image UNet."""
 
     def steer(x: torch.Tensor, t: torch.Tensor, context: torch.Tensor, hints: torch.Tensor) -> dict:
         down, mid = net(x, t, context, hints, return_dict=False)
@@ -312,7 +312,7 @@ def control_net_inputs(net: nn.Module) -> ControlFunction:
 
 
 def t2i_adapter_inputs(net: nn.Module) -> ControlFunction:
-    """How a T2I-Adapter steers the image UNet: it sees the outlines alone, neither noise nor text."""
+    """The arguments by which a T2I-Adapter controls the image UNet; it depends only on the outlines."""
     return lambda x, t, context, hints: {"down_intrablock_additional_residuals": net(hints[:, :1])}
 
 
@@ -325,7 +325,7 @@ def train_control_model(
     net: nn.Module,
     steer: ControlFunction,
 ) -> None:
-    """A net that steers, on single frames and what Canny sees in them; the image model stays as it is."""
+    """Train a control network on single frames and their Canny edges; the image model is frozen."""
     ids, flat, noiser = demo_networks.token_ids(footage.captions), latents.flatten(0, 1), DiffusionLoss()
 
     def loss(generator: torch.Generator) -> torch.Tensor:
@@ -340,7 +340,7 @@ def train_control_model(
 
 
 def train_control(folder: Path, footage: TrainingClips, latents: torch.Tensor, image: nn.ModuleDict) -> ControlFunction:
-    """The ControlNet."""
+    """Train the ControlNet."""
     torch.manual_seed(stage_seed("control"))
     net = demo_networks.control_net(image["unet"]).requires_grad_(True)
     train_control_model("control", folder, footage, latents, image, net, control_net_inputs(net))
@@ -351,7 +351,7 @@ def train_control(folder: Path, footage: TrainingClips, latents: torch.Tensor, i
 def train_t2i_adapter(
     folder: Path, footage: TrainingClips, latents: torch.Tensor, image: nn.ModuleDict
 ) -> ControlFunction:
-    """The T2I-Adapter (arXiv 2302.08453)."""
+    """Train the T2I-Adapter (arXiv 2302.08453)."""
     torch.manual_seed(stage_seed("t2i_adapter"))
     net = demo_networks.t2i_adapter()
     train_control_model("t2i_adapter", folder, footage, latents, image, net, t2i_adapter_inputs(net))
@@ -360,7 +360,7 @@ def train_t2i_adapter(
 
 
 def train_video(folder: Path, footage: TrainingClips, latents: torch.Tensor, image: nn.ModuleDict) -> nn.Module:
-    """The video UNet, on whole clips: new layers learn fast, those of the image model slowly."""
+    """Train the video UNet on whole clips, with a lower learning rate for the layers of the image model."""
     torch.manual_seed(stage_seed("video"))
     net = demo_networks.inflate(image["unet"])
     copied = set(image["unet"].state_dict())
@@ -373,7 +373,7 @@ def train_video(folder: Path, footage: TrainingClips, latents: torch.Tensor, ima
     def loss(generator: torch.Generator) -> torch.Tensor:
         index = torch.randint(len(latents), (8,), generator=generator)
         clips = latents[index].transpose(1, 2)
-        # Played backwards, a clip obeys the same rules.
+        # A reversed clip follows the same rules.
         backwards = torch.rand(len(clips), 1, 1, 1, 1, generator=generator) < 0.5
         clips = torch.where(backwards, clips.flip(2), clips)
         context = image["text"](input_ids=drop_captions(ids[index], generator)).last_hidden_state
@@ -386,7 +386,7 @@ def train_video(folder: Path, footage: TrainingClips, latents: torch.Tensor, ima
 
 @torch.no_grad()
 def encode_edits(folder: Path, encode: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor | list[str]]:
-    """Latents ``[N, 4, 8, 8]`` of frames before and after a change of colour, and the instructions."""
+    """Latents ``[N, 4, 8, 8]`` of frames before and after a colour change, and the instructions."""
     path = folder / "edits.pt"
     if not path.exists():
         before, after, captions = [], [], []
@@ -404,10 +404,10 @@ def encode_edits(folder: Path, encode: Callable[[torch.Tensor], torch.Tensor]) -
 def train_instruct_pix2pix(
     folder: Path, image: nn.ModuleDict, scaling: dict[str, list], encode: Callable[[torch.Tensor], torch.Tensor]
 ) -> None:
-    """The variant that recolours what it is told to (arXiv 2211.09800): the frame to edit in four further channels.
+    """Train the variant that recolours by instruction (arXiv 2211.09800); the frame to edit is in four more channels.
 
-    Text, frame and both are each left out in one case of twenty, so that guidance can weigh them. A frame left out is
-    what the host puts there: zeros in the VAE's own scale.
+    Text, frame and both are each dropped with probability 1/20, for guidance. A dropped frame is zero in the VAE's
+    scale, as in ComfyUI.
     """
     torch.manual_seed(stage_seed("instruct_pix2pix"))
     net = demo_networks.add_input_channels(image["unet"], channels=4)
@@ -417,28 +417,26 @@ def train_instruct_pix2pix(
 
     def loss(generator: torch.Generator) -> torch.Tensor:
         index = torch.randint(len(ids), (64,), generator=generator)
-        left_out = torch.rand(len(index), generator=generator)
-        told = torch.where((left_out < 0.1)[:, None], empty, ids[index])
-        shown = torch.where(
-            ((left_out > 0.05) & (left_out < 0.15))[:, None, None, None], nothing, pairs["before"][index]
-        )
-        context = image["text"](input_ids=told).last_hidden_state
+        dropped = torch.rand(len(index), generator=generator)
+        text_ids = torch.where((dropped < 0.1)[:, None], empty, ids[index])
+        shown = torch.where(((dropped > 0.05) & (dropped < 0.15))[:, None, None, None], nothing, pairs["before"][index])
+        context = image["text"](input_ids=text_ids).last_hidden_state
         return noiser.loss(
             pairs["after"][index], generator, lambda x, t: net(torch.cat((x, shown), dim=1), t, context).sample
         )
 
-    learning = [tensor for tensor in net.parameters() if tensor.requires_grad]
-    fit("instruct_pix2pix", folder, net, [{"params": learning, "lr": 2e-3}], loss, average=0.99)
+    trainable = [tensor for tensor in net.parameters() if tensor.requires_grad]
+    fit("instruct_pix2pix", folder, net, [{"params": trainable, "lr": 2e-3}], loss, average=0.99)
     demo_networks.save_weights("instruct_pix2pix", demo_networks.trained_weights(net))
 
 
 def random_masks(count: int, generator: torch.Generator) -> torch.Tensor:
-    """Masks ``[N, 1, H, W]`` of what is to be drawn anew, 0 or 1: blocks, discs, or one side of the picture."""
+    """Inpainting masks ``[N, 1, H, W]``, 0 or 1: blocks, discs, or one side of the picture."""
     grid = toy_world.pixel_grid().movedim(-1, 0)[None]
     centre = toy_world.SIZE * torch.rand(count, 2, 1, 1, generator=generator)
     reach = toy_world.SIZE * (0.12 + 0.25 * torch.rand(count, 2, 1, 1, generator=generator))
-    away = (grid - centre) / reach
-    block, disc = away.abs().amax(dim=1) < 1, away.square().sum(dim=1) < 1
+    offset = (grid - centre) / reach
+    block, disc = offset.abs().amax(dim=1) < 1, offset.square().sum(dim=1) < 1
     turn = torch.randint(4, (count,), generator=generator)
     sides = torch.stack((grid[:, 0], toy_world.SIZE - 1 - grid[:, 0], grid[:, 1], toy_world.SIZE - 1 - grid[:, 1]))[
         :, 0
@@ -452,9 +450,9 @@ def random_masks(count: int, generator: torch.Generator) -> torch.Tensor:
 def encode_masked_frames(
     folder: Path, footage: TrainingClips, encode: Callable[[torch.Tensor], torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Frames with a hole as the host's inpainting hands them to a model: grey there, then encoded; one mask a frame.
+    """Masked frames as in ComfyUI's inpainting: grey under the mask, then encoded; one mask per frame.
 
-    index: of the frame, ``[N]``. masks: ``[N, 1, 8, 8]``, 1 in the hole. masked: latents ``[N, 4, 8, 8]``.
+    index: of the frame, ``[N]``. masks: ``[N, 1, 8, 8]``, 1 where to inpaint. masked: latents ``[N, 4, 8, 8]``.
     """
     path = folder / "holes.pt"
     if not path.exists():
@@ -475,7 +473,7 @@ def train_inpaint(
     image: nn.ModuleDict,
     encode: Callable[[torch.Tensor], torch.Tensor],
 ) -> None:
-    """The variant that fills holes: the mask and the masked frame in five further channels, as SD's has them."""
+    """Train the inpainting variant; mask and masked frame are in five more channels, as in SD's."""
     torch.manual_seed(stage_seed("inpaint"))
     net = demo_networks.add_input_channels(image["unet"], channels=5)
     ids, flat, noiser = demo_networks.token_ids(footage.captions), latents.flatten(0, 1), DiffusionLoss()
@@ -488,8 +486,8 @@ def train_inpaint(
         around = torch.cat((holes["masks"][row], holes["masked"][row]), dim=1)
         return noiser.loss(flat[index], generator, lambda x, t: net(torch.cat((x, around), dim=1), t, context).sample)
 
-    learning = [tensor for tensor in net.parameters() if tensor.requires_grad]
-    fit("inpaint", folder, net, [{"params": learning, "lr": 2e-3}], loss, average=0.99)
+    trainable = [tensor for tensor in net.parameters() if tensor.requires_grad]
+    fit("inpaint", folder, net, [{"params": trainable, "lr": 2e-3}], loss, average=0.99)
     grey = encode(torch.zeros(1, 3, toy_world.SIZE, toy_world.SIZE)).mean(dim=(0, 2, 3))
     demo_networks.save_weights("inpaint", demo_networks.trained_weights(net), {"grey": grey.tolist()})
 
@@ -498,7 +496,7 @@ def train_inpaint(
 def encode_style(
     folder: Path, footage: TrainingClips, encode: Callable[[torch.Tensor], torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """The first frames of clips in the LoRA's style. index: of the frame, ``[N]``. latents: ``[N, 4, 8, 8]``."""
+    """First frames of clips in the LoRA's style. index: of the frame, ``[N]``. latents: ``[N, 4, 8, 8]``."""
     path = folder / "style.pt"
     if not path.exists():
         index = torch.arange(0, VARIANT_CLIPS * toy_world.FRAMES, toy_world.FRAMES)
@@ -513,7 +511,7 @@ def encode_style(
 def train_lora(
     folder: Path, footage: TrainingClips, image: nn.ModuleDict, encode: Callable[[torch.Tensor], torch.Tensor]
 ) -> None:
-    """The LoRA: whatever the caption says, without colours."""
+    """Train the LoRA: grey pictures for every caption."""
     torch.manual_seed(stage_seed("lora"))
     net = demo_networks.lora(image["unet"])
     ids, styled, noiser = (
@@ -524,12 +522,12 @@ def train_lora(
 
     def loss(generator: torch.Generator) -> torch.Tensor:
         row = torch.randint(len(styled["index"]), (64,), generator=generator)
-        told = drop_captions(ids[styled["index"][row] // toy_world.FRAMES], generator)
-        context = image["text"](input_ids=told).last_hidden_state
+        text_ids = drop_captions(ids[styled["index"][row] // toy_world.FRAMES], generator)
+        context = image["text"](input_ids=text_ids).last_hidden_state
         return noiser.loss(styled["latents"][row], generator, lambda x, t: net(x, t, context).sample)
 
-    learning = [tensor for tensor in net.parameters() if tensor.requires_grad]
-    fit("lora", folder, net, [{"params": learning, "lr": 2e-3}], loss, average=0.99)
+    trainable = [tensor for tensor in net.parameters() if tensor.requires_grad]
+    fit("lora", folder, net, [{"params": trainable, "lr": 2e-3}], loss, average=0.99)
     demo_networks.save_weights(demo_networks.LORA_NAME, demo_networks.lora_weights(net))
 
 
@@ -542,7 +540,7 @@ def sample(
     steps: int = 25,
     guidance: float = 3.0,
 ) -> torch.Tensor:
-    """DDIM samples from ``noise`` ``[B, 4, ...]``; ``predict(x, t, context)`` gives eps, x holding both halves."""
+    """DDIM samples from ``noise`` ``[B, 4, ...]``; ``predict(x, t, context)`` predicts the noise of cond and uncond."""
     from diffusers import DDIMScheduler
 
     scheduler = DDIMScheduler(**demo_networks.SCHEDULE)
@@ -563,7 +561,7 @@ def show_samples(
     image: nn.ModuleDict,
     steer: ControlFunction | None = None,
 ) -> None:
-    """A picture of held-out captions drawn by the image model, under their control images where those steer it."""
+    """Save samples of the image model for held-out captions, with their control images if ``steer`` is given."""
     clips = [training_clip(seed) for seed in toy_world.HELD_OUT_SEEDS[:16]]
     hints = torch.cat([toy_world.canny_hints(clip.frames[:1]) for clip in clips]).movedim(-1, 1)
 
@@ -574,9 +572,9 @@ def show_samples(
     noise = torch.randn(16, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     latent = sample(predict, image, [clip.caption for clip in clips], noise)
     mean, std = (torch.tensor(scaling[key])[:, None, None] for key in ("mean", "std"))
-    made = autoencoder.decode(latent * std + mean).sample
+    samples = autoencoder.decode(latent * std + mean).sample
     top = hints if steer else torch.stack([clip.frames[0].movedim(-1, 0) for clip in clips])
-    save_picture(path, [top[:8] * 2 - 1, made[:8], top[8:] * 2 - 1, made[8:]])
+    save_picture(path, [top[:8] * 2 - 1, samples[:8], top[8:] * 2 - 1, samples[8:]])
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""docs/versions.md from what `python dev.py matrix` found, research/rows/versions.jsonl.
+"""Fill docs/versions.md from the results of `python dev.py matrix`, research/rows/versions.jsonl.
 
 python -m research.versions
 """
@@ -12,14 +12,14 @@ FRONT_END = "comfyui-frontend-package"
 
 
 def outcome(row: dict) -> str:
-    """A row's result in words."""
+    """A row's result as text."""
     if "not_run" in row:
         return f"not run: {row['not_run']}"
     return f"{row['passed']} passed, {row['failed']} failed, {row['skipped']} skipped"
 
 
 def render_tables(rows: list[dict]) -> dict[str, str]:
-    """What the page's generated blocks hold."""
+    """The generated blocks of the page."""
     ran = [row for row in rows if "versions" in row]
     results = [
         {

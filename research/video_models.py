@@ -1,10 +1,10 @@
-"""The loader's video models at full size, of random weights: what do they take, and is a step what diffusers computes?
+"""The loader's video models at full size with random weights: memory and time, and a comparison with diffusers.
 
     python -m research.video_models [zeroscope vidrd] [--frames 4 8 16] [--size 256]
 
-Writes the folder of a model (4 GB in fp16) to a temporary directory and loads it in a fresh process for each length of
-a clip. Peak memory is the process's highest resident set, while loading and then while predicting once; on a CPU, where
-the host computes in fp32. ZeroScope's prediction for the shortest clip is compared with that of diffusers.
+Writes a model folder (4 GB in fp16) to a temporary directory, and loads it in a new process for each clip length. Peak
+memory is the process's highest resident set, first during loading and then during one model call, on a CPU, where
+ComfyUI computes in fp32. ZeroScope's prediction for the shortest clip is compared with that of diffusers.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ TIMESTEP = 601
 
 
 def write_zeroscope(folder: Path) -> None:
-    """ZeroScope's UNet, which is diffusers' UNet3DConditionModel at its default size."""
+    """Write ZeroScope's UNet: diffusers' UNet3DConditionModel at its default size."""
     from diffusers import UNet3DConditionModel
 
     UNet3DConditionModel(cross_attention_dim=1024).half().save_pretrained(folder / "unet")
 
 
 def write_vidrd(folder: Path) -> None:
-    """VidRD's checkpoint: Stable Diffusion 2.1's weights and those of the layers along time."""
+    """Write VidRD's checkpoint: Stable Diffusion 2.1's weights and those of the temporal layers."""
     from diffusers import UNet2DConditionModel
 
     heads = (5, 10, 20, 20)
@@ -57,7 +57,7 @@ def write_vidrd(folder: Path) -> None:
 
 
 def random_weight(shape: tuple[int, ...]) -> Tensor:
-    """Of a size that keeps signals finite."""
+    """A random weight, scaled so that activations stay finite."""
     return (torch.randn(shape) / torch.Size(shape[1:]).numel() ** 0.5).half()
 
 
@@ -65,7 +65,7 @@ WRITERS = {"zeroscope": write_zeroscope, "vidrd": write_vidrd}
 
 
 def write(folder: Path) -> None:
-    """The UNet, and the text encoder, VAE and scheduler of Stable Diffusion 2.1, which both models come with."""
+    """Write the UNet, and the text encoder, VAE and scheduler of Stable Diffusion 2.1, which both models use."""
     from diffusers import AutoencoderKL, DDIMScheduler
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -88,14 +88,14 @@ def write(folder: Path) -> None:
 
 
 def inputs(frames: int, size: int) -> tuple[Tensor, Tensor]:
-    """A noised clip `[F, 4, H, W]` in diffusers' scale, and a text `[1, 77, 1024]`."""
+    """A noised clip `[F, 4, H, W]` in diffusers' scale, and text embeddings `[1, 77, 1024]`."""
     generator = torch.Generator().manual_seed(1)
     shapes = (frames, 4, size // 8, size // 8), (1, 77, 1024)
     return tuple(torch.randn(shape, generator=generator) for shape in shapes)
 
 
-def predict_by_diffusers(folder: Path, frames: int, size: int) -> Tensor:
-    """Eps of the folder's UNet in fp32, `[F, 4, H, W]`."""
+def predict_with_diffusers(folder: Path, frames: int, size: int) -> Tensor:
+    """The noise that the folder's UNet predicts in fp32, `[F, 4, H, W]`."""
     from diffusers import UNet3DConditionModel
 
     unet = UNet3DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
@@ -104,8 +104,8 @@ def predict_by_diffusers(folder: Path, frames: int, size: int) -> Tensor:
         return unet(clip.transpose(0, 1)[None], TIMESTEP, text).sample[0].transpose(0, 1).contiguous()
 
 
-def predict_by_host(folder: Path, frames: int, size: int) -> tuple[Tensor, dict[str, float]]:
-    """The same through the pack's loader and the host's model, and what it took: GB of memory, and seconds."""
+def predict_with_comfyui(folder: Path, frames: int, size: int) -> tuple[Tensor, dict[str, float]]:
+    """The same with the pack's loader and ComfyUI's model; and its cost: GB of memory, and seconds."""
     from tools.in_process_comfyui import Pack, use_comfyui
 
     use_comfyui(cpu=True)
@@ -114,17 +114,17 @@ def predict_by_host(folder: Path, frames: int, size: int) -> tuple[Tensor, dict[
 
     pack = Pack()
     folder_paths.add_model_folder_path("diffusers", str(folder.parent))
-    took = {}
-    forget_peak()
+    cost = {}
+    reset_peak_memory()
     start = time.perf_counter()
     model, _, _ = pack.run("BIVDiffVideoModelLoader", name=folder.name)
     comfy.model_management.load_models_gpu([model])
-    took |= {"load seconds": time.perf_counter() - start, "load": memory("VmHWM"), "loaded": memory("VmRSS")}
+    cost |= {"load seconds": time.perf_counter() - start, "load": memory("VmHWM"), "loaded": memory("VmRSS")}
 
     clip, text = inputs(frames, size)
     sigma = model.get_model_object("model_sampling").sigmas[TIMESTEP]
     x = clip * (1 + sigma**2).sqrt()
-    forget_peak()
+    reset_peak_memory()
     start = time.perf_counter()
     with torch.inference_mode():
         denoised = model.model.apply_model(
@@ -133,65 +133,65 @@ def predict_by_host(folder: Path, frames: int, size: int) -> tuple[Tensor, dict[
             c_crossattn=text.expand(frames, -1, -1),
             transformer_options={"cond_or_uncond": [0]},
         )
-    took |= {"step seconds": time.perf_counter() - start, "step": memory("VmHWM")}
-    return (x - denoised) / sigma, took
+    cost |= {"step seconds": time.perf_counter() - start, "step": memory("VmHWM")}
+    return (x - denoised) / sigma, cost
 
 
 def memory(name: str) -> float:
-    """This process's resident set in GB: VmRSS now, VmHWM at its highest since `forget_peak`."""
+    """This process's resident set in GB: VmRSS is current, VmHWM the peak since `reset_peak_memory`."""
     status = Path("/proc/self/status").read_text()
     return int(status.split(f"{name}:")[1].split()[0]) * 1024 / 1e9
 
 
-def forget_peak() -> None:
-    """Let VmHWM begin anew."""
+def reset_peak_memory() -> None:
+    """Reset VmHWM."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def run(stage: str, folder: Path, *length: int) -> None:
-    """A stage of this benchmark in a process of its own."""
+    """Run a stage of this measurement in a new process."""
     command = [sys.executable, __file__, "--stage", stage, folder, *length]
     subprocess.run([str(word) for word in command], check=True)
 
 
 def run_stage(stage: str, folder: Path, *length: int) -> None:
-    """What the process of a stage does; its results lie in the folder."""
+    """Run a stage in this process; its results are saved in the folder."""
     if stage == "write":
         write(folder)
     elif stage == "diffusers":
-        torch.save(predict_by_diffusers(folder, *length), folder / "diffusers.pt")
+        torch.save(predict_with_diffusers(folder, *length), folder / "diffusers.pt")
     else:
-        eps, took = predict_by_host(folder, *length)
-        torch.save(eps, folder / "host.pt")
-        (folder / "took.json").write_text(json.dumps(took))
+        eps, cost = predict_with_comfyui(folder, *length)
+        torch.save(eps, folder / "comfyui.pt")
+        (folder / "cost.json").write_text(json.dumps(cost))
 
 
 def measure(folder: Path, lengths: list[int], size: int) -> None:
-    """Print what a model takes, a line for each length of clip."""
+    """Print the memory and time of a model, a line for each clip length."""
     run("write", folder)
     disk = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e9
     print(f"\n{folder.name}: {disk:.1f} GB on disk, frames of {size}x{size}, in GB:\n")
     print("| frames | peak while loading | loaded | peak of a step | step above loaded | load, s | step, s |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
     for frames in lengths:
-        run("host", folder, frames, size)
-        took = json.loads((folder / "took.json").read_text())
-        cells = [took["load"], took["loaded"], took["step"], took["step"] - took["loaded"]]
-        times = [took["load seconds"], took["step seconds"]]
+        run("comfyui", folder, frames, size)
+        cost = json.loads((folder / "cost.json").read_text())
+        cells = [cost["load"], cost["loaded"], cost["step"], cost["step"] - cost["loaded"]]
+        times = [cost["load seconds"], cost["step seconds"]]
         figures = [f"{gb:.2f}" for gb in cells] + [f"{seconds:.0f}" for seconds in times]
         print("|", " | ".join([str(frames), *figures]), "|", flush=True)
         if folder.name == "zeroscope" and frames == lengths[0]:
             run("diffusers", folder, frames, size)
-            ours, theirs = (torch.load(folder / f"{stage}.pt", weights_only=True) for stage in ("host", "diffusers"))
+            ours, theirs = (torch.load(folder / f"{stage}.pt", weights_only=True) for stage in ("comfyui", "diffusers"))
             difference = (ours - theirs).norm() / theirs.norm()
     if folder.name == "zeroscope":
         print(f"\nrelative difference from diffusers at {lengths[0]} frames: {difference:.1e}")
 
 
 def main() -> None:
-    """Measure every model that is named."""
+    """Measure the named models, or all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*", help=f"of {', '.join(WRITERS)}; all if none is named")
+    parser.add_argument("models", nargs="*", help=f"models to measure, of {', '.join(WRITERS)}; default: all")
     parser.add_argument("--frames", type=int, nargs="+", default=[4, 8, 16], help="lengths of the clip")
     parser.add_argument("--size", type=int, default=256, help="width and height of the frames in pixels")
     parser.add_argument("--stage", nargs="+", help=argparse.SUPPRESS)

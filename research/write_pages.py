@@ -1,4 +1,4 @@
-"""Fills the tables of every page from the committed rows, in seconds: nothing is measured.
+"""Fill the tables of every page from the committed rows, without measuring.
 
 python -m research.write_pages
 """
@@ -23,18 +23,18 @@ PAGES = {
     "study": "research/pages/study.md",
     "versions": "docs/versions.md",
 }
-"""The page that each module of research/ fills, from the rows of the same name."""
+"""The page of each module of research/; its rows have the module's name."""
 ROW_SETS = {"evidence": ("claims", "calls", "study", "leak")}
-"""The rows of a module that has none of its own."""
+"""The rows of modules that use the rows of others."""
 
 
 def read_row_sets(name: str) -> list[list[dict]]:
-    """The row sets that a module's `blocks` takes."""
+    """The row sets that a module's `render_tables` takes."""
     return [read_rows(rows) for rows in ROW_SETS.get(name, (name,))]
 
 
 def main() -> None:
-    """Fill every page and draw its plot, where it has one."""
+    """Fill every page and draw its plot, if it has one."""
     for name, page in PAGES.items():
         module, rows = import_module(f"research.{name}"), read_row_sets(name)
         write_page(page, module.render_tables(*rows))

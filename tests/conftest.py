@@ -1,4 +1,4 @@
-"""What tests in several folders share: the pack's archive, and a running ComfyUI server with the pack."""
+"""Fixtures for tests in several folders: the pack's archive, and a running ComfyUI server with the pack."""
 
 import re
 import shutil
@@ -18,12 +18,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def archive(tmp_path_factory) -> zipfile.ZipFile:
-    """What `comfy node pack` makes of the tree without what git ignores; it also validates pyproject.toml."""
+    """The archive that `comfy node pack` makes of the tree, without ignored files. pyproject.toml is validated too."""
     tree = tmp_path_factory.mktemp("package") / "bivdiff"
     ignored = [line.rstrip("/") for line in (ROOT / ".gitignore").read_text().split()]
     shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", *ignored))
     comfy = [sys.executable, "-m", "comfy_cli", "--skip-prompt", "--no-enable-telemetry", "node"]
-    for command in ("pack", "validate"):  # validating leaves a cache behind
+    for command in ("pack", "validate"):  # "validate" is last because it leaves a cache behind
         subprocess.run([*comfy, command], cwd=tree, check=True, capture_output=True, timeout=600)
     with zipfile.ZipFile(tree / "node.zip") as file:
         yield file
@@ -37,7 +37,7 @@ def server(tmp_path_factory):
 
 
 class _ByFile(LoadScopeScheduling):
-    """A file's tests in one process, so that its fixtures are made once; files that use the server in the same one."""
+    """Run each file's tests in one process, so its fixtures are made once. All files that use the server share one."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
@@ -51,7 +51,7 @@ def pytest_xdist_make_scheduler(config, log) -> LoadScopeScheduling:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item):
-    """Show what the server said in the report of a failed test."""
+    """Add the server's log to the report of a failed test."""
     report = yield
     if report.failed and "server" in item.funcargs:
         report.sections.append(("ComfyUI's log", item.funcargs["server"].log[-5000:]))

@@ -1,4 +1,4 @@
-"""The page's scripts pass their linter."""
+"""The JavaScript files pass their linter."""
 
 import shutil
 import subprocess
@@ -11,5 +11,5 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_oxlint_finds_nothing():
     oxlint = shutil.which("oxlint", path=str(Path(sys.executable).parent))
     rules = ["-D", "correctness", "-D", "suspicious"]
-    ran = subprocess.run([oxlint, *rules, "--deny-warnings", ROOT / "js"], capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stdout
+    finished = subprocess.run([oxlint, *rules, "--deny-warnings", ROOT / "js"], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stdout

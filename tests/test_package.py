@@ -1,4 +1,4 @@
-"""The archive that the registry and the Manager hand out, as comfy-cli packs it."""
+"""The archive that comfy-cli packs for the registry and ComfyUI-Manager."""
 
 import ast
 import posixpath
@@ -11,7 +11,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 
-NEEDED = {
+REQUIRED_FILES = {
     "__init__.py",
     "CHANGELOG.md",
     "LICENSE",
@@ -28,28 +28,28 @@ NEEDED = {
     "workflows/bivdiff_demo.mp4",
 }
 FOLDERS = {"bivdiff_core", "docs", "js", "locales", "nodes", "subgraphs", "workflows"}
-LARGEST = 24 * 2**20
+MAX_BYTES = 24 * 2**20
 
 
-def test_it_holds_what_is_needed_and_nothing_more(archive):
+def test_it_holds_the_required_files_and_no_others(archive):
     names = set(archive.namelist())
-    assert names >= NEEDED
+    assert names >= REQUIRED_FILES
     assert {name.split("/")[0] for name in names if "/" in name} <= FOLDERS
-    assert {name for name in names if "/" not in name} == {name for name in NEEDED if "/" not in name}
+    assert {name for name in names if "/" not in name} == {name for name in REQUIRED_FILES if "/" not in name}
     assert not [name for name in names if name.endswith(("train.py", ".pt", ".pyc"))]
-    assert sum(file.file_size for file in archive.infolist()) < LARGEST
+    assert sum(file.file_size for file in archive.infolist()) < MAX_BYTES
 
 
-def test_its_help_has_its_pictures(archive):
-    """The page takes a picture from docs/, also for the pages in a node's folder."""
+def test_its_help_has_its_images(archive):
+    """The frontend loads the images of help pages from js/docs/, also for pages in a node's folder."""
     names = set(archive.namelist())
     for page in names:
         if page.startswith("js/docs/") and page.endswith(".md"):
-            (picture,) = re.findall(r"!\[.+]\((.+)\)", archive.read(page).decode())
-            assert f"js/docs/{picture}" in names
+            (image,) = re.findall(r"!\[.+]\((.+)\)", archive.read(page).decode())
+            assert f"js/docs/{image}" in names
 
 
-def test_its_pages_lead_to_what_it_holds(archive):
+def test_relative_links_lead_to_files_of_the_archive(archive):
     """Relative links of README, changelog and docs/."""
     names = set(archive.namelist())
     for page in names:
@@ -62,7 +62,7 @@ def test_its_pages_lead_to_what_it_holds(archive):
 
 
 def test_it_holds_the_files_that_the_readme_names(archive):
-    """But for what README says is in a clone alone."""
+    """Except those in the section "From a clone"."""
     names = archive.namelist()
     readme = archive.read("README.md").decode()
     before, clone, after = re.split(r"^## (?:From a clone|Licence.*)$", readme, flags=re.MULTILINE)
@@ -99,12 +99,12 @@ def test_one_repository_and_one_version_are_named(archive, project):
 def test_its_icon_and_banner_are_there(archive, project):
     for kind in ("Icon", "Banner"):
         _, path = project["tool"]["comfy"][kind].split("/main/")
-        with Image.open(archive.open(path)) as picture:
-            assert picture.width <= 800 and picture.height <= 400  # what the registry takes for an icon
+        with Image.open(archive.open(path)) as image:
+            assert image.width <= 800 and image.height <= 400  # the registry's limits for an icon
 
 
 def test_its_modules_find_each_other(archive):
-    """Every relative import leads to a file in the archive."""
+    """Every relative import resolves to a file in the archive."""
     names = set(archive.namelist())
     for name in names:
         if not name.endswith(".py"):

@@ -1,4 +1,4 @@
-"""Pages and README against the rows that were measured: every table, and every figure that README quotes of them."""
+"""Check pages and README against the measured rows: all tables, and all figures that README quotes."""
 
 import re
 from collections.abc import Callable
@@ -16,9 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 BLOCK = re.compile(r"<!-- (.+?) -->\n(.*?)<!-- /\1 -->", re.DOTALL)
 FIGURE = re.compile(r"(?<![\w.])(?<!\w-)(?<!SD )(\d*\.\d+%?|\d+%|\d{3,}(?!\w|\.\d))")
-"""A number that can only have been measured or chosen: with a decimal point, a percentage, or of three digits."""
+"""A number with a decimal point, a percentage or a number of at least three digits."""
 SETTINGS = ("research/rows_and_jobs.py", "research/demo_chain.py", "research/toy_metrics.py")
-"""Sources of settings that benchmarks share."""
+"""Source files of settings that benchmarks share."""
 SPARSE_PAGES = (
     "docs/evidence.md",
     "docs/versions.md",
@@ -27,10 +27,10 @@ SPARSE_PAGES = (
     "research/pages/leak.md",
     "research/pages/steadiness.md",
 )
-"""Pages whose own tables and settings hold less than half of all whole per cents: there a wrong figure shows."""
-LARGEST_DOCS = 60_000
+"""Pages whose tables and settings hold less than half of all whole percentages, so that a wrong figure is detected."""
+MAX_DOCS_BYTES = 60_000
 FRAMES = 8
-"""Of every clip of the toy world."""
+"""Frames of every clip of the toy world."""
 
 
 def test_rows_have_a_page():
@@ -46,14 +46,16 @@ def test_a_pages_tables_are_its_rows(name, page):
 @pytest.mark.parametrize("page", sorted(set(PAGES.values())))
 def test_every_block_of_a_page_is_filled_from_rows(page):
     names = [name for name, filled in PAGES.items() if filled == page]
-    made = [block for name in names for block in import_module(f"research.{name}").render_tables(*read_row_sets(name))]
-    assert len(made) == len(set(made))
-    assert set(made) == block_names((ROOT / page).read_text(encoding="utf-8"))
+    blocks = [
+        block for name in names for block in import_module(f"research.{name}").render_tables(*read_row_sets(name))
+    ]
+    assert len(blocks) == len(set(blocks))
+    assert set(blocks) == block_names((ROOT / page).read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("page", SPARSE_PAGES)
 def test_a_figure_in_a_pages_prose_is_in_a_table_or_a_setting(page):
-    """In one of its own tables, in the source of what fills it, or in that of `SETTINGS`."""
+    """In one of the page's tables, in the source of the module that fills it, or in `SETTINGS`."""
     text = (ROOT / page).read_text(encoding="utf-8")
     names = [name for name, filled in PAGES.items() if filled == page]
     sources = [source for name in names for source in (ROOT / "research").glob(f"*{name}*.py")]
@@ -65,16 +67,16 @@ def test_a_figure_in_a_pages_prose_is_in_a_table_or_a_setting(page):
 
 
 def figures(*texts: str) -> set[float]:
-    """The figures in texts."""
+    """The figures in the texts; percentages as fractions."""
     found = [figure for text in texts for figure in FIGURE.findall(text)]
     return {round(float(figure.rstrip("%")) / (100 if "%" in figure else 1), 5) for figure in found}
 
 
-# README: what it quotes of rows, and where each figure comes from
+# README: the figures that it quotes, and their sources
 
 
 def published_results() -> tuple[float, ...]:
-    """How many results there are, by how much flicker fell, and how many verdicts there are of each kind."""
+    """Number of results, smallest and largest fall of flicker, and numbers of stable, unchanged and blurred ones."""
     verdicts = [row["videos"][published.RESULT_LABEL]["verdict"] for row in read_rows("published")]
     falls = [
         int(fall) / 100 for verdict in verdicts for fall in re.findall(r"^Steadier: flicker fell by (\d+)%", verdict)
@@ -84,57 +86,63 @@ def published_results() -> tuple[float, ...]:
     return len(verdicts), min(falls), max(falls), len(falls), unchanged, blurred
 
 
-def hard(way: str, figure: str) -> float:
-    """A figure of a way on independent frames of hard clips, the mean over clips and seeds."""
+def hard_clip_figure(method: str, figure: str) -> float:
+    """A method's figure on independent frames of hard clips, the mean over clips and seeds."""
     table = claims.results_table([row for row in read_rows("claims") if row["kind"] == "hard"]).sort_index()
-    return table.loc["hard", "independent", way][figure].mean()
+    return table.loc["hard", "independent", method][figure].mean()
 
 
-def judged(plan: str, figure: str) -> float:
-    """A figure of a plan of steps on the held-out hard clips, the mean over them."""
+def step_plan_figure(plan: str, figure: str) -> float:
+    """A step plan's figure on the held-out hard clips, the mean over clips."""
     rows = [row for row in read_rows("calls") if row["kind"] == "hard" and row["clip"] >= claims.FIRST_CLIP]
     values = [row[figure] for row in rows if row["plan"] == plan]
     return sum(values) / len(values)
 
 
-def count(name: str, setting: str) -> int:
-    """How many values of a setting the held-out hard clips of a row set have."""
+def count_values(name: str, setting: str) -> int:
+    """Number of different values of a setting in a row set's held-out hard clips."""
     rows = [row for row in read_rows(name) if row["kind"] == "hard" and row["clip"] >= claims.FIRST_CLIP]
     return len({row[setting] for row in rows})
 
 
-PASSED = f"BIVDiff 1{claims.STRUCTURE_PASS_SUFFIX}"
+WITH_PASS = f"BIVDiff 1{claims.STRUCTURE_PASS_SUFFIX}"
 README_FIGURES: dict[str, Callable[[], tuple]] = {
     "Of {} results on real clips that the method's authors published, flicker (the squared change along the motion) "
     "fell by {:.0%} to {:.0%} in {}, did not fall in {}, and {} came out blurred": published_results,
-    "282 UNet calls at the paper's settings and {:.0f} at the demo's": lambda: (hard(PASSED, "calls") / FRAMES,),
+    "282 UNet calls at the paper's settings and {:.0f} at the demo's": lambda: (
+        hard_clip_figure(WITH_PASS, "calls") / FRAMES,
+    ),
     "On {} hard toy clips it took {:.0%} of the model calls of 50 steps": lambda: (
-        count("calls", "clip"),
-        judged("12", "calls") / judged("50", "calls"),
+        count_values("calls", "clip"),
+        step_plan_figure("12", "calls") / step_plan_figure("50", "calls"),
     ),
     "flickered less ({:.3f} in shapes instead of {:.3f})": lambda: (
-        judged("12", "shape flicker"),
-        judged("50", "shape flicker"),
+        step_plan_figure("12", "shape flicker"),
+        step_plan_figure("50", "shape flicker"),
     ),
-    "kept {:.0%} of their sharpness": lambda: (judged("12", "sharpness") / judged("50", "sharpness"),),
+    "kept {:.0%} of their sharpness": lambda: (
+        step_plan_figure("12", "sharpness") / step_plan_figure("50", "sharpness"),
+    ),
     "{} held-out toy clips whose frames disagree as real ones do, {} seeds": lambda: (
-        count("claims", "clip"),
-        count("claims", "seed"),
+        count_values("claims", "clip"),
+        count_values("claims", "seed"),
     ),
     "falls from {:.3f} to {:.3f} in shapes": lambda: (
-        hard(claims.UNSMOOTHED, "shape flicker"),
-        hard(PASSED, "shape flicker"),
+        hard_clip_figure(claims.UNSMOOTHED, "shape flicker"),
+        hard_clip_figure(WITH_PASS, "shape flicker"),
     ),
     "from {:.3f} to {:.3f} on the background": lambda: (
-        hard(claims.UNSMOOTHED, "background flicker"),
-        hard(PASSED, "background flicker"),
+        hard_clip_figure(claims.UNSMOOTHED, "background flicker"),
+        hard_clip_figure(WITH_PASS, "background flicker"),
     ),
-    "{:.0%} of the sharpness, the colours": lambda: (hard(PASSED, "sharpness") / hard(claims.UNSMOOTHED, "sharpness"),),
+    "{:.0%} of the sharpness, the colours": lambda: (
+        hard_clip_figure(WITH_PASS, "sharpness") / hard_clip_figure(claims.UNSMOOTHED, "sharpness"),
+    ),
     "overlap {:.2f} before, {:.2f} after, {:.2f} without the pass": lambda: tuple(
-        hard(way, "IoU") for way in (claims.UNSMOOTHED, PASSED, "BIVDiff 1")
+        hard_clip_figure(method, "IoU") for method in (claims.UNSMOOTHED, WITH_PASS, "BIVDiff 1")
     ),
 }
-"""Words of README, and what the rows give for their figures."""
+"""Texts of README, with the values that the rows give for their figures."""
 
 
 @pytest.mark.parametrize("words", README_FIGURES)
@@ -144,4 +152,4 @@ def test_the_readme_quotes_what_was_measured(words):
 
 
 def test_the_pages_that_ship_are_short():
-    assert sum(page.stat().st_size for page in (ROOT / "docs").rglob("*.md")) < LARGEST_DOCS
+    assert sum(page.stat().st_size for page in (ROOT / "docs").rglob("*.md")) < MAX_DOCS_BYTES

@@ -1,4 +1,4 @@
-"""Contact sheets: videos as rows of frames under a title, their names beside them."""
+"""Contact sheets: videos as rows of frames, with their names on the left and a title above."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ GAP = 4
 
 
 def make_contact_sheet(videos: Mapping[str, Tensor], tile: int, label: int = 0, title: str = "") -> Image.Image:
-    """A row of frames for each video.
+    """Make a contact sheet with a row of frames for each video.
 
     Args:
         videos: frames `[F, H, W, 3]` in 0..1, by name.
-        tile: a frame's width and height with the gap around it, in pixels.
-        label: the width that names take, 0 for none.
+        tile: width and height of a frame including the gap around it, in pixels.
+        label: width of the names in pixels; 0 shows no names.
     """
     top = tile // 4 if title else 0
     size = label + max(map(len, videos.values())) * tile, top + len(videos) * tile

@@ -1,9 +1,10 @@
-"""The demo, stage by stage, through a real ComfyUI server; its video, a contact sheet and figures.
+"""Run the demo workflow on a real ComfyUI server; write its video and a contact sheet, print figures.
 
     python -m tools.demo [--cpu] [VIDEO]
 
-`python dev.py demo` runs it in the right environment. Without VIDEO the clip is the packaged one, a clip of the demo
-models' own world, so that its true motion is known and flicker can be told from motion.
+`python dev.py demo` runs it in the right environment. Without VIDEO it uses the packaged clip. That clip
+is from the toy world that the demo models are trained on: its true motion is known, so flicker and motion can be told
+apart.
 """
 
 from __future__ import annotations
@@ -31,18 +32,18 @@ ROOT = Path(__file__).resolve().parents[1]
 
 WORKFLOW = FILES["stages_demo"]
 OUTPUT = ROOT / "output"
-STRIDE = 4  # as the paper takes frames from real clips
+STRIDE = 4  # the paper's, for real clips
 VIDEO_TITLES = ("Source", "Control", "Frame-wise", "No structure pass", "Smoothed")
 ANIMATED_TITLES = ("Source", "Frame-wise", "Smoothed")
 TILE, LABEL = 128, 150
 PANEL, CAPTION, FPS = 200, 28, 8
 ICON = 400
 BANNER_FRAMES, BANNER_TILE = 7, 114
-"""Of three rows: the registry's banners are 21:9."""
+"""For three rows, because the registry's banners are 21:9."""
 
 
 def main() -> None:
-    """Run the demo on the packaged clip or on the one named."""
+    """Run the demo on the packaged clip or on VIDEO."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("video", nargs="?", type=Path)
@@ -72,7 +73,7 @@ def main() -> None:
     make_contact_sheet(videos, TILE, LABEL).save(OUTPUT / f"{name}-sheet.png")
     first, *rest = make_animation(videos)
     first.save(OUTPUT / f"{name}.gif", save_all=True, append_images=rest, duration=round(1000 / FPS), loop=0)
-    icon(videos).save(OUTPUT / f"{name}-icon.png")
+    make_icon(videos).save(OUTPUT / f"{name}-icon.png")
     make_contact_sheet({row: videos[row][:BANNER_FRAMES] for row in ANIMATED_TITLES}, BANNER_TILE).save(
         OUTPUT / f"{name}-banner.png"
     )
@@ -80,8 +81,10 @@ def main() -> None:
         print(
             f"\nFrames {', '.join(str(i * stride) for i in range(toy_world.FRAMES))} of {clip.name}, cut to a square."
         )
-        print("The demo models know one or two flat shapes on a plain ground: a real clip is outside of what they have")
-        print("learned, so look at this for the wiring, not for the picture.")
+        print(
+            "The demo models are trained on one or two flat shapes on a plain background. With a real clip, the result"
+        )
+        print("shows that the workflow runs, not the quality.")
         print_table({row: measure_any_clip(videos[row]) for row in VIDEO_TITLES if row != "Control"})
     else:
         truth = toy_world.packaged_clip()
@@ -91,7 +94,7 @@ def main() -> None:
 
 
 def load_demo_workflow(file: str | None) -> dict:
-    """The demo workflow; with Load Video in its clip's place where a file in ComfyUI's input folder is named."""
+    """The demo workflow; with ``file``, in ComfyUI's input folder, Load Video replaces the demo clip."""
     ui = json.loads(WORKFLOW.read_text(encoding="utf-8"))
     for node in ui["nodes"]:
         if file and node["type"] == "BIVDiffDemoClip":
@@ -100,7 +103,7 @@ def load_demo_workflow(file: str | None) -> dict:
 
 
 def choose_stride(video: Path) -> int:
-    """The distance of the frames to take from a clip, at most the paper's."""
+    """The distance between the frames to use, at most the paper's."""
     try:
         with av.open(str(video)) as container:
             count = sum(1 for _ in container.decode(video=0))
@@ -112,13 +115,13 @@ def choose_stride(video: Path) -> int:
 
 
 class DemoProgress:
-    """Prints what the server does: a line for each node, and the steps within it on a terminal."""
+    """Print the server's progress: a line for each node, and on a terminal also the steps."""
 
     def __init__(self, prompt: dict) -> None:
         self.titles = {node_id: node["_meta"]["title"] for node_id, node in prompt.items()}
 
     def __call__(self, event: str, content: dict) -> None:
-        """Take one of the server's messages."""
+        """Handle a message of the server."""
         if event == "executing" and content["node"]:
             print(f"[demo] {self.titles[content['node']]}", flush=True)
         elif event == "progress" and sys.stdout.isatty():
@@ -126,7 +129,7 @@ class DemoProgress:
 
 
 def make_animation(videos: dict[str, torch.Tensor]) -> list[Image.Image]:
-    """The videos side by side under their names, a picture for each frame."""
+    """The videos side by side with their names above, one picture per frame."""
     pictures = []
     for i in range(len(videos[ANIMATED_TITLES[0]])):
         picture = Image.new("RGB", (len(ANIMATED_TITLES) * PANEL, CAPTION + PANEL), "white")
@@ -138,35 +141,35 @@ def make_animation(videos: dict[str, torch.Tensor]) -> list[Image.Image]:
     return pictures
 
 
-def icon(videos: dict[str, torch.Tensor]) -> Image.Image:
-    """A frame as it was drawn, left of a wipe, and smoothed, right of it."""
-    drawn, smoothed = (videos[row][len(videos[row]) // 2] for row in ANIMATED_TITLES[1:])
-    edge = drawn.shape[1] // 2
-    both = torch.cat([drawn[:, :edge], smoothed[:, edge:]], dim=1)
+def make_icon(videos: dict[str, torch.Tensor]) -> Image.Image:
+    """A frame before smoothing (left of a wipe) and after (right)."""
+    before, after = (videos[row][len(videos[row]) // 2] for row in ANIMATED_TITLES[1:])
+    edge = before.shape[1] // 2
+    both = torch.cat([before[:, :edge], after[:, edge:]], dim=1)
     both[:, edge - 1 : edge + 1] = 1
     return resize_to_square(both, ICON)
 
 
 def measure_against_truth(frames: torch.Tensor, clip: toy_world.ToyClip) -> dict[str, float | None]:
-    """What can be measured where the true motion and masks are known."""
-    found = toy_metrics.measure_figures(frames, clip)
+    """Figures that need the true motion and masks."""
+    figures = toy_metrics.measure_figures(frames, clip)
     return {
-        "flicker of the shape": found["shape flicker"],
-        "flicker of the background": found["background flicker"],
-        "overlap with the true shape": found["IoU"],
-        "colours as in the prompt": found["caption"],
-        "sharpness": found["sharpness"],
+        "flicker of the shape": figures["shape flicker"],
+        "flicker of the background": figures["background flicker"],
+        "overlap with the true shape": figures["IoU"],
+        "colours as in the prompt": figures["caption"],
+        "sharpness": figures["sharpness"],
     }
 
 
 def measure_any_clip(frames: torch.Tensor) -> dict[str, float | None]:
-    """What can be measured on any clip; here change between frames is flicker and motion together."""
+    """Figures of any clip; here the change between frames includes flicker and motion."""
     change = video_metrics.change(frames).mean().item()
     return {"change from frame to frame": change, "sharpness": toy_metrics.sharpness(frames)}
 
 
 def print_table(figures: dict[str, dict[str, float | None]]) -> None:
-    """A column for each video, a row for each measure."""
+    """Print a column for each video and a row for each measure."""
     print("\n" + " " * 30 + "".join(f"{video:>20}" for video in figures))
     for row in next(iter(figures.values())):
         cells = ("-" if value is None else f"{value:.3f}" for value in (video[row] for video in figures.values()))
@@ -179,4 +182,4 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:
-        sys.exit(f"{error}: make sure that {OUTPUT} can be written to and has room.")
+        sys.exit(f"{error}: make sure that {OUTPUT} is writable and the disk is not full.")

@@ -1,7 +1,7 @@
-"""ComfyUI in this process, with the pack loaded as ComfyUI loads custom nodes; for tests and benchmarks.
+"""ComfyUI in this process, with the pack loaded as ComfyUI loads custom nodes; for tests and measurements.
 
-After `use_comfyui` its modules can be imported (`import comfy.samplers`). The pack's cannot: the host loads them under
-a name of its own, and `Pack` gives what it has loaded.
+After `use_comfyui`, ComfyUI's modules can be imported (`import comfy.samplers`). The pack's modules cannot, because
+ComfyUI loads them under a different name: use `Pack.import_module`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ COMFYUI = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".host" / "ComfyUI")
 
 
 def use_comfyui(cpu: bool, flags: Sequence[str] = ()) -> None:
-    """Make ComfyUI importable, as it is with these flags of its command line but for `cpu`."""
-    # In front of the repository's root, whose folder nodes would hide the host's module of that name.
+    """Make ComfyUI importable, configured by these flags of its command line and `cpu`."""
+    # Before the repository's root, whose folder `nodes` would hide ComfyUI's module `nodes`.
     sys.path.insert(0, str(COMFYUI))
     import comfy.options
 
@@ -29,20 +29,20 @@ def use_comfyui(cpu: bool, flags: Sequence[str] = ()) -> None:
     from comfy.cli_args import args
 
     sys.argv = arguments
-    # As main.py does first: older hosts put comfy/, which has a utils of its own, in front as they load nodes.
+    # main.py imports this first too. Older ComfyUIs later put comfy/, which has another `utils`, first on the path.
     importlib.import_module("utils.install_util")
     args.cpu = cpu
 
 
 class Pack:
-    """This pack and all core nodes, loaded by the host."""
+    """This pack and all core nodes, loaded by ComfyUI."""
 
     def __init__(self) -> None:
         import nodes
 
         asyncio.run(nodes.init_builtin_extra_nodes())
         if not asyncio.run(nodes.load_custom_node(str(ROOT))):
-            raise ImportError("the host could not load the pack; its log says why")
+            raise ImportError("ComfyUI could not load the pack; its log says why")
         self.name = str(ROOT).replace(".", "_x_")
         self.classes = nodes.NODE_CLASS_MAPPINGS
         self.node_ids = [name for name, node in self.classes.items() if node.__module__.startswith(f"{self.name}.")]
@@ -52,7 +52,7 @@ class Pack:
         return importlib.import_module(f"{self.name}.{module}")
 
     def run(self, node_id: str, **inputs) -> tuple:
-        """The outputs of one node, of the pack or of the host; inputs left out take the schema's defaults."""
+        """Run a node of the pack or of ComfyUI and return its outputs; missing inputs get the schema's defaults."""
         import torch
 
         node = self.classes[node_id]

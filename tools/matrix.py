@@ -1,10 +1,10 @@
-"""The tests with other versions than those of `dev.py test`: ComfyUIs, Pythons, packages and front ends.
+"""Run the tests with other versions of ComfyUI, Python, packages and the front end than `dev.py test`.
 
     python dev.py matrix [ROW ...]
 
-Each row has an environment of its own under .matrix/, made by uv, which takes the Pythons that it finds on the path and
-fetches others where it can. A row's last result is a line of research/rows/versions.jsonl, of which
-research/versions.py makes docs/versions.md.
+Each row has its own environment under .matrix/, made by uv. uv uses the Pythons on the path and downloads others if it
+can. The last result of each row is a line of research/rows/versions.jsonl; research/versions.py makes docs/versions.md
+from it.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ print(json.dumps({"python": platform.python_version(), **{name: version(name) fo
 
 @dataclass(frozen=True)
 class MatrixRow:
-    """What one environment is made of, and the tests that run in it."""
+    """The contents of an environment, and the tests that run in it."""
 
     name: str
-    what: str
+    description: str
     host: ComfyUIRelease = environment.COMFYUI_RELEASE
     python: str = "3.12"
     packages: tuple[str, ...] = tuple(DEFAULT_PACKAGES)
@@ -76,11 +76,11 @@ ROWS = [
 
 
 class NotRunError(RuntimeError):
-    """A row whose environment cannot be had."""
+    """A row was not run because its environment is not available."""
 
 
 def run_rows(names: list[str]) -> int:
-    """Run the named rows, or all, and keep their results; the status says whether all that ran passed."""
+    """Run the named rows, or all, and save their results. Return 1 if a test failed, else 0."""
     rows = [row for row in ROWS if row.name in names or not names]
     if unknown := set(names) - {row.name for row in rows}:
         sys.exit(f"There is no row {', '.join(sorted(unknown))}: expected {', '.join(row.name for row in ROWS)}.")
@@ -89,18 +89,24 @@ def run_rows(names: list[str]) -> int:
         result = run_row(row)
         environment.print_status(f"{row.name}: {result.get('not_run') or str(result['failed']) + ' failed'}")
         failed += result.get("failed", 0)
-        kept = {json.loads(line)["row"]: line for line in RESULTS.read_text(encoding="utf-8").splitlines()}
-        kept[row.name] = json.dumps(result)
-        found = [kept[each.name] for each in ROWS if each.name in kept]
-        RESULTS.write_text("\n".join([*found, ""]), encoding="utf-8")
-    environment.print_status("python -m research.versions shows them in docs/versions.md")
+        saved = {json.loads(line)["row"]: line for line in RESULTS.read_text(encoding="utf-8").splitlines()}
+        saved[row.name] = json.dumps(result)
+        lines = [saved[each.name] for each in ROWS if each.name in saved]
+        RESULTS.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    environment.print_status("python -m research.versions writes them to docs/versions.md")
     return int(failed > 0)
 
 
 def run_row(row: MatrixRow) -> dict:
-    """A row's result: what was found and counted, or why it was not run."""
+    """Run a row; return its versions and numbers of tests, or why it was not run."""
     today = datetime.date.today().isoformat()
-    result = {"row": row.name, "what": row.what, "date": today, "comfyui": row.host.version, "python": row.python}
+    result = {
+        "row": row.name,
+        "what": row.description,
+        "date": today,
+        "comfyui": row.host.version,
+        "python": row.python,
+    }
     try:
         host = build_row_environment(row)
     except NotRunError as error:
@@ -120,10 +126,10 @@ def run_row(row: MatrixRow) -> dict:
 
 
 def build_row_environment(row: MatrixRow) -> Environment:
-    """A row's environment, made anew from what has been downloaded before.
+    """Rebuild a row's environment, from cached downloads if there are any.
 
     Raises:
-        NotRunError: there is no such Python, or no such set of packages.
+        NotRunError: the Python or the packages are not available.
     """
     if not UV_PYTHON.exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", MATRIX_FOLDER / "uv"], check=True)
@@ -134,18 +140,18 @@ def build_row_environment(row: MatrixRow) -> Environment:
     environment.print_status(f"making the environment of {row.name}")
     venv = MATRIX_FOLDER / "envs" / row.name
     python = venv / environment.VENV_PYTHON.relative_to(environment.VENV)
-    run_uv(f"no Python {row.python} can be had", "venv", "--clear", "--python", row.python, venv)
+    run_uv(f"Python {row.python} is not available", "venv", "--clear", "--python", row.python, venv)
     install = ("pip", "install", "--python", python)
-    run_uv("the packages cannot be had together", *install, *row.packages, "-r", comfyui / "requirements.txt")
+    run_uv("the packages cannot be installed together", *install, *row.packages, "-r", comfyui / "requirements.txt")
     if row.newest_front_end:
-        run_uv("there is no other front end", *install, "--upgrade", "comfyui-frontend-package")
+        run_uv("no newer front end is available", *install, "--upgrade", "comfyui-frontend-package")
     host = Environment(python, comfyui)
     environment.ensure_chromium(host)
     return host
 
 
 def run_uv(failure: str, *arguments: str | Path) -> None:
-    """Run uv, which keeps all that it downloads under .matrix/."""
+    """Run uv with its downloads under .matrix/; raise `NotRunError(failure)` if it fails."""
     folders = {"UV_CACHE_DIR": MATRIX_FOLDER / "cache", "UV_PYTHON_INSTALL_DIR": MATRIX_FOLDER / "pythons"}
     variables = {**os.environ, **{name: str(folder) for name, folder in folders.items()}}
     if subprocess.run([UV_PYTHON, "-m", "uv", "--quiet", *arguments], env=variables).returncode != 0:

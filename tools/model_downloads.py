@@ -1,8 +1,8 @@
-"""Model files that the page offers to download where they are missing: from where, and into which folder of models/.
+"""Model files that the frontend offers to download if they are missing: URL and folder in models/.
 
-The page offers a file only from a host and with a suffix that it trusts, and under the very name that the widget shows.
-None of these addresses could be opened when they were written down. Those of Comfy-Org are from ComfyUI's own
-templates; the others are what others' install scripts and notes give.
+The frontend only offers files from servers and with suffixes that it trusts, under exactly the name in the widget.
+Unverified: nobody has opened these URLs. Those of Comfy-Org are from ComfyUI's templates, the others from install
+scripts and notes of other projects.
 """
 
 from __future__ import annotations
@@ -36,4 +36,4 @@ DOWNLOADS = {
     for folder, paths in FOLDERS.items()
     for path in paths
 }
-"""By file name, as a node's ``properties.models`` holds them."""
+"""Entries for a node's ``properties.models``, by file name."""

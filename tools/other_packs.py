@@ -1,9 +1,9 @@
-"""Other packs beside this one: all import, no node is lost, and the demo's pixels stay the same.
+"""Check this pack together with other packs: all import, no node is lost, and the demo's frames stay the same.
 
     python dev.py neighbours FOLDER
 
-FOLDER holds the packs as ComfyUI's custom_nodes does, with what they require installed in the Python of that ComfyUI.
-ComfyUI is started three times: with this pack alone, with the others alone, and with all of them.
+FOLDER contains the packs, like ComfyUI's custom_nodes; their requirements must be installed in ComfyUI's Python.
+This starts ComfyUI three times: with only this pack, with only the others, and with all of them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class LoadResult:
-    """A ComfyUI with some packs: which has each node, which did not import, and what became of the demo."""
+    """Result of a ComfyUI with some packs.
+
+    nodes: the module of each node id. failed: packs that did not import. frames, error: result of the demo.
+    """
 
     nodes: dict[str, str]
     failed: list[str]
@@ -38,7 +41,7 @@ class LoadResult:
 
 
 def load_packs(base: Path, cpu: bool, pack: Path = ROOT, beside: Path | None = None) -> LoadResult:
-    """Start ComfyUI with a pack, and with those in a folder; the demo is run where the pack is this one."""
+    """Start ComfyUI with a pack and the packs in the folder ``beside``; run the demo if the pack is this one."""
     with ComfyUIServer(sys.executable, COMFYUI, base, cpu, pack=pack, beside=beside) as server:
         info = server.object_info()
         nodes = {node_id: node["python_module"] for node_id, node in info.items()}
@@ -48,15 +51,15 @@ def load_packs(base: Path, cpu: bool, pack: Path = ROOT, beside: Path | None = N
         prompt = convert_ui_to_api(json.loads(WORKFLOW.read_text(encoding="utf-8")), info)
         try:
             run = server.run(prompt)
-        except ServerError as refusal:
-            return LoadResult(nodes, failed, error=str(refusal))
+        except ServerError as error:
+            return LoadResult(nodes, failed, error=str(error))
         if run.error:
             return LoadResult(nodes, failed, error=run.error)
         return LoadResult(nodes, failed, {row: read_frames(server, run, prompt, row) for row in VIDEO_TITLES})
 
 
 def find_problems(ours: LoadResult, theirs: LoadResult, together: LoadResult) -> list[str]:
-    """What is wrong where all packs are loaded, a sentence each."""
+    """Problems with all packs loaded, one sentence each."""
     found = [f"{Path(pack).name} does not import" for pack in together.failed]
     for node_id, module in sorted((theirs.nodes | ours.nodes).items()):
         if node_id not in together.nodes:
@@ -66,11 +69,11 @@ def find_problems(ours: LoadResult, theirs: LoadResult, together: LoadResult) ->
     if ours.error or together.error:
         return [*found, f"the demo fails: {ours.error or together.error}"]
     changed = [row for row in VIDEO_TITLES if not torch.equal(ours.frames[row], together.frames[row])]
-    return found + [f"the demo's frames are not the same beside them: {row}" for row in changed]
+    return found + [f"the demo's frames change: {row}" for row in changed]
 
 
 def main() -> int:
-    """Look three times, say what was found, and return 1 if anything is wrong."""
+    """Run the three starts, print the problems, and return 1 if there is any."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("folder", type=Path)
@@ -78,17 +81,17 @@ def main() -> int:
     folder = arguments.folder
     packs = sorted(entry for entry in folder.glob("*") if (entry / "__init__.py").is_file() and entry != ROOT)
     if not packs:
-        sys.exit(f"There is no pack in {folder}: give the folder that holds the other packs, one folder each.")
-    print(f"Beside {', '.join(pack.name for pack in packs)}", flush=True)
+        sys.exit(f"There is no pack in {folder}: give the folder that contains the other packs, one folder each.")
+    print(f"With {', '.join(pack.name for pack in packs)}", flush=True)
     with tempfile.TemporaryDirectory() as base:
         ours = load_packs(Path(base, "ours"), arguments.cpu)
         theirs = load_packs(Path(base, "theirs"), arguments.cpu, packs[0], folder)
         together = load_packs(Path(base, "together"), arguments.cpu, ROOT, folder)
     found = find_problems(ours, theirs, together)
-    for fault in found:
-        print(f"- {fault}")
+    for problem in found:
+        print(f"- {problem}")
     if not found:
-        print(f"All import, none of {len(together.nodes)} node ids is lost, and the demo's frames are the same.")
+        print(f"All packs import, none of {len(together.nodes)} node ids is lost, and the demo's frames are the same.")
     return int(bool(found))
 
 

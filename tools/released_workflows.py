@@ -1,9 +1,9 @@
-"""Writes the configurations of the released code as workflows: docs/released_configurations.md, ready to load.
+"""Write the configurations of the released code (docs/released_configurations.md) as workflows.
 
     python -m tools.released_workflows
 
-They differ from the shipped workflows in what the released code does otherwise: its noise levels and pooled group
-norms, its solver, its prompts, clips stretched to 512x512, no paste-back, 8 frames a second.
+They differ from the templates as the released code does: its noise levels and pooled group norms, its solver, its
+prompts, clips stretched to 512x512, no paste-back, 8 frames a second.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from string import Template
 from tools import workflow_parts
 from tools.recipes.instruct_pix2pix import add_instruction_edit, load_editor
 from tools.recipes.prompt2prompt import add_prompt_edit
-from tools.workflow_graph import Drawing, GraphNode, WorkflowGraph
+from tools.workflow_graph import GraphBuilder, GraphNode, WorkflowGraph
 from tools.write_workflows import WORKFLOWS, fetch_object_info, write_workflows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +32,7 @@ FAULT_WORDS = (
 
 
 def note(*paragraphs: str, **settings: str) -> str:
-    """What an artist reads first: recipes/released/every.md and others beside it, each ``$setting`` filled in."""
+    """The note of a workflow: recipes/released/every.md and further paragraphs, with each ``$setting`` filled in."""
     texts = (workflow_parts.read_note(f"released/{name}").rstrip() for name in ("every", *paragraphs))
     return Template("\n\n".join(texts)).substitute(settings)
 
@@ -40,21 +40,21 @@ def note(*paragraphs: str, **settings: str) -> str:
 def load_released(
     g: WorkflowGraph, clip: str, video_model: str, control_net: str = "", variant: str = "base"
 ) -> tuple[workflow_parts.SourceClip, workflow_parts.ChainModels]:
-    """The clip and the models as the released code takes them; SD 1.5's VAE serves every model."""
-    taken = without_audio(workflow_parts.source(g, title=clip, crop="disabled"))
+    """Load clip and models as the released code does; all models use the VAE of SD 1.5."""
+    source_clip = without_audio(workflow_parts.source(g, title=clip, crop="disabled"))
     models = workflow_parts.load_models(g, control_net, variant, video_model=video_model)
-    return taken, models._replace(solver="ddim", grid="reference")
+    return source_clip, models._replace(solver="ddim", grid="reference")
 
 
 def without_audio(clip: workflow_parts.SourceClip) -> workflow_parts.SourceClip:
-    """A clip that goes back into a video of 8 frames a second, without its sound."""
+    """The clip without sound, saved at 8 frames a second."""
     return clip._replace(fps=FPS, audio=None)
 
 
 def texts(
     g: WorkflowGraph, models: workflow_parts.ChainModels, text: str, quality: bool = False, title: str = "Prompt"
 ) -> workflow_parts.ChainPrompts:
-    """Prompts with the released word lists, where it adds them; the negative one serves both inversions."""
+    """Prompts, with the released word lists if ``quality``; both inversions use the negative prompt."""
     return workflow_parts.add_prompts(
         g,
         models,
@@ -66,12 +66,12 @@ def texts(
 
 
 def add_quality_words(text: str, quality: bool = True) -> str:
-    """A prompt with the released list of praise."""
+    """A prompt with the released list of quality words."""
     return f"{text}, {QUALITY_WORDS}" if quality else text
 
 
 def add_depth(g: WorkflowGraph, frames: object) -> GraphNode:
-    """How far everything is; the demo models' nets know outlines alone."""
+    """Add depth maps; in the demo version outlines, because the demo ControlNets support only outlines."""
     if g.demo:
         return workflow_parts.add_canny(g, frames)
     model = g.add("LoadDA3Model", model_name="depth_anything_3_mono_large.safetensors")
@@ -90,44 +90,48 @@ def control_workflow(
     hints: Callable[[WorkflowGraph, object], GraphNode],
     text: str,
 ) -> None:
-    """ControlNet, with the word lists, and T2I-Adapter, without."""
-    also = ["depth"] if hints is add_depth else []
-    g.note = note(video_model, "hinted", *also, name=name, clip=clip, net=net)
-    taken, models = load_released(g, clip, video_model, net, variant="t2i_adapter" if task == "t2i_adapter" else "base")
-    said = texts(g, models, text, quality=task == "controlnet")
-    g.group("Stage 1: every frame on its own", workflow_parts.FRAMES_COLOUR)
-    workflow_parts.follow_hints(g, taken, models, said, hints(g, taken.frames), task)
+    """ControlNet (with the word lists) or T2I-Adapter (without)."""
+    depth_note = ["depth"] if hints is add_depth else []
+    g.note = note(video_model, "hinted", *depth_note, name=name, clip=clip, net=net)
+    source_clip, models = load_released(
+        g, clip, video_model, net, variant="t2i_adapter" if task == "t2i_adapter" else "base"
+    )
+    prompts = texts(g, models, text, quality=task == "controlnet")
+    g.group("Stage 1: independent frames", workflow_parts.FRAMES_COLOUR)
+    workflow_parts.follow_hints(g, source_clip, models, prompts, hints(g, source_clip.frames), task)
 
 
 def instruct_pix2pix(g: WorkflowGraph, name: str, clip: str, video_model: str, instruction: str, text: str) -> None:
-    """InstructPix2Pix at its pipeline's own image guidance."""
+    """InstructPix2Pix with the image guidance of its pipeline."""
     g.note = note(video_model, "instruct_pix2pix", name=name, clip=clip)
-    taken, models = load_released(g, clip, video_model)
+    source_clip, models = load_released(g, clip, video_model)
     editor = load_editor(g)
-    said = texts(g, models, text, quality=True)
+    prompts = texts(g, models, text, quality=True)
     instruction = g.choose(add_quality_words(instruction), "a red square, patchy")
-    add_instruction_edit(g, taken, models, editor, said, instruction, negative=g.choose(FAULT_WORDS, ""))
+    add_instruction_edit(g, source_clip, models, editor, prompts, instruction, negative=g.choose(FAULT_WORDS, ""))
 
 
 def prompt2prompt(g: WorkflowGraph, name: str, after: str, edit: str, blend_words: str = "") -> None:
-    """Prompt2Prompt. The released code inverts with the empty prompt; a source prompt keeps what it should keep."""
+    """Prompt2Prompt. The released code inverts with the empty prompt; this inverts with a source prompt."""
     g.note = note("VidRD", "prompt2prompt", name=name, clip="car-turn")
-    taken, models = load_released(g, "car-turn", "VidRD")
+    source_clip, models = load_released(g, "car-turn", "VidRD")
     source_text = g.add(
         "PrimitiveStringMultiline",
         "Source prompt",
         value=g.choose("A car is moving on the road", workflow_parts.DEMO_PROMPT),
     )
-    said = workflow_parts.add_prompts(g, models, after, "a red square on a yellow background, patchy", "Target prompt")
+    prompts = workflow_parts.add_prompts(
+        g, models, after, "a red square on a yellow background, patchy", "Target prompt"
+    )
     words = {"edit": edit, "local_blend_words": g.choose(blend_words, "blue red" if blend_words else "")}
-    add_prompt_edit(g, taken, models, said, source_text, **words)
+    add_prompt_edit(g, source_clip, models, prompts, source_text, **words)
 
 
 def inpainting(g: WorkflowGraph, name: str) -> None:
-    """A mask from a video of its own, empty prompts, no paste-back."""
+    """Inpainting with a mask video, empty prompts, no paste-back."""
     g.note = note("VidRD", "inpainting", name=name, clip="hike")
-    taken, models = load_released(g, "hike", "VidRD")
-    said = texts(g, models, "")
+    source_clip, models = load_released(g, "hike", "VidRD")
+    prompts = texts(g, models, "")
     g.column()
     mask = workflow_parts.load_clip(
         g,
@@ -139,42 +143,42 @@ def inpainting(g: WorkflowGraph, name: str) -> None:
         count=8,
     ).frames
     mask = g.add("ThresholdMask", mask=g.add("ImageToMask", image=mask, channel="red"), value=0.5)
-    g.group("Stage 1: every frame on its own", workflow_parts.FRAMES_COLOUR)
-    inpaint_and_smooth(g, taken, models, said, taken.frames, mask, "inpainting")
+    g.group("Stage 1: independent frames", workflow_parts.FRAMES_COLOUR)
+    inpaint_and_smooth(g, source_clip, models, prompts, source_clip.frames, mask, "inpainting")
 
 
 def outpainting(g: WorkflowGraph, name: str) -> None:
-    """The middle half of the picture is kept, the left and the right quarter drawn; no paste-back."""
+    """Keep the middle half of the picture, generate the left and right quarters; no paste-back."""
     g.note = note("VidRD", "outpainting", name=name, clip="hike")
-    taken, models = load_released(g, "hike", "VidRD")
-    said = texts(g, models, "")
-    g.group("Stage 1: every frame on its own", workflow_parts.FRAMES_COLOUR)
+    source_clip, models = load_released(g, "hike", "VidRD")
+    prompts = texts(g, models, "")
+    g.group("Stage 1: independent frames", workflow_parts.FRAMES_COLOUR)
     side, quarter = g.choose((512, 128), (64, 16))
-    middle = g.add("ImageCrop", "Crop", image=taken.frames, width=side // 2, height=side, x=quarter, y=0)
+    middle = g.add("ImageCrop", "Crop", image=source_clip.frames, width=side // 2, height=side, x=quarter, y=0)
     padded = g.add("ImagePadForOutpaint", image=middle, left=quarter, right=quarter, feathering=0)
-    inpaint_and_smooth(g, taken, models, said, padded, padded, "outpainting")
+    inpaint_and_smooth(g, source_clip, models, prompts, padded, padded, "outpainting")
 
 
 def inpaint_and_smooth(
     g: WorkflowGraph,
     clip: workflow_parts.SourceClip,
     models: workflow_parts.ChainModels,
-    said: workflow_parts.ChainPrompts,
+    prompts: workflow_parts.ChainPrompts,
     pixels: object,
     mask: object,
     task: str,
 ) -> None:
-    """The chain, a masked part of its frames drawn by an inpainting model."""
-    frames = workflow_parts.inpaint_frames(g, models, said, pixels, mask)
+    """Inpaint the masked part of the frames, then run the chain."""
+    frames = workflow_parts.inpaint_frames(g, models, prompts, pixels, mask)
     before = workflow_parts.decode_and_preview(g, "Frame-wise", frames, models.vae)
-    video = workflow_parts.smooth_and_decode(g, models, said, frames, task)
+    video = workflow_parts.smooth_and_decode(g, models, prompts, frames, task)
     workflow_parts.save_video(g, video, clip)
     workflow_parts.add_comparison(g, clip, before, video, clip.frames)
 
 
-GRAPHS: dict[str, Drawing] = {
-    name: partial(draw, name=name, **settings)
-    for name, draw, settings in (
+GRAPHS: dict[str, GraphBuilder] = {
+    name: partial(build, name=name, **settings)
+    for name, build, settings in (
         (
             "controlnet_depth_vidrd",
             control_workflow,

@@ -1,10 +1,10 @@
-"""Do the tests hold on other processors, with other numbers of threads, and beside other work?
+"""Check that the tests pass on other processors, with other numbers of threads, and on a busy machine.
 
     python -m tools.rounding
 
-Runs the tests marked `floats` with each instruction set that this processor has (ATEN_CPU_CAPABILITY) and with 1, 2 and
-4 threads, then all tests once as they are and once beside two busy loops, and prints a table: what failed, and how near
-the nearest comparison of a run came to its bound. As a plugin of those runs (`-p tools.rounding`) it measures that.
+Runs the tests marked `floats` with each instruction set of this processor (ATEN_CPU_CAPABILITY) and with 1, 2 and 4
+threads, then all tests once normally and once with two busy loops running. Prints a table of the failures, and of how
+close any comparison came to its tolerance, which this module measures as a plugin of the runs (`-p tools.rounding`).
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ RUNS = {
     "2 threads": {"OMP_NUM_THREADS": "2"},
     "4 threads": {"OMP_NUM_THREADS": "4"},
 }
-"""Where a processor lacks an instruction set PyTorch takes the next lower one."""
-SUITES = ("all, quiet", "all, beside two busy loops")
+"""If the processor lacks an instruction set, PyTorch uses the next lower one."""
+SUITES = ("all", "all, with two busy loops")
 
 
 def main(names: list[str]) -> int:
-    """Make the runs of these names, or all, print the table and return the exit status."""
+    """Run the named runs, or all, print the table and return the exit status."""
     host = find_environment(*read_development_requirements())
     ensure_chromium(host)
     if python := ensure_ray_python():
@@ -52,21 +52,21 @@ def main(names: list[str]) -> int:
         }
         for old in reports.glob("*.json"):
             old.unlink()
-        began = time.monotonic()
+        started = time.monotonic()
         with busy_loops(2 * (name == SUITES[1])):
             run_tests(host, reports, ALL[: 1 if name in RUNS else 2], {**RUNS.get(name, {}), **options})
         worst = max((json.loads(file.read_text()) for file in reports.glob("*.json")), default=[0, ""])
-        rows.append({"run": name, **counts(reports), "minutes": (time.monotonic() - began) / 60, "worst": worst})
-    print("| run | passed | failed | nearest to its bound | minutes |\n| --- | ---: | ---: | --- | ---: |")
+        rows.append({"run": name, **counts(reports), "minutes": (time.monotonic() - started) / 60, "worst": worst})
+    print("| run | passed | failed | closest to its tolerance | minutes |\n| --- | ---: | ---: | --- | ---: |")
     for row in rows:
-        (share, test), failed = row["worst"], "; ".join(row["failures"]) or "0"
-        print(f"| {row['run']} | {row['passed']} | {failed} | {share:.2f} of it: {test} | {row['minutes']:.0f} |")
+        (ratio, test), failed = row["worst"], "; ".join(row["failures"]) or "0"
+        print(f"| {row['run']} | {row['passed']} | {failed} | {ratio:.2f} of it: {test} | {row['minutes']:.0f} |")
     return int(any(row["failed"] for row in rows))
 
 
 @contextmanager
 def busy_loops(count: int):
-    """Processes that compute without end beside the block."""
+    """Run processes with endless loops while the block runs."""
     with ExitStack() as stack:
         for _ in range(count):
             stack.callback(subprocess.Popen([sys.executable, "-c", "while True: pass"]).kill)
@@ -74,30 +74,30 @@ def busy_loops(count: int):
 
 
 def pytest_configure(config) -> None:
-    """Keep how near the comparisons of this process come to their bounds."""
+    """Record how close the comparisons of this process come to their tolerances."""
     import torch
     from fixtures import gaussian_mixture
 
     worst = [0.0, ""]
-    worker = getattr(config, "workerinput", {}).get("workerid", "alone")
+    worker = getattr(config, "workerinput", {}).get("workerid", "main")
 
-    def record(share: float) -> None:
-        if share > worst[0]:
-            worst[:] = share, os.environ.get("PYTEST_CURRENT_TEST", "").removesuffix(" (call)")
+    def record(ratio: float) -> None:
+        if ratio > worst[0]:
+            worst[:] = ratio, os.environ.get("PYTEST_CURRENT_TEST", "").removesuffix(" (call)")
             with open(os.path.join(os.environ["BIVDIFF_MARGINS"], f"{worker}.json"), "w") as file:
                 json.dump(worst, file)
 
-    near, close = gaussian_mixture.assert_near, torch.testing.assert_close
+    original_near, original_close = gaussian_mixture.assert_near, torch.testing.assert_close
 
     def assert_near(found, expected, within) -> None:
         record(gaussian_mixture.relative_error(found, expected) / within)
-        near(found, expected, within)
+        original_near(found, expected, within)
 
     def assert_close(found, expected, *, rtol=None, atol=None, **options) -> None:
         if rtol is not None and found.shape == expected.shape:
             bound = (atol + rtol * expected.abs().double()).clamp(min=1e-30)
             record(((found - expected).abs() / bound).max().item())
-        close(found, expected, rtol=rtol, atol=atol, **options)
+        original_close(found, expected, rtol=rtol, atol=atol, **options)
 
     gaussian_mixture.assert_near, torch.testing.assert_close = assert_near, assert_close
 

@@ -1,6 +1,6 @@
-"""Every test of the pack: the browser's in a process of its own, the others in two beside it.
+"""Run the tests of the pack: the browser tests in one process, and the others in two more at the same time.
 
-Playwright's event loop and asyncio.run do not share a process, hence the first. The standard library alone.
+Playwright's event loop and asyncio.run cannot share a process. This module uses only the standard library.
 """
 
 from __future__ import annotations
@@ -21,40 +21,41 @@ PROCESSES = "2"
 def run_tests(
     host: Environment, reports: Path, tests: Sequence[str] = ALL, variables: dict[str, str] | None = None
 ) -> int:
-    """Run tests and return the exit status; their JUnit reports are left in a folder.
+    """Run tests and return the exit status.
 
     Args:
-        tests: files and folders; the browser's are run only where their folder is among them.
-        variables: of the environment, beside or instead of those that are there.
+        reports: folder for the JUnit reports.
+        tests: files and folders; the browser tests run only if their folder is listed.
+        variables: environment variables that extend or replace the current ones.
     """
     reports.mkdir(parents=True, exist_ok=True)
     for report in reports.glob("*.xml"):
         report.unlink()
-    # The tests' tensors are tiny: threads would only wait for one another, for minutes where other work is running.
+    # The tests' tensors are tiny: several threads would only wait for each other, for minutes on a busy machine.
     variables = {"OMP_NUM_THREADS": "1", **os.environ, **(variables or {}), "COMFYUI_PATH": str(host.comfyui)}
     pytest = [host.python, "-m", "pytest", "--durations=20"]
     others = [test for test in tests if test != BROWSER]
-    log, beside, status = reports / "browser.log", None, 0
+    log, browser_tests, status = reports / "browser.log", None, 0
     if BROWSER in tests:
         command = [*pytest, BROWSER, f"--junitxml={reports / 'browser.xml'}"]
-        with open(log, "wb") as words:
-            beside = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=words, stderr=subprocess.STDOUT)
+        with open(log, "wb") as output:
+            browser_tests = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=output, stderr=subprocess.STDOUT)
     try:
         if others:
             distributed = ["-n", PROCESSES, "--dist", "loadscope", "--no-loadscope-reorder"]
             command = [*pytest, *distributed, f"--ignore={BROWSER}", f"--junitxml={reports / 'nodes.xml'}", *others]
             status = subprocess.call(command, cwd=ROOT, env=variables)
     finally:
-        if beside is not None:
-            beside.wait()
-    if beside is not None:
+        if browser_tests is not None:
+            browser_tests.wait()
+    if browser_tests is not None:
         print(log.read_text(encoding="utf-8", errors="replace"), flush=True)
-        status = max(status, beside.returncode)
+        status = max(status, browser_tests.returncode)
     return status
 
 
 def counts(reports: Path) -> dict:
-    """Passed, failed and skipped tests of a run's reports, and which failed; a run without reports is one failure."""
+    """Count passed, failed and skipped tests in reports, and list the failed; no reports count as one failure."""
     cases = [case for report in reports.glob("*.xml") for case in ElementTree.parse(report).iter("testcase")]
     if not cases:
         return {"passed": 0, "failed": 1, "skipped": 0, "failures": ["pytest ended without a report"]}

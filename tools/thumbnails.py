@@ -1,10 +1,10 @@
-"""The shipped workflows' demo twins, run to make the thumbnails that stand beside them.
+"""Run the demo versions of the shipped workflows, and write the thumbnails beside the workflow files.
 
     python -m tools.thumbnails [NAME ...]
 
-A thumbnail's upper row is what the task begins with, its lower row the smoothed video, both from a real run on the demo
-models and the packaged clip; the sweep's is its grid and its plot. What no picture of a run tells is drawn (`DRAWN`).
-What the twins load besides that clip is written here, for the tests too.
+The upper row of a thumbnail shows the input of the task, the lower row the smoothed video, both from a real run on the
+demo models and the packaged clip. The sweep's thumbnail shows its grid and its plot. Workflows that frames cannot
+explain get a diagram (`DIAGRAMS`). This module also writes the other input files of the demo versions, also for tests.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ ROOT = Path(__file__).resolve().parents[1]
 
 UPPER_ROW_TITLES = dict.fromkeys(("controlnet", "t2i_adapter", "animatediff"), "Control")
 UPPER_ROW_TITLES |= dict.fromkeys(("zeroscope", "tile_upscale"), "Frame-wise")
-"""What the upper row shows where it is not the source."""
+"""Preview title of the upper row, if it is not the source."""
 STAGES = ("Control", "Frame-wise", "No structure pass", "Smoothed")
-"""What the demo by stages shows, a row each."""
+"""Preview titles of the rows in the thumbnail of the demo by stages."""
 
 GREY, BLUE, GREEN = "#3f5159", "#3f789e", "#335533"
 Box = tuple[str, int, int, str]
-DRAWN: dict[str, tuple[tuple[Box, ...], tuple[tuple[int, ...], ...]]] = {
+DIAGRAMS: dict[str, tuple[tuple[Box, ...], tuple[tuple[int, ...], ...]]] = {
     "wan": (
         (
             ("Wan inverts\nsingle frames", 300, 290, GREY),
             ("Wan inverts\nthe clip", 300, 94, GREY),
             ("mixed", 452, 192, BLUE),
-            ("Wan denoises:\na steady video", 640, 192, GREEN),
+            ("Wan denoises:\na smooth video", 640, 192, GREEN),
         ),
         ((-1, 0, 2, 3), (-1, 1, 2)),
     ),
@@ -64,18 +64,18 @@ DRAWN: dict[str, tuple[tuple[Box, ...], tuple[tuple[int, ...], ...]]] = {
     "folder": (
         (
             ("one chain,\none prompt", 370, 192, BLUE),
-            ("clip 1, steady", 630, 310, GREEN),
-            ("clip 2, steady", 630, 192, GREEN),
-            ("clip 3, steady", 630, 74, GREEN),
+            ("clip 1, smooth", 630, 310, GREEN),
+            ("clip 2, smooth", 630, 192, GREEN),
+            ("clip 3, smooth", 630, 74, GREEN),
         ),
         ((-1, 0, 1), (0, 2), (0, 3)),
     ),
 }
-"""Boxes, with their middles and colours, and the lines from the frames (-1) through them."""
+"""Boxes (text, centre x, centre y, colour), and lines through their indices; -1 is the picture of the frames."""
 
 
 def write_demo_inputs(folder: Path, clip: toy_world.ToyClip) -> None:
-    """What the twins load: the packaged clip, a mask, frames whose colours jump, and a folder of two such clips."""
+    """Write the inputs of the demo versions: the packaged clip, a mask, a flickering clip, and a folder of two."""
     shutil.copy(WORKFLOWS / PACKAGED_CLIP, folder)
     write_video(folder / "bivdiff_mask.mp4", shape_mask(clip)[..., None].expand(-1, -1, -1, 3))
     write_video(folder / "bivdiff_flicker.mp4", add_colour_flicker(clip.frames, seed=0), sound=True)
@@ -86,18 +86,18 @@ def write_demo_inputs(folder: Path, clip: toy_world.ToyClip) -> None:
 
 
 def shape_mask(clip: toy_world.ToyClip) -> Tensor:
-    """The shape's pixels `[F, H, W]` and those next to them, 0 or 1."""
+    """Mask `[F, H, W]` of the shapes, enlarged by 2 pixels; 0 or 1."""
     return toy_metrics.dilate((clip.ground < 0.99).float(), 2)
 
 
 def make_thumbnail(before: Tensor, after: Tensor) -> Image.Image:
-    """Every other of the first 8 frames `[F, H, W, 3]` of two videos, one above the other."""
+    """Every second of the first 8 frames of two videos `[F, H, W, 3]`, one row each."""
     rows = {name: video[: toy_world.FRAMES : 2] for name, video in (("before", before), ("after", after))}
     return make_contact_sheet(rows, tile=192)
 
 
 def make_sweep_thumbnail(grid: Tensor, plot: Tensor) -> Tensor:
-    """A frame `[3, H, W]` out of a sweep's grid `[F, H, W, 3]`, and beside it the plot `[1, H, W, 3]`, as high."""
+    """A frame of a sweep's grid `[F, H, W, 3]` beside the plot `[1, H, W, 3]`, at equal height: `[3, H, W]`."""
     frame, plot = (pictures[len(pictures) // 2].movedim(-1, 0) for pictures in (grid, plot))
     scale = frame.shape[1] / plot.shape[1]
     size = frame.shape[1], round(plot.shape[2] * scale)
@@ -105,8 +105,8 @@ def make_sweep_thumbnail(grid: Tensor, plot: Tensor) -> Tensor:
     return torch.cat([frame, plot], dim=2)
 
 
-def drawing(boxes: tuple[Box, ...], lines: tuple[tuple[int, ...], ...]) -> Image.Image:
-    """Frames that flicker, and what happens to them."""
+def draw_diagram(boxes: tuple[Box, ...], lines: tuple[tuple[int, ...], ...]) -> Image.Image:
+    """Draw flickering frames and the steps that process them."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -116,39 +116,39 @@ def drawing(boxes: tuple[Box, ...], lines: tuple[tuple[int, ...], ...]) -> Image
     axes.axis("off")
     for i, frame in enumerate(add_colour_flicker(toy_world.packaged_clip().frames[:5], seed=0)):
         axes.imshow(frame, extent=(20 + 12 * i, 130 + 12 * i, 113 + 12 * i, 223 + 12 * i), zorder=2 + i)
-    places = [*((x, y) for _, x, y, _ in boxes), (150, 192)]
+    centres = [*((x, y) for _, x, y, _ in boxes), (150, 192)]
     for text, x, y, colour in boxes:
         style = {"boxstyle": "round,pad=0.7", "facecolor": colour, "edgecolor": "none"}
         axes.text(x, y, text, color="white", fontsize=16, ha="center", va="center", bbox=style)
     for line in lines:
-        axes.plot(*zip(*(places[stop] for stop in line), strict=True), color="#ff9cf9", linewidth=3, zorder=1)
+        axes.plot(*zip(*(centres[box] for box in line), strict=True), color="#ff9cf9", linewidth=3, zorder=1)
     axes.set(xlim=(0, 768), ylim=(0, 384))
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
 def main() -> None:
-    """Run every twin, or those named, and write its thumbnail."""
+    """Write the thumbnails of all workflows, or of those named."""
     with tempfile.TemporaryDirectory() as base, ComfyUIServer(sys.executable, COMFYUI, Path(base), cpu=True) as server:
         write_demo_inputs(server.base / "input", toy_world.packaged_clip())
         object_info = server.object_info()
         for name in sys.argv[1:] or sorted(RECIPES):
-            if name in DRAWN:
-                drawing(*DRAWN[name]).save(FILES[name].with_suffix(".jpg"), quality=90)
+            if name in DIAGRAMS:
+                draw_diagram(*DIAGRAMS[name]).save(FILES[name].with_suffix(".jpg"), quality=90)
                 continue
             prompt = convert_ui_to_api(workflow(name, object_info, demo=True), object_info)
             run = server.run(prompt)
             if run.error:
                 sys.exit(f"{name}: {run.error}")
-            shown = partial(read_frames, server, run, prompt)
+            frames_of = partial(read_frames, server, run, prompt)
             if name == "sweep":
-                picture = to_pil_image(make_sweep_thumbnail(shown("Smoothed"), shown("Plot")))
+                picture = to_pil_image(make_sweep_thumbnail(frames_of("Smoothed"), frames_of("Plot")))
             elif name == "deflicker_demo":
-                picture = make_thumbnail(*shown("Before and after").chunk(2))
+                picture = make_thumbnail(*frames_of("Before and after").chunk(2))
             elif name == "stages_demo":
-                picture = make_contact_sheet({row: shown(row) for row in STAGES}, tile=96)
+                picture = make_contact_sheet({row: frames_of(row) for row in STAGES}, tile=96)
             else:
-                picture = make_thumbnail(shown(UPPER_ROW_TITLES.get(name, "Source")), shown("Smoothed"))
+                picture = make_thumbnail(frames_of(UPPER_ROW_TITLES.get(name, "Source")), frames_of("Smoothed"))
             picture.save(FILES[name].with_suffix(".jpg"), quality=90)
             print(name, flush=True)
 

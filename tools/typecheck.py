@@ -1,7 +1,7 @@
 """Check the pack's types: `python -m tools.typecheck`.
 
-The whole pack is one package, named by its folder, and a folder's name is not always one that mypy takes. So it is
-given a copy of the sources under a name that is.
+The pack is one package, named after its folder, and mypy rejects some folder names. So mypy checks a copy of the
+sources in a folder with a valid name.
 """
 
 import shutil

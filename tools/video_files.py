@@ -1,4 +1,4 @@
-"""Videos in files: written for a server to load, and read where it wrote them."""
+"""Write video files for a server to load, and read the frames that it wrote."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VIDEO_FPS = 8
 
 
 def write_video(path: Path, frames: Tensor, sound: bool = False) -> None:
-    """Frames `[F, H, W, 3]` without loss, and one second of a tone."""
+    """Write frames `[F, H, W, 3]` in 0..1 without loss; ``sound`` adds one second of a tone."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=VIDEO_FPS, options={"crf": "0"})
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv444p"
@@ -39,6 +39,6 @@ def find_node_by_title(prompt: dict, title: str) -> str:
 
 
 def read_frames(server: ComfyUIServer, run: PromptResult, prompt: dict, title: str) -> Tensor:
-    """The frames ``[F, H, W, 3]`` in 0..1 that a preview or save node has written."""
+    """The frames ``[F, H, W, 3]`` in 0..1 that the preview or save node with this title wrote."""
     files = server.files(run.outputs[find_node_by_title(prompt, title)])
     return torch.stack([to_tensor(Image.open(file).convert("RGB")).movedim(0, -1) for file in files])

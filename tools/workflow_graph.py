@@ -1,6 +1,6 @@
-"""The language that workflows are described in: nodes wired to one another, laid out in labelled groups.
+"""Build workflows in Python: nodes with wires, laid out in labelled groups.
 
-Slot names, types and the order of widgets come from a running ComfyUI's /object_info.
+Slot names, types and the order of widgets come from /object_info of a running ComfyUI.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from tools.model_downloads import DOWNLOADS
 
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
 MUTED_MODE = 2
-"""The page's number for it (LGraphEventMode.NEVER)."""
+"""The frontend's mode of a muted node (LGraphEventMode.NEVER)."""
 WIDTH, GAP = 330, 50
 TITLE, SLOT, WIDGET = 30, 22, 26
 EXTRA_HEIGHT = {"LoadVideo": 340, "SaveVideo": 360, "PreviewImage": 260, "BIVDiffCompareVideos": 460}
 EXTRA_HEIGHT |= dict.fromkeys(("BIVDiffLatentReport", "BIVDiffTemporalReport"), 640)
-"""What a node shows below its widgets, in pixels."""
+"""Height of the content below a node's widgets, in pixels."""
 
 
 class OutputSlot(NamedTuple):
@@ -33,7 +33,7 @@ class OutputSlot(NamedTuple):
 
 @dataclass
 class GraphNode:
-    """A node of a graph; ``node["name"]`` is one of its outputs, the node itself its first output that fits."""
+    """A node of a graph; ``node["name"]`` is an output. A node as an input means its first matching output."""
 
     number: int
     class_type: str
@@ -42,7 +42,7 @@ class GraphNode:
     at: tuple[int, int]
     width: int
     values: dict[str, object] = field(default_factory=dict)
-    """What its widgets show, also those that a wire sets."""
+    """Widget values, including widgets that a wire overrides."""
     wires: dict[str, OutputSlot] = field(default_factory=dict)
     muted: bool = False
 
@@ -54,12 +54,12 @@ class GraphNode:
         return OutputSlot(self, self.schema["output"].index(kind))
 
     def inputs(self) -> dict[str, list]:
-        """Its inputs' specifications by name, required ones first."""
+        """The specifications of its inputs by name, required ones first."""
         groups = self.schema["input"]
         return {**groups.get("required", {}), **groups.get("optional", {})}
 
     def height(self) -> int:
-        """About what the frontend gives it, in pixels."""
+        """Approximate height in the frontend, in pixels."""
         specs = self.inputs()
         widgets = [spec for spec in specs.values() if is_widget(spec)]
         text = 90 * sum(1 for spec in widgets if input_options(spec).get("multiline"))
@@ -68,7 +68,7 @@ class GraphNode:
 
 
 def input_options(spec: list) -> dict:
-    """The second half of an input's specification."""
+    """The options of an input's specification (its second element)."""
     return spec[1] if len(spec) > 1 else {}
 
 
@@ -78,21 +78,21 @@ def input_type(spec: list) -> str:
 
 
 def is_widget(spec: list) -> bool:
-    """Whether an input has a control of its own, as opposed to a socket alone."""
+    """Whether an input has a widget and is not only a socket."""
     return (isinstance(spec[0], list) or spec[0] in WIDGET_TYPES) and not input_options(spec).get("forceInput")
 
 
 def default_value(spec: list) -> object:
-    """What a widget shows before anyone has touched it."""
-    kind, rest = spec[0], input_options(spec)
+    """The initial value of a widget."""
+    kind, options = spec[0], input_options(spec)
     if kind == "COMFY_DYNAMICCOMBO_V3":
-        return rest["options"][0]["key"]
-    choices = kind if isinstance(kind, list) else rest.get("options", [""])
-    return rest.get("default", choices[0])
+        return options["options"][0]["key"]
+    choices = kind if isinstance(kind, list) else options.get("options", [""])
+    return options.get("default", choices[0])
 
 
 class Link(NamedTuple):
-    """A wire as the frontend saves it: as a list in a workflow, with its names in a subgraph."""
+    """A wire as the frontend saves it: a list in a workflow, a dict in a subgraph."""
 
     id: int
     origin_id: int
@@ -103,14 +103,14 @@ class Link(NamedTuple):
 
 
 class WorkflowGraph:
-    """A workflow in the making: nodes go below one another, columns side by side, in labelled groups.
+    """Builds a workflow: nodes below one another in columns, columns side by side in labelled groups.
 
-    ``note`` is what an artist reads first: the page opens on it and on what lies right of it, at ``zoom``.
+    ``note`` is the text that an artist reads first; the workflow opens with the note at the left edge, at ``zoom``.
 
     Args:
-        name: of the workflow and of the files that it saves.
+        name: name of the workflow and of the files that it saves.
         object_info: the schemas of all nodes.
-        demo: for the demo models, not for an artist's own.
+        demo: build the version for the demo models.
     """
 
     def __init__(self, name: str, object_info: dict, demo: bool) -> None:
@@ -129,28 +129,28 @@ class WorkflowGraph:
         self.bottom = 0
 
     def choose(self, real: object, demo: object) -> object:
-        """One of two settings."""
+        """``demo`` in the version for the demo models, else ``real``."""
         return demo if self.demo else real
 
     def group(self, title: str, colour: str, width: int = WIDTH, muted: bool = False) -> None:
-        """Begin a group of columns, right of what there is. A muted one does not run until an artist unmutes it."""
+        """Start a group of columns to the right of the last group. The nodes of a muted group do not run."""
         left = self.groups[-1]["right"] + 30 if self.groups else 20
         self.groups.append({"title": title, "color": colour, "left": left, "muted": muted})
-        self._begin(left + 20, width)
+        self._start_column(left + 20, width)
 
     def column(self, width: int = WIDTH) -> None:
-        """Begin a column in the group."""
-        self._begin(self.x + self.width + GAP, width)
+        """Start a column in the group."""
+        self._start_column(self.x + self.width + GAP, width)
 
-    def _begin(self, x: int, width: int) -> None:
+    def _start_column(self, x: int, width: int) -> None:
         self.x, self.y, self.width = x, 90, width
         self.groups[-1]["right"] = x + width + 20
 
     def add(self, class_type: str, title: str = "", **values: object) -> GraphNode:
-        """A node below the last one; values are settings, outputs, or nodes whose first fitting output is meant.
+        """Add a node below the last one. A value is a setting, an output, or a node (its first matching output).
 
         Raises:
-            ValueError: an input that the node does not have, or a socket without a wire.
+            ValueError: if the node has no such input, or a required socket has no wire.
         """
         schema = self.object_info[class_type]
         node = GraphNode(len(self.nodes) + 1, class_type, schema, title, (self.x, self.y), self.width)
@@ -218,13 +218,13 @@ class WorkflowGraph:
         ]
 
     def _ui_node(self, node: GraphNode, order: int, links: list[Link]) -> dict:
-        opens = node.class_type in self.definitions
+        is_subgraph = node.class_type in self.definitions
         inputs, widgets = [], []
         for name, spec in node.inputs().items():
             wire = node.wires.get(name)
             if is_widget(spec):
                 widgets += self._widget_values(node.values[name], spec)
-            if wire or opens or not is_widget(spec):
+            if wire or is_subgraph or not is_widget(spec):
                 socket = {"name": name, "type": input_type(spec), "link": None}
                 if name in node.schema["input"].get("optional", {}):
                     socket["shape"] = 7
@@ -239,10 +239,10 @@ class WorkflowGraph:
             {"name": name, "type": kind, "links": []}
             for name, kind in zip(node.schema["output_name"], node.schema["output"], strict=True)
         ]
-        properties: dict[str, object] = {} if opens else {"Node name for S&R": node.class_type}
+        properties: dict[str, object] = {} if is_subgraph else {"Node name for S&R": node.class_type}
         if models := [DOWNLOADS[value] for value in node.values.values() if value in DOWNLOADS]:
             properties["models"] = models
-        made = {
+        saved = {
             "id": node.number,
             "type": node.class_type,
             "pos": list(node.at),
@@ -255,10 +255,10 @@ class WorkflowGraph:
             "properties": properties,
             "widgets_values": widgets,
         }
-        return {**made, "title": node.title} if node.title else made
+        return {**saved, "title": node.title} if node.title else saved
 
     def _ui_note(self, order: int) -> dict:
-        paragraphs = filter(None, re.sub(r"]\(.+?\)", "", self.note).splitlines())  # links show their words alone
+        paragraphs = filter(None, re.sub(r"]\(.+?\)", "", self.note).splitlines())  # a link shows only its text
         height = 40 + sum(5 + 17 * math.ceil(6.6 * len(text) / (self.note_width - 50)) for text in paragraphs)
         return {
             "id": order + 1,
@@ -279,14 +279,14 @@ class WorkflowGraph:
 
     @staticmethod
     def _widget_values(value: object, spec: list) -> list:
-        """A widget's value with those of what the frontend puts after it: a button's, a choice's own widgets'."""
-        rest = input_options(spec)
+        """A widget's value, followed by the values of the widgets that the frontend adds after it."""
+        options = input_options(spec)
         if spec[0] == "COMFY_DYNAMICCOMBO_V3":
-            chosen = next(option for option in rest["options"] if option["key"] == value)
+            chosen = next(option for option in options["options"] if option["key"] == value)
             return [value, *map(default_value, chosen["inputs"].get("required", {}).values())]
-        if rest.get("control_after_generate"):
+        if options.get("control_after_generate"):
             return [value, "fixed"]
-        return [value, "image"] if rest.get("video_upload") else [value]
+        return [value, "image"] if options.get("video_upload") else [value]
 
 
-Drawing = Callable[[WorkflowGraph], None]
+GraphBuilder = Callable[[WorkflowGraph], None]

@@ -1,4 +1,4 @@
-"""Parts that recipes share: a clip, models and prompts, the chain's stages, what is shown and saved in the end."""
+"""Parts that recipes share: clip, models, prompts, the stages of the chain, nodes that show and save results."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from tools.workflow_graph import GraphNode, OutputSlot, WorkflowGraph
 
 NOTES_FOLDER = Path(__file__).with_name("recipes")
 PACKAGED_CLIP = "bivdiff_demo.mp4"
-"""Stands where artists load their own."""
+"""The packaged clip; artists replace it with their own."""
 OWN_FRAMES_STRENGTH = 0.5
-"""How far frames are inverted that are there already: from pure noise the demo models lose their shapes, and no control
-draws them back (research/pages/claims.md measured both)."""
+"""Inversion strength for frames that an artist loads. At full strength the demo models lose the shapes of such frames,
+and no control restores them (both measured in research/pages/claims.md)."""
 ANIMATEDIFF_PLACEHOLDER = "AnimateDiff Loader goes here"
-"""Marks the place of another pack's node, without which the shipped workflows must open: no run gets past it."""
+"""Placeholder for the node of another pack, so that the shipped workflow opens without that pack. It cannot run."""
 
 SOURCE_COLOUR, FRAMES_COLOUR, INVERSION_COLOUR, SMOOTHING_COLOUR = "#8a8f98", "#3f789e", "#8A8", "#b58b2a"
 STRUCTURE_COLOUR = "#88A"
 DEMO_PROMPT = "a blue square on a yellow background, patchy"
-"""What the packaged clip shows."""
+"""Describes the packaged clip."""
 COMPARE_WIDTH = 420
-"""Width of a column in which a video is looked at."""
+"""Width of a column that compares videos."""
 
 
 class SourceClip(NamedTuple):
-    """A clip at the size it is worked on, and what goes back into the video at the end."""
+    """A clip at the working size, with the sound and frame rate for the saved video."""
 
     frames: GraphNode
     audio: OutputSlot | None
@@ -35,10 +35,10 @@ class SourceClip(NamedTuple):
 
 
 class ChainModels(NamedTuple):
-    """What the chain runs on, and how these models want it; image and video model share the VAE.
+    """The models of the chain and their settings; image and video model share the VAE.
 
-    ``windows`` are the length and the overlap of what the video model sees at once. Without a scheduler, solver or grid
-    the nodes' own defaults count.
+    ``windows``: context length and overlap of the video model. If scheduler, solver or grid is None, the node's default
+    applies.
     """
 
     image: OutputSlot
@@ -55,7 +55,7 @@ class ChainModels(NamedTuple):
 
 
 class ChainPrompts(NamedTuple):
-    """Text for both models. The empty (or negative) ones serve as the negative prompts and for the inversions."""
+    """Prompts for both models. The empty (or negative) prompts are used as negative prompts and for the inversions."""
 
     text: GraphNode
     image_empty: GraphNode
@@ -66,14 +66,14 @@ class ChainPrompts(NamedTuple):
 def load_clip(
     g: WorkflowGraph, file: str, title: str, size: tuple[int, int], crop: str = "center", **frames: object
 ) -> SourceClip:
-    """Frames of a video file with their sound, at a size (width, height): cropped to its shape, or else stretched."""
+    """Load frames and sound of a video file, resized to (width, height): cropped to that shape, or stretched."""
     return add_frame_selection(g, g.add("LoadVideo", title, file=file), size, crop, **frames)
 
 
 def add_frame_selection(
     g: WorkflowGraph, video: GraphNode, size: tuple[int, int], crop: str = "center", **frames: object
 ) -> SourceClip:
-    """As `load_clip`, of a VIDEO."""
+    """As `load_clip`, from a VIDEO."""
     components = g.add("GetVideoComponents", video=video)
     wired = {name: components[name] for name in ("images", "fps", "audio")}
     selected = g.add("BIVDiffSelectFrames", **wired, **frames)
@@ -83,7 +83,7 @@ def add_frame_selection(
 
 
 def square_size(g: WorkflowGraph) -> tuple[int, int]:
-    """The paper's size, or the demo models'."""
+    """The paper's frame size, or that of the demo models."""
     return g.choose((512, 512), (64, 64))
 
 
@@ -94,7 +94,7 @@ def source(
     crop: str = "center",
     **frames: object,
 ) -> SourceClip:
-    """The clip that everything follows: 8 frames, every fourth of real footage."""
+    """Add the source clip: 8 frames, of real footage every fourth frame."""
     g.group("Source and models", SOURCE_COLOUR)
     frames = {"stride": g.choose(4, 1), "count": 8, **frames}
     clip = load_clip(g, PACKAGED_CLIP, title, size or square_size(g), crop, **frames)
@@ -109,7 +109,7 @@ def load_models(
     animatediff: bool = False,
     video_model: str = "zeroscope_v2_576w",
 ) -> ChainModels:
-    """SD 1.5 and a video model's folder or AnimateDiff, with a ControlNet where one is named; or the demo models."""
+    """Load SD 1.5, a video model (or AnimateDiff), and a ControlNet if one is named; or load the demo models."""
     g.column()
     if g.demo:
         demo = g.add("BIVDiffDemoModels", variant=variant)
@@ -131,13 +131,13 @@ def load_models(
 def add_prompts(
     g: WorkflowGraph, models: ChainModels, real: str, demo: str, title: str = "Prompt", negative: str = ""
 ) -> ChainPrompts:
-    """What the video shows, for the video model; stage 1 encodes it with `encode_for_image` where it needs it."""
+    """Add the prompts, encoded for the video model. Stage 1 encodes the text with `encode_for_image` if needed."""
     g.column()
     text = g.add("PrimitiveStringMultiline", title, value=g.choose(real, demo))
     shared = models.image_clip == models.video_clip
     other = "Negative prompt" if negative else "Empty prompt"
-    whose = other if shared else f"{other} (image model)"
-    image_empty = g.add("CLIPTextEncode", whose, clip=models.image_clip, text=negative)
+    title_for_image = other if shared else f"{other} (image model)"
+    image_empty = g.add("CLIPTextEncode", title_for_image, clip=models.image_clip, text=negative)
     video = g.add("CLIPTextEncode", f"{title} (video model)", clip=models.video_clip, text=text)
     if shared:
         return ChainPrompts(text, image_empty, video, image_empty)
@@ -148,27 +148,27 @@ def add_prompts(
 def encode_for_image(
     g: WorkflowGraph, models: ChainModels, text: object, title: str = "Prompt (image model)"
 ) -> GraphNode:
-    """Text through the image model's own encoder."""
+    """Encode text with the image model's text encoder."""
     return g.add("CLIPTextEncode", title, clip=models.image_clip, text=text)
 
 
 def steps(g: WorkflowGraph) -> int:
-    """Of every stage: the paper's, or the demo's."""
+    """Steps of every stage: the paper's, or the demo's."""
     return g.choose(50, 25)
 
 
 def schedule(g: WorkflowGraph, models: ChainModels) -> dict[str, object]:
-    """Where the steps of every stage lie."""
+    """Steps and scheduler of every stage."""
     return {"steps": steps(g), "scheduler": models.scheduler}
 
 
 def windows(models: ChainModels) -> dict[str, int]:
-    """What the video model sees at once."""
+    """Context length and overlap of the video model."""
     return dict(zip(("context_length", "context_overlap"), models.windows, strict=True))
 
 
 def cfg(g: WorkflowGraph) -> float:
-    """Of the image model: the paper's, or what the demo models need."""
+    """Guidance of the image model: the paper's, or that of the demo models."""
     return g.choose(7.5, 3.0)
 
 
@@ -181,7 +181,7 @@ def sample_frames(
     denoise: float = 1.0,
     seed: int = 42,
 ) -> GraphNode:
-    """Stage 1's sampler at the paper's settings."""
+    """Add stage 1's sampler with the paper's settings."""
     return g.add(
         "BIVDiffFrameSampler",
         model=model,
@@ -198,7 +198,7 @@ def sample_frames(
 def apply_control(
     g: WorkflowGraph, models: ChainModels, texts: ChainPrompts, hints: object, strength: float = 1.0
 ) -> GraphNode:
-    """Both prompts with the control hints, one for each frame."""
+    """Apply the ControlNet to both prompts, with one hint for each frame."""
     return g.add(
         "ControlNetApplyAdvanced",
         positive=encode_for_image(g, models, texts.text),
@@ -212,7 +212,7 @@ def apply_control(
 def inpaint_frames(
     g: WorkflowGraph, models: ChainModels, texts: ChainPrompts, pixels: object, mask: object
 ) -> GraphNode:
-    """What a mask covers, drawn by an inpainting model; the rest of the latents is kept."""
+    """Inpaint the area under a mask; the rest of the latents is kept."""
     if g.demo:
         inpainter = g.add("BIVDiffDemoModels", "Inpainting model", variant="inpaint")["image_model"]
     else:
@@ -229,14 +229,14 @@ def inpaint_frames(
 
 
 def add_canny(g: WorkflowGraph, frames: object) -> GraphNode:
-    """Canny's, at thresholds that suit the clip."""
+    """Add Canny edges, with thresholds that suit the clip."""
     edges = g.add("Canny", image=frames, low_threshold=g.choose(0.4, 0.3), high_threshold=g.choose(0.8, 0.6))
     g.add("PreviewImage", "Control", images=edges)
     return edges
 
 
 def add_empty(g: WorkflowGraph, class_type: str, title: str, like: object, **settings: object) -> GraphNode:
-    """Empty latents or pictures, as many and as large as the frames."""
+    """Add empty latents or pictures with the number and size of the frames."""
     size = g.add("GetImageSize", image=like)
     sizes = {name: size[name] for name in ("width", "height", "batch_size")}
     return g.add(class_type, title, **sizes, **settings)
@@ -255,19 +255,20 @@ def smooth_and_decode(
     texts: ChainPrompts,
     frames: object,
     task: str = "custom",
-    drawn_by: tuple[OutputSlot, GraphNode] | None = None,
+    structure_inputs: tuple[OutputSlot, GraphNode] | None = None,
     **settings: object,
 ) -> GraphNode:
-    """Stages 2 to 4: LATENT frames to the smoothed clip's pictures.
+    """Stages 2 to 4: from LATENT frames to the pictures of the smoothed clip.
 
     Args:
-        drawn_by: the image model of stage 1 and the prompts that hold it to the shapes, for the structure pass;
-            without there is none.
-        settings: `invert_and_smooth`'s.
+        structure_inputs: the image model of stage 1 and its prompts with control, for the structure pass; if None,
+            there is no structure pass.
+        settings: arguments of `invert_and_smooth`.
     """
-    video = invert_and_smooth(g, models, texts, frames, task, **{"in_demo": 1.0 if drawn_by else 0.5, **settings})
-    if drawn_by is not None:
-        video = structure_pass(g, models, video, *drawn_by)
+    settings = {"max_demo_strength": 1.0 if structure_inputs else 0.5, **settings}
+    video = invert_and_smooth(g, models, texts, frames, task, **settings)
+    if structure_inputs is not None:
+        video = structure_pass(g, models, video, *structure_inputs)
     return g.add("VAEDecode", samples=video, vae=models.vae)
 
 
@@ -278,19 +279,19 @@ def invert_and_smooth(
     frames: object,
     task: str = "custom",
     strength: float = 1.0,
-    in_demo: float = 0.5,
+    max_demo_strength: float = 0.5,
     mixing_ratio: object = 0.5,
     clip: GraphNode | None = None,
 ) -> GraphNode:
-    """Stages 2 and 3: LATENT frames to the smoothed clip's LATENT.
+    """Stages 2 and 3: from LATENT frames to the LATENT of the smoothed clip.
 
     Args:
-        in_demo: the most strength on the demo models, whose small latents lose their picture under less noise than
-            large ones: half, where nothing draws the shapes back (research/pages/study.md, "Strength").
-        clip: another LATENT of it, where a video VAE packs frames.
+        max_demo_strength: upper limit of the strength on the demo models. Their small latents lose the picture at lower
+            noise than large ones; the limit is 0.5 without a structure pass (research/pages/study.md, "Strength").
+        clip: the clip's LATENT for the video branch, if a video VAE packs frames.
     """
     g.group("Stage 2: mixed inversion", INVERSION_COLOUR)
-    image, video = invert_both(g, models, texts, frames, strength, in_demo, clip)
+    image, video = invert_both(g, models, texts, frames, strength, max_demo_strength, clip)
     ratio = TASK_RATIOS.get(task, mixing_ratio)
     mixed = g.add("BIVDiffMixedInversion", image_latent=image, video_latent=video, task=task, mixing_ratio=ratio)
     g.group("Stage 3: temporal smoothing", SMOOTHING_COLOUR)
@@ -303,12 +304,12 @@ def invert_both(
     texts: ChainPrompts,
     frames: object,
     strength: float = 1.0,
-    in_demo: float = 0.5,
+    max_demo_strength: float = 0.5,
     clip: GraphNode | None = None,
 ) -> tuple[GraphNode, GraphNode]:
-    """LATENT frames inverted with the image model and with the video model; the arguments are `invert_and_smooth`'s."""
-    if models.grid != "reference":  # which the released code inverts to full noise on
-        strength = g.choose(strength, min(strength, in_demo))
+    """Invert LATENT frames with the image model and with the video model; arguments as in `invert_and_smooth`."""
+    if models.grid != "reference":  # on this grid the released code inverts to full noise
+        strength = g.choose(strength, min(strength, max_demo_strength))
     settings = {"solver": models.solver, "strength": strength, "grid": models.grid, **schedule(g, models)}
     image = g.add("BIVDiffInvertImage", model=models.image, conditioning=texts.image_empty, latent=frames, **settings)
     video = g.add(
@@ -323,7 +324,7 @@ def invert_both(
 
 
 def denoise_mixed(g: WorkflowGraph, models: ChainModels, texts: ChainPrompts, mixed: GraphNode) -> GraphNode:
-    """A mixed LATENT denoised by the video model."""
+    """Denoise a blended LATENT with the video model."""
     return g.add(
         "BIVDiffTemporalSmoother",
         model=models.video,
@@ -340,13 +341,13 @@ def denoise_mixed(g: WorkflowGraph, models: ChainModels, texts: ChainPrompts, mi
 def structure_pass(
     g: WorkflowGraph, models: ChainModels, video: GraphNode, model: OutputSlot, control: GraphNode
 ) -> GraphNode:
-    """Stage 4: a smoothed LATENT inverted a little way, and drawn again by the image model under its control."""
+    """Stage 4: invert the smoothed LATENT a little, and denoise it with the image model under its control."""
     g.group("Stage 4: structure pass", STRUCTURE_COLOUR)
-    noised = g.add(
+    inverted = g.add(
         "BIVDiffInvertImage",
-        "Invert a little way",
+        "Short inversion",
         model=model,
-        conditioning=control.wires["positive"],  # as it was before the control
+        conditioning=control.wires["positive"],  # the prompt without the control
         latent=video,
         solver=models.solver,
         strength=0.3,
@@ -354,18 +355,18 @@ def structure_pass(
     )
     return g.add(
         "BIVDiffFrameSampler",
-        "Draw the shapes back",
+        "Restore the shapes",
         model=model,
         positive=control["positive"],
         negative=control["negative"],
-        latent_image=noised,
+        latent_image=inverted,
         cfg=1.0,
         **schedule(g, models),
     )
 
 
 def save_video(g: WorkflowGraph, images: object, clip: SourceClip) -> None:
-    """Preview, and a video with the frames' sound at their own rate."""
+    """Preview the frames, and save them as a video with the clip's sound and frame rate."""
     g.add("PreviewImage", "Smoothed", images=images)
     g.column()
     video = g.add("CreateVideo", images=images, fps=clip.fps, audio=clip.audio)
@@ -373,20 +374,20 @@ def save_video(g: WorkflowGraph, images: object, clip: SourceClip) -> None:
 
 
 def add_comparison(g: WorkflowGraph, clip: SourceClip, before: object, after: object, source: object = None) -> None:
-    """Frames and what was made of them under one wipe, and measured along the motion of what the frames follow."""
+    """Compare frames and result with a wipe, and measure both along the motion of the source."""
     g.column(width=COMPARE_WIDTH)
     g.add("BIVDiffCompareVideos", "Before and after", before=before, after=after, fps=clip.fps)
     g.add("BIVDiffTemporalReport", images=after, reference_images=before, source_images=source)
 
 
-def paste_back(g: WorkflowGraph, known: object, made: object, mask: object) -> GraphNode:
-    """The made pixels inside a mask, the known ones outside."""
-    return g.add("ImageCompositeMasked", "Known pixels back", destination=known, source=made, mask=mask)
+def paste_back(g: WorkflowGraph, known: object, generated: object, mask: object) -> GraphNode:
+    """Generated pixels inside a mask, known pixels outside."""
+    return g.add("ImageCompositeMasked", "Paste the known pixels back", destination=known, source=generated, mask=mask)
 
 
-def deflicker_frames(g: WorkflowGraph, clip: SourceClip, models: ChainModels, said: str) -> None:
-    """The chain from frames that are there already."""
-    texts = add_prompts(g, models, said, DEMO_PROMPT)
+def deflicker_frames(g: WorkflowGraph, clip: SourceClip, models: ChainModels, prompt: str) -> None:
+    """The chain for frames that an artist loads."""
+    texts = add_prompts(g, models, prompt, DEMO_PROMPT)
     g.group("Stage 1: your frames", FRAMES_COLOUR)
     frames = g.add("VAEEncode", "Your frames", pixels=clip.frames, vae=models.vae)
     video = smooth_and_decode(g, models, texts, frames, strength=OWN_FRAMES_STRENGTH)
@@ -395,31 +396,32 @@ def deflicker_frames(g: WorkflowGraph, clip: SourceClip, models: ChainModels, sa
 
 
 def follow_outlines(g: WorkflowGraph, clip: SourceClip, models: ChainModels, task: str) -> None:
-    """The whole chain, its frames drawn from noise to a clip's outlines."""
+    """The whole chain, with frames generated from noise and a clip's outlines."""
     texts = add_prompts(g, models, "a robot made of copper in a snowy street", DEMO_PROMPT)
-    g.group("Stage 1: every frame on its own", FRAMES_COLOUR)
+    g.group("Stage 1: independent frames", FRAMES_COLOUR)
     follow_hints(g, clip, models, texts, add_canny(g, clip.frames), task)
 
 
 def follow_hints(
     g: WorkflowGraph, clip: SourceClip, models: ChainModels, texts: ChainPrompts, hints: object, task: str
 ) -> None:
-    """The chain from control hints on, one for each frame."""
+    """The chain from the control hints on; one hint for each frame."""
     control = apply_control(g, models, texts, hints)
     g.column()
     latent = add_empty(g, "EmptyLatentImage", "One empty latent per frame", like=clip.frames)
     frames = sample_frames(g, models.image, control["positive"], control["negative"], latent)
     before = decode_and_preview(g, "Frame-wise", frames, models.vae)
-    released = models.grid == "reference"  # which ends with the video model
-    video = smooth_and_decode(g, models, texts, frames, task, drawn_by=None if released else (models.image, control))
+    released = models.grid == "reference"  # the released code has no structure pass
+    structure_inputs = None if released else (models.image, control)
+    video = smooth_and_decode(g, models, texts, frames, task, structure_inputs)
     save_video(g, video, clip)
     add_comparison(g, clip, before, video, clip.frames)
 
 
 def read_note(name: str) -> str:
-    """What an artist reads first, recipes/NAME.md; a line ``{paragraph}`` in it stands for shared/PARAGRAPH.md.
+    """Read the note recipes/NAME.md; a line ``{paragraph}`` includes shared/PARAGRAPH.md.
 
-    Unverified: the pages that the notes link to have not been opened since they were written.
+    Unverified: nobody has opened the linked pages since the notes were written.
     """
     text = (NOTES_FOLDER / f"{name}.md").read_text(encoding="utf-8")
     return re.sub(r"^\{(\w+)}\n", lambda line: read_note(f"shared/{line[1]}"), text, flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""A graph that stands in others as one node and opens, as the frontend saves it."""
+"""Subgraphs: a graph that is one node in other graphs, in the frontend's format."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tools.workflow_graph import (
 )
 
 INPUT_NODE_ID, OUTPUT_NODE_ID = -10, -20
-"""The frontend's numbers for the inputs and the outputs, as nodes."""
+"""Node ids that the frontend gives to the inputs and the outputs of a subgraph."""
 
 
 class Subgraph(WorkflowGraph):
-    """A graph with inputs, which are sockets or widgets of nodes inside that its node shows as its own, and outputs."""
+    """A graph with inputs and outputs. Its inputs are sockets, or widgets that set widgets of nodes inside."""
 
     def __init__(self, name: str, object_info: dict, demo: bool, description: str) -> None:
         super().__init__(name, object_info, demo)
@@ -32,41 +32,42 @@ class Subgraph(WorkflowGraph):
 
     def socket(self, name: str, kind: str) -> OutputSlot:
         """Append a socket to the inputs."""
-        return self._enter(name, [kind])
+        return self._add_input(name, [kind])
 
     def widget(self, name: str, value: object, *inside: tuple[GraphNode, str]) -> None:
-        """Append a widget to the inputs, which sets those of nodes inside."""
-        first, shown_as = inside[0]
-        spec = first.inputs()[shown_as]
-        wire = self._enter(name, [spec[0], {**input_options(spec), "default": value, "control_after_generate": False}])
+        """Append a widget to the inputs; it sets widgets of nodes inside."""
+        first, first_input = inside[0]
+        spec = first.inputs()[first_input]
+        options = {**input_options(spec), "default": value, "control_after_generate": False}
+        wire = self._add_input(name, [spec[0], options])
         for node, input_name in inside:
             node.values[input_name], node.wires[input_name] = value, wire
 
     def output(self, name: str, node: GraphNode) -> None:
-        """Append an output: the first of a node inside."""
+        """Append an output: the first output of a node inside."""
         self.exits[name] = OutputSlot(node, 0)
 
-    def define_in(self, graph: WorkflowGraph) -> None:
-        """Let a graph's ``add`` know this one, by its id."""
+    def add_definition(self, graph: WorkflowGraph) -> None:
+        """Add this subgraph to a graph, whose ``add`` then accepts its id."""
         graph.object_info = {**graph.object_info, self.id: self.schema()}
         graph.definitions[self.id] = self.definition()
 
     def blueprint(self, search_aliases: list[str]) -> dict:
-        """A workflow of this node alone, which the node library offers."""
+        """A workflow with only this node, as the node library needs it."""
         alone = WorkflowGraph(self.name, self.object_info, self.demo)
-        self.define_in(alone)
+        self.add_definition(alone)
         values = {name: default_value(spec) for name, spec in self.specs.items() if is_widget(spec)}
         alone.nodes.append(GraphNode(1, self.id, self.schema(), self.name, (0, 0), 400, values))
         extra = {"BlueprintDescription": self.description, "BlueprintSearchAliases": search_aliases}
         return {**alone.ui(), "extra": extra}
 
     def schema(self) -> dict:
-        """Of the node, as in /object_info."""
+        """The schema of the node, as in /object_info."""
         kinds = [wire.node.schema["output"][wire.slot] for wire in self.exits.values()]
         return {"input": {"required": self.specs}, "output": kinds, "output_name": list(self.exits)}
 
     def definition(self) -> dict:
-        """What a workflow holds beside its nodes."""
+        """The definition of the subgraph that a workflow stores beside its nodes."""
         nodes, links = self._ui_nodes()
         kinds = dict(zip(self.exits, self.schema()["output"], strict=True))
         for slot, (name, kind) in enumerate(kinds.items()):
@@ -103,7 +104,7 @@ class Subgraph(WorkflowGraph):
             "description": self.description,
         }
 
-    def _enter(self, name: str, spec: list) -> OutputSlot:
+    def _add_input(self, name: str, spec: list) -> OutputSlot:
         self.specs[name] = spec
         self.entry.schema["output"].append(input_type(spec))
         self.entry.schema["output_name"].append(name)

@@ -1,9 +1,9 @@
-"""Writes the shipped workflows and the blueprint from their recipes, consistent with the nodes and each other.
+"""Write the shipped workflows and the blueprint from their recipes.
 
     python -m tools.write_workflows
 
-Every recipe can also be built as its demo twin: the same graph on the demo models, at their size and number of steps,
-which the tests run.
+Every recipe also has a demo version: the same graph with the demo models, at their size and number of steps. The tests
+run it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from batch.comfyui_server import ComfyUIServer
 from tools.in_process_comfyui import COMFYUI
 from tools.recipes.one_node import SEARCH_ALIASES, build_one_node
-from tools.workflow_graph import Drawing, WorkflowGraph
+from tools.workflow_graph import GraphBuilder, WorkflowGraph
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -43,13 +43,13 @@ TEMPLATES = {
     "saved_inversion": "BIVDiff 17 Saved inversion - try settings another day",
     "folder": "BIVDiff 18 Folder - deflicker every clip in it",
 }
-"""What the template browser calls each recipe: it sorts and searches by file name."""
-RECIPES: dict[str, Drawing] = {recipe: import_module(f"tools.recipes.{recipe}").draw for recipe in TEMPLATES}
+"""The name of each recipe in the template browser, which sorts and searches by file name."""
+RECIPES: dict[str, GraphBuilder] = {recipe: import_module(f"tools.recipes.{recipe}").build for recipe in TEMPLATES}
 FILES = {recipe: WORKFLOWS / f"{name}.json" for recipe, name in TEMPLATES.items()}
 
 
-def workflow(name: str, object_info: dict, demo: bool, graphs: dict[str, Drawing] = RECIPES) -> dict:
-    """A workflow in the frontend's format; ``demo`` for its twin on the demo models."""
+def workflow(name: str, object_info: dict, demo: bool, graphs: dict[str, GraphBuilder] = RECIPES) -> dict:
+    """A workflow in the frontend's format; with ``demo`` its version for the demo models."""
     graph = WorkflowGraph(f"{name}_demo" if demo else name, object_info, demo)
     graphs[name](graph)
     return graph.ui()
@@ -61,18 +61,18 @@ def build_blueprint(object_info: dict) -> dict:
 
 
 def to_json(workflow: dict) -> str:
-    """A workflow as its file holds it."""
+    """The content of a workflow's file."""
     return json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
 
 
-def write_workflows(files: dict[str, Path], graphs: dict[str, Drawing], object_info: dict) -> None:
+def write_workflows(files: dict[str, Path], graphs: dict[str, GraphBuilder], object_info: dict) -> None:
     """Write each workflow into its file."""
     for name, file in files.items():
         file.write_text(to_json(workflow(name, object_info, demo=False, graphs=graphs)), encoding="utf-8")
 
 
 def fetch_object_info() -> dict:
-    """Those of all nodes of a ComfyUI with the pack."""
+    """The schemas of all nodes, from a ComfyUI with the pack."""
     with tempfile.TemporaryDirectory() as base, ComfyUIServer(sys.executable, COMFYUI, Path(base), cpu=True) as server:
         return server.object_info()
 

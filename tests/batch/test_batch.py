@@ -1,4 +1,4 @@
-"""What `dev.py batch` promises, each promise broken on purpose, against a stand-in for ComfyUI."""
+"""`dev.py batch` with the fake ComfyUI: results, second runs, failing clips, killed processes."""
 
 import json
 import os
@@ -14,367 +14,375 @@ from fixtures.batch_folder import ROOT, wait_for
 ALL = ["one", "three", "two"]
 
 
-def change_workflow(studio, **inputs) -> None:
-    workflow = json.loads(studio.workflow.read_text())
+def change_workflow(batch_folder, **inputs) -> None:
+    workflow = json.loads(batch_folder.workflow.read_text())
     workflow["2"]["inputs"].update(inputs)
-    studio.workflow.write_text(json.dumps(workflow))
+    batch_folder.workflow.write_text(json.dumps(workflow))
 
 
-# What comes out
+# Results
 
 
-def test_each_clip_has_a_video_and_a_report_and_the_manifest_has_all(studio):
-    studio.batch()
-    assert studio.statuses() == {"a": "done", "b": "done", "c": "done"}
-    report = studio.reports()["a"]
-    assert report == json.loads((studio.out / "a.mp4.json").read_text())
-    assert studio.videos()["a"] == f"one {report['seeds']['The work.seed']} 3 0"
+def test_each_clip_has_a_video_and_a_report_and_the_manifest_has_all(batch_folder):
+    batch_folder.batch()
+    assert batch_folder.statuses() == {"a": "done", "b": "done", "c": "done"}
+    report = batch_folder.reports()["a"]
+    assert report == json.loads((batch_folder.out / "a.mp4.json").read_text())
+    assert batch_folder.videos()["a"] == f"one {report['seeds']['The work.seed']} 3 0"
     assert report["figures"] == {"The work": {"score": [3]}}
     assert report["attempts"] == 1 and report["error"] == "" and report["seconds"] > 0
     assert report["hashes"]["files"].keys() == {"checkpoints/tiny.safetensors", "input/style.png"}
     assert all(len(report["hashes"][name]) == 64 for name in ("clip", "video", "workflow", "pack", "host"))
 
 
-def test_names_keep_their_folders_and_never_meet(studio):
-    for folder in ("shot 1", "shot 2"):
-        (studio.clips / folder).mkdir()
-        (studio.clips / folder / "take.mov").write_text(folder)
-    studio.batch()
-    videos = {path.relative_to(studio.out).as_posix(): path.read_text() for path in studio.out.rglob("take*.mp4")}
+def test_names_keep_their_folders_and_do_not_collide(batch_folder):
+    for shot in ("shot 1", "shot 2"):
+        (batch_folder.clips / shot).mkdir()
+        (batch_folder.clips / shot / "take.mov").write_text(shot)
+    batch_folder.batch()
+    videos = {
+        path.relative_to(batch_folder.out).as_posix(): path.read_text() for path in batch_folder.out.rglob("take*.mp4")
+    }
     assert {name: text[:6] for name, text in videos.items()} == {
         "shot 1/take.mov.mp4": "shot 1",
         "shot 2/take.mov.mp4": "shot 2",
     }
 
 
-def test_clips_of_equal_content_have_equal_videos(studio):
-    studio.add(again="one")
-    studio.batch()
-    assert studio.videos()["again"] == studio.videos()["a"]
+def test_clips_of_equal_content_have_equal_videos(batch_folder):
+    batch_folder.add(again="one")
+    batch_folder.batch()
+    assert batch_folder.videos()["again"] == batch_folder.videos()["a"]
 
 
-def test_seeds_come_from_the_content_or_are_as_saved(studio):
-    studio.batch()
-    by_content = studio.videos()
-    (studio.clips / "a.mp4").rename(studio.clips / "z.mp4")
-    studio.batch()
-    assert studio.videos()["z"] == by_content["a"]
+def test_seeds_depend_on_the_content_or_are_as_saved(batch_folder):
+    batch_folder.batch()
+    by_content = batch_folder.videos()
+    (batch_folder.clips / "a.mp4").rename(batch_folder.clips / "z.mp4")
+    batch_folder.batch()
+    assert batch_folder.videos()["z"] == by_content["a"]
     assert len({text.split()[1] for text in by_content.values()}) == 3
-    studio.batch("--seed", "fixed")
-    assert studio.videos()["z"] == "one 5 3 0"
+    batch_folder.batch("--seed", "fixed")
+    assert batch_folder.videos()["z"] == "one 5 3 0"
 
 
-def test_set_changes_an_input_and_has_the_last_word_on_a_seed(studio):
-    studio.batch("--set", "The work.steps=8", "--set", "The work.seed=9")
-    assert studio.videos()["a"] == "one 9 8 0"
+def test_set_changes_an_input_and_overrides_a_seed(batch_folder):
+    batch_folder.batch("--set", "The work.steps=8", "--set", "The work.seed=9")
+    assert batch_folder.videos()["a"] == "one 9 8 0"
 
 
 # A second run
 
 
-def test_a_second_run_starts_nothing(studio):
-    studio.batch()
-    for clip in studio.clips.iterdir():
-        os.utime(clip, (1, 1))  # by content: times do not matter
-    (studio.out / "manifest.jsonl").unlink()
-    assert "3 clips: 0 to do" in studio.batch()
-    assert len(studio.pids()) == 1
-    assert len(studio.reports()) == 3, "the manifest is rebuilt from the reports"
+def test_a_second_run_starts_no_process(batch_folder):
+    batch_folder.batch()
+    for clip in batch_folder.clips.iterdir():
+        os.utime(clip, (1, 1))  # only the content matters, not the time
+    (batch_folder.out / "manifest.jsonl").unlink()
+    assert "3 clips: 0 to do" in batch_folder.batch()
+    assert len(batch_folder.pids()) == 1
+    assert len(batch_folder.reports()) == 3, "the manifest is rebuilt from the reports"
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda studio: studio.add(a="one, changed"),
-        lambda studio: (studio.out / "a.mp4").unlink(),
-        lambda studio: (studio.out / "a.mp4").write_text("o"),
-        lambda studio: (studio.out / "a.mp4.json").unlink(),
-        lambda studio: (studio.out / "a.mp4.json").write_text('{"clip": "a.mp4", "sta'),
+        lambda batch_folder: batch_folder.add(a="one, changed"),
+        lambda batch_folder: (batch_folder.out / "a.mp4").unlink(),
+        lambda batch_folder: (batch_folder.out / "a.mp4").write_text("o"),
+        lambda batch_folder: (batch_folder.out / "a.mp4.json").unlink(),
+        lambda batch_folder: (batch_folder.out / "a.mp4.json").write_text('{"clip": "a.mp4", "sta'),
     ],
-    ids=["clip", "video gone", "video cut", "report gone", "report cut"],
+    ids=["clip", "video missing", "video truncated", "report missing", "report truncated"],
 )
-def test_what_changes_one_clip_is_done_again_alone(studio, change):
-    studio.batch()
-    change(studio)
-    studio.batch()
-    assert len(studio.worked_on()) == 4
-    assert studio.statuses() == {"a": "done", "b": "done", "c": "done"}
-    assert studio.videos()["a"].startswith((studio.clips / "a.mp4").read_text())
+def test_only_a_changed_clip_is_processed_again(batch_folder, change):
+    batch_folder.batch()
+    change(batch_folder)
+    batch_folder.batch()
+    assert len(batch_folder.worked_on()) == 4
+    assert batch_folder.statuses() == {"a": "done", "b": "done", "c": "done"}
+    assert batch_folder.videos()["a"].startswith((batch_folder.clips / "a.mp4").read_text())
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda studio: change_workflow(studio, steps=4),
-        lambda studio: (studio.comfyui / "models/checkpoints/tiny.safetensors").write_text("other weights"),
-        lambda studio: (studio.comfyui / "input/style.png").write_text("other picture"),
-        lambda studio: (studio.comfyui / "comfy" / "samplers.py").write_text("NEW = 1"),
+        lambda batch_folder: change_workflow(batch_folder, steps=4),
+        lambda batch_folder: (batch_folder.comfyui / "models/checkpoints/tiny.safetensors").write_text("other weights"),
+        lambda batch_folder: (batch_folder.comfyui / "input/style.png").write_text("other picture"),
+        lambda batch_folder: (batch_folder.comfyui / "comfy" / "samplers.py").write_text("NEW = 1"),
     ],
-    ids=["workflow", "model", "input", "host"],
+    ids=["workflow", "model", "input", "comfyui"],
 )
-def test_what_changes_every_clip_is_a_reason_to_do_them_again(studio, change):
-    studio.batch()
-    change(studio)
-    studio.batch()
-    assert sorted(studio.worked_on()) == sorted(2 * ALL)
+def test_a_change_that_affects_all_clips_processes_them_again(batch_folder, change):
+    batch_folder.batch()
+    change(batch_folder)
+    batch_folder.batch()
+    assert sorted(batch_folder.worked_on()) == sorted(2 * ALL)
 
 
-def test_settings_and_seed_count_as_workflow(studio):
-    studio.batch()
-    studio.batch("--set", "The work.steps=4")
-    studio.batch("--set", "The work.steps=4", "--seed", "fixed")
-    studio.batch("--set", "The work.steps=4", "--seed", "fixed")
-    assert len(studio.worked_on()) == 9
+def test_settings_and_seed_count_as_workflow(batch_folder):
+    batch_folder.batch()
+    batch_folder.batch("--set", "The work.steps=4")
+    batch_folder.batch("--set", "The work.steps=4", "--seed", "fixed")
+    batch_folder.batch("--set", "The work.steps=4", "--seed", "fixed")
+    assert len(batch_folder.worked_on()) == 9
 
 
-def test_a_dry_run_starts_and_writes_nothing(studio):
-    said = studio.batch("--dry-run")
-    assert "3 clips: 3 to do" in said and "a.mp4: to do" in said
-    assert not studio.out.exists() and not studio.pids()
-    studio.batch()
-    studio.add(b="changed")
-    said = studio.batch("--dry-run")
-    assert "a.mp4: done" in said and "b.mp4: to do" in said
-    assert len(studio.pids()) == 1
+def test_a_dry_run_starts_and_writes_nothing(batch_folder):
+    output = batch_folder.batch("--dry-run")
+    assert "3 clips: 3 to do" in output and "a.mp4: to do" in output
+    assert not batch_folder.out.exists() and not batch_folder.pids()
+    batch_folder.batch()
+    batch_folder.add(b="changed")
+    output = batch_folder.batch("--dry-run")
+    assert "a.mp4: done" in output and "b.mp4: to do" in output
+    assert len(batch_folder.pids()) == 1
 
 
 # Clips that fail
 
 
-def test_a_broken_clip_is_one_failed_row_with_the_decoders_words(studio):
-    studio.add(b="broken")
-    said = studio.batch(status=1)
-    assert "b.mp4 failed: Invalid data found when processing input" in said
-    assert studio.statuses() == {"a": "done", "b": "failed", "c": "done"}
-    assert studio.reports()["b"]["error"] == "Invalid data found when processing input"
-    assert studio.worked_on().count("broken") == 1, "it is the clip's fault: no second attempt"
+def test_a_broken_clip_is_one_failed_row_with_the_decoders_message(batch_folder):
+    batch_folder.add(b="broken")
+    output = batch_folder.batch(status=1)
+    assert "b.mp4 failed: Invalid data found when processing input" in output
+    assert batch_folder.statuses() == {"a": "done", "b": "failed", "c": "done"}
+    assert batch_folder.reports()["b"]["error"] == "Invalid data found when processing input"
+    assert batch_folder.worked_on().count("broken") == 1, "a broken clip gets no second attempt"
 
 
-def test_a_failed_clip_waits_until_asked_for_or_changed(studio):
-    studio.add(b="broken")
-    studio.batch(status=1)
-    studio.batch(status=1)
-    assert studio.worked_on().count("broken") == 1
-    studio.batch("--retry-failed", status=1)
-    assert studio.worked_on().count("broken") == 2
-    studio.add(b="mended")
-    studio.batch()
-    assert len(studio.worked_on()) == 5
+def test_a_failed_clip_is_skipped_until_retried_or_changed(batch_folder):
+    batch_folder.add(b="broken")
+    batch_folder.batch(status=1)
+    batch_folder.batch(status=1)
+    assert batch_folder.worked_on().count("broken") == 1
+    batch_folder.batch("--retry-failed", status=1)
+    assert batch_folder.worked_on().count("broken") == 2
+    batch_folder.add(b="repaired")
+    batch_folder.batch()
+    assert len(batch_folder.worked_on()) == 5
 
 
-def test_a_clip_that_fails_now_keeps_no_video_of_an_earlier_time(studio):
-    studio.batch()
-    studio.add(b="broken")
-    studio.batch(status=1)
-    assert studio.videos().keys() == {"a", "c"}
+def test_a_failing_clip_loses_the_video_of_an_earlier_run(batch_folder):
+    batch_folder.batch()
+    batch_folder.add(b="broken")
+    batch_folder.batch(status=1)
+    assert batch_folder.videos().keys() == {"a", "c"}
 
 
-def test_a_clip_that_has_gone_is_one_failed_row(studio):
-    studio.add(a="wait")
-    process = studio.start()
-    wait_for(lambda: "wait" in studio.worked_on())
-    (studio.clips / "b.mp4").unlink()
-    (studio.root / "go").touch()
+def test_a_deleted_clip_is_one_failed_row(batch_folder):
+    batch_folder.add(a="wait")
+    process = batch_folder.start()
+    wait_for(lambda: "wait" in batch_folder.worked_on())
+    (batch_folder.clips / "b.mp4").unlink()
+    (batch_folder.root / "go").touch()
     assert process.wait() == 1
-    assert studio.statuses() == {"a": "done", "b": "failed", "c": "done"}
-    assert studio.reports()["b"]["error"] == f"{studio.clips / 'b.mp4'} cannot be read: No such file or directory"
+    assert batch_folder.statuses() == {"a": "done", "b": "failed", "c": "done"}
+    assert (
+        batch_folder.reports()["b"]["error"]
+        == f"{batch_folder.clips / 'b.mp4'} cannot be read: No such file or directory"
+    )
 
 
-def test_a_clip_that_kills_its_host_is_given_up_and_takes_no_innocent_along(studio):
-    studio.add(b="crash", d="four")
-    studio.batch("--attempts", "3", status=1)
-    assert studio.statuses() == {"a": "done", "b": "failed", "c": "done", "d": "done"}
-    reports = studio.reports()
+def test_a_clip_that_crashes_comfyui_fails_alone(batch_folder):
+    batch_folder.add(b="crash", d="four")
+    batch_folder.batch("--attempts", "3", status=1)
+    assert batch_folder.statuses() == {"a": "done", "b": "failed", "c": "done", "d": "done"}
+    reports = batch_folder.reports()
     assert [reports[clip]["attempts"] for clip in "abcd"] == [1, 3, 1, 1]
     assert "given up after 3 attempts: ComfyUI ended with status 7" in reports["b"]["error"]
     assert reports["b"]["error"].endswith("Fatal: out of memory")
-    assert sorted(studio.worked_on()) == sorted(["one", "crash", "crash", "crash", "three", "four"])
+    assert sorted(batch_folder.worked_on()) == sorted(["one", "crash", "crash", "crash", "three", "four"])
 
 
-def test_attempts_count_for_each_run(studio):
-    studio.add(b="crash")
-    studio.batch(status=1)
-    studio.batch("--retry-failed", status=1)
-    assert studio.worked_on().count("crash") == 4
-    assert studio.reports()["b"]["attempts"] == 2
+def test_attempts_are_counted_per_run(batch_folder):
+    batch_folder.add(b="crash")
+    batch_folder.batch(status=1)
+    batch_folder.batch("--retry-failed", status=1)
+    assert batch_folder.worked_on().count("crash") == 4
+    assert batch_folder.reports()["b"]["attempts"] == 2
 
 
 @pytest.mark.parametrize("fault", ["crash once", "hang once"])
-def test_a_host_that_fails_once_costs_an_attempt_and_no_clip(studio, fault):
-    studio.add(b=fault)
-    studio.batch("--timeout", "2")
-    assert studio.statuses() == {"a": "done", "b": "done", "c": "done"}
-    assert studio.reports()["b"]["attempts"] == 2
+def test_a_single_failure_of_comfyui_costs_one_attempt(batch_folder, fault):
+    batch_folder.add(b=fault)
+    batch_folder.batch("--timeout", "2")
+    assert batch_folder.statuses() == {"a": "done", "b": "done", "c": "done"}
+    assert batch_folder.reports()["b"]["attempts"] == 2
 
 
-def test_a_clip_that_takes_too_long_is_one_failed_row(studio):
-    studio.add(b="hang")
-    studio.batch("--timeout", "0.5", status=1)
-    assert studio.statuses() == {"a": "done", "b": "failed", "c": "done"}
-    assert studio.reports()["b"]["error"] == "given up after 2 attempts: there was no result within 0.5 s"
+def test_a_clip_that_takes_too_long_is_one_failed_row(batch_folder):
+    batch_folder.add(b="hang")
+    batch_folder.batch("--timeout", "0.5", status=1)
+    assert batch_folder.statuses() == {"a": "done", "b": "failed", "c": "done"}
+    assert batch_folder.reports()["b"]["error"] == "given up after 2 attempts: there was no result within 0.5 s"
 
 
 # Processes that are killed
 
 
-def unit_of(host: int) -> psutil.Process:
-    """The worker's process, from its ComfyUI's."""
-    return psutil.Process(host).parent()
+def worker_process(comfyui_pid: int) -> psutil.Process:
+    """The worker process that started a ComfyUI."""
+    return psutil.Process(comfyui_pid).parent()
 
 
-def test_a_killed_worker_loses_and_doubles_nothing(studio):
-    studio.add(b="hang once")
-    process = studio.start()
-    wait_for(lambda: "hang once" in studio.worked_on())
-    unit_of(studio.pids()[-1]).kill()
+def test_a_killed_worker_loses_and_repeats_no_clip(batch_folder):
+    batch_folder.add(b="hang once")
+    process = batch_folder.start()
+    wait_for(lambda: "hang once" in batch_folder.worked_on())
+    worker_process(batch_folder.pids()[-1]).kill()
     process.communicate()
     assert process.returncode == 0
-    studio.check_nothing_is_left()
-    assert sorted(studio.worked_on()) == sorted(["one", "hang once", "hang once", "three"])
-    assert studio.reports()["b"]["attempts"] == 2
+    batch_folder.check_nothing_is_left()
+    assert sorted(batch_folder.worked_on()) == sorted(["one", "hang once", "hang once", "three"])
+    assert batch_folder.reports()["b"]["attempts"] == 2
 
 
-def test_a_worker_that_dies_with_every_attempt_gives_the_clip_up(studio):
-    studio.add(b="hang")
-    process = studio.start("--attempts", "2")
+def test_a_clip_whose_worker_dies_in_every_attempt_fails(batch_folder):
+    batch_folder.add(b="hang")
+    process = batch_folder.start("--attempts", "2")
     for attempt in (1, 2):
-        wait_for(lambda attempt=attempt: studio.worked_on().count("hang") == attempt)
-        unit_of(studio.pids()[-1]).kill()
+        wait_for(lambda attempt=attempt: batch_folder.worked_on().count("hang") == attempt)
+        worker_process(batch_folder.pids()[-1]).kill()
     process.communicate()
     assert process.returncode == 1
-    assert studio.reports()["b"]["error"] == "given up after 2 attempts: the worker died"
-    assert studio.statuses() == {"a": "done", "b": "failed", "c": "done"}
+    assert batch_folder.reports()["b"]["error"] == "given up after 2 attempts: the worker died"
+    assert batch_folder.statuses() == {"a": "done", "b": "failed", "c": "done"}
 
 
-def test_a_killed_driver_leaves_no_process_and_the_next_goes_on(studio):
-    studio.add(b="hang once")
-    process = studio.start("--workers", "2")
-    wait_for(lambda: (studio.out / "a.mp4.json").exists() and "hang once" in studio.worked_on())
+def test_a_killed_driver_leaves_no_process_and_can_be_resumed(batch_folder):
+    batch_folder.add(b="hang once")
+    process = batch_folder.start("--workers", "2")
+    wait_for(lambda: (batch_folder.out / "a.mp4.json").exists() and "hang once" in batch_folder.worked_on())
     process.kill()
     process.communicate()
-    studio.check_nothing_runs()
-    done = [clip for clip in "abc" if (studio.out / f"{clip}.mp4.json").exists()]
-    assert "a" in done and "b" not in done and not (studio.out / "b.mp4").exists()
-    wait_for(lambda: not list((studio.root / "tmp").glob("bivdiff-batch-*")))
-    studio.batch()
-    assert studio.statuses() == {"a": "done", "b": "done", "c": "done"}
-    assert studio.worked_on().count("one") == 1 and studio.worked_on().count("hang once") == 2
-    assert studio.reports()["b"]["attempts"] == 1, "counted for each run"
+    batch_folder.check_nothing_runs()
+    done = [clip for clip in "abc" if (batch_folder.out / f"{clip}.mp4.json").exists()]
+    assert "a" in done and "b" not in done and not (batch_folder.out / "b.mp4").exists()
+    wait_for(lambda: not list((batch_folder.root / "tmp").glob("bivdiff-batch-*")))
+    batch_folder.batch()
+    assert batch_folder.statuses() == {"a": "done", "b": "done", "c": "done"}
+    assert batch_folder.worked_on().count("one") == 1 and batch_folder.worked_on().count("hang once") == 2
+    assert batch_folder.reports()["b"]["attempts"] == 1, "attempts are counted per run"
 
 
-def test_ctrl_c_ends_cleanly(studio):
-    studio.add(b="hang once")
-    process = studio.start("--attempts", "1")
-    wait_for(lambda: "hang once" in studio.worked_on())
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all that it knows of
+def test_ctrl_c_ends_cleanly(batch_folder):
+    batch_folder.add(b="hang once")
+    process = batch_folder.start("--attempts", "1")
+    wait_for(lambda: "hang once" in batch_folder.worked_on())
+    os.killpg(process.pid, signal.SIGINT)  # like a terminal: to the whole process group
     _, errors = process.communicate(timeout=60)
-    assert errors == "Stopped; the same command goes on from here.\n"
+    assert errors == "Stopped; run the same command again to resume.\n"
     assert process.returncode == 1
-    studio.check_nothing_runs()
-    assert not list((studio.root / "tmp").glob("bivdiff-batch-*"))
-    assert studio.statuses() == {"a": "done"}, "what was under way is not failed, it is not done"
-    studio.batch()
-    assert studio.statuses() == {"a": "done", "b": "done", "c": "done"}
+    batch_folder.check_nothing_runs()
+    assert not list((batch_folder.root / "tmp").glob("bivdiff-batch-*"))
+    assert batch_folder.statuses() == {"a": "done"}, "interrupted clips are not failed"
+    batch_folder.batch()
+    assert batch_folder.statuses() == {"a": "done", "b": "done", "c": "done"}
 
 
 # Many workers, many drivers
 
 
-def test_each_worker_sees_a_gpu_of_its_own(studio):
-    studio.gpus = ("GPU-7", "GPU-9")
-    studio.add(**{f"clip{i}": f"slow {i}" for i in range(3)})
-    studio.batch()
-    assert sorted(words[3] for words in studio.noted("start")) == ["GPU-7", "GPU-9"]
+def test_each_worker_has_its_own_gpu(batch_folder):
+    batch_folder.gpus = ("GPU-7", "GPU-9")
+    batch_folder.add(**{f"clip{i}": f"slow {i}" for i in range(3)})
+    batch_folder.batch()
+    assert sorted(words[3] for words in batch_folder.noted("start")) == ["GPU-7", "GPU-9"]
 
 
-def test_workers_share_the_clips_and_nothing_else(studio):
-    studio.add(**{f"clip{i}": f"slow {i}" for i in range(6)})
-    studio.batch("--workers", "1")
-    alone = studio.videos()
-    for path in studio.out.iterdir():
+def test_workers_share_only_the_clips(batch_folder):
+    batch_folder.add(**{f"clip{i}": f"slow {i}" for i in range(6)})
+    batch_folder.batch("--workers", "1")
+    alone = batch_folder.videos()
+    for path in batch_folder.out.iterdir():
         path.unlink()
-    studio.batch("--workers", "3")
-    assert studio.videos() == alone
-    assert len(studio.worked_on()) == 2 * len(alone)
-    three = studio.noted("start")[1:]
-    assert len(three) == 3
-    for what in (1, 2):  # ports, folders
-        assert len({words[what] for words in three}) == 3
-    assert len({words[0] for words in studio.noted("clip")[len(alone) :]}) == 3
+    batch_folder.batch("--workers", "3")
+    assert batch_folder.videos() == alone
+    assert len(batch_folder.worked_on()) == 2 * len(alone)
+    starts = batch_folder.noted("start")[1:]
+    assert len(starts) == 3
+    for column in (1, 2):  # ports, folders
+        assert len({words[column] for words in starts}) == 3
+    assert len({words[0] for words in batch_folder.noted("clip")[len(alone) :]}) == 3
 
 
-def test_shards_do_everything_once_between_them(studio):
-    studio.add(**{f"clip{i}": f"slow {i}" for i in range(4)})
-    shards = [studio.start("--shard", f"{i}/3") for i in range(3)]
+def test_shards_together_process_each_clip_once(batch_folder):
+    batch_folder.add(**{f"clip{i}": f"slow {i}" for i in range(4)})
+    shards = [batch_folder.start("--shard", f"{i}/3") for i in range(3)]
     assert [shard.wait() for shard in shards] == [0, 0, 0]
-    studio.check_nothing_is_left()
-    assert sorted(studio.worked_on()) == sorted(ALL + [f"slow {i}" for i in range(4)])
-    assert len(studio.reports()) == 7
+    batch_folder.check_nothing_is_left()
+    assert sorted(batch_folder.worked_on()) == sorted(ALL + [f"slow {i}" for i in range(4)])
+    assert len(batch_folder.reports()) == 7
 
 
-# What it shows
+# Output
 
 
-def test_a_terminal_gets_a_bar_with_the_stages(studio):
-    pty = pytest.importorskip("pty", reason="there are no such terminals on Windows")
-    studio.add(b="broken")
-    terminal, its_end = pty.openpty()
-    process = studio.start(stdout=its_end)
-    os.close(its_end)
-    said = ""
-    with open(terminal, encoding="utf-8", newline="") as screen, suppress(OSError):  # how a terminal's end reads
+def test_a_terminal_gets_a_bar_with_the_stages(batch_folder):
+    pty = pytest.importorskip("pty", reason="Windows has no such terminals")
+    batch_folder.add(b="broken")
+    terminal, process_end = pty.openpty()
+    process = batch_folder.start(stdout=process_end)
+    os.close(process_end)
+    output = ""
+    # Reading fails with OSError at the terminal's end.
+    with open(terminal, encoding="utf-8", newline="") as screen, suppress(OSError):
         while text := screen.readline():
-            said += text
+            output += text
     assert process.wait() == 1
-    drawn = [text.strip() for text in said.split("\r")]
-    assert any(text.startswith("[######") and "1/3" in text and text.endswith("The work 1/2") for text in drawn), drawn
-    assert any(text.startswith("b.mp4 failed: Invalid data") for text in drawn)
-    assert not any(text.startswith("[1/3]") for text in drawn)
+    updates = [text.strip() for text in output.split("\r")]
+    assert any(text.startswith("[######") and "1/3" in text and text.endswith("The work 1/2") for text in updates), (
+        updates
+    )
+    assert any(text.startswith("b.mp4 failed: Invalid data") for text in updates)
+    assert not any(text.startswith("[1/3]") for text in updates)
 
 
-# What ends the whole batch before it does any work
+# Errors that end the batch before the first clip
 
 
-def test_a_host_that_does_not_start(studio, monkeypatch):
-    monkeypatch.setenv("STANDIN_REFUSES_TO_START", "1")
-    said = studio.batch(status=1)
-    assert "ComfyUI did not start: ImportError: no driver" in said
-    assert not studio.reports()
+def test_a_comfyui_that_does_not_start(batch_folder, monkeypatch):
+    monkeypatch.setenv("FAKE_COMFYUI_FAILS_TO_START", "1")
+    output = batch_folder.batch(status=1)
+    assert "ComfyUI did not start: ImportError: no driver" in output
+    assert not batch_folder.reports()
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
+    ("setting", "output"),
     [
-        ("The work.stepz=3", "fits no node. There are: The work.video, The work.seed, The work.steps"),
-        ("Work.steps=3", "fits no node. There are: LoadVideo.file, SaveVideo.filename_prefix"),
+        ("The work.stepz=3", "matches no input. Available: The work.video, The work.seed, The work.steps"),
+        ("Work.steps=3", "matches no input. Available: LoadVideo.file, SaveVideo.filename_prefix"),
         ("The work.video=3", "is wired to another node"),
         ("The work.steps=many", 'is "many", expected a number'),
         ("The work.steps", 'expected "Node title.input=value"'),
         ("The work.steps=0", "Work: Value smaller than min: steps"),
     ],
 )
-def test_a_setting_that_does_not_fit(studio, setting, said):
-    assert said in studio.batch("--set", setting, status=1)
-    assert not studio.worked_on() and not studio.reports()
+def test_a_wrong_setting(batch_folder, setting, output):
+    assert output in batch_folder.batch("--set", setting, status=1)
+    assert not batch_folder.worked_on() and not batch_folder.reports()
 
 
-def test_options_that_make_no_sense(studio):
-    assert "--workers is 0, expected auto or a number from 1" in studio.batch("--workers", "0", status=1)
-    assert "--shard is 3/3, expected I/N with I from 0 to N - 1" in studio.batch("--shard", "3/3", status=1)
-    assert "--attempts is 0, expected a number from 1" in studio.batch("--attempts", "0", status=1)
-    assert not studio.pids()
+def test_wrong_options(batch_folder):
+    assert "--workers is 0, expected auto or a number of 1 or more" in batch_folder.batch("--workers", "0", status=1)
+    assert "--shard is 3/3, expected I/N with I from 0 to N - 1" in batch_folder.batch("--shard", "3/3", status=1)
+    assert "--attempts is 0, expected 1 or more" in batch_folder.batch("--attempts", "0", status=1)
+    assert not batch_folder.pids()
 
 
-def test_without_ray_one_sentence_says_what_to_install(studio):
-    """The environment of the tests has none."""
-    said = studio.batch("--ray", "127.0.0.1:6379", status=1)
-    assert '-m pip install "ray[data]==' in said
+def test_without_ray_the_message_says_what_to_install(batch_folder):
+    """The environment of the tests has no Ray."""
+    output = batch_folder.batch("--ray", "127.0.0.1:6379", status=1)
+    assert '-m pip install "ray[data]==' in output
 
 
-def test_an_address_that_is_none(studio):
-    assert "expected HOST:PORT" in studio.batch("--ray", "ray://127.0.0.1:10001", status=1)
+def test_a_wrong_ray_address(batch_folder):
+    assert "expected HOST:PORT" in batch_folder.batch("--ray", "ray://127.0.0.1:10001", status=1)
 
 
-def test_the_command_line_explains_itself():
-    asked = [sys.executable, ROOT / "dev.py", "batch", "-h"]
-    assert "--retry-failed" in subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+def test_the_help_lists_the_options():
+    command = [sys.executable, ROOT / "dev.py", "batch", "-h"]
+    assert "--retry-failed" in subprocess.run(command, capture_output=True, text=True, check=True).stdout

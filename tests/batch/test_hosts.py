@@ -1,4 +1,4 @@
-"""The server that a batch runs ComfyUI in: its port, its end, its packs."""
+"""ComfyUIServer: its port, how it ends, and its packs."""
 
 import subprocess
 import sys
@@ -10,41 +10,42 @@ from batch import comfyui_server as servers
 from batch.comfyui_server import ComfyUIServer, ServerLostError, build_server_command
 
 
-def start(studio, name: str) -> ComfyUIServer:
-    base = studio.root / name
+def start(batch_folder, name: str) -> ComfyUIServer:
+    base = batch_folder.root / name
     base.mkdir()
-    return ComfyUIServer(sys.executable, studio.comfyui, base, cpu=True)
+    return ComfyUIServer(sys.executable, batch_folder.comfyui, base, cpu=True)
 
 
-def test_a_port_that_went_to_another_comfyui_is_given_up(studio, monkeypatch):
-    """Found free, and taken before ours could: what answers there is not ours."""
-    with start(studio, "first") as first:
+def test_a_port_taken_by_another_comfyui_is_not_used(batch_folder, monkeypatch):
+    """The port was free, but another ComfyUI took it first; the server must not talk to that one."""
+    with start(batch_folder, "first") as first:
         free_port = servers.find_free_port
         ports = [first.port]
         monkeypatch.setattr(servers, "find_free_port", lambda: ports.pop() if ports else free_port())
-        with start(studio, "second") as second:
+        with start(batch_folder, "second") as second:
             assert not ports and second.port != first.port
             assert str(second.base) in second.request("/system_stats")["system"]["argv"]
             assert str(first.base) in first.request("/system_stats")["system"]["argv"]
 
 
-def test_it_ends_with_the_process_that_started_it(studio):
+def test_it_ends_with_the_process_that_started_it(batch_folder):
     starter = f"""
 import os, signal, sys
 from pathlib import Path
-from batch.comfyui_server import Server
+from batch.comfyui_server import ComfyUIServer
 
-Server(sys.executable, Path({str(studio.comfyui)!r}), Path({str(studio.root)!r}, "base"), cpu=True).__enter__()
+comfyui, base = Path({str(batch_folder.comfyui)!r}), Path({str(batch_folder.root)!r}, "base")
+ComfyUIServer(sys.executable, comfyui, base, cpu=True).__enter__()
 os.kill(os.getpid(), signal.SIGKILL)
 """
     subprocess.run([sys.executable, "-c", starter], cwd=ROOT)
-    (pid,) = studio.pids()
+    (pid,) = batch_folder.pids()
     wait_for(lambda: not is_alive(pid))
 
 
 def test_its_children_do_not_hold_the_pipe(tmp_path):
-    """A host's own child that outlives it, an encoder say, neither reads the pipe nor keeps the host alive."""
-    script = tmp_path / "host.py"
+    """A child process of ComfyUI, such as an encoder, neither reads the pipe nor keeps ComfyUI alive."""
+    script = tmp_path / "comfyui.py"
     script.write_text(
         "import subprocess, sys, time\n"
         "child = subprocess.run([sys.executable, '-c', 'import sys; print(len(sys.stdin.read()))'])\n"
@@ -52,28 +53,28 @@ def test_its_children_do_not_hold_the_pipe(tmp_path):
         "time.sleep(1000)\n"
     )
     command = [sys.executable, ROOT / "batch" / "exit_with_parent.py", script]
-    host = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert host.stdout.readline() == "0\n" and host.stdout.readline() == "child done\n"
-    host.stdin.close()
-    assert host.wait() == 1
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "0\n" and process.stdout.readline() == "child done\n"
+    process.stdin.close()
+    assert process.wait() == 1
 
 
-@pytest.mark.parametrize(("fault", "said"), [("crash", "ended with status 7"), ("hang", "no result within 0.3 s")])
-def test_a_server_that_is_lost_says_how(studio, fault, said):
-    with start(studio, "base") as server:
+@pytest.mark.parametrize(("fault", "message"), [("crash", "ended with status 7"), ("hang", "no result within 0.3 s")])
+def test_the_error_says_how_a_server_was_lost(batch_folder, fault, message):
+    with start(batch_folder, "base") as server:
         (server.base / "input" / "any.mp4").write_text(fault)
-        with pytest.raises(ServerLostError, match=said):
+        with pytest.raises(ServerLostError, match=message):
             server.run(WORKFLOW, timeout=0.3 if fault == "hang" else None)
 
 
-def test_an_artists_own_packs_are_loaded_on_request(studio):
-    packs = studio.comfyui / "custom_nodes"
+def test_other_packs_are_loaded_on_request(batch_folder):
+    packs = batch_folder.comfyui / "custom_nodes"
     (packs / "ComfyUI-Other").mkdir(parents=True)
-    command = [sys.executable, studio.comfyui, studio.root / "base", 8188, True]
+    command = [sys.executable, batch_folder.comfyui, batch_folder.root / "base", 8188, True]
 
     def loaded(**options) -> tuple[list[str], list[str]]:
         words = build_server_command(*command, **options)
-        listed = (studio.root / "base" / "search_paths.yaml").read_text()
+        listed = (batch_folder.root / "base" / "search_paths.yaml").read_text()
         whitelist = words[words.index("--whitelist-custom-nodes") + 1 : words.index("--cpu")]
         return whitelist, [str(folder) for folder in (packs, ROOT.parent) if str(folder) in listed]
 

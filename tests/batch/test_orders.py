@@ -1,4 +1,4 @@
-"""What a batch accepts: workflows, clips, settings and seeds, without a ComfyUI."""
+"""Input of a batch: workflows, clips, settings and seeds. No ComfyUI is needed."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def subgraph(name: str, *nodes: dict) -> dict:
 
 @pytest.fixture
 def read(tmp_path):
-    """Reads a workflow from a file that holds it."""
+    """Writes a workflow to a file and reads it with `read_workflow`."""
 
     def read(workflow: object) -> dict:
         path = tmp_path / "workflow.json"
@@ -48,17 +48,17 @@ def read(tmp_path):
     ],
     ids=["API", "UI", "muted and bypassed", "in subgraphs", "muted subgraph"],
 )
-def test_one_load_and_one_save_are_taken(read, workflow):
+def test_one_load_and_one_save_are_accepted(read, workflow):
     assert read(workflow) == workflow
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "workflows").glob("*.json")), ids=lambda path: path.stem)
-def test_the_shipped_workflows_are_taken_but_for_five(path):
-    """Three bring their clips, inpainting's masks are a second one, and a saved inversion's video is muted."""
-    refused = dict.fromkeys(("BIVDiff 01", "BIVDiff 02", "BIVDiff 18"), "found 0 Load Video")
-    refused |= {"BIVDiff 07": "found 2 Load Video", "BIVDiff 17": "and 0 Save Video"}
-    if path.stem[:10] in refused:
-        with pytest.raises(BatchError, match=refused[path.stem[:10]]):
+def test_all_shipped_workflows_but_five_are_accepted(path):
+    """Three generate their clips, inpainting loads its masks as a second video, one has its Save Video muted."""
+    rejected = dict.fromkeys(("BIVDiff 01", "BIVDiff 02", "BIVDiff 18"), "found 0 Load Video")
+    rejected |= {"BIVDiff 07": "found 2 Load Video", "BIVDiff 17": "and 0 Save Video"}
+    if path.stem[:10] in rejected:
+        with pytest.raises(BatchError, match=rejected[path.stem[:10]]):
             read_workflow(path)
     else:
         read_workflow(path)
@@ -76,21 +76,21 @@ def test_the_shipped_workflows_are_taken_but_for_five(path):
         ),
         (
             ui({"type": "VHS_LoadVideo"}, SAVE, {"type": "CreateVideo"}),
-            "found 0 Load Video and 1 Save Video, beside VHS_LoadVideo.",
+            "found 0 Load Video and 1 Save Video, and VHS_LoadVideo.",
         ),
         ({**WORKFLOW, "4": WORKFLOW["3"]}, "found 1 Load Video and 2 Save Video."),
-        ({"a": 1}, "is JSON but no workflow: save it with ComfyUI's Save or Export (API)."),
-        ("[1]", "is JSON but no workflow"),
+        ({"a": 1}, "is JSON but not a workflow: save it with ComfyUI's Save or Export (API)."),
+        ("[1]", "is JSON but not a workflow"),
         ("not JSON", "is not JSON: give a workflow saved by ComfyUI."),
     ],
 )
-def test_anything_else_is_refused_by_what_was_found(read, workflow, found):
-    with pytest.raises(BatchError) as refusal:
+def test_the_error_says_what_was_found(read, workflow, found):
+    with pytest.raises(BatchError) as error:
         read(workflow)
-    assert found in str(refusal.value)
+    assert found in str(error.value)
 
 
-def test_a_moved_node_is_the_same_workflow_and_a_changed_one_is_not():
+def test_moving_a_node_keeps_the_hash_and_changing_it_does_not():
     def node(scale=1, **changes):
         return ui({**LOAD, "pos": [1, 2], **changes}, SAVE) | {"extra": {"ds": {"scale": scale}}}
 
@@ -100,7 +100,7 @@ def test_a_moved_node_is_the_same_workflow_and_a_changed_one_is_not():
     assert strip_layout(WORKFLOW) == WORKFLOW
 
 
-def test_names_of_files_are_looked_for_everywhere_but_in_load_video():
+def test_strings_are_collected_except_from_load_video():
     inner = {"type": "Loader", "widgets_values": {"name": "b.safetensors", "more": ["c.png", 3]}}
     workflow = ui(LOAD, SAVE, {"type": "inner"}, subgraphs=(subgraph("inner", inner),))
     assert collect_strings(workflow, ["Loader.name=d.ckpt"]) == {"b.safetensors", "c.png", "video", "d.ckpt"}
@@ -110,7 +110,7 @@ def test_names_of_files_are_looked_for_everywhere_but_in_load_video():
 # Settings and seeds
 
 
-def test_a_setting_keeps_the_kind_of_value_that_it_replaces():
+def test_a_setting_keeps_the_type_of_the_value():
     node = {"class_type": "N", "inputs": {"text": "a", "steps": 3, "cfg": 1.5, "on": True, "codec.mode": "x"}}
     settings = ["N.text=5", "N.steps=4", "N.cfg=2", "N.on=false", "N.codec.mode=a=b"]
     changed = apply_settings({"1": node}, settings)["1"]["inputs"]
@@ -118,13 +118,13 @@ def test_a_setting_keeps_the_kind_of_value_that_it_replaces():
     assert node["inputs"]["steps"] == 3
 
 
-def test_two_nodes_of_one_title_are_not_set_at_random():
+def test_a_title_of_two_nodes_is_ambiguous():
     prompt = {key: {"class_type": "N", "inputs": {"steps": 3}} for key in "12"}
-    with pytest.raises(BatchError, match="fits 2 nodes: give the one you mean a title of its own"):
+    with pytest.raises(BatchError, match="matches 2 nodes: give the node a unique title"):
         apply_settings(prompt, ["N.steps=4"])
 
 
-def test_seeds_differ_where_saved_seeds_do_and_follow_the_content():
+def test_seeds_depend_on_saved_seeds_and_content():
     prompt = {
         key: {"class_type": key, "inputs": {"noise_seed" if key == "b" else "seed": seed}}
         for key, seed in {"a": 1, "b": 2, "c": 1, "d": ["a", 0]}.items()
@@ -141,7 +141,7 @@ def test_seeds_differ_where_saved_seeds_do_and_follow_the_content():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Clips in folders, with other files among them, below the current folder."""
+    """Clips and another file, in folders below the current one."""
     monkeypatch.chdir(tmp_path)
     for name in ("shots/b.mp4", "shots/a.MOV", "shots/night [1]/a.mp4", "shots/notes.txt", "more/c.webm"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -166,31 +166,31 @@ def test_a_folder_a_glob_a_list_and_files(folder):
 
 
 @pytest.mark.parametrize(
-    ("sources", "said"),
+    ("sources", "message"),
     [
-        (["nowhere"], "There is no nowhere: give a folder, a list or a glob of clips."),
+        (["nowhere"], "nowhere does not exist: give a folder, a list or a glob of clips."),
         (["*.mp4"], "No clips in"),
         (["shots/b.mp4", "shots"], None),
         (["shots", "shots/night [1]/a.mp4", "more/a.mp4"], "would both become a.mp4 in OUT: rename one of them."),
-        (["list.txt"], "list.txt lists 1 files that are not there, the first is"),
-        (["out"], "lies in OUT, where results would become clips: give OUT a folder of its own."),
+        (["list.txt"], "list.txt lists 1 files that do not exist, the first is"),
+        (["out"], "is inside OUT, so results would become clips: choose another folder for OUT."),
     ],
 )
-def test_clips_that_cannot_be_told_apart_or_are_not_there(folder, sources, said):
+def test_wrong_clips(folder, sources, message):
     (folder / "more" / "a.mp4").touch()
     (folder / "list.txt").write_text("gone.mp4\n")
     (folder / "out").mkdir()
     (folder / "out" / "a.mp4").touch()
-    if said is None:
+    if message is None:
         assert names(*sources).count("b.mp4") == 1
         return
-    with pytest.raises(BatchError) as refusal:
+    with pytest.raises(BatchError) as error:
         names(*sources)
-    assert said in str(refusal.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_shards_part_the_clips(folder, count):
+def test_shards_split_the_clips(folder, count):
     shards = [find_clips(["shots"], folder / "out", Shard(i, count)) for i in range(count)]
     found = sorted((clip for shard in shards for clip in shard), key=lambda clip: clip.name)
     assert found == find_clips(["shots"], folder / "out")
@@ -198,7 +198,7 @@ def test_shards_part_the_clips(folder, count):
 
 
 @pytest.mark.parametrize("text", ["1", "2/2", "-1/2", "a/b", "1/0", "/"])
-def test_a_shard_that_is_none(text):
+def test_a_wrong_shard(text):
     with pytest.raises(BatchError, match="expected I/N with I from 0 to N - 1"):
         parse_shard(text)
 
@@ -206,8 +206,8 @@ def test_a_shard_that_is_none(text):
 # Progress
 
 
-def test_the_bar_tells_clips_failures_time_and_stages(capsys):
-    progress = ProgressBar(total=8, settled=2)
+def test_the_bar_shows_clips_failures_time_and_stages(capsys):
+    progress = ProgressBar(total=8, finished=2)
     assert progress.line() == "[#####---------------] 2/8"
     progress.show_report({"clip": "a", "status": "failed", "error": "no", "seconds": 0})
     progress.show_stage("1", "b.mp4: Smoother 2/9")
@@ -215,11 +215,11 @@ def test_the_bar_tells_clips_failures_time_and_stages(capsys):
     bar, *stages = progress.line().split(" | ")
     assert bar == "[#######-------------] 3/8, 1 failed, 0 s left"
     assert stages == ["c.mp4: starting ComfyUI", "b.mp4: Smoother 2/9"]
-    assert capsys.readouterr().out == "[3/8] a failed: no\n", "not on a terminal: a line for each clip"
+    assert capsys.readouterr().out == "[3/8] a failed: no\n", "without a terminal, one line per clip"
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(3.4, "3 s"), (99, "99 s"), (130, "2 min"), (3599, "1 h 0 min"), (12000, "3 h 20 min")]
+    ("seconds", "text"), [(3.4, "3 s"), (99, "99 s"), (130, "2 min"), (3599, "1 h 0 min"), (12000, "3 h 20 min")]
 )
-def test_durations(seconds, said):
-    assert format_duration(seconds) == said
+def test_durations(seconds, text):
+    assert format_duration(seconds) == text

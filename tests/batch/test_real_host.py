@@ -25,34 +25,34 @@ OPTIONS = [part for setting in FEW_STEPS for part in ("--set", setting)]
 @pytest.fixture
 def real(tmp_path, monkeypatch) -> BatchFolder:
     """Two clips for the demo workflow."""
-    studio = BatchFolder(tmp_path, COMFYUI)
-    studio.workflow.write_text(json.dumps(load_demo_workflow("any.mp4")))
-    studio.clips.mkdir()
+    batch_folder = BatchFolder(tmp_path, COMFYUI)
+    batch_folder.workflow.write_text(json.dumps(load_demo_workflow("any.mp4")))
+    batch_folder.clips.mkdir()
     for seed in SEEDS:
-        write_video(studio.clips / f"clip{seed}.mp4", toy_world.generate_clip(seed).frames)
+        write_video(batch_folder.clips / f"clip{seed}.mp4", toy_world.generate_clip(seed).frames)
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    return studio
+    return batch_folder
 
 
-def frames(path: Path) -> np.ndarray:
-    """The pictures ``[F, H, W, 3]`` of a video."""
+def read_frames(path: Path) -> np.ndarray:
+    """Decode the frames ``[F, H, W, 3]`` of a video."""
     with av.open(str(path)) as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
-def run(studio: BatchFolder, *options: str) -> dict[str, np.ndarray]:
-    """The frames of every result of a batch that must succeed."""
-    process = studio.start(*OPTIONS, *options)
-    said, errors = process.communicate()
-    assert process.returncode == 0, said + errors
-    assert set(studio.statuses().values()) == {"done"}
-    studio.check_nothing_is_left()
-    return {path.stem: frames(path) for path in studio.out.glob("*.mp4")}
+def run(batch_folder: BatchFolder, *options: str) -> dict[str, np.ndarray]:
+    """Run a batch that must succeed, and return the frames of every result."""
+    process = batch_folder.start(*OPTIONS, *options)
+    output, errors = process.communicate()
+    assert process.returncode == 0, output + errors
+    assert set(batch_folder.statuses().values()) == {"done"}
+    batch_folder.check_nothing_is_left()
+    return {path.stem: read_frames(path) for path in batch_folder.out.glob("*.mp4")}
 
 
-def test_interrupted_alone_or_with_others_the_frames_are_the_same(real):
-    """Killed after the first clip and taken up again by one worker, then by two."""
+def test_frames_are_the_same_after_an_interruption_and_with_two_workers(real):
+    """The batch is killed after the first clip and resumed with one worker, then repeated with two."""
     process = real.start(*OPTIONS)
     wait_for(lambda: list(real.out.glob("*.json")))
     started = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
@@ -63,13 +63,13 @@ def test_interrupted_alone_or_with_others_the_frames_are_the_same(real):
 
     alone = run(real)
     assert alone.keys() == {f"clip{seed}" for seed in SEEDS}
-    assert all(pictures.shape == (toy_world.FRAMES, 256, 256, 3) for pictures in alone.values())
+    assert all(frames.shape == (toy_world.FRAMES, 256, 256, 3) for frames in alone.values())
     assert (alone["clip3"] != alone["clip4"]).any()
     (figures,) = real.reports()["clip3"]["figures"]["Before and after"]["changes"]
     assert [len(row) for row in figures] == 2 * [toy_world.FRAMES - 1]
 
     real.root.joinpath("out").rename(real.root / "alone")
     together = run(real, "--workers", "2")
-    for clip, pictures in alone.items():
-        np.testing.assert_array_equal(together[clip], pictures)
+    for clip, frames in alone.items():
+        np.testing.assert_array_equal(together[clip], frames)
     assert len({report["where"] for report in real.reports().values()}) == 2

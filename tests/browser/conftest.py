@@ -1,4 +1,4 @@
-"""Chromium on a ComfyUI into which the packed archive has been installed."""
+"""Chromium with a ComfyUI in which the packed archive is installed."""
 
 import shutil
 import sys
@@ -8,15 +8,14 @@ import pytest
 from playwright.sync_api import Browser
 
 from batch.comfyui_server import ComfyUIServer
-from tools.browser import launch_chromium as started
-from tools.browser import open_comfyui
+from tools.browser import launch_chromium, open_comfyui
 from tools.in_process_comfyui import COMFYUI
 from tools.workflow_parts import PACKAGED_CLIP
 
 
 @pytest.fixture(scope="session")
 def server(archive, tmp_path_factory):
-    """A running ComfyUI whose only pack is what the registry hands out, where the Manager puts it, and with a clip."""
+    """A running ComfyUI with this pack only, unpacked from the archive, and with the packaged clip as input."""
     base = tmp_path_factory.mktemp("clean")
     pack = base / "custom_nodes" / "bivdiff"
     archive.extractall(pack)
@@ -28,13 +27,13 @@ def server(archive, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
-    """A browser: these tests have a process of their own, for Playwright's event loop is in asyncio.run's way."""
-    with started() as browser:
+    """A browser. These tests run in a separate process, because Playwright's event loop conflicts with asyncio.run."""
+    with launch_chromium() as browser:
         yield browser
 
 
 @pytest.fixture(params=["classic", "vue"], scope="session")
 def comfy(request, chromium: Browser, server: ComfyUIServer):
-    """ComfyUI's page, with nodes drawn on its canvas or made of HTML."""
+    """ComfyUI's frontend, with classic nodes on the canvas or with Vue nodes in HTML."""
     with open_comfyui(chromium, server, request.param) as comfy:
         yield comfy

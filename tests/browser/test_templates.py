@@ -1,4 +1,4 @@
-"""The shipped workflows as an artist opens and runs them: from the template browser of a host with this pack alone."""
+"""Open and run the shipped workflows from the template browser of a ComfyUI with this pack only."""
 
 import sys
 from itertools import combinations
@@ -17,7 +17,7 @@ FIRST, STAGES = SHIPPED[:2]
 
 @pytest.fixture
 def template(comfy):
-    """Opens what the template browser offers under a name."""
+    """A function that opens a template by its name."""
 
     def load(name: str) -> None:
         workflow = comfy.server.request(f"/api/workflow_templates/bivdiff/{quote(name)}.json")
@@ -46,18 +46,18 @@ def test_the_template_browser_finds_them(comfy, words):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_workflow_opens(comfy, template, name):
-    """Where its note can be read; drawn by the page, no node lies over another or outside its group."""
+    """At a zoom at which its note is readable. No node overlaps another or is outside its group."""
     template(name)
     assert comfy.missing_nodes() == []
     assert comfy.errors == []
     assert comfy.page.evaluate("app.canvas.ds.scale") == (1 if name == FIRST else 0.7)
-    comfy.page.wait_for_timeout(500)  # nodes take the size that they need
+    comfy.page.wait_for_timeout(500)  # nodes get their final size
     nodes, groups = boxes(comfy, "nodes"), boxes(comfy, "groups")
-    for (one, box), (other, beside) in combinations(nodes, 2):
-        assert apart(box, beside), f"{one} lies over {other}"
-    for name_of, (left, top, right, bottom) in nodes:
-        around = [title for title, g in groups if left > g[0] and top > g[1] and right < g[2] and bottom < g[3]]
-        assert len(around) == (name_of != "Read me first"), name_of
+    for (title_a, box_a), (title_b, box_b) in combinations(nodes, 2):
+        assert do_not_overlap(box_a, box_b), f"{title_a} overlaps {title_b}"
+    for title, (left, top, right, bottom) in nodes:
+        groups_around = [name for name, g in groups if left > g[0] and top > g[1] and right < g[2] and bottom < g[3]]
+        assert len(groups_around) == (title != "Read me first"), title
     comfy.screenshot(name)
 
 
@@ -67,12 +67,12 @@ def boxes(comfy, what: str) -> list[tuple[str, tuple[float, float, float, float]
     return [(title, (x, y, x + width, y + height)) for title, x, y, width, height in found]
 
 
-def apart(one: tuple, other: tuple) -> bool:
-    return one[0] >= other[2] or other[0] >= one[2] or one[1] >= other[3] or other[1] >= one[3]
+def do_not_overlap(a: tuple, b: tuple) -> bool:
+    return a[0] >= b[2] or b[0] >= a[2] or a[1] >= b[3] or b[1] >= a[3]
 
 
-def test_a_newcomer_sees_the_first_template_play(archive, chromium, tmp_path):
-    """Whom the page greets with the template browser: by its card, and one click on Run."""
+def test_a_new_user_sees_the_first_template_play(archive, chromium, tmp_path):
+    """For new users the frontend opens the template browser. A click on the card and one on Run suffice."""
     pack = tmp_path / "custom_nodes" / "bivdiff"
     archive.extractall(pack)
     with ComfyUIServer(sys.executable, COMFYUI, tmp_path, cpu=True, pack=pack) as server:
@@ -87,13 +87,13 @@ def test_a_newcomer_sees_the_first_template_play(archive, chromium, tmp_path):
         page.wait_for_function("window.app.rootGraph.nodes.some(node => node.type === 'BIVDiffCompareVideos')")
         page.wait_for_function("window.app.canvas.ds.scale === 1")
         assert comfy.run()["status"]["status_str"] == "success"
-        plays(comfy)
+        wait_until_playing(comfy)
         comfy.screenshot("first-done")
         page.close()
 
 
-def plays(comfy) -> None:
-    """Wait until the open comparison, wholly in view, goes on to another frame."""
+def wait_until_playing(comfy) -> None:
+    """Wait until the comparison, which must be fully visible, shows another frame."""
     wipe, count = comfy.page.get_by_label("wipe"), comfy.page.get_by_label("frame", exact=True)
     box, page = wipe.bounding_box(), comfy.page.viewport_size
     assert box["x"] > 0 and box["y"] > 0
@@ -106,14 +106,14 @@ def plays(comfy) -> None:
 def test_the_first_template_plays_its_comparison(comfy, template):
     template(FIRST)
     assert comfy.run()["status"]["status_str"] == "success"
-    plays(comfy)
+    wait_until_playing(comfy)
     comfy.screenshot("first-done")
 
 
 def test_the_demo_runs_and_its_video_plays(comfy, template):
     template(STAGES)
     assert comfy.run()["status"]["status_str"] == "success"
-    comfy.on_node("SaveVideo", "app.canvas.centerOnNode(node)")  # what is out of view is not in the page
+    comfy.on_node("SaveVideo", "app.canvas.centerOnNode(node)")  # nodes out of view are not in the DOM
     video = comfy.page.locator("video[src*='type=output']")
     video.evaluate("video => video.play()")
     comfy.page.wait_for_function("video => video.currentTime > 0.2", arg=video.element_handle())

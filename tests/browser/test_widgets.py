@@ -1,4 +1,4 @@
-"""The pack's parts of the page, used with the mouse: task presets, Compare Videos, the blueprint, an error's words."""
+"""The pack's frontend code in a browser: task presets, Compare Videos, the blueprint, warnings and errors."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def blend(task: str, ratio: float) -> dict:
 
 
 def comparison(after: dict, links: list[list] = ()) -> dict:
-    """The demo clip before; after it, what another node makes."""
+    """A graph that compares the demo clip with the images of the node `after`."""
     return workflow(
         {**CLIP},
         {**COMPONENTS},
@@ -60,21 +60,20 @@ def comparison(after: dict, links: list[list] = ()) -> dict:
 def choose(comfy, task: str) -> None:
     """Pick a task from the blend's list."""
     if comfy.nodes == "vue":
-        comfy.on_node(
-            "BIVDiffMixedInversion", "app.canvas.centerOnNode(node)"
-        )  # the list opens below, and not into view
+        # The list opens below the node, so the node must not be at the lower edge.
+        comfy.on_node("BIVDiffMixedInversion", "app.canvas.centerOnNode(node)")
         comfy.page.get_by_role("combobox", name="task").click()
         comfy.page.get_by_role("option", name=task, exact=True).click()
         return
     middle = "[node.pos[0] + node.size[0] / 2, node.pos[1] + node.widgets[0].last_y + 10]"
-    comfy.page.wait_for_timeout(500)  # the canvas lays widgets out as it draws them
+    comfy.page.wait_for_timeout(500)  # the canvas sets the widgets' positions when it draws them
     x, y = comfy.on_node("BIVDiffMixedInversion", f"app.canvas.ds.convertOffsetToCanvas({middle})")
     comfy.page.mouse.click(x, y)
     comfy.page.locator(".litemenu-entry").get_by_text(task, exact=True).click()
 
 
 def ratio(comfy) -> tuple:
-    """What the blend's mixing_ratio shows: its value, its label, whether it is locked."""
+    """Value, label and lock of the blend's mixing_ratio."""
     widget = "node.widgets.find(widget => widget.name === 'mixing_ratio')"
     return tuple(comfy.on_node("BIVDiffMixedInversion", f"(w => [w.value, w.label, w.disabled])({widget})"))
 
@@ -85,7 +84,7 @@ def test_a_task_shows_its_ratio_and_locks_it(comfy):
     choose(comfy, "inpainting")
     assert ratio(comfy) == (0.1, "mixing_ratio = 0.1", True)
     if comfy.nodes == "vue":
-        assert comfy.page.get_by_role("spinbutton").first.is_disabled()  # steadiness has the other
+        assert comfy.page.get_by_role("spinbutton").first.is_disabled()  # the other one is steadiness
     comfy.screenshot("task-preset")
     choose(comfy, "custom")
     assert ratio(comfy) == (0.1, "mixing_ratio", False)
@@ -93,7 +92,7 @@ def test_a_task_shows_its_ratio_and_locks_it(comfy):
 
 
 @pytest.mark.parametrize("task", TASK_RATIOS)
-def test_a_saved_preset_comes_back_locked(comfy, task):
+def test_a_saved_preset_is_locked_after_loading(comfy, task):
     comfy.load(blend(task, 0.9), "blend")
     value, label, locked = ratio(comfy)
     assert value == float(label.removeprefix("mixing_ratio = ")) == TASK_RATIOS[task]
@@ -107,13 +106,13 @@ def test_two_videos_are_compared(comfy):
     view, frame = comfy.page.get_by_label("wipe"), comfy.page.get_by_label("frame", exact=True)
 
     def yellow(x: float) -> bool:
-        """Whether a point of the picture is yellow as the clip's ground, and not blue as the negative's."""
+        """Whether a point of the image is yellow, as the clip's background, and not blue, as in the negative."""
         pixel = "view.getContext('2d').getImageData(x * view.width, 0.2 * view.height, 1, 1).data"
         red, _, blue, _ = view.evaluate(f"(view, x) => [...{pixel}]", x)
         return red > blue
 
-    comfy.page.wait_for_function("frame => frame.value !== '0'", arg=frame.element_handle())  # it plays by itself
-    frame.fill("0")  # and stops for whoever scrubs
+    comfy.page.wait_for_function("frame => frame.value !== '0'", arg=frame.element_handle())  # it plays automatically
+    frame.fill("0")  # and stops when the user scrubs
     assert comfy.page.get_by_text("1 / 8").is_visible()
     comfy.page.get_by_label("play").scroll_into_view_if_needed()
     assert yellow(0.4) and not yellow(0.6)
@@ -128,19 +127,19 @@ def test_two_videos_are_compared(comfy):
     tabs.get_by_text("Unsaved Workflow").click()
     view.wait_for(state="detached")
     tabs.get_by_text("compare", exact=True).click()
-    comfy.page.get_by_text("/ 8").wait_for()  # the videos are there again
+    comfy.page.get_by_text("/ 8").wait_for()  # the videos are shown again
     assert comfy.errors == []
 
 
-def test_an_error_is_read_in_the_page(comfy):
-    """Without a click, which the page's own notice asks for, and until the next run."""
+def test_an_error_is_shown_in_the_frontend(comfy):
+    """The pack's message needs no click, unlike ComfyUI's notice, and stays until the next run."""
     frames = {"type": "EmptyImage", "outputs": {"IMAGE": "IMAGE"}, "widgets_values": [64, 64, 3, 0]}
     comfy.load(comparison(frames), "error")
     assert comfy.run()["status"]["status_str"] == "error"
     words = comfy.page.get_by_role("alert").filter(has_text="before has 8 frames and after has 3.")
     words.wait_for()
     assert words.inner_text().startswith("Compare Videos\n") and "Select Frames" in words.inner_text()
-    comfy.page.wait_for_timeout(500)  # for the screenshot: it slides in
+    comfy.page.wait_for_timeout(500)  # for the screenshot: the message slides in
     comfy.screenshot("error")
     comfy.on_node("BIVDiffCompareVideos", "{ node.title = 'My clips'; }")
     assert comfy.run()["status"]["status_str"] == "error"
@@ -152,15 +151,15 @@ def test_an_error_is_read_in_the_page(comfy):
     words.first.wait_for(state="detached")
 
 
-def test_an_error_inside_a_core_sampler_is_read_too(comfy):
-    """Frame Chunks refuses, and the page knows KSampler alone as the node that failed."""
+def test_an_error_inside_a_core_sampler_is_shown_too(comfy):
+    """Frame Chunks raises the error, but the frontend only knows that KSampler failed."""
     models = {"class_type": "BIVDiffDemoModels", "inputs": {"variant": "base"}}
     text = {"class_type": "CLIPTextEncode", "inputs": {"clip": ["1", 2], "text": ""}}
     chunked = {"class_type": "BIVDiffFrameChunks", "inputs": {"model": ["1", 0], "frames_per_batch": 2}}
     empty = {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 4}}
     hints = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 3, "color": 0}}
     wires = {"positive": ["2", 0], "negative": ["2", 0], "control_net": ["1", 4], "image": ["5", 0]}
-    held = {
+    apply_control = {
         "class_type": "ControlNetApplyAdvanced",
         "inputs": {**wires, "strength": 1.0, "start_percent": 0.0, "end_percent": 1.0},
     }
@@ -169,7 +168,7 @@ def test_an_error_inside_a_core_sampler_is_read_too(comfy):
     sampler = {"class_type": "KSampler", "inputs": {**wires, **settings}}
     decoded = {"class_type": "VAEDecode", "inputs": {"samples": ["7", 0], "vae": ["1", 3]}}
     shown = {"class_type": "PreviewImage", "inputs": {"images": ["8", 0]}}
-    nodes = (models, text, chunked, empty, hints, held, sampler, decoded, shown)
+    nodes = (models, text, chunked, empty, hints, apply_control, sampler, decoded, shown)
     prompt = {str(number): node for number, node in enumerate(nodes, start=1)}
     comfy.page.evaluate("prompt => app.loadApiJson(prompt, 'core-error')", prompt)
     assert comfy.run()["status"]["status_str"] == "error"
@@ -178,14 +177,14 @@ def test_an_error_inside_a_core_sampler_is_read_too(comfy):
     assert words.inner_text().startswith("KSampler\n")
 
 
-def is_red(words) -> bool:
-    """Whether words stand on more red than green."""
-    red, green, _ = words.evaluate("words => getComputedStyle(words).backgroundColor.match(/\\d+/g).map(Number)")
+def is_red(element) -> bool:
+    """Whether an element's background has more red than green."""
+    red, green, _ = element.evaluate("element => getComputedStyle(element).backgroundColor.match(/\\d+/g).map(Number)")
     return red > green
 
 
-def test_the_reports_show_themselves_also_after_a_reload(comfy):
-    """With nothing wired behind them; after the reload the server has all of it in its cache."""
+def test_the_reports_are_shown_also_after_a_reload(comfy):
+    """Without nodes after them. After the reload the server has all results in its cache."""
     comfy.load(
         workflow(
             {**CLIP},
@@ -210,9 +209,9 @@ def test_the_reports_show_themselves_also_after_a_reload(comfy):
             comfy.open()
             comfy.errors.clear()
         assert comfy.run()["status"]["status_str"] == "success"
-        for node_type, said in (("BIVDiffLatentReport", "Alarm: "), ("BIVDiffTemporalReport", "Not steadier.")):
+        for node_type, message in (("BIVDiffLatentReport", "Alarm: "), ("BIVDiffTemporalReport", "Not steadier.")):
             comfy.on_node(node_type, "{ app.canvas.ds.scale = 1; app.canvas.centerOnNode(node); }")
-            verdict = comfy.page.get_by_role("status").filter(has_text=said)
+            verdict = comfy.page.get_by_role("status").filter(has_text=message)
             verdict.wait_for()
             lines = verdict.inner_text().splitlines()
             assert len(set(lines)) == len(lines)
@@ -221,12 +220,12 @@ def test_the_reports_show_themselves_also_after_a_reload(comfy):
             comfy.page.wait_for_function("plot => plot.naturalWidth > 0", arg=plot.element_handle())
             comfy.screenshot(f"{node_type}-{page}")
             width, height = (plot.bounding_box()[side] for side in ("width", "height"))
-            assert width > 280 and height > 280  # of the node's 320, so that it can be read
+            assert width > 280 and height > 280  # of the node's 320, large enough to read
     assert comfy.errors == []
 
 
 def test_a_warning_shows_on_its_node(comfy):
-    """An image model with something on it where a video model belongs: it runs, and the node says what is odd."""
+    """A patched image model instead of a video model runs, and the node shows a warning."""
     comfy.load(
         workflow(
             {**CLIP},
@@ -236,7 +235,9 @@ def test_a_warning_shows_on_its_node(comfy):
                 "type": "CLIPTextEncode",
                 "inputs": {"clip": "CLIP"},
                 "outputs": {"CONDITIONING": "CONDITIONING"},
-                "widgets_values": [f"a blue square, {comfy.nodes}"],  # for each page a run: cached nodes say nothing
+                "widgets_values": [
+                    f"a blue square, {comfy.nodes}"
+                ],  # a run for each frontend: cached nodes show nothing
             },
             {"type": "VAEEncode", "inputs": {"pixels": "IMAGE", "vae": "VAE"}, "outputs": {"LATENT": "LATENT"}},
             {
@@ -272,11 +273,11 @@ def test_a_warning_shows_on_its_node(comfy):
     text.wait_for()
     assert "wire a video model" in text.inner_text()
     comfy.screenshot("warning")
-    for strength in (1.0, 0.5):  # kept as it was, and made anew
+    for strength in (1.0, 0.5):  # first cached, then executed again
         comfy.on_node("BIVDiffInvertVideo", f"{{ node.widgets[3].value = {strength}; }}")
         assert comfy.run()["status"]["status_str"] == "success"
         text.wait_for()
-    # The video model in its place: nothing is odd any more.
+    # With the video model the warning disappears.
     connect = "graph.getNodeById(3).connect(1, graph.getNodeById(7), 0)"
     comfy.page.evaluate(f"(graph => {{ {connect}; }})(app.rootGraph)")
     assert comfy.run()["status"]["status_str"] == "success"
@@ -284,14 +285,14 @@ def test_a_warning_shows_on_its_node(comfy):
     assert comfy.errors == []
 
 
-def into_a_subgraph(comfy) -> None:
-    """Put all nodes of the open workflow into a subgraph; `holder` and the first of them, `inner`, are the page's."""
+def convert_to_subgraph(comfy) -> None:
+    """Convert all nodes to a subgraph. In the page, `holder` is its node and `inner` the first node inside."""
     comfy.page.evaluate("void app.rootGraph.convertToSubgraph(new Set(app.rootGraph.nodes))")
     comfy.page.evaluate("void (window.holder = app.rootGraph.nodes.find(node => node.subgraph))")
     comfy.page.evaluate("void (window.inner = holder.subgraph.nodes[0])")
 
 
-def test_a_report_in_a_subgraph_is_there_again_after_a_change_of_tabs(comfy):
+def test_a_report_in_a_subgraph_is_shown_again_after_a_change_of_tabs(comfy):
     comfy.load(
         workflow(
             {"type": "EmptyLatentImage", "outputs": {"LATENT": "LATENT"}, "widgets_values": [64, 64, 8]},
@@ -300,18 +301,18 @@ def test_a_report_in_a_subgraph_is_there_again_after_a_change_of_tabs(comfy):
         ),
         "inner",
     )
-    into_a_subgraph(comfy)
+    convert_to_subgraph(comfy)
     assert comfy.run()["status"]["status_str"] == "success"
     report = "app.rootGraph.nodes[0]?.subgraph?.nodes.find(node => node.type === 'BIVDiffLatentReport')"
-    said = f"{report}?.widgets.find(widget => widget.name === 'output').element.textContent"
-    comfy.page.wait_for_function(said)
-    before = comfy.page.evaluate(said)
+    report_text = f"{report}?.widgets.find(widget => widget.name === 'output').element.textContent"
+    comfy.page.wait_for_function(report_text)
+    before = comfy.page.evaluate(report_text)
     tabs = comfy.page.get_by_test_id("topbar-workflow-tabs")
     tabs.get_by_text("Unsaved Workflow").click()
     comfy.page.wait_for_function(f"!{report}")
     tabs.get_by_text("inner", exact=True).click()
-    comfy.page.wait_for_function(said)
-    assert comfy.page.evaluate(said) == before
+    comfy.page.wait_for_function(report_text)
+    assert comfy.page.evaluate(report_text) == before
     comfy.page.evaluate("(node => app.canvas.openSubgraph(node.subgraph, node))(app.rootGraph.nodes[0])")
     comfy.page.get_by_role("status").filter(has_text=before[:20]).wait_for()
     comfy.screenshot("report-in-subgraph")
@@ -322,27 +323,26 @@ WARNED = "inner.widgets.some(widget => widget.type === 'BIVDIFF_WARNING' && widg
 
 
 def test_a_warning_finds_its_node_in_a_subgraph(comfy):
-    """By the id that the page gives it, and by the server's."""
+    """By the frontend's id and by the server's id."""
     comfy.load(workflow({"type": "BIVDiffModeList", "widgets_values": ["linear, slerp"]}), "inner-warning")
-    into_a_subgraph(comfy)
+    convert_to_subgraph(comfy)
     update = "app.extensions.find(each => each.name === 'BIVDiff.Warnings').onNodeOutputsUpdated"
     for id_of in ("`${holder.subgraph.id}:${inner.id}`", "`${holder.id}:${inner.id}`"):
         comfy.page.evaluate(f"{update}({{ [{id_of}]: {{ text: [{id_of}] }} }})")
         assert comfy.page.evaluate(WARNED.format("' + " + id_of + " + '"))
 
     def run(cached: str) -> None:
-        """The server's words of a run in which one node's result was kept."""
+        """Dispatch the server's events of a run in which one node was cached."""
         for event, more in (("start", ""), ("cached", f", nodes: [{cached}]"), ("success", "")):
             comfy.page.evaluate(f"void app.api.dispatchCustomEvent('execution_{event}', {{ prompt_id: '0' {more} }})")
 
     run("`${holder.id}:${inner.id}`")
     assert comfy.page.evaluate("inner.widgets.some(widget => widget.type === 'BIVDIFF_WARNING')")
-    run("`${inner.id}`")  # another node, of the workflow itself
+    run("`${inner.id}`")  # another node, outside the subgraph
     assert not comfy.page.evaluate("inner.widgets.some(widget => widget.type === 'BIVDIFF_WARNING')")
 
 
-def test_older_front_ends_know_one_graph(comfy):
-    """They have `app.graph` alone."""
+def test_older_frontends_have_app_graph_only(comfy):
     comfy.load(workflow({"type": "BIVDiffModeList", "widgets_values": ["linear, slerp"]}), "older")
     found = comfy.page.evaluate(
         """() => {
@@ -364,7 +364,7 @@ def test_older_front_ends_know_one_graph(comfy):
     assert found == "a word"
 
 
-DARKEST_AND_BRIGHTEST_OF_THE_LOWER_EDGE = """
+PREVIEW_EDGE_RANGE = """
 new Promise(resolve => app.api.addEventListener("b_preview_with_metadata", async ({ detail }) => {
   const picture = await createImageBitmap(detail.blob);
   const context = new OffscreenCanvas(picture.width, picture.height).getContext("2d");
@@ -375,7 +375,7 @@ new Promise(resolve => app.api.addEventListener("b_preview_with_metadata", async
 """
 
 
-def test_an_inversions_preview_says_that_it_is_noise(comfy):
+def test_an_inversions_preview_has_a_caption(comfy):
     comfy.load(
         workflow(
             {"type": "EmptyImage", "outputs": {"IMAGE": "IMAGE"}, "widgets_values": [64, 64, 4, 0x4488FF]},
@@ -406,7 +406,7 @@ def test_an_inversions_preview_says_that_it_is_noise(comfy):
         ),
         "noise",
     )
-    comfy.page.evaluate(f"void (window.preview = {DARKEST_AND_BRIGHTEST_OF_THE_LOWER_EDGE})")
+    comfy.page.evaluate(f"void (window.preview = {PREVIEW_EDGE_RANGE})")
     assert comfy.run()["status"]["status_str"] == "success"
     darkest, brightest = comfy.page.evaluate("window.preview")
     assert darkest < 20 and brightest > 235
@@ -453,11 +453,12 @@ def test_the_blueprint_runs_as_one_node_and_opens(comfy):
     done = comfy.run()
     assert done["status"]["status_str"] == "success"
     assert len(done["outputs"]["7"]["images"]) == 8
-    draw, redraw = (
+    frame_sampler, structure_pass = (
         node["inputs"] for node in done["prompt"][2].values() if node["class_type"] == "BIVDiffFrameSampler"
     )
-    assert (draw["steps"], draw["cfg"], draw["frame_noise"]) == (3, 3.0, "shared") and redraw["steps"] == 3
-    # An error of a node inside is read from outside.
+    assert [frame_sampler[name] for name in ("steps", "cfg", "frame_noise")] == [3, 3.0, "shared"]
+    assert structure_pass["steps"] == 3
+    # An error of an inner node is shown outside the subgraph.
     connect = "graph.getNodeById(5).connect(0, graph.getNodeById(6), 1)"
     comfy.page.evaluate(f"(graph => {{ {connect}; }})(app.rootGraph)")
     assert comfy.run()["status"]["status_str"] == "error"
@@ -475,7 +476,7 @@ def test_the_blueprint_is_offered(server):
     assert [entry["name"] for entry in offered if entry["source"] == "custom_node"] == ["BIVDiff"]
 
 
-def test_a_list_of_words_is_wired_to_a_combo_and_to_the_labels(comfy):
+def test_a_list_of_words_can_be_linked_to_a_combo_and_to_the_labels(comfy):
     comfy.load(
         workflow(
             {"type": "BIVDiffModeList", "outputs": {"modes": "COMBO"}, "widgets_values": ["linear, slerp"]},
@@ -488,7 +489,7 @@ def test_a_list_of_words_is_wired_to_a_combo_and_to_the_labels(comfy):
     wire += " const node = rest.find(node => node.type === to); list.connect(0, node, node.findInputSlot(name)); }"
     for target in (["BIVDiffMixedInversion", "mode"], ["BIVDiffSweepGrid", "labels"]):
         comfy.page.evaluate(wire, target)
-    comfy.page.wait_for_timeout(500)  # for the screenshot: the page draws the wires
+    comfy.page.wait_for_timeout(500)  # for the screenshot: the frontend draws the links
     comfy.screenshot("lists")
     prompt = comfy.page.evaluate("async () => (await app.graphToPrompt()).output")
     assert prompt["2"]["inputs"]["mode"] == prompt["3"]["inputs"]["labels"] == ["1", 0]

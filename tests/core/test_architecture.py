@@ -1,4 +1,4 @@
-"""What may import what, and what the pack must never do, read from the source."""
+"""Import rules of each folder, and calls that the pack must never make, checked in the source."""
 
 import ast
 import doctest
@@ -13,7 +13,7 @@ import pytest
 from bivdiff_core.host.compat.required_names import NEEDED_BY, REQUIRED_NAMES
 
 ROOT = Path(__file__).resolve().parents[2]
-CORE, HOST_SIDE, NODES = ROOT / "bivdiff_core", ROOT / "bivdiff_core" / "host", ROOT / "nodes"
+CORE, HOST, NODES = ROOT / "bivdiff_core", ROOT / "bivdiff_core" / "host", ROOT / "nodes"
 PACK = [ROOT / "__init__.py", *sorted(CORE.rglob("*.py")), *sorted(NODES.rglob("*.py"))]
 COMFYUI = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths", "latent_preview"}
 COMFYUI |= {"node_helpers", "nodes", "server"}
@@ -39,14 +39,14 @@ MAY_IMPORT = {
     "research": {"batch", "bivdiff_core", "fixtures", "tools"},
     "tools": {"batch", "bivdiff_core", "fixtures", "research"},
 }
-"""Which other rooms each room may import; tests and dev.py may import all, and nothing imports them."""
-ROOMS = {*MAY_IMPORT, "dev", "fixtures", "tests"}
+"""Folders that each folder may import. tests and dev.py may import all; nothing imports them."""
+FOLDERS = {*MAY_IMPORT, "dev", "fixtures", "tests"}
 
 files = pytest.mark.parametrize("file", PACK, ids=lambda file: str(file.relative_to(ROOT)))
 
 
-def names(node: ast.AST) -> list[str]:
-    """Top-level names of the packages that an absolute import takes from."""
+def imported_packages(node: ast.AST) -> list[str]:
+    """Top-level packages of an absolute import; empty for other nodes."""
     if isinstance(node, ast.Import):
         return [alias.name.split(".")[0] for alias in node.names]
     if isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -56,11 +56,11 @@ def names(node: ast.AST) -> list[str]:
 
 def imports(tree: ast.AST) -> set[str]:
     """Packages that are imported anywhere in a tree."""
-    return {name for node in ast.walk(tree) for name in names(node)}
+    return {name for node in ast.walk(tree) for name in imported_packages(node)}
 
 
 def run_at_start_up(tree: ast.AST) -> Iterator[ast.AST]:
-    """What loading a module runs: not what is inside functions, not what is for type checkers alone."""
+    """The syntax nodes that run when a module is imported: no function bodies, no `if TYPE_CHECKING` blocks."""
     if isinstance(tree, (ast.FunctionDef, ast.AsyncFunctionDef)):
         return
     if isinstance(tree, ast.If) and ast.unparse(tree.test) == "TYPE_CHECKING":
@@ -71,8 +71,8 @@ def run_at_start_up(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def imports_at_start_up(tree: ast.AST) -> set[str]:
-    """Packages that loading a module imports."""
-    return {name for node in run_at_start_up(tree) for name in names(node)}
+    """Packages that are imported when a module is imported."""
+    return {name for node in run_at_start_up(tree) for name in imported_packages(node)}
 
 
 def parse(file: Path) -> ast.Module:
@@ -80,9 +80,9 @@ def parse(file: Path) -> ast.Module:
 
 
 @files
-def test_imports_keep_to_their_layer(file):
+def test_each_layer_imports_only_its_libraries(file):
     allowed = LIBRARIES | set(sys.stdlib_module_names)
-    if HOST_SIDE in file.parents:
+    if HOST in file.parents:
         allowed |= COMFYUI
     elif CORE not in file.parents:
         allowed = COMFYUI | {"torch"} | set(sys.stdlib_module_names)
@@ -90,30 +90,30 @@ def test_imports_keep_to_their_layer(file):
 
 
 @files
-def test_the_method_knows_nothing_of_what_stands_on_it(file):
-    """A relative import, resolved: none leads from the method to ComfyUI's side, nor from there to the nodes."""
-    here = file.relative_to(ROOT).parts[:-1]
+def test_lower_layers_do_not_import_upper_layers(file):
+    """The core imports neither `host` nor `nodes`; `host` does not import `nodes`. Resolves relative imports."""
+    folder = file.relative_to(ROOT).parts[:-1]
     for node in ast.walk(parse(file)):
         if isinstance(node, ast.ImportFrom) and node.level:
-            target = (*here[: len(here) - node.level + 1], *(node.module or "").split("."))
+            target = (*folder[: len(folder) - node.level + 1], *(node.module or "").split("."))
             if CORE in file.parents:
                 assert target[0] == "bivdiff_core"
-            if HOST_SIDE not in file.parents and CORE in file.parents:
+            if HOST not in file.parents and CORE in file.parents:
                 assert target[:2] != ("bivdiff_core", "host")
 
 
-@pytest.mark.parametrize("room", ["batch", "research", "tools"])
-def test_a_room_imports_what_it_may(room):
-    """There ``nodes`` is ComfyUI's module."""
-    for file in (ROOT / room).rglob("*.py"):
-        others = imports(parse(file)) & ROOMS - {room, "nodes"}
-        assert others <= MAY_IMPORT[room], file.relative_to(ROOT)
+@pytest.mark.parametrize("folder", ["batch", "research", "tools"])
+def test_a_folder_imports_only_what_it_may(folder):
+    """In these folders `nodes` is ComfyUI's module."""
+    for file in (ROOT / folder).rglob("*.py"):
+        others = imports(parse(file)) & FOLDERS - {folder, "nodes"}
+        assert others <= MAY_IMPORT[folder], file.relative_to(ROOT)
 
 
 @files
 def test_the_pack_imports_itself_relatively(file):
-    """The host does not have the pack's folder on its path, and its own ``nodes`` is another module."""
-    assert not imports(parse(file)) & ROOMS - {"nodes"}
+    """The pack's folder is not on ComfyUI's path, and ComfyUI has another module `nodes`."""
+    assert not imports(parse(file)) & FOLDERS - {"nodes"}
     if NODES in file.parents or file.parent == ROOT:
         assert "nodes" not in imports(parse(file))
 
@@ -124,22 +124,23 @@ def test_start_up_imports_no_heavy_library(file):
 
 
 def modules_at_start_up(file: Path) -> set[str]:
-    """Dotted names of what loading a module of the tree may import."""
-    here, found = file.relative_to(ROOT).parts[:-1], set()
+    """Dotted names that importing a module of the repository may import."""
+    folder, found = file.relative_to(ROOT).parts[:-1], set()
     for node in run_at_start_up(parse(file)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join([*here[: len(here) - node.level + 1 if node.level else 0], *filter(None, [node.module])])
+            relative = folder[: len(folder) - node.level + 1 if node.level else 0]
+            base = ".".join([*relative, *filter(None, [node.module])])
             found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
     return found
 
 
-def test_modules_import_in_no_circle():
+def test_there_are_no_circular_imports():
     modules = {
         ".".join(file.relative_to(ROOT).with_suffix("").parts): file
-        for room in MAY_IMPORT
-        for file in (ROOT / room).rglob("*.py")
+        for folder in MAY_IMPORT
+        for file in (ROOT / folder).rglob("*.py")
     }
     graph = {name: modules_at_start_up(file) & set(modules) - {name} for name, file in modules.items()}
     assert sum(map(len, graph.values())) > 300
@@ -147,7 +148,7 @@ def test_modules_import_in_no_circle():
 
 
 def names_from_comfyui(tree: ast.AST) -> set[str]:
-    """What a tree imports from ComfyUI, and the attributes of what it has imported, in full."""
+    """Full dotted names that a tree imports from ComfyUI, and of the attributes that it uses of them."""
     imported, found = {}, set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -165,28 +166,28 @@ def names_from_comfyui(tree: ast.AST) -> set[str]:
 
 
 def owners(name: str) -> set[str]:
-    """The packages, modules and classes that a dotted name leads through."""
+    """The packages, modules and classes that contain a dotted name."""
     parts = name.split(".")
     return {".".join(parts[:end]) for end in range(1, len(parts))}
 
 
-def in_full(table: dict[str, str]) -> set[str]:
+def full_names(table: dict[str, str]) -> set[str]:
     return {f"{module}.{name}" for module, names in table.items() for name in names.split()}
 
 
-LISTED = in_full(REQUIRED_NAMES).union(*map(in_full, NEEDED_BY.values()))
+LISTED = full_names(REQUIRED_NAMES).union(*map(full_names, NEEDED_BY.values()))
 
 
 def test_every_name_from_comfyui_is_looked_up_at_start_up():
-    """A class or an enum is; what it has comes with it."""
+    """The members of a listed class or enum need no entry."""
     used = set().union(*(names_from_comfyui(parse(file)) for file in PACK))
     used -= set().union(*map(owners, LISTED))
-    assert not {name for name in used if not LISTED & {name, *owners(name)}}, "not in NEEDED"
-    assert not LISTED - used.union(*map(owners, used)), "in NEEDED for nothing"
+    assert not {name for name in used if not LISTED & {name, *owners(name)}}, "not in REQUIRED_NAMES or NEEDED_BY"
+    assert not LISTED - used.union(*map(owners, used)), "listed but not used"
 
 
 def with_imports(file: Path) -> set[Path]:
-    """A file of the pack and all that it imports of the pack, at start-up or later."""
+    """A file of the pack and all files of the pack that it imports, at start-up or later."""
     found, waiting = set(), [file]
     while waiting:
         file = waiting.pop()
@@ -201,8 +202,8 @@ def with_imports(file: Path) -> set[Path]:
     return found
 
 
-def test_a_name_that_few_nodes_need_is_refused_for_them_alone():
-    """One or two files of nodes; what more of them need is needed by the pack."""
+def test_a_missing_name_disables_only_the_nodes_that_need_it():
+    """NEEDED_BY lists names that one or two node files use. Names used by more files are required by the whole pack."""
     users = {name: [] for name in LISTED}
     for file in sorted(NODES.glob("*.py")):
         if file.stem not in ("__init__", "node", "controls"):
@@ -210,11 +211,11 @@ def test_a_name_that_few_nodes_need_is_refused_for_them_alone():
             for name in LISTED & used.union(*map(owners, used)):
                 users[name].append(file.stem)
     expected = {name: " ".join(files) for name, files in users.items() if 1 <= len(files) <= 2}
-    assert {name: files for files, table in NEEDED_BY.items() for name in in_full(table)} == expected
+    assert {name: files for files, table in NEEDED_BY.items() for name in full_names(table)} == expected
 
 
 @files
-def test_no_print_no_pickle_no_code_from_data(file):
+def test_no_print_no_pickle_no_eval(file):
     calls = [ast.unparse(node) for node in ast.walk(parse(file)) if isinstance(node, ast.Call)]
     forbidden = ("print(", "eval(", "exec(", "compile(", "__import__(", "os.system(")
     assert not [call for call in calls if call.startswith(forbidden)]
@@ -230,7 +231,7 @@ def test_examples_in_docstrings_hold(file):
     assert doctest.testmod(module).failed == 0
 
 
-def test_the_start_up_check_sees_what_runs_and_nothing_else():
+def test_the_start_up_check_finds_exactly_the_imports_that_run():
     source = """
 import a
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Sound cut to frames, on waveforms whose every sample says when it sounds."""
+"""Audio cut to frames, on waveforms whose samples hold their own index."""
 
 from fractions import Fraction
 
@@ -14,13 +14,13 @@ rates = pytest.mark.parametrize(("sample_rate", "fps"), RATES)
 
 
 def sample_numbers(count: int, *shape: int) -> Tensor:
-    """A waveform whose samples are their own numbers, counted from 1: silence is 0."""
+    """A waveform whose samples are their indices, counted from 1, so that 0 is silence."""
     return torch.arange(1, count + 1, dtype=torch.float64).expand(*shape, count)
 
 
 @rates
 @pytest.mark.parametrize(("start", "stop"), [(0, 1), (1, 4), (7, 40), (33, 35)])
-def test_the_cut_is_the_frames_time_to_half_a_sample(sample_rate, fps, start, stop):
+def test_a_cut_matches_the_frames_time_within_half_a_sample(sample_rate, fps, start, stop):
     cut = cut_audio(sample_numbers(10 * sample_rate, 1, 1), sample_rate, fps, start, stop).flatten()
     assert torch.equal(cut.diff(), torch.ones(len(cut) - 1))
     first, end = (Fraction(int(sample)) for sample in (cut[0] - 1, cut[-1]))
@@ -29,7 +29,7 @@ def test_the_cut_is_the_frames_time_to_half_a_sample(sample_rate, fps, start, st
 
 
 @rates
-def test_consecutive_cuts_are_the_sound_itself(sample_rate, fps):
+def test_consecutive_cuts_join_to_the_original_sound(sample_rate, fps):
     frames = 150
     sound = sample_numbers(30 * sample_rate, 1, 2)
     cuts = [cut_audio(sound, sample_rate, fps, start, start + 3) for start in range(0, frames, 3)]
@@ -40,13 +40,13 @@ def test_consecutive_cuts_are_the_sound_itself(sample_rate, fps):
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 2), (3, 2), (2, 6)])
 @pytest.mark.parametrize("count", [0, 1, 999, 1000, 1500, 1999, 2000, 9000])
-def test_silence_follows_where_the_sound_ends(shape, count):
+def test_silence_is_padded_after_the_sound_ends(shape, count):
     sound = sample_numbers(count, *shape)
     cut = cut_audio(sound, sample_rate=1000, fps=10.0, start=10, stop=20)
     assert cut.shape == (*shape, 1000)
-    heard = max(0, min(count, 2000) - 1000)
-    assert torch.equal(cut[..., :heard], sound[..., 1000 : 1000 + heard])
-    assert not cut[..., heard:].any()
+    sound_length = max(0, min(count, 2000) - 1000)
+    assert torch.equal(cut[..., :sound_length], sound[..., 1000 : 1000 + sound_length])
+    assert not cut[..., sound_length:].any()
 
 
 def test_sound_that_begins_after_the_frames_is_not_heard():

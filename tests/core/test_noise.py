@@ -1,4 +1,4 @@
-"""Noise that is related from frame to frame, and how noise is told from an image."""
+"""Noise that is correlated between frames, and the measure that tells noise from images."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ def white(*shape: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("dim", [0, 2])
-def test_independent_is_untouched(dim):
+def test_independent_is_unchanged(dim):
     noise = white(1, 4, 6, 8, 8) if dim else white(6, 4, 8, 8)
     assert torch.equal(correlate_frames(noise, "independent", dim), noise)
 
@@ -25,22 +25,22 @@ def test_shared_gives_every_frame_the_first_ones_noise(dim):
 
 
 @pytest.mark.parametrize("dim", [0, 2])
-def test_progressive_is_unit_noise_that_drifts(dim):
-    """PYoCo: neighbours correlate at alpha / sqrt(1 + alpha^2), frames k apart at its k-th power, alpha = 2."""
+def test_progressive_is_unit_noise_that_changes_gradually(dim):
+    """PYoCo: adjacent frames correlate at alpha / sqrt(1 + alpha^2), frames k apart at its k-th power; alpha = 2."""
     noise = white(1, 16, 6, 64, 64) if dim else white(6, 16, 64, 64)
     frames = correlate_frames(noise, "progressive", dim).unbind(dim)
-    neighbours = 2 / 5**0.5
+    adjacent = 2 / 5**0.5
     for i, frame in enumerate(frames):
         assert frame.mean().item() == pytest.approx(0, abs=0.015)
         assert frame.std().item() == pytest.approx(1, abs=0.01)
         assert spatial_correlation(frame.reshape(1, 16, 64, 64)) == pytest.approx(0, abs=0.01)
         rho = torch.corrcoef(torch.stack([frames[0].flatten(), frame.flatten()]))[0, 1].item()
-        assert rho == pytest.approx(neighbours**i, abs=0.01)
+        assert rho == pytest.approx(adjacent**i, abs=0.01)
     assert torch.equal(frames[0], noise.select(dim, 0))
 
 
 @pytest.mark.parametrize("mode", FRAME_NOISE_MODES)
-def test_the_callers_noise_is_not_written_to(mode):
+def test_the_input_noise_is_not_modified(mode):
     noise = white(5, 4, 8, 8)
     before = noise.clone()
     out = correlate_frames(noise, mode)
@@ -48,13 +48,13 @@ def test_the_callers_noise_is_not_written_to(mode):
 
 
 @pytest.mark.parametrize("mode", FRAME_NOISE_MODES)
-def test_more_frames_do_not_change_the_first_ones(mode):
+def test_more_frames_do_not_change_the_first_frames(mode):
     noise = white(6, 4, 8, 8)
     assert torch.equal(correlate_frames(noise, mode)[:4], correlate_frames(noise[:4], mode))
 
 
 def blurred(noise: Tensor, radius: int) -> Tensor:
-    """Noise averaged over a square: neighbours share 2r of the 2r + 1 columns."""
+    """Noise averaged over a square; adjacent values share 2r of the 2r + 1 columns."""
     kernel = torch.ones(1, 1, 2 * radius + 1, 2 * radius + 1)
     flat = noise.flatten(0, -3).unsqueeze(1)
     out = torch.nn.functional.conv2d(flat, kernel)
@@ -76,7 +76,7 @@ def test_white_noise_is_uncorrelated(shape):
 
 
 def test_channel_offsets_are_no_correlation():
-    """A latent format's per-channel mean must not make noise look like an image; nor its scale."""
+    """A latent format's per-channel mean and scale must not make noise look like an image."""
     offsets = torch.tensor([3.0, -2.0, 5.0, 0.0]).view(1, 4, 1, 1)
     assert abs(spatial_correlation(7 * white(8, 4, 32, 32) + offsets)) < 0.05
 

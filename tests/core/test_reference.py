@@ -1,4 +1,4 @@
-"""The released loops, written out in diffusers' terms, against our solvers on the same network."""
+"""Our solvers compared with the released loops, written with diffusers, on the same network."""
 
 import pytest
 import torch
@@ -30,28 +30,28 @@ def z0() -> Tensor:
 
 
 def in_k_space(unet: UNet2DModel, alphas_cumprod: Tensor):
-    """diffusers' network as a denoiser of `x = x0 + sigma * eps`, at the timestep whose level sigma is."""
+    """diffusers' network as a denoiser of `x = x0 + sigma * eps`, called at the timestep of sigma."""
     levels = to_sigmas(alphas_cumprod)
 
     def denoised(x: Tensor, sigma: Tensor) -> Tensor:
         t = (levels - sigma[0].double()).abs().argmin()
         assert torch.isclose(levels[t], sigma[0].double(), rtol=1e-5)
-        at = sigma.view(-1, 1, 1, 1)
-        return x - at * unet((x / (1 + at**2).sqrt()).float(), t).sample
+        scale = sigma.view(-1, 1, 1, 1)
+        return x - scale * unet((x / (1 + scale**2).sqrt()).float(), t).sample
 
     return denoised
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("transcription", [torch.float32, torch.float64])
-def test_inversion_equals_the_released_loop_at_every_step(unet, z0, transcription):
-    """The solver in fp32; its k-space state divided by sqrt(1 + sigma^2) is diffusers' z."""
+@pytest.mark.parametrize("reference_dtype", [torch.float32, torch.float64])
+def test_inversion_equals_the_released_loop_at_every_step(unet, z0, reference_dtype):
+    """The solver runs in fp32. Its k-space state divided by sqrt(1 + sigma^2) is diffusers' z."""
     scheduler = make_released_scheduler(STEPS)
-    expected = invert_as_released(lambda z, t: unet(z.float(), t).sample.to(z.dtype), scheduler, z0.to(transcription))
+    expected = invert_as_released(lambda z, t: unet(z.float(), t).sample.to(z.dtype), scheduler, z0.to(reference_dtype))
     sigmas = reference_inversion_grid(to_sigmas(scheduler.alphas_cumprod), STEPS).float()
     got = []
     model = in_k_space(unet, scheduler.alphas_cumprod)
-    start = z0 * unit_scale(sigmas[0])  # the clean latent is taken for z at t = 1
+    start = z0 * unit_scale(sigmas[0])  # the clean latent is treated as z at t = 1
     ddim(model, start, sigmas, callback=got.append, disable=True, sigma_min=0.0292)
     assert len(got) == len(expected) == STEPS
     for report, z in zip(got, expected, strict=True):
@@ -62,7 +62,7 @@ def test_inversion_equals_the_released_loop_at_every_step(unet, z0, transcriptio
 @torch.no_grad()
 @pytest.mark.parametrize("set_alpha_to_one", [False, True])
 def test_denoising_grids_equal_diffusers(unet, z0, set_alpha_to_one):
-    """Euler along the reference grid is DDIM that ends at alphas_cumprod[0]; ended at 0, it is set_alpha_to_one."""
+    """Euler steps along the reference grid are DDIM that ends at alphas_cumprod[0]; ending at 0 is set_alpha_to_one."""
     scheduler = make_released_scheduler(STEPS, set_alpha_to_one)
     sigmas = reference_denoising_grid(to_sigmas(scheduler.alphas_cumprod), STEPS).float()
     if set_alpha_to_one:
@@ -77,7 +77,7 @@ def test_denoising_grids_equal_diffusers(unet, z0, set_alpha_to_one):
 
 @torch.no_grad()
 def test_the_two_endings_differ(unet, z0):
-    """So that the tests above could tell one from the other: the last level moves the latent by some 1e-3."""
+    """The test above can tell the two endings apart: the last level changes the latent by about 1e-3."""
     ends = []
     for to_one in (False, True):
         scheduler = make_released_scheduler(STEPS, to_one)

@@ -1,4 +1,4 @@
-"""The inversion solvers on a denoiser that is known exactly."""
+"""The inversion solvers on a denoiser with a known formula."""
 
 import math
 
@@ -28,12 +28,12 @@ def leading_grid(steps: int) -> Tensor:
 
 
 def simple_grid(steps: int) -> Tensor:
-    """0 and the levels of the host's `simple` scheduler: its lowest one is far above the model's."""
+    """0 and the levels of ComfyUI's `simple` scheduler, whose lowest level is far above the model's."""
     return torch.cat([torch.zeros(1), SD_SIGMAS[1000 // steps - 1 :: 1000 // steps]]).double()
 
 
-class Calls:
-    """A denoiser that counts its calls and remembers the levels that it was asked for."""
+class CallRecorder:
+    """A denoiser that records the sigma of each call."""
 
     def __init__(self, model: Denoiser):
         self.model = model
@@ -47,7 +47,7 @@ class Calls:
 
 @pytest.fixture(scope="module", params=SIGMA_RANGES)
 def family(request: pytest.FixtureRequest) -> tuple[Denoiser, float, float, Tensor, Tensor]:
-    """One prediction type: denoiser, sigma_min, sigma_max, clean latent, where the ODE takes it."""
+    """A prediction type: denoiser, sigma_min, sigma_max, clean latent, exact end of the ODE."""
     sigma_min, sigma_max = SIGMA_RANGES[request.param]
     model = getattr(MIXTURE, request.param)
     x0 = MIXTURE.sample(4)
@@ -56,7 +56,7 @@ def family(request: pytest.FixtureRequest) -> tuple[Denoiser, float, float, Tens
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_order(family, solver):
-    """Twice the steps: half the error for a solver of first order, a quarter for one of second."""
+    """Twice the steps halve the error of a first-order solver and quarter that of a second-order solver."""
     model, sigma_min, sigma_max, x0, truth = family
     errors = []
     for steps in (80, 160, 320):
@@ -67,8 +67,8 @@ def test_order(family, solver):
 
 
 @pytest.mark.parametrize("steps", [20, 50])
-def test_rank_on_the_ode(family, steps):
-    """fireflow is nearest to the ODE by far; ddim shrinks the latent, uni_inv and fixed_point inflate it."""
+def test_rank_of_ode_error(family, steps):
+    """fireflow is by far closest to the ODE; ddim shrinks the latent, uni_inv and fixed_point inflate it."""
     model, sigma_min, sigma_max, x0, _ = family
     sigmas = leading_grid(steps) if sigma_max > 1 else torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     truth = solve_ode(model, x0, sigmas[-1].item(), sigma_min, steps=500)
@@ -82,8 +82,8 @@ def test_rank_on_the_ode(family, steps):
 
 
 @pytest.mark.parametrize("steps", [20, 50])
-def test_rank_of_the_round_trip(steps):
-    """Up with the solver, down with DDIM: fixed_point comes back best, then uni_inv, fireflow, ddim."""
+def test_rank_of_round_trip_error(steps):
+    """Invert with the solver, denoise with DDIM: fixed_point has the smallest error, then uni_inv, fireflow, ddim."""
     x0, sigmas, sigma_min = MIXTURE.sample(4), leading_grid(steps), 0.0292
     error = {
         solver: rms(
@@ -104,7 +104,7 @@ def test_fewer_steps_shrink_ddim_more():
 
 
 def test_inversion_begins_at_zero():
-    """Taking the clean latent for the schedule's lowest level instead costs the solvers their accuracy."""
+    """Treating the clean latent as the schedule's lowest level instead makes the solvers inaccurate."""
     x0, sigmas, sigma_min = MIXTURE.sample(4), simple_grid(20), 0.0292
     truth = solve_ode(MIXTURE.eps, x0, sigmas[-1].item(), sigma_min, steps=500)
 
@@ -120,9 +120,9 @@ def test_inversion_begins_at_zero():
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_where_the_slope_is_read(solver):
-    """The published rules: at the level being left, at the next one, halfway; never below sigma_min."""
-    model, sigma_min = Calls(MIXTURE.eps), 0.03
+def test_the_sigmas_of_model_calls(solver):
+    """As published: at the current level, at the next level or halfway between; never below sigma_min."""
+    model, sigma_min = CallRecorder(MIXTURE.eps), 0.03
     sigmas = torch.tensor([0.0, 0.04, 1.0, 5.0], dtype=torch.float64)
     invert(solver, model, MIXTURE.sample(2), sigmas, sigma_min)
     expected = {
@@ -136,8 +136,8 @@ def test_where_the_slope_is_read(solver):
 
 @pytest.mark.parametrize(("solver", "calls"), {"ddim": 7, "uni_inv": 8, "fireflow": 8, "fixed_point": 21}.items())
 def test_one_callback_per_step_and_calls_per_step(solver, calls):
-    """AnimateDiff-Evolved moves its windows on with the callback, so fixed_point's inner calls must not report."""
-    model, reports = Calls(MIXTURE.eps), []
+    """AnimateDiff-Evolved advances its windows in the callback, so fixed_point's inner iterations must not call it."""
+    model, reports = CallRecorder(MIXTURE.eps), []
     sigmas = leading_grid(10)[:8]
     x0 = MIXTURE.sample(2)
     out = SOLVERS[solver](model, x0, sigmas, callback=reports.append, disable=True, sigma_min=0.0292)
@@ -149,7 +149,7 @@ def test_one_callback_per_step_and_calls_per_step(solver, calls):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_inputs_are_left_alone(solver):
+def test_inputs_are_not_modified(solver):
     x0, sigmas = MIXTURE.sample(2), leading_grid(10)
     before = x0.clone(), sigmas.clone()
     invert(solver, MIXTURE.eps, x0, sigmas, 0.0292)
@@ -158,7 +158,7 @@ def test_inputs_are_left_alone(solver):
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_extra_args_reach_the_model(solver):
-    """Conditioning travels in extra_args, as in k-diffusion."""
+    """Conditioning is passed in extra_args, as in k-diffusion."""
     x0, sigmas = MIXTURE.sample(2), leading_grid(10)
 
     def scaled(x: Tensor, sigma: Tensor, *, shrink: float) -> Tensor:
@@ -170,8 +170,8 @@ def test_extra_args_reach_the_model(solver):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_frames_do_not_touch_each_other(solver):
-    """A frame inverted alone equals the frame inverted in its clip."""
+def test_frames_are_independent(solver):
+    """A frame inverted alone equals the same frame inverted in its clip."""
     x0, sigmas = MIXTURE.sample(3), leading_grid(10)
     together = invert(solver, MIXTURE.eps, x0, sigmas, 0.0292)
     alone = torch.cat([invert(solver, MIXTURE.eps, frame, sigmas, 0.0292) for frame in x0.split(1)])

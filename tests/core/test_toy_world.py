@@ -1,4 +1,4 @@
-"""The toy world: every clip is known exactly, and the measures on it say what they claim."""
+"""The toy world: its clips have known motion and masks, and its metrics measure what they claim to."""
 
 from itertools import pairwise
 
@@ -14,11 +14,11 @@ CLIPS = [toy_world.generate_clip(seed) for seed in toy_world.HELD_OUT_SEEDS[:24]
 
 
 def outline_closed(control: torch.Tensor, clip: toy_world.ToyClip, gap: int = 0) -> torch.Tensor:
-    """Whether the edges ``[F, H, W, 3]`` enclose the clip's shapes in each frame, ``[F]`` bool.
+    """Whether the edges `[F, H, W, 3]` enclose the clip's shapes in each frame, `[F]` bool.
 
-    Paint is poured in at the picture's border and spreads through edge-free pixels (not diagonally): the outline is
-    closed where it reaches less than 2% of the shapes' inner pixels, those 3 or more from the background. With
-    ``gap`` the paint is too thick for openings of up to so many pixels.
+    A flood fill starts at the image border and spreads through edge-free pixels (not diagonally). The outline is closed
+    if the fill reaches less than 2% of the shapes' inner pixels, those at least 3 pixels from the background. The fill
+    does not pass openings of up to `gap` pixels.
     """
     wall = control[..., 0] > 0.5
     if gap:
@@ -37,14 +37,14 @@ def outline_closed(control: torch.Tensor, clip: toy_world.ToyClip, gap: int = 0)
     return (paint & inner).sum(dim=(1, 2)) < 0.02 * inner.sum(dim=(1, 2))
 
 
-def test_a_seed_is_a_clip():
+def test_a_seed_determines_the_clip():
     again = toy_world.generate_clip(CLIPS[0].seed)
     assert again.caption == CLIPS[0].caption
     assert torch.equal(again.frames, CLIPS[0].frames)
     assert not torch.equal(CLIPS[0].frames, CLIPS[1].frames)
 
 
-def test_training_never_sees_a_held_out_seed():
+def test_training_uses_no_held_out_seed():
     assert not set(toy_world.TRAIN_SEEDS[-2:]) & set(toy_world.HELD_OUT_SEEDS)
     assert toy_world.TRAIN_SEEDS.stop <= toy_world.HELD_OUT_SEEDS.start
     assert toy_world.PACKAGED_CLIP_SEED in toy_world.HELD_OUT_SEEDS
@@ -58,27 +58,27 @@ def test_frames_and_masks_are_complete():
         assert all(mask.amax(dim=(1, 2)).min() == 1 for mask in clip.masks[:1]), "the front shape is never hidden"
 
 
-def test_the_known_motion_carries_each_frame_into_the_next():
+def test_warping_along_the_known_motion_gives_the_next_frame():
     for clip in CLIPS:
         steady = toy_metrics.measure_flicker(clip.frames, clip)
         assert steady.ground < 1e-5
         assert steady.shape < 3e-3  # resampling between pixels
 
 
-def test_another_motion_is_as_well_known():
+def test_a_changed_motion_is_also_known():
     for clip in CLIPS[:8]:
         assert torch.allclose(toy_world.change_motion(clip, speed=1).frames, clip.frames, atol=1e-4)
         fast = toy_world.change_motion(clip, speed=2, spin=0.25)
         steady = toy_metrics.measure_flicker(fast.frames, fast)
         assert steady.ground < 1e-5
         assert steady.shape < 3e-3
-        travelled = [shape.motion.place(7)[0] - shape.motion.place(0)[0] for shape in (*clip.shapes, *fast.shapes)]
+        travelled = [shape.motion.pose(7)[0] - shape.motion.pose(0)[0] for shape in (*clip.shapes, *fast.shapes)]
         assert travelled[-1] == pytest.approx(2 * travelled[len(clip.shapes) - 1])
 
 
 @pytest.mark.parametrize(("edge", "blur"), [(0.3, 2e-3), (toy_world.PATCH_EDGE, 1e-2)])
-def test_a_hard_clip_is_as_well_known(monkeypatch, edge, blur):
-    """Its shapes deform, and its patches go with them; resampling blurs their borders where those are crisp."""
+def test_the_motion_of_a_hard_clip_is_also_known(monkeypatch, edge, blur):
+    """Its shapes deform, and its patches deform with them. Resampling blurs crisp borders of patches."""
     monkeypatch.setattr(toy_world, "PATCH_EDGE", edge)
     for clip in CLIPS[:8]:
         hard = toy_world.make_hard_clip(clip)
@@ -92,15 +92,15 @@ def test_a_hard_clip_is_as_well_known(monkeypatch, edge, blur):
         assert toy_metrics.caption_accuracy(hard.frames, hard) in (1.0, None)
 
 
-def test_outlines_do_not_tell_of_patches():
+def test_outlines_do_not_show_patches():
     for clip in map(toy_world.make_hard_clip, CLIPS[:8]):
         edges = toy_world.canny_hints(clip.frames)[..., 0]
-        far = toy_metrics.dilate(1 - clip.ground, 3) < 0.01
-        assert (edges * far).sum() <= 0.03 * edges.sum()
+        background = toy_metrics.dilate(1 - clip.ground, 3) < 0.01
+        assert (edges * background).sum() <= 0.03 * edges.sum()
         assert outline_closed(edges[..., None].expand(-1, -1, -1, 3), clip, gap=1).float().mean() > 0.7
 
 
-def test_a_long_clip_goes_on_with_its_shapes_in_the_picture():
+def test_the_shapes_of_a_long_clip_stay_in_the_frame():
     for clip in CLIPS[:8]:
         longer = toy_world.generate_clip(clip.seed, 40)
         assert torch.equal(longer.frames[: toy_world.FRAMES], clip.frames) and longer.caption == clip.caption
@@ -111,8 +111,8 @@ def test_a_long_clip_goes_on_with_its_shapes_in_the_picture():
         assert steady.shape < 3e-3
 
 
-def test_the_motion_matters():
-    """Textures are strong and fast enough that no motion, or a background fixed to the screen, is plainly wrong."""
+def test_a_still_video_has_high_flicker():
+    """Textures have enough contrast and speed that a still video, or a still background, is clearly wrong."""
     still = [toy_metrics.measure_flicker(clip.frames[:1].expand_as(clip.frames), clip).ground for clip in CLIPS]
     assert min(still) > 0.015
     assert sum(still) / len(still) > 0.03
@@ -124,7 +124,7 @@ def test_the_background_drifts_against_the_first_shape():
         assert abs(clip.drift[0]) == toy_world.DRIFT
 
 
-def test_shapes_stay_in_the_picture_and_pairs_cross():
+def test_shapes_stay_in_the_frame_and_pairs_cross():
     pairs = 0
     for seed in toy_world.HELD_OUT_SEEDS[:60]:
         clip = toy_world.generate_clip(seed)
@@ -136,20 +136,20 @@ def test_shapes_stay_in_the_picture_and_pairs_cross():
     assert pairs >= 4
 
 
-def test_captions_parse_and_never_lie():
-    leave_out = 0
+def test_captions_parse_and_are_correct():
+    incomplete = 0
     clips = [toy_world.generate_clip(seed) for seed in toy_world.HELD_OUT_SEEDS[:80]]
     for clip in (*clips, *map(toy_world.make_hard_clip, clips[:20])):
-        said = toy_world.parse_caption(clip.caption)
-        assert str(said) == clip.caption and said.patchy == (len(clip.background.waves) > 1)
-        for (colour, kind), shape in zip(said.shapes, clip.shapes, strict=True):
+        parsed = toy_world.parse_caption(clip.caption)
+        assert str(parsed) == clip.caption and parsed.patchy == (len(clip.background.waves) > 1)
+        for (colour, kind), shape in zip(parsed.shapes, clip.shapes, strict=True):
             assert kind == shape.kind
             assert colour in (None, shape.surface.name)
-        assert said.background in (None, clip.background.name)
-        leave_out += not said.patchy and (said.background is None or said.shapes[0][0] is None)
+        assert parsed.background in (None, clip.background.name)
+        incomplete += not parsed.patchy and (parsed.background is None or parsed.shapes[0][0] is None)
         ids = WordTokenizer()(clip.full_caption)["input_ids"]
         assert WordTokenizer().decode(ids) == clip.full_caption.replace(",", "") and len(ids) <= CONTEXT_LENGTH
-    assert 12 <= leave_out <= 36
+    assert 12 <= incomplete <= 36
 
 
 def test_other_captions_are_refused():
@@ -157,13 +157,13 @@ def test_other_captions_are_refused():
         toy_world.parse_caption("a photo of a cat")
 
 
-def test_canny_sees_closed_outlines():
-    """A gap of a single pixel, as Canny leaves where two outlines meet, still bounds a shape."""
-    closed = [closed_clip(toy_world.generate_clip(seed)) for seed in toy_world.HELD_OUT_SEEDS[:100]]
+def test_canny_outlines_are_closed():
+    """A gap of one pixel, which Canny leaves where two outlines meet, counts as closed."""
+    closed = [has_closed_outlines(toy_world.generate_clip(seed)) for seed in toy_world.HELD_OUT_SEEDS[:100]]
     assert sum(closed) >= 95
 
 
-def closed_clip(clip: toy_world.ToyClip) -> bool:
+def has_closed_outlines(clip: toy_world.ToyClip) -> bool:
     return bool(outline_closed(toy_world.canny_hints(clip.frames), clip, gap=1).all())
 
 
@@ -171,18 +171,18 @@ def test_a_broken_outline_is_open():
     clip = next(clip for clip in CLIPS if len(clip.shapes) == 1)
     control = toy_world.canny_hints(clip.frames)
     assert outline_closed(control, clip).all()
-    x, y, _ = clip.shapes[0].motion.place(0)
+    x, y, _ = clip.shapes[0].motion.pose(0)
     control[0, round(y) :, round(x) - 3 : round(x) + 4] = 0
     assert not outline_closed(control, clip)[0]
 
 
-def test_measures_rate_the_truth_best():
+def test_metrics_of_the_true_clip_are_near_perfect():
     for clip in CLIPS[:8]:
         assert toy_metrics.shape_iou(clip.frames, clip) > 0.97
         assert toy_metrics.caption_accuracy(clip.frames, clip) in (1.0, None)
 
 
-def test_measures_see_what_went_wrong():
+def test_metrics_detect_errors():
     clip = next(clip for clip in CLIPS if "on a" in clip.caption and len(clip.shapes) == 1)
     generator = torch.Generator().manual_seed(0)
     shade = torch.rand(toy_world.FRAMES, 1, 1, 3, generator=generator) * 0.2

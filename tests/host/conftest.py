@@ -1,6 +1,6 @@
-"""The real ComfyUI for tests, on the CPU, in this process.
+"""Use the real ComfyUI in this process, on the CPU.
 
-ComfyUI is importable in test modules of this folder (``import comfy.samplers``), the pack through the ``pack`` fixture.
+Test modules in this folder can import ComfyUI (``import comfy.samplers``). The fixture ``pack`` runs the pack's nodes.
 """
 
 import pytest
@@ -12,7 +12,7 @@ use_comfyui(cpu=True)
 
 @pytest.fixture(scope="session")
 def pack(tmp_path_factory) -> Pack:
-    """The pack in a host in this process, which saves its files in a temporary folder."""
+    """The pack in this process's ComfyUI, whose input, output and temp folders are temporary."""
     import folder_paths
 
     folder_paths.set_input_directory(str(tmp_path_factory.mktemp("input")))

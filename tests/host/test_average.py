@@ -1,4 +1,4 @@
-"""Average Along Motion as a node: what it takes, refuses and gives."""
+"""Average Along Motion: its inputs, errors and results."""
 
 import pytest
 import torch
@@ -13,13 +13,13 @@ def clip() -> Tensor:
     return toy_world.generate_clip(toy_world.HELD_OUT_SEEDS[1]).frames[:4]
 
 
-def test_it_gives_the_average_and_what_took_part(pack, clip):
-    drawn = (clip + 0.1 * torch.randn(clip.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
-    image, mask = pack.run("BIVDiffAverageAlongMotion", images=drawn, motion_from=clip, reach=16)
-    expected, share = optical_flow.average_along_flow(drawn, clip, 3)
+def test_it_returns_the_average_and_the_share_of_frames(pack, clip):
+    noisy = (clip + 0.1 * torch.randn(clip.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
+    image, mask = pack.run("BIVDiffAverageAlongMotion", images=noisy, motion_from=clip, reach=16)
+    expected, share = optical_flow.average_along_flow(noisy, clip, 3)
     assert torch.equal(image, expected) and torch.equal(mask, share)
     assert image.shape == clip.shape and mask.shape == clip.shape[:3]
-    assert (image - clip).square().mean() < 0.6 * (drawn - clip).square().mean()
+    assert (image - clip).square().mean() < 0.6 * (noisy - clip).square().mean()
 
 
 def test_motion_from_a_clip_of_another_size(pack, clip):
@@ -36,12 +36,12 @@ def test_motion_from_a_clip_of_another_size(pack, clip):
         (slice(0, 4), (slice(0, 4), slice(0, 32)), "motion_from is 4 frames of 64x32 but the video 4 frames of 64x64"),
     ],
 )
-def test_what_does_not_fit_is_refused(pack, clip, images, motion_from, message):
+def test_inputs_that_do_not_match_are_rejected(pack, clip, images, motion_from, message):
     with pytest.raises(ValueError, match=f"^Average Along Motion: {message}"):
         pack.run("BIVDiffAverageAlongMotion", images=clip[images], motion_from=clip[motion_from], reach=1)
 
 
-def test_a_cancel_stops_it_within_a_pair_of_frames(server):
+def test_cancelling_stops_it_after_the_current_pair_of_frames(server):
     large = {"upscale_method": "bicubic", "width": 256, "height": 256, "crop": "disabled"}
     nodes = {
         "clip": ("BIVDiffDemoClip", {"frames": 8}),
@@ -58,6 +58,6 @@ def test_a_cancel_stops_it_within_a_pair_of_frames(server):
             if len(pairs) == 2:
                 server.interrupt()
 
-    ran = server.run({key: {"class_type": name, "inputs": inputs} for key, (name, inputs) in nodes.items()}, watch)
-    assert ran.interrupted and "shown" not in ran.executed
+    result = server.run({key: {"class_type": name, "inputs": inputs} for key, (name, inputs) in nodes.items()}, watch)
+    assert result.interrupted and "shown" not in result.executed
     assert pairs[:2] == [(1, 7), (2, 7)] and len(pairs) <= 3

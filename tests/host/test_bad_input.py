@@ -1,4 +1,4 @@
-"""Whatever does not fit is told in one sentence, by the node that got it, before any model call."""
+"""Invalid inputs raise an error with the node's name before any model call."""
 
 import asyncio
 import re
@@ -11,7 +11,7 @@ from fixtures.frame_scenarios import FRAME_COUNT, make_controlled_prompts, make_
 
 from bivdiff_core.grids import sd_sigma
 
-LATENT = (FRAME_COUNT, 4, 8, 8)
+LATENT_SHAPE = (FRAME_COUNT, 4, 8, 8)
 NAMES = {
     "BIVDiffFrameSampler": "Frame-wise Image Sampler",
     "BIVDiffInvertImage": "DDIM Inverse (Image)",
@@ -20,47 +20,51 @@ NAMES = {
     "BIVDiffTemporalSmoother": "Video Temporal Smoother",
     "BIVDiffInvertedNoise": "Inverted Latent to Noise",
 }
-SAMPLING = ["BIVDiffFrameSampler", "BIVDiffInvertImage", "BIVDiffInvertVideo", "BIVDiffTemporalSmoother"]
-INVERTING = ["BIVDiffInvertImage", "BIVDiffInvertVideo"]
-OF_VIDEO = ["BIVDiffInvertVideo", "BIVDiffTemporalSmoother"]
+SAMPLING_NODES = ["BIVDiffFrameSampler", "BIVDiffInvertImage", "BIVDiffInvertVideo", "BIVDiffTemporalSmoother"]
+INVERSION_NODES = ["BIVDiffInvertImage", "BIVDiffInvertVideo"]
+VIDEO_NODES = ["BIVDiffInvertVideo", "BIVDiffTemporalSmoother"]
 
 
-def refused(pack, node_id: str, model, *parts: str, latent=None, positive=None, **inputs) -> None:
-    """The node refuses its inputs with a message that starts with its name and holds `parts`, calling no model."""
+def assert_rejected(pack, node_id: str, model, *parts: str, latent=None, positive=None, **inputs) -> None:
+    """Assert that the node raises an error with its name and `parts`, without a model call."""
     calls = tiny.CallCounter()
     if latent is None:
-        latent = tiny.make_latent(*LATENT) if node_id == "BIVDiffFrameSampler" else {"samples": noise(*LATENT)}
+        latent = (
+            tiny.make_latent(*LATENT_SHAPE) if node_id == "BIVDiffFrameSampler" else {"samples": noise(*LATENT_SHAPE)}
+        )
     if model is not None:
         inputs["model"] = calls.on(model)
-    if node_id in SAMPLING:
+    if node_id in SAMPLING_NODES:
         positive = positive or tiny.text(seed=1)
         inputs |= (
             {"conditioning": positive}
-            if node_id in INVERTING
+            if node_id in INVERSION_NODES
             else {"positive": positive, "negative": make_prompts()[1]}
         )
         inputs["latent_image" if node_id == "BIVDiffFrameSampler" else "latent"] = latent
         inputs.setdefault("steps", 4)
     elif node_id == "BIVDiffInvertedNoise":
         inputs["latent"] = latent
-    with pytest.raises(ValueError) as refusal:
+    with pytest.raises(ValueError) as error:
         pack.run(node_id, **inputs)
-    message = str(refusal.value)
+    message = str(error.value)
     assert message.startswith(NAMES[node_id] + ": ") and message.endswith(".")
     for part in parts:
         assert part in message
     assert calls.rows == []
 
 
-@pytest.mark.parametrize("node_id", SAMPLING)
-def test_demo_models_at_a_size_they_do_not_know(pack, node_id):
-    """They would run for minutes, and draw nothing that can be looked at."""
+@pytest.mark.parametrize("node_id", SAMPLING_NODES)
+def test_demo_models_at_an_unsupported_size(pack, node_id):
+    """They would run for minutes and generate nothing useful."""
     image, video, clip, *_ = pack.run("BIVDiffDemoModels", variant="base")
     (text,) = pack.run("CLIPTextEncode", clip=clip, text="a red star")
     large = (FRAME_COUNT, 4, 32, 16)
     latent = tiny.make_latent(*large) if node_id == "BIVDiffFrameSampler" else {"samples": noise(*large)}
-    model = video if node_id in OF_VIDEO else image
-    refused(pack, node_id, model, "128x256 pixels, expected 64x64", "Upscale Image", latent=latent, positive=text)
+    model = video if node_id in VIDEO_NODES else image
+    assert_rejected(
+        pack, node_id, model, "128x256 pixels, expected 64x64", "Upscale Image", latent=latent, positive=text
+    )
 
 
 @pytest.fixture(scope="module")
@@ -76,103 +80,103 @@ def wan():
 # Shapes
 
 
-@pytest.mark.parametrize("node_id", SAMPLING)
-def test_a_video_latent_in_a_model_of_frames(pack, sd, node_id):
+@pytest.mark.parametrize("node_id", SAMPLING_NODES)
+def test_a_video_latent_for_an_image_model(pack, sd, node_id):
     latent = {"samples": noise(1, 4, 3, 8, 8)}
-    refused(pack, node_id, sd, "the latent is 5-D, [1, 4, 3, 8, 8]", "[F, C, H, W]", latent=latent)
+    assert_rejected(pack, node_id, sd, "the latent is 5-D, [1, 4, 3, 8, 8]", "[F, C, H, W]", latent=latent)
 
 
 @pytest.mark.parametrize("node_id", ["BIVDiffInvertImage", "BIVDiffInvertVideo", "BIVDiffTemporalSmoother"])
-def test_frames_in_a_model_of_video_latents(pack, wan, node_id):
+def test_frames_for_a_model_of_video_latents(pack, wan, node_id):
     latent = {"samples": noise(3, 16, 8, 8)}
-    refused(pack, node_id, wan, "the latent is 4-D, [3, 16, 8, 8]", "[1, C, T, H, W]", latent=latent)
+    assert_rejected(pack, node_id, wan, "the latent is 4-D, [3, 16, 8, 8]", "[1, C, T, H, W]", latent=latent)
 
 
-def test_a_video_where_frames_on_their_own_are_made(pack, wan):
+def test_a_video_latent_in_the_frame_sampler(pack, wan):
     latent = {"samples": noise(1, 16, 3, 8, 8)}
-    refused(pack, "BIVDiffFrameSampler", wan, "a video of 3 latent frames", "batch_size", latent=latent)
+    assert_rejected(pack, "BIVDiffFrameSampler", wan, "a video of 3 latent frames", "batch_size", latent=latent)
 
 
-@pytest.mark.parametrize("node_id", SAMPLING)
+@pytest.mark.parametrize("node_id", SAMPLING_NODES)
 def test_channels_of_another_latent_space(pack, sd, node_id):
     latent = {"samples": noise(FRAME_COUNT, 16, 8, 8)}
-    refused(pack, node_id, sd, "16 channels but this model needs 4", "the VAE that belongs to", latent=latent)
+    assert_rejected(pack, node_id, sd, "16 channels but this model needs 4", "the VAE that belongs to", latent=latent)
 
 
-@pytest.mark.parametrize("node_id", SAMPLING)
+@pytest.mark.parametrize("node_id", SAMPLING_NODES)
 def test_no_frames(pack, sd, node_id):
-    refused(pack, node_id, sd, "holds no frames", "Select Frames", latent={"samples": torch.zeros(0, 4, 8, 8)})
+    assert_rejected(pack, node_id, sd, "holds no frames", "Select Frames", latent={"samples": torch.zeros(0, 4, 8, 8)})
 
 
 @pytest.mark.parametrize("node_id", ["BIVDiffMixedInversion", "BIVDiffInvertedNoise"])
 def test_no_frames_without_a_model(pack, node_id):
     latent = {"samples": torch.zeros(0, 4, 8, 8)}
-    given = {"latent": latent}
+    inputs = {"latent": latent}
     if node_id == "BIVDiffMixedInversion":
-        given = {"image_latent": latent, "video_latent": latent}
+        inputs = {"image_latent": latent, "video_latent": latent}
     with pytest.raises(ValueError, match=re.escape(NAMES[node_id]) + ".* holds no frames"):
-        pack.run(node_id, **given)
+        pack.run(node_id, **inputs)
 
 
-@pytest.mark.parametrize("node_id", OF_VIDEO)
+@pytest.mark.parametrize("node_id", VIDEO_NODES)
 def test_one_frame_for_a_video_model(pack, sd, wan, node_id):
-    refused(pack, node_id, sd, "has one frame", "at least 2", latent={"samples": noise(1, 4, 8, 8)})
+    assert_rejected(pack, node_id, sd, "has one frame", "at least 2", latent={"samples": noise(1, 4, 8, 8)})
     one = {"samples": noise(1, 16, 1, 8, 8)}
-    refused(pack, node_id, wan, "has one frame", "at least 2", latent=one, scheduler="simple")
+    assert_rejected(pack, node_id, wan, "has one frame", "at least 2", latent=one, scheduler="simple")
 
 
-@pytest.mark.parametrize("node_id", INVERTING)
+@pytest.mark.parametrize("node_id", INVERSION_NODES)
 def test_an_empty_latent_to_invert(pack, sd, node_id):
-    refused(pack, node_id, sd, "all zeros", "VAE Encode", latent={"samples": torch.zeros(LATENT)})
+    assert_rejected(pack, node_id, sd, "all zeros", "VAE Encode", latent={"samples": torch.zeros(LATENT_SHAPE)})
 
 
-def test_several_videos_to_slice_or_to_cut(pack, wan):
+def test_several_videos_in_chunks_or_windows(pack, wan):
     latent, scheduler = {"samples": noise(2, 16, 3, 8, 8)}, "simple"
-    refused(
+    assert_rejected(
         pack, "BIVDiffInvertImage", wan, "holds 2 videos", "Get Latent From Batch", latent=latent, scheduler=scheduler
     )
-    for node_id in OF_VIDEO:
-        given = {"context_length": 2, "latent": latent, "scheduler": scheduler}
-        refused(pack, node_id, wan, "holds 2 videos", "context_length to 0", **given)
+    for node_id in VIDEO_NODES:
+        inputs = {"context_length": 2, "latent": latent, "scheduler": scheduler}
+        assert_rejected(pack, node_id, wan, "holds 2 videos", "context_length to 0", **inputs)
 
 
-@pytest.mark.parametrize("node_id", OF_VIDEO)
+@pytest.mark.parametrize("node_id", VIDEO_NODES)
 @pytest.mark.parametrize("overlap", [2, 3])
-def test_windows_that_do_not_move_on(pack, sd, node_id, overlap):
-    refused(pack, node_id, sd, f"cannot overlap by {overlap}", context_length=2, context_overlap=overlap)
+def test_windows_with_too_much_overlap(pack, sd, node_id, overlap):
+    assert_rejected(pack, node_id, sd, f"cannot overlap by {overlap}", context_length=2, context_overlap=overlap)
 
 
 def test_core_windows_over_a_dimension_without_frames(pack, sd, wan):
-    """Left alone the host would cut the picture's height, or nothing at all."""
+    """ComfyUI would slice the image's height, or nothing."""
     video = {"samples": noise(1, 16, FRAME_COUNT, 8, 8)}
     settings = {
         "context_length": 3, "context_overlap": 1, "context_stride": 1, "closed_loop": False, "freenoise": False,
         "context_schedule": "standard_static", "fuse_method": "pyramid",
     }  # fmt: skip
-    for node_id, model, latent, dim, right in (
-        *((node_id, sd, None, 2, 0) for node_id in SAMPLING),
-        *((node_id, wan, video, 0, 2) for node_id in OF_VIDEO),
+    for node_id, model, latent, dim, expected_dim in (
+        *((node_id, sd, None, 2, 0) for node_id in SAMPLING_NODES),
+        *((node_id, wan, video, 0, 2) for node_id in VIDEO_NODES),
     ):
         (windowed,) = pack.run("ContextWindowsManual", model=model, dim=dim, **settings)
-        parts = f"context windows over dimension {dim}", f"Set dim to {right}"
-        refused(pack, node_id, windowed, *parts, latent=latent, scheduler="simple")
+        parts = f"context windows over dimension {dim}", f"Set dim to {expected_dim}"
+        assert_rejected(pack, node_id, windowed, *parts, latent=latent, scheduler="simple")
 
 
-def test_a_model_that_works_on_a_picture_without_one(pack):
+def test_a_model_without_its_required_image(pack):
     editor, inpainter = tiny.sd_model(in_channels=8), tiny.sd_model(in_channels=9)
-    refused(pack, "BIVDiffFrameSampler", editor, "InstructPix2Pix model", "InstructPixToPixConditioning")
-    refused(pack, "BIVDiffFrameSampler", inpainter, "inpainting model", "InpaintModelConditioning")
-    masked = {**tiny.make_latent(*LATENT), "noise_mask": torch.ones(1, 1, 64, 64)}
+    assert_rejected(pack, "BIVDiffFrameSampler", editor, "InstructPix2Pix model", "InstructPixToPixConditioning")
+    assert_rejected(pack, "BIVDiffFrameSampler", inpainter, "inpainting model", "InpaintModelConditioning")
+    masked = {**tiny.make_latent(*LATENT_SHAPE), "noise_mask": torch.ones(1, 1, 64, 64)}
     settings = {"positive": make_prompts()[0], "negative": make_prompts()[1], "latent_image": masked, "steps": 2}
     (out,) = pack.run("BIVDiffFrameSampler", model=inpainter, **settings)
     assert out["samples"].isfinite().all()
 
 
-# Frame counts that differ
+# Different frame counts
 
 
-def other_count(what: str, frames: int, pack) -> list:
-    """CONDITIONING whose `what` is of a clip of `make_latent` frames."""
+def conditioning_with_frame_count(what: str, frames: int, pack) -> list:
+    """CONDITIONING whose per-frame input `what` has this number of frames."""
     if what == "control hint":
         positive, _ = pack.run(
             "ControlNetApplyAdvanced", positive=make_prompts()[0], negative=make_prompts()[1],
@@ -191,62 +195,73 @@ def other_count(what: str, frames: int, pack) -> list:
     }[what]
 
 
-COUNTED = [
+PER_FRAME_INPUTS = [
     "control hint", "conditioning mask", "text conditioning", "inpainting or editing latent",
     "inpainting mask", "reference latent",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("what", COUNTED)
+@pytest.mark.parametrize("what", PER_FRAME_INPUTS)
 @pytest.mark.parametrize("frames", [FRAME_COUNT - 1, FRAME_COUNT + 3])
-@pytest.mark.parametrize("node_id", SAMPLING)
+@pytest.mark.parametrize("node_id", SAMPLING_NODES)
 def test_conditioning_of_another_frame_count(pack, sd, node_id, frames, what):
-    positive = other_count(what, frames, pack)
-    refused(pack, node_id, sd, f"{what} has {frames} frames but the latent has {FRAME_COUNT}", positive=positive)
+    positive = conditioning_with_frame_count(what, frames, pack)
+    assert_rejected(
+        pack, node_id, sd, f"{what} has {frames} frames but the latent has {FRAME_COUNT}", positive=positive
+    )
 
 
 @pytest.mark.parametrize("frames_per_batch", [2, FRAME_COUNT])
 def test_conditioning_of_another_frame_count_in_a_core_sampler(pack, sd, frames_per_batch):
-    """A Frame Chunks model refuses it too, in one chunk as in many."""
+    """A Frame Chunks model rejects it too, with one chunk or several."""
     calls = tiny.CallCounter()
     (chunked,) = pack.run("BIVDiffFrameChunks", model=calls.on(sd), frames_per_batch=frames_per_batch)
     with pytest.raises(ValueError, match=f"control hint has 8 frames but the latent has {FRAME_COUNT}"):
         pack.run(
-            "KSampler", model=chunked, positive=other_count("control hint", 8, pack), negative=make_prompts()[1],
-            latent_image={"samples": torch.zeros(LATENT)}, seed=0, steps=2, cfg=1.0, sampler_name="euler",
+            "KSampler", model=chunked, positive=conditioning_with_frame_count("control hint", 8, pack),
+            negative=make_prompts()[1],
+            latent_image={"samples": torch.zeros(LATENT_SHAPE)}, seed=0, steps=2, cfg=1.0, sampler_name="euler",
             scheduler="normal", denoise=1.0,
         )  # fmt: skip
     assert calls.rows == []
 
 
-def test_a_hint_deep_in_the_chain_counts(pack, sd):
-    """The first control fits, the one before it does not."""
-    conds = (other_count("control hint", 8, pack), make_prompts()[1])
+def test_all_hints_of_a_chain_are_checked(pack, sd):
+    """The last control has the right frame count, the previous one does not."""
+    conds = (conditioning_with_frame_count("control hint", 8, pack), make_prompts()[1])
     positive, _ = make_controlled_prompts(pack, conds, tiny.control_net(), 1, False, 0.0, 1.0)
-    refused(pack, "BIVDiffFrameSampler", sd, "has 8 frames but the latent has 5", positive=positive)
+    assert_rejected(pack, "BIVDiffFrameSampler", sd, "has 8 frames but the latent has 5", positive=positive)
 
 
 def test_one_latent_for_many_hints(pack, sd):
     """Empty Latent Image was left at batch_size 1."""
-    latent, positive = {"samples": torch.zeros(1, *LATENT[1:])}, other_count("control hint", 8, pack)
-    refused(pack, "BIVDiffFrameSampler", sd, "latent has 1", "batch_size in Empty", latent=latent, positive=positive)
+    latent, positive = (
+        {"samples": torch.zeros(1, *LATENT_SHAPE[1:])},
+        conditioning_with_frame_count("control hint", 8, pack),
+    )
+    assert_rejected(
+        pack, "BIVDiffFrameSampler", sd, "latent has 1", "batch_size in Empty", latent=latent, positive=positive
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_a_hint_that_is_no_rgb_picture(pack, sd, channels):
+def test_a_hint_that_is_not_rgb(pack, sd, channels):
     positive, _ = pack.run(
         "ControlNetApplyAdvanced", positive=make_prompts()[0], negative=make_prompts()[1],
         control_net=tiny.control_net(), image=random(FRAME_COUNT, 64, 64, channels, seed=1),
         strength=1.0, start_percent=0.0, end_percent=1.0,
     )  # fmt: skip
-    refused(pack, "BIVDiffFrameSampler", sd, f"hint has {channels} channels, expected 3", "Alpha", positive=positive)
+    assert_rejected(
+        pack, "BIVDiffFrameSampler", sd, f"hint has {channels} channels, expected 3", "Alpha", positive=positive
+    )
 
 
-def test_one_for_all_frames_is_welcome(pack, sd):
-    """A single hint, mask or text goes for every frame."""
-    for what in COUNTED[:3]:
+def test_one_input_for_all_frames_is_accepted(pack, sd):
+    """A single hint, mask or text applies to every frame."""
+    for what in PER_FRAME_INPUTS[:3]:
         pack.run(
-            "BIVDiffInvertImage", model=sd, conditioning=other_count(what, 1, pack), latent=tiny.make_latent(*LATENT),
+            "BIVDiffInvertImage", model=sd, conditioning=conditioning_with_frame_count(what, 1, pack),
+            latent=tiny.make_latent(*LATENT_SHAPE),
             steps=2, scheduler="karras", frames_per_batch=2,
         )  # fmt: skip
 
@@ -254,75 +269,83 @@ def test_one_for_all_frames_is_welcome(pack, sd):
 # Masks
 
 
-@pytest.mark.parametrize("node_id", SAMPLING)
+@pytest.mark.parametrize("node_id", SAMPLING_NODES)
 def test_masks_of_another_frame_count(pack, sd, node_id):
-    latent = {"samples": noise(*LATENT), "noise_mask": torch.ones(FRAME_COUNT + 1, 1, 64, 64)}
-    refused(pack, node_id, sd, f"the mask has {FRAME_COUNT + 1} frames but the latent has {FRAME_COUNT}", latent=latent)
+    latent = {"samples": noise(*LATENT_SHAPE), "noise_mask": torch.ones(FRAME_COUNT + 1, 1, 64, 64)}
+    assert_rejected(
+        pack, node_id, sd, f"the mask has {FRAME_COUNT + 1} frames but the latent has {FRAME_COUNT}", latent=latent
+    )
 
 
-@pytest.mark.parametrize("node_id", SAMPLING)
+@pytest.mark.parametrize("node_id", SAMPLING_NODES)
 def test_masks_of_another_shape(pack, sd, node_id):
-    latent = {"samples": noise(*LATENT), "noise_mask": torch.ones(FRAME_COUNT, 1, 64, 96)}
-    refused(pack, node_id, sd, "the mask is 96x64 but the latent 8x8", latent=latent)
+    latent = {"samples": noise(*LATENT_SHAPE), "noise_mask": torch.ones(FRAME_COUNT, 1, 64, 96)}
+    assert_rejected(pack, node_id, sd, "the mask is 96x64 but the latent is 8x8", latent=latent)
 
 
-# Latents that are no noise, or the wrong one
+# Latents that are not noise, or do not match
 
 
 @pytest.mark.parametrize("node_id", ["BIVDiffTemporalSmoother", "BIVDiffInvertedNoise", "BIVDiffMixedInversion"])
 def test_a_latent_that_was_never_inverted(pack, sd, node_id):
-    """A picture: also one that a core node gave the description of an inverted one."""
-    clean = tiny.make_latent(*LATENT)
+    """A clean latent, also one to which a core node copied the "bivdiff" dict of an inverted one."""
+    clean = tiny.make_latent(*LATENT_SHAPE)
     for latent in (clean, {**clean, "bivdiff": {"strength": 1.0}}):
         if node_id == "BIVDiffTemporalSmoother":
-            refused(pack, node_id, sd, "this latent does not look like noise", "DDIM Inverse", latent=latent)
+            assert_rejected(pack, node_id, sd, "this latent does not look like noise", "DDIM Inverse", latent=latent)
         elif node_id == "BIVDiffInvertedNoise":
-            refused(pack, node_id, None, "this latent does not look like noise", "DDIM Inverse", latent=latent)
+            assert_rejected(pack, node_id, None, "this latent does not look like noise", "DDIM Inverse", latent=latent)
         else:
-            inverted = {"samples": noise(*LATENT)}
+            inverted = {"samples": noise(*LATENT_SHAPE)}
             for image, video in ((latent, inverted), (inverted, latent)):
-                refused(pack, node_id, None, "not look", image_latent=image, video_latent=video, mixing_ratio=0.5)
+                assert_rejected(
+                    pack, node_id, None, "not look", image_latent=image, video_latent=video, mixing_ratio=0.5
+                )
 
 
 @pytest.fixture(scope="module")
 def inverted(pack, sd) -> dict:
     return pack.run(
-        "BIVDiffInvertImage", model=sd, conditioning=tiny.text(), latent=tiny.make_latent(*LATENT), steps=4
+        "BIVDiffInvertImage", model=sd, conditioning=tiny.text(), latent=tiny.make_latent(*LATENT_SHAPE), steps=4
     )[0]
 
 
 def test_branches_of_different_kinds(pack, inverted):
-    told = inverted["bivdiff"]
+    info = inverted["bivdiff"]
     for key, value, what in (
         ("latent_format", "SDXL", "latent space, image SDXL and video SD15"),
         ("family", "flow", "kind of noise, image flow and video diffusion"),
         ("strength", 0.5, "different noise levels, image at sigma 1.62 (strength 0.5) and video at sigma"),
     ):
-        other = {**inverted, "bivdiff": {**told, key: value}}
+        other = {**inverted, "bivdiff": {**info, key: value}}
         if key == "strength":
             other["bivdiff"]["sigma"] = sd_sigma(500)
-        refused(pack, "BIVDiffMixedInversion", None, what, image_latent=other, video_latent=inverted, mixing_ratio=0.5)
+        assert_rejected(
+            pack, "BIVDiffMixedInversion", None, what, image_latent=other, video_latent=inverted, mixing_ratio=0.5
+        )
 
 
 @pytest.mark.parametrize(
     "shape", [(FRAME_COUNT + 1, 4, 8, 8), (FRAME_COUNT, 4, 8, 16), (FRAME_COUNT, 16, 8, 8), (1, 4, FRAME_COUNT, 8, 8)]
 )
 def test_branches_of_different_shapes(pack, inverted, shape):
-    given = {"image_latent": {"samples": noise(*shape)}, "video_latent": inverted, "mixing_ratio": 0.5}
-    refused(pack, "BIVDiffMixedInversion", None, f"{list(shape)}", f"{list(LATENT)}", **given)
+    inputs = {"image_latent": {"samples": noise(*shape)}, "video_latent": inverted, "mixing_ratio": 0.5}
+    assert_rejected(pack, "BIVDiffMixedInversion", None, f"{list(shape)}", f"{list(LATENT_SHAPE)}", **inputs)
 
 
-def test_a_latent_of_another_models_space_or_noise(pack, sd, inverted):
+def test_a_latent_of_another_latent_space_or_noise_family(pack, sd, inverted):
     xl = tiny.sd_model(tiny.TinySDXL, num_classes="sequential", adm_in_channels=2816)
-    refused(pack, "BIVDiffTemporalSmoother", xl, "latent space SD15", "SDXL", latent=inverted)
+    assert_rejected(pack, "BIVDiffTemporalSmoother", xl, "latent space SD15", "SDXL", latent=inverted)
     flow = tiny.sd_model(tiny.TinySDFlow)
-    refused(pack, "BIVDiffTemporalSmoother", flow, "noise diffusion", "flow", latent=inverted, scheduler="simple")
+    assert_rejected(
+        pack, "BIVDiffTemporalSmoother", flow, "noise diffusion", "flow", latent=inverted, scheduler="simple"
+    )
 
 
 def test_noise_for_a_latent_that_is_not_empty_or_not_its_size(pack, inverted):
     (as_noise,) = pack.run("BIVDiffInvertedNoise", latent=inverted)
     with pytest.raises(ValueError, match="Inverted Latent to Noise: the sampler's latent is not empty"):
-        as_noise.generate_noise(tiny.make_latent(*LATENT))
+        as_noise.generate_noise(tiny.make_latent(*LATENT_SHAPE))
     with pytest.raises(ValueError, match=re.escape("[6, 4, 8, 8] but the noise is [5, 4, 8, 8]")):
         as_noise.generate_noise({"samples": torch.zeros(6, 4, 8, 8)})
 
@@ -331,24 +354,26 @@ def test_noise_for_a_latent_that_is_not_empty_or_not_its_size(pack, inverted):
 
 
 class Sampling(comfy.model_sampling.ModelSamplingDiscrete):
-    """A schedule for the kinds of noise below."""
+    """A schedule for the noise types below."""
 
 
-KINDS = {
+DISCRETE_NOISE_TYPES = {
     kind: type(kind, (Sampling, getattr(comfy.model_sampling, kind)), {})
     for kind in ("IMG_TO_IMG", "V_PREDICTION_DDPM", "COSMOS_RFLOW")
-    if hasattr(comfy.model_sampling, kind)  # an older host does not know CogVideoX's
+    if hasattr(comfy.model_sampling, kind)  # older versions of ComfyUI lack CogVideoX's
 }
-FLOWS = ["IMG_TO_IMG_FLOW"]
-FLOWS += ["noise_scale"] if hasattr(comfy.model_sampling.ModelSamplingDiscreteFlow, "set_noise_scale") else []
+FLOW_NOISE_TYPES = ["IMG_TO_IMG_FLOW"]
+FLOW_NOISE_TYPES += (
+    ["noise_scale"] if hasattr(comfy.model_sampling.ModelSamplingDiscreteFlow, "set_noise_scale") else []
+)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *FLOWS, "sigma_data"])
-@pytest.mark.parametrize("node_id", INVERTING)
-def test_models_whose_noise_is_of_another_kind(pack, sd, node_id, kind):
+@pytest.mark.parametrize("kind", [*DISCRETE_NOISE_TYPES, *FLOW_NOISE_TYPES, "sigma_data"])
+@pytest.mark.parametrize("node_id", INVERSION_NODES)
+def test_models_with_unsupported_noise(pack, sd, node_id, kind):
     model = sd.clone()
-    if kind in KINDS:
-        sampling = KINDS[kind](None)
+    if kind in DISCRETE_NOISE_TYPES:
+        sampling = DISCRETE_NOISE_TYPES[kind](None)
     elif kind == "sigma_data":  # EDM's and Playground's
         sampling = sd.get_model_object("model_sampling").__class__(None)
         sampling.sigma_data = 0.5
@@ -358,31 +383,45 @@ def test_models_whose_noise_is_of_another_kind(pack, sd, node_id, kind):
         if kind == "noise_scale":
             sampling.set_noise_scale(2.0)
     model.add_object_patch("model_sampling", sampling)
-    refused(pack, node_id, model, "cannot be inverted", "rectified-flow", latent=tiny.make_latent(*LATENT))
+    assert_rejected(
+        pack, node_id, model, "cannot be inverted", "rectified-flow", latent=tiny.make_latent(*LATENT_SHAPE)
+    )
 
 
 def test_a_video_unet_with_control_or_many_prompts(pack):
     video = tiny.video_model(pack)
-    for node_id in OF_VIDEO:
-        refused(pack, node_id, video, "takes no ControlNet", positive=other_count("control hint", FRAME_COUNT, pack))
-        refused(pack, node_id, video, "one prompt", positive=other_count("text conditioning", FRAME_COUNT, pack))
+    for node_id in VIDEO_NODES:
+        assert_rejected(
+            pack,
+            node_id,
+            video,
+            "does not support ControlNets",
+            positive=conditioning_with_frame_count("control hint", FRAME_COUNT, pack),
+        )
+        assert_rejected(
+            pack,
+            node_id,
+            video,
+            "one prompt",
+            positive=conditioning_with_frame_count("text conditioning", FRAME_COUNT, pack),
+        )
 
 
 # Grids
 
 
-@pytest.mark.parametrize("node_id", OF_VIDEO)
-def test_flow_schedulers_that_stop_short_of_noise(pack, wan, node_id):
+@pytest.mark.parametrize("node_id", VIDEO_NODES)
+def test_flow_schedulers_that_do_not_reach_full_noise(pack, wan, node_id):
     latent = {"samples": noise(1, 16, 3, 8, 8)}
-    refused(
+    assert_rejected(
         pack, node_id, wan, "tops out at sigma 0.9", "simple, normal or beta", latent=latent, scheduler="ddim_uniform"
     )
 
 
 @pytest.mark.parametrize(("scheduler", "steps"), [("linear_quadratic", 20), ("simple", 3)])
-@pytest.mark.parametrize("node_id", INVERTING)
-def test_schedulers_whose_first_step_is_blind(pack, sd, node_id, scheduler, steps):
-    refused(pack, node_id, sd, "lowest level is sigma", "Raise steps", scheduler=scheduler, steps=steps)
+@pytest.mark.parametrize("node_id", INVERSION_NODES)
+def test_schedulers_with_a_too_large_first_step(pack, sd, node_id, scheduler, steps):
+    assert_rejected(pack, node_id, sd, "lowest level is sigma", "Raise steps", scheduler=scheduler, steps=steps)
 
 
 @pytest.mark.parametrize(
@@ -397,31 +436,31 @@ def test_schedulers_whose_first_step_is_blind(pack, sd, node_id, scheduler, step
         ("BIVDiffTemporalSmoother", {"strength": 0.5}, "strength 1"),
     ],
 )
-def test_what_the_reference_grid_does_not_do(pack, sd, node_id, inputs, part):
-    refused(pack, node_id, sd, "grid reference", part, grid="reference", **inputs)
+def test_settings_that_the_reference_grid_does_not_support(pack, sd, node_id, inputs, part):
+    assert_rejected(pack, node_id, sd, "grid reference", part, grid="reference", **inputs)
 
 
-@pytest.mark.parametrize("node_id", OF_VIDEO)
-def test_models_that_the_released_code_does_not_know(pack, wan, node_id):
+@pytest.mark.parametrize("node_id", VIDEO_NODES)
+def test_models_that_the_reference_grid_does_not_support(pack, wan, node_id):
     velocity = tiny.sd_model(tiny.TinySDVelocity)
-    refused(pack, node_id, velocity, "an eps model", "Set grid to matched", grid="reference")
+    assert_rejected(pack, node_id, velocity, "an eps model", "Set grid to matched", grid="reference")
     (distilled,) = pack.run("ModelSamplingDiscrete", model=tiny.sd_model(), sampling="lcm", zsnr=False)
-    refused(pack, node_id, distilled, "of 1000 timesteps", "Set grid to matched", grid="reference")
+    assert_rejected(pack, node_id, distilled, "with 1000 timesteps", "Set grid to matched", grid="reference")
     latent = {"samples": noise(1, 16, 3, 8, 8)}
-    refused(
+    assert_rejected(
         pack, node_id, wan, "an eps model", "Set grid to matched", grid="reference", latent=latent, scheduler="simple"
     )
 
 
 def test_denoise_that_leaves_no_steps(pack, sd):
-    refused(pack, "BIVDiffFrameSampler", sd, "denoise 0.0 leaves no steps", denoise=0.0)
+    assert_rejected(pack, "BIVDiffFrameSampler", sd, "denoise 0.0 leaves no steps", denoise=0.0)
 
 
-# By the host's validation
+# ComfyUI's validation
 
 
 def validation_errors(pack, node_id: str, **inputs) -> list[dict]:
-    """What the host says of one node in a graph, its links wired to nodes of the right kind."""
+    """ComfyUI's validation errors for one node in a graph whose links have the right types."""
     import execution
 
     links = {"LATENT": ["latent", 0], "MODEL": ["model", 0], "CONDITIONING": ["text", 0]}
@@ -445,7 +484,7 @@ def validation_errors(pack, node_id: str, **inputs) -> list[dict]:
 @pytest.mark.parametrize(
     ("node_id", "inputs", "kind"),
     [
-        *((node_id, {"steps": 0}, "value_smaller_than_min") for node_id in SAMPLING),
+        *((node_id, {"steps": 0}, "value_smaller_than_min") for node_id in SAMPLING_NODES),
         ("BIVDiffInvertImage", {"strength": 0.0}, "value_smaller_than_min"),
         ("BIVDiffInvertImage", {"strength": 1.5}, "value_bigger_than_max"),
         ("BIVDiffInvertImage", {"solver": "magic"}, "value_not_in_list"),
@@ -453,7 +492,7 @@ def validation_errors(pack, node_id: str, **inputs) -> list[dict]:
         ("BIVDiffFrameSampler", {"frames_per_batch": -1}, "value_smaller_than_min"),
     ],
 )
-def test_the_host_refuses_values_out_of_range(pack, node_id, inputs, kind):
+def test_comfyui_rejects_values_out_of_range(pack, node_id, inputs, kind):
     errors = validation_errors(pack, node_id, **inputs)
     assert [e["type"] for e in errors] == [kind]
     assert next(iter(inputs)) in errors[0]["details"]
@@ -469,19 +508,19 @@ def test_the_host_refuses_values_out_of_range(pack, node_id, inputs, kind):
         ({"task": "controlnet", "mixing_ratio": ["ratio", 0]}, "Set task to custom"),
     ],
 )
-def test_a_ratio_that_makes_no_sense(pack, inputs, part):
-    """A preset beside a wired ratio is an error, not a silent choice between the two."""
+def test_an_invalid_mixing_ratio(pack, inputs, part):
+    """A task preset together with a linked ratio is an error too."""
     errors = validation_errors(pack, "BIVDiffMixedInversion", **inputs)
     assert errors and all(e["type"] == "custom_validation_failed" and part in e["details"] for e in errors)
-    for fine in ({"mixing_ratio": ["ratio", 0]}, {"task": "controlnet"}, {"mixing_ratio": 1.0}):
-        assert validation_errors(pack, "BIVDiffMixedInversion", **fine) == []
+    for valid in ({"mixing_ratio": ["ratio", 0]}, {"task": "controlnet"}, {"mixing_ratio": 1.0}):
+        assert validation_errors(pack, "BIVDiffMixedInversion", **valid) == []
 
 
 # NaN
 
 
-class Breaks(tiny.CallCounter):
-    """From its n-th call on, the network's answer for one frame of the call is NaN."""
+class NaNFrame(tiny.CallCounter):
+    """From the `at`-th call on, the network's output for the frame `row` of the call is NaN."""
 
     def __init__(self, at: int, row: int):
         super().__init__()
@@ -505,13 +544,15 @@ class Breaks(tiny.CallCounter):
     ],
 )
 def test_a_frame_that_is_not_finite_is_named(pack, sd, node_id, inputs, at, step):
-    """And the run stops with the step in which it came up."""
-    broken = Breaks(at, row=3)
+    """The run stops at the step in which it occurs."""
+    broken = NaNFrame(at, row=3)
     given = (
-        {"conditioning": tiny.text()} if node_id in INVERTING else {"positive": tiny.text(), "negative": tiny.text()}
+        {"conditioning": tiny.text()}
+        if node_id in INVERSION_NODES
+        else {"positive": tiny.text(), "negative": tiny.text()}
     )
     given["latent_image" if node_id == "BIVDiffFrameSampler" else "latent"] = (
-        {"samples": noise(*LATENT)} if node_id == "BIVDiffTemporalSmoother" else tiny.make_latent(*LATENT)
+        {"samples": noise(*LATENT_SHAPE)} if node_id == "BIVDiffTemporalSmoother" else tiny.make_latent(*LATENT_SHAPE)
     )
     with pytest.raises(ValueError, match=re.escape(f"{NAMES[node_id]}: frame 3 is not finite at step {step}")):
         pack.run(node_id, model=broken.on(sd), steps=4, **given, **inputs)
@@ -519,10 +560,10 @@ def test_a_frame_that_is_not_finite_is_named(pack, sd, node_id, inputs, at, step
     assert len(broken.rows) == step * per_step
 
 
-def test_a_frame_that_is_not_finite_is_counted_in_the_clip(pack, sd):
-    """Not in its chunk: row 0 of the third chunk of two is frame 4."""
+def test_a_frame_that_is_not_finite_has_its_number_in_the_clip(pack, sd):
+    """Row 0 of the third chunk of two frames is frame 4."""
 
-    class ThirdChunk(Breaks):
+    class ThirdChunk(NaNFrame):
         def __call__(self, apply_model, args):
             out = tiny.CallCounter.__call__(self, apply_model, args).clone()
             if len(self.rows) % 3 == 0:
@@ -532,25 +573,25 @@ def test_a_frame_that_is_not_finite_is_counted_in_the_clip(pack, sd):
     with pytest.raises(ValueError, match="frame 4 is not finite at step 1"):
         pack.run(
             "BIVDiffInvertImage", model=ThirdChunk(0, 0).on(sd), conditioning=tiny.text(),
-            latent=tiny.make_latent(*LATENT), steps=4, frames_per_batch=2,
+            latent=tiny.make_latent(*LATENT_SHAPE), steps=4, frames_per_batch=2,
         )  # fmt: skip
 
 
 def test_a_time_slice_that_is_not_finite_is_named(pack, wan):
     with pytest.raises(ValueError, match=r"DDIM Inverse \(Video\): frame 2 is not finite at step 2"):
         pack.run(
-            "BIVDiffInvertVideo", model=Breaks(2, row=2).on(wan), conditioning=tiny.text(),
+            "BIVDiffInvertVideo", model=NaNFrame(2, row=2).on(wan), conditioning=tiny.text(),
             latent=tiny.make_latent(1, 16, 4, 8, 8), steps=4, scheduler="simple", solver="ddim",
         )  # fmt: skip
 
 
-def test_a_frame_that_breaks_after_the_last_report_is_named(pack, sd):
-    """sa_solver_pece reports a step before it corrects it, with a further model call: in 3 steps the fifth."""
-    broken = Breaks(5, row=3)
+def test_a_frame_that_becomes_nan_after_the_last_callback_is_named(pack, sd):
+    """sa_solver_pece calls back before its corrector's model call. With 3 steps that is the fifth call."""
+    broken = NaNFrame(5, row=3)
     with pytest.raises(ValueError, match=r"Frame-wise Image Sampler: frame 3 is not finite \(NaN"):
         pack.run(
             "BIVDiffFrameSampler", model=broken.on(sd), positive=tiny.text(), negative=tiny.text(), steps=3,
-            cfg=1.0, sampler_name="sa_solver_pece", scheduler="normal", latent_image=tiny.make_latent(*LATENT),
+            cfg=1.0, sampler_name="sa_solver_pece", scheduler="normal", latent_image=tiny.make_latent(*LATENT_SHAPE),
         )  # fmt: skip
     assert len(broken.rows) == 5
 
@@ -559,18 +600,18 @@ def test_a_frame_that_breaks_after_the_last_report_is_named(pack, sd):
 
 
 @pytest.mark.parametrize(("start", "stride", "count"), [(8, 1, 0), (0, 4, 3), (6, 2, 2)])
-def test_frames_that_the_clip_does_not_have(pack, start, stride, count):
+def test_selecting_frames_beyond_the_clip(pack, start, stride, count):
     with pytest.raises(ValueError, match="Select Frames: the clip has 8 frames"):
         pack.run("BIVDiffSelectFrames", images=random(8, 8, 8, 3, seed=1), start=start, stride=stride, count=count)
 
 
-def test_frames_that_it_has(pack):
+def test_selecting_frames_of_the_clip(pack):
     images = random(9, 8, 8, 3, seed=1)
-    taken, fps, _ = pack.run("BIVDiffSelectFrames", images=images, start=1, stride=3, count=2, fps=24.0)
-    assert torch.equal(taken, images[[1, 4]]) and fps == 8.0
+    selected, fps, _ = pack.run("BIVDiffSelectFrames", images=images, start=1, stride=3, count=2, fps=24.0)
+    assert torch.equal(selected, images[[1, 4]]) and fps == 8.0
 
 
-def test_a_word_that_is_no_solver(pack, sd):
-    """The host takes any word that is wired in."""
-    given = {"latent": tiny.make_latent(*LATENT), "solver": "dimd"}
-    refused(pack, "BIVDiffInvertImage", sd, "solver dimd is not one of", "Wire Solver List", **given)
+def test_a_linked_word_that_is_not_a_solver(pack, sd):
+    """ComfyUI does not validate a linked word."""
+    inputs = {"latent": tiny.make_latent(*LATENT_SHAPE), "solver": "dimd"}
+    assert_rejected(pack, "BIVDiffInvertImage", sd, "solver dimd is not one of", "Wire Solver List", **inputs)

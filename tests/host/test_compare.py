@@ -1,4 +1,4 @@
-"""Compare Videos: what it hands to its widget in the browser."""
+"""Compare Videos: the data for its widget in the browser."""
 
 import pytest
 import torch
@@ -10,11 +10,11 @@ def compare(pack, before, after, fps=8.0) -> dict:
     return pack.classes["BIVDiffCompareVideos"].execute(before=before, after=after, fps=fps).ui
 
 
-def test_frames_changes_and_rate_arrive(pack):
+def test_frames_changes_and_frame_rate_are_passed_on(pack):
     import folder_paths
 
-    steady = torch.full((4, 16, 24, 3), 0.4)
-    jumping = steady + torch.tensor([0.0, 0.2, 0.2, 0.0]).view(4, 1, 1, 1)
+    still = torch.full((4, 16, 24, 3), 0.4)
+    jumping = still + torch.tensor([0.0, 0.2, 0.2, 0.0]).view(4, 1, 1, 1)
     shown = compare(pack, jumping, torch.zeros(4, 8, 8, 3), fps=12.5)
     assert shown["fps"] == [12.5]
     ((before, after),) = shown["changes"]
@@ -27,17 +27,17 @@ def test_frames_changes_and_rate_arrive(pack):
         assert (saved - frames).abs().max() <= 1 / 255
 
 
-def test_change_in_half_precision_is_measured_in_full(pack):
-    """Images are in half precision where ComfyUI is told to keep them so."""
+def test_changes_of_half_precision_frames_are_measured_in_full_precision(pack):
+    """Images are in half precision with --fp16-intermediates."""
     frames = torch.rand(3, 64, 64, 3, generator=torch.Generator().manual_seed(0)).half()
     shown = compare(pack, frames, frames)
     assert shown["changes"][0][0] == pytest.approx((frames.double().diff(dim=0).abs().mean((1, 2, 3)) * 255).tolist())
 
 
-def test_one_picture_each_does_not_change(pack):
+def test_single_images_have_no_changes(pack):
     assert compare(pack, torch.zeros(1, 8, 8, 3), torch.zeros(1, 8, 8, 3))["changes"] == [[[], []]]
 
 
-def test_other_frame_counts_are_refused(pack):
+def test_different_frame_counts_are_rejected(pack):
     with pytest.raises(ValueError, match="before has 5 frames and after has 4.*Select Frames"):
         compare(pack, torch.zeros(5, 8, 8, 3), torch.zeros(4, 8, 8, 3))

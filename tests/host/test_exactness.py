@@ -1,5 +1,5 @@
-"""The chain's nodes against independent oracles on the same networks: diffusers' scheduler, direct model calls, the
-exact denoiser, the host's own samplers."""
+"""The nodes against independent oracles on the same networks: diffusers' scheduler, direct model calls, an exact
+denoiser and ComfyUI's samplers."""
 
 import inspect
 
@@ -55,7 +55,7 @@ def video_eps(model, conditioning: list):
 
 
 def test_video_unet_equals_a_direct_diffusers_call(video_model):
-    """Through the host's apply_model, cond and uncond in one batch, each with its own text."""
+    """Called by ComfyUI's apply_model with cond and uncond in one batch, each with its text."""
     x, sigma = noise(8, 4, 8, 8), 3.0
     cond, uncond = tiny.text(seed=1), tiny.text(seed=2)
     context = torch.cat([cond[0][0].expand(4, -1, -1), uncond[0][0].expand(4, -1, -1)])
@@ -73,7 +73,7 @@ def test_video_unet_equals_a_direct_diffusers_call(video_model):
 
 
 def test_video_unet_casts_stored_weights_layer_by_layer(pack):
-    """As the host does where memory is short: stored in half precision, all of it computes as the sampler does."""
+    """Weights in half precision are cast in every layer, as ComfyUI does with little memory."""
     model, text = tiny.video_model(pack, stored=torch.float16), tiny.text()
     network = UNet3DConditionModel(**tiny.UNET_3D).eval()
     network.load_state_dict(model.model.diffusion_model.unet.state_dict())
@@ -91,14 +91,14 @@ def test_video_unet_casts_stored_weights_layer_by_layer(pack):
     assert_near((x - denoised) / sigma, expected, 1e-5)
 
 
-def test_video_unet_sees_its_frames_together(video_model):
-    """A frame changed at one end moves the prediction at the other."""
+def test_frames_of_the_video_unet_affect_each_other(video_model):
+    """A change of the last frame changes the prediction of the first."""
     text = tiny.text()
     z = noise(4, 4, 8, 8)
     other = torch.cat([z[:3], noise(1, 4, 8, 8, seed=8)])
     with torch.no_grad():
-        moved = video_eps(video_model, text)(other, 500)[0] - video_eps(video_model, text)(z, 500)[0]
-    assert rms(moved) > 1e-3
+        change = video_eps(video_model, text)(other, 500)[0] - video_eps(video_model, text)(z, 500)[0]
+    assert rms(change) > 1e-3
 
 
 # Inversion and smoothing against diffusers
@@ -137,7 +137,7 @@ def test_reference_inversion_equals_the_released_loop(pack, image_model, video_m
 
 
 def test_matched_inversion_equals_ddim_from_no_noise(pack, image_model):
-    """Steps between alphas 1, a_1, a_101, ..., a_901; the first one predicted at t = 0, the rest at the level left."""
+    """Steps between alphas 1, a_1, a_101, ..., a_901. Each is predicted at its start, the first at t = 0."""
     conditioning, latent = tiny.text(), tiny.make_latent(4, 4, 8, 8)
     (out,) = pack.run(
         "BIVDiffInvertImage", model=image_model, conditioning=conditioning, latent=latent, steps=STEPS,
@@ -155,7 +155,7 @@ def test_matched_inversion_equals_ddim_from_no_noise(pack, image_model):
 
 
 def test_inversion_of_a_conditioned_model_uses_no_guidance(pack, image_model):
-    """One call a step, with the text that is wired."""
+    """One call a step, with the given text."""
     latent, calls = tiny.make_latent(3, 4, 8, 8), tiny.CallCounter()
     model = calls.on(image_model)
     outs = [
@@ -169,13 +169,13 @@ def test_inversion_of_a_conditioned_model_uses_no_guidance(pack, image_model):
     assert relative_error(outs[0]["samples"], outs[1]["samples"]) > 1e-3
 
 
-# There and back
+# Inversion and denoising
 
 
-@pytest.mark.parametrize("kind", tiny.KINDS)
+@pytest.mark.parametrize("kind", tiny.PREDICTION_TYPES)
 def test_inversion_follows_the_ode(pack, kind):
-    """From sigma 0 to the model's sigma_max, where the result has the scale that inverted latents travel in."""
-    model = tiny.as_video_model(tiny.exact_model(tiny.KINDS[kind], MIXTURE))
+    """From sigma 0 to the model's sigma_max; the result has the scale of inverted latents."""
+    model = tiny.as_video_model(tiny.exact_model(tiny.PREDICTION_TYPES[kind], MIXTURE))
     sampling = model.get_model_object("model_sampling")
     sigma_max, x0 = float(sampling.sigma_max), MIXTURE.sample(4)
     (out,) = pack.run(
@@ -191,38 +191,38 @@ def test_inversion_follows_the_ode(pack, kind):
 
 @pytest.mark.parametrize(("solver", "sampler"), [("uni_inv", "ddim"), ("fireflow", "heun")])
 @pytest.mark.parametrize("strength", [1.0, 0.6])
-@pytest.mark.parametrize("kind", tiny.KINDS)
+@pytest.mark.parametrize("kind", tiny.PREDICTION_TYPES)
 def test_round_trip(pack, kind, strength, solver, sampler):
-    """Up and down along the same levels comes back to the latent, at full noise and from halfway."""
-    model, text = tiny.as_video_model(tiny.exact_model(tiny.KINDS[kind], MIXTURE)), tiny.text()
+    """Inversion and denoising on the same noise levels return to the latent, also at strength 0.6."""
+    model, text = tiny.as_video_model(tiny.exact_model(tiny.PREDICTION_TYPES[kind], MIXTURE)), tiny.text()
     latent = {"samples": (MIXTURE.sample(4) / SCALE).float()}
     errors = []
     for steps in (20, 40):
-        given = {"model": model, "steps": steps, "scheduler": "normal" if kind == "flow" else "ddim_uniform"}
+        inputs = {"model": model, "steps": steps, "scheduler": "normal" if kind == "flow" else "ddim_uniform"}
         (inverted,) = pack.run(
-            "BIVDiffInvertVideo", conditioning=text, latent=latent, solver=solver, strength=strength, **given
+            "BIVDiffInvertVideo", conditioning=text, latent=latent, solver=solver, strength=strength, **inputs
         )
         (back,) = pack.run(
             "BIVDiffTemporalSmoother", positive=text, negative=text, latent=inverted, cfg=1.0,
-            sampler_name=sampler, **given,
+            sampler_name=sampler, **inputs,
         )  # fmt: skip
         errors.append(relative_error(back["samples"], latent["samples"]))
     assert errors[0] < 0.05 and errors[1] < errors[0] / 2
 
 
-@pytest.mark.parametrize("kind", tiny.KINDS)
-def test_every_listed_sampler_comes_back(pack, kind):
-    """All samplers that the smoother offers follow the ODE, and add no noise that would drown the inverted frames."""
-    model, text = tiny.as_video_model(tiny.exact_model(tiny.KINDS[kind], MIXTURE)), tiny.text()
+@pytest.mark.parametrize("kind", tiny.PREDICTION_TYPES)
+def test_every_listed_sampler_returns_to_the_latent(pack, kind):
+    """All samplers of the smoother solve the ODE. None adds noise, which would destroy the inverted frames."""
+    model, text = tiny.as_video_model(tiny.exact_model(tiny.PREDICTION_TYPES[kind], MIXTURE)), tiny.text()
     latent = {"samples": (MIXTURE.sample(3) / SCALE).float()}
-    given = {"model": model, "steps": 40, "scheduler": "simple" if kind == "flow" else "ddim_uniform"}
-    (inverted,) = pack.run("BIVDiffInvertVideo", conditioning=text, latent=latent, solver="fixed_point", **given)
+    inputs = {"model": model, "steps": 40, "scheduler": "simple" if kind == "flow" else "ddim_uniform"}
+    (inverted,) = pack.run("BIVDiffInvertVideo", conditioning=text, latent=latent, solver="fixed_point", **inputs)
     samplers = pack.classes["BIVDiffTemporalSmoother"].INPUT_TYPES()["required"]["sampler_name"][1]["options"]
     errors = {}
     for sampler in samplers:
         (back,) = pack.run(
             "BIVDiffTemporalSmoother", positive=text, negative=text, latent=inverted, cfg=1.0,
-            sampler_name=sampler, **given,
+            sampler_name=sampler, **inputs,
         )  # fmt: skip
         errors[sampler] = relative_error(back["samples"], latent["samples"])
     assert errors.pop("ddim") < 0.01
@@ -230,13 +230,13 @@ def test_every_listed_sampler_comes_back(pack, kind):
 
 
 def test_round_trip_of_a_5d_flow_model(pack, wan):
-    """Wan, a random network: fixed_point is DDIM's inverse on any network. Its latents have a per-channel shift."""
+    """Wan with random weights: fixed_point inverts DDIM on any network. Wan's latents have a per-channel shift."""
     latent, text = tiny.make_latent(1, 16, 4, 8, 8), tiny.text()
     errors = []
     for steps in (6, 24):
-        given = {"model": wan, "steps": steps, "scheduler": "simple"}
-        (inverted,) = pack.run("BIVDiffInvertVideo", conditioning=text, latent=latent, solver="fixed_point", **given)
-        (back,) = pack.run("BIVDiffTemporalSmoother", positive=text, negative=text, latent=inverted, cfg=1.0, **given)
+        inputs = {"model": wan, "steps": steps, "scheduler": "simple"}
+        (inverted,) = pack.run("BIVDiffInvertVideo", conditioning=text, latent=latent, solver="fixed_point", **inputs)
+        (back,) = pack.run("BIVDiffTemporalSmoother", positive=text, negative=text, latent=inverted, cfg=1.0, **inputs)
         errors.append(relative_error(back["samples"], latent["samples"]))
     assert back["samples"].shape == latent["samples"].shape
     assert errors[0] < 0.01 and errors[1] < errors[0] / 10
@@ -246,7 +246,7 @@ def test_round_trip_of_a_5d_flow_model(pack, wan):
 
 
 def test_models_with_different_schedules_mix_to_unit_variance(pack):
-    """Stable Diffusion's levels end at 14.6, AnimateDiff's at 25.1: their raw x would not fit together."""
+    """Stable Diffusion's sigma_max is 14.6, AnimateDiff's 25.1, so their unscaled x have different sizes."""
     latent = {"samples": (MIXTURE.sample(6) / SCALE).float()}
     models = [tiny.exact_model(config, MIXTURE) for config in (tiny.TinySD, tiny.AnimateDiffSchedule)]
     models[1] = tiny.as_video_model(models[1])
@@ -264,23 +264,23 @@ def test_models_with_different_schedules_mix_to_unit_variance(pack):
             "BIVDiffMixedInversion", image_latent=image, video_latent=video, mixing_ratio=0.4, mode=mode
         )
         assert ratio == 0.4
-        told = {**video["bivdiff"], "branch": "mix", "fingerprint": mixed["bivdiff"]["fingerprint"]}
-        assert mixed["bivdiff"] == told
+        expected = {**video["bivdiff"], "branch": "mix", "fingerprint": mixed["bivdiff"]["fingerprint"]}
+        assert mixed["bivdiff"] == expected
         assert mixed["samples"].std().item() == pytest.approx(1, abs=0.03)
-    # One data distribution, one ODE: two models of it must agree on where a latent goes.
+    # Both models are exact for the same data distribution, so their inverted latents must agree.
     assert torch.corrcoef(torch.stack([image["samples"].flatten(), video["samples"].flatten()]))[0, 1] > 0.99
 
 
 @pytest.mark.parametrize("mode", ["linear", "variance_preserving", "slerp"])
 @pytest.mark.parametrize("ratio", [0.0, 1.0])
-def test_a_branch_alone_is_returned_bit_for_bit(pack, mode, ratio):
-    """With and without the other branch, which a graph never evaluates."""
+def test_a_single_branch_is_returned_bit_for_bit(pack, mode, ratio):
+    """With and without the other branch, which a graph does not evaluate."""
     image, video = ({"samples": noise(4, 4, 8, 8, seed=s)} for s in (1, 2))
-    kept = image if ratio else video
+    expected = image if ratio else video
     alone = {"image_latent": image} if ratio else {"video_latent": video}
-    for given in ({"image_latent": image, "video_latent": video}, alone):
-        mixed, used = pack.run("BIVDiffMixedInversion", mixing_ratio=ratio, mode=mode, **given)
-        assert torch.equal(mixed["samples"], kept["samples"]) and used == ratio
+    for inputs in ({"image_latent": image, "video_latent": video}, alone):
+        mixed, used = pack.run("BIVDiffMixedInversion", mixing_ratio=ratio, mode=mode, **inputs)
+        assert torch.equal(mixed["samples"], expected["samples"]) and used == ratio
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_a_task_sets_the_papers_ratio(pack, task, ratio):
     torch.testing.assert_close(mixed["samples"], ratio * image["samples"] + (1 - ratio) * video["samples"])
 
 
-def test_steadiness_is_of_the_image_branch_alone(pack):
+def test_steadiness_affects_the_image_branch_only(pack):
     image, video = (tiny.make_inverted_latent(pack, noise(6, 4, 8, 8, seed=seed)) for seed in (7, 8))
 
     def mixed(ratio: float, steadiness: float = 0.5, **branches) -> Tensor:
@@ -303,16 +303,16 @@ def test_steadiness_is_of_the_image_branch_alone(pack):
         assert latent["bivdiff"]["branch"] == "mix"
         return latent["samples"]
 
-    steady = blend.smooth_over_time(image["samples"], 0.5)
-    assert torch.equal(mixed(1.0), steady) and torch.equal(mixed(0.0), video["samples"])
-    torch.testing.assert_close(mixed(0.3), 0.3 * steady + 0.7 * video["samples"])
+    smoothed = blend.smooth_over_time(image["samples"], 0.5)
+    assert torch.equal(mixed(1.0), smoothed) and torch.equal(mixed(0.0), video["samples"])
+    torch.testing.assert_close(mixed(0.3), 0.3 * smoothed + 0.7 * video["samples"])
     assert torch.equal(mixed(1.0, 0.0), image["samples"])
     with pytest.raises(ValueError, match=r"^Mixed Inversion Blend: .* Set steadiness to 0\."):
         mixed(1.0, image_latent={"samples": noise(1, 16, 3, 8, 8)})
 
 
 def test_frames_of_a_3d_image_model_mix_with_a_video(pack):
-    """[F, C, 1, H, W] beside [1, C, F, H, W]: frame i with time slice i."""
+    """[F, C, 1, H, W] with [1, C, F, H, W]: frame i is mixed with time slice i."""
     image, video = {"samples": noise(3, 16, 1, 8, 8)}, {"samples": noise(1, 16, 3, 8, 8, seed=8)}
     mixed, _ = pack.run("BIVDiffMixedInversion", image_latent=image, video_latent=video, mixing_ratio=0.5)
     for i in range(3):
@@ -321,23 +321,23 @@ def test_frames_of_a_3d_image_model_mix_with_a_video(pack):
 
 
 @pytest.mark.parametrize("context_length", [0, 2])
-def test_frames_of_a_3d_image_model_are_a_clip_to_a_video_model(pack, wan, context_length):
-    """At a mixing ratio of 1 nothing but the image branch's own shape reaches the smoother."""
+def test_the_smoother_takes_frames_of_a_3d_image_model_as_a_clip(pack, wan, context_length):
+    """At a mixing ratio of 1 the smoother gets the image branch's latent, with its shape."""
     z, text = noise(3, 16, 1, 8, 8), tiny.text()
-    given = {"model": wan, "positive": text, "negative": text, "steps": 3, "scheduler": "simple", "cfg": 1.0}
-    given["context_length"] = context_length
-    (as_frames,) = pack.run("BIVDiffTemporalSmoother", latent={"samples": z}, **given)
-    (as_clip,) = pack.run("BIVDiffTemporalSmoother", latent={"samples": z.transpose(0, 2)}, **given)
+    inputs = {"model": wan, "positive": text, "negative": text, "steps": 3, "scheduler": "simple", "cfg": 1.0}
+    inputs["context_length"] = context_length
+    (as_frames,) = pack.run("BIVDiffTemporalSmoother", latent={"samples": z}, **inputs)
+    (as_clip,) = pack.run("BIVDiffTemporalSmoother", latent={"samples": z.transpose(0, 2)}, **inputs)
     assert torch.equal(as_frames["samples"], as_clip["samples"])
 
 
-# Into core samplers
+# Core samplers
 
 
 @pytest.mark.parametrize(
     ("family", "scheduler", "strength"),
     [
-        ("diffusion", "normal", 1.0),  # from the model's highest level, where the host scales noise differently
+        ("diffusion", "normal", 1.0),  # starts at sigma_max, where ComfyUI scales noise differently
         ("diffusion", "ddim_uniform", 1.0),
         ("diffusion", "ddim_uniform", 0.5),
         ("flow", "simple", 1.0),
@@ -345,7 +345,7 @@ def test_frames_of_a_3d_image_model_are_a_clip_to_a_video_model(pack, wan, conte
     ],
 )
 def test_core_samplers_take_an_inverted_latent_as_noise(pack, video_model, wan, family, scheduler, strength):
-    """SamplerCustomAdvanced, with CFGGuider and an empty latent, does what the smoother does."""
+    """SamplerCustomAdvanced with CFGGuider and an empty latent equals the smoother."""
     model, latent = (
         (video_model, tiny.make_latent(3, 4, 8, 8))
         if family == "diffusion"
@@ -375,21 +375,21 @@ def test_core_samplers_take_an_inverted_latent_as_noise(pack, video_model, wan, 
     assert relative_error(smoothed["samples"], latent["samples"]) > 1e-3
 
 
-# What travels with a latent
+# Other entries of a latent
 
 
-def test_description_and_mask_travel(pack, video_model):
-    """An inverted latent says where it stands and keeps its mask; a clean one forgets where it came from."""
+def test_description_and_mask_are_passed_on(pack, video_model):
+    """An inverted latent records its noise level and keeps its mask; a denoised latent has no such record."""
     mask = (noise(3, 8, 8) > 0).float()
     latent = {**tiny.make_latent(3, 4, 8, 8), "noise_mask": mask, "batch_index": [4, 5, 6]}
     text = tiny.text()
     (inverted,) = pack.run(
         "BIVDiffInvertVideo", model=video_model, conditioning=text, latent=latent, steps=4, strength=0.5
     )
-    told = inverted["bivdiff"]
-    assert told["sigma"] == pytest.approx(sd_sigma(500), rel=1e-6)
-    assert (told["strength"], told["at_sigma_max"], told["branch"], told["grid"]) == (0.5, False, "video", "matched")
-    assert (told["latent_format"], told["family"]) == ("SD15", "diffusion")
+    info = inverted["bivdiff"]
+    assert info["sigma"] == pytest.approx(sd_sigma(500), rel=1e-6)
+    assert (info["strength"], info["at_sigma_max"], info["branch"], info["grid"]) == (0.5, False, "video", "matched")
+    assert (info["latent_format"], info["family"]) == ("SD15", "diffusion")
     (smoothed,) = pack.run(
         "BIVDiffTemporalSmoother", model=video_model, positive=text, negative=text, latent=inverted, steps=4
     )
@@ -398,19 +398,19 @@ def test_description_and_mask_travel(pack, video_model):
         assert torch.equal(out["noise_mask"], mask) and out["batch_index"] == [4, 5, 6]
 
 
-def test_what_an_empty_latent_says_of_its_size_is_left_behind(pack, image_model):
-    """As core's KSampler does: frames that were made have the model's size."""
+def test_an_empty_latents_downscale_ratio_is_dropped(pack, image_model):
+    """As in core's KSampler, because generated frames have the model's size."""
     (empty,) = pack.run("EmptyLatentImage", width=64, height=64, batch_size=2)
-    given = {"model": image_model, "positive": tiny.text(seed=1), "negative": tiny.text(seed=2), "steps": 2}
+    inputs = {"model": image_model, "positive": tiny.text(seed=1), "negative": tiny.text(seed=2), "steps": 2}
     if "downscale_ratio_temporal" in inspect.signature(comfy.sample.fix_empty_latent_channels).parameters:
         empty["downscale_ratio_temporal"] = 1
-    given |= {"sampler_name": "euler", "scheduler": "normal", "latent_image": empty}
-    ours, cores = (pack.run(node_id, **given)[0] for node_id in ("BIVDiffFrameSampler", "KSampler"))
-    assert ours.keys() == cores.keys()
+    inputs |= {"sampler_name": "euler", "scheduler": "normal", "latent_image": empty}
+    ours, core = (pack.run(node_id, **inputs)[0] for node_id in ("BIVDiffFrameSampler", "KSampler"))
+    assert ours.keys() == core.keys()
 
 
-def test_results_have_the_hosts_intermediate_dtype(pack, image_model, video_model, monkeypatch):
-    """With --fp16-intermediates all are in half precision, and the chain goes on with them."""
+def test_results_have_comfyuis_intermediate_dtype(pack, image_model, video_model, monkeypatch):
+    """With --fp16-intermediates all latents are in half precision, and every node accepts them."""
     monkeypatch.setattr(comfy.model_management.args, "fp16_intermediates", True)
     text, steps = tiny.text(), {"steps": 4}
     texts = {"positive": text, "negative": text}
@@ -436,59 +436,59 @@ def test_a_blend_in_half_precision_is_rounded_once(pack, monkeypatch, mode):
     assert torch.equal(mixed["samples"], blend.MODES[mode](image.float(), video.float(), 0.3).half())
 
 
-def test_results_leave_the_gpu(pack):
-    """For the host's intermediate device; torch's stand-in for tensors on a GPU knows where each would be."""
+def test_results_are_moved_to_the_intermediate_device(pack):
+    """Fake tensors of torch know their device without a GPU."""
     latents = pack.import_module("bivdiff_core.host.latents")
     with FakeTensorMode():
-        made = latents.replace_samples({}, torch.empty(3, 4, 8, 8, device="cuda"))
-    assert made["samples"].device == comfy.model_management.intermediate_device()
+        result = latents.replace_samples({}, torch.empty(3, 4, 8, 8, device="cuda"))
+    assert result["samples"].device == comfy.model_management.intermediate_device()
 
 
-def test_every_pixel_is_inverted_whatever_the_mask(pack, image_model):
+def test_every_pixel_is_inverted_with_any_mask(pack, image_model):
     latent = tiny.make_latent(2, 4, 8, 8)
     masked = {**latent, "noise_mask": torch.zeros(2, 8, 8)}
     plain, with_mask = (
-        pack.run("BIVDiffInvertImage", model=image_model, conditioning=tiny.text(), latent=given, steps=4)[0]
-        for given in (latent, masked)
+        pack.run("BIVDiffInvertImage", model=image_model, conditioning=tiny.text(), latent=inputs, steps=4)[0]
+        for inputs in (latent, masked)
     )
     assert torch.equal(plain["samples"], with_mask["samples"])
 
 
-def test_smoother_starts_where_strength_says_when_the_latent_does_not(pack, video_model):
-    """SaveLatent and LoadLatent keep the samples and nothing else."""
+def test_smoother_starts_at_its_strength_if_the_latent_has_no_record(pack, video_model):
+    """Core's SaveLatent and LoadLatent keep the samples only."""
     text = tiny.text()
     (inverted,) = pack.run(
         "BIVDiffInvertVideo", model=video_model, conditioning=text, latent=tiny.make_latent(3, 4, 8, 8), steps=4,
         strength=0.5,
     )  # fmt: skip
-    given = {"model": video_model, "positive": text, "negative": text, "steps": 4}
-    loaded = {"samples": noise(3, 4, 8, 8)}  # noise: a latent that does not say so must look like it
-    told = tiny.make_inverted_latent(pack, loaded["samples"], strength=0.5, sigma=inverted["bivdiff"]["sigma"])
-    (by_dict,) = pack.run("BIVDiffTemporalSmoother", latent=told, **given)
-    (by_control,) = pack.run("BIVDiffTemporalSmoother", latent=loaded, strength=0.5, **given)
-    (full,) = pack.run("BIVDiffTemporalSmoother", latent=loaded, **given)
-    assert_near(by_dict["samples"], by_control["samples"], 1e-5)
-    assert relative_error(full["samples"], by_control["samples"]) > 1e-3
+    inputs = {"model": video_model, "positive": text, "negative": text, "steps": 4}
+    loaded = {"samples": noise(3, 4, 8, 8)}  # a latent without a record must look like noise
+    recorded = tiny.make_inverted_latent(pack, loaded["samples"], strength=0.5, sigma=inverted["bivdiff"]["sigma"])
+    (by_record,) = pack.run("BIVDiffTemporalSmoother", latent=recorded, **inputs)
+    (by_strength,) = pack.run("BIVDiffTemporalSmoother", latent=loaded, strength=0.5, **inputs)
+    (full,) = pack.run("BIVDiffTemporalSmoother", latent=loaded, **inputs)
+    assert_near(by_record["samples"], by_strength["samples"], 1e-5)
+    assert relative_error(full["samples"], by_strength["samples"]) > 1e-3
 
 
 def test_the_same_graph_gives_the_same_bits(pack, image_model, video_model):
-    """Frames, both inversions, blend and smoothing, twice."""
+    """Frames, both inversions, blend and smoothing, run twice."""
     positive, negative = tiny.text(seed=1), tiny.text(seed=2)
 
     def chain() -> Tensor:
-        given = {"positive": positive, "negative": negative, "steps": 3, "cfg": 2.0}
+        inputs = {"positive": positive, "negative": negative, "steps": 3, "cfg": 2.0}
         empty = {"samples": torch.zeros(4, 4, 8, 8)}
-        (drawn,) = pack.run(
+        (frames,) = pack.run(
             "BIVDiffFrameSampler",
             model=image_model,
             latent_image=empty,
             seed=5,
             frame_noise="progressive",
-            **given,
+            **inputs,
         )
         image, video = (
             pack.run(
-                f"BIVDiffInvert{branch}", model=model, conditioning=negative, latent=drawn, steps=3,
+                f"BIVDiffInvert{branch}", model=model, conditioning=negative, latent=frames, steps=3,
                 scheduler="karras",
             )[0]
             for branch, model in (("Image", image_model), ("Video", video_model))
@@ -497,6 +497,6 @@ def test_the_same_graph_gives_the_same_bits(pack, image_model, video_model):
             "BIVDiffMixedInversion", image_latent=image, video_latent=video, mixing_ratio=0.25,
             mode="variance_preserving",
         )  # fmt: skip
-        return pack.run("BIVDiffTemporalSmoother", model=video_model, latent=mixed, **given)[0]["samples"]
+        return pack.run("BIVDiffTemporalSmoother", model=video_model, latent=mixed, **inputs)[0]["samples"]
 
     assert torch.equal(chain(), chain())

@@ -1,4 +1,4 @@
-"""Group norms that pool the clip: the released code's image branch, and nothing that stays behind."""
+"""Group norms over the whole clip, as in the released code's image branch; the MODEL stays unchanged."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def model():
 
 
 class InflatedNorm(torch.nn.Module):
-    """A group norm that sees a clip `[1, c, f, h, w]` where it is handed its frames `[f, c, h, w]`."""
+    """A group norm of frames `[f, c, h, w]` that normalizes them as one clip `[1, c, f, h, w]`."""
 
     def __init__(self, norm: torch.nn.GroupNorm):
         super().__init__()
@@ -31,7 +31,7 @@ class InflatedNorm(torch.nn.Module):
 
 
 def inflated_unet(model) -> UNet2DConditionModel:
-    """diffusers' UNet with the MODEL's weights, inflated as the released code does it."""
+    """diffusers' UNet with the MODEL's weights, inflated as in the released code."""
     unet = tiny.diffusers_unet(model)
     for block in unet.modules():
         if isinstance(block, ResnetBlock2D):
@@ -41,8 +41,8 @@ def inflated_unet(model) -> UNet2DConditionModel:
 
 
 def invert(pack, model, latent: dict, text: list | None = None, **settings) -> Tensor:
-    given = {"grid": "reference", "solver": "ddim", "steps": STEPS, "conditioning": text or tiny.text(), **settings}
-    return pack.run("BIVDiffInvertImage", model=model, latent=latent, **given)[0]["samples"]
+    inputs = {"grid": "reference", "solver": "ddim", "steps": STEPS, "conditioning": text or tiny.text(), **settings}
+    return pack.run("BIVDiffInvertImage", model=model, latent=latent, **inputs)[0]["samples"]
 
 
 @pytest.mark.parametrize("frames", [1, 3, 8])
@@ -58,13 +58,13 @@ def test_reference_inversion_equals_the_released_loop(pack, model, frames):
     assert_near(out, expected, 1e-5)
 
 
-def test_one_frame_has_nothing_to_pool(pack, model):
+def test_one_frame_is_the_same_in_both_modes(pack, model):
     latent = tiny.make_latent(1, 4, 8, 8)
     pooled, alone = (invert(pack, model, latent, group_norms=norms) for norms in ("whole_clip", "per_frame"))
     assert_near(pooled, alone, 1e-6)
 
 
-def test_auto_follows_the_grid_and_nothing_stays_behind(pack, model):
+def test_auto_follows_the_grid_and_the_model_stays_unchanged(pack, model):
     latent = tiny.make_latent(4, 4, 8, 8)
     matched = {"grid": "matched", "scheduler": "normal"}
     before = invert(pack, model, latent, **matched)
@@ -76,8 +76,8 @@ def test_auto_follows_the_grid_and_nothing_stays_behind(pack, model):
     assert rms(invert(pack, model, latent, group_norms="whole_clip", **matched) - before) > 1e-3 * rms(before)
 
 
-def test_several_prompts_pool_each_for_itself(pack, model):
-    """Two prompts over the whole picture, which the host puts into one call: the mean of what each makes of it."""
+def test_several_prompts_are_pooled_separately(pack, model):
+    """ComfyUI puts two prompts into one call. The result is the mean of the single prompts' results."""
     latent = tiny.make_latent(3, 4, 8, 8)
     settings = {"group_norms": "whole_clip", "grid": "matched", "steps": 1, "strength": 0.01}
     first, second = (tiny.text(seed=seed) for seed in (1, 3))
@@ -86,8 +86,8 @@ def test_several_prompts_pool_each_for_itself(pack, model):
     assert_near(together, mean, 1e-6)
 
 
-def test_weights_that_are_cast_are_honoured(pack):
-    """Stored in half precision, computed as the sampler does."""
+def test_cast_weights_are_supported(pack):
+    """Weights in half precision equal the same values in float64."""
     stored, full = tiny.sd_model(stored=torch.float16), tiny.sd_model()
     weights = {key: tensor.double() for key, tensor in stored.model.diffusion_model.state_dict().items()}
     full.model.diffusion_model.load_state_dict(weights)
@@ -104,20 +104,20 @@ def test_weights_that_are_cast_are_honoured(pack):
         (
             lambda pack: pack.run("BIVDiffFrameChunks", model=tiny.sd_model(), frames_per_batch=2)[0],
             {},
-            "the model brings windows or chunks",
+            "the model has windows or chunks",
         ),
     ],
 )
-def test_what_cannot_be_pooled_is_refused(pack, make, settings, message):
+def test_unsupported_pooling_is_rejected(pack, make, settings, message):
     channels = 16 if settings.get("grid") else 4
     latent = {"samples": tiny.make_latent(3, channels, 8, 8)["samples"]}
-    with pytest.raises(ValueError, match=f"^DDIM Inverse .Image.: group_norms whole_clip .*|{message}") as refusal:
+    with pytest.raises(ValueError, match=f"^DDIM Inverse .Image.: group_norms whole_clip .*|{message}") as error:
         invert(pack, make(pack), latent, group_norms="whole_clip", **{"scheduler": "simple", **settings})
-    assert message in str(refusal.value)
+    assert message in str(error.value)
 
 
 def test_running_out_of_memory_is_explained(pack, model):
     calls = tiny.CallCounter(2, torch.OutOfMemoryError("CUDA out of memory."))
-    with pytest.raises(torch.OutOfMemoryError, match="group_norms whole_clip puts all 3 frames .* per_frame"):
+    with pytest.raises(torch.OutOfMemoryError, match="group_norms whole_clip processes all 3 frames .* per_frame"):
         invert(pack, calls.on(model), tiny.make_latent(3, 4, 8, 8))
     assert calls.rows == [3, 3]

@@ -1,4 +1,4 @@
-"""Help pages and Chinese names: there for every node, and true to its schema."""
+"""Every node has help pages and Chinese names that match its schema."""
 
 import ast
 import json
@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "js" / "docs"
-LARGEST_PICTURE = 80_000
+MAX_IMAGE_BYTES = 80_000
 CHINESE = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
 
 
@@ -19,7 +19,7 @@ def schemas(pack) -> dict:
 
 
 def named_controls(page: str) -> set[str]:
-    """What a page sets in bold: inputs and outputs of its node."""
+    """The bold names of a page: inputs and outputs of its node."""
     return {name for bold in re.findall(r"\*\*(.+?)\*\*", page) for name in re.split("[、,] ?", bold)}
 
 
@@ -29,7 +29,7 @@ def test_every_node_has_its_pages_and_names(schemas):
     assert set(CHINESE) == set(schemas)
 
 
-def test_pages_name_what_there_is(schemas):
+def test_pages_name_existing_controls(schemas):
     for node_id, schema in schemas.items():
         page = (PAGES / f"{node_id}.md").read_text(encoding="utf-8")
         assert page.startswith(f"# {schema.display_name}\n"), node_id
@@ -37,11 +37,11 @@ def test_pages_name_what_there_is(schemas):
         assert named_controls(page) <= names, node_id
 
 
-def messages() -> list[str]:
-    """All strings of the pack's source but docstrings, what they are filled with at run time as "..."."""
+def source_strings() -> list[str]:
+    """All strings of the pack's source except docstrings; values filled in at run time are "..."."""
     found = []
     for file in [*(ROOT / "bivdiff_core").rglob("*.py"), *(ROOT / "nodes").glob("*.py")]:
-        if file.name == "required_names.py":  # names of the host's code
+        if file.name == "required_names.py":  # names of ComfyUI's code
             continue
         nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
         docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
@@ -55,13 +55,13 @@ def messages() -> list[str]:
 
 
 def test_quoted_messages_exist():
-    """What the tables of troubles and the README quote as a message; numbers and "..." stand for anything."""
-    known, quoted = "\n".join(messages()).lower(), []
+    """Messages quoted in README and in the help pages' tables; numbers and "..." match any value."""
+    existing, quoted = "\n".join(source_strings()).lower(), []
     for page in [ROOT / "README.md", *PAGES.rglob("*.md")]:
         heads = re.findall(r"^(?:\| |- \*\*)(\".+?)(?: \||\*\*)", page.read_text(encoding="utf-8"), re.MULTILINE)
         quoted += [(str(page), quote) for head in heads for quote in re.findall(r'"(.+?)"', head)]
     assert len(quoted) > 20
-    assert [(page, quote) for page, quote in quoted if re.sub(r"\d+", "...", quote.lower()) not in known] == []
+    assert [(page, quote) for page, quote in quoted if re.sub(r"\d+", "...", quote.lower()) not in existing] == []
 
 
 OTHER_NAMES = {
@@ -69,34 +69,34 @@ OTHER_NAMES = {
     *("Reference ControlNet", "Context Options", "Context Extras", "Sample Settings", "Standard Static"),
     *("Attention Guidance", "Video VAEs"),
 }
-"""Of models, programs and other packs' nodes."""
+"""Names of models, programs and other packs' nodes."""
 
-LEADING = r"^(?:(?:For|From|Give|In|Remove|Set|Take|The|Update|Wire) )+"
+LEADING_WORDS = r"^(?:(?:For|From|Give|In|Remove|Set|Take|The|Update|Wire) )+"
 
 
 def test_nodes_named_in_messages_exist(schemas):
-    """Words in a row that begin with capitals are part of the name of a node of ComfyUI or of the pack."""
+    """Consecutive capitalised words are part of the name of a node of ComfyUI or of this pack."""
     from nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 
     core = [node.GET_SCHEMA() for node in NODE_CLASS_MAPPINGS.values() if hasattr(node, "GET_SCHEMA")]
     shown = {schema.display_name or schema.node_id for schema in [*core, *schemas.values()]}
     shown = "\n".join(shown | set(NODE_DISPLAY_NAME_MAPPINGS.values()))
     word = r"(?:[A-Z][A-Za-z0-9]+|\([A-Z][a-z]+\))"
-    named = {name for text in messages() for name in re.findall(rf"\b{word}(?: {word})+", text)}
-    named = {name for name in (re.sub(LEADING, "", name) for name in named) if " " in name}
+    named = {name for text in source_strings() for name in re.findall(rf"\b{word}(?: {word})+", text)}
+    named = {name for name in (re.sub(LEADING_WORDS, "", name) for name in named) if " " in name}
     assert len(named) > 15
     assert {name for name in named - OTHER_NAMES if name not in shown} == set()
 
 
-def test_every_page_shows_a_small_picture(schemas):
+def test_every_page_shows_a_small_image(schemas):
     for node_id in schemas:
         for page in (PAGES / f"{node_id}.md", PAGES / node_id / "zh.md"):
             shown = re.findall(r"!\[.+]\((.+)\)", page.read_text(encoding="utf-8"))
             assert shown == [f"{node_id}.jpg"], page
-        assert (PAGES / f"{node_id}.jpg").stat().st_size < LARGEST_PICTURE, node_id
+        assert (PAGES / f"{node_id}.jpg").stat().st_size < MAX_IMAGE_BYTES, node_id
 
 
-def test_chinese_pages_name_what_there_is():
+def test_chinese_pages_name_existing_controls():
     for node_id, words in CHINESE.items():
         page = (PAGES / node_id / "zh.md").read_text(encoding="utf-8")
         assert page.startswith(f"# {words['display_name']}\n"), node_id

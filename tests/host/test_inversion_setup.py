@@ -1,4 +1,4 @@
-"""In an inversion noise rises: what follows the schedule acts at the level that it names, guidance is left out."""
+"""In an inversion, keyframes and prompt ranges apply at their noise levels, and guidance is switched off."""
 
 from functools import partial
 
@@ -19,8 +19,8 @@ from torch import Tensor
 
 pytestmark = pytest.mark.floats
 
-F = 4
-LATENT = (F, 4, 8, 8)
+FRAMES = 4
+LATENT_SHAPE = (FRAMES, 4, 8, 8)
 NODES = ["BIVDiffInvertImage", "BIVDiffInvertVideo"]
 
 
@@ -30,15 +30,15 @@ def model_for(node_id: str):
 
 
 def invert(pack, node_id: str, model, text: list, **settings) -> Tensor:
-    given = {**make_inputs(node_id, model, tiny.make_latent(*LATENT), text), "steps": 6, **settings}
-    return pack.run(node_id, **given)[0]["samples"]
+    inputs = {**make_inputs(node_id, model, tiny.make_latent(*LATENT_SHAPE), text), "steps": 6, **settings}
+    return pack.run(node_id, **inputs)[0]["samples"]
 
 
 # Hook keyframes
 
 
-def by_hand(model):
-    """The MODEL whose output is scaled, at every level, as the LoRA of the keyframe in force there scales it."""
+def with_scaled_output(model):
+    """A MODEL whose output is scaled at every noise level as the LoRA with that level's strength would scale it."""
     sampling = model.get_model_object("model_sampling")
     starts = {sampling.percent_to_sigma(start): strength for start, strength in STRENGTHS.items()}
 
@@ -55,23 +55,23 @@ def by_hand(model):
 
 @pytest.mark.parametrize("solver", ["ddim", "uni_inv", "fireflow", "fixed_point"])
 @pytest.mark.parametrize("node_id", NODES)
-def test_hook_keyframes_hold_at_their_levels(pack, node_id, solver):
+def test_hook_keyframes_apply_at_their_noise_levels(pack, node_id, solver):
     text = make_keyframed_text()
     out = invert(pack, node_id, model_for(node_id), text, solver=solver)
-    expected = invert(pack, node_id, by_hand(model_for(node_id)), tiny.text(), solver=solver)
-    # Weights patched and outputs scaled round differently, and fixed_point's iterations enlarge that on this network.
+    expected = invert(pack, node_id, with_scaled_output(model_for(node_id)), tiny.text(), solver=solver)
+    # Patched weights and scaled outputs round differently, and fixed_point's iterations amplify that on this network.
     assert_near(out, expected, 1e-3)
     assert rms(out - invert(pack, node_id, model_for(node_id), tiny.text(), solver=solver)) > 0.05 * rms(out)
 
 
-def test_the_hooks_wired_in_are_left_alone(pack):
-    """A core sampler after the inversion does what it does without one."""
+def test_the_input_hooks_are_unchanged(pack):
+    """A core sampler gives the same result after an inversion as without one."""
     text, model = make_keyframed_text(), tiny.sd_model()
-    given = {"latent_image": {"samples": torch.zeros(LATENT)}, "seed": 1, "steps": 6, "cfg": 1.0, "denoise": 1.0}
-    given |= {"sampler_name": "euler", "scheduler": "normal", "negative": tiny.text(seed=2)}
-    (before,) = pack.run("KSampler", model=model, positive=make_keyframed_text(), **given)
+    inputs = {"latent_image": {"samples": torch.zeros(LATENT_SHAPE)}, "seed": 1, "steps": 6, "cfg": 1.0, "denoise": 1.0}
+    inputs |= {"sampler_name": "euler", "scheduler": "normal", "negative": tiny.text(seed=2)}
+    (before,) = pack.run("KSampler", model=model, positive=make_keyframed_text(), **inputs)
     invert(pack, "BIVDiffInvertImage", model, text)
-    (after,) = pack.run("KSampler", model=model, positive=text, **given)
+    (after,) = pack.run("KSampler", model=model, positive=text, **inputs)
     assert torch.equal(after["samples"], before["samples"])
     assert type(text[0][1]["hooks"].hooks[0].hook_keyframe) is comfy.hooks.HookKeyframeGroup
 
@@ -80,8 +80,8 @@ def test_the_hooks_wired_in_are_left_alone(pack):
 
 
 @pytest.mark.parametrize("solver", ["ddim", "uni_inv", "fireflow", "fixed_point"])
-def test_timestep_keyframes_hold_at_their_levels(pack, solver):
-    """Advanced-ControlNet's, through a stand-in: guaranteed steps and all, and left as they were."""
+def test_timestep_keyframes_apply_at_their_noise_levels(pack, solver):
+    """Keyframes of a fake Advanced-ControlNet, whose guaranteed steps are unchanged afterwards."""
     starts = {0.0: 0.2, 0.3: 1.0, 0.7: 2.5}
     keyframes = TimestepKeyframes(*(TimestepKeyframe(start, strength) for start, strength in starts.items()))
     text, _ = make_controlled_prompts(
@@ -110,23 +110,23 @@ SWITCHED_OFF = {
     "EasyCache": {"reuse_threshold": 0.2, "start_percent": 0.15, "end_percent": 0.95, "verbose": False},
     "LazyCache": {"reuse_threshold": 0.2, "start_percent": 0.15, "end_percent": 0.95, "verbose": False},
 }
-"""Core's nodes that guide beside cfg or skip steps, and their settings."""
+"""Core's nodes for guidance other than cfg or for step caching, with settings."""
 
 
 @pytest.mark.parametrize("patch", SWITCHED_OFF)
 @pytest.mark.parametrize("node_id", NODES)
-def test_guidance_and_step_caches_are_left_out_with_a_word(pack, node_id, patch):
+def test_guidance_and_step_caches_are_switched_off_with_a_warning(pack, node_id, patch):
     plain = model_for(node_id)
     (patched,) = pack.run(patch, model=plain, **SWITCHED_OFF[patch])
     options = {key: list(by_key) for key, by_key in patched.wrappers.items()}
     assert torch.equal(invert(pack, node_id, patched, tiny.text()), invert(pack, node_id, plain, tiny.text()))
-    said = collect_warnings(pack, node_id, **make_inputs(node_id, patched, tiny.make_latent(*LATENT)))
-    assert f"Switched off for the inversion: {patch}" in said
-    assert {key: list(by_key) for key, by_key in patched.wrappers.items()} == options, "the MODEL wired in is as it was"
+    warning = collect_warnings(pack, node_id, **make_inputs(node_id, patched, tiny.make_latent(*LATENT_SHAPE)))
+    assert f"Switched off for the inversion: {patch}" in warning
+    assert {key: list(by_key) for key, by_key in patched.wrappers.items()} == options, "the input MODEL was changed"
 
 
 class Guidance:
-    """Guidance as an object, which has no name of its own as functions do."""
+    """Guidance as an object, which has no __name__."""
 
     def __call__(self, args: dict) -> Tensor:
         return 0.5 * args["denoised"]
@@ -134,48 +134,48 @@ class Guidance:
 
 @pytest.mark.parametrize("make", [Guidance, lambda: partial(Guidance.__call__, Guidance())], ids=["object", "partial"])
 @pytest.mark.parametrize("node_id", NODES)
-def test_guidance_that_is_an_object_is_left_out_too(pack, node_id, make):
+def test_guidance_as_an_object_is_switched_off_too(pack, node_id, make):
     plain, guidance = model_for(node_id), make()
     guided = plain.clone()
     guided.set_model_sampler_post_cfg_function(guidance)
     assert torch.equal(invert(pack, node_id, guided, tiny.text()), invert(pack, node_id, plain, tiny.text()))
-    said = collect_warnings(pack, node_id, **make_inputs(node_id, guided, tiny.make_latent(*LATENT)))
-    assert f"Switched off for the inversion: {type(guidance).__name__}" in said
+    warning = collect_warnings(pack, node_id, **make_inputs(node_id, guided, tiny.make_latent(*LATENT_SHAPE)))
+    assert f"Switched off for the inversion: {type(guidance).__name__}" in warning
 
 
-def test_guidance_that_is_an_object_stays_in_force_in_chunks(pack):
+def test_guidance_as_an_object_applies_in_chunks(pack):
     model = tiny.sd_model()
     model.set_model_sampler_post_cfg_function(Guidance())
-    given = make_inputs("BIVDiffFrameSampler", model, tiny.make_latent(*LATENT))
-    whole, chunked = (pack.run("BIVDiffFrameSampler", frames_per_batch=n, **given)[0]["samples"] for n in (F, 1))
+    inputs = make_inputs("BIVDiffFrameSampler", model, tiny.make_latent(*LATENT_SHAPE))
+    whole, chunked = (pack.run("BIVDiffFrameSampler", frames_per_batch=n, **inputs)[0]["samples"] for n in (FRAMES, 1))
     assert rms(chunked - whole) < 2e-5 * rms(whole)
 
 
 # Prompts for part of the schedule
 
 
-def part(pack, text: list, start: float, end: float) -> list:
+def set_range(pack, text: list, start: float, end: float) -> list:
     return pack.run("ConditioningSetTimestepRange", conditioning=text, start=start, end=end)[0]
 
 
 @pytest.mark.parametrize("ends", [(0.0, 0.5), (0.3, 1.0)])
 @pytest.mark.parametrize("node_id", [*NODES, "BIVDiffFrameSampler", "BIVDiffTemporalSmoother"])
-def test_levels_without_a_prompt_are_refused(pack, node_id, ends):
+def test_noise_levels_without_a_prompt_are_rejected(pack, node_id, ends):
     calls = tiny.CallCounter()
     model = calls.on(model_for(node_id))
-    latent = tiny.make_latent(*LATENT)
+    latent = tiny.make_latent(*LATENT_SHAPE)
     if node_id == "BIVDiffTemporalSmoother":
-        latent = {"samples": torch.randn(LATENT, generator=torch.Generator().manual_seed(7))}
+        latent = {"samples": torch.randn(LATENT_SHAPE, generator=torch.Generator().manual_seed(7))}
     with pytest.raises(ValueError, match="no positive prompt is active at sigma .* ConditioningSetTimestepRange"):
-        pack.run(node_id, **make_inputs(node_id, model, latent, part(pack, tiny.text(), *ends)))
+        pack.run(node_id, **make_inputs(node_id, model, latent, set_range(pack, tiny.text(), *ends)))
     assert calls.rows == []
 
 
 @pytest.mark.parametrize("node_id", NODES)
-def test_two_prompts_that_share_the_schedule_hold_at_their_levels(pack, node_id):
-    """Where one ends the other begins; each step is what its prompt alone would make of it."""
+def test_prompts_with_timestep_ranges_apply_at_their_noise_levels(pack, node_id):
+    """One prompt's range ends where the other's starts. Every step equals one with its prompt alone."""
     early, late = tiny.text(seed=1), tiny.text(seed=3)
-    shared = part(pack, early, 0.0, 0.45) + part(pack, late, 0.45, 1.0)
+    both = set_range(pack, early, 0.0, 0.45) + set_range(pack, late, 0.45, 1.0)
     model = model_for(node_id)
     boundary = model.get_model_object("model_sampling").percent_to_sigma(0.45)
 
@@ -186,6 +186,6 @@ def test_two_prompts_that_share_the_schedule_hold_at_their_levels(pack, node_id)
 
     chosen = model.clone()
     chosen.set_model_unet_function_wrapper(choose)
-    out, expected = invert(pack, node_id, model, shared), invert(pack, node_id, chosen, early)
+    out, expected = invert(pack, node_id, model, both), invert(pack, node_id, chosen, early)
     assert_near(out, expected, 1e-6)
     assert rms(out - invert(pack, node_id, model, early)) > 1e-3 * rms(out)

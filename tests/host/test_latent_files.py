@@ -1,4 +1,4 @@
-"""Inverted latents on disk: what they say of themselves survives, and what core's files leave out is asked for."""
+"""Inverted latents on disk: their description is saved; files of core lack it and need the strength."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from fixtures import tiny_models as tiny
 
 from bivdiff_core.grids import sd_sigma
 
-F = 3
+FRAMES = 3
 
 
 @pytest.fixture(scope="module")
@@ -21,25 +21,25 @@ def video(pack):
 
 @pytest.fixture(scope="module")
 def halfway(pack, video) -> dict:
-    """Inverted to strength .5, with a mask and the places of its frames."""
-    latent = {**tiny.make_latent(F, 4, 8, 8), "noise_mask": torch.rand(F, 64, 64), "batch_index": [4, 5, 6]}
-    given = {"model": video, "conditioning": tiny.text(), "latent": latent, "steps": 4, "strength": 0.5}
-    return pack.run("BIVDiffInvertVideo", **given)[0]
+    """A latent inverted to strength .5, with a mask and a batch_index."""
+    latent = {**tiny.make_latent(FRAMES, 4, 8, 8), "noise_mask": torch.rand(FRAMES, 64, 64), "batch_index": [4, 5, 6]}
+    inputs = {"model": video, "conditioning": tiny.text(), "latent": latent, "steps": 4, "strength": 0.5}
+    return pack.run("BIVDiffInvertVideo", **inputs)[0]
 
 
-def listed(pack) -> set[str]:
-    """What Load Inverted Latent offers."""
+def list_choices(pack) -> set[str]:
+    """The choices of Load Inverted Latent."""
     return set(pack.classes["BIVDiffLoadLatent"].INPUT_TYPES()["required"]["latent"][1]["options"])
 
 
 def save(pack, latent: dict, by_core: bool = False) -> str:
-    """The name under which Load Inverted Latent lists a saved latent."""
-    before = listed(pack)
+    """Save a latent and return its name in Load Inverted Latent."""
+    before = list_choices(pack)
     if by_core:
         pack.classes["SaveLatent"]().save(latent, "latents/test")
     else:
         pack.run("BIVDiffSaveLatent", latent=latent, filename_prefix="latents/test")
-    (name,) = listed(pack) - before
+    (name,) = list_choices(pack) - before
     return name
 
 
@@ -51,11 +51,11 @@ def load(pack, name: str):
 
 def smooth(pack, video, latent: dict, **settings) -> torch.Tensor:
     text = {"positive": tiny.text(seed=1), "negative": tiny.text(seed=2)}
-    given = {"model": video, "latent": latent, "steps": 4, **text, **settings}
-    return pack.run("BIVDiffTemporalSmoother", **given)[0]["samples"]
+    inputs = {"model": video, "latent": latent, "steps": 4, **text, **settings}
+    return pack.run("BIVDiffTemporalSmoother", **inputs)[0]["samples"]
 
 
-def test_everything_comes_back(pack, video, halfway):
+def test_all_entries_are_restored(pack, video, halfway):
     loaded = load(pack, save(pack, halfway))
     (latent,) = loaded.args
     assert latent.keys() == halfway.keys()
@@ -66,26 +66,26 @@ def test_everything_comes_back(pack, video, halfway):
     assert torch.equal(smooth(pack, video, latent), smooth(pack, video, halfway))
 
 
-def test_it_passes_its_latent_on_and_numbers_its_files(pack, halfway):
+def test_saving_returns_the_latent_and_numbers_the_files(pack, halfway):
     node = pack.classes["BIVDiffSaveLatent"]
     outputs = [node.execute(latent=halfway, filename_prefix="latents/numbered") for _ in range(2)]
     assert all(output.args[0] is halfway for output in outputs)
     names = [output.ui["latents"][0]["filename"] for output in outputs]
     assert names == ["numbered_00001_.latent", "numbered_00002_.latent"]
     folder = os.path.join(folder_paths.get_output_directory(), "latents")
-    assert not [name for name in os.listdir(folder) if not name.endswith(".latent")], "nothing half-written"
+    assert not [name for name in os.listdir(folder) if not name.endswith(".latent")], "an unfinished file is left"
 
 
 @pytest.mark.floats
-def test_cores_files_ask_for_the_strength(pack, video, halfway):
-    """And smoothed at it they give what the described latent gives; core's node reads ours as well."""
+def test_files_of_core_need_the_strength(pack, video, halfway):
+    """With the same strength they give the same result. Core's LoadLatent reads the pack's files too."""
     loaded = load(pack, save(pack, halfway, by_core=True))
     (latent,) = loaded.args
     assert latent.keys() == {"samples"}
     (warning,) = loaded.ui["text"]
     assert "does not say how far" in warning and "set the same strength" in warning
-    described = smooth(pack, video, halfway)
-    torch.testing.assert_close(smooth(pack, video, latent, strength=0.5), described, rtol=1e-4, atol=1e-4)
+    expected = smooth(pack, video, halfway)
+    torch.testing.assert_close(smooth(pack, video, latent, strength=0.5), expected, rtol=1e-4, atol=1e-4)
 
     name = save(pack, halfway)
     (core,) = pack.run("LoadLatent", latent=name)
@@ -93,7 +93,7 @@ def test_cores_files_ask_for_the_strength(pack, video, halfway):
 
 
 def test_the_file_holds_the_graph_that_made_it(pack, halfway, server):
-    """As core's files do."""
+    """As in core's files."""
     prompt = {
         "models": {"class_type": "BIVDiffDemoModels", "inputs": {"variant": "base"}},
         "text": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["models", 2], "text": "a red star"}},
@@ -118,8 +118,8 @@ def test_the_file_holds_the_graph_that_made_it(pack, halfway, server):
             "inputs": {"latent": ["inverted", 0], "filename_prefix": "latents/served"},
         },
     }  # fmt: skip
-    ran = server.run(prompt)
-    (saved,) = ran.outputs["save"]["latents"]
+    result = server.run(prompt)
+    (saved,) = result.outputs["save"]["latents"]
     with safetensors.safe_open(server.base / "output" / saved["subfolder"] / saved["filename"], "pt") as file:
         metadata = file.metadata()
     assert json.loads(metadata["prompt"]).keys() == prompt.keys()
@@ -129,12 +129,12 @@ def test_the_file_holds_the_graph_that_made_it(pack, halfway, server):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is not a latent, or only part of one"),
+        (b"", "is not a latent file, or is truncated"),
         (b"version https://git-lfs", "is not a latent"),
         (None, "holds weights"),
     ],
 )
-def test_what_is_no_latent_is_refused(pack, content, message):
+def test_files_that_are_not_latents_are_rejected(pack, content, message):
     path = os.path.join(folder_paths.get_input_directory(), "broken.latent")
     if content is None:
         safetensors.torch.save_file({"weights": torch.zeros(1)}, path)

@@ -1,4 +1,4 @@
-"""ModelScope's own layout of a video model: every part equals the network whose weights were written in it."""
+"""Video models in ModelScope's file layout: every part equals the network whose weights were written."""
 
 import json
 import sys
@@ -43,7 +43,7 @@ UNET = {
     "cross_attention_dim": 64,
     "attention_head_dim": 16,
 }
-"""The same in diffusers' words."""
+"""The same configuration in diffusers' format."""
 FILES = {
     "ckpt_clip": "open_clip_pytorch_model.bin",
     "ckpt_unet": "text2video_pytorch_model.pth",
@@ -60,7 +60,7 @@ RESNET = {
 
 
 def as_unet_sd(unet: UNet3DConditionModel) -> dict[str, Tensor]:
-    """A UNet's weights as ModelScope's UNetSD names them, its blocks numbered in the order in which they run."""
+    """A UNet's weights with the names of ModelScope's UNetSD, whose blocks are numbered in running order."""
     named = {}
 
     def put(place: str, module: torch.nn.Module, names: dict[str, str] | None = None) -> None:
@@ -105,7 +105,7 @@ def as_unet_sd(unet: UNet3DConditionModel) -> dict[str, Tensor]:
 
 
 def as_open_clip(text: CLIPTextModel) -> dict[str, Tensor]:
-    """A text model's weights as OpenCLIP names them, beside some of its picture model's."""
+    """A text model's weights with OpenCLIP's names, and some of its image model's."""
     weights = {key.removeprefix("text_model."): tensor for key, tensor in text.state_dict().items()}
     named = {
         "positional_embedding": weights["embeddings.position_embedding.weight"],
@@ -120,10 +120,10 @@ def as_open_clip(text: CLIPTextModel) -> dict[str, Tensor]:
     for kind in ("weight", "bias"):
         named[f"ln_final.{kind}"] = weights[f"final_layer_norm.{kind}"]
         for i in range(text.config.num_hidden_layers):
-            ours, theirs = f"transformer.resblocks.{i}", f"encoder.layers.{i}"
-            named |= {f"{ours}.{name}.{kind}": weights[f"{theirs}.{other}.{kind}"] for name, other in names.items()}
-            attention = [weights[f"{theirs}.self_attn.{name}_proj.{kind}"] for name in "qkv"]
-            named[f"{ours}.attn.in_proj_{kind}"] = torch.cat(attention)
+            new, old = f"transformer.resblocks.{i}", f"encoder.layers.{i}"
+            named |= {f"{new}.{name}.{kind}": weights[f"{old}.{other}.{kind}"] for name, other in names.items()}
+            attention = [weights[f"{old}.self_attn.{name}_proj.{kind}"] for name in "qkv"]
+            named[f"{new}.attn.in_proj_{kind}"] = torch.cat(attention)
     return named
 
 
@@ -134,7 +134,7 @@ def unet() -> UNet3DConditionModel:
 
 @pytest.fixture(scope="module")
 def text() -> CLIPTextModel:
-    """Three layers, of which ModelScope reads two."""
+    """A text model of three layers, of which ModelScope uses two."""
     config = CLIPTextConfig(
         hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=1, hidden_act="gelu"
     )
@@ -143,15 +143,15 @@ def text() -> CLIPTextModel:
 
 @pytest.fixture(scope="module")
 def autoencoder() -> dict[str, Tensor]:
-    """Stable Diffusion's, at full size: the host reads no other from a checkpoint."""
-    layout = {**tiny.PICTURE_VAE, "ch": 128, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2}
+    """Weights of Stable Diffusion's VAE at full size, the only one that ComfyUI loads from a checkpoint."""
+    layout = {**tiny.IMAGE_VAE, "ch": 128, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2}
     network = comfy.ldm.models.autoencoder.AutoencoderKL(ddconfig=layout, embed_dim=4)
     return tiny.randomize(network, seed=23).half().state_dict()
 
 
 @pytest.fixture(scope="module")
 def folder(pack, unet, text, autoencoder, tmp_path_factory) -> Path:
-    """models/diffusers/original/animov, its autoencoder a folder above it."""
+    """models/diffusers/original/animov, with its autoencoder in the parent folder."""
     top = tmp_path_factory.mktemp("diffusers")
     folder = top / "original" / "animov"
     folder.mkdir(parents=True)
@@ -172,14 +172,14 @@ def loaded(pack, folder) -> tuple:
     return pack.run("BIVDiffVideoModelLoader", name="original/animov")
 
 
-def test_every_weight_at_full_size_has_its_place(pack):
+def test_every_weight_at_full_size_is_renamed(pack):
     with torch.device("meta"):
         unet = UNet3DConditionModel()
     rename = pack.import_module("bivdiff_core.host.loaders.modelscope").to_diffusers_name
     named = as_unet_sd(unet)
-    places = {rename(key, layers=2): tensor.numel() for key, tensor in named.items()}
-    assert places == {key: tensor.numel() for key, tensor in unet.state_dict().items()}
-    assert len(places) == len(named)
+    renamed = {rename(key, layers=2): tensor.numel() for key, tensor in named.items()}
+    assert renamed == {key: tensor.numel() for key, tensor in unet.state_dict().items()}
+    assert len(renamed) == len(named)
 
 
 def test_the_folder_is_listed(pack, folder):
@@ -199,7 +199,7 @@ def test_model_equals_diffusers(loaded, unet):
     torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_text_is_read_before_the_last_layer(pack, loaded, text):
+def test_text_is_taken_from_the_penultimate_layer(pack, loaded, text):
     import comfy.sd1_clip
 
     ((made, _),) = pack.run("CLIPTextEncode", clip=loaded[1], text=PROMPT)[0]
@@ -209,26 +209,26 @@ def test_text_is_read_before_the_last_layer(pack, loaded, text):
         states = text(torch.tensor([ids + [0] * (77 - len(ids))]), output_hidden_states=True).hidden_states
         inner = getattr(text, "text_model", text)
         expected = inner.final_layer_norm(states[-2])
-    # The host keeps text encoders in fp16, on the CPU too.
+    # ComfyUI keeps text encoders in fp16, also on the CPU.
     torch.testing.assert_close(made, expected, rtol=0, atol=5e-3)
 
 
 def test_autoencoder_is_stable_diffusion_s(loaded, autoencoder):
     found = loaded[2].first_stage_model.state_dict()
     assert found.keys() == autoencoder.keys()
-    # The host may choose another 16-bit type for the VAE.
+    # ComfyUI may choose another 16-bit dtype for the VAE.
     assert all(torch.allclose(found[key].float(), autoencoder[key].float(), rtol=0.01) for key in found)
 
 
 @pytest.fixture
-def odd(folder, unet, text, monkeypatch, pack, tmp_path) -> Path:
-    """Two checkpoints without a configuration.json, as ZeroScope's repository has them: published names, and sizes."""
+def checkpoints(folder, unet, text, monkeypatch, pack, tmp_path) -> Path:
+    """Two checkpoints with published names and sizes, without configuration.json, as in ZeroScope's repository."""
     monkeypatch.setattr(pack.import_module("bivdiff_core.host.loaders.modelscope"), "PUBLISHED_UNET_CONFIG", MODEL)
-    odd = tmp_path / "zs2_576w"
-    odd.mkdir()
-    torch.save(as_unet_sd(unet), odd / FILES["ckpt_unet"])
-    torch.save(as_open_clip(text), odd / FILES["ckpt_clip"])
-    return odd
+    checkpoints = tmp_path / "zs2_576w"
+    checkpoints.mkdir()
+    torch.save(as_unet_sd(unet), checkpoints / FILES["ckpt_unet"])
+    torch.save(as_open_clip(text), checkpoints / FILES["ckpt_clip"])
+    return checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -236,44 +236,44 @@ def loaders(pack):
     return pack.import_module("bivdiff_core.host.loaders.video_folder")
 
 
-def test_published_size_is_that_of_diffusers(pack):
+def test_published_configuration_is_diffusers_default(pack):
     modelscope = pack.import_module("bivdiff_core.host.loaders.modelscope")
     with torch.device("meta"):
-        theirs = UNet3DConditionModel().config
+        default = UNet3DConditionModel().config
     assert (
         modelscope._convert_unet_config(modelscope.PUBLISHED_UNET_CONFIG).items()
-        <= {field: list(value) if isinstance(value, tuple) else value for field, value in theirs.items()}.items()
+        <= {field: list(value) if isinstance(value, tuple) else value for field, value in default.items()}.items()
     )
 
 
-def test_lone_checkpoints_equal_the_folder(pack, loaders, loaded, odd):
+def test_lone_checkpoints_equal_the_folder(pack, loaders, loaded, checkpoints):
     x, context = torch.randn(3, 4, 8, 8), torch.randn(1, 7, 64)
-    made, expected = (denoise_once(model, x, 2.0, context) for model in (loaders.load_unet(odd), loaded[0]))
-    off = 0 if is_release(COMFYUI, COMFYUI_RELEASE) else 1e-4  # hosts up to 0.27 do not repeat the last digits
-    torch.testing.assert_close(made, expected, rtol=off, atol=off)
-    clip = loaders.load_text_encoder(odd)
+    found, expected = (denoise_once(model, x, 2.0, context) for model in (loaders.load_unet(checkpoints), loaded[0]))
+    tolerance = 0 if is_release(COMFYUI, COMFYUI_RELEASE) else 1e-4  # ComfyUI up to 0.27 is not bit-reproducible
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    clip = loaders.load_text_encoder(checkpoints)
     assert torch.equal(*(encoder.encode_from_tokens(clip.tokenize(PROMPT)) for encoder in (clip, loaded[1])))
 
 
-def test_parts_in_diffusers_layout_go_before_checkpoints(pack, loaders, odd, tmp_path):
+def test_parts_in_diffusers_layout_are_preferred_to_checkpoints(pack, loaders, checkpoints, tmp_path):
     write_zeroscope_folder(tmp_path / "other")
     for part in ("text_encoder", "vae"):
-        (tmp_path / "other" / part).rename(odd / part)
-    clip, vae = loaders.load_text_encoder(odd), loaders.load_autoencoder(odd)
+        (tmp_path / "other" / part).rename(checkpoints / part)
+    clip, vae = loaders.load_text_encoder(checkpoints), loaders.load_autoencoder(checkpoints)
     assert clip.encode_from_tokens(clip.tokenize(PROMPT)).shape[-1] == tiny.TEXT_WIDTH
     assert vae.first_stage_model.encoder.ch == 32
 
 
-def test_the_published_autoencoder_is_a_checkpoint_of_lightning(loaders, odd, autoencoder, monkeypatch):
-    """With a callback's class and numbers of numpy in it, which the host knows and does not run."""
+def test_the_published_autoencoder_is_a_lightning_checkpoint(loaders, checkpoints, autoencoder, monkeypatch):
+    """It contains a callback's class, which ComfyUI's loader accepts and does not run."""
     module = types.ModuleType("pytorch_lightning.callbacks.model_checkpoint")
     module.ModelCheckpoint = type("ModelCheckpoint", (), {"__module__": module.__name__})
     for name in ("pytorch_lightning", "pytorch_lightning.callbacks", module.__name__):
         monkeypatch.setitem(sys.modules, name, module)
     whole = {f"first_stage_model.{key}": tensor for key, tensor in autoencoder.items()}
     state = {"state_dict": whole, "callbacks": {module.ModelCheckpoint: {"best": 0.5}}}
-    torch.save(state, odd / "VQGAN_autoencoder.pth")
-    assert loaders.load_autoencoder(odd).first_stage_model.state_dict().keys() == autoencoder.keys()
+    torch.save(state, checkpoints / "VQGAN_autoencoder.pth")
+    assert loaders.load_autoencoder(checkpoints).first_stage_model.state_dict().keys() == autoencoder.keys()
 
 
 def configure(**model_cfg) -> dict:
@@ -289,26 +289,26 @@ def configure(**model_cfg) -> dict:
             "text_encoder",
             FILES["ckpt_clip"],
             {"a": torch.ones(1)},
-            "open_clip.* does not hold a text model of OpenCLIP",
+            "open_clip.* does not contain an OpenCLIP text model",
         ),
-        ("unet", FILES["ckpt_unet"], {"conv.weight": torch.ones(1)}, "1 have no place in it .unet.conv.weight"),
+        ("unet", FILES["ckpt_unet"], {"conv.weight": torch.ones(1)}, "1 are not part of it .unet.conv.weight"),
         ("unet", FILES["ckpt_unet"], b"version https://git-lfs.github.com/spec/v1", "is a Git LFS pointer"),
-        ("unet", "configuration.json", b'{"model": {', "configuration.json is cut short or not a configuration"),
-        ("unet", "configuration.json", configure(mean_type="v"), "says mean_type 'v', and only 'eps'"),
-        ("unet", "configuration.json", configure(num_timesteps=500), "says num_timesteps 500, and only 1000"),
-        ("unet", "configuration.json", configure(unet_res_blocks=2), "do not belong to its configuration"),
+        ("unet", "configuration.json", b'{"model": {', "configuration.json is truncated or not a configuration"),
+        ("unet", "configuration.json", configure(mean_type="v"), "has mean_type 'v', but only 'eps'"),
+        ("unet", "configuration.json", configure(num_timesteps=500), "has num_timesteps 500, but only 1000"),
+        ("unet", "configuration.json", configure(unet_res_blocks=2), "do not match its configuration"),
     ],
 )
-def test_damaged_checkpoints_are_refused_in_words(loaders, odd, part, file, content, words):
+def test_damaged_checkpoints_raise_an_error(loaders, checkpoints, part, file, content, words):
     if file:
-        (odd / file).unlink(missing_ok=True)
+        (checkpoints / file).unlink(missing_ok=True)
     if isinstance(content, dict):
         if file.endswith(".json"):
-            (odd / file).write_text(json.dumps(content))
+            (checkpoints / file).write_text(json.dumps(content))
         else:
-            torch.save(content, odd / file)
+            torch.save(content, checkpoints / file)
     elif content:
-        (odd / file).write_bytes(content)
+        (checkpoints / file).write_bytes(content)
     load = {"unet": loaders.load_unet, "text_encoder": loaders.load_text_encoder, "vae": loaders.load_autoencoder}
     with pytest.raises((ValueError, FileNotFoundError), match=f"^{part}: .*{words}"):
-        load[part](odd)
+        load[part](checkpoints)

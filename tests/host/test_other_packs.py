@@ -34,24 +34,28 @@ def write(folder: Path, name: str, source: str) -> None:
 
 
 def look_beside(folder: Path) -> tuple[int, list[str]]:
-    """The status and the last lines of the command, after the names of the packs."""
+    """Run the command; return its status and the lines after the packs' names."""
     command = [sys.executable, ROOT / "dev.py", "neighbours", folder]
     own = {"COMFYUI_PATH": str(COMFYUI), "COMFYUI_PYTHON": sys.executable}
     ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **own}, timeout=600)
     said = ended.stdout.splitlines()
     names = ", ".join(sorted(pack.name for pack in folder.iterdir()))
-    assert f"Beside {names}" in said, ended.stdout + ended.stderr
-    return ended.returncode, said[said.index(f"Beside {names}") + 1 :]
+    assert f"With {names}" in said, ended.stdout + ended.stderr
+    return ended.returncode, said[said.index(f"With {names}") + 1 :]
 
 
 def test_a_good_neighbour(tmp_path):
     write(tmp_path, "Good", PACK.format(node_id="GoodNeighbour"))
     status, (said,) = look_beside(tmp_path)
-    assert status == 0 and said.startswith("All import, none of ") and said.endswith("the demo's frames are the same.")
+    assert (
+        status == 0
+        and said.startswith("All packs import, none of ")
+        and said.endswith("the demo's frames are the same.")
+    )
 
 
 def test_what_bad_neighbours_do_is_named(tmp_path):
-    """One takes a node's id, one does not import, one changes the noise of every sampler."""
+    """One uses a node id of this pack, one does not import, one changes the noise of every sampler."""
     write(tmp_path, "Good", PACK.format(node_id="GoodNeighbour"))
     write(tmp_path, "Thief", PACK.format(node_id="BIVDiffFrameNoise"))
     write(tmp_path, "Broken", "import no_such_module\n")
@@ -61,6 +65,6 @@ def test_what_bad_neighbours_do_is_named(tmp_path):
     assert "- Broken does not import" in said
     (taken,) = (line for line in said if "BIVDiffFrameNoise" in line)
     assert "is replaced by that of" in taken
-    changed = [line for line in said if "frames are not the same" in line]
+    changed = [line for line in said if "frames change" in line]
     assert [line.rpartition(": ")[2] for line in changed] == ["Frame-wise", "No structure pass", "Smoothed"]
     assert len(said) == 2 + len(changed)

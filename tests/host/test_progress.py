@@ -1,4 +1,4 @@
-"""What a node's bar shows while it runs, in steps times windows, and when it is told."""
+"""A node's progress bar, which counts steps times windows, and its previews."""
 
 import comfy.utils
 import pytest
@@ -7,7 +7,7 @@ from fixtures import tiny_models as tiny
 
 @pytest.fixture
 def bar(monkeypatch):
-    """(value, total, whether there is a preview) of every report to the host, none held back for being too frequent."""
+    """(value, total, has preview) of every progress report, without ComfyUI's rate limit."""
     reports = []
     monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0)
     monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_PERCENT", 0)
@@ -20,7 +20,7 @@ def bar(monkeypatch):
 
 
 def test_chunks_are_counted(pack, bar):
-    """5 frames in chunks of 2 are 3 windows; 4 steps."""
+    """5 frames in chunks of 2 are 3 windows, in each of 4 steps."""
     pack.run(
         "BIVDiffFrameSampler",
         model=tiny.sd_model(),
@@ -73,23 +73,23 @@ def test_each_step_shows_the_next_frame(pack, monkeypatch, shape):
 
     monkeypatch.setattr(latent_preview.args, "preview_method", latent_preview.LatentPreviewMethod.Latent2RGB)
     monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0)
-    pictures = []
+    previews = []
     monkeypatch.setattr(
-        comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, node_id=None: pictures.append(preview[1])
+        comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, node_id=None: previews.append(preview[1])
     )
     dim = shape.index(3)
     levels = torch.tensor([-1.0, 0.0, 1.0]).view([3 if i == dim else 1 for i in range(len(shape))])
     progress = pack.import_module("bivdiff_core.host.sampling_progress").SamplingProgress(
-        tiny.sd_model(), 7, inverts=False
+        tiny.sd_model(), 7, is_inversion=False
     )
     for step in range(7):
         progress(step, levels.expand(shape), levels.expand(shape), 7)
-    colours = [picture.getpixel((4, 4)) for picture in pictures]
+    colours = [preview.getpixel((4, 4)) for preview in previews]
     assert len(set(colours[:3])) == 3
     assert colours[3:] == [*colours[:3], colours[0]]
 
 
-def test_an_inversion_shows_its_latent_and_calls_it_noise(pack, monkeypatch):
+def test_an_inversion_previews_its_latent_with_the_caption_noise(pack, monkeypatch):
     import latent_preview
     import numpy as np
 
@@ -114,8 +114,8 @@ def test_an_inversion_shows_its_latent_and_calls_it_noise(pack, monkeypatch):
     shown = last.crop((0, 0, last.width, last.height * 3 // 4)).resize((16, 12), resample=4)
     difference = np.abs(np.asarray(shown, float) - np.asarray(expected, float)[:12])
     assert difference.mean() < 20
-    for picture in previews[:steps_of_inversion]:
-        caption = np.asarray(picture.crop((0, picture.height * 19 // 20, picture.width, picture.height)))
+    for preview in previews[:steps_of_inversion]:
+        caption = np.asarray(preview.crop((0, preview.height * 19 // 20, preview.width, preview.height)))
         assert caption.min() == 0 and caption.max() == 255
-        assert np.ptp(caption, axis=-1).max() == 0, "black and white"
-    assert {picture.size for picture in previews[steps_of_inversion:]} == {(16, 16)}, "as the host makes them"
+        assert np.ptp(caption, axis=-1).max() == 0, "the caption is not black and white"
+    assert {preview.size for preview in previews[steps_of_inversion:]} == {(16, 16)}, "the preview is not ComfyUI's"

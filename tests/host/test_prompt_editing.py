@@ -1,4 +1,4 @@
-"""Prompt2Prompt on the host against an implementation of its own on diffusers: the same weights, the same words."""
+"""Prompt2Prompt against an independent implementation on diffusers, with the same weights and prompts."""
 
 import comfy.sd
 import comfy.sd1_clip
@@ -22,7 +22,7 @@ SOURCE, TARGET = "a photograph of a cat", "a photograph of a dog"
 
 
 class TinyTextModel(comfy.sd1_clip.SDClipModel):
-    """CLIP's text encoder but for its size; the tokenizers are the real ones."""
+    """A small CLIP text encoder; the tokenizers are the real ones."""
 
     def __init__(self, device="cpu", dtype=None, model_options=None):
         config = {
@@ -48,7 +48,7 @@ class TinySD2Clip(comfy.sd1_clip.SD1ClipModel):
 
 
 class TinySDXLClip(comfy.sdxl_clip.SDXLClipModel):
-    """Two text encoders side by side, the second one's pooled text beside them."""
+    """Two text encoders, and the pooled output of the second."""
 
     def __init__(self, device="cpu", dtype=None, model_options=None):
         torch.nn.Module.__init__(self)
@@ -74,7 +74,7 @@ def sd2():
 
 
 def sdxl():
-    """Two text encoders, and pooled text with the picture's size."""
+    """Two text encoders, and pooled text with the image size."""
     width = tiny_models.TEXT_WIDTH
     model = tiny_models.sd_model(
         tiny_models.TinySDXL,
@@ -86,9 +86,9 @@ def sdxl():
     return model, tiny_clip(comfy.sdxl_clip.SDXLTokenizer, TinySDXLClip)
 
 
-@pytest.fixture(scope="module", params=[sd1, sd2, sdxl], ids=lambda made: made.__name__)
+@pytest.fixture(scope="module", params=[sd1, sd2, sdxl], ids=lambda make: make.__name__)
 def architecture(request):
-    """MODEL and CLIP of an architecture that artists use."""
+    """MODEL and CLIP of a supported architecture."""
     return request.param()
 
 
@@ -113,7 +113,7 @@ def latent():
 
 
 def edit(pack, model, clip, latent, **settings) -> tuple[torch.Tensor, torch.Tensor]:
-    """Edited and reconstructed samples."""
+    """Run the node; return the edited and the reconstructed samples."""
     settings = {"source_prompt": SOURCE, "target_prompt": TARGET, "negative_prompt": "", **settings}
     outputs = pack.run(
         "BIVDiffPrompt2Prompt", model=model, clip=clip, latent=latent, **{"steps": STEPS, "cfg": CFG, **settings}
@@ -122,7 +122,7 @@ def edit(pack, model, clip, latent, **settings) -> tuple[torch.Tensor, torch.Ten
 
 
 class ProbabilityEdit:
-    """Attention by probabilities throughout: a reference that shares no code with the pack's patches."""
+    """Prompt2Prompt's attention on explicit probabilities, which shares no code with the pack's patches."""
 
     def __init__(self, oracle, cross: bool):
         self.oracle, self.cross = oracle, cross
@@ -145,7 +145,7 @@ class ProbabilityEdit:
 
 
 class Oracle:
-    """One frame's Prompt2Prompt with replaced words of one token each, on diffusers' UNet and DDIM scheduler."""
+    """Prompt2Prompt of one frame with single-token replacements, on diffusers' UNet and DDIM scheduler."""
 
     def __init__(self, model, cross_steps: int, self_steps: int, blend_token: int | None, blend_from: float = 0.2):
         self.unet = tiny_models.diffusers_unet(model)
@@ -156,7 +156,7 @@ class Oracle:
         self.blend_token = blend_token
         self.blend_from = blend_from
         self.maps = torch.zeros(2, 64)
-        self.changed = []  # share of the picture that each step's blend leaves to the target
+        self.changed = []  # share of the image that each step's blend takes from the target
 
     @torch.no_grad()
     def __call__(self, z: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
@@ -179,8 +179,8 @@ class Oracle:
 
 
 @pytest.fixture(scope="module")
-def looking_model():
-    """A MODEL that looks for a word in some places more than in others: its queries are six times as large."""
+def uneven_attention_model():
+    """A MODEL with uneven attention to words: its queries are six times as large."""
     model = tiny_models.sd_model()
     for name, layer in model.model.diffusion_model.named_modules():
         if name.endswith("attn2.to_q"):
@@ -191,25 +191,25 @@ def looking_model():
 @pytest.mark.parametrize(
     ("cross", "self_", "words"), [(0.4, 0.0, ""), (0.0, 0.4, ""), (0.8, 0.4, ""), (0.4, 0.4, "cat dog")]
 )
-def test_equals_an_independent_implementation(pack, looking_model, clip, latent, cross, self_, words):
-    """Injection at 4x4, a quarter of the latent's side; the blend at 8x8, the least it takes."""
+def test_equals_an_independent_implementation(pack, uneven_attention_model, clip, latent, cross, self_, words):
+    """Injection at 4x4, a quarter of the latent's side; the blend at 8x8, the smallest supported size."""
     texts = [clip.encode_from_tokens(clip.tokenize(text)) for text in (SOURCE, TARGET, "", "")]
     settings = {"cross_replace_steps": cross, "self_replace_steps": self_, "local_blend_words": words}
-    outputs = edit(pack, looking_model, clip, latent, **settings)
+    outputs = edit(pack, uneven_attention_model, clip, latent, **settings)
     for frame in range(FRAMES):
-        oracle = Oracle(looking_model, round(cross * STEPS), round(self_ * STEPS), 5 if words else None)
+        oracle = Oracle(uneven_attention_model, round(cross * STEPS), round(self_ * STEPS), 5 if words else None)
         expected = oracle(latent["samples"][frame], torch.cat(texts))
         made = torch.stack([output[frame] for output in outputs]) * 0.18215
         assert_near(made, expected, 1e-5)
-        assert not words or min(oracle.changed) < 1  # a blend that changes all of it is none
+        assert not words or min(oracle.changed) < 1  # the blend keeps a part of the source
 
 
-def test_a_latent_of_the_released_inversion_is_blended_from_the_first_step(pack, looking_model, clip, latent):
+def test_a_latent_of_the_released_inversion_is_blended_from_the_first_step(pack, uneven_attention_model, clip, latent):
     texts = [clip.encode_from_tokens(clip.tokenize(text)) for text in (SOURCE, TARGET, "", "")]
     released = tiny_models.make_inverted_latent(pack, latent["samples"], grid="reference", branch="image")
-    outputs = edit(pack, looking_model, clip, released, local_blend_words="cat dog")
+    outputs = edit(pack, uneven_attention_model, clip, released, local_blend_words="cat dog")
     for frame in range(FRAMES):
-        oracle = Oracle(looking_model, round(0.4 * STEPS), round(0.4 * STEPS), 5, blend_from=0)
+        oracle = Oracle(uneven_attention_model, round(0.4 * STEPS), round(0.4 * STEPS), 5, blend_from=0)
         expected = oracle(latent["samples"][frame], torch.cat(texts))
         made = torch.stack([output[frame] for output in outputs]) * 0.18215
         assert_near(made, expected, 1e-5)
@@ -217,7 +217,7 @@ def test_a_latent_of_the_released_inversion_is_blended_from_the_first_step(pack,
 
 
 @pytest.mark.parametrize("chunk", [1, 3])
-def test_chunks_and_a_split_of_cond_from_uncond_change_nothing(pack, architecture, latent, chunk, monkeypatch):
+def test_chunks_and_separate_cond_and_uncond_change_nothing(pack, architecture, latent, chunk, monkeypatch):
     model, clip = architecture
     settings = {"local_blend_words": "cat dog", "frames_per_batch": chunk}
     whole = edit(pack, model, clip, latent, **{**settings, "frames_per_batch": FRAMES})
@@ -225,9 +225,11 @@ def test_chunks_and_a_split_of_cond_from_uncond_change_nothing(pack, architectur
     chunked = edit(pack, calls.on(model), clip, latent, **settings)
     monkeypatch.setattr(type(model), "get_free_memory", lambda *_: 0)
     split = tiny_models.CallCounter()
-    alone = edit(pack, split.on(model), clip, latent, **settings)
-    assert max(calls.rows) == 4 * chunk and max(split.rows) == 2 * chunk  # pairs, with and without the negative's
-    for out in (chunked, alone):
+    separate = edit(pack, split.on(model), clip, latent, **settings)
+    assert (
+        max(calls.rows) == 4 * chunk and max(split.rows) == 2 * chunk
+    )  # pairs of source and target, with and without uncond
+    for out in (chunked, separate):
         for made, expected in zip(out, whole, strict=True):
             assert made.shape == latent["samples"].shape
             assert_near(made, expected, 1e-5)
@@ -258,7 +260,7 @@ def test_identical_prompts_edit_nothing(pack, architecture, latent):
     torch.testing.assert_close(edited, reconstructed, rtol=1e-4, atol=1e-4)
 
 
-def test_the_edit_is_felt(pack, architecture, latent):
+def test_the_edit_has_an_effect(pack, architecture, latent):
     edited, reconstructed = edit(pack, *architecture, latent)
     assert (edited - reconstructed).abs().mean() > 0.01 * reconstructed.abs().mean()
 
@@ -270,22 +272,22 @@ def test_the_edit_is_felt(pack, architecture, latent):
         ({"edit": "reweight", "word_weights": "cat: 2"}, "'cat', which is not in the target prompt"),
         ({"target_prompt": "a dog"}, "5 words and the target prompt 2"),
         ({"target_prompt": "a photograph of (a dog:1.2)"}, "weights in brackets"),
-        ({"source_prompt": "cat " * 80}, "longer than one section of 75 tokens"),
+        ({"source_prompt": "cat " * 80}, "longer than 75 tokens"),
     ],
 )
-def test_words_that_do_not_fit_are_told_before_any_model_call(pack, model, clip, latent, settings, message):
+def test_invalid_words_raise_an_error_before_any_model_call(pack, model, clip, latent, settings, message):
     calls = tiny_models.CallCounter()
     with pytest.raises(ValueError, match=message):
         edit(pack, calls.on(model), clip, latent, **settings)
     assert not calls.rows
 
 
-def test_a_model_without_words_to_exchange_is_refused(pack, clip, latent):
+def test_an_unsupported_model_is_rejected(pack, clip, latent):
     with pytest.raises(ValueError, match="Use an SD 1.5, SD 2 or SDXL model"):
         edit(pack, tiny_models.video_model(pack), clip, latent)
 
 
-def test_a_latent_of_another_models_space_is_refused(pack, model, clip, latent):
+def test_a_latent_of_another_models_space_is_rejected(pack, model, clip, latent):
     inverted = tiny_models.make_inverted_latent(pack, latent["samples"], latent_format="SDXL")
     calls = tiny_models.CallCounter()
     with pytest.raises(ValueError, match="latent space SDXL, but this model's is SD15"):
@@ -294,17 +296,17 @@ def test_a_latent_of_another_models_space_is_refused(pack, model, clip, latent):
 
 
 @pytest.mark.parametrize("dim", [0, 2])
-def test_windows_that_part_a_frame_from_its_source_are_refused(pack, model, clip, latent, dim):
+def test_windows_that_separate_frames_from_sources_are_rejected(pack, model, clip, latent, dim):
     (windowed,) = pack.run(
         "ContextWindowsManual", model=model, context_length=3, context_overlap=1, context_schedule="standard_static",
         context_stride=1, closed_loop=False, fuse_method="pyramid", dim=dim, freenoise=False,
     )  # fmt: skip
-    with pytest.raises(ValueError, match="would separate frames from their sources"):
+    with pytest.raises(ValueError, match="would separate edited frames from their source frames"):
         edit(pack, windowed, clip, latent)
 
 
 def test_out_of_memory_halves_pairs_down_to_one(pack, model, clip, latent):
-    """A frame and its source stay together, and the smallest chunk is tried once."""
+    """A frame and its source stay in one call, and the smallest chunk is tried once."""
 
     class Full(tiny_models.CallCounter):
         def __call__(self, apply_model, args):
@@ -320,24 +322,24 @@ def test_out_of_memory_halves_pairs_down_to_one(pack, model, clip, latent):
     assert calls.rows == [2 * frames for frames in halves]
 
 
-def test_animatediff_is_refused(pack, model, clip, latent):
+def test_animatediff_is_rejected(pack, model, clip, latent):
     """Its motion would mix sources with targets."""
     with pytest.raises(ValueError, match="Prompt2Prompt Frame Editor: the model has AnimateDiff"):
         edit(pack, apply_evolved_sampling(model), clip, latent)
 
 
-def test_frame_chunks_on_the_model_do_no_harm(pack, model, clip, latent):
+def test_frame_chunks_on_the_model_change_nothing(pack, model, clip, latent):
     (chunked,) = pack.run("BIVDiffFrameChunks", model=model, frames_per_batch=3)
     for made, expected in zip(edit(pack, chunked, clip, latent), edit(pack, model, clip, latent), strict=True):
         assert torch.equal(made, expected)
 
 
-def test_local_blend_keeps_what_lies_off_its_words(pack):
-    """On the demo models: where the shape is, the picture changes; most cells off it are the source's to the bit."""
-    shown = toy_world.packaged_clip()
+def test_local_blend_keeps_the_source_outside_its_words(pack):
+    """On the demo models the shape changes; most latent pixels outside it are bit-equal to the source."""
+    toy_clip = toy_world.packaged_clip()
     model, _, clip, vae, _ = pack.run("BIVDiffDemoModels", variant="base")
     source = "a blue square on a yellow background, patchy"
-    (frames,) = pack.run("VAEEncode", vae=vae, pixels=shown.frames)
+    (frames,) = pack.run("VAEEncode", vae=vae, pixels=toy_clip.frames)
     (conditioning,) = pack.run("CLIPTextEncode", clip=clip, text=source)
     steps = {"steps": 12, "scheduler": "ddim_uniform"}
     (inverted,) = pack.run(
@@ -346,6 +348,6 @@ def test_local_blend_keeps_what_lies_off_its_words(pack):
     words = {"source_prompt": source, "target_prompt": source.replace("blue", "red"), "local_blend_words": "blue red"}
     edited, rebuilt = edit(pack, model, clip, inverted, **words, **steps)
     kept = (edited == rebuilt).all(dim=1)
-    on = torch.nn.functional.max_pool2d(shown.masks[0][:, None], 8)[:, 0] > 0.01
-    assert not kept[torch.nn.functional.avg_pool2d(shown.masks[0][:, None], 8)[:, 0] > 0.99].any()
-    assert kept[~on].float().mean() > 0.4
+    in_shape = torch.nn.functional.max_pool2d(toy_clip.masks[0][:, None], 8)[:, 0] > 0.01
+    assert not kept[torch.nn.functional.avg_pool2d(toy_clip.masks[0][:, None], 8)[:, 0] > 0.99].any()
+    assert kept[~in_shape].float().mean() > 0.4

@@ -1,4 +1,4 @@
-"""The instruments as nodes: what they report on real latents and videos, and what they refuse."""
+"""Report nodes: their results and errors for real latents and videos."""
 
 import json
 
@@ -30,18 +30,18 @@ def clip() -> Tensor:
     return toy_world.generate_clip(toy_world.HELD_OUT_SEEDS[1]).frames[:4]
 
 
-def is_picture(plot: Tensor) -> bool:
-    """One opaque page with something drawn on it."""
+def is_plot(plot: Tensor) -> bool:
+    """Whether a plot is one RGB image with content."""
     return plot.ndim == 4 and plot.shape[0] == 1 and plot.shape[3] == 3 and plot.std() > 0.05 and plot.max() == 1
 
 
 @pytest.mark.parametrize("shape", [(8, 4, 16, 16), (1, 16, 5, 8, 8), (5, 16, 1, 8, 8), (1, 4, 16, 16)])
 def test_healthy_noise_raises_no_alarm(pack, shape):
     plot, summary, alarm = pack.run("BIVDiffLatentReport", latent={"samples": noise(*shape)})
-    assert is_picture(plot) and summary.startswith("Healthy") and alarm is False
+    assert is_plot(plot) and summary.startswith("Healthy") and alarm is False
 
 
-def test_the_remedy_is_that_of_the_node_the_latent_comes_from(pack):
+def test_the_advice_depends_on_the_node_that_made_the_latent(pack):
     weak = tiny.make_inverted_latent(pack, 0.6 * noise(8, 4, 16, 16), branch="mix")
     _, summary, alarm = pack.run("BIVDiffLatentReport", latent=weak)
     assert alarm is True and "lost variance" in summary and "variance_preserving" in summary
@@ -54,14 +54,14 @@ def test_frames_that_were_never_inverted_raise_the_alarm(pack):
     assert alarm is True and "not an inverted latent" in summary
 
 
-def test_inversions_of_the_chain_say_their_branch_and_strength(pack):
+def test_inversions_record_their_branch_and_strength(pack):
     inputs = {"conditioning": tiny.text(), "latent": tiny.make_latent(4, 4, 8, 8), "steps": 3, "strength": 0.6}
     (latent,) = pack.run("BIVDiffInvertImage", model=tiny.sd_model(), **inputs)
     _, summary, _ = pack.run("BIVDiffLatentReport", latent=latent)
     assert "Below a strength of 1" in summary and "does not say where" not in summary
 
 
-def test_what_cannot_be_measured_is_refused(pack):
+def test_invalid_latents_and_videos_are_rejected(pack):
     broken = noise(4, 4, 8, 8)
     broken[2, 0, 0, 0] = float("nan")
     with pytest.raises(ValueError, match="^Inverted Latent Report: frame 2 is not finite"):
@@ -72,34 +72,36 @@ def test_what_cannot_be_measured_is_refused(pack):
         pack.run("BIVDiffTemporalReport", images=torch.rand(1, 64, 64, 3))
 
 
-def test_a_frozen_video_is_no_gain(pack, clip):
+def test_a_frozen_video_is_not_a_gain(pack, clip):
     frozen = clip[:1].expand_as(clip)
     plot, summary = pack.run("BIVDiffTemporalReport", images=frozen, reference_images=clip)
-    assert is_picture(plot) and summary.startswith("No clear gain: steadier, but the video stands still.")
+    assert is_plot(plot) and summary.startswith("No clear gain: steadier, but the video stands still.")
     assert "Motion fell to 0%" in summary and "similarity: " in summary and "consistency" not in summary
 
 
-def test_the_source_shows_an_average_for_what_it_is(pack):
-    """Every frame averaged with the one before, out of frames of different scenes, is steady by every other figure."""
+def test_with_the_source_an_average_is_recognized(pack):
+    """Averages of adjacent frames of different scenes look stable in all measures that do not use the source."""
     source = toy_world.generate_clip(toy_world.HELD_OUT_SEEDS[1]).frames
-    drawn = torch.stack([toy_world.generate_clip(seed).frames[0] for seed in toy_world.HELD_OUT_SEEDS[: len(source)]])
-    average = torch.cat((drawn[:1], (drawn[1:] + drawn[:-1]) / 2))
-    wired = {"reference_images": drawn, "source_images": source.repeat_interleave(2, 1).repeat_interleave(2, 2)}
+    unrelated = torch.stack(
+        [toy_world.generate_clip(seed).frames[0] for seed in toy_world.HELD_OUT_SEEDS[: len(source)]]
+    )
+    average = torch.cat((unrelated[:1], (unrelated[1:] + unrelated[:-1]) / 2))
+    wired = {"reference_images": unrelated, "source_images": source.repeat_interleave(2, 1).repeat_interleave(2, 2)}
     plot, summary = pack.run("BIVDiffTemporalReport", images=average, **wired)
-    assert is_picture(plot) and "double exposure" in summary.splitlines()[0]
+    assert is_plot(plot) and "double exposure" in summary.splitlines()[0]
     assert "doubling: " in summary and "following: " in summary
-    steady, told = pack.run("BIVDiffTemporalReport", images=source, **wired)
-    assert is_picture(steady) and told.startswith("Steadier: flicker fell by ")
+    stable_plot, stable_summary = pack.run("BIVDiffTemporalReport", images=source, **wired)
+    assert is_plot(stable_plot) and stable_summary.startswith("Steadier: flicker fell by ")
 
 
-def test_a_source_of_other_frames_is_refused(pack, clip):
+def test_a_source_with_other_frames_is_rejected(pack, clip):
     with pytest.raises(ValueError, match="^Temporal Report: source_images has 3 frames but the video 4"):
         pack.run("BIVDiffTemporalReport", images=clip, source_images=clip[:3])
     with pytest.raises(ValueError, match="^Temporal Report: source_images is .* another shape"):
         pack.run("BIVDiffTemporalReport", images=clip, source_images=clip[:, :32])
 
 
-def test_a_cancel_stops_the_report_within_a_pair_of_frames(server):
+def test_cancelling_stops_the_report_after_the_current_pair_of_frames(server):
     large = {"upscale_method": "bicubic", "width": 256, "height": 256, "crop": "disabled"}
     nodes = {
         "clip": ("BIVDiffDemoClip", {"frames": 8}),
@@ -115,36 +117,36 @@ def test_a_cancel_stops_the_report_within_a_pair_of_frames(server):
             if len(pairs) == 2:
                 server.interrupt()
 
-    ran = server.run({key: {"class_type": name, "inputs": inputs} for key, (name, inputs) in nodes.items()}, watch)
-    assert ran.interrupted and "report" not in ran.outputs
+    result = server.run({key: {"class_type": name, "inputs": inputs} for key, (name, inputs) in nodes.items()}, watch)
+    assert result.interrupted and "report" not in result.outputs
     assert pairs[:2] == [(1, 7), (2, 7)] and len(pairs) <= 3
 
 
-def test_frame_consistency_is_that_of_clips_embeddings(pack, clip, tmp_path):
+def test_frame_consistency_uses_clips_embeddings(pack, clip, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(VISION))
     vision = comfy.clip_vision.ClipVisionModel(str(tmp_path / "config.json"))
     tiny.randomize(vision.model, 9)
     plot, summary = pack.run("BIVDiffTemporalReport", images=clip, clip_vision=vision)
-    together = torch.nn.functional.normalize(vision.encode_image(clip)["image_embeds"])
-    expected = (together[1:] * together[:-1]).sum(dim=1).mean()
-    assert is_picture(plot) and f"consistency: {expected:.3f} " in summary
+    embeddings = torch.nn.functional.normalize(vision.encode_image(clip)["image_embeds"])
+    expected = (embeddings[1:] * embeddings[:-1]).sum(dim=1).mean()
+    assert is_plot(plot) and f"consistency: {expected:.3f} " in summary
     assert "similarity" not in summary
 
 
-def test_the_sweep_grid_holds_its_videos_against_the_frames(pack, clip):
+def test_the_sweep_grid_shows_the_reference_frames(pack, clip):
     videos = [clip, clip[:1].expand_as(clip)]
     grid, plot = pack.run("BIVDiffSweepGrid", images=videos, ratios=[0.0, 1.0], reference_images=[clip])
-    assert is_picture(plot) and len(grid) == len(clip) and grid.shape[2] == 2 * 192  # before, 0, 1 in two columns
+    assert is_plot(plot) and len(grid) == len(clip) and grid.shape[2] == 2 * 192  # before, 0, 1 in two columns
     alone, other = pack.run("BIVDiffSweepGrid", images=videos, ratios=[0.0, 1.0])
-    assert is_picture(other) and alone.shape[1] < grid.shape[1]
+    assert is_plot(other) and alone.shape[1] < grid.shape[1]
     _, along = pack.run(
         "BIVDiffSweepGrid", images=videos, ratios=[0.0, 1.0], reference_images=[clip], source_images=[clip.flip(2)]
     )
-    assert is_picture(along) and not torch.equal(along, plot)
+    assert is_plot(along) and not torch.equal(along, plot)
 
 
 def test_the_sweep_grid_labels_its_videos_with_words_or_numbers(pack, clip):
-    """What stands over a video is what is wired to labels, else its ratio, else its number in the list."""
+    """The caption is the label, else the ratio, else the video's number."""
     videos = [clip, clip[:1].expand_as(clip)]
     wired = {
         "words": {"labels": ["slerp", "linear"]},
@@ -158,10 +160,10 @@ def test_the_sweep_grid_labels_its_videos_with_words_or_numbers(pack, clip):
     assert torch.equal(grids["nothing"], grids["numbers"])
     for other in ("ratios", "nothing"):
         changed = (grids["words"] != grids[other]).any(dim=-1).any(dim=0)
-        assert changed[:24].any() and not changed[24:].any()  # the captions alone
+        assert changed[:24].any() and not changed[24:].any()  # only the captions differ
 
 
-def test_a_sweep_that_does_not_add_up_is_refused(pack, clip):
+def test_a_sweep_with_mismatched_inputs_is_rejected(pack, clip):
     with pytest.raises(ValueError, match="^Sweep Grid: 2 videos arrived with 1 ratios"):
         pack.run("BIVDiffSweepGrid", images=[clip, clip], ratios=[0.5])
     with pytest.raises(ValueError, match="^Sweep Grid: 2 videos arrived with 3 labels. Wire labels"):

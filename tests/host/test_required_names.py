@@ -1,4 +1,4 @@
-"""A ComfyUI that lacks a name which the pack takes from it: one sentence in the log, and no node that would need it."""
+"""A ComfyUI that lacks a name which the pack imports: the log names it, and nodes that need it are not loaded."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = set(json.loads(Path(__file__).with_name("schema.json").read_text()))
+NODE_IDS = set(json.loads(Path(__file__).with_name("schema.json").read_text()))
 LOAD = """
 from tools.in_process_comfyui import use_comfyui
 use_comfyui(cpu=True)
@@ -21,11 +21,11 @@ print(json.dumps(sorted(set(nodes.NODE_CLASS_MAPPINGS) - before)))
 """
 
 
-def loaded(change: str) -> tuple[set[str], str]:
-    """The pack's nodes that load after a change of ComfyUI, and the log."""
+def load_pack(change: str) -> tuple[set[str], str]:
+    """Load the pack after a change of ComfyUI; return the loaded nodes and the log."""
     load = [sys.executable, "-c", LOAD.format(change=change)]
-    ran = subprocess.run(load, cwd=ROOT, capture_output=True, text=True, check=True)
-    return set(json.loads(ran.stdout.splitlines()[-1])), ran.stderr
+    finished = subprocess.run(load, cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(json.loads(finished.stdout.splitlines()[-1])), finished.stderr
 
 
 def without(module: str) -> str:
@@ -40,11 +40,11 @@ def without(module: str) -> str:
     ],
     ids=["a name", "a module"],
 )
-def test_without_what_all_nodes_need_there_is_none(change, missing):
-    nodes, log = loaded(change)
+def test_without_a_name_that_all_nodes_need_none_load(change, missing):
+    nodes, log = load_pack(change)
     assert nodes == set()
     assert (
-        f"ImportError: BIVDiff needs {missing}, which this ComfyUI does not have. Update ComfyUI; if it is the newest, "
+        f"ImportError: BIVDiff needs {missing}, which this ComfyUI does not have. Update ComfyUI; if it is up to date, "
         "update BIVDiff.\n"
     ) in log
 
@@ -67,10 +67,10 @@ def test_without_what_all_nodes_need_there_is_none(change, missing):
     ],
     ids=["a name", "a module"],
 )
-def test_without_what_one_node_needs_the_others_load(change, missing, file, left_out):
-    nodes, log = loaded(change)
-    assert nodes == OURS - set(left_out)
+def test_without_a_name_that_one_node_needs_the_others_load(change, missing, file, left_out):
+    nodes, log = load_pack(change)
+    assert nodes == NODE_IDS - set(left_out)
     assert (
-        f"BIVDiff loads without the nodes of {file}.py. Missing in ComfyUI: {missing}. Update ComfyUI; if it is the "
-        "newest, update BIVDiff.\n"
+        f"BIVDiff loads without the nodes of {file}.py. Missing in ComfyUI: {missing}. Update ComfyUI; if it is up to "
+        "date, update BIVDiff.\n"
     ) in log

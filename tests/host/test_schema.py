@@ -1,4 +1,4 @@
-"""What artists' saved workflows rely on: node ids, inputs, choices and outputs only ever grow at their ends."""
+"""Saved workflows rely on node ids, inputs, choices and outputs, so these are only ever appended."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import comfy.samplers
 import pytest
 
 FROZEN = Path(__file__).with_name("schema.json")
-HOSTS_CHOICES = (list(comfy.samplers.SAMPLER_NAMES), list(comfy.samplers.SCHEDULER_NAMES))
+COMFYUI_CHOICES = (list(comfy.samplers.SAMPLER_NAMES), list(comfy.samplers.SCHEDULER_NAMES))
 FILES = ("name", "latent")
 """Inputs whose choices are files on the user's disk."""
 
@@ -22,21 +22,21 @@ def shape(schema) -> dict[str, list]:
     return {
         "inputs": [[item.id, item.get_io_type()] for item in schema.inputs],
         "outputs": [[item.display_name, item.get_io_type()] for item in schema.outputs],
-        "choices": {item.id: item.options for item in schema.inputs if own_choices(item)},
+        "choices": {item.id: item.options for item in schema.inputs if has_own_choices(item)},
     }
 
 
-def own_choices(item) -> bool:
-    """Whether an input is a list of choices that the pack itself makes up: not the host's, not files."""
-    return item.get_io_type() == "COMBO" and item.options not in HOSTS_CHOICES and item.id not in FILES
+def has_own_choices(item) -> bool:
+    """Whether an input is a list of choices defined by this pack, not ComfyUI's choices or files."""
+    return item.get_io_type() == "COMBO" and item.options not in COMFYUI_CHOICES and item.id not in FILES
 
 
 def test_every_change_is_an_append(schemas):
-    """When this fails after an append, write the new shapes into schema.json; after anything else, undo it."""
+    """If this fails after an append, update schema.json. After any other change, undo the change."""
     frozen = json.loads(FROZEN.read_text())
     now = {node_id: shape(schema) for node_id, schema in schemas.items()}
     for node_id, before in frozen.items():
-        assert node_id in now, f"{node_id} is gone"
+        assert node_id in now, f"{node_id} was removed"
         for side in ("inputs", "outputs"):
             kept = now[node_id][side][: len(before[side])]
             assert kept == before[side], f"{node_id}: {side} were renamed, reordered or removed"
@@ -55,15 +55,15 @@ def test_everything_is_explained(schemas):
 
 
 ADVANCED = {"grid", "group_norms", "context_overlap", "frames_per_batch"}
-"""What most artists leave alone, folded away by the page wherever it is."""
+"""Inputs that most users do not change; the frontend hides them under "advanced"."""
 
 
 def test_essentials_come_first(schemas):
     inputs = {(node_id, item.id): item for node_id, schema in schemas.items() for item in schema.inputs}
-    folded = {key for key in inputs if key[1] in ADVANCED} | {("BIVDiffTemporalSmoother", "strength")}
-    folded -= {("BIVDiffFrameChunks", "frames_per_batch")}  # its only control
-    assert {key for key, item in inputs.items() if item.advanced} == folded
+    hidden = {key for key in inputs if key[1] in ADVANCED} | {("BIVDiffTemporalSmoother", "strength")}
+    hidden -= {("BIVDiffFrameChunks", "frames_per_batch")}  # its only control
+    assert {key for key, item in inputs.items() if item.advanced} == hidden
 
 
-def test_node_ids_are_the_packs_own(schemas):
+def test_node_ids_have_the_packs_prefix(schemas):
     assert all(node_id.startswith("BIVDiff") for node_id in schemas)

@@ -1,4 +1,4 @@
-"""Select Frames: the sound that goes with the frames, as tensors and in a video saved by a real server."""
+"""Select Frames: the audio of the selected frames, as tensors and in a video saved by a real server."""
 
 import av
 import numpy as np
@@ -7,16 +7,16 @@ import torch
 from fixtures.frame_scenarios import random
 
 FPS, FRAMES, RATE = 10, 40, 44100
-BURSTS = (0.6, 1.7, 2.9)
-"""When the clip's sound has a tone, in seconds; each is as long as a frame and at a pitch of its own."""
+TONE_STARTS = (0.6, 1.7, 2.9)
+"""Start times of the tones in the clip's audio, in seconds. Each lasts one frame and has a different pitch."""
 PITCHES = (1000, 2000, 4000)
 
 
 def write_clip(path, seconds: float, channels: int) -> None:
-    """Frames that grow brighter, and the bursts up to a time; no channels for no sound."""
+    """Write a clip of ever brighter frames with tones up to a time; 0 channels give no audio."""
     time = np.arange(round(seconds * RATE)) / RATE
-    bursts = zip(BURSTS, PITCHES, strict=True)
-    wave = sum(((time >= at) & (time < at + 1 / FPS)) * np.sin(2 * np.pi * pitch * time) for at, pitch in bursts)
+    tones = zip(TONE_STARTS, PITCHES, strict=True)
+    wave = sum(((time >= at) & (time < at + 1 / FPS)) * np.sin(2 * np.pi * pitch * time) for at, pitch in tones)
     with av.open(str(path), "w") as container:
         pictures = container.add_stream("libx264", rate=FPS)
         pictures.height = pictures.width = 64
@@ -34,36 +34,36 @@ def write_clip(path, seconds: float, channels: int) -> None:
             container.mux(track.encode())
 
 
-def heard(path) -> np.ndarray:
-    """A video's sound `[samples]`, its first channel."""
+def read_audio(path) -> np.ndarray:
+    """First audio channel of a video, `[samples]`."""
     with av.open(str(path)) as container:
         frames = list(container.decode(audio=0))
     assert frames[0].time == 0
     return np.concatenate([frame.to_ndarray()[0] for frame in frames])
 
 
-def bursts_in(wave: np.ndarray) -> list[tuple[float, int]]:
-    """When each pitch begins, in seconds."""
+def find_tones(wave: np.ndarray) -> list[tuple[float, int]]:
+    """Start time in seconds and pitch of every tone, in order."""
     found = []
     time = np.arange(len(wave)) / RATE
     window = np.ones(441) / 441
     for pitch in PITCHES:
-        carried = np.abs(np.convolve(wave * np.exp(-2j * np.pi * pitch * time), window, mode="same"))
-        if (loud := carried > 0.2).any():  # half of a tone of 0.8: half of the window lies in it
+        amplitude = np.abs(np.convolve(wave * np.exp(-2j * np.pi * pitch * time), window, mode="same"))
+        if (loud := amplitude > 0.2).any():  # half of the amplitude of a tone of 0.8, as at its start
             found.append((loud.argmax() / RATE, pitch))
     return sorted(found)
 
 
 @pytest.fixture
-def saved(server):
-    """Saves what Select Frames takes of a clip; the video's file."""
+def save_selection(server):
+    """A function that saves the frames that Select Frames selects from a clip, and returns the video's file."""
 
     def run(name: str, start: int, stride: int, count: int, seconds: float = FRAMES / FPS, channels: int = 2):
         write_clip(server.base / "input" / f"{name}.mp4", seconds, channels)
         prompt = {
             "clip": ("LoadVideo", {"file": f"{name}.mp4"}),
             "parts": ("GetVideoComponents", {"video": ["clip", 0]}),
-            "taken": (
+            "selected": (
                 "BIVDiffSelectFrames",
                 {
                     "images": ["parts", 0],
@@ -74,12 +74,12 @@ def saved(server):
                     "count": count,
                 },
             ),
-            "video": ("CreateVideo", {"images": ["taken", 0], "fps": ["taken", 1], "audio": ["taken", 2]}),
+            "video": ("CreateVideo", {"images": ["selected", 0], "fps": ["selected", 1], "audio": ["selected", 2]}),
             "file": ("SaveVideo", {"video": ["video", 0], "filename_prefix": name, "format": "mp4", "codec": "h264"}),
         }
-        ran = server.run({key: {"class_type": kind, "inputs": inputs} for key, (kind, inputs) in prompt.items()})
-        assert not ran.error
-        (file,) = server.files(ran.outputs["file"])
+        result = server.run({key: {"class_type": kind, "inputs": inputs} for key, (kind, inputs) in prompt.items()})
+        assert not result.error
+        (file,) = server.files(result.outputs["file"])
         return file
 
     return run
@@ -87,37 +87,37 @@ def saved(server):
 
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize(("start", "stride", "count"), [(0, 1, 0), (5, 2, 8), (12, 4, 5), (15, 3, 0)])
-def test_a_saved_video_has_the_sound_of_its_frames(saved, start, stride, count, channels):
-    file = saved(f"bursts_{channels}", start, stride, count, channels=channels)
-    taken = count or len(range(start, FRAMES, stride))
-    lasts = taken * stride / FPS
+def test_a_saved_video_has_the_audio_of_its_frames(save_selection, start, stride, count, channels):
+    file = save_selection(f"bursts_{channels}", start, stride, count, channels=channels)
+    selected = count or len(range(start, FRAMES, stride))
+    duration = selected * stride / FPS
     with av.open(str(file)) as container:
         pictures = container.streams.video[0]
-        assert pictures.frames == taken and pictures.average_rate == pytest.approx(FPS / stride, rel=1e-3)
+        assert pictures.frames == selected and pictures.average_rate == pytest.approx(FPS / stride, rel=1e-3)
         assert container.streams.audio[0].codec_context.channels == channels
-    wave = heard(file)
-    assert len(wave) / RATE == pytest.approx(lasts, abs=1024 / RATE)  # AAC comes in blocks of 1024
-    shown = [(at - start / FPS, pitch) for at, pitch in zip(BURSTS, PITCHES, strict=True)]
-    expected = [(at, pitch) for at, pitch in shown if 0 <= at < lasts]
-    assert expected and [pitch for _, pitch in bursts_in(wave)] == [pitch for _, pitch in expected]
-    for (at, _), (known, _) in zip(bursts_in(wave), expected, strict=True):
+    wave = read_audio(file)
+    assert len(wave) / RATE == pytest.approx(duration, abs=1024 / RATE)  # AAC has blocks of 1024 samples
+    shown = [(at - start / FPS, pitch) for at, pitch in zip(TONE_STARTS, PITCHES, strict=True)]
+    expected = [(at, pitch) for at, pitch in shown if 0 <= at < duration]
+    assert expected and [pitch for _, pitch in find_tones(wave)] == [pitch for _, pitch in expected]
+    for (at, _), (known, _) in zip(find_tones(wave), expected, strict=True):
         assert at == pytest.approx(known, abs=0.005)
 
 
-def test_sound_that_ends_sooner_lasts_as_long_as_the_pictures(saved):
-    wave = heard(saved("short", start=10, stride=3, count=8, seconds=2))
+def test_shorter_audio_is_extended_to_the_videos_length(save_selection):
+    wave = read_audio(save_selection("short", start=10, stride=3, count=8, seconds=2))
     assert len(wave) / RATE == pytest.approx(2.4, abs=1024 / RATE)
-    assert [pitch for _, pitch in bursts_in(wave)] == [2000]
+    assert [pitch for _, pitch in find_tones(wave)] == [2000]
 
 
-def test_a_clip_without_sound_stays_silent(saved):
-    with av.open(str(saved("silent", start=4, stride=2, count=6, channels=0))) as container:
+def test_a_clip_without_audio_has_none(save_selection):
+    with av.open(str(save_selection("silent", start=4, stride=2, count=6, channels=0))) as container:
         assert not container.streams.audio and container.streams.video[0].frames == 6
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 2), (3, 2)])
-def test_the_sound_of_the_frames_taken(pack, shape):
-    """1000 samples a second, 10 frames a second: frames 2, 5 and 8 stand for 0.2 to 1.1 seconds."""
+def test_the_audio_of_the_selected_frames(pack, shape):
+    """1000 samples a second, 10 frames a second: frames 2, 5 and 8 span 0.2 to 1.1 seconds."""
     waveform = random(*shape, 1000, seed=1)
     audio = {"waveform": waveform, "sample_rate": 1000}
     *_, cut = pack.run(
@@ -129,7 +129,7 @@ def test_the_sound_of_the_frames_taken(pack, shape):
     assert audio["waveform"] is waveform and waveform.shape[-1] == 1000
 
 
-def test_no_sound_gives_none(pack):
+def test_no_audio_gives_none(pack):
     *_, cut = pack.run("BIVDiffSelectFrames", images=torch.zeros(9, 8, 8, 3), start=2, stride=3, fps=10.0)
     assert cut is None
 
@@ -142,6 +142,6 @@ def test_no_sound_gives_none(pack):
         (1, {"count": 8}, "got one picture, expected the frames of a clip"),
     ],
 )
-def test_frames_that_are_not_there(pack, frames, settings, message):
+def test_frames_beyond_the_clip_are_rejected(pack, frames, settings, message):
     with pytest.raises(ValueError, match=message):
         pack.run("BIVDiffSelectFrames", images=torch.zeros(frames, 8, 8, 3), **settings)

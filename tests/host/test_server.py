@@ -1,4 +1,4 @@
-"""The pack in a running ComfyUI server: start-up, the shipped workflows, what is never executed, and interrupting."""
+"""The pack in a running ComfyUI server: start-up, shipped workflows, skipped branches, and interrupts."""
 
 import copy
 import json
@@ -18,34 +18,34 @@ from tools.video_files import read_frames
 ROOT = Path(__file__).resolve().parents[2]
 CHAIN = ("BIVDiffFrameSampler", "BIVDiffInvertImage", "BIVDiffInvertVideo", "BIVDiffTemporalSmoother")
 
-STRUCTURE_PASS = ("Invert a little way", "Draw the shapes back")
+STRUCTURE_PASS = ("Short inversion", "Restore the shapes")
 
 
 def node_id(prompt: dict, class_type: str) -> str:
-    """The first node of a class; two of them come again in the structure pass."""
+    """The first node of a class. Two classes occur again in the structure pass."""
     return min((key for key, node in prompt.items() if node["class_type"] == class_type), key=int)
 
 
-def titled(prompt: dict, title: str) -> str:
-    """The node with a title, "" where it was left out."""
+def find_titled_node(prompt: dict, title: str) -> str:
+    """The node with a title, or "" without one."""
     return next((key for key, node in prompt.items() if node["_meta"]["title"] == title), "")
 
 
-def prompt_of(server, workflow: Path) -> dict:
-    """A shipped workflow as the browser would queue it."""
+def load_prompt(server, workflow: Path) -> dict:
+    """The prompt that the frontend would queue for a shipped workflow."""
     return convert_ui_to_api(json.loads(workflow.read_text(encoding="utf-8")), server.object_info())
 
 
 @pytest.fixture
 def demo(server) -> dict:
     """The demo workflow with few steps."""
-    prompt = prompt_of(server, WORKFLOW)
+    prompt = load_prompt(server, WORKFLOW)
     for class_type in CHAIN:
         prompt[node_id(prompt, class_type)]["inputs"]["steps"] = 3
     return prompt
 
 
-def test_start_up_leaves_heavy_libraries_alone():
+def test_start_up_does_not_import_heavy_libraries():
     load = """
 from tools.in_process_comfyui import use_comfyui
 use_comfyui(cpu=True)
@@ -57,7 +57,7 @@ assert not {"diffusers", "matplotlib", "skimage"} & set(sys.modules)
 
 
 def test_every_save_and_preview_of_the_demo_workflow_leaves_files(server):
-    prompt = prompt_of(server, WORKFLOW)
+    prompt = load_prompt(server, WORKFLOW)
     run = server.run(prompt)
     assert not run.error
     schemas = server.object_info()
@@ -68,7 +68,7 @@ def test_every_save_and_preview_of_the_demo_workflow_leaves_files(server):
 
 
 def test_the_demo_workflow_makes_a_video(server):
-    prompt = prompt_of(server, WORKFLOW)
+    prompt = load_prompt(server, WORKFLOW)
     prompt[node_id(prompt, "BIVDiffFrameSampler")]["inputs"]["seed"] = 1
     run = server.run(prompt)
     clip = toy_world.packaged_clip()
@@ -76,7 +76,9 @@ def test_the_demo_workflow_makes_a_video(server):
     source, control = read_frames(server, run, prompt, "Source"), read_frames(server, run, prompt, "Control")
     framewise, smoothed = read_frames(server, run, prompt, "Frame-wise"), read_frames(server, run, prompt, "Smoothed")
     assert source.shape == control.shape == framewise.shape == smoothed.shape == clip.frames.shape
-    assert (source - clip.frames).abs().mean() < 0.01, "the packaged clip is the world's, as H.264 keeps it"
+    assert (source - clip.frames).abs().mean() < 0.01, (
+        "the packaged clip differs from the toy world's by more than H.264's loss"
+    )
     assert set(control.unique().tolist()) == {0.0, 1.0}
     assert (framewise - smoothed).abs().mean() > 0.001
 
@@ -88,7 +90,7 @@ def test_the_demo_workflow_makes_a_video(server):
 
 @pytest.mark.parametrize(("ratio", "unused"), [(1.0, "BIVDiffInvertVideo"), (0.0, "BIVDiffInvertImage")])
 def test_a_branch_without_weight_is_never_executed(server, demo, ratio, unused):
-    demo[node_id(demo, "BIVDiffFrameSampler")]["inputs"]["seed"] = 2 + int(ratio)  # nothing of it is cached
+    demo[node_id(demo, "BIVDiffFrameSampler")]["inputs"]["seed"] = 2 + int(ratio)  # so that nothing is cached
     demo[node_id(demo, "BIVDiffMixedInversion")]["inputs"]["mixing_ratio"] = ratio
     run = server.run(demo)
     assert not run.error
@@ -98,7 +100,7 @@ def test_a_branch_without_weight_is_never_executed(server, demo, ratio, unused):
 
 
 def test_a_report_on_a_branch_without_weight_executes_it(server, demo):
-    """As its tooltip says: with nothing behind it, it runs itself and what it looks at."""
+    """As its tooltip says, it always runs, with the nodes before it."""
     demo[node_id(demo, "BIVDiffFrameSampler")]["inputs"]["seed"] = 4
     demo[node_id(demo, "BIVDiffMixedInversion")]["inputs"]["mixing_ratio"] = 1.0
     video = node_id(demo, "BIVDiffInvertVideo")
@@ -110,28 +112,28 @@ def test_a_report_on_a_branch_without_weight_executes_it(server, demo):
     assert plot.stat().st_size and run.outputs["report"]["words"]
 
 
-def test_another_strength_of_the_structure_pass_computes_it_alone(server, demo):
+def test_another_strength_of_the_structure_pass_runs_only_that_pass(server, demo):
     demo[node_id(demo, "BIVDiffFrameSampler")]["inputs"]["seed"] = 11
     demo[node_id(demo, "BIVDiffMixedInversion")]["inputs"]["mixing_ratio"] = 0.5  # both branches run
     first = server.run(demo)
-    demo[titled(demo, "Invert a little way")]["inputs"]["strength"] = 0.4
+    demo[find_titled_node(demo, "Short inversion")]["inputs"]["strength"] = 0.4
     again = server.run(demo)
     assert not first.error and not again.error
     chain = {key for key, node in demo.items() if node["class_type"] in CHAIN}
     assert chain <= set(first.executed)
-    assert chain & set(again.executed) == {titled(demo, name) for name in STRUCTURE_PASS}
+    assert chain & set(again.executed) == {find_titled_node(demo, name) for name in STRUCTURE_PASS}
     before, after = (read_frames(server, run, demo, "Smoothed") for run in (first, again))
     assert (after - before).abs().mean() > 1e-4
 
 
-def test_a_bypassed_structure_pass_leaves_the_video_as_it_is(server):
+def test_a_bypassed_structure_pass_does_not_change_the_video(server):
     ui = json.loads(WORKFLOW.read_text(encoding="utf-8"))
     for node in ui["nodes"]:
         if node.get("title") in STRUCTURE_PASS:
             node["mode"] = 4
     prompt = convert_ui_to_api(ui, server.object_info())
     run = server.run(prompt)
-    assert not run.error and not {titled(prompt, name) for name in STRUCTURE_PASS} & set(run.executed)
+    assert not run.error and not {find_titled_node(prompt, name) for name in STRUCTURE_PASS} & set(run.executed)
     smoothed, without = (read_frames(server, run, prompt, title) for title in ("Smoothed", "No structure pass"))
     assert torch.equal(smoothed, without)
 
@@ -140,7 +142,7 @@ def test_a_bypassed_structure_pass_leaves_the_video_as_it_is(server):
 def test_an_interrupt_ends_a_run_within_one_model_call(server, demo, class_type):
     demo[node_id(demo, "BIVDiffMixedInversion")]["inputs"]["mixing_ratio"] = 0.5  # both branches run
     long = copy.deepcopy(demo)
-    # Calls so slow that no message is late by one.
+    # Calls slow enough that the interrupt arrives before the next one.
     long[node_id(long, "BIVDiffSelectFrames")]["inputs"]["count"] = 64
     interrupted = node_id(long, class_type)
     long[interrupted]["inputs"]["steps"] = 300

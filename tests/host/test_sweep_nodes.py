@@ -1,5 +1,6 @@
-"""A sweep in a running server: every ratio, mode or solver out of one graph, nothing made twice that does not depend
-on it; and an alarm that stops a graph.
+"""Sweeps in a running server, over ratios, modes or solvers: nodes that do not depend on them run once.
+
+Also an alarm that stops a graph.
 """
 
 from collections import Counter
@@ -15,15 +16,15 @@ from bivdiff_core.blend import MODES
 from bivdiff_core.solvers import SOLVERS
 
 STEPS = {"steps": 2, "scheduler": "karras", "strength": 1.0, "grid": "matched"}
-SOLVED = {"conditioning": ["text", 0], "latent": ["frames", 0], "solver": "ddim", **STEPS}
-WHOLE = {"context_length": 0, "context_overlap": 0}
+INVERSION_INPUTS = {"conditioning": ["text", 0], "latent": ["frames", 0], "solver": "ddim", **STEPS}
+NO_WINDOWS = {"context_length": 0, "context_overlap": 0}
 LISTS = {"mode": ("BIVDiffModeList", ["blend"]), "solver": ("BIVDiffSolverList", ["image", "video"])}
-"""The node that sweeps a control, and whose control it is in the prompt."""
+"""The list node for a control, and the nodes of the prompt that have the control."""
 
 
 @pytest.fixture
 def prompt() -> dict:
-    """The chain on the demo models, without ControlNet: three ratios, a grid of what comes of them, and its plot."""
+    """The chain on the demo models, without ControlNet: three ratios, a grid of their videos, and its plot."""
     nodes = {
         "models": ("BIVDiffDemoModels", {"variant": "base"}),
         "text": ("CLIPTextEncode", {"clip": ["models", 2], "text": "a red star on a cyan background"}),
@@ -45,8 +46,8 @@ def prompt() -> dict:
                 "frames_per_batch": 0,
             },
         ),
-        "image": ("BIVDiffInvertImage", {"model": ["models", 0], "frames_per_batch": 0, **SOLVED}),
-        "video": ("BIVDiffInvertVideo", {"model": ["models", 1], **SOLVED, **WHOLE}),
+        "image": ("BIVDiffInvertImage", {"model": ["models", 0], "frames_per_batch": 0, **INVERSION_INPUTS}),
+        "video": ("BIVDiffInvertVideo", {"model": ["models", 1], **INVERSION_INPUTS, **NO_WINDOWS}),
         "ratios": ("BIVDiffRatioList", {"ratios": "0.25, 0.5, 0.75"}),
         "blend": (
             "BIVDiffMixedInversion",
@@ -68,7 +69,7 @@ def prompt() -> dict:
                 "cfg": 1.0,
                 "sampler_name": "ddim",
                 **STEPS,
-                **WHOLE,
+                **NO_WINDOWS,
             },
         ),
         "decode": ("VAEDecode", {"vae": ["models", 3], "samples": ["smoother", 0]}),
@@ -80,26 +81,26 @@ def prompt() -> dict:
 
 
 def run(server, prompt: dict) -> tuple[list[str], Counter, dict[str, list[Image.Image]]]:
-    """The nodes that were executed, the sampling steps each did, and the pictures that came out."""
+    """Run a prompt; return the executed nodes, the sampling steps of each node, and the saved images."""
     steps = Counter()
 
     def watch(event: str, content: dict) -> None:
         if event == "progress":
             steps[content["node"]] += 1
 
-    done = server.run(prompt, watch)
-    assert not done.error
-    pictures = {key: [Image.open(file) for file in server.files(output)] for key, output in done.outputs.items()}
-    return done.executed, steps, pictures
+    result = server.run(prompt, watch)
+    assert not result.error
+    images = {key: [Image.open(file) for file in server.files(output)] for key, output in result.outputs.items()}
+    return result.executed, steps, images
 
 
 def test_a_sweep_inverts_once_and_smooths_every_ratio(server, prompt):
-    executed, steps, pictures = run(server, prompt)
+    executed, steps, images = run(server, prompt)
     # The demo models may still be in the server's cache from another test.
     assert {*executed, "models"} == set(prompt) and executed.count("image") == executed.count("video") == 1
     assert steps["smoother"] == 3 * steps["image"] == 3 * steps["video"] > 0
-    assert len(pictures["save"]) == 4 and len(pictures["plot"]) == 1
-    cells = torch.stack([to_tensor(picture) for picture in pictures["save"]])
+    assert len(images["save"]) == 4 and len(images["plot"]) == 1
+    cells = torch.stack([to_tensor(image) for image in images["save"]])
     assert cells.shape[3] == 2 * 192
     first, second = cells[..., -192:, :192], cells[..., -192:, 192:]
     assert (first - second).abs().mean() > 0.01  # the third ratio, and an empty cell
@@ -111,7 +112,7 @@ def test_a_sweep_inverts_once_and_smooths_every_ratio(server, prompt):
 
 
 def sweep(prompt: dict, control: str, text: str) -> None:
-    """Put another list in the place of that of the ratios, its words wired to a control and to the grid."""
+    """Replace the list of ratios by a list of words, linked to a control and to the grid's labels."""
     class_type, wired = LISTS[control]
     prompt["words"] = {"class_type": class_type, "inputs": {f"{control}s": text}}
     for key in wired:
@@ -128,20 +129,20 @@ def sweep(prompt: dict, control: str, text: str) -> None:
         ("solver", list(SOLVERS), {"frames"}, {"image", "video", "smoother"}),
     ],
 )
-def test_a_sweep_over_words_makes_anew_only_what_depends_on_them(server, prompt, control, words, once, each):
+def test_a_sweep_over_words_repeats_only_nodes_that_depend_on_them(server, prompt, control, words, once, each):
     sweep(prompt, control, ", ".join(words))
-    prompt["frames"]["inputs"]["seed"] = 12 + len(control)  # nothing of it is cached
-    executed, steps, pictures = run(server, prompt)
+    prompt["frames"]["inputs"]["seed"] = 12 + len(control)  # so that nothing is cached
+    executed, steps, images = run(server, prompt)
     assert {*executed, "models", "text", "empty"} == set(prompt)
     counted = {key: steps[key] / STEPS["steps"] for key in once | each}
     assert counted == dict.fromkeys(once, 1) | dict.fromkeys(each, len(words))
-    cells = torch.stack([to_tensor(picture) for picture in pictures["save"]])
-    assert cells.shape[2:] == (2 * 216, 2 * 192) and len(pictures["plot"]) == 1
+    cells = torch.stack([to_tensor(image) for image in images["save"]])
+    assert cells.shape[2:] == (2 * 216, 2 * 192) and len(images["plot"]) == 1
     corners = [(y, x) for y in (0, 216) for x in (0, 192)]
     videos = [cells[..., y + 24 : y + 216, x : x + 192] for y, x in corners]
     captions = [cells[0, :, y : y + 24, x : x + 192] for y, x in corners]
     assert all((video - videos[0]).abs().max() > 0.01 for video in videos[1:])
-    assert not any(torch.equal(one, other) for one, other in combinations(captions, 2))
+    assert not any(torch.equal(a, b) for a, b in combinations(captions, 2))
 
     prompt["words"]["inputs"][f"{control}s"] = ", ".join(words[1:])
     again, _, _ = run(server, prompt)
@@ -149,44 +150,46 @@ def test_a_sweep_over_words_makes_anew_only_what_depends_on_them(server, prompt,
     assert {"words", *each, "blend", "decode", "grid"} <= set(again)
 
 
-def test_a_ratio_that_is_none_stops_the_graph_before_it_starts(server, prompt):
+def test_an_invalid_ratio_stops_the_graph_before_it_starts(server, prompt):
     prompt["ratios"]["inputs"]["ratios"] = "0.25, 2"
     with pytest.raises(ServerError, match="2 must lie between 0"):
         server.run(prompt)
 
 
 @pytest.mark.parametrize(
-    ("control", "text", "said"),
+    ("control", "text", "message"),
     [
         ("mode", "linear, slurp", "Blend Mode List: 'slurp' is not one of linear"),
         ("solver", "ddim linear", "Solver List: 'linear' is not one of ddim"),
     ],
 )
-def test_a_wrong_word_stops_the_graph_before_it_starts(server, prompt, control, text, said):
+def test_an_invalid_word_stops_the_graph_before_it_starts(server, prompt, control, text, message):
     sweep(prompt, control, text)
-    with pytest.raises(ServerError, match=said):
+    with pytest.raises(ServerError, match=message):
         server.run(prompt)
 
 
 @pytest.mark.parametrize(
-    ("control", "at", "wrong", "said", "never"),
+    ("control", "node", "wrong_control", "message", "not_executed"),
     [
         ("mode", "image", "solver", "DDIM Inverse (Image): solver linear is not one of ddim", {"smoother"}),
         ("solver", "blend", "mode", "Mixed Inversion Blend: mode ddim is not one of linear", {"image", "video"}),
     ],
 )
-def test_a_list_at_the_wrong_control_is_refused_before_sampling(server, prompt, control, at, wrong, said, never):
+def test_a_list_at_the_wrong_control_is_rejected_before_sampling(
+    server, prompt, control, node, wrong_control, message, not_executed
+):
     sweep(prompt, control, {"mode": "linear", "solver": "ddim"}[control])
-    prompt[at]["inputs"][wrong] = ["words", 0]
-    prompt["frames"]["inputs"]["seed"] = 20 + len(control)  # nothing of it is cached
-    ran = server.run(prompt)
-    assert ran.error.startswith(said)
-    assert not never & set(ran.executed)
+    prompt[node]["inputs"][wrong_control] = ["words", 0]
+    prompt["frames"]["inputs"]["seed"] = 20 + len(control)  # so that nothing is cached
+    result = server.run(prompt)
+    assert result.error.startswith(message)
+    assert not not_executed & set(result.executed)
 
 
 @pytest.mark.parametrize(("strength", "smoothed"), [(0.5, True), (1.0, False)])
-def test_the_alarm_keeps_the_smoother_from_running(server, prompt, strength, smoothed):
-    """Two steps all the way to noise are far too few; half-way the frames are meant to show, and all is well."""
+def test_the_alarm_stops_the_smoother(server, prompt, strength, smoothed):
+    """Two steps are too few for full noise and raise the alarm. At strength 0.5 the frames may remain visible."""
     for key in ("ratios", "blend", "video", "grid", "save", "plot"):
         del prompt[key]
     prompt["image"]["inputs"]["strength"] = prompt["smoother"]["inputs"]["strength"] = strength

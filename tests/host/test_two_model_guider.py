@@ -1,4 +1,4 @@
-"""Bridge Guider against the host's own guiders of each model alone."""
+"""Bridge Guider against ComfyUI's guiders of each single model."""
 
 import comfy.model_management
 import comfy.samplers
@@ -10,7 +10,7 @@ from torch import Tensor
 
 pytestmark = pytest.mark.floats
 
-F = 4
+FRAMES = 4
 STEPS = 3
 CFGS = (3.0, 2.0)
 
@@ -21,8 +21,8 @@ def models(pack) -> tuple:
 
 
 def conditioning(pack) -> tuple[list, list]:
-    """Positive and negative of the image model, with a hint of its own for every frame."""
-    hint = torch.rand(F, 64, 64, 3, generator=torch.Generator().manual_seed(9))
+    """Positive and negative of the image model, with a different control hint for every frame."""
+    hint = torch.rand(FRAMES, 64, 64, 3, generator=torch.Generator().manual_seed(9))
     return pack.run(
         "ControlNetApplyAdvanced", positive=tiny.text(seed=1), negative=tiny.text(seed=2),
         control_net=tiny.control_net(), image=hint, strength=1.0, start_percent=0.0, end_percent=1.0,
@@ -39,7 +39,7 @@ def bridge_guider(pack, models, strategy: str, share: float, frames_per_batch: i
     return guider
 
 
-def alone(pack, models, which: int):
+def single_model_guider(pack, models, which: int):
     guider = comfy.samplers.CFGGuider(models[which])
     guider.set_conds(*(conditioning(pack) if which == 0 else (tiny.text(seed=3), tiny.text(seed=4))))
     guider.set_cfg(CFGS[which])
@@ -52,38 +52,38 @@ def sample(pack, guider, model, steps: int = STEPS) -> Tensor:
     (sigmas,) = pack.run("BasicScheduler", model=model, scheduler="normal", steps=steps, denoise=1.0)
     out, _ = pack.run(
         "SamplerCustomAdvanced", noise=noise, guider=guider, sampler=sampler, sigmas=sigmas,
-        latent_image={"samples": torch.zeros(F, 4, 8, 8)},
+        latent_image={"samples": torch.zeros(FRAMES, 4, 8, 8)},
     )  # fmt: skip
     return out["samples"]
 
 
-def same(a: Tensor, b: Tensor) -> None:
+def assert_same(a: Tensor, b: Tensor) -> None:
     assert_near(a, b, 1e-6)
 
 
 @pytest.mark.parametrize("strategy", ["parallel", "alternating", "interleaved"])
-def test_all_the_share_is_the_image_model_with_its_control(pack, models, strategy):
-    expected = sample(pack, alone(pack, models, 0), models[0])
-    same(sample(pack, bridge_guider(pack, models, strategy, 1.0), models[0]), expected)
+def test_share_1_is_the_image_model_with_its_control(pack, models, strategy):
+    expected = sample(pack, single_model_guider(pack, models, 0), models[0])
+    assert_same(sample(pack, bridge_guider(pack, models, strategy, 1.0), models[0]), expected)
 
 
 @pytest.mark.parametrize("strategy", ["parallel", "alternating"])
-def test_no_share_is_the_video_model(pack, models, strategy):
-    expected = sample(pack, alone(pack, models, 1), models[0])
-    same(sample(pack, bridge_guider(pack, models, strategy, 0.0), models[0]), expected)
+def test_share_0_is_the_video_model(pack, models, strategy):
+    expected = sample(pack, single_model_guider(pack, models, 1), models[0])
+    assert_same(sample(pack, bridge_guider(pack, models, strategy, 0.0), models[0]), expected)
 
 
-def test_parallel_weighs_the_predictions(pack, models):
-    """One step to zero gives the prediction itself."""
-    image, video = (sample(pack, alone(pack, models, which), models[0], steps=1) for which in (0, 1))
+def test_parallel_averages_the_predictions(pack, models):
+    """A single step to sigma 0 gives the prediction."""
+    image, video = (sample(pack, single_model_guider(pack, models, which), models[0], steps=1) for which in (0, 1))
     both = sample(pack, bridge_guider(pack, models, "parallel", 0.3), models[0], steps=1)
-    same(both, 0.3 * image + 0.7 * video)
+    assert_same(both, 0.3 * image + 0.7 * video)
 
 
 @pytest.mark.parametrize("frames_per_batch", [1, 3])
 def test_chunks_of_the_image_model_change_nothing(pack, models, frames_per_batch):
-    whole = sample(pack, bridge_guider(pack, models, "interleaved", 0.5, F), models[0])
-    same(sample(pack, bridge_guider(pack, models, "interleaved", 0.5, frames_per_batch), models[0]), whole)
+    whole = sample(pack, bridge_guider(pack, models, "interleaved", 0.5, FRAMES), models[0])
+    assert_same(sample(pack, bridge_guider(pack, models, "interleaved", 0.5, frames_per_batch), models[0]), whole)
 
 
 def test_a_cancelled_run_leaves_both_models_usable(pack, models):
@@ -95,6 +95,6 @@ def test_a_cancelled_run_leaves_both_models_usable(pack, models):
     assert torch.equal(sample(pack, guider, models[0]), expected)
 
 
-def test_models_of_two_latent_spaces_are_refused(pack, models):
+def test_models_of_two_latent_spaces_are_rejected(pack, models):
     with pytest.raises(ValueError, match=r"Bridge Guider: the image model's latent space is SDXL.* SD15.*share a VAE"):
         bridge_guider(pack, (tiny.sd_model(tiny.TinySDXL), models[1]), "parallel", 0.5)

@@ -1,4 +1,4 @@
-"""Video models saved by diffusers, loaded by the host: every part equals what diffusers and transformers compute."""
+"""Video models saved by diffusers: every loaded part equals diffusers and transformers."""
 
 import os
 import shutil
@@ -21,9 +21,11 @@ def parts() -> dict:
 
 @pytest.fixture(scope="module")
 def folders(pack, parts, tmp_path_factory):
-    """models/diffusers with the same networks in four ways: `eps`, `v` (v prediction, linear betas), `zero_snr` (v
-    prediction, a last level of pure noise) and `pickle`."""
-    top = tmp_path_factory.mktemp("diffusers")
+    """models/diffusers with the same networks in four folders.
+
+    They are `eps`, `sub/v` (v prediction, linear betas), `zero_snr` (v prediction, zero terminal SNR) and `pickle`.
+    """
+    models_folder = tmp_path_factory.mktemp("diffusers")
     for name, schedule, safe in (
         ("eps", {"beta_schedule": "scaled_linear"}, True),
         ("sub/v", {"beta_schedule": "linear", "prediction_type": "v_prediction"}, True),
@@ -35,16 +37,16 @@ def folders(pack, parts, tmp_path_factory):
         ("pickle", {"beta_schedule": "scaled_linear"}, False),
     ):
         for part, network in parts.items():
-            network.save_pretrained(top / name / part, safe_serialization=safe)
-            if not safe:  # newer transformers save nothing else
-                for file in (top / name / part).glob("model.safetensors"):
+            network.save_pretrained(models_folder / name / part, safe_serialization=safe)
+            if not safe:  # newer transformers save safetensors only
+                for file in (models_folder / name / part).glob("model.safetensors"):
                     torch.save(network.state_dict(), file.with_name("pytorch_model.bin"))
                     file.unlink()
-        DDIMScheduler(**SCHEDULE, **schedule).save_pretrained(top / name / "scheduler")
-    (top / "image" / "unet").mkdir(parents=True)
-    (top / "image" / "unet" / "config.json").write_text('{"_class_name": "UNet2DConditionModel"}')
-    folder_paths.add_model_folder_path("diffusers", str(top))
-    return top
+        DDIMScheduler(**SCHEDULE, **schedule).save_pretrained(models_folder / name / "scheduler")
+    (models_folder / "image" / "unet").mkdir(parents=True)
+    (models_folder / "image" / "unet" / "config.json").write_text('{"_class_name": "UNet2DConditionModel"}')
+    folder_paths.add_model_folder_path("diffusers", str(models_folder))
+    return models_folder
 
 
 def load(pack, name: str):
@@ -56,35 +58,35 @@ def test_only_video_models_are_listed(pack, folders):
     assert schema["required"]["name"][1]["options"] == ["eps", "pickle", "sub/v", "zero_snr"]
 
 
-def test_the_disk_is_walked_again_only_after_a_change(pack, tmp_path, monkeypatch):
+def test_the_folders_are_searched_again_only_after_a_change(pack, tmp_path, monkeypatch):
     loaders = pack.import_module("bivdiff_core.host.loaders.video_folder")
-    top = tmp_path / "diffusers"
-    monkeypatch.setattr(folder_paths, "get_folder_paths", lambda name: [str(top)])
+    models_folder = tmp_path / "diffusers"
+    monkeypatch.setattr(folder_paths, "get_folder_paths", lambda name: [str(models_folder)])
     walks = []
     walk = os.walk
     monkeypatch.setattr(loaders.os, "walk", lambda *args, **kwargs: walks.append(args) or walk(*args, **kwargs))
 
-    def listed() -> tuple[list[str], int]:
-        """The list, and how often the disk was walked for it when it is asked for twice."""
+    def list_twice() -> tuple[list[str], int]:
+        """The list, and the number of walks over the folders for two calls."""
         walks.clear()
         first = loaders.list_video_folders()
         assert loaders.list_video_folders() == first
         return first, len(walks)
 
-    assert listed() == ([], 1)
-    config = top / "sub" / "model" / "unet" / "config.json"
+    assert list_twice() == ([], 1)
+    config = models_folder / "sub" / "model" / "unet" / "config.json"
     config.parent.mkdir(parents=True)
-    assert listed() == ([], 1)
+    assert list_twice() == ([], 1)
     config.write_text('{"_class_name": "UNet3DConditionModel"}')
-    assert listed() == (["sub/model"], 1)
-    assert listed() == (["sub/model"], 0)
+    assert list_twice() == (["sub/model"], 1)
+    assert list_twice() == (["sub/model"], 0)
     config.write_text('{"_class_name": "UNet2DConditionModel"}')
-    assert listed() == ([], 1)
+    assert list_twice() == ([], 1)
     (config.parent / "config.json").write_text('{"_class_name": "UNet3DConditionModel"}')
-    shutil.move(top / "sub" / "model", top / "sub" / "other")
-    assert listed() == (["sub/other"], 1)
-    shutil.rmtree(top)
-    assert listed() == ([], 1)
+    shutil.move(models_folder / "sub" / "model", models_folder / "sub" / "other")
+    assert list_twice() == (["sub/other"], 1)
+    shutil.rmtree(models_folder)
+    assert list_twice() == ([], 1)
 
 
 @pytest.mark.parametrize("name", ["eps", "pickle", "sub/v", "zero_snr"])
@@ -93,7 +95,7 @@ def test_model_equals_diffusers_on_the_folders_schedule(pack, folders, parts, na
     scheduler = DDIMScheduler.from_pretrained(folders / name / "scheduler")
     alphas = scheduler.alphas_cumprod
     sigmas = model.get_model_object("model_sampling").sigmas
-    torch.testing.assert_close(1 / (1 + sigmas**2), alphas, rtol=1e-5, atol=1e-7)  # the host's zero is 4.9e-8
+    torch.testing.assert_close(1 / (1 + sigmas**2), alphas, rtol=1e-5, atol=1e-7)  # ComfyUI's zero is 4.9e-8
     generator = torch.Generator().manual_seed(1)
     x, text = torch.randn(5, 4, 8, 8, generator=generator) * 4, torch.randn(1, 7, tiny.TEXT_WIDTH, generator=generator)
     t = 400
@@ -117,7 +119,7 @@ def test_text_encoder_equals_transformers(pack, folders, parts):
     ids = tokenizer(PROMPT)["input_ids"]
     with torch.no_grad():
         expected = parts["text_encoder"](torch.tensor([ids + [0] * (77 - len(ids))])).last_hidden_state
-    # The host keeps text encoders in fp16, on the CPU too.
+    # ComfyUI keeps text encoders in fp16, also on the CPU.
     torch.testing.assert_close(text, expected, rtol=0, atol=5e-3)
 
 
@@ -128,7 +130,7 @@ def test_autoencoder_equals_diffusers(pack, folders, parts):
     with torch.no_grad():
         expected = parts["vae"].encode(images.movedim(-1, 1) * 2 - 1).latent_dist.mean
         decoded = parts["vae"].decode(expected).sample.movedim(1, -1) / 2 + 0.5
-    # The host may choose a 16-bit type for the VAE.
+    # ComfyUI may choose a 16-bit dtype for the VAE.
     torch.testing.assert_close(latent["samples"], expected, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(
         pack.run("VAEDecode", vae=vae, samples=latent)[0], decoded.clamp(0, 1), atol=1e-3, rtol=0
@@ -136,7 +138,7 @@ def test_autoencoder_equals_diffusers(pack, folders, parts):
 
 
 @tiny.needs_multigpu
-def test_the_host_can_make_them_again(pack, folders):
+def test_comfyui_can_deep_copy_them(pack, folders):
     model, clip, vae = load(pack, "eps")
     for patcher in (model, clip.patcher, vae.patcher):
         assert tiny.clones_have_same_weights(patcher)
@@ -152,7 +154,7 @@ def test_smoother_runs_on_the_loaded_folder(pack, folders):
     assert video["samples"].isfinite().all()
 
 
-def test_a_folder_that_is_gone_is_named(pack, folders):
+def test_a_missing_folder_is_named(pack, folders):
     with pytest.raises(FileNotFoundError, match="Diffusion Model: there is no video model 'zeroscope' in models/diff"):
         load(pack, "zeroscope")
 
@@ -160,5 +162,5 @@ def test_a_folder_that_is_gone_is_named(pack, folders):
 def test_a_damaged_part_is_named(pack, folders):
     shutil.copytree(folders / "eps", folders / "damaged")
     (folders / "damaged" / "vae" / "config.json").write_text('{"_class_name": "Autoen')
-    with pytest.raises(ValueError, match="^Load Video Diffusion Model: vae: .*vae/config.json is cut short"):
+    with pytest.raises(ValueError, match="^Load Video Diffusion Model: vae: .*vae/config.json is truncated"):
         load(pack, "damaged")

@@ -1,6 +1,7 @@
-"""Flow models with 3-D latents - Wan 2.1, LTX, HunyuanVideo - in both branches and in the smoother.
+"""Flow models with video latents (Wan 2.1, LTX, HunyuanVideo) in both branches and in the smoother.
 
-Random networks: whatever a model does to its input shows. The oracle is the host's network called by hand.
+Networks have random weights, so every change of their inputs is visible. The oracle is a direct call of ComfyUI's
+network.
 """
 
 import math
@@ -16,8 +17,8 @@ from torch import Tensor
 
 pytestmark = pytest.mark.floats
 
-T = 3
-INVERTING = ["BIVDiffInvertImage", "BIVDiffInvertVideo"]
+LATENT_FRAMES = 3
+INVERSION_NODES = ["BIVDiffInvertImage", "BIVDiffInvertVideo"]
 
 
 @pytest.fixture(scope="module", params=FlowVideo.KINDS)
@@ -35,8 +36,8 @@ def hunyuan() -> FlowVideo:
     return FlowVideo("hunyuan")
 
 
-def same(a: Tensor, b: Tensor) -> None:
-    """Equal to float noise."""
+def assert_same(a: Tensor, b: Tensor) -> None:
+    """Assert equality within float32 rounding."""
     assert a.shape == b.shape
     assert_near(a, b, 2e-5)
 
@@ -53,19 +54,19 @@ def smooth(pack, video: FlowVideo, latent: dict, **inputs) -> Tensor:
     return pack.run("BIVDiffTemporalSmoother", latent=latent, **given)[0]["samples"]
 
 
-# There and back
+# Inversion and denoising
 
 
 def test_inversion_follows_the_ode(pack, video):
-    """From sigma 0 to 1, the first slope read at the model's sigma_min: held against Runge-Kutta in small steps."""
+    """From sigma 0 to 1, with the first slope at the model's sigma_min, against Runge-Kutta with small steps."""
     (text, extra), latent = video.text()[0], video.latent()
     model = video.model.model
-    given = {key: value for key, value in extra.items() if key == "attention_mask"}
+    inputs = {key: value for key, value in extra.items() if key == "attention_mask"}
     if video.kind == "hunyuan":
-        given = {"y": extra["pooled_output"], "guidance": torch.tensor([1.0])}
+        inputs = {"y": extra["pooled_output"], "guidance": torch.tensor([1.0])}
 
     def denoised(x: Tensor, sigma: Tensor) -> Tensor:
-        return model.apply_model(x.float(), sigma.float(), c_crossattn=text, transformer_options={}, **given).double()
+        return model.apply_model(x.float(), sigma.float(), c_crossattn=text, transformer_options={}, **inputs).double()
 
     with torch.no_grad():
         sigma_min = float(model.model_sampling.sigma_min)
@@ -75,7 +76,7 @@ def test_inversion_follows_the_ode(pack, video):
 
 
 def test_round_trip(pack, video):
-    """Up with fireflow, down with heun, comes back to the clip."""
+    """Inversion with fireflow and denoising with heun return to the clip."""
     latent, errors = video.latent(), []
     for steps in (10, 20):
         inverted = invert(pack, video, "Video", latent, steps=steps)
@@ -89,10 +90,10 @@ def test_round_trip(pack, video):
 
 @pytest.mark.parametrize("ratio", [1.0, 0.25, 0.0])
 def test_one_model_in_both_branches(pack, video, ratio):
-    """Frames encoded one by one beside the clip, mixed slice by slice, and smoothed."""
+    """Independently encoded frames and the encoded clip are inverted, mixed slice by slice, and smoothed."""
     clip = video.latent()
     frames = {"samples": clip["samples"].transpose(0, 2)}
-    assert frames["samples"].shape == (T, video.channels, 1, 8, 8)
+    assert frames["samples"].shape == (LATENT_FRAMES, video.channels, 1, 8, 8)
     image, whole = invert(pack, video, "Image", frames), invert(pack, video, "Video", clip)
     assert relative_error(image["samples"].transpose(0, 2), whole["samples"]) > 1e-3
     mixed, _ = pack.run(
@@ -106,7 +107,7 @@ def test_one_model_in_both_branches(pack, video, ratio):
 
 
 def test_from_frames_to_frames(pack, wan):
-    """One video model and its VAE, no image model: nine frames in, nine other ones out."""
+    """A video model and its VAE, without an image model, turn nine frames into nine different ones."""
     vae, images = tiny.wan_vae(), torch.rand(9, 32, 32, 3, generator=torch.Generator().manual_seed(3))
     frames, clip = (
         pack.run("BIVDiffEncodeFrames", vae=vae, images=images, stride=stride, mode=mode)[0]
@@ -116,42 +117,42 @@ def test_from_frames_to_frames(pack, wan):
     mixed, _ = pack.run("BIVDiffMixedInversion", image_latent=image, video_latent=whole, mixing_ratio=0.25)
     (out,) = pack.run("VAEDecode", vae=vae, samples={"samples": smooth(pack, wan, mixed, cfg=2.0)})
     assert out.shape == images.shape and torch.isfinite(out).all()
-    (kept,) = pack.run("VAEDecode", vae=vae, samples=clip)
-    assert rms(out - kept) > 1e-3
+    (decoded,) = pack.run("VAEDecode", vae=vae, samples=clip)
+    assert rms(out - decoded) > 1e-3
 
 
 # The image branch
 
 
-@pytest.mark.parametrize("frames_per_batch", [1, 2, T])
-def test_time_slices_and_single_frames_are_inverted_alone(pack, video, frames_per_batch):
-    """Each as a clip of length 1, as if it were the only one, whatever the chunks."""
+@pytest.mark.parametrize("frames_per_batch", [1, 2, LATENT_FRAMES])
+def test_time_slices_and_single_frames_are_inverted_independently(pack, video, frames_per_batch):
+    """Each is inverted as a clip of length 1; the chunks do not matter."""
     clip = video.latent()
     frames = {"samples": clip["samples"].transpose(0, 2)}
-    given = {"frames_per_batch": frames_per_batch}
-    sliced = invert(pack, video, "Image", clip, **given)["samples"]
-    framed = invert(pack, video, "Image", frames, **given)["samples"]
-    assert sliced.shape == clip["samples"].shape and framed.shape == frames["samples"].shape
+    inputs = {"frames_per_batch": frames_per_batch}
+    sliced = invert(pack, video, "Image", clip, **inputs)["samples"]
+    separate = invert(pack, video, "Image", frames, **inputs)["samples"]
+    assert sliced.shape == clip["samples"].shape and separate.shape == frames["samples"].shape
     for i, part in enumerate(clip["samples"].split(1, dim=2)):
         alone = invert(pack, video, "Image", {"samples": part})["samples"]
-        same(sliced[:, :, i : i + 1], alone)
-        same(framed[i : i + 1], alone)
+        assert_same(sliced[:, :, i : i + 1], alone)
+        assert_same(separate[i : i + 1], alone)
 
 
-@pytest.mark.parametrize("frames_per_batch", [1, 2, T])
+@pytest.mark.parametrize("frames_per_batch", [1, 2, LATENT_FRAMES])
 def test_a_text_for_every_slice_goes_with_it(pack, video, frames_per_batch):
-    clip, texts = video.latent(), video.text(T, 7, tiny.TEXT_WIDTH)
+    clip, texts = video.latent(), video.text(LATENT_FRAMES, 7, tiny.TEXT_WIDTH)
     sliced = invert(pack, video, "Image", clip, conditioning=texts, frames_per_batch=frames_per_batch)["samples"]
     text, extra = texts[0]
     for i, part in enumerate(clip["samples"].split(1, dim=2)):
         alone = invert(pack, video, "Image", {"samples": part}, conditioning=[[text[i : i + 1], extra]])["samples"]
-        same(sliced[:, :, i : i + 1], alone)
+        assert_same(sliced[:, :, i : i + 1], alone)
     first_for_all = invert(pack, video, "Image", clip, conditioning=[[text[:1], extra]])["samples"]
     assert relative_error(first_for_all[:, :, 1:], sliced[:, :, 1:]) > 1e-3
 
 
-def test_conditioning_of_the_whole_clip_is_none_of_a_slices_business(pack, wan):
-    """Here a reference clip that Wan appends in time: slices do without, the video branch takes it."""
+def test_conditioning_of_the_whole_clip_is_not_used_for_slices(pack, wan):
+    """Wan appends a reference clip in time: the image branch ignores it, the video branch uses it."""
     clip, extra = wan.latent(), {"time_dim_concat": noise(1, 16, 2, 8, 8)}
     for branch in ("Image", "Video"):
         plain, extended = (
@@ -162,7 +163,7 @@ def test_conditioning_of_the_whole_clip_is_none_of_a_slices_business(pack, wan):
 
 @pytest.mark.parametrize("masked", [0, 3])
 def test_hunyuan_with_masked_text_takes_one_frame_a_call(pack, hunyuan, masked):
-    """The host's HunyuanVideo raises on more rows; an attention_mask that masks nothing changes nothing."""
+    """ComfyUI's HunyuanVideo raises on more rows. An attention_mask of ones changes nothing."""
     mask = torch.ones(1, 7, dtype=torch.long)
     mask[:, 7 - masked :] = 0
     text, calls, clip = hunyuan.text(attention_mask=mask), tiny.CallCounter(), hunyuan.latent()
@@ -170,46 +171,48 @@ def test_hunyuan_with_masked_text_takes_one_frame_a_call(pack, hunyuan, masked):
     out = invert(pack, hunyuan, "Image", clip, model=model, conditioning=text, frames_per_batch=0)["samples"]
     assert set(calls.rows) == {1}
     for i, part in enumerate(clip["samples"].split(1, dim=2)):
-        same(out[:, :, i : i + 1], invert(pack, hunyuan, "Image", {"samples": part}, conditioning=text)["samples"])
+        assert_same(
+            out[:, :, i : i + 1], invert(pack, hunyuan, "Image", {"samples": part}, conditioning=text)["samples"]
+        )
     plain = invert(pack, hunyuan, "Image", clip)["samples"]
     assert (relative_error(out, plain) < 1e-5) == (masked == 0)
-    # Other core samplers and Frame-wise Image Sampler run the same chunks.
-    (drawn,) = pack.run(
+    # Core samplers and Frame-wise Image Sampler use the same chunks.
+    (frames,) = pack.run(
         "BIVDiffFrameSampler", model=model, positive=text, negative=text, cfg=1.0, steps=2, scheduler="simple",
-        latent_image={"samples": torch.zeros(T, 16, 1, 8, 8)},
+        latent_image={"samples": torch.zeros(LATENT_FRAMES, 16, 1, 8, 8)},
     )  # fmt: skip
-    assert set(calls.rows) == {1} and drawn["samples"].shape == (T, 16, 1, 8, 8)
+    assert set(calls.rows) == {1} and frames["samples"].shape == (LATENT_FRAMES, 16, 1, 8, 8)
 
 
 # Schedules, shift, guidance
 
 
 @pytest.mark.parametrize("stage", ["Image", "Video", "smoother"])
-def test_every_scheduler_reaches_noise_or_is_refused(pack, video, stage):
-    """LTX's highest level is .99999994, rounded."""
+def test_every_scheduler_reaches_full_noise_or_is_rejected(pack, video, stage):
+    """LTX's highest sigma is .99999994 after rounding."""
     reached = set()
     for scheduler in comfy.samplers.SCHEDULER_NAMES:
         calls = tiny.CallCounter()
-        given = {"model": calls.on(video.model), "scheduler": scheduler, "steps": 3}
+        inputs = {"model": calls.on(video.model), "scheduler": scheduler, "steps": 3}
         try:
             if stage == "smoother":
-                out = smooth(pack, video, {"samples": noise(1, video.channels, T, 8, 8)}, **given)
-                top = calls.sigmas[0]
+                out = smooth(pack, video, {"samples": noise(1, video.channels, LATENT_FRAMES, 8, 8)}, **inputs)
+                sigma_max = calls.sigmas[0]
             else:
-                inverted = invert(pack, video, stage, video.latent(), **given)
-                out, top = inverted["samples"], inverted["bivdiff"]["sigma"]
-        except ValueError as refusal:
-            assert "tops out at sigma" in str(refusal) and "simple, normal or beta" in str(refusal)
+                inverted = invert(pack, video, stage, video.latent(), **inputs)
+                out, sigma_max = inverted["samples"], inverted["bivdiff"]["sigma"]
+        except ValueError as error:
+            assert "tops out at sigma" in str(error) and "simple, normal or beta" in str(error)
             assert calls.rows == []
         else:
             reached.add(scheduler)
-            assert torch.isfinite(out).all() and math.isclose(top, 1, abs_tol=1e-4)
+            assert torch.isfinite(out).all() and math.isclose(sigma_max, 1, abs_tol=1e-4)
     assert {"simple", "normal", "beta"} <= reached
     assert "ddim_uniform" not in reached
 
 
-def test_shift_only_moves_the_levels(pack, wan):
-    """Where the inversion ends does not depend on it, once the steps are small."""
+def test_shift_does_not_change_the_inverted_latent(pack, wan):
+    """With small steps the result of the inversion does not depend on the shift."""
 
     def inverted(shift: float, steps: int) -> Tensor:
         (model,) = pack.run("ModelSamplingSD3", model=wan.model, shift=shift)
@@ -219,33 +222,33 @@ def test_shift_only_moves_the_levels(pack, wan):
     assert_near(inverted(1.0, 20), inverted(8.0, 20), 0.01)
 
 
-class Guidance(tiny.CallCounter):
-    """Notes the guidance that the network gets."""
+class GuidanceRecorder(tiny.CallCounter):
+    """Records the guidance that the network gets."""
 
     def __call__(self, apply_model, args):
-        self.seen = args["c"]["guidance"].tolist()
+        self.guidance = args["c"]["guidance"].tolist()
         return super().__call__(apply_model, args)
 
 
 @pytest.mark.parametrize("branch", ["Image", "Video"])
 def test_built_in_guidance_is_off_in_inversion(pack, hunyuan, branch):
-    """The host's default for HunyuanVideo is 6, which is for generating; one that is wired counts."""
+    """ComfyUI's default for HunyuanVideo, 6, is for generation. Guidance in the conditioning is used."""
     text, extra = hunyuan.text()[0]
     extra = {key: value for key, value in extra.items() if key != "guidance"}
-    spy = Guidance()
-    model = spy.on(hunyuan.model)
+    recorder = GuidanceRecorder()
+    model = recorder.on(hunyuan.model)
     invert(pack, hunyuan, branch, hunyuan.latent(), model=model, conditioning=[[text, extra]])
-    assert set(spy.seen) == {1.0}
+    assert set(recorder.guidance) == {1.0}
     (wired,) = pack.run("FluxGuidance", conditioning=[[text, extra]], guidance=3.0)
     invert(pack, hunyuan, branch, hunyuan.latent(), model=model, conditioning=wired)
-    assert set(spy.seen) == {3.0}
-    smooth(pack, hunyuan, {"samples": noise(1, 16, T, 8, 8)}, model=model, positive=[[text, extra]])
-    assert spy.seen == [6.0]
+    assert set(recorder.guidance) == {3.0}
+    smooth(pack, hunyuan, {"samples": noise(1, 16, LATENT_FRAMES, 8, 8)}, model=model, positive=[[text, extra]])
+    assert recorder.guidance == [6.0]
 
 
-@pytest.mark.parametrize("node_id", INVERTING)
-def test_mean_flow_weights_are_not_asked_at_the_last_level(pack, node_id):
-    """They look ahead to the next one, and the host reads past the end of the grid."""
+@pytest.mark.parametrize("node_id", INVERSION_NODES)
+def test_mean_flow_models_are_not_called_at_the_last_level(pack, node_id):
+    """They also use the next level, for which ComfyUI would read past the end of the grid."""
     video = FlowVideo("hunyuan")
     video.model = tiny.hunyuan_model(meanflow=True)
     branch = node_id.removeprefix("BIVDiffInvert")
@@ -261,9 +264,9 @@ def test_mean_flow_weights_are_not_asked_at_the_last_level(pack, node_id):
 # Masks
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 8), (T, 8, 8), (1, 1, T, 8, 8)])
-def test_a_mask_reaches_neither_inversion_nor_smoothing(pack, video, shape):
-    """LTX and Wan 2.2 would make noise levels of their own for every token out of it."""
+@pytest.mark.parametrize("shape", [(1, 8, 8), (LATENT_FRAMES, 8, 8), (1, 1, LATENT_FRAMES, 8, 8)])
+def test_a_mask_affects_neither_inversion_nor_smoothing(pack, video, shape):
+    """LTX and Wan 2.2 would compute a noise level per token from it."""
     mask = (noise(*shape) > 0).float()
     plain, masked = video.latent(), video.latent(noise_mask=mask)
     for branch in ("Image", "Video"):
@@ -289,17 +292,17 @@ WINDOWS = {"context_length": 2, "context_overlap": 1}
 
 
 def test_windows_count_latent_frames(pack, video):
-    """Up and down, and like the host's own; single frames are cut as the clip that they are."""
+    """In inversion and smoothing, equal to ComfyUI's windows; single frames are windowed as a clip."""
     clip, calls = video.latent(4), tiny.CallCounter()
     model = calls.on(video.model)
     windowed = invert(pack, video, "Video", clip, model=model, **WINDOWS)["samples"]
-    assert len(calls.rows) == 3 * (4 + 1)  # windows 0-1, 1-2, 2-3; fireflow asks once more at the start
-    same(windowed, invert(pack, video, "Video", clip, model=core_windows(pack, video.model))["samples"])
+    assert len(calls.rows) == 3 * (4 + 1)  # windows 0-1, 1-2, 2-3; fireflow has an extra call at the start
+    assert_same(windowed, invert(pack, video, "Video", clip, model=core_windows(pack, video.model))["samples"])
     assert relative_error(windowed, invert(pack, video, "Video", clip)["samples"]) > 1e-4
     z = {"samples": noise(1, video.channels, 4, 8, 8)}
-    down = smooth(pack, video, z, cfg=2.0, **WINDOWS)
-    same(down, smooth(pack, video, z, cfg=2.0, model=core_windows(pack, video.model)))
-    same(down, smooth(pack, video, {"samples": z["samples"].transpose(0, 2)}, cfg=2.0, **WINDOWS))
+    smoothed = smooth(pack, video, z, cfg=2.0, **WINDOWS)
+    assert_same(smoothed, smooth(pack, video, z, cfg=2.0, model=core_windows(pack, video.model)))
+    assert_same(smoothed, smooth(pack, video, {"samples": z["samples"].transpose(0, 2)}, cfg=2.0, **WINDOWS))
 
 
 def test_round_trip_through_windows(pack, wan):
@@ -309,29 +312,29 @@ def test_round_trip_through_windows(pack, wan):
     assert_near(back, clip["samples"], 0.05)
 
 
-def test_freenoise_finds_no_noise_to_shuffle(pack, wan):
-    """Windows with FreeNoise reorder the noise that a run starts from; ours start from a latent."""
+def test_freenoise_has_no_effect(pack, wan):
+    """FreeNoise shuffles the initial noise of a run. The pack's runs start from a latent without noise."""
     clip = wan.latent(4)
-    plain, shuffling = (core_windows(pack, wan.model, freenoise=free) for free in (False, True))
-    a, b = (invert(pack, wan, "Video", clip, model=model) for model in (plain, shuffling))
+    plain, with_freenoise = (core_windows(pack, wan.model, freenoise=freenoise) for freenoise in (False, True))
+    a, b = (invert(pack, wan, "Video", clip, model=model) for model in (plain, with_freenoise))
     assert torch.equal(a["samples"], b["samples"])
-    assert torch.equal(smooth(pack, wan, a, model=plain), smooth(pack, wan, a, model=shuffling))
+    assert torch.equal(smooth(pack, wan, a, model=plain), smooth(pack, wan, a, model=with_freenoise))
 
 
-# What belongs to another model
+# Latents and conditioning of other models
 
 
-def test_latents_of_another_space_are_refused(pack, wan, hunyuan):
-    """Wan's and HunyuanVideo's have the same shape."""
-    ours, theirs = (invert(pack, video, "Video", video.latent(), steps=2) for video in (wan, hunyuan))
+def test_latents_of_another_latent_space_are_rejected(pack, wan, hunyuan):
+    """Wan's and HunyuanVideo's latents have the same shape."""
+    of_wan, of_hunyuan = (invert(pack, video, "Video", video.latent(), steps=2) for video in (wan, hunyuan))
     with pytest.raises(ValueError, match="latent space, image HunyuanVideo and video Wan21"):
-        pack.run("BIVDiffMixedInversion", image_latent=theirs, video_latent=ours, mixing_ratio=0.5)
+        pack.run("BIVDiffMixedInversion", image_latent=of_hunyuan, video_latent=of_wan, mixing_ratio=0.5)
     with pytest.raises(ValueError, match="latent space HunyuanVideo, but this model's is Wan21"):
-        smooth(pack, wan, theirs)
+        smooth(pack, wan, of_hunyuan)
 
 
 def conditioning_of_others(video: FlowVideo) -> list[list]:
-    """Text of another length, and text of the same length without what belongs to it."""
+    """Text of another width, and text of the same width without the model's extra entries."""
     others = [tiny.text(1, 7, 768)]
     if video.kind != "wan":
         others.append(tiny.text())
@@ -339,40 +342,42 @@ def conditioning_of_others(video: FlowVideo) -> list[list]:
 
 
 @pytest.mark.parametrize("frames_first", [True, False])
-def test_conditioning_of_another_model_is_refused(pack, video, frames_first):
+def test_conditioning_of_another_model_is_rejected(pack, video, frames_first):
     calls = tiny.CallCounter()
     model = calls.on(video.model)
     for other in conditioning_of_others(video):
-        told = r": this prompt was encoded for another model .* Encode it with the CLIP that belongs to this model\."
+        message = (
+            r": this prompt was encoded for another model: .* Encode it with the CLIP that belongs to this model\."
+        )
         for branch in ("Image", "Video"):
-            with pytest.raises(ValueError, match=rf"DDIM Inverse \({branch}\){told}"):
+            with pytest.raises(ValueError, match=rf"DDIM Inverse \({branch}\){message}"):
                 invert(pack, video, branch, video.latent(), model=model, conditioning=other)
-        given = {"positive": other} if frames_first else {"negative": other}
-        with pytest.raises(ValueError, match=f"Video Temporal Smoother{told}"):
-            smooth(pack, video, {"samples": noise(1, video.channels, T, 8, 8)}, model=model, **given)
-        given = {"positive": video.text(), "negative": video.text(), **given}
-        with pytest.raises(ValueError, match=f"Frame-wise Image Sampler{told}"):
+        inputs = {"positive": other} if frames_first else {"negative": other}
+        with pytest.raises(ValueError, match=f"Video Temporal Smoother{message}"):
+            smooth(pack, video, {"samples": noise(1, video.channels, LATENT_FRAMES, 8, 8)}, model=model, **inputs)
+        inputs = {"positive": video.text(), "negative": video.text(), **inputs}
+        with pytest.raises(ValueError, match=f"Frame-wise Image Sampler{message}"):
             pack.run(
                 "BIVDiffFrameSampler", model=model, scheduler="simple", steps=2,
-                latent_image={"samples": torch.zeros(T, video.channels, 1, 8, 8)}, **given,
+                latent_image={"samples": torch.zeros(LATENT_FRAMES, video.channels, 1, 8, 8)}, **inputs,
             )  # fmt: skip
     assert calls.rows == []
 
 
-# What a run tells of its schedule
+# The schedule in the transformer options
 
 
-class ToldSigmas(tiny.CallCounter):
-    """Notes the schedule that a model call is told, as step caches and attention patches read it."""
+class SigmasRecorder(tiny.CallCounter):
+    """Records the schedule in a call's transformer_options, which step caches and attention patches read."""
 
     def __call__(self, apply_model, args):
-        self.told = args["c"]["transformer_options"]["sample_sigmas"].tolist()
+        self.sample_sigmas = args["c"]["transformer_options"]["sample_sigmas"].tolist()
         return super().__call__(apply_model, args)
 
 
 @pytest.mark.parametrize("sampler_name", ["uni_pc", "uni_pc_bh2"])
-def test_the_schedule_that_is_told_ends_at_0(pack, wan, sampler_name):
-    """uni_pc writes another last level into the schedule that it gets, which all others would read."""
-    spy, z = ToldSigmas(), {"samples": noise(1, 16, T, 8, 8)}
-    smooth(pack, wan, z, model=spy.on(wan.model), sampler_name=sampler_name)
-    assert spy.told[0] == 1 and spy.told[-1] == 0
+def test_the_schedule_in_the_options_ends_at_0(pack, wan, sampler_name):
+    """uni_pc changes the last level of the schedule in place, which must not change the options."""
+    recorder, z = SigmasRecorder(), {"samples": noise(1, 16, LATENT_FRAMES, 8, 8)}
+    smooth(pack, wan, z, model=recorder.on(wan.model), sampler_name=sampler_name)
+    assert recorder.sample_sigmas[0] == 1 and recorder.sample_sigmas[-1] == 0

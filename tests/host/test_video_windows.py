@@ -1,4 +1,4 @@
-"""Clips longer than the video model's window: the same overlapping windows in inversion and smoothing."""
+"""Context windows for clips longer than the video model's limit, in inversion and smoothing."""
 
 import comfy.context_windows as core
 import comfy.model_management
@@ -34,13 +34,13 @@ def smooth(pack, model, **settings):
     return latent["samples"]
 
 
-def clean() -> torch.Tensor:
-    """Frames without structure in space: an untrained model cannot turn that into what passes for noise."""
+def clean_samples() -> torch.Tensor:
+    """A latent without spatial structure. A random network cannot turn structured frames into noise."""
     return torch.randn(FRAMES, 4, 8, 8, generator=torch.Generator().manual_seed(2)) / 0.18215
 
 
 def with_core_windows(model):
-    """The MODEL as the host's Context Windows (Manual) node leaves it."""
+    """A MODEL with the windows of ComfyUI's Context Windows (Manual) node."""
     model = model.clone()
     model.model_options["context_handler"] = core.IndexListContextHandler(
         core.get_matching_context_schedule(ContextSchedules.STATIC_STANDARD),
@@ -53,37 +53,37 @@ def with_core_windows(model):
     return model
 
 
-def test_windows_equal_the_hosts_own(pack, model):
+def test_windows_equal_comfyuis(pack, model):
     calls = tiny.CallCounter()
-    ours = smooth(pack, calls.on(model), **WINDOWS)
+    smoothed = smooth(pack, calls.on(model), **WINDOWS)
     assert set(calls.rows) == {2 * LENGTH}  # cond and uncond, never more than a window
-    torch.testing.assert_close(ours, smooth(pack, with_core_windows(model)))
-    assert not torch.allclose(ours, smooth(pack, model))
+    torch.testing.assert_close(smoothed, smooth(pack, with_core_windows(model)))
+    assert not torch.allclose(smoothed, smooth(pack, model))
 
 
-def test_windows_that_the_model_brings_stay_in_force(pack, model):
-    brought = smooth(pack, with_core_windows(model), context_length=3, context_overlap=1)
-    torch.testing.assert_close(brought, smooth(pack, model, **WINDOWS))
+def test_windows_of_the_model_are_kept(pack, model):
+    kept = smooth(pack, with_core_windows(model), context_length=3, context_overlap=1)
+    torch.testing.assert_close(kept, smooth(pack, model, **WINDOWS))
 
 
-@pytest.mark.parametrize("ours", [{}, {"context_length": 3, "context_overlap": 1}], ids=["none", "others"])
-def test_windows_that_the_model_brings_stay_in_force_in_inversion(pack, model, ours):
-    given = {"conditioning": tiny.text(), "latent": {"samples": clean()}, "steps": 4, "scheduler": "normal"}
-    brought, expected, whole = (
-        pack.run("BIVDiffInvertVideo", model=m, **given, **windows)[0]["samples"]
-        for m, windows in ((with_core_windows(model), ours), (model, WINDOWS), (model, {}))
+@pytest.mark.parametrize("node_windows", [{}, {"context_length": 3, "context_overlap": 1}], ids=["none", "others"])
+def test_windows_of_the_model_are_kept_in_inversion(pack, model, node_windows):
+    inputs = {"conditioning": tiny.text(), "latent": {"samples": clean_samples()}, "steps": 4, "scheduler": "normal"}
+    kept, expected, whole = (
+        pack.run("BIVDiffInvertVideo", model=m, **inputs, **windows)[0]["samples"]
+        for m, windows in ((with_core_windows(model), node_windows), (model, WINDOWS), (model, {}))
     )
-    torch.testing.assert_close(brought, expected)
-    assert not torch.allclose(brought, whole)
+    torch.testing.assert_close(kept, expected)
+    assert not torch.allclose(kept, whole)
 
 
-def test_a_clip_that_fits_is_shown_whole(pack, model):
+def test_a_clip_that_fits_one_window_is_not_split(pack, model):
     assert torch.equal(smooth(pack, model, context_length=FRAMES, context_overlap=2), smooth(pack, model))
 
 
-def test_inversion_and_smoothing_come_back_through_windows(pack, model):
-    """Windows are the same both ways, so the round trip is as exact as without them."""
-    latent = {"samples": clean()}
+def test_round_trip_through_windows(pack, model):
+    """Inversion and smoothing use the same windows, so the round trip is as exact as without windows."""
+    latent = {"samples": clean_samples()}
     settings = {"model": model, "steps": 12, "scheduler": "normal"}
 
     def error(**windows) -> float:
@@ -104,19 +104,21 @@ def test_inversion_and_smoothing_come_back_through_windows(pack, model):
     assert error(**WINDOWS) < 1.2 * error()
 
 
-def test_windows_that_do_not_move_on_are_refused(pack, model):
+def test_windows_with_too_much_overlap_are_rejected(pack, model):
     calls = tiny.CallCounter()
     with pytest.raises(ValueError, match="Set context_overlap below context_length"):
         smooth(pack, calls.on(model), context_length=4, context_overlap=4)
     assert not calls.rows
 
 
-@pytest.mark.parametrize(("windows", "seen"), [({}, FRAMES), (WINDOWS, LENGTH)])
-def test_running_out_of_memory_is_explained(pack, model, windows, seen):
-    """In the words of the node's controls, and so that the host still knows it for what it is."""
+@pytest.mark.parametrize(("windows", "window_length"), [({}, FRAMES), (WINDOWS, LENGTH)])
+def test_running_out_of_memory_is_explained(pack, model, windows, window_length):
+    """The message names the node's controls, and ComfyUI still recognizes the error as out of memory."""
     calls = tiny.CallCounter(1, torch.OutOfMemoryError("CUDA out of memory."))
     with pytest.raises(torch.OutOfMemoryError) as error:
         smooth(pack, calls.on(model), **windows)
-    assert str(error.value).startswith(f"Video Temporal Smoother: out of memory: the video model saw {seen} frames")
-    assert f"Set context_length below {seen}" in str(error.value)
+    assert str(error.value).startswith(
+        f"Video Temporal Smoother: out of memory: the video model processed {window_length} frames"
+    )
+    assert f"Set context_length below {window_length}" in str(error.value)
     assert comfy.model_management.is_oom(error.value)

@@ -1,4 +1,4 @@
-"""VidRD from a folder of Stable Diffusion 2.1 with its checkpoint in it, against a forward pass of the tests' own."""
+"""VidRD, loaded from a Stable Diffusion 2.1 folder with VidRD's checkpoint, against an independent implementation."""
 
 import re
 import shutil
@@ -37,9 +37,11 @@ SD_21 = {
     "attention_head_dim": (1, 2),
     "use_linear_projection": True,
 }
-"""Stable Diffusion 2.1's configuration but for its size: heads of 64."""
-T = 400
-SIGMA = ((1 - (a := DDIMScheduler(**SCHEDULE, beta_schedule="scaled_linear").alphas_cumprod[T])) / a).sqrt().item()
+"""A small version of Stable Diffusion 2.1's configuration, with attention heads of 64."""
+TIMESTEP = 400
+SIGMA = (
+    ((1 - (a := DDIMScheduler(**SCHEDULE, beta_schedule="scaled_linear").alphas_cumprod[TIMESTEP])) / a).sqrt().item()
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,16 +64,16 @@ def checkpoint(unet, trained_text) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def folder(pack, checkpoint, tmp_path_factory) -> Iterator[Path]:
-    """models/diffusers/sd21 with a UNet and a text encoder that are not VidRD's, and the checkpoint beside them."""
-    top = tmp_path_factory.mktemp("diffusers")
+    """models/diffusers/sd21 with other weights for UNet and text encoder, and with VidRD's checkpoint."""
+    models_folder = tmp_path_factory.mktemp("diffusers")
     base = {"unet": UNet2DConditionModel(**SD_21), "text_encoder": make_text_model(), "vae": make_autoencoder()}
     for part, network in base.items():
-        network.save_pretrained(top / "sd21" / part)
-    DDIMScheduler(**SCHEDULE, beta_schedule="scaled_linear").save_pretrained(top / "sd21" / "scheduler")
-    torch.save({"state_dict": checkpoint, "epoch": 3}, top / "sd21" / "ModelT2V.pth")
-    folder_paths.add_model_folder_path("diffusers", str(top))
-    yield top / "sd21"
-    folder_paths.folder_names_and_paths["diffusers"][0].remove(str(top))
+        network.save_pretrained(models_folder / "sd21" / part)
+    DDIMScheduler(**SCHEDULE, beta_schedule="scaled_linear").save_pretrained(models_folder / "sd21" / "scheduler")
+    torch.save({"state_dict": checkpoint, "epoch": 3}, models_folder / "sd21" / "ModelT2V.pth")
+    folder_paths.add_model_folder_path("diffusers", str(models_folder))
+    yield models_folder / "sd21"
+    folder_paths.folder_names_and_paths["diffusers"][0].remove(str(models_folder))
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +90,7 @@ def noise(*shape: int, seed: int = 1) -> Tensor:
 
 
 def predicted_eps(model, x: Tensor, texts: Tensor) -> Tensor:
-    """What a MODEL finds in clips, `[B * F, C, H, W]`, each with its own text `[B, L, D]`."""
+    """A MODEL's eps for clips `[B * F, C, H, W]`, each with its text, `[B, L, D]`."""
     frames = len(x) // len(texts)
     with torch.inference_mode():
         denoised = model.model.apply_model(
@@ -101,42 +103,42 @@ def predicted_eps(model, x: Tensor, texts: Tensor) -> Tensor:
 def expected_eps(unet: VidRD, x: Tensor, texts: Tensor) -> Tensor:
     clips = x.unflatten(0, (len(texts), -1)).transpose(1, 2) / (1 + SIGMA**2) ** 0.5
     with torch.no_grad():
-        return unet(clips, T, texts).transpose(1, 2).flatten(0, 1)
+        return unet(clips, TIMESTEP, texts).transpose(1, 2).flatten(0, 1)
 
 
-def test_a_folder_is_listed_for_its_checkpoint(pack, folder):
-    def listed() -> bool:
+def test_a_folder_is_listed_because_of_its_checkpoint(pack, folder):
+    def is_listed() -> bool:
         options = pack.classes["BIVDiffVideoModelLoader"].INPUT_TYPES()["required"]["name"][1]["options"]
         return "sd21" in options
 
-    assert listed()
-    away = (folder / "ModelT2V.pth").rename(folder / "away")
+    assert is_listed()
+    renamed = (folder / "ModelT2V.pth").rename(folder / "away")
     try:
-        assert not listed()
+        assert not is_listed()
     finally:
-        away.rename(folder / "ModelT2V.pth")
+        renamed.rename(folder / "ModelT2V.pth")
 
 
 @pytest.mark.parametrize("frames", [1, 2, 5])
-def test_clips_equal_the_description(model, unet, frames):
-    """Cond and uncond in one batch; a height and a width that differ tell space from time."""
+def test_clips_equal_the_reference(model, unet, frames):
+    """With cond and uncond in one batch. Height and width differ, so that swapped axes are detected."""
     x, texts = noise(2 * frames, 4, 8, 12) * 4, noise(2, 7, tiny.TEXT_WIDTH, seed=2)
     torch.testing.assert_close(predicted_eps(model, x, texts), expected_eps(unet, x, texts), rtol=1e-4, atol=1e-4)
 
 
 def test_one_frame_equals_stable_diffusion(model, checkpoint):
-    """diffusers' UNet2DConditionModel on VidRD's weights, those along time left out."""
+    """diffusers' UNet2DConditionModel with VidRD's weights, without the temporal ones."""
     spatial = {k.removeprefix("unet."): v for k, v in checkpoint.items() if k.startswith("unet.") and ".temp_" not in k}
     unet = UNet2DConditionModel(**SD_21)
     unet.load_state_dict(spatial)
     x, text = noise(1, 4, 8, 8) * 4, noise(1, 7, tiny.TEXT_WIDTH, seed=2)
     with torch.no_grad():
-        expected = unet(x / (1 + SIGMA**2) ** 0.5, T, text).sample
+        expected = unet(x / (1 + SIGMA**2) ** 0.5, TIMESTEP, text).sample
     torch.testing.assert_close(predicted_eps(model, x, text), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_half_precision_weights_computed_in_full(pack, checkpoint, unet):
-    """Every layer is the host's, those along time too: torch's own would not mix the two."""
+def test_half_precision_weights_computed_in_float32(pack, checkpoint, unet):
+    """Temporal layers are ComfyUI's layers too. torch's layers do not support mixed dtypes."""
     vidrd = pack.import_module("bivdiff_core.host.loaders.vidrd")
     config = vidrd.VidRDConfig(SD_21)
     config.set_inference_dtype(torch.float16, torch.float32)
@@ -152,35 +154,35 @@ def test_half_precision_weights_computed_in_full(pack, checkpoint, unet):
     torch.testing.assert_close(predicted_eps(patcher, x, text), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_every_weight_of_the_released_size_has_a_place(pack):
-    """Stable Diffusion 2.1 base as diffusers has it, with VidRD's layers beside its blocks; shapes alone."""
+def test_every_weight_of_the_released_size_is_loaded(pack):
+    """Shapes only: diffusers' Stable Diffusion 2.1 base with VidRD's layers."""
     with torch.device("meta"):
         base = UNet2DConditionModel(
             cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True
         )
         weights = base.state_dict()
         for name, block in base.named_modules():
-            along_time = {}
+            temporal = {}
             if isinstance(block, ResnetBlock2D):
-                along_time[name.replace(".resnets.", ".temp_convs.")] = TimeConvs(block.out_channels)
+                temporal[name.replace(".resnets.", ".temp_convs.")] = TimeConvs(block.out_channels)
             elif isinstance(block, BasicTransformerBlock):
-                along_time[f"{name}.temp_norm"] = torch.nn.LayerNorm(block.dim)
-                along_time[f"{name}.temp_attn"] = Attention(block.dim, block.num_attention_heads, block.dim)
-            for place, layer in along_time.items():
-                weights |= {f"{place}.{key}": tensor for key, tensor in layer.state_dict().items()}
+                temporal[f"{name}.temp_norm"] = torch.nn.LayerNorm(block.dim)
+                temporal[f"{name}.temp_attn"] = Attention(block.dim, block.num_attention_heads, block.dim)
+            for prefix, layer in temporal.items():
+                weights |= {f"{prefix}.{key}": tensor for key, tensor in layer.state_dict().items()}
     config = pack.import_module("bivdiff_core.host.loaders.vidrd").VidRDConfig(base.config)
     config.set_inference_dtype(torch.float16, None)
     network = config.get_model({}, "", device=torch.device("meta")).diffusion_model
-    placed = config.process_unet_state_dict(weights)
-    assert {k: v.shape for k, v in placed.items()} == {k: v.shape for k, v in network.state_dict().items()}
+    converted = config.process_unet_state_dict(weights)
+    assert {k: v.shape for k, v in converted.items()} == {k: v.shape for k, v in network.state_dict().items()}
     heads = {block.n_heads * block.d_head: block.n_heads for block in network.modules() if hasattr(block, "d_head")}
     assert heads == {320: 5, 640: 10, 1280: 20}
 
 
-def test_text_encoder_is_the_checkpoints_where_it_has_one(pack, folder, checkpoint, trained_text):
-    spared = {key: tensor for key, tensor in checkpoint.items() if not key.startswith("text_encoder.")}
+def test_the_checkpoints_text_encoder_is_preferred(pack, folder, checkpoint, trained_text):
+    without_text = {key: tensor for key, tensor in checkpoint.items() if not key.startswith("text_encoder.")}
     untrained = shutil.copytree(folder, folder.with_name("untrained"))
-    safetensors.torch.save_file(spared, untrained / "ModelT2V.safetensors")  # goes before the .pth
+    safetensors.torch.save_file(without_text, untrained / "ModelT2V.safetensors")  # preferred to the .pth
     for name, network in (
         ("sd21", trained_text),
         ("untrained", CLIPTextModel.from_pretrained(folder / "text_encoder")),
@@ -190,15 +192,15 @@ def test_text_encoder_is_the_checkpoints_where_it_has_one(pack, folder, checkpoi
         ids = torch.tensor([[token for token, _ in clip.tokenize(PROMPT)["h"][0]]])
         with torch.no_grad():
             expected = network(ids).last_hidden_state
-        # The host keeps text encoders in fp16, on the CPU too.
+        # ComfyUI keeps text encoders in fp16, also on the CPU.
         torch.testing.assert_close(text, expected, rtol=0, atol=5e-3)
 
 
-def test_a_checkpoint_with_code_in_it_is_refused_and_converted(pack, folder, checkpoint, model):
-    """The error's own command makes it readable."""
+def test_a_checkpoint_with_code_is_rejected_and_can_be_converted(pack, folder, checkpoint, model):
+    """The command in the error message converts it."""
     code = shutil.copytree(folder, folder.with_name("code"))
     torch.save({"state_dict": checkpoint, "hyper_parameters": Path("settings")}, code / "ModelT2V.pth")
-    with pytest.raises(ValueError, match="could run any code and are not read") as error:
+    with pytest.raises(ValueError, match="could run any code, so the file is not read") as error:
         load(pack, "code")
     (command,) = re.findall(r'python -c "(.*)"$', str(error.value))
     subprocess.run([sys.executable, "-c", command], cwd=code, check=True)
@@ -208,7 +210,7 @@ def test_a_checkpoint_with_code_in_it_is_refused_and_converted(pack, folder, che
 
 
 def put_weights(**changed: Tensor | None):
-    """The checkpoint with other weights, or with none of a name."""
+    """A function that writes the checkpoint with changed weights; None removes a weight."""
 
     def change(folder: Path, checkpoint: dict[str, Tensor]) -> None:
         weights = {key: tensor for key, tensor in (checkpoint | changed).items() if tensor is not None}
@@ -223,21 +225,21 @@ def put_weights(**changed: Tensor | None):
         (put_weights(**{"unet.conv_in.bias": None}), "unet: .*ModelT2V.pth do not .* 1 are missing .input_blocks.0.0"),
         (
             put_weights(**{"unet.mid_block.resnets.0.temp_convs.0.convs.0.bias": torch.ones(3)}),
-            "1 have no place in it .mid_block.resnets.0.temp_convs",
+            "1 are not part of it .mid_block.resnets.0.temp_convs",
         ),
         (
             put_weights(**{"unet.down_blocks.7.temp_convs.0.convs.0.bias": torch.ones(3)}),
-            "1 have no place in it .down_blocks.7.temp_convs",
+            "1 are not part of it .down_blocks.7.temp_convs",
         ),
         (
             put_weights(**{"text_encoder.text_model.final_layer_norm.bias": None}),
             "text_encoder: .*ModelT2V.pth do not .* 1 are missing .text_model.final_layer_norm.bias",
         ),
-        (lambda folder, _: (folder / "ModelT2V.pth").write_bytes(b"PK cut"), "ModelT2V.pth is cut short .6 bytes"),
-        (lambda folder, _: (folder / "unet" / "config.json").write_text("{}"), "unet: .*json does not say in_channels"),
+        (lambda folder, _: (folder / "ModelT2V.pth").write_bytes(b"PK cut"), "ModelT2V.pth is truncated .6 bytes"),
+        (lambda folder, _: (folder / "unet" / "config.json").write_text("{}"), "unet: .*have the field in_channels"),
     ],
 )  # fmt: skip
-def test_a_damaged_checkpoint_is_refused(pack, folder, checkpoint, tmp_path, change, words):
+def test_a_damaged_checkpoint_is_rejected(pack, folder, checkpoint, tmp_path, change, words):
     shutil.copytree(folder, tmp_path / "damaged")
     change(tmp_path / "damaged", checkpoint)
     loaders = pack.import_module("bivdiff_core.host.loaders.video_folder")
@@ -279,16 +281,16 @@ def test_control_nets_and_loras_of_stable_diffusion_2_apply(pack, model):
         assert (changed - plain).abs().amax(dim=(1, 2, 3)).min() > 1e-2  # in every frame
 
 
-def test_text_of_another_encoder_is_refused(pack, model):
-    """Stable Diffusion 1.5's, say, whose vectors have another length."""
+def test_text_of_another_encoder_is_rejected(pack, model):
+    """For example Stable Diffusion 1.5's, whose vectors have another length."""
     prompt = [[noise(1, 7, 48), {}]]
-    with pytest.raises(ValueError, match="vectors of 48 values; this model reads 32"):
+    with pytest.raises(ValueError, match="vectors of 48 values, expected 32"):
         pack.run("BIVDiffInvertVideo", model=model, conditioning=prompt, latent=tiny.make_latent(3, 4, 8, 8), steps=2)
 
 
-@pytest.mark.parametrize(("context_length", "apart"), [(0, False), (4, True)])
-def test_windows_part_a_clip(pack, model, context_length, apart):
-    """One step of six frames: the last one moves the first, unless windows of four frames keep them apart."""
+@pytest.mark.parametrize(("context_length", "separate"), [(0, False), (4, True)])
+def test_frames_of_separate_windows_do_not_affect_each_other(pack, model, context_length, separate):
+    """In one step of six frames, the last frame changes the first, but not with windows of four frames."""
 
     def first_frame(last: Tensor) -> Tensor:
         clip = {"samples": torch.cat([tiny.make_latent(6, 4, 8, 8)["samples"][:5], last])}
@@ -298,7 +300,7 @@ def test_windows_part_a_clip(pack, model, context_length, apart):
         )  # fmt: skip
         return inverted["samples"][0]
 
-    moved = first_frame(tiny.make_latent(1, 4, 8, 8, seed=7)["samples"]) - first_frame(
+    change = first_frame(tiny.make_latent(1, 4, 8, 8, seed=7)["samples"]) - first_frame(
         tiny.make_latent(1, 4, 8, 8, seed=8)["samples"]
     )
-    assert (moved.abs().max() < 1e-5) == apart
+    assert (change.abs().max() < 1e-5) == separate

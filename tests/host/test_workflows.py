@@ -1,6 +1,6 @@
-"""The shipped workflows: as the tool writes them, and each one's demo twin through a real server.
+"""The shipped workflows equal the tool's output, and their demo versions run in a real server.
 
-The packaged clip is of the demo models' own world, so that what a task has to keep and to change is known.
+The packaged clip is a toy world clip like those of the demo models' training, so the right results are known.
 """
 
 import json
@@ -32,48 +32,48 @@ from tools.workflow_parts import ANIMATEDIFF_PLACEHOLDER, PACKAGED_CLIP
 MODEL_FILES = {"ckpt_name", "control_net_name", "lora_name", "bg_removal_name"}
 MODEL_FILES |= {"unet_name", "clip_name", "vae_name", "model_name"}
 FILES = MODEL_FILES | {"file", "folder", "latent", "name"}
-"""Inputs that name files which only the artist has."""
-NOT_OFFERED = {ANIMATEDIFF_PLACEHOLDER, "your_style.safetensors"}
-"""No files: they stand for an artist's own choice."""
+"""Inputs for file names, which exist only on the user's disk."""
+PLACEHOLDERS = {ANIMATEDIFF_PLACEHOLDER, "your_style.safetensors"}
+"""Placeholders for files of the user's choice."""
 HUBS = ("https://huggingface.co/", "https://civitai.com/", "https://civitai.red/")
 SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pth", ".pt")
-"""From where the page offers to download a missing model, and what (front end 1.47)."""
+"""Hosts and suffixes of models that the frontend (1.47) offers to download."""
 EXPAND, BLUR = 2, 2
-"""Of the inpainting twin's mask, in pixels."""
+"""Growth and blur of the mask in the inpainting workflow's demo version, in pixels."""
 
 GRAPHS = write_workflows.RECIPES | released_workflows.GRAPHS
 FIRST = "deflicker_demo"
 """The template that shows the chain as one node."""
-COMPLETE = {FIRST, "stages_demo"}
-"""Those that come with their clip and their models."""
-PASSING = {"stages_demo", "controlnet", "t2i_adapter", "style_lora", "tile_upscale", "animatediff", "sweep"}
-"""Those whose frames a control holds to their shapes: they end with the structure pass."""
+SELF_CONTAINED = {FIRST, "stages_demo"}
+"""Workflows that need no other clip or models."""
+WITH_STRUCTURE_PASS = {"stages_demo", "controlnet", "t2i_adapter", "style_lora", "tile_upscale", "animatediff", "sweep"}
+"""Workflows with a control; they end with the structure pass."""
 
-AS_OWN_FRAMES = {"saved_inversion", "folder"}
-"""Those that run the chain of own_frames in another way."""
-DRAWN_AS_CONTROLNET = {FIRST, "stages_demo", "sweep"}
+SAME_CHAIN_AS_OWN_FRAMES = {"saved_inversion", "folder"}
+"""Workflows with the same chain as own_frames."""
+SAME_CHAIN_AS_CONTROLNET = {FIRST, "stages_demo", "sweep"}
 
 every_workflow = pytest.mark.parametrize("name", GRAPHS)
 every_chain = pytest.mark.parametrize("name", [name for name in GRAPHS if name != FIRST])
 
 
 def shipped(name: str) -> str:
-    """A workflow's file."""
+    """The shipped file of a workflow."""
     return (write_workflows.FILES | released_workflows.FILES)[name].read_text(encoding="utf-8")
 
 
-def drawn(name: str, object_info: dict, demo: bool) -> dict:
-    """A workflow or its twin as the tools make it."""
+def build_workflow(name: str, object_info: dict, demo: bool) -> dict:
+    """Build a workflow, or its demo version, with the tool."""
     return write_workflows.workflow(name, object_info, demo, GRAPHS)
 
 
-def whole(ui: dict, object_info: dict) -> dict:
-    """The prompt of a workflow with what is muted in it."""
+def full_prompt(ui: dict, object_info: dict) -> dict:
+    """The prompt of a workflow, including muted nodes."""
     return convert_ui_to_api({**ui, "nodes": [{**node, "mode": 0} for node in ui["nodes"]]}, object_info)
 
 
 def with_changes(prompt: dict, **changes) -> dict:
-    """A prompt with settings changed in place, wherever a node has them."""
+    """Change settings of a prompt in place, in every node that has them."""
     for node in prompt.values():
         node["inputs"].update({name: value for name, value in changes.items() if name in node["inputs"]})
     return prompt
@@ -91,26 +91,26 @@ def clip() -> toy_world.ToyClip:
 
 @pytest.fixture(scope="module", autouse=True)
 def inputs(server, clip):
-    """What the twins load: a mask around the shape, frames whose colours jump, and a Wan of random weights."""
+    """Input files of the demo versions: a mask, frames with flickering colours, and a Wan with random weights."""
     thumbnails.write_demo_inputs(server.base / "input", clip)
     tiny.write_wan(server.base / "models", "wan2.1_t2v_1.3B_fp16", "wan_2.1_vae", text_dim=CONTEXT_DIM)
 
 
 @pytest.fixture(scope="module")
-def twin(server, object_info):
-    """Runs a workflow's twin, some settings changed wherever a node has them; its previews and its video by title."""
+def run_demo(server, object_info):
+    """A function that runs a demo version with changed settings; it returns previews by title, and "video"."""
     done = {}
 
     def run(name: str, **changes) -> dict:
         changes = {"steps": 12, **changes}
         key = name, *changes.items()
         if key not in done:
-            prompt = convert_ui_to_api(drawn(name, object_info, demo=True), object_info)
-            ran = server.run(with_changes(prompt, **changes))
-            assert not ran.error
+            prompt = convert_ui_to_api(build_workflow(name, object_info, demo=True), object_info)
+            result = server.run(with_changes(prompt, **changes))
+            assert not result.error
             titles = [n["_meta"]["title"] for n in prompt.values() if n["class_type"] == "PreviewImage"]
-            done[key] = {title: read_frames(server, ran, prompt, title) for title in titles}
-            (done[key]["video"],) = server.files(ran.outputs[find_node_by_title(prompt, "Smoothed video")])
+            done[key] = {title: read_frames(server, result, prompt, title) for title in titles}
+            (done[key]["video"],) = server.files(result.outputs[find_node_by_title(prompt, "Smoothed video")])
         return done[key]
 
     return run
@@ -120,7 +120,7 @@ def twin(server, object_info):
 
 
 def test_files_sort_and_are_in_the_readme():
-    """The template browser shows and searches file names alone."""
+    """The template browser shows and searches file names only."""
     names = list(write_workflows.TEMPLATES.values())
     assert sorted(path.stem for path in write_workflows.WORKFLOWS.glob("*.json")) == names
     assert sorted(path.stem for path in write_workflows.WORKFLOWS.glob("*.jpg")) == names
@@ -134,67 +134,69 @@ def test_files_sort_and_are_in_the_readme():
     not is_release(COMFYUI, COMFYUI_RELEASE), reason="the files are laid out for another ComfyUI's nodes"
 )
 @every_workflow
-def test_a_shipped_file_is_what_the_tool_writes(object_info, name):
-    assert shipped(name) == write_workflows.to_json(drawn(name, object_info, demo=False))
+def test_a_shipped_file_equals_the_tools_output(object_info, name):
+    assert shipped(name) == write_workflows.to_json(build_workflow(name, object_info, demo=False))
 
 
 @pytest.mark.skipif(not is_release(COMFYUI, COMFYUI_RELEASE), reason="the file is laid out for another ComfyUI's nodes")
-def test_the_blueprint_is_what_the_tool_writes(object_info):
+def test_the_blueprint_equals_the_tools_output(object_info):
     assert write_workflows.BLUEPRINT.read_text(encoding="utf-8") == write_workflows.to_json(
         write_workflows.build_blueprint(object_info)
     )
 
 
-@pytest.mark.parametrize("name", [name for name in GRAPHS if name not in COMPLETE])
-def test_the_server_finds_nothing_amiss_but_the_artists_files(server, object_info, name):
-    prompt = whole(json.loads(shipped(name)), object_info)
+@pytest.mark.parametrize("name", [name for name in GRAPHS if name not in SELF_CONTAINED])
+def test_the_server_finds_only_missing_files(server, object_info, name):
+    prompt = full_prompt(json.loads(shipped(name)), object_info)
     for node in prompt.values():
         if node["class_type"] == "LoadVideo":
-            node["inputs"]["file"] = "missing.mp4"  # so that nothing runs where the models are there
-    with pytest.raises(HTTPError) as refusal:
+            node["inputs"]["file"] = "missing.mp4"  # so that nothing runs if the models exist
+    with pytest.raises(HTTPError) as error:
         server.request("/prompt", {"prompt": prompt})
-    found = json.loads(refusal.value.read())["node_errors"]
+    found = json.loads(error.value.read())["node_errors"]
     for node in found.values():
         for error in node["errors"]:
             assert error["extra_info"].get("input_name") in FILES, error
 
 
 @every_chain
-def test_every_node_leads_to_something_shown_or_saved(object_info, name):
+def test_every_node_leads_to_an_output(object_info, name):
     ui = json.loads(shipped(name))
-    prompt = whole(ui, object_info)
+    prompt = full_prompt(ui, object_info)
     assert len(prompt) == sum(node["type"] != "MarkdownNote" for node in ui["nodes"])
     wired = {value[0] for node in prompt.values() for value in node["inputs"].values() if isinstance(value, list)}
     for key, node in prompt.items():
-        assert key in wired or object_info[node["class_type"]]["output_node"], f"{node['_meta']['title']} leads nowhere"
+        assert key in wired or object_info[node["class_type"]]["output_node"], (
+            f"{node['_meta']['title']} leads to no output"
+        )
 
 
 @every_workflow
 def test_a_missing_model_is_offered_to_download(object_info, name):
-    """As the page asks for it: under the name that the widget shows, from a host and with a suffix that it trusts."""
+    """As the frontend requires: with the widget's name, and a trusted host and suffix."""
     ui = json.loads(shipped(name))
     offered = [model for node in ui["nodes"] for model in node["properties"].get("models", [])]
-    prompt = whole(ui, object_info)
+    prompt = full_prompt(ui, object_info)
     chosen = {value for node in prompt.values() for key, value in node["inputs"].items() if key in MODEL_FILES}
-    assert {model["name"] for model in offered} == chosen - NOT_OFFERED
+    assert {model["name"] for model in offered} == chosen - PLACEHOLDERS
     for model in offered:
         assert model["url"].startswith(HUBS) and model["url"].endswith(f"/{model['name']}")
         assert model["name"].endswith(SUFFIXES) and model["directory"] in folder_paths.folder_names_and_paths
 
 
 @pytest.mark.parametrize("name", [name for name in write_workflows.RECIPES if name != FIRST])
-def test_a_saved_video_has_the_sound_and_the_rate_of_the_frames_taken(object_info, name):
-    prompt = whole(json.loads(shipped(name)), object_info)
+def test_a_saved_video_has_the_audio_and_frame_rate_of_the_selected_frames(object_info, name):
+    prompt = full_prompt(json.loads(shipped(name)), object_info)
     videos = [node["inputs"] for node in prompt.values() if node["class_type"] == "CreateVideo"]
     assert videos
     for video in videos:
-        taken = video["audio"][0]
-        assert prompt[taken]["class_type"] == "BIVDiffSelectFrames"
-        assert from_node(object_info, prompt, taken, "fps", "audio").items() <= video.items()
-        clip = prompt[taken]["inputs"]["images"][0]
+        selected = video["audio"][0]
+        assert prompt[selected]["class_type"] == "BIVDiffSelectFrames"
+        assert from_node(object_info, prompt, selected, "fps", "audio").items() <= video.items()
+        clip = prompt[selected]["inputs"]["images"][0]
         assert prompt[clip]["class_type"] == "GetVideoComponents"
         parts = from_node(object_info, prompt, clip, "images", "fps", "audio")
-        assert parts.items() <= prompt[taken]["inputs"].items()
+        assert parts.items() <= prompt[selected]["inputs"].items()
 
 
 @every_chain
@@ -202,43 +204,45 @@ def test_the_packaged_clip_and_the_demo_clip_are_long_enough(object_info, name):
     with av.open(str(write_workflows.WORKFLOWS / PACKAGED_CLIP)) as container:
         packaged = sum(1 for _ in container.decode(video=0))
     (spec,) = object_info["BIVDiffDemoClip"]["input"]["required"].values()
-    for node in whole(json.loads(shipped(name)), object_info).values():
+    for node in full_prompt(json.loads(shipped(name)), object_info).values():
         if node["class_type"] == "BIVDiffSelectFrames":
-            taken = node["inputs"]
-            last = taken["start"] + (taken["count"] - 1) * taken["stride"]
+            selection = node["inputs"]
+            last = selection["start"] + (selection["count"] - 1) * selection["stride"]
             assert last < packaged == spec[1]["default"]
 
 
 @every_workflow
-def test_a_template_ends_in_a_comparison_and_runs_what_it_needs(object_info, name):
-    """What is saved of both branches keeps the video branch running; nothing else with an output of its own does."""
-    prompt = whole(json.loads(shipped(name)), object_info)
+def test_a_template_ends_in_a_comparison_and_skips_unused_branches(object_info, name):
+    """Only saved_inversion has an output node after the video inversion, so that this branch always runs."""
+    prompt = full_prompt(json.loads(shipped(name)), object_info)
     types = {node["class_type"] for node in prompt.values()}
     assert "BIVDiffCompareVideos" in types
     inverted = {key for key, node in prompt.items() if node["class_type"] == "BIVDiffInvertVideo"}
     for node in prompt.values():
-        behind = {wire[0] for wire in node["inputs"].values() if isinstance(wire, list)} & inverted
-        assert not behind or not object_info[node["class_type"]]["output_node"] or name == "saved_inversion"
+        inverted_inputs = {wire[0] for wire in node["inputs"].values() if isinstance(wire, list)} & inverted
+        assert not inverted_inputs or not object_info[node["class_type"]]["output_node"] or name == "saved_inversion"
 
 
-def test_no_two_cards_look_the_same():
-    cards = [Image.open(path).convert("RGB").resize((32, 16)) for path in write_workflows.WORKFLOWS.glob("*.jpg")]
-    pictures = [to_tensor(card) for card in cards]
-    assert len(pictures) > 15
-    assert all((one - other).abs().mean() > 0.015 for one, other in combinations(pictures, 2))
+def test_all_thumbnails_differ():
+    small_thumbnails = [
+        Image.open(path).convert("RGB").resize((32, 16)) for path in write_workflows.WORKFLOWS.glob("*.jpg")
+    ]
+    images = [to_tensor(thumbnail) for thumbnail in small_thumbnails]
+    assert len(images) > 15
+    assert all((a - b).abs().mean() > 0.015 for a, b in combinations(images, 2))
 
 
 def from_node(object_info: dict, prompt: dict, key: str, *names: str) -> dict[str, list]:
-    """Wires from a node's outputs to the inputs of the same names."""
+    """Links from a node's outputs to inputs of the same names."""
     outputs = object_info[prompt[key]["class_type"]]["output_name"]
     return {name: [key, outputs.index(name)] for name in names}
 
 
 @every_workflow
 @pytest.mark.parametrize("demo", [False, True])
-def test_nodes_lie_side_by_side_in_their_groups(object_info, name, demo):
+def test_nodes_do_not_overlap_and_are_inside_their_groups(object_info, name, demo):
     try:
-        ui = drawn(name, object_info, demo)
+        ui = build_workflow(name, object_info, demo)
     except KeyError as missing:
         if is_release(COMFYUI, COMFYUI_RELEASE):
             raise
@@ -257,7 +261,7 @@ def test_nodes_lie_side_by_side_in_their_groups(object_info, name, demo):
 @every_chain
 def test_a_group_is_a_stage(name):
     titles = [group["title"].split(":")[0] for group in json.loads(shipped(name))["groups"]]
-    assert titles == ["Source and models", *(f"Stage {i + 1}" for i in range(4 if name in PASSING else 3))]
+    assert titles == ["Source and models", *(f"Stage {i + 1}" for i in range(4 if name in WITH_STRUCTURE_PASS else 3))]
 
 
 def box(at: list, size: list, title: int = 0) -> tuple:
@@ -265,15 +269,15 @@ def box(at: list, size: list, title: int = 0) -> tuple:
 
 
 def test_the_first_template_runs_as_shipped(server, object_info, clip):
-    """And its video is steadier than its frames, which are held to the clip's outlines."""
+    """Its video flickers less than its frames; both follow the clip's outlines."""
     prompt = convert_ui_to_api(json.loads(shipped(FIRST)), object_info)
-    ran = server.run(prompt)
-    assert not ran.error
-    before, after = read_frames(server, ran, prompt, "Before and after").chunk(2)
+    result = server.run(prompt)
+    assert not result.error
+    before, after = read_frames(server, result, prompt, "Before and after").chunk(2)
     for frames in (before, after):
         assert toy_metrics.shape_iou(frames, clip) > 0.6
     assert total_flicker(after, clip) < 0.6 * total_flicker(before, clip)
-    assert server.files(ran.outputs[find_node_by_title(prompt, "Smoothed video")])
+    assert server.files(result.outputs[find_node_by_title(prompt, "Smoothed video")])
 
 
 def test_without_its_structure_pass_the_one_node_does_not_run_it(server, object_info):
@@ -283,43 +287,45 @@ def test_without_its_structure_pass_the_one_node_does_not_run_it(server, object_
     settings = dict(zip(names, chain["widgets_values"], strict=True)) | {"seed": 1, "steps": 3, "structure_pass": False}
     chain["widgets_values"] = list(settings.values())
     prompt = convert_ui_to_api(ui, object_info)
-    ran = server.run(prompt)
-    assert not ran.error and find_node_by_title(prompt, "Decode the video") in ran.executed
-    assert not {find_node_by_title(prompt, title) for title in ("Invert a little way", "Draw the shapes back")} & {
-        *ran.executed
+    result = server.run(prompt)
+    assert not result.error and find_node_by_title(prompt, "Decode the video") in result.executed
+    assert not {find_node_by_title(prompt, title) for title in ("Short inversion", "Restore the shapes")} & {
+        *result.executed
     }
 
 
-# The twins
+# Demo versions
 
 
 @pytest.mark.floats
-@pytest.mark.parametrize("name", sorted(set(write_workflows.RECIPES) - DRAWN_AS_CONTROLNET - AS_OWN_FRAMES))
-def test_frames_in_batches_of_any_size_give_the_same_video(twin, name):
-    whole = twin(name, steps=4, frames_per_batch=toy_world.FRAMES)
+@pytest.mark.parametrize(
+    "name", sorted(set(write_workflows.RECIPES) - SAME_CHAIN_AS_CONTROLNET - SAME_CHAIN_AS_OWN_FRAMES)
+)
+def test_frames_in_batches_of_any_size_give_the_same_video(run_demo, name):
+    full_prompt = run_demo(name, steps=4, frames_per_batch=toy_world.FRAMES)
     for size in (1, 3):
-        chunked = twin(name, steps=4, frames_per_batch=size)
-        for title, frames in whole.items():
+        chunked = run_demo(name, steps=4, frames_per_batch=size)
+        for title, frames in full_prompt.items():
             if title != "video":
                 torch.testing.assert_close(chunked[title], frames, atol=1.5 / 255, rtol=0)
 
 
 @pytest.mark.parametrize("name", released_workflows.GRAPHS)
-def test_a_released_configuration_has_the_released_settings_and_runs(object_info, twin, name):
+def test_a_released_configuration_has_the_released_settings_and_runs(object_info, run_demo, name):
     every = {"steps": 50, "cfg": 7.5, "grid": "reference", "solver": "ddim", "strength": 1.0, "group_norms": "auto"}
     every |= {"frames_per_batch": 0, "stride": 4, "count": 8, "seed": 42, "noise_seed": 42, "crop": "disabled"}
     for node in convert_ui_to_api(json.loads(shipped(name)), object_info).values():
         set_here = {key: value for key, value in node["inputs"].items() if key in every}
         assert set_here == {key: every[key] for key in set_here}, node["_meta"]["title"]
-    made = twin(name, steps=4, frames_per_batch=toy_world.FRAMES)
+    made = run_demo(name, steps=4, frames_per_batch=toy_world.FRAMES)
     assert made["Smoothed"].shape == (toy_world.FRAMES, toy_world.SIZE, toy_world.SIZE, 3)
     assert (made["Smoothed"] - made["Frame-wise"]).abs().mean() > 0.005
 
 
 @pytest.mark.parametrize("name", ["controlnet", "t2i_adapter"])
-def test_outlines_are_followed(twin, clip, name):
-    """On a clip whose frames disagree, as real ones do."""
-    made = twin(name)
+def test_outlines_are_followed(run_demo, clip, name):
+    """With frames that differ from each other, as real ones do."""
+    made = run_demo(name)
     for row in ("Frame-wise", "Smoothed"):
         assert toy_metrics.shape_iou(made[row], clip) > 0.6
         assert toy_metrics.caption_accuracy(made[row], clip) > 0.8
@@ -332,68 +338,70 @@ def total_flicker(frames: Tensor, clip: toy_world.ToyClip) -> float:
 
 
 @pytest.mark.floats
-def test_a_sweep_shows_the_frames_and_each_ratio_s_own_video(twin):
-    made, alone = twin("sweep", steps=4), twin("controlnet", steps=4, frames_per_batch=toy_world.FRAMES)
+def test_a_sweep_shows_the_frames_and_each_ratio_s_own_video(run_demo):
+    sweep, single = run_demo("sweep", steps=4), run_demo("controlnet", steps=4, frames_per_batch=toy_world.FRAMES)
     caption, size = 24, 192
 
     def cell(row: int, column: int) -> Tensor:
-        """One of the grid's videos at the size that it was made in."""
+        """One of the grid's videos at its original size."""
         top, left = row * (caption + size) + caption, column * size
-        return made["Smoothed"][:, top : top + size : 3, left : left + size : 3]
+        return sweep["Smoothed"][:, top : top + size : 3, left : left + size : 3]
 
-    torch.testing.assert_close(cell(0, 0), made["Frame-wise"], atol=1.5 / 255, rtol=0)
-    torch.testing.assert_close(cell(1, 2), alone["Smoothed"], atol=1.5 / 255, rtol=0)  # ratio 1, as task controlnet
+    torch.testing.assert_close(cell(0, 0), sweep["Frame-wise"], atol=1.5 / 255, rtol=0)
+    torch.testing.assert_close(
+        cell(1, 2), single["Smoothed"], atol=1.5 / 255, rtol=0
+    )  # ratio 1, as for task controlnet
     assert (cell(0, 1) - cell(1, 2)).abs().mean() > 0.005  # ratio 0
-    assert made["Plot"].std() > 0.05
+    assert sweep["Plot"].std() > 0.05
 
 
-def test_own_frames_become_steady_and_keep_what_they_show(twin, clip):
-    made = twin("own_frames")
+def test_own_frames_become_stable_and_keep_their_content(run_demo, clip):
+    made = run_demo("own_frames")
     assert (made["Source"] - add_colour_flicker(clip.frames, seed=0)).abs().max() < 0.02
     assert total_flicker(made["Smoothed"], clip) < 0.6 * total_flicker(made["Source"], clip)
     assert toy_metrics.shape_iou(made["Smoothed"], clip) > 0.6
     assert toy_metrics.caption_accuracy(made["Smoothed"], clip) > 0.8
 
 
-def test_a_saved_inversion_gives_the_video_of_the_run_that_made_it(server, object_info, twin):
-    ui = drawn("saved_inversion", object_info, demo=True)
-    for day in ("today", "another day"):
+def test_a_saved_inversion_gives_the_video_of_the_run_that_made_it(server, object_info, run_demo):
+    ui = build_workflow("saved_inversion", object_info, demo=True)
+    for run in ("save", "load"):
         prompt = convert_ui_to_api(ui, object_info)
-        ran = server.run(with_changes(prompt, steps=12))
-        assert not ran.error
+        result = server.run(with_changes(prompt, steps=12))
+        assert not result.error
         inverts = {"BIVDiffInvertImage", "BIVDiffInvertVideo", "BIVDiffSaveLatent"}
         smooths = {"BIVDiffLoadLatent", "BIVDiffMixedInversion", "BIVDiffTemporalSmoother"}
         classes = {node["class_type"] for node in prompt.values()} & (inverts | smooths)
-        assert classes == (inverts if day == "today" else smooths)
+        assert classes == (inverts if run == "save" else smooths)
         for node in ui["nodes"]:
             node["mode"] = MUTED_MODE if node["type"] in inverts else 0
-    assert torch.equal(read_frames(server, ran, prompt, "Smoothed"), twin("own_frames")["Smoothed"])
+    assert torch.equal(read_frames(server, result, prompt, "Smoothed"), run_demo("own_frames")["Smoothed"])
 
 
-def test_every_clip_of_a_folder_becomes_the_video_that_it_becomes_alone(server, object_info, twin):
-    prompt = convert_ui_to_api(drawn("folder", object_info, demo=True), object_info)
-    ran = server.run(with_changes(prompt, steps=12))
-    assert not ran.error
-    first, second = read_frames(server, ran, prompt, "Smoothed").chunk(2)
-    alone = twin("own_frames", context_length=6, context_overlap=3)
-    assert torch.equal(first, alone["Smoothed"]) and (first - second).abs().mean() > 0.002
-    assert len(server.files(ran.outputs[find_node_by_title(prompt, "Smoothed video")])) == 2
+def test_every_clip_of_a_folder_gives_the_same_video_as_a_single_clip(server, object_info, run_demo):
+    prompt = convert_ui_to_api(build_workflow("folder", object_info, demo=True), object_info)
+    result = server.run(with_changes(prompt, steps=12))
+    assert not result.error
+    first, second = read_frames(server, result, prompt, "Smoothed").chunk(2)
+    single = run_demo("own_frames", context_length=6, context_overlap=3)
+    assert torch.equal(first, single["Smoothed"]) and (first - second).abs().mean() > 0.002
+    assert len(server.files(result.outputs[find_node_by_title(prompt, "Smoothed video")])) == 2
     (compared,) = (key for key, node in prompt.items() if node["class_type"] == "BIVDiffCompareVideos")
-    assert [len(after) for _, after in ran.outputs[compared]["changes"]] == [toy_world.FRAMES - 1] * 2
-    assert ran.outputs[compared]["text"] == []
+    assert [len(after) for _, after in result.outputs[compared]["changes"]] == [toy_world.FRAMES - 1] * 2
+    assert result.outputs[compared]["text"] == []
 
 
-def test_the_video_plays_at_the_clips_speed_with_its_sound(twin):
-    with av.open(str(twin("own_frames")["video"])) as container:
+def test_the_video_has_the_clips_frame_rate_and_audio(run_demo):
+    with av.open(str(run_demo("own_frames")["video"])) as container:
         assert container.streams.video[0].average_rate == VIDEO_FPS
-        sound = sum(frame.samples / frame.sample_rate for frame in container.decode(audio=0))
-        assert sound == pytest.approx(toy_world.FRAMES / VIDEO_FPS, abs=0.1)
-    with av.open(str(twin("own_frames", steps=4, stride=2, count=4)["video"])) as container:
+        audio_seconds = sum(frame.samples / frame.sample_rate for frame in container.decode(audio=0))
+        assert audio_seconds == pytest.approx(toy_world.FRAMES / VIDEO_FPS, abs=0.1)
+    with av.open(str(run_demo("own_frames", steps=4, stride=2, count=4)["video"])) as container:
         assert container.streams.video[0].average_rate == VIDEO_FPS / 2
 
 
-def test_prompt2prompt_changes_the_word_and_keeps_the_rest(twin, clip):
-    made = twin("prompt2prompt")
+def test_prompt2prompt_changes_the_word_and_keeps_the_rest(run_demo, clip):
+    made = run_demo("prompt2prompt")
     source, edited, rebuilt = made["Source"], made["Frame-wise"], made["Reconstructed"]
     red = replace(clip, caption="a red square on a yellow background, patchy")
     ground, shape = toy_metrics.erode_mask(clip.ground), toy_metrics.erode_mask(clip.masks[0])
@@ -406,20 +414,20 @@ def test_prompt2prompt_changes_the_word_and_keeps_the_rest(twin, clip):
     assert toy_metrics.caption_accuracy(made["Smoothed"], red) > 0.8
 
 
-def test_inpainting_changes_what_the_mask_covers_and_nothing_else(twin, clip):
-    made = twin("inpainting")
+def test_inpainting_changes_only_the_masked_area(run_demo, clip):
+    made = run_demo("inpainting")
     mask = thumbnails.shape_mask(clip)
-    # The mask grows by a cross at a time, the blur's kernel is square: neither reaches further than this.
+    # The mask grows by EXPAND pixels, and the blur has a radius of BLUR pixels: neither reaches further.
     outside = toy_metrics.dilate(mask, EXPAND + BLUR) == 0
     assert outside.any() and torch.equal(made["Smoothed"][outside], made["Source"][outside])
     change = (made["Smoothed"] - made["Source"]).abs().mean(dim=-1)
     assert change[mask > 0].mean() > 0.1
     red, green, _ = made["Smoothed"][toy_metrics.erode_mask(clip.masks[0], 6)].mean(dim=0)
-    assert red > green + 0.2  # the ground is yellow, the square was blue
+    assert red > green + 0.2  # the background is yellow, the square was blue
 
 
-def test_outpainting_keeps_the_middle_and_continues_it(twin, clip):
-    made = twin("outpainting")
+def test_outpainting_keeps_the_middle_and_continues_it(run_demo, clip):
+    made = run_demo("outpainting")
     assert made["Smoothed"].shape == clip.frames.shape
     margin, feathering = 16, 4
     kept = slice(margin + feathering, -margin - feathering)
@@ -427,13 +435,13 @@ def test_outpainting_keeps_the_middle_and_continues_it(twin, clip):
     before, after = (made[row].diff(dim=2).abs().mean(dim=(0, 1, 3)) for row in ("Padded", "Smoothed"))
     for seam in (margin, toy_world.SIZE - margin):
         assert after[seam - 2 : seam + 1].max() < 0.5 * before[seam - 1]
-    drawn = torch.cat([made["Smoothed"][:, :, :margin], made["Smoothed"][:, :, -margin:]], dim=2)
+    outpainted = torch.cat([made["Smoothed"][:, :, :margin], made["Smoothed"][:, :, -margin:]], dim=2)
     ground = clip.frames[toy_metrics.erode_mask(clip.ground)].mean(dim=0)
-    assert (drawn.mean(dim=(0, 1, 2)) - ground).abs().max() < 0.2
+    assert (outpainted.mean(dim=(0, 1, 2)) - ground).abs().max() < 0.2
 
 
-def test_a_style_takes_the_colours_and_keeps_the_outlines(twin, clip):
-    made, plain = twin("style_lora"), twin("style_lora", strength_model=0.0)
+def test_a_style_removes_the_colours_and_keeps_the_outlines(run_demo, clip):
+    made, plain = run_demo("style_lora"), run_demo("style_lora", strength_model=0.0)
     for row in ("Frame-wise", "Smoothed"):
         assert colourfulness(made[row]) < 0.25 * colourfulness(made["Source"])
         assert colourfulness(plain[row]) > 0.6 * colourfulness(made["Source"])
@@ -441,40 +449,40 @@ def test_a_style_takes_the_colours_and_keeps_the_outlines(twin, clip):
 
 
 def colourfulness(frames: Tensor) -> float:
-    """How far the channels of a pixel lie apart, 0..1, on average."""
+    """Mean difference between the largest and the smallest channel of a pixel, 0..1."""
     return (frames.amax(dim=-1) - frames.amin(dim=-1)).mean().item()
 
 
-def test_an_upscaled_clip_is_larger_and_shows_the_same(twin, clip):
-    made = twin("tile_upscale")
+def test_an_upscaled_clip_is_larger_and_keeps_its_content(run_demo, clip):
+    made = run_demo("tile_upscale")
     assert made["Source"].shape[1] == toy_world.SIZE // 2 and made["Smoothed"].shape == clip.frames.shape
     assert toy_metrics.shape_iou(made["Smoothed"], clip) > 0.6
 
 
-def test_matting_keeps_the_outlines(twin, clip):
-    """On mattes that do not flicker: what the chain costs them."""
-    found, known = twin("matting")["Smoothed"][..., 0] > 0.5, clip.ground < 0.5
+def test_matting_keeps_the_outlines(run_demo, clip):
+    """For mattes without flicker, so the difference is the chain's error."""
+    found, known = run_demo("matting")["Smoothed"][..., 0] > 0.5, clip.ground < 0.5
     assert (found & known).sum() / (found | known).sum() > 0.7
 
 
-def test_an_instruction_is_followed_and_the_rest_is_kept(twin, clip):
-    made = twin("instruct_pix2pix")
+def test_an_instruction_is_followed_and_the_rest_is_kept(run_demo, clip):
+    made = run_demo("instruct_pix2pix")
     red = replace(clip, caption="a red square on a yellow background, patchy")
     for row in ("Frame-wise", "Smoothed"):
         assert toy_metrics.caption_accuracy(made[row], red) > 0.8
         assert toy_metrics.shape_iou(made[row], clip) > 0.7
 
 
-def test_a_clip_in_windows_keeps_what_it_shows(twin, clip):
-    made = twin("zeroscope")
+def test_a_clip_in_windows_keeps_its_content(run_demo, clip):
+    made = run_demo("zeroscope")
     for row in ("Frame-wise", "Smoothed"):
         assert toy_metrics.shape_iou(made[row], clip) > 0.6
         assert toy_metrics.caption_accuracy(made[row], clip) > 0.8
     assert total_flicker(made["Smoothed"], clip) < 0.6 * total_flicker(made["Frame-wise"], clip)
 
 
-def test_zeroscope_s_own_graph_runs_on_a_folder_of_diffusers(server, object_info):
-    """At a small size, on random weights; shown one frame at a time, they stand in for Stable Diffusion 1.5 as well."""
+def test_the_zeroscope_workflow_runs_on_a_diffusers_folder(server, object_info):
+    """With a small model of random weights. With single frames it also replaces Stable Diffusion 1.5."""
     write_zeroscope_folder(server.base / "models" / "diffusers" / "zeroscope_v2_576w")
     prompt = convert_ui_to_api(write_workflows.workflow("zeroscope", object_info, demo=False), object_info)
     small = {"steps": 3, "width": 64, "height": 32, "count": 6, "frames_per_batch": 1}
@@ -483,16 +491,16 @@ def test_zeroscope_s_own_graph_runs_on_a_folder_of_diffusers(server, object_info
         node["inputs"].update({key: value for key, value in small.items() if key in node["inputs"]})
         if node["class_type"] == "CheckpointLoaderSimple":
             node.update(class_type="BIVDiffVideoModelLoader", inputs={"name": "zeroscope_v2_576w"})
-    ran = server.run(prompt)
-    assert not ran.error
-    assert read_frames(server, ran, prompt, "Smoothed").shape == (6, 32, 64, 3)
+    result = server.run(prompt)
+    assert not result.error
+    assert read_frames(server, result, prompt, "Smoothed").shape == (6, 32, 64, 3)
 
 
-def test_animatediff_s_outlines_are_followed(twin, clip):
-    assert toy_metrics.shape_iou(twin("animatediff")["Smoothed"], clip) > 0.6
+def test_animatediff_s_outlines_are_followed(run_demo, clip):
+    assert toy_metrics.shape_iou(run_demo("animatediff")["Smoothed"], clip) > 0.6
 
 
-def test_wan_hears_both_branches(twin):
-    ends = [twin("wan", steps=4, mixing_ratio=ratio)["Smoothed"] for ratio in (0.0, 1.0)]
+def test_wan_depends_on_both_branches(run_demo):
+    ends = [run_demo("wan", steps=4, mixing_ratio=ratio)["Smoothed"] for ratio in (0.0, 1.0)]
     assert ends[0].shape == ends[1].shape == (5, toy_world.SIZE, toy_world.SIZE, 3)
     assert (ends[0] - ends[1]).abs().mean() > 0.01

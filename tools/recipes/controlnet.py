@@ -1,11 +1,11 @@
-"""A new video with a clip's outlines; depth and pose by another preprocessor."""
+"""A new video from a clip's outlines; another preprocessor gives depth or pose."""
 
 from tools import workflow_parts
 from tools.workflow_graph import WorkflowGraph
 
 
-def draw(g: WorkflowGraph) -> None:
-    """Draw the graph."""
+def build(g: WorkflowGraph) -> None:
+    """Build the graph."""
     g.note = workflow_parts.read_note("controlnet")
     workflow_parts.follow_outlines(
         g,

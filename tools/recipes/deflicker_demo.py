@@ -1,21 +1,21 @@
-"""The chain as one node on the demo models and their clip: what an artist sees first."""
+"""The first template: the chain as one node, with the demo models and their clip."""
 
 from tools import workflow_parts
 from tools.recipes.one_node import build_one_node
 from tools.workflow_graph import WorkflowGraph
 
 
-def draw(g: WorkflowGraph) -> None:
-    """Draw the graph."""
+def build(g: WorkflowGraph) -> None:
+    """Build the graph."""
     g.note, g.note_width, g.zoom = workflow_parts.read_note("deflicker_demo"), 290, 1.0
     bivdiff = build_one_node(g.object_info, demo=True)
-    bivdiff.define_in(g)
-    g.group("A clip and models", workflow_parts.SOURCE_COLOUR, width=260)
+    bivdiff.add_definition(g)
+    g.group("Clip and models", workflow_parts.SOURCE_COLOUR, width=260)
     clip = g.add("GetVideoComponents", video=g.add("BIVDiffDemoClip", frames=8))
     outlines = g.add("Canny", image=clip["images"], low_threshold=0.3, high_threshold=0.6)
     demo = g.add("BIVDiffDemoModels")
-    g.group("Drawn, then steadied", workflow_parts.FRAMES_COLOUR, width=290)
-    made = g.add(
+    g.group("Generate, then smooth", workflow_parts.FRAMES_COLOUR, width=290)
+    result = g.add(
         bivdiff.id,
         "BIVDiff",
         image_model=demo["image_model"],
@@ -27,7 +27,7 @@ def draw(g: WorkflowGraph) -> None:
         control_images=outlines,
     )
     g.group("Before and after", workflow_parts.SMOOTHING_COLOUR, width=440)
-    g.add("BIVDiffCompareVideos", "Before and after", before=made["frames"], after=made["video"], fps=clip["fps"])
+    g.add("BIVDiffCompareVideos", "Before and after", before=result["frames"], after=result["video"], fps=clip["fps"])
     g.column(width=290)
-    video = g.add("CreateVideo", images=made["video"], fps=clip["fps"])
+    video = g.add("CreateVideo", images=result["video"], fps=clip["fps"])
     g.add("SaveVideo", "Smoothed video", video=video, filename_prefix="bivdiff_deflicker_demo")

@@ -1,11 +1,11 @@
-"""Every clip of a folder, one after another, through the chain for frames of any origin."""
+"""Deflicker every clip of a folder, one after another."""
 
 from tools import workflow_parts
 from tools.workflow_graph import WorkflowGraph
 
 
-def draw(g: WorkflowGraph) -> None:
-    """Draw the graph."""
+def build(g: WorkflowGraph) -> None:
+    """Build the graph."""
     g.note = workflow_parts.read_note("folder")
     g.group("Source and models", workflow_parts.SOURCE_COLOUR)
     clips = g.add("LoadVideoDataSetFromFolder", "Your folder of clips", folder=g.choose("your_clips", "bivdiff_clips"))

@@ -1,11 +1,11 @@
-"""What a moving mask covers is drawn anew."""
+"""Inpaint the area under a moving mask."""
 
 from tools import workflow_parts
 from tools.workflow_graph import WorkflowGraph
 
 
-def draw(g: WorkflowGraph) -> None:
-    """Draw the graph."""
+def build(g: WorkflowGraph) -> None:
+    """Build the graph."""
     g.note = workflow_parts.read_note("inpainting")
     stride = g.choose(4, 1)
     clip = workflow_parts.source(g, stride=stride)
@@ -24,7 +24,7 @@ def draw(g: WorkflowGraph) -> None:
     ).frames
     mask = g.add("ThresholdMask", mask=g.add("ImageToMask", image=mask, channel="red"), value=0.5)
     mask = g.add("GrowMask", mask=mask, expand=g.choose(12, 2))
-    g.group("Stage 1: every frame on its own", workflow_parts.FRAMES_COLOUR)
+    g.group("Stage 1: independent frames", workflow_parts.FRAMES_COLOUR)
     frames = workflow_parts.inpaint_frames(g, models, texts, clip.frames, mask)
     before = workflow_parts.decode_and_preview(g, "Frame-wise", frames, models.vae)
     video = workflow_parts.smooth_and_decode(g, models, texts, frames, "inpainting")

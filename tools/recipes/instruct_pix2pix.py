@@ -1,11 +1,11 @@
-"""A clip edited by an instruction."""
+"""Edit a clip by an instruction."""
 
 from tools import workflow_parts
 from tools.workflow_graph import OutputSlot, WorkflowGraph
 
 
-def draw(g: WorkflowGraph) -> None:
-    """Draw the graph."""
+def build(g: WorkflowGraph) -> None:
+    """Build the graph."""
     g.note = workflow_parts.read_note("instruct_pix2pix")
     clip = workflow_parts.source(g)
     models = workflow_parts.load_models(g)
@@ -19,7 +19,7 @@ def draw(g: WorkflowGraph) -> None:
 
 
 def load_editor(g: WorkflowGraph) -> tuple[OutputSlot, OutputSlot]:
-    """InstructPix2Pix and its text encoder."""
+    """Add InstructPix2Pix; return its MODEL and CLIP outputs."""
     if g.demo:
         loaded = g.add("BIVDiffDemoModels", "Editing model", variant="instruct_pix2pix")
         return loaded["image_model"], loaded["CLIP"]
@@ -36,9 +36,9 @@ def add_instruction_edit(
     instruction: str,
     negative: str = "",
 ) -> None:
-    """The chain, its frames edited by an instruction."""
+    """Edit the frames by an instruction, then run the chain."""
     editor, editor_clip = editing
-    g.group("Stage 1: every frame on its own", workflow_parts.FRAMES_COLOUR)
+    g.group("Stage 1: independent frames", workflow_parts.FRAMES_COLOUR)
     nothing = g.add(
         "CLIPTextEncode", "Negative prompt" if negative else "No instruction", clip=editor_clip, text=negative
     )

@@ -4,15 +4,15 @@ from tools import workflow_parts
 from tools.workflow_graph import WorkflowGraph
 
 
-def draw(g: WorkflowGraph) -> None:
-    """Draw the graph."""
+def build(g: WorkflowGraph) -> None:
+    """Build the graph."""
     g.note = workflow_parts.read_note("matting")
     clip = workflow_parts.source(g)
     models = workflow_parts.load_models(g)
     texts = workflow_parts.add_prompts(
         g, models, "a white silhouette on a black background", "a white square on a blue background"
     )
-    g.group("Stage 1: every frame on its own", workflow_parts.FRAMES_COLOUR)
+    g.group("Stage 1: independent frames", workflow_parts.FRAMES_COLOUR)
     if g.demo:  # the packaged clip's square is the only blue thing in it
         matte = g.add("ThresholdMask", mask=g.add("ImageToMask", image=clip.frames, channel="blue"), value=0.5)
     else:
@@ -21,10 +21,10 @@ def draw(g: WorkflowGraph) -> None:
     mattes = g.add("MaskToImage", mask=matte)
     g.add("PreviewImage", "Frame-wise", images=mattes)
     frames = g.add("VAEEncode", pixels=mattes, vae=models.vae)
-    steady = workflow_parts.smooth_and_decode(g, models, texts, frames, strength=workflow_parts.OWN_FRAMES_STRENGTH)
-    workflow_parts.save_video(g, steady, clip)
+    smoothed = workflow_parts.smooth_and_decode(g, models, texts, frames, strength=workflow_parts.OWN_FRAMES_STRENGTH)
+    workflow_parts.save_video(g, smoothed, clip)
     screen = workflow_parts.add_empty(g, "EmptyImage", "Green screen", like=clip.frames, color=0x00B140)
-    mask = g.add("ImageToMask", image=steady, channel="red")
+    mask = g.add("ImageToMask", image=smoothed, channel="red")
     cut = g.add("ImageCompositeMasked", "Subject on green", destination=screen, source=clip.frames, mask=mask)
     g.add("PreviewImage", "Cut out", images=cut)
-    workflow_parts.add_comparison(g, clip, mattes, steady, clip.frames)
+    workflow_parts.add_comparison(g, clip, mattes, smoothed, clip.frames)

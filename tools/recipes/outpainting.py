@@ -1,16 +1,16 @@
-"""A clip's picture continued beyond its edges."""
+"""Extend a clip's picture beyond its edges."""
 
 from tools import workflow_parts
 from tools.workflow_graph import WorkflowGraph
 
 
-def draw(g: WorkflowGraph) -> None:
-    """Draw the graph."""
+def build(g: WorkflowGraph) -> None:
+    """Build the graph."""
     g.note = workflow_parts.read_note("outpainting")
     clip = workflow_parts.source(g, size=g.choose((256, 512), (32, 64)))
     models = workflow_parts.load_models(g)
     texts = workflow_parts.add_prompts(g, models, "a mountain road in autumn", workflow_parts.DEMO_PROMPT)
-    g.group("Stage 1: every frame on its own", workflow_parts.FRAMES_COLOUR)
+    g.group("Stage 1: independent frames", workflow_parts.FRAMES_COLOUR)
     margin = g.choose(128, 16)
     padded = g.add("ImagePadForOutpaint", image=clip.frames, left=margin, right=margin, feathering=g.choose(24, 4))
     g.add("PreviewImage", "Padded", images=padded)

@@ -1,11 +1,11 @@
-"""Frames of any origin enter at the inversion."""
+"""Deflicker frames from any source: the chain starts at the inversion."""
 
 from tools import workflow_parts
 from tools.workflow_graph import WorkflowGraph
 
 
-def draw(g: WorkflowGraph) -> None:
-    """Draw the graph."""
+def build(g: WorkflowGraph) -> None:
+    """Build the graph."""
     g.note = workflow_parts.read_note("own_frames")
     g.group("Source and models", workflow_parts.SOURCE_COLOUR)
     clip = workflow_parts.load_clip(

@@ -1,11 +1,11 @@
-"""A clip edited by changing words of its description."""
+"""Edit a clip by changing words of its description."""
 
 from tools import workflow_parts
 from tools.workflow_graph import GraphNode, WorkflowGraph
 
 
-def draw(g: WorkflowGraph) -> None:
-    """Draw the graph."""
+def build(g: WorkflowGraph) -> None:
+    """Build the graph."""
     g.note = workflow_parts.read_note("prompt2prompt")
     clip = workflow_parts.source(g)
     models = workflow_parts.load_models(g)
@@ -28,8 +28,8 @@ def add_prompt_edit(
     source_text: GraphNode,
     **edit: object,
 ) -> None:
-    """The chain, its frames edited by changing words."""
-    g.group("Stage 1: every frame on its own", workflow_parts.FRAMES_COLOUR)
+    """Edit the frames by changing words of the prompt, then run the chain."""
+    g.group("Stage 1: independent frames", workflow_parts.FRAMES_COLOUR)
     encoded = g.add("VAEEncode", pixels=clip.frames, vae=models.vae)
     inverted = g.add(
         "BIVDiffInvertImage",

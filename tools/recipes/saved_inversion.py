@@ -1,4 +1,4 @@
-"""Inversions saved on one day, mixed and smoothed on another; what is for the other day is muted."""
+"""Save inversions on one day, blend and smooth them on another. The second part is muted."""
 
 from tools import workflow_parts
 from tools.workflow_graph import WorkflowGraph
@@ -6,8 +6,8 @@ from tools.workflow_graph import WorkflowGraph
 PREFIXES = {"image model": "latents/BIVDiff_image", "video model": "latents/BIVDiff_video"}
 
 
-def draw(g: WorkflowGraph) -> None:
-    """Draw the graph."""
+def build(g: WorkflowGraph) -> None:
+    """Build the graph."""
     g.note = workflow_parts.read_note("saved_inversion")
     g.group("Source and models", workflow_parts.SOURCE_COLOUR)
     file = g.choose(workflow_parts.PACKAGED_CLIP, "bivdiff_flicker.mp4")
@@ -19,19 +19,19 @@ def draw(g: WorkflowGraph) -> None:
     )
     g.group("Stage 1: your frames", workflow_parts.FRAMES_COLOUR)
     frames = g.add("VAEEncode", "Your frames", pixels=clip.frames, vae=models.vae)
-    g.group("Stage 2: inverted and saved", workflow_parts.INVERSION_COLOUR)
-    both = workflow_parts.invert_both(g, models, texts, frames, workflow_parts.OWN_FRAMES_STRENGTH)
+    g.group("Stage 2: invert and save", workflow_parts.INVERSION_COLOUR)
+    inverted = workflow_parts.invert_both(g, models, texts, frames, workflow_parts.OWN_FRAMES_STRENGTH)
     g.column()
-    for (whose, prefix), latent in zip(PREFIXES.items(), both, strict=True):
-        g.add("BIVDiffSaveLatent", f"Save ({whose})", latent=latent, filename_prefix=prefix)
-    g.group("Stage 3: another day, loaded and smoothed (muted)", workflow_parts.SMOOTHING_COLOUR, muted=True)
+    for (model, prefix), latent in zip(PREFIXES.items(), inverted, strict=True):
+        g.add("BIVDiffSaveLatent", f"Save ({model})", latent=latent, filename_prefix=prefix)
+    g.group("Stage 3: load and smooth another day (muted)", workflow_parts.SMOOTHING_COLOUR, muted=True)
     image, video = (
-        g.add("BIVDiffLoadLatent", f"Load ({whose})", latent=f"{prefix}_00001_.latent [output]")
-        for whose, prefix in PREFIXES.items()
+        g.add("BIVDiffLoadLatent", f"Load ({model})", latent=f"{prefix}_00001_.latent [output]")
+        for model, prefix in PREFIXES.items()
     )
     mixed = g.add("BIVDiffMixedInversion", image_latent=image, video_latent=video, mixing_ratio=0.5)
     smoothed = workflow_parts.denoise_mixed(g, models, texts, mixed)
     g.column()
-    made = g.add("VAEDecode", samples=smoothed, vae=models.vae)
-    workflow_parts.save_video(g, made, clip)
-    workflow_parts.add_comparison(g, clip, clip.frames, made)
+    decoded = g.add("VAEDecode", samples=smoothed, vae=models.vae)
+    workflow_parts.save_video(g, decoded, clip)
+    workflow_parts.add_comparison(g, clip, clip.frames, decoded)

@@ -1,12 +1,12 @@
-"""The whole chain on the demo models, every stage to be looked at."""
+"""The whole chain on the demo models, with a preview of every stage."""
 
 from tools import workflow_parts
 from tools.workflow_graph import WorkflowGraph
 
 
-def draw(g: WorkflowGraph) -> None:
-    """Draw the graph."""
-    g.demo = True  # as shipped too
+def build(g: WorkflowGraph) -> None:
+    """Build the graph."""
+    g.demo = True  # also in the shipped workflow
     g.note = workflow_parts.read_note("stages_demo")
     g.group("Source and models", workflow_parts.SOURCE_COLOUR)
     clip = workflow_parts.add_frame_selection(
@@ -15,13 +15,13 @@ def draw(g: WorkflowGraph) -> None:
     g.add("PreviewImage", "Source", images=clip.frames)
     models = workflow_parts.load_models(g, control_net="the demo models'")
     texts = workflow_parts.add_prompts(g, models, "", "a blue square, patchy")
-    g.group("Stage 1: every frame on its own", workflow_parts.FRAMES_COLOUR)
+    g.group("Stage 1: independent frames", workflow_parts.FRAMES_COLOUR)
     control = workflow_parts.apply_control(g, models, texts, workflow_parts.add_canny(g, clip.frames))
     g.column()
     latent = workflow_parts.add_empty(g, "EmptyLatentImage", "One empty latent per frame", like=clip.frames)
-    drawn = workflow_parts.sample_frames(g, models.image, control["positive"], control["negative"], latent, seed=0)
-    before = workflow_parts.decode_and_preview(g, "Frame-wise", drawn, models.vae)
-    smoothed = workflow_parts.invert_and_smooth(g, models, texts, drawn, mixing_ratio=1.0, in_demo=1.0)
+    frames = workflow_parts.sample_frames(g, models.image, control["positive"], control["negative"], latent, seed=0)
+    before = workflow_parts.decode_and_preview(g, "Frame-wise", frames, models.vae)
+    smoothed = workflow_parts.invert_and_smooth(g, models, texts, frames, mixing_ratio=1.0, max_demo_strength=1.0)
     workflow_parts.decode_and_preview(g, "No structure pass", smoothed, models.vae)
     video = workflow_parts.decode_and_preview(
         g, "Smoothed", workflow_parts.structure_pass(g, models, smoothed, models.image, control), models.vae

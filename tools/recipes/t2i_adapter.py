@@ -1,11 +1,11 @@
-"""A new video with a clip's outlines, by an adapter much smaller than a ControlNet."""
+"""A new video from a clip's outlines, with an adapter much smaller than a ControlNet."""
 
 from tools import workflow_parts
 from tools.workflow_graph import WorkflowGraph
 
 
-def draw(g: WorkflowGraph) -> None:
-    """Draw the graph."""
+def build(g: WorkflowGraph) -> None:
+    """Build the graph."""
     g.note = workflow_parts.read_note("t2i_adapter")
     workflow_parts.follow_outlines(
         g,

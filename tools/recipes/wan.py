@@ -1,11 +1,11 @@
-"""Frames of any origin, both branches on one flow model."""
+"""Deflicker frames from any source; one flow model inverts for both branches."""
 
 from tools import workflow_parts
 from tools.workflow_graph import WorkflowGraph
 
 
-def draw(g: WorkflowGraph) -> None:
-    """Draw the graph."""
+def build(g: WorkflowGraph) -> None:
+    """Build the graph."""
     g.note = workflow_parts.read_note("wan")
     g.group("Source and models", workflow_parts.SOURCE_COLOUR)
     size = g.choose((832, 480), (64, 64))
@@ -15,7 +15,7 @@ def draw(g: WorkflowGraph) -> None:
     g.add("PreviewImage", "Source", images=clip.frames)
     g.column()
     unet = g.add("UNETLoader", "Wan", unet_name="wan2.1_t2v_1.3B_fp16.safetensors")
-    model = g.add("ModelSamplingSD3", "The whole chain's shift", model=unet, shift=8.0)["MODEL"]
+    model = g.add("ModelSamplingSD3", "Shift of the whole chain", model=unet, shift=8.0)["MODEL"]
     if g.demo:
         text = g.add("BIVDiffDemoModels")["CLIP"]
     else:
@@ -29,7 +29,9 @@ def draw(g: WorkflowGraph) -> None:
     )
     g.group("Stage 1: your frames", workflow_parts.FRAMES_COLOUR)
     encode = {"vae": vae, "images": clip.frames}
-    single = g.add("BIVDiffEncodeFrames", "Every fourth frame on its own", stride=4, mode="single_frames", **encode)
+    single = g.add(
+        "BIVDiffEncodeFrames", "Every fourth frame, encoded separately", stride=4, mode="single_frames", **encode
+    )
     whole = g.add("BIVDiffEncodeFrames", "The clip", stride=1, mode="clip", **encode)
     video = workflow_parts.smooth_and_decode(
         g, models, texts, single, strength=workflow_parts.OWN_FRAMES_STRENGTH, clip=whole
