@@ -95,7 +95,6 @@ def serve() -> int:
 
 
 BENCHMARKS = (
-    "alarm",
     "batch_overhead",
     "calls",
     "claims",

@@ -50,8 +50,8 @@ class LatentReport(PackNode):
                 ),
                 io.Boolean.Output(
                     display_name="alarm",
-                    tooltip="True if the video will suffer. Wire it to If/Else Switch to skip latents that raise the "
-                    "alarm: the side that is not chosen does not run.",
+                    tooltip="True if a frame is broken (black, static) or the latent is not noise. Wire it to If/Else "
+                    "Switch to skip such latents: the side that is not chosen does not run.",
                 ),
             ],
             is_output_node=True,

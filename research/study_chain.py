@@ -15,7 +15,7 @@ from research.demo_chain import FRAME_CFG, add_colour_flicker, average_three_fra
 from research.frame_counter import CountingChain, PricedResult
 from research.study_cases import BRIDGES, DEFAULT_CASE, MOTIONS, WITH_STRUCTURE_PASS, StudyCase
 
-FIRST_CLIP = 5000  # not those of claims.py and alarm.py
+FIRST_CLIP = 5000  # not those of claims.py
 TUNING_STEPS, TUNING_BATCH = 200, 2
 MASK_MARGIN = 2
 

@@ -11,7 +11,6 @@ from research.page_tables import write_page
 from research.rows_and_jobs import read_rows
 
 PAGES = {
-    "alarm": "research/pages/alarm.md",
     "calls": "research/pages/calls.md",
     "claims": "research/pages/claims.md",
     "disagreement": "research/pages/disagreement.md",

@@ -22,7 +22,6 @@ SETTINGS = ("research/rows_and_jobs.py", "research/demo_chain.py", "research/toy
 SPARSE_PAGES = (
     "docs/evidence.md",
     "docs/versions.md",
-    "research/pages/alarm.md",
     "research/pages/calls.md",
     "research/pages/leak.md",
     "research/pages/steadiness.md",

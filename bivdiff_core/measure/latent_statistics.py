@@ -5,8 +5,8 @@ Video models are trained to start from N(0, I). From other noise they generate d
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from einops import rearrange
@@ -26,21 +26,22 @@ HEALTHY_RANGES = {
     "frame std": (0.93, 1.07),
     "frame spatial": (-0.1, 0.1),
 }
-"""Ranges that count as white noise. Values outside are reported; only values beyond `ALARM_THRESHOLDS` raise the alarm.
+"""Ranges that count as white noise. Values outside are reported.
 
 The `odd` figures are a frame's value relative to the clip's median frame.
 """
 
-ALARM_THRESHOLDS = {"std": 4.5, "spatial": 2.7, "bands": 7.2, "odd std": 2.0, "odd bands": 2.4}
-"""Deviation, in multiples of the healthy range, that raises the alarm.
+DEVIATIONS = ("std", "spatial", "bands", "odd std", "odd bands")
+"""Figures that are compared with white noise."""
 
-The clip's figures are compared with white noise, a frame's (`odd`) with the other frames. 95% of the demo models' good
-videos came from latents below each threshold (research/pages/alarm.md). Tint and similarity of adjacent frames are
-excluded: they come from the clip.
+BAD_FRAME_THRESHOLDS = {"odd std": 2.0, "odd bands": 2.4}
+"""Deviation, in multiples of the healthy range, at which a frame is broken and raises the alarm.
+
+95% of the demo models' good videos came from latents below each threshold (docs/evidence.md).
 """
 
-SAMPLE_COUNT_RANGE, MAX_SAMPLED_VALUES = (16, 256), 2**25
-"""Number of white-noise samples for `sampling_limits`: fewer for large latents, whose figures vary less."""
+SAMPLING_Z = 3.5
+"""Standard deviations of sampling variance that the bounds allow: white noise exceeds them in 1 of 2000 figures."""
 
 WHITE_NOISE_THIRD_BAND = (0.7, 1.3)
 """Power of the third band, relative to white noise, in a latent that counts as white noise; see `is_white_noise`."""
@@ -66,14 +67,15 @@ class Finding:
         observation: the measured figures that show it.
         effect: its effect on the video.
         fixes: controls that fix it.
-        alarming: whether it raises the alarm. Latents with weaker problems gave good videos.
+        alarming: whether it raises the alarm: a broken frame, or a latent that is not noise. Latents with other
+            problems gave good videos.
     """
 
     problem: str
     observation: str
     effect: str
     fixes: tuple[str, ...]
-    alarming: bool
+    alarming: bool = False
 
 
 def flatten_to_frames(latent: Tensor) -> Tensor:
@@ -82,11 +84,15 @@ def flatten_to_frames(latent: Tensor) -> Tensor:
     return frames.float()
 
 
+def band_indices(height: int, width: int) -> Tensor:
+    """Band `[H, W]` of each frequency of a frame, 0 (coarse) to 3 (fine)."""
+    radius = torch.hypot(torch.fft.fftfreq(height, d=0.5)[:, None], torch.fft.fftfreq(width, d=0.5))
+    return torch.bucketize(radius, torch.tensor(BAND_EDGES))
+
+
 def band_power(frames: Tensor) -> Tensor:
     """Power `[F, 4]` of frames `[F, C, H, W]` in the four bands, coarse to fine; 1 for white noise of unit variance."""
-    height, width = frames.shape[-2:]
-    radius = torch.hypot(torch.fft.fftfreq(height, d=0.5)[:, None], torch.fft.fftfreq(width, d=0.5))
-    band = torch.bucketize(radius, torch.tensor(BAND_EDGES))
+    band = band_indices(*frames.shape[-2:])
     power = torch.fft.fft2(frames, norm="ortho").abs().square().mean(dim=1)  # [F, H, W]
     return torch.stack([power[:, band == i].mean(dim=1) for i in range(len(BAND_EDGES) + 1)], dim=1)
 
@@ -119,29 +125,48 @@ def measure_latent(frames: Tensor) -> dict[str, Tensor]:
     }
 
 
-@lru_cache(maxsize=16)
 def sampling_limits(shape: tuple[int, int, int, int]) -> dict[str, tuple[float, float]]:
     """Bounds for the figures of frames of a shape `[F, C, H, W]`, wide enough for white noise of that shape.
 
-    Each is the wider of `HEALTHY_RANGES` and the extremes of samples from N(0, I) of that shape. The seed is fixed.
+    Each is the wider of `HEALTHY_RANGES` and `SAMPLING_Z` standard deviations of the figure's sampling distribution.
+    The std of n values varies by `1 / sqrt(2n)`, a correlation of n pairs by `1 / sqrt(n)`. Power is a chi-square
+    variable; its quantiles are Wilson and Hilferty's (PNAS 17, 1931). Figures relative to the median frame also vary
+    with the median, whose variance is `pi / 2 / F` of a frame's.
     """
-    generator = torch.Generator().manual_seed(0)
-    count = MAX_SAMPLED_VALUES // torch.Size(shape).numel()
-    samples = [
-        measure_latent(torch.randn(shape, generator=generator))
-        for _ in range(min(max(count, SAMPLE_COUNT_RANGE[0]), SAMPLE_COUNT_RANGE[1]))
-    ]
-    limits = {}
-    for name, (low, high) in HEALTHY_RANGES.items():
-        values = torch.cat([sample[name].flatten() for sample in samples]).tolist()
-        limits[name] = min([low, *values]), max([high, *values])
-    return limits
+    frames, channels, height, width = shape
+    values = channels * height * width
+    pairs = channels * min(height * (width - 1), (height - 1) * width)
+    smallest_band = channels * int(torch.bincount(band_indices(height, width).flatten()).min())
+    median = 1 + math.pi / 2 / frames
+    sampled = {
+        "std": _around(1, 1 / math.sqrt(2 * frames * values)),
+        "spatial": _around(0, 1 / math.sqrt(max(frames * pairs, 1))),
+        "bands": _chi_square_range(frames * smallest_band),
+        "odd std": _around(1, math.sqrt(median / (2 * values))),
+        "odd bands": _chi_square_range(smallest_band / median),
+        "frame std": _around(1, 1 / math.sqrt(2 * values)),
+        "frame spatial": _around(0, 1 / math.sqrt(max(pairs, 1))),
+    }
+    return {
+        name: (min(low, sampled[name][0]), max(high, sampled[name][1])) for name, (low, high) in HEALTHY_RANGES.items()
+    }
+
+
+def _around(mean: float, std: float) -> tuple[float, float]:
+    return mean - SAMPLING_Z * std, mean + SAMPLING_Z * std
+
+
+def _chi_square_range(degrees: float) -> tuple[float, float]:
+    """Range of the mean square of as many normal values."""
+    spread = 2 / (9 * degrees)
+    low, high = _around(1 - spread, math.sqrt(spread))
+    return max(low, 0.0) ** 3, high**3
 
 
 def normalized_deviation(measured: dict[str, Tensor], bounds: dict[str, tuple[float, float]]) -> dict[str, Tensor]:
-    """Deviation of each figure in `ALARM_THRESHOLDS` from white noise; 1 is at its bound."""
+    """Deviation of each figure in `DEVIATIONS` from white noise; 1 is at its bound."""
     deviations = {}
-    for name in ALARM_THRESHOLDS:
+    for name in DEVIATIONS:
         low, high = bounds[name]
         ideal = 0.0 if name == "spatial" else 1.0
         distance = measured[name] - ideal
@@ -149,20 +174,11 @@ def normalized_deviation(measured: dict[str, Tensor], bounds: dict[str, tuple[fl
     return deviations
 
 
-def alarm_severity(deviations: dict[str, Tensor], strength: float) -> float:
-    """The largest `normalized_deviation` divided by its `ALARM_THRESHOLDS`; above 1 it raises the alarm.
-
-    Below a strength of 1 the clip is not supposed to look like noise, so only single bad frames count.
-    """
-    counted_names = [name for name in ALARM_THRESHOLDS if strength == 1 or name.startswith("odd")]
-    return max(deviations[name].max().item() / ALARM_THRESHOLDS[name] for name in counted_names)
-
-
 def find_bad_frames(deviations: dict[str, Tensor]) -> list[int]:
-    """Indices of frames that differ enough from the other frames to raise the alarm."""
+    """Indices of broken frames: those that differ too much from the other frames, such as black frames or static."""
     worst = torch.maximum(
-        deviations["odd std"] / ALARM_THRESHOLDS["odd std"],
-        deviations["odd bands"].amax(dim=1) / ALARM_THRESHOLDS["odd bands"],
+        deviations["odd std"] / BAD_FRAME_THRESHOLDS["odd std"],
+        deviations["odd bands"].amax(dim=1) / BAD_FRAME_THRESHOLDS["odd bands"],
     )
     return (worst > 1).nonzero().flatten().tolist()
 
@@ -239,8 +255,7 @@ def diagnose(measured: dict[str, Tensor], deviations: dict[str, Tensor], branch:
         elif branch == "mix":
             fixes = ("In Mixed Inversion Blend set mode to variance_preserving.", RAISE_STEPS_ADVICE)
         observation = f"the noise std is {std:.2f}, expected 1"
-        alarming = deviations["std"].item() > ALARM_THRESHOLDS["std"]
-        findings.append(Finding(name, observation, effect, fixes, alarming))
+        findings.append(Finding(name, observation, effect, fixes))
     if max(deviations["spatial"], deviations["bands"].max()) > 1 and strength == 1:
         more_image = () if branch == "image" else ("In Mixed Inversion Blend raise mixing_ratio.",)
         findings.append(
@@ -250,7 +265,6 @@ def diagnose(measured: dict[str, Tensor], deviations: dict[str, Tensor], branch:
                 f"{', '.join(f'{band:.2f}' for band in bands)}, expected 1",
                 "Flat areas may smear, and shapes of the source frames show through.",
                 (*more_image, RAISE_STEPS_ADVICE),
-                alarming=any(deviations[name].max().item() > ALARM_THRESHOLDS[name] for name in ("spatial", "bands")),
             )
         )
     bad = find_bad_frames(deviations)

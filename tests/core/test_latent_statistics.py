@@ -34,7 +34,7 @@ def findings(latent: Tensor, branch: str = "image", strength: float = 1.0) -> li
     deviations = latent_statistics.normalized_deviation(measured, bounds)
     found = latent_statistics.diagnose(measured, deviations, branch, strength)
     if found and "not an inverted latent" not in found[0].problem:
-        assert found[0].alarming == (latent_statistics.alarm_severity(deviations, strength) > 1)
+        assert found[0].alarming == bool(latent_statistics.find_bad_frames(deviations))
     return found
 
 
@@ -58,7 +58,7 @@ def test_very_fine_patterns_are_not_white_noise():
 @pytest.mark.parametrize("shape", [(2, 4, 8, 8), (8, 4, 8, 8), (1, 16, 5, 8, 12), (3, 16, 1, 16, 16), (1, 4, 16, 16)])
 def test_white_noise_passes_at_any_size(shape):
     found = [bool(findings(white(*shape, seed=seed))) for seed in range(1, 21)]
-    assert sum(found) <= 2  # five figures with two bounds each, the extremes of 256 samples: 4 in 100 by chance
+    assert sum(found) <= 2
 
 
 def test_sampling_variance_of_a_small_latent_is_no_problem():
@@ -75,12 +75,21 @@ def test_bounds_of_a_large_latent_are_the_healthy_ranges():
         assert found[name] == latent_statistics.HEALTHY_RANGES[name]
 
 
-def test_bounds_are_reproducible_and_leave_the_global_seed_alone():
-    shape = (3, 4, 8, 8)
-    first, state = latent_statistics.sampling_limits(shape), torch.random.get_rng_state()
-    latent_statistics.sampling_limits.cache_clear()
-    assert latent_statistics.sampling_limits(shape) == first
-    assert torch.equal(torch.random.get_rng_state(), state)
+@pytest.mark.parametrize("shape", [(2, 4, 8, 8), (8, 4, 8, 8), (3, 16, 4, 12), (1, 4, 16, 16)])
+def test_bounds_have_the_width_of_the_sampling_distribution(monkeypatch, shape):
+    """Against 1000 samples: hardly any lies outside, and many lie outside of bounds of one standard deviation."""
+    monkeypatch.setattr(latent_statistics, "HEALTHY_RANGES", dict.fromkeys(latent_statistics.HEALTHY_RANGES, (1, 0)))
+    samples = [latent_statistics.measure_latent(white(*shape, seed=seed)) for seed in range(1000)]
+    limits = latent_statistics.sampling_limits(shape)
+    monkeypatch.setattr(latent_statistics, "SAMPLING_Z", 1.0)
+    narrow = latent_statistics.sampling_limits(shape)
+    for name in latent_statistics.HEALTHY_RANGES:
+        values = torch.cat([sample[name].flatten() for sample in samples])
+        if name.startswith("odd") and shape[0] == 1:
+            assert values.eq(1).all()
+            continue
+        outside = [((values < low) | (values > high)).float().mean() for low, high in (limits[name], narrow[name])]
+        assert outside[0] < 0.003 and outside[1] > 0.04, name
 
 
 @pytest.mark.parametrize(("scale", "problem"), [(0.85, "lost variance"), (1.2, "too much variance")])
@@ -89,11 +98,11 @@ def test_noise_std(scale, problem):
     assert found.problem == problem and f"{scale:.2f}" in found.observation and "fireflow" in found.fixes[0]
 
 
-def test_only_a_large_loss_of_variance_raises_the_alarm():
-    """Good videos came from latents with std 0.8. A larger deviation raises the alarm."""
-    for scale, headline in ((0.8, "No alarm, but lost variance"), (0.6, "Alarm: lost variance")):
-        found = findings(scale * white())
-        assert latent_statistics.summarize_findings(found, 1.0) == headline
+@pytest.mark.parametrize("latent", [0.6 * white(), 2 * white(), smeared(white())], ids=["weak", "strong", "smeared"])
+def test_only_broken_frames_and_what_is_not_noise_raise_the_alarm(latent):
+    """Good videos came from latents with lost variance and from latents with structure."""
+    found = findings(latent)
+    assert found and latent_statistics.summarize_findings(found, 1.0).startswith("No alarm, but ")
 
 
 def test_alarming_findings_come_first():
@@ -186,7 +195,7 @@ def test_each_pattern_lies_in_its_band():
 def test_the_report_states_each_fix_once():
     found = findings(0.6 * smeared(white()), "mix")
     report = latent_statistics.format_findings(found, "mix", 1.0)
-    assert report.startswith("Alarm: lost variance, structure left in the noise.")
+    assert report.startswith("No alarm, but lost variance, structure left in the noise.")
     sentences = re.split(r"(?<=\.)\s", report)
     assert len(set(sentences)) == len(sentences) and {fix for each in found for fix in each.fixes} <= set(sentences)
     healthy = latent_statistics.format_findings([], "", 0.6)
