@@ -43,9 +43,18 @@ CHUNKS = (1, 2, 3, 5)
 CONDITIONED = [name for name in SCENARIOS if name not in ("plain", "noise_mask")]
 
 
-def assert_same(a: Tensor, b: Tensor) -> None:
-    """Assert equality. Models compute in float64, so the summation order of kernels is not visible in float32."""
-    assert_near(a, b, 1e-6)
+def weight_dtype(model) -> torch.dtype:
+    return next(model.model.diffusion_model.parameters()).dtype
+
+
+def assert_same(a: Tensor, b: Tensor, computed: torch.dtype = torch.float64) -> None:
+    """Assert equality up to rounding.
+
+    Args:
+        computed: precision of the network. In float64 the summation order of kernels is not visible in the result.
+            ComfyUI's transformers compute in float32 only, and these enlarge a rounding up to 35 times.
+    """
+    assert_near(a, b, 1e-6 if computed == torch.float64 else 2e-5)
 
 
 @pytest.fixture(scope="module", params=SCENARIOS)
@@ -85,7 +94,7 @@ def test_core_ksampler_on_a_frame_chunks_model(pack, scenario, frames_per_batch)
     calls = tiny.CallCounter()
     (chunked,) = pack.run("BIVDiffFrameChunks", model=calls.on(model), frames_per_batch=frames_per_batch)
     (out,) = pack.run("KSampler", model=chunked, **inputs, **KSAMPLER)
-    assert_same(out["samples"], whole)
+    assert_same(out["samples"], whole, weight_dtype(model))
     assert max(calls.rows) <= 2 * frames_per_batch * (2 if len(inputs["positive"]) > 1 else 1)
 
 
@@ -94,7 +103,7 @@ def test_frame_sampler(pack, scenario, frames_per_batch):
     """The noise does not depend on the chunks either, including the ancestral sampler's."""
     _, model, inputs, whole = scenario
     (out,) = pack.run("BIVDiffFrameSampler", model=model, frames_per_batch=frames_per_batch, **inputs, **KSAMPLER)
-    assert_same(out["samples"], whole)
+    assert_same(out["samples"], whole, weight_dtype(model))
 
 
 @pytest.mark.parametrize("name", CONDITIONED)
@@ -118,7 +127,7 @@ def test_image_inversion(pack, name):
     whole = invert(positive, FRAME_COUNT)
     assert rms(invert(flipped, FRAME_COUNT) - whole) > 1e-3 * rms(whole)
     for frames_per_batch in CHUNKS[:-1]:
-        assert_same(invert(positive, frames_per_batch), whole)
+        assert_same(invert(positive, frames_per_batch), whole, weight_dtype(model))
 
 
 def test_frames_of_a_3d_image_model(pack):
@@ -133,9 +142,9 @@ def test_frames_of_a_3d_image_model(pack):
         for n in (FRAME_COUNT, 2)
     )
     assert whole.shape == (FRAME_COUNT, 16, 1, 8, 8)
-    assert_same(chunked, whole)
+    assert_same(chunked, whole, torch.float32)
     (core,) = pack.run("KSampler", model=model, **inputs)
-    assert_same(whole, core["samples"])
+    assert_same(whole, core["samples"], torch.float32)
 
 
 @pytest.mark.parametrize("frames_per_batch", CHUNKS)
@@ -268,14 +277,15 @@ def test_a_patch_may_be_an_object(pack, hypernetwork, frames_per_batch):
     model, settings = tiny.sd_model(), {"hypernetwork_name": hypernetwork, "strength": 1.0}
     whole = sample_with_patch(pack, model, "HypernetworkLoader", settings, FRAME_COUNT)
     assert rms(whole - sample_with_patch(pack, model, None, {}, FRAME_COUNT)) > 1e-3 * rms(whole)
-    assert_same(sample_with_patch(pack, model, "HypernetworkLoader", settings, frames_per_batch), whole)
+    # The hypernetwork's own layers compute in float32.
+    assert_same(sample_with_patch(pack, model, "HypernetworkLoader", settings, frames_per_batch), whole, torch.float32)
     (loaded,) = pack.run("HypernetworkLoader", model=model, **settings)
     inputs = {"conditioning": tiny.text(), "latent": tiny.make_latent(*LATENT), "steps": 4, "scheduler": "normal"}
     inverted, chunked = (
         pack.run("BIVDiffInvertImage", model=loaded, frames_per_batch=n, **inputs)[0]["samples"]
         for n in (FRAME_COUNT, frames_per_batch)
     )
-    assert_same(chunked, inverted)
+    assert_same(chunked, inverted, torch.float32)
 
 
 FLUX_2 = {"global_modulation": True, "guidance_embed": False, "vec_in_dim": None}
@@ -309,7 +319,7 @@ def test_overlapping_windows_on_independent_frames(pack, name):
         pack.run("BIVDiffTemporalSmoother", model=model, context_length=n, context_overlap=1, **inputs)[0]
         for n in (0, 3)
     )
-    assert_same(windowed["samples"], whole["samples"])
+    assert_same(windowed["samples"], whole["samples"], weight_dtype(model))
 
 
 def test_frames_of_a_window_affect_each_other(pack):
