@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
 
+import dev
 from batch.ray_engine import RAY_REQUIREMENT
 from tools import environment
 from tools.in_process_comfyui import COMFYUI
@@ -127,6 +128,49 @@ def test_the_ray_environment_is_created_once(tmp_path, monkeypatch):
     monkeypatch.setattr(environment, "RAY_STAMP", tmp_path / "bivdiff.txt")
     monkeypatch.setattr(environment.subprocess, "run", pytest.fail)
     assert environment.ensure_ray_python() == environment.RAY_PYTHON
+
+
+class FakeHost:
+    """An environment whose Playwright downloads its browser or cannot; other commands succeed."""
+
+    def __init__(self, can_download: bool = False):
+        self.can_download = can_download
+
+    def run(self, *arguments: str) -> int:
+        return int("playwright" in arguments and not self.can_download)
+
+
+def test_chromium_comes_from_the_path_first_then_from_playwright(monkeypatch):
+    monkeypatch.setattr(environment.subprocess, "run", pytest.fail)
+    monkeypatch.setattr(environment, "find_chromium", lambda: "/usr/bin/chromium")
+    assert environment.ensure_chromium(FakeHost())
+    monkeypatch.setattr(environment, "find_chromium", lambda: None)
+    assert environment.ensure_chromium(FakeHost(can_download=True))
+
+
+@pytest.mark.parametrize("user", [0, 1000], ids=["root", "another user"])
+def test_debians_chromium_is_installed_by_root_alone(monkeypatch, user):
+    installed = []
+    monkeypatch.setattr(environment.os, "geteuid", lambda: user, raising=False)
+    monkeypatch.setattr(environment.shutil, "which", lambda name: name if name in ("apt-get", *installed) else None)
+    monkeypatch.setattr(environment.subprocess, "run", lambda command, **_: installed.append(command[-1]))
+    assert environment.ensure_chromium(FakeHost()) is (user == 0)
+    assert installed == (["update", "chromium"] if user == 0 else [])
+
+
+@pytest.mark.parametrize("in_ci", [True, False])
+def test_a_run_without_chromium_ends_by_saying_so_and_fails_in_ci(monkeypatch, capsys, in_ci):
+    ran = []
+    monkeypatch.setattr(dev, "find_environment", lambda *names: FakeHost())
+    monkeypatch.setattr(dev, "ensure_chromium", lambda host: False)
+    monkeypatch.setattr(dev, "ensure_ray_python", lambda: None)
+    monkeypatch.setattr("tools.suite.run_tests", lambda host, reports, tests: ran.extend(tests) or 0)
+    monkeypatch.delenv("CI", raising=False)
+    if in_ci:
+        monkeypatch.setenv("CI", "true")
+    assert dev.test() == int(in_ci)
+    assert ran == ["tests"]
+    assert capsys.readouterr().out.splitlines()[-1].startswith("[dev] browser tests not run")
 
 
 def test_where_ends_in_json():
