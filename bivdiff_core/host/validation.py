@@ -27,13 +27,14 @@ from ..noise import MAX_NOISE_CORRELATION
 from .comfy_types import Latent, Model
 from .compat import animatediff_evolved
 from .compat.comfyui_internals import find_model_modifications, list_patches
+from .control_hints import check_conditioning
 from .group_norms import pool_norms
 from .inverted_latents import InversionInfo, read_inversion_info
 from .latents import frame_dim, to_clip
 from .loaders.demo_latents import DemoLatents
 from .model_families import ModelFamily, find_family, find_noise_kind, has_distilled_guidance, has_video_latents
 from .prompts import PromptPair, check_image_input, check_prompt, disable_distilled_guidance
-from .windows import FrameWindows, WindowSettings, check_conditioning, check_windows, set_windows
+from .windows import FrameWindows, WindowSettings, check_windows, set_windows
 
 log = logging.getLogger(__name__)
 
