@@ -65,7 +65,7 @@ class LatentReport(PackNode):
         branch, strength = (inversion.branch, inversion.strength) if inversion else ("", 1.0)
         frames = latent_statistics.flatten_to_frames(samples.cpu())
         measured = latent_statistics.measure_latent(frames)
-        bounds = latent_statistics.sampling_limits(tuple(frames.shape))
+        bounds = latent_statistics.sampling_limits(frames.shape)
         deviations = latent_statistics.normalized_deviation(measured, bounds)
         findings = latent_statistics.diagnose(measured, deviations, branch, strength)
         words = latent_statistics.format_findings(findings, branch, strength)

@@ -125,7 +125,7 @@ def measure_latent(frames: Tensor) -> dict[str, Tensor]:
     }
 
 
-def sampling_limits(shape: tuple[int, int, int, int]) -> dict[str, tuple[float, float]]:
+def sampling_limits(shape: tuple[int, ...]) -> dict[str, tuple[float, float]]:
     """Bounds for the figures of frames of a shape `[F, C, H, W]`, wide enough for white noise of that shape.
 
     Each is the wider of `HEALTHY_RANGES` and `SAMPLING_Z` standard deviations of the figure's sampling distribution.
