@@ -5,29 +5,54 @@ released loops (MCG-NJU/BIVDiff): 50 leading timesteps 1, 21, ..., 981; the clea
 inversion ends at t = 998; denoising starts at t = 981 and ends at t = 0 instead of at sigma 0.
 """
 
+import logging
 import math
+from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+log = logging.getLogger(__name__)
+
 GRIDS = ("matched", "reference")
 
-MAX_FIRST_SIGMA = 0.5
-"""Largest first sigma of a matched diffusion grid. A larger step skips too much of the ODE and loses the frames."""
+Scheduler = Callable[[int], Tensor]
+"""Decreasing levels of a schedule of that many steps, from the model's highest level to 0, `[steps + 1]`."""
+
+MAX_FIRST_STEP = 0.25
+"""Largest first step of an inversion, as a fraction of the way to noise (`path_fraction`).
+
+Measured on an analytic denoiser with Stable Diffusion's schedule and rectified flow with shifts 1, 3, 5 and 8, by ddim
+in 4 to 50 steps: a level added in the middle of the first step lowers the inversion's error by 25 to 47% if the step
+is longer than this, and by 0 to 26% if it is shorter (tests/core/test_grids.py).
+"""
 
 REFERENCE_LAST_TIMESTEP = 998
 
-MAX_SIGNAL_AT_FULL_NOISE = 0.33
-"""Largest signal fraction of a diffusion model's level that counts as full noise.
+FULL_NOISE_SIGNAL = 0.15
+"""Levels with at most this signal fraction count as full noise; Stable Diffusion's sigma_max has .068, AnimateDiff's
+.040."""
 
-Stable Diffusion's sigma_max 14.6 has a signal fraction of .068, AnimateDiff's .040. Of ComfyUI's schedulers only
-`ddim_uniform` stops earlier: at .076 (50 steps), .085 (25), .118 (10), .134 (8), .191 (5), .236 (4) and .323 (3); with
-2 steps at .52. Schedules of other packs that stop at sigma 1 have .71.
+MAX_SCHEDULE_SIGNAL = 0.33
+"""Largest signal fraction at the first level of a diffusion model's schedule at strength 1.
+
+Of ComfyUI's schedulers only `ddim_uniform` starts below sigma_max: at .076 (50 steps), .085 (25), .118 (10), .134 (8),
+.191 (5), .236 (4) and .323 (3); with 2 steps at .52. Schedules of other packs that start at sigma 1 have .71.
 """
 
 SIGNAL_TOLERANCE = 0.02
 """Two levels below full noise count as equal if their signal fractions differ by no more than this."""
+
+LEVEL_TOLERANCE = 1e-6
+"""Relative difference of two levels that comes from rounding only."""
+
+MAX_SCHEDULE_STEPS = 1000
+"""Longest schedule that is searched for the levels below a strength; trained schedules have 1000 levels."""
+
+MIN_CUSTOM_STEPS = 3
+"""Fewer steps of wired sigmas than this below the start are worth a warning."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +60,23 @@ class Schedule:
     """The settings that determine a run's noise levels. Every node of the chain has them.
 
     Args:
-        steps: number of steps.
+        steps: number of steps from the start to 0, at any strength.
         scheduler: ComfyUI's name of the scheduler.
         strength: how far an inversion goes towards noise, in (0, 1].
         grid: one of `GRIDS`.
+        sigmas: decreasing levels that end at 0 and replace steps and scheduler; None without.
     """
 
     steps: int
     scheduler: str
     strength: float = 1.0
     grid: str = "matched"
+    sigmas: Tensor | None = None
+
+    @property
+    def source(self) -> str:
+        """Where the levels come from, for messages."""
+        return f"scheduler {self.scheduler}" if self.sigmas is None else "the schedule wired to sigmas"
 
 
 def unit_scale(sigma: float) -> float:
@@ -86,75 +118,140 @@ def strength_sigma(strength: float, flow: bool) -> float:
     return strength if flow else sd_sigma(1000.0 * strength)
 
 
-def truncate_levels(levels: Tensor, sigma: float) -> Tensor:
-    """The schedule's levels from `sigma` down, starting at `sigma` itself or at the schedule's maximum if lower.
+def path_fraction(sigma: float, flow: bool) -> float:
+    """How far a noise level is on the way from image to noise, 0..1: the angle of their weights over 90 degrees."""
+    return math.atan2(sigma, 1.0 - sigma if flow else 1.0) / (math.pi / 2)
+
+
+def path_sigma(fraction: float, flow: bool) -> float:
+    """The noise level at a fraction of the way from image to noise; the inverse of `path_fraction`."""
+    ratio = math.tan(fraction * math.pi / 2)
+    return ratio / (1.0 + ratio) if flow else ratio
+
+
+def denoising_levels(schedule: Schedule, scheduler: Scheduler, flow: bool, sigma: float | None = None) -> Tensor:
+    """Decreasing levels from the noise level of an inverted latent to 0, in `schedule.steps` steps.
+
+    Below a schedule's first level they are those of the scheduler's shortest longer schedule with that many steps below
+    the start. Wired sigmas keep their levels below the start.
 
     Args:
-        levels: decreasing, ending at 0, `[steps + 1]`, from ComfyUI's scheduler.
-    """
-    start_sigma = min(sigma, levels[0].item())
-    return torch.cat([levels.new_tensor([start_sigma]), levels[levels < start_sigma * (1 - 1e-6)]])
-
-
-def denoising_grid(levels: Tensor, scheduler: str, flow: bool, start_sigma: float | None = None) -> Tensor:
-    """Decreasing levels from the noise level of an inverted latent to 0.
-
-    Args:
-        levels: decreasing, ending at 0, from ComfyUI's scheduler.
-        scheduler: the scheduler's name, for error messages.
+        scheduler: the schedule's scheduler, for the model.
         flow: whether the model is a flow model (sigma in 0..1).
-        start_sigma: level of a latent that was not inverted to full noise; None for full noise.
+        sigma: noise level of the latent; None for full noise that a schedule itself defines.
 
     Raises:
-        ValueError: the levels do not reach full noise, or do not reach `start_sigma`.
+        ValueError: the levels do not reach full noise or `sigma`, or wired sigmas do not decrease to 0.
     """
-    sigma_max = levels[0].item()
-    if start_sigma is None:
-        _check_full_noise(sigma_max, scheduler, flow)
+    levels = scheduler(schedule.steps) if schedule.sigmas is None else _check_sigmas(schedule.sigmas)
+    first = levels[0].item()
+    _check_first_level(first, sigma, schedule, flow)
+    if sigma is not None:
+        if schedule.sigmas is None and first > sigma * (1 + LEVEL_TOLERANCE):
+            levels = _levels_below(sigma, schedule, scheduler)
+        else:
+            levels = _start_at(sigma, levels)
+    if schedule.sigmas is not None and len(levels) - 1 < MIN_CUSTOM_STEPS:
+        log.warning(
+            "Only %d steps of the schedule wired to sigmas lie below sigma %.3g, where this run starts or ends. Wire "
+            "one with more steps there, or raise the strength.",
+            len(levels) - 1,
+            levels[0],
+        )
+    return levels
+
+
+def inversion_levels(schedule: Schedule, scheduler: Scheduler, flow: bool) -> Tensor:
+    """Increasing levels from 0 to the schedule's strength: `denoising_levels` in reverse order.
+
+    A first step above `MAX_FIRST_STEP` is divided, because it would skip too much of the ODE and lose the frames.
+
+    Raises:
+        ValueError: as in `denoising_levels`.
+    """
+    end = strength_sigma(schedule.strength, flow) if schedule.strength < 1 else None
+    levels = denoising_levels(schedule, scheduler, flow, end).flip(0)
+    first = path_fraction(levels[1].item(), flow)
+    parts = math.ceil(first / MAX_FIRST_STEP - LEVEL_TOLERANCE)
+    if parts == 1:
         return levels
-    if signal_fraction(sigma_max, flow) - signal_fraction(start_sigma, flow) > SIGNAL_TOLERANCE:
-        raise ValueError(
-            f"scheduler {scheduler} tops out at sigma {sigma_max:.3g}, short of sigma {start_sigma:.3g}, where the "
-            "inversion ends and smoothing begins. Set scheduler to normal, raise steps, or lower strength."
-        )
-    return truncate_levels(levels, start_sigma)
+    added = [path_sigma(first * part / parts, flow) for part in range(1, parts)]
+    log.warning(
+        "The first step of this inversion would go %.0f%% of the way to noise, which loses the frames, so it is "
+        "divided into %d steps. More steps do the same better.",
+        100 * first,
+        parts,
+    )
+    return torch.cat([levels[:1], levels.new_tensor(added), levels[1:]])
 
 
-def _check_full_noise(sigma_max: float, scheduler: str, flow: bool) -> None:
-    if flow and not math.isclose(sigma_max, 1.0, abs_tol=1e-4):
-        raise ValueError(
-            f"scheduler {scheduler} tops out at sigma {sigma_max:.3f}, but a flow model's latent is pure noise only at "
-            "1. Set scheduler to simple, normal or beta."
-        )
-    fraction = signal_fraction(sigma_max, flow)
-    if fraction > MAX_SIGNAL_AT_FULL_NOISE:
-        raise ValueError(
-            f"scheduler {scheduler} tops out at sigma {sigma_max:.3g}, where {fraction:.0%} of the image is left; full "
-            f"noise leaves at most {MAX_SIGNAL_AT_FULL_NOISE:.0%}. Set scheduler to normal, raise steps, or lower "
-            "strength to stop there on purpose."
-        )
+def _start_at(sigma: float, levels: Tensor) -> Tensor:
+    """Levels from `sigma` to 0: a first level below `sigma` moves up to it, and higher levels are left out."""
+    lower = levels[1:] if levels[0] < sigma else levels[levels < sigma * (1 - LEVEL_TOLERANCE)]
+    return torch.cat([levels.new_tensor([sigma]), lower])
 
 
-def matched_inversion_grid(levels: Tensor, schedule: Schedule, flow: bool) -> Tensor:
-    """Increasing levels from 0 to the level where denoising will begin: `denoising_grid` in reverse order.
+def _levels_below(sigma: float, schedule: Schedule, scheduler: Scheduler) -> Tensor:
+    """Levels from `sigma` to 0 of the scheduler's shortest schedule with `schedule.steps` steps there.
 
-    Args:
-        levels: decreasing, ending at 0, from ComfyUI's scheduler of that name.
-        schedule: below a strength of 1 the grid ends at `strength_sigma`.
-
-    Raises:
-        ValueError: as in `denoising_grid`, or the first step of a diffusion model is too large.
+    If there is none, the levels are interpolated from one with more or, at most, `MAX_SCHEDULE_STEPS` steps.
     """
-    end_sigma = strength_sigma(schedule.strength, flow) if schedule.strength < 1 else None
-    grid = denoising_grid(levels, schedule.scheduler, flow, end_sigma)
-    first_sigma = grid[grid > 0][-1].item()
-    if not flow and first_sigma > MAX_FIRST_SIGMA:
+
+    def count_steps(length: int) -> int:
+        return len(_start_at(sigma, scheduler(length))) - 1
+
+    lengths = range(schedule.steps, MAX_SCHEDULE_STEPS + 1)
+    found = bisect_left(lengths, schedule.steps, key=count_steps)
+    for length in lengths[max(found - 2, 0) : found + 3]:  # rounding makes some counts go back by one
+        levels = _start_at(sigma, scheduler(length))
+        if len(levels) - 1 == schedule.steps:
+            return levels
+    levels = _start_at(sigma, scheduler(lengths[min(found, len(lengths) - 1)]))
+    log.warning(
+        "No schedule of scheduler %s has exactly %d steps below sigma %.3g: they are interpolated from one with %d.",
+        schedule.scheduler,
+        schedule.steps,
+        sigma,
+        len(levels) - 1,
+    )
+    position = torch.linspace(0, len(levels) - 1, schedule.steps + 1, dtype=torch.float64)
+    lower = position.long().clamp(max=len(levels) - 2)
+    return torch.lerp(levels[lower].double(), levels[lower + 1].double(), position - lower).to(levels)
+
+
+def _check_sigmas(sigmas: Tensor) -> Tensor:
+    if len(sigmas) < 2 or sigmas[-1] != 0 or not (sigmas[1:] < sigmas[:-1]).all():
+        values = ", ".join(f"{sigma:.3g}" for sigma in sigmas[:8].tolist())
         raise ValueError(
-            f"scheduler {schedule.scheduler}'s lowest level is sigma {first_sigma:.2f}, expected at most "
-            f"{MAX_FIRST_SIGMA}: a first step that large loses the frames. Raise steps, or set scheduler to "
-            "ddim_uniform or karras."
+            f"sigmas is a schedule of {values or 'no levels'}, expected levels that decrease to 0. Wire a scheduler "
+            "node for the model, without Flip Sigmas or Split Sigmas."
         )
-    return grid.flip(0)
+    return sigmas
+
+
+def _check_first_level(first: float, sigma: float | None, schedule: Schedule, flow: bool) -> None:
+    """Reject levels that start too far below `sigma` or, if it is None, below full noise."""
+    remaining = signal_fraction(first, flow)
+    if sigma is None and flow and not math.isclose(first, 1.0, abs_tol=1e-4):
+        raise ValueError(
+            f"{schedule.source} reaches only sigma {first:.3f}, but a flow model's latent is pure noise only at 1. Set "
+            "scheduler to simple, normal or beta."
+        )
+    if sigma is None and remaining > MAX_SCHEDULE_SIGNAL:
+        raise ValueError(
+            f"{schedule.source} reaches only sigma {first:.3g}, where {remaining:.0%} of the image is left; full noise "
+            f"leaves at most {MAX_SCHEDULE_SIGNAL:.0%}. Set scheduler to simple, raise steps, or lower strength to "
+            "stop there on purpose."
+        )
+    if sigma is None:
+        return
+    expected = signal_fraction(sigma, flow)
+    limit = MAX_SCHEDULE_SIGNAL if not flow and expected <= FULL_NOISE_SIGNAL else expected + SIGNAL_TOLERANCE
+    if remaining > limit:
+        raise ValueError(
+            f"{schedule.source} reaches only sigma {first:.3g}, below sigma {sigma:.3g}, where the inversion ends and "
+            "denoising begins. Set scheduler to simple, raise steps, or lower strength."
+        )
 
 
 def reference_timesteps(steps: int) -> Tensor:

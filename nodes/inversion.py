@@ -1,13 +1,12 @@
 """Stage 2 of BIVDiff: DDIM inversion of the frames, by the image model and by the video model."""
 
-import torch
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..bivdiff_core.grids import Schedule
 from ..bivdiff_core.host import stages, validation
 from ..bivdiff_core.host.comfy_types import Conditioning, Latent, Model
 from ..bivdiff_core.host.group_norms import GROUP_NORMS, should_pool_norms
-from ..bivdiff_core.host.inverted_latents import to_sampler_noise
 from ..bivdiff_core.host.prompts import PromptPair
 from ..bivdiff_core.host.windows import WindowSettings
 from ..bivdiff_core.solvers import SOLVERS
@@ -26,19 +25,15 @@ def _inversion_inputs(model_tooltip: str, latent_tooltip: str) -> list[io.Input]
         ),
         io.Latent.Input("latent", tooltip=latent_tooltip),
         shared_inputs.steps_input("Inversion steps; use the same number for denoising."),
-        shared_inputs.scheduler_input(
-            "ddim_uniform",
-            "How the noise levels are spaced; use the same in Video Temporal Smoother. Flow models need simple, normal "
-            "or beta.",
-        ),
+        shared_inputs.scheduler_input("How the noise levels are spaced; use the same in Video Temporal Smoother."),
         io.Combo.Input(
             "solver",
-            options=list(SOLVERS),
-            default="ddim",
-            tooltip="ddim: the paper's solver, with the least flicker on the demo models; it weakens the noise "
-            "slightly. uni_inv: most accurate per model call, restores frames best; use it for Prompt2Prompt. "
-            "fireflow: closest to true noise; use it for flow models. fixed_point: the exact inverse of DDIM, in "
-            "three times the time.",
+            options=[stages.AUTO_SOLVER, *SOLVERS],
+            default=stages.AUTO_SOLVER,
+            tooltip="auto: ddim for diffusion models, fireflow for flow models. ddim: the paper's solver, with the "
+            "least flicker on the demo models; it weakens the noise slightly. uni_inv: most accurate per model call, "
+            "restores frames best; use it for Prompt2Prompt. fireflow: closest to true noise. fixed_point: the exact "
+            "inverse of DDIM, in three times the time.",
         ),
         shared_inputs.strength_input(
             "How far to invert towards noise. 1 inverts to full noise, as in the paper; use it when a ControlNet pass "
@@ -51,6 +46,8 @@ def _inversion_inputs(model_tooltip: str, latent_tooltip: str) -> list[io.Input]
         ),
     ]
 
+
+INVERSION_SIGMAS = "They are taken in reverse order, up to the strength."
 
 INVERTED_OUTPUT = io.Latent.Output(
     display_name="LATENT",
@@ -90,6 +87,7 @@ class InvertImage(PackNode):
                     "frame in one model call.",
                     advanced=True,
                 ),
+                shared_inputs.sigmas_input(INVERSION_SIGMAS),
             ],
             outputs=[INVERTED_OUTPUT],
         )
@@ -107,11 +105,13 @@ class InvertImage(PackNode):
         grid: str,
         frames_per_batch: int,
         group_norms: str = "auto",
+        sigmas: Tensor | None = None,
     ) -> io.NodeOutput:
         prompts = PromptPair.without_guidance(conditioning)
         spec = validation.INVERT_FRAMES_POOLED if should_pool_norms(group_norms, grid) else validation.INVERT_FRAMES
         clip = validation.validate_stage(spec, model, latent, prompts, WindowSettings(frames_per_batch))
-        return io.NodeOutput(stages.invert(clip, Schedule(steps, scheduler, strength, grid), solver))
+        schedule = Schedule(steps, scheduler, strength, grid, sigmas)
+        return io.NodeOutput(stages.invert(clip, schedule, solver).to_latent())
 
 
 class InvertVideo(PackNode):
@@ -133,6 +133,7 @@ class InvertVideo(PackNode):
                 ),
                 shared_inputs.CONTEXT_LENGTH_INPUT,
                 shared_inputs.CONTEXT_OVERLAP_INPUT,
+                shared_inputs.sigmas_input(INVERSION_SIGMAS),
             ],
             outputs=[INVERTED_OUTPUT],
         )
@@ -150,12 +151,14 @@ class InvertVideo(PackNode):
         grid: str,
         context_length: int,
         context_overlap: int,
+        sigmas: Tensor | None = None,
     ) -> io.NodeOutput:
         prompts = PromptPair.without_guidance(conditioning)
         clip = validation.validate_stage(
             validation.INVERT_CLIP, model, latent, prompts, WindowSettings(context_length, context_overlap)
         )
-        return io.NodeOutput(stages.invert(clip, Schedule(steps, scheduler, strength, grid), solver))
+        schedule = Schedule(steps, scheduler, strength, grid, sigmas)
+        return io.NodeOutput(stages.invert(clip, schedule, solver).to_latent())
 
 
 class _InvertedNoiseSource:
@@ -163,10 +166,10 @@ class _InvertedNoiseSource:
 
     seed = 0
 
-    def __init__(self, noise: torch.Tensor):
+    def __init__(self, noise: Tensor):
         self.noise = noise
 
-    def generate_noise(self, latent: Latent) -> torch.Tensor:
+    def generate_noise(self, latent: Latent) -> Tensor:
         """The noise, for an empty LATENT of the same shape.
 
         Raises:
@@ -216,5 +219,4 @@ class InvertedNoise(PackNode):
 
     @classmethod
     def run(cls, latent: Latent) -> io.NodeOutput:
-        validation.validate_inverted(latent)
-        return io.NodeOutput(_InvertedNoiseSource(to_sampler_noise(latent)))
+        return io.NodeOutput(_InvertedNoiseSource(validation.validate_inverted(latent).to_sampler_noise()))

@@ -10,7 +10,7 @@ from comfy.cli_args import args
 from comfy_api.latest import io
 
 from ..bivdiff_core.host.comfy_types import Latent
-from ..bivdiff_core.host.inverted_latents import read_inversion_info
+from ..bivdiff_core.host.inverted_latents import InvertedLatent
 from ..bivdiff_core.host.latent_files import read_latent, write_latent
 from ..bivdiff_core.host.validation import validate_inverted
 from . import shared_inputs
@@ -54,12 +54,12 @@ class SaveLatent(PackNode):
 
     @classmethod
     def run(cls, latent: Latent, filename_prefix: str) -> io.NodeOutput:
-        validate_inverted(latent)
+        inverted = validate_inverted(latent)
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
             filename_prefix, folder_paths.get_output_directory()
         )
         file = f"{name}_{counter:05}_{SUFFIX}"
-        write_latent(latent, Path(folder, file), cls.workflow_metadata())
+        write_latent(inverted, Path(folder, file), cls.workflow_metadata())
         saved = {"filename": file, "subfolder": subfolder, "type": "output"}
         return io.NodeOutput(latent, ui={"latents": [saved]})
 
@@ -114,7 +114,7 @@ class LoadLatent(PackNode):
     @classmethod
     def run(cls, latent: str) -> io.NodeOutput:
         loaded = read_latent(Path(folder_paths.get_annotated_filepath(latent)))
-        if read_inversion_info(loaded) is None:
+        if InvertedLatent.from_latent(loaded).info is None:
             log.warning(
                 "The file does not say how far the latent was inverted. If its strength was below 1, set the same "
                 "strength in Video Temporal Smoother."

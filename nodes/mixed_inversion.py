@@ -128,8 +128,6 @@ class MixedInversion(PackNode):
         steadiness: float = 0.0,
     ) -> io.NodeOutput:
         ratio = _effective_ratio(task, mixing_ratio)
-        image, video = image_latent or {}, video_latent or {}  # only the zero-weight branch is missing
-        weights = ((image, ratio), (video, 1 - ratio))
-        for latent in (latent for latent, weight in weights if weight > 0):
-            validate_inverted(latent)
-        return io.NodeOutput(mix_branches(image, video, ratio, mode, steadiness), ratio)
+        image = validate_inverted(image_latent) if image_latent and ratio > 0 else None
+        video = validate_inverted(video_latent) if video_latent and ratio < 1 else None
+        return io.NodeOutput(mix_branches(image, video, ratio, mode, steadiness).to_latent(), ratio)

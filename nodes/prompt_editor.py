@@ -46,7 +46,7 @@ class Prompt2Prompt(PackNode):
                 shared_inputs.cfg_input(
                     7.5, "How strictly both prompts are followed. High values move the frames away from the source."
                 ),
-                shared_inputs.scheduler_input("ddim_uniform", "Use the same as in the inversion."),
+                shared_inputs.scheduler_input("Use the same as in the inversion."),
                 io.Combo.Input(
                     "edit",
                     options=list(EDITS),

@@ -10,7 +10,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..bivdiff_core.host.comfy_types import ClipVision, Latent
-from ..bivdiff_core.host.inverted_latents import read_inversion_info
+from ..bivdiff_core.host.inverted_latents import InvertedLatent
 from ..bivdiff_core.host.latents import check_finite
 from ..bivdiff_core.host.validation import validate_samples
 from ..bivdiff_core.measure import latent_statistics, plots, video_metrics
@@ -61,8 +61,8 @@ class LatentReport(PackNode):
     def run(cls, latent: Latent) -> io.NodeOutput:
         samples = validate_samples(latent)
         check_finite(samples)
-        inversion = read_inversion_info(latent)
-        branch, strength = (inversion.branch, inversion.strength) if inversion else ("", 1.0)
+        info = InvertedLatent.from_latent(latent).info
+        branch, strength = (info.branch, info.strength) if info else ("", 1.0)
         frames = latent_statistics.flatten_to_frames(samples.cpu())
         measured = latent_statistics.measure_latent(frames)
         bounds = latent_statistics.sampling_limits(frames.shape)

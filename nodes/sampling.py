@@ -4,11 +4,11 @@ import logging
 
 import comfy.samplers
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..bivdiff_core.grids import Schedule
 from ..bivdiff_core.host import stages, validation
 from ..bivdiff_core.host.comfy_types import Conditioning, Latent, Model
-from ..bivdiff_core.host.inverted_latents import read_inversion_info
 from ..bivdiff_core.host.prompts import PromptPair
 from ..bivdiff_core.host.windows import WindowSettings
 from . import shared_inputs
@@ -56,9 +56,7 @@ class FrameSampler(PackNode):
                     tooltip="Any sampler can generate frames; the paper uses ddim. An inverted latent needs a sampler "
                     "that adds no noise: ddim, euler, dpmpp_2m and others.",
                 ),
-                shared_inputs.scheduler_input(
-                    "ddim_uniform", "How the noise levels are spaced. The paper uses ddim_uniform."
-                ),
+                shared_inputs.scheduler_input("How the noise levels are spaced."),
                 io.Float.Input(
                     "denoise",
                     default=1.0,
@@ -94,15 +92,19 @@ class FrameSampler(PackNode):
         frame_noise: str,
         frames_per_batch: int,
     ) -> io.NodeOutput:
-        prompts, windows = PromptPair(positive, negative, cfg), WindowSettings(frames_per_batch)
         schedule = Schedule(steps, scheduler)
-        if read_inversion_info(latent_image) is not None:
-            if denoise != 1 or frame_noise != "independent":
-                log.warning("An inverted latent needs no noise: denoise and frame_noise have no effect.")
-            clip = validation.validate_stage(validation.DENOISE_FRAMES, model, latent_image, prompts, windows)
-            return io.NodeOutput(stages.denoise(clip, schedule, sampler_name))
-        clip = validation.validate_stage(validation.GENERATE_FRAMES, model, latent_image, prompts, windows)
-        return io.NodeOutput(stages.sample_frames(clip, schedule, sampler_name, seed, denoise, frame_noise))
+        clip = validation.validate_stage(
+            validation.GENERATE_OR_DENOISE_FRAMES,
+            model,
+            latent_image,
+            PromptPair(positive, negative, cfg),
+            WindowSettings(frames_per_batch),
+        )
+        if clip.inverted is None:
+            return io.NodeOutput(stages.sample_frames(clip, schedule, sampler_name, seed, denoise, frame_noise))
+        if denoise != 1 or frame_noise != "independent":
+            log.warning("An inverted latent needs no noise: denoise and frame_noise have no effect.")
+        return io.NodeOutput(stages.denoise(clip, schedule, sampler_name))
 
 
 class TemporalSmoother(PackNode):
@@ -138,20 +140,19 @@ class TemporalSmoother(PackNode):
                     tooltip="Only samplers that add no noise are listed, because added noise would erase the inverted "
                     "frames. The paper uses ddim.",
                 ),
-                shared_inputs.scheduler_input(
-                    "ddim_uniform", "Use the same as in the inversion. Flow models need simple, normal or beta."
-                ),
+                shared_inputs.scheduler_input("Use the same as in the inversion."),
                 shared_inputs.strength_input(
                     "How far the latent was inverted; only for a latent that core's Save Latent saved. For all others, "
                     "set strength in both DDIM Inverse nodes.",
                     advanced=True,
                 ),
                 shared_inputs.grid_input(
-                    "matched starts exactly where the inversion ended and gives better results. reference repeats the "
-                    "released code step by step; use it only for comparisons."
+                    "matched starts at the noise level where the inversion ended and gives better results. reference "
+                    "repeats the released code step by step; use it only for comparisons."
                 ),
                 shared_inputs.CONTEXT_LENGTH_INPUT,
                 shared_inputs.CONTEXT_OVERLAP_INPUT,
+                shared_inputs.sigmas_input("The part below the level that the inversion reached is used."),
             ],
             outputs=[
                 io.Latent.Output(
@@ -177,8 +178,9 @@ class TemporalSmoother(PackNode):
         grid: str,
         context_length: int,
         context_overlap: int,
+        sigmas: Tensor | None = None,
     ) -> io.NodeOutput:
         prompts = PromptPair(positive, negative, cfg)
         windows = WindowSettings(context_length, context_overlap)
         clip = validation.validate_stage(validation.SMOOTH_CLIP, model, latent, prompts, windows, strength)
-        return io.NodeOutput(stages.denoise(clip, Schedule(steps, scheduler, strength, grid), sampler_name))
+        return io.NodeOutput(stages.denoise(clip, Schedule(steps, scheduler, strength, grid, sigmas), sampler_name))

@@ -67,7 +67,10 @@ def seed_input() -> io.Int.Input:
 
 def steps_input(tooltip: str) -> io.Int.Input:
     """Number of sampling steps."""
-    presets = "The paper uses 50; 12 in every stage is the fast preset, measured on the demo models only."
+    presets = (
+        "All of them are taken, at any strength. The paper uses 50; 12 in every stage is the fast preset, measured on "
+        "the demo models only."
+    )
     return io.Int.Input("steps", default=50, min=1, max=1000, tooltip=f"{tooltip} {presets}")
 
 
@@ -76,9 +79,24 @@ def cfg_input(default: float, tooltip: str, name: str = "cfg") -> io.Float.Input
     return io.Float.Input(name, default=default, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=tooltip)
 
 
-def scheduler_input(default: str, tooltip: str) -> io.Combo.Input:
+def scheduler_input(tooltip: str) -> io.Combo.Input:
     """One of ComfyUI's schedulers."""
-    return io.Combo.Input("scheduler", options=list(comfy.samplers.SCHEDULER_NAMES), default=default, tooltip=tooltip)
+    return io.Combo.Input(
+        "scheduler",
+        options=list(comfy.samplers.SCHEDULER_NAMES),
+        default="simple",
+        tooltip=f"{tooltip} simple fits every model; the paper uses ddim_uniform, which flow models refuse.",
+    )
+
+
+def sigmas_input(tooltip: str) -> io.Sigmas.Input:
+    """Noise levels that replace steps and scheduler."""
+    return io.Sigmas.Input(
+        "sigmas",
+        optional=True,
+        tooltip=f"Noise levels in place of steps and scheduler, for models made for certain levels (Lightning, Turbo). "
+        f"Wire a scheduler node for this model. {tooltip}",
+    )
 
 
 def strength_input(tooltip: str, advanced: bool = False) -> io.Float.Input:

@@ -1,24 +1,31 @@
-"""Inverted LATENTs and their inversion record.
+"""Inverted latents: parsed from a LATENT once where a node begins, written once where it ends.
 
 Samples are in model space and in diffusers' scale: x / sqrt(1 + sigma^2) of diffusion models, x of flow models. They
-have unit variance at full noise. The record is not reliable: nodes of ComfyUI drop it, or copy it onto other samples.
-Its fingerprint shows whether it belongs to the samples.
+have unit variance at full noise. A LATENT also carries an inversion record, which is not reliable: nodes of ComfyUI
+drop it, or copy it onto other samples. Its fingerprint shows whether it belongs to the samples.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 
 import comfy.model_management
 import torch
 from torch import Tensor
 
 from ..blend import MODES, smooth_over_time
-from ..grids import SIGNAL_TOLERANCE, signal_fraction, unit_scale
+from ..grids import FULL_NOISE_SIGNAL, SIGNAL_TOLERANCE, signal_fraction, unit_scale
 from .comfy_types import Latent
 from .latents import INVERSION_KEY, frame_dim, replace_samples, to_clip
 from .model_families import FLOW
+
+log = logging.getLogger(__name__)
+
+RECORD_VERSION = 1
+"""Version of the inversion record, for later versions of the pack; records without one have no `levels`."""
 
 FINGERPRINT_TOLERANCE = 1e-3
 """Tolerance of mean and standard deviation: more than a cast to bfloat16 changes, less than other samples differ."""
@@ -26,7 +33,7 @@ FINGERPRINT_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class InversionInfo:
-    """How a LATENT was inverted.
+    """How samples were inverted.
 
     Args:
         sigma: last noise level of the inversion, at which x was converted to diffusers' scale.
@@ -36,6 +43,7 @@ class InversionInfo:
         branch: `image`, `video` or `mix`.
         latent_format: class name of the model's latent format.
         family: kind of noise, `diffusion` or `flow`.
+        levels: the noise levels from 0 to `sigma`; empty in old records.
     """
 
     sigma: float
@@ -45,65 +53,105 @@ class InversionInfo:
     branch: str
     latent_format: str
     family: str
+    levels: tuple[float, ...] = ()
 
     @property
     def signal_fraction(self) -> float:
-        """Fraction of the image left in the latent (`grids.signal_fraction`)."""
+        """Fraction of the image left in the samples (`grids.signal_fraction`)."""
         return signal_fraction(self.sigma, self.family == FLOW)
+
+    @property
+    def is_full_noise(self) -> bool:
+        """Whether hardly anything of the image is left."""
+        return self.signal_fraction <= FULL_NOISE_SIGNAL
 
     def has_same_noise_level(self, other: InversionInfo) -> bool:
         """Whether two inversions stopped at the same level: both at full noise, or within `SIGNAL_TOLERANCE`."""
-        return (
-            self.strength == other.strength == 1
-            or abs(self.signal_fraction - other.signal_fraction) <= SIGNAL_TOLERANCE
+        return (self.is_full_noise and other.is_full_noise) or (
+            abs(self.signal_fraction - other.signal_fraction) <= SIGNAL_TOLERANCE
         )
 
 
-def make_inverted_latent(latent: Latent, samples: Tensor, inversion: InversionInfo | None) -> Latent:
-    """A LATENT with inverted samples, and their inversion record unless it is None."""
-    out = replace_samples(latent, samples)
-    if inversion is not None:
-        out[INVERSION_KEY] = {**asdict(inversion), "fingerprint": compute_fingerprint(out["samples"])}
-    return out
+@dataclass(frozen=True)
+class InvertedLatent:
+    """An inverted latent.
+
+    Args:
+        samples: in model space and diffusers' scale.
+        info: how they were inverted; None if unknown.
+        noise_mask: a mask of the frames that nodes pass on.
+        batch_index: positions of the frames in the whole clip.
+        other_keys: what other nodes keep in the LATENT.
+    """
+
+    samples: Tensor
+    info: InversionInfo | None
+    noise_mask: Tensor | None = None
+    batch_index: Sequence[int] | None = None
+    other_keys: Latent = field(default_factory=dict)
+
+    @classmethod
+    def from_latent(cls, latent: Latent) -> InvertedLatent:
+        """Parse a LATENT; a record that belongs to other samples or is incomplete is ignored."""
+        return cls.from_samples(latent["samples"], _read_record(latent), latent)
+
+    @classmethod
+    def from_samples(cls, samples: Tensor, info: InversionInfo | None, latent: Latent) -> InvertedLatent:
+        """New inverted samples with the mask and the other keys of a LATENT."""
+        other_keys = {key: value for key, value in latent.items() if key not in ("noise_mask", "batch_index")}
+        return cls(samples, info, latent.get("noise_mask"), latent.get("batch_index"), other_keys)
+
+    def to_latent(self) -> Latent:
+        """The LATENT, on ComfyUI's device for results, with its inversion record unless that is unknown."""
+        latent = replace_samples(self.other_keys, self.samples)
+        if self.noise_mask is not None:
+            latent["noise_mask"] = self.noise_mask
+        if self.batch_index is not None:
+            latent["batch_index"] = self.batch_index
+        if self.info is not None:
+            record = {"version": RECORD_VERSION, **asdict(self.info), "levels": list(self.info.levels)}
+            latent[INVERSION_KEY] = {**record, "fingerprint": _fingerprint(latent["samples"])}
+        return latent
+
+    def to_sampler_noise(self) -> Tensor:
+        """The samples as the noise input of ComfyUI's samplers.
+
+        At the model's highest level they use the noise unchanged; below it they multiply it by sigma.
+        """
+        samples = self.samples.float()
+        if self.info is None or self.info.at_sigma_max:
+            return samples
+        scale = 1.0 if self.info.family == FLOW else unit_scale(self.info.sigma)
+        return samples * scale / self.info.sigma
 
 
-def compute_fingerprint(samples: Tensor) -> dict:
+def _fingerprint(samples: Tensor) -> dict:
     """Shape, mean and standard deviation, which show whether an inversion record belongs to these samples."""
     values = samples.float()
     return {"shape": list(samples.shape), "mean": values.mean().item(), "std": values.std().item()}
 
 
-def read_inversion_info(latent: Latent) -> InversionInfo | None:
-    """A LATENT's inversion record; None if there is none or it belongs to other samples."""
-    stored = latent.get(INVERSION_KEY, {})
-    expected = stored.get("fingerprint")
-    if expected is None:
+def _read_record(latent: Latent) -> InversionInfo | None:
+    record = latent.get(INVERSION_KEY, {})
+    known = {item.name: record[item.name] for item in fields(InversionInfo) if item.name in record}
+    required = {item.name for item in fields(InversionInfo) if item.default is MISSING} | {"fingerprint"}
+    if not required <= set(record):
         return None
-    found = compute_fingerprint(latent["samples"])
+    expected, found = record["fingerprint"], _fingerprint(latent["samples"])
     same = found["shape"] == expected["shape"] and all(
         math.isclose(found[name], expected[name], rel_tol=FINGERPRINT_TOLERANCE, abs_tol=FINGERPRINT_TOLERANCE)
         for name in ("mean", "std")
     )
-    return InversionInfo(**{field.name: stored[field.name] for field in fields(InversionInfo)}) if same else None
+    return InversionInfo(**{**known, "levels": tuple(record.get("levels", ()))}) if same else None
 
 
-def to_sampler_noise(latent: Latent) -> Tensor:
-    """An inverted LATENT's samples as the noise input of ComfyUI's samplers.
-
-    At the model's highest level they use the noise unchanged; below it they multiply it by sigma.
-    """
-    inversion, samples = read_inversion_info(latent), latent["samples"].float()
-    if inversion is None or inversion.at_sigma_max:
-        return samples
-    scale = 1.0 if inversion.family == FLOW else unit_scale(inversion.sigma)
-    return samples * scale / inversion.sigma
-
-
-def mix_branches(image: Latent, video: Latent, ratio: float, mode: str, steadiness: float) -> Latent:
-    """Blend two validated inverted LATENTs.
+def mix_branches(
+    image: InvertedLatent | None, video: InvertedLatent | None, ratio: float, mode: str, steadiness: float
+) -> InvertedLatent:
+    """Blend two validated inverted latents. The mix is at the video branch's noise level.
 
     Args:
-        image, video: at ratio 0 and 1 the zero-weight branch may be empty, and the other is returned unchanged.
+        image, video: a branch without weight is None, and the other is returned unchanged.
         ratio: weight of the image branch, 0..1.
         mode: one of `blend.MODES`.
         steadiness: smoothing of the image branch over time, 0..1 (`blend.smooth_over_time`).
@@ -111,37 +159,52 @@ def mix_branches(image: Latent, video: Latent, ratio: float, mode: str, steadine
     Raises:
         ValueError: the branches do not match, or the image branch to smooth is a video latent.
     """
-    if steadiness > 0 and ratio > 0:
+    if image is not None and steadiness > 0:
         image = _smooth_image_branch(image, steadiness)
-    only_branch = image if ratio == 1 else video if ratio == 0 else None
-    if only_branch is not None:
-        return _set_mixed_samples(only_branch, only_branch["samples"])
+    branches = [branch for branch in (image, video) if branch is not None]
+    if len(branches) == 2:
+        image, video = branches
+        info = _combine_info(image.info, video.info)
+        samples = MODES[mode](*_align_branches(image.samples, video.samples), ratio)
+        branches = [replace(video, samples=samples, info=info)]
+    mix = branches[0]
+    return replace(mix, info=mix.info and replace(mix.info, branch="mix"))
+
+
+def _align_branches(image: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
     device = comfy.model_management.intermediate_device()  # latents from files are always on the CPU
-    a, b = (latent["samples"].to(device, torch.float32) for latent in (image, video))
-    if a.shape != b.shape:
-        a = to_clip(a)
-    if a.shape != b.shape:
+    image, video = (samples.to(device, torch.float32) for samples in (image, video))
+    if image.shape != video.shape:
+        image = to_clip(image)
+    if image.shape != video.shape:
         raise ValueError(
-            f"the image branch is {list(a.shape)} but the video branch is {list(b.shape)}. Invert the same frames, at "
-            "the same size, in both branches."
+            f"the image branch is {list(image.shape)} but the video branch is {list(video.shape)}. Invert the same "
+            "frames, at the same size, in both branches."
         )
-    _check_branches(read_inversion_info(image), read_inversion_info(video))
-    return _set_mixed_samples(video, MODES[mode](a, b, ratio))
+    return image, video
 
 
-def _smooth_image_branch(image: Latent, steadiness: float) -> Latent:
-    samples = image["samples"]
-    if frame_dim(samples) != 0:
+def _smooth_image_branch(image: InvertedLatent, steadiness: float) -> InvertedLatent:
+    if frame_dim(image.samples) != 0:
         raise ValueError(
-            f"steadiness works on single frames, but the image branch is a video latent of {samples.shape[2]} latent "
-            "frames. Set steadiness to 0."
+            f"steadiness works on single frames, but the image branch is a video latent of {image.samples.shape[2]} "
+            "latent frames. Set steadiness to 0."
         )
-    return make_inverted_latent(image, smooth_over_time(samples, steadiness), read_inversion_info(image))
+    return replace(image, samples=smooth_over_time(image.samples, steadiness))
 
 
-def _check_branches(image: InversionInfo | None, video: InversionInfo | None) -> None:
+def _combine_info(image: InversionInfo | None, video: InversionInfo | None) -> InversionInfo | None:
+    """The record of a mix: the video branch's, or the only one that is known."""
     if image is None or video is None:
-        return
+        known, unknown = (image, "video") if video is None else (video, "image")
+        if known is not None:
+            log.warning(
+                "The %s branch does not record how far it was inverted. It is taken to be at sigma %.3g, like the "
+                "other branch. Save inverted latents with Save Inverted Latent, which keeps the record.",
+                unknown,
+                known.sigma,
+            )
+        return known
     for key, what, remedy in (
         ("latent_format", "latent space", "Use models that share a VAE, or decode and encode again in between"),
         ("family", "kind of noise", "Diffusion and flow models cannot be mixed; use two models of one kind"),
@@ -155,8 +218,4 @@ def _check_branches(image: InversionInfo | None, video: InversionInfo | None) ->
             f"{image.strength:g}) and video at sigma {video.sigma:.3g} (strength {video.strength:g}). Set the same "
             "strength, and schedulers that reach it, in both DDIM Inverse nodes."
         )
-
-
-def _set_mixed_samples(latent: Latent, samples: Tensor) -> Latent:
-    inversion = read_inversion_info(latent)
-    return make_inverted_latent(latent, samples, inversion and replace(inversion, branch="mix"))
+    return video

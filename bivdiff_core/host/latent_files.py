@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from .comfy_types import Latent
-from .inverted_latents import read_inversion_info
+from .inverted_latents import InvertedLatent
 from .latents import INVERSION_KEY
 
 SAMPLES_KEY, VERSION_KEY, MASK_KEY, BATCH_INDEX_KEY = (
@@ -25,18 +25,19 @@ UNVERSIONED_LATENT_SCALE = 0.18215
 """Files without a version hold Stable Diffusion's latents multiplied by this factor."""
 
 
-def write_latent(latent: Latent, path: Path, metadata: dict[str, str]) -> None:
-    """Write a LATENT atomically: samples, mask, batch_index, and the inversion record if it belongs to the samples.
+def write_latent(inverted: InvertedLatent, path: Path, metadata: dict[str, str]) -> None:
+    """Write an inverted latent atomically: samples, mask, batch_index and inversion record.
 
     Args:
         metadata: further entries for the file.
     """
+    latent = inverted.to_latent()
     tensors = {SAMPLES_KEY: latent["samples"].contiguous(), VERSION_KEY: torch.tensor([])}
-    if latent.get("noise_mask") is not None:
-        tensors[MASK_KEY] = latent["noise_mask"].contiguous()
-    if latent.get("batch_index") is not None:
-        metadata = {**metadata, BATCH_INDEX_KEY: json.dumps([int(index) for index in latent["batch_index"]])}
-    if read_inversion_info(latent) is not None:
+    if inverted.noise_mask is not None:
+        tensors[MASK_KEY] = inverted.noise_mask.contiguous()
+    if inverted.batch_index is not None:
+        metadata = {**metadata, BATCH_INDEX_KEY: json.dumps([int(index) for index in inverted.batch_index])}
+    if INVERSION_KEY in latent:
         metadata = {**metadata, INVERSION_KEY: json.dumps(latent[INVERSION_KEY])}
     temporary_path = path.with_name(f"{path.name}.part")
     comfy.utils.save_torch_file(tensors, str(temporary_path), metadata=metadata)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import comfy.samplers
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
@@ -30,7 +29,7 @@ from . import validation
 from .comfy_types import CLIP, Latent, Model
 from .latents import replace_samples
 from .prompts import PromptPair
-from .stages import denoise_samples, denoising_sigmas, make_guider
+from .stages import denoise_samples, levels_from_latent, make_guider
 from .validation import StageInput
 from .windows import FrameWindows, PairedWindows, WindowSettings, set_windows
 
@@ -242,11 +241,8 @@ def edit_frames(
         validation.DENOISE_FRAMES, model, latent, PromptPair(source + target, negative, cfg), WindowSettings()
     )
     frames = stage_input.samples.shape[0]
-    patches = _build_patches(stage_input, clip, edit, schedule.steps, length=texts[0][0].shape[1])
-
-    sampling = model.get_model_object("model_sampling")
-    levels = comfy.samplers.calculate_sigmas(sampling, schedule.scheduler, schedule.steps)
-    sigmas = denoising_sigmas(stage_input, levels, schedule)
+    sigmas = levels_from_latent(stage_input, schedule)
+    patches = _build_patches(stage_input, clip, edit, len(sigmas) - 1, length=texts[0][0].shape[1])
     text, pooled = (
         torch.cat([row.repeat_interleave(frames, dim=0) for row in rows]) for rows in zip(*texts[:2], strict=True)
     )
@@ -297,7 +293,8 @@ def _build_patches(stage_input: StageInput, clip: CLIP, edit: PromptEdit, steps:
             raise ValueError(f"local_blend_words has {word!r}, which is in neither prompt.")
     positions = [[i for word in words for i in prompt.find(word)] for prompt in (source, target)]
     frames, _, height, width = stage_input.samples.shape
-    is_reference = stage_input.inversion is not None and stage_input.inversion.grid == "reference"
+    info = stage_input.inverted.info if stage_input.inverted is not None else None
+    is_reference = info is not None and info.grid == "reference"
     blend_size = attention_map_size(stage_input.model, height, width, min_cells=MIN_BLEND_CELLS)
     return AttentionPatches(
         attention_edit,

@@ -1,4 +1,4 @@
-"""Run a ComfyUI guider on a latent without adding noise or rescaling it, as ComfyUI's samplers do.
+"""Run ComfyUI's guiders: from noise as ComfyUI does, or from an inverted latent that only our sampler sees.
 
 Every run uses `CFGGuider.sample`, so wrappers, hooks and injections that other packs add to a MODEL work.
 """
@@ -28,15 +28,23 @@ class _InterruptibleModel(comfy.samplers.KSamplerX0Inpaint):
 
 
 class UnitScaleSampler(comfy.samplers.Sampler):
-    """Runs a k-diffusion sampler whose input and output latents are in diffusers' scale.
+    """Runs a k-diffusion sampler on samples in model space and diffusers' scale, z = x / sqrt(1 + sigma^2).
 
-    `latent_image` is z at the first sigma of the grid, x = z * sqrt(1 + sigma^2) (flow models: x = z). The result is
-    converted back at the last sigma. Noise and mask are ignored.
+    The samples do not pass through the guider, which would rescale them and lets other packs replace or shuffle them.
+
+    Args:
+        function: a sampler with k-diffusion's signature.
+        flow: whether the model is a flow model, whose z is x.
+        samples: z at the first sigma of the run.
     """
 
-    def __init__(self, function: Callable[..., Tensor], flow: bool):
+    result: Tensor
+    """z at the last sigma; exists after a run."""
+
+    def __init__(self, function: Callable[..., Tensor], flow: bool, samples: Tensor):
         self.function = function
         self.scale = (lambda sigma: 1.0) if flow else unit_scale
+        self.samples = samples
 
     def sample(
         self,
@@ -55,33 +63,31 @@ class UnitScaleSampler(comfy.samplers.Sampler):
         first, last = sigmas[0].item(), sigmas[-1].item()
         x = self.function(
             _InterruptibleModel(model_wrap, sigmas),
-            latent_image * self.scale(first),
+            self.samples.to(noise) * self.scale(first),
             sigmas.clone(),  # uni_pc writes into it
             extra_args=extra_args,
             callback=report,
             disable=disable_pbar,
         )
-        return x / self.scale(last)
+        self.result = x / self.scale(last)
+        return self.result
 
 
 def run_guider(
     guider: comfy.samplers.CFGGuider,
     sampler: comfy.samplers.Sampler,
     sigmas: Tensor,
+    noise: Tensor,
     latent_image: Tensor,
     *,
-    noise: Tensor | None = None,
     denoise_mask: Tensor | None = None,
     seed: int = 0,
 ) -> Tensor:
-    """Sample with progress, previews and a NaN check; if `noise` is None, without noise."""
-    model = guider.model_patcher
-    progress = SamplingProgress(model, len(sigmas) - 1, is_inversion=bool(sigmas[0] < sigmas[-1]))
+    """Sample with progress, previews and a NaN check."""
+    progress = SamplingProgress(guider.model_patcher, len(sigmas) - 1, is_inversion=bool(sigmas[0] < sigmas[-1]))
     _report_windows(guider, progress)
-    if noise is None:
-        torch.manual_seed(seed)  # patches may use the global generator; ComfyUI's prepare_noise seeds it too
     samples = guider.sample(
-        torch.zeros_like(latent_image) if noise is None else noise,
+        noise,
         latent_image,
         sampler,
         sigmas,
@@ -92,6 +98,21 @@ def run_guider(
     )
     check_finite(samples)
     return samples
+
+
+def run_from_latent(
+    guider: comfy.samplers.CFGGuider, function: Callable[..., Tensor], sigmas: Tensor, samples: Tensor, flow: bool
+) -> tuple[Tensor, Tensor]:
+    """Sample without noise, from samples in model space and diffusers' scale.
+
+    Returns:
+        The result in the same space and scale, and in the VAE's space.
+    """
+    torch.manual_seed(0)  # patches may use the global generator; ComfyUI's prepare_noise seeds it too
+    empty = torch.zeros_like(samples, dtype=torch.float32)
+    sampler = UnitScaleSampler(function, flow, samples)
+    decodable = run_guider(guider, sampler, sigmas, empty, empty)
+    return sampler.result, decodable
 
 
 def _report_windows(guider: comfy.samplers.CFGGuider, progress: SamplingProgress) -> None:

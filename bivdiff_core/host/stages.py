@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ..grids import (
     Schedule,
-    denoising_grid,
-    matched_inversion_grid,
+    Scheduler,
+    denoising_levels,
+    inversion_levels,
     reference_denoising_grid,
     reference_inversion_grid,
     strength_sigma,
@@ -24,11 +25,11 @@ from ..noise import correlate_frames
 from ..solvers import SOLVERS
 from .comfy_types import Latent, Model
 from .inversion_setup import prepare_for_inversion
-from .inverted_latents import InversionInfo, make_inverted_latent
+from .inverted_latents import InversionInfo, InvertedLatent
 from .latents import frame_dim, replace_samples
-from .model_families import FLOW, is_reference_compatible
+from .model_families import DIFFUSION, FLOW, is_reference_compatible
 from .prompts import PromptPair, check_prompt_coverage
-from .sampler import UnitScaleSampler, run_guider
+from .sampler import run_from_latent, run_guider
 from .validation import StageInput
 
 DETERMINISTIC_SAMPLERS = (
@@ -40,14 +41,20 @@ DETERMINISTIC_SAMPLERS = (
     "lms",
     "dpmpp_2m",
     "ipndm",
-    "ipndm_v",
     "deis",
     "res_multistep",
     "gradient_estimation",
     "uni_pc",
     "uni_pc_bh2",
 )
-"""ComfyUI's samplers without added noise. Added noise would destroy an inverted latent."""
+"""ComfyUI's samplers without added noise, which would destroy an inverted latent.
+
+Without ipndm_v: on uneven steps its round trip is off by up to three times the latent (analytic denoiser, 20 steps).
+"""
+
+AUTO_SOLVER = "auto"
+DEFAULT_SOLVERS = {DIFFUSION: "ddim", FLOW: "fireflow"}
+"""The solver of `auto` for each kind of noise."""
 
 
 def sample_frames(
@@ -73,52 +80,46 @@ def sample_frames(
         make_guider(model, clip.prompts),
         comfy.samplers.sampler_object(sampler_name),
         sampler.sigmas,
+        make_frame_noise(clip.samples, clip.latent.get("batch_index"), seed, noise_mode),
         clip.samples,
-        noise=make_frame_noise(clip.samples, clip.latent.get("batch_index"), seed, noise_mode),
         denoise_mask=clip.latent.get("noise_mask"),
         seed=seed,
     )
     return replace_samples(clip.latent, samples)
 
 
-def invert(clip: StageInput, schedule: Schedule, solver: str) -> Latent:
+def invert(clip: StageInput, schedule: Schedule, solver: str) -> InvertedLatent:
     """Invert clean frames along the MODEL's probability-flow ODE, without guidance.
 
-    A noise_mask stays in the LATENT, but every pixel is inverted.
+    A noise_mask is kept, but every pixel is inverted.
 
-    Returns:
-        The inverted LATENT, samples in model space.
+    Args:
+        solver: one of `SOLVERS`, or `auto` for the default of the MODEL's kind of noise.
 
     Raises:
         ValueError: before sampling, if schedule, solver and MODEL do not fit each other; after sampling, if a frame is
             not finite.
         torch.OutOfMemoryError: see `explain_out_of_memory`.
     """
-    _check_solver(clip, solver)
-    sampling = clip.model.get_model_object("model_sampling")
     flow = clip.noise_kind == FLOW
+    solver = _choose_solver(clip, schedule, solver)
+    sampling = clip.model.get_model_object("model_sampling")
     if schedule.grid == "reference":
         _check_reference_grid(clip, schedule)
-        if solver != "ddim":
-            raise ValueError(
-                "grid reference repeats the released code's DDIM loop and does not work with solver "
-                f"{solver}. Set solver to ddim."
-            )
         sigmas = reference_inversion_grid(sampling.sigmas, schedule.steps)
     else:
-        levels = comfy.samplers.calculate_sigmas(sampling, schedule.scheduler, schedule.steps)
-        sigmas = matched_inversion_grid(levels, schedule, flow)
+        sigmas = inversion_levels(schedule, make_scheduler(clip.model, schedule), flow)
 
     function = partial(SOLVERS[solver], sigma_min=float(sampling.sigma_min))
     check_prompt_coverage(clip.model, clip.prompts, sigmas)
     model, prompts = prepare_for_inversion(clip.family.adapt_for_inversion(clip.model), clip.prompts)
+    samples = model.model.process_latent_in(clip.samples.float())
     with explain_out_of_memory(clip):
-        out = run_guider(make_guider(model, prompts), UnitScaleSampler(function, flow), sigmas, clip.samples)
-    inverted = model.model.process_latent_in(out.float())
+        inverted, _ = run_from_latent(make_guider(model, prompts), function, sigmas, samples, flow)
     if clip.is_time_sliced:
         inverted = rearrange(inverted, "t c 1 h w -> 1 c t h w")
     sigma = sigmas[-1].item()
-    inversion = InversionInfo(
+    info = InversionInfo(
         sigma=sigma,
         at_sigma_max=math.isclose(sigma, float(sampling.sigma_max), rel_tol=1e-5),
         strength=schedule.strength,
@@ -126,8 +127,9 @@ def invert(clip: StageInput, schedule: Schedule, solver: str) -> Latent:
         branch="video" if clip.spec.is_video else "image",
         latent_format=type(model.get_model_object("latent_format")).__name__,
         family=clip.noise_kind,
+        levels=tuple(sigmas.tolist()),
     )
-    return make_inverted_latent(clip.latent, inverted, inversion)
+    return InvertedLatent.from_samples(inverted, info, clip.latent)
 
 
 def denoise(clip: StageInput, schedule: Schedule, sampler_name: str) -> Latent:
@@ -136,8 +138,8 @@ def denoise(clip: StageInput, schedule: Schedule, sampler_name: str) -> Latent:
     A noise_mask stays in the LATENT, but every pixel is denoised.
 
     Args:
-        schedule: its strength is the start if the LATENT has no inversion record. Grid `reference` takes the latent as
-            z at t = 981 and ends at t = 0, like the released code.
+        schedule: its strength is the start if the noise level of the latent is unknown. Grid `reference` takes the
+            latent as z at t = 981 and ends at t = 0, like the released code.
         sampler_name: one of `DETERMINISTIC_SAMPLERS`.
 
     Returns:
@@ -161,10 +163,7 @@ def denoise(clip: StageInput, schedule: Schedule, sampler_name: str) -> Latent:
             )
         sigmas = reference_denoising_grid(model.get_model_object("model_sampling").sigmas, schedule.steps)
     else:
-        levels = comfy.samplers.KSampler(
-            model, schedule.steps, model.load_device, sampler_name, schedule.scheduler, None, model.model_options
-        ).sigmas
-        sigmas = denoising_sigmas(clip, levels, schedule)
+        sigmas = levels_from_latent(clip, schedule)
     check_prompt_coverage(model, clip.prompts, sigmas)
     ksampler = comfy.samplers.sampler_object(sampler_name)
     function = partial(ksampler.sampler_function, **ksampler.extra_options)
@@ -185,9 +184,8 @@ def denoise_samples(
     Raises:
         torch.OutOfMemoryError: see `explain_out_of_memory`.
     """
-    out = clip.model.model.process_latent_out(samples.float())
     with explain_out_of_memory(clip):
-        return run_guider(guider, UnitScaleSampler(function, clip.noise_kind == FLOW), sigmas, out)
+        return run_from_latent(guider, function, sigmas, samples, clip.noise_kind == FLOW)[1]
 
 
 @contextmanager
@@ -216,18 +214,22 @@ def explain_out_of_memory(clip: StageInput) -> Iterator[None]:
         ) from error
 
 
-def denoising_sigmas(clip: StageInput, levels: Tensor, schedule: Schedule) -> Tensor:
-    """A schedule's levels from the last level of the clip's inversion, or from the schedule's strength if unknown.
+def make_scheduler(model: Model, schedule: Schedule) -> Scheduler:
+    """ComfyUI's scheduler for a MODEL."""
+    return partial(comfy.samplers.calculate_sigmas, model.get_model_object("model_sampling"), schedule.scheduler)
+
+
+def levels_from_latent(clip: StageInput, schedule: Schedule) -> Tensor:
+    """Decreasing levels from the noise level of the clip's latent, or from the schedule's strength if it is unknown.
 
     Raises:
-        ValueError: the levels do not reach that start.
+        ValueError: the schedule does not reach that level.
     """
-    flow, inversion = clip.noise_kind == FLOW, clip.inversion
-    if (inversion or schedule).strength == 1:
-        start_sigma = None
-    else:
-        start_sigma = inversion.sigma if inversion else strength_sigma(schedule.strength, flow)
-    return denoising_grid(levels, schedule.scheduler, flow, start_sigma)
+    flow = clip.noise_kind == FLOW
+    sigma = strength_sigma(schedule.strength, flow) if schedule.strength < 1 else None
+    if clip.inverted is not None and clip.inverted.info is not None:
+        sigma = clip.inverted.info.sigma
+    return denoising_levels(schedule, make_scheduler(clip.model, schedule), flow, sigma)
 
 
 def make_guider(model: Model, prompts: PromptPair) -> comfy.samplers.CFGGuider:
@@ -253,21 +255,34 @@ def make_frame_noise(samples: Tensor, frame_indices: Sequence[int] | None, seed:
     return correlate_frames(whole, mode)[list(frame_indices)]
 
 
-def _check_solver(clip: StageInput, solver: str) -> None:
+def _choose_solver(clip: StageInput, schedule: Schedule, solver: str) -> str:
+    if solver == AUTO_SOLVER:
+        return "ddim" if schedule.grid == "reference" else DEFAULT_SOLVERS[clip.noise_kind]
     if solver not in SOLVERS:  # ComfyUI does not check a linked value
-        raise ValueError(f"solver {solver} is not one of {', '.join(SOLVERS)}. Wire Solver List to it, or unlink it.")
+        raise ValueError(
+            f"solver {solver} is not one of {AUTO_SOLVER}, {', '.join(SOLVERS)}. Wire Solver List to it, or unlink it."
+        )
     if solver not in clip.family.solvers:
         raise ValueError(
             f"solver {solver} does not work with a {clip.family.name} model, which cannot be called at the last noise "
             f"level. Set solver to {' or '.join(clip.family.solvers)}."
         )
+    if schedule.grid == "reference" and solver != "ddim":
+        raise ValueError(
+            f"grid reference repeats the released code's DDIM loop and does not work with solver {solver}. Set solver "
+            "to ddim."
+        )
+    return solver
 
 
 def _check_reference_grid(clip: StageInput, schedule: Schedule) -> None:
-    if not is_reference_compatible(clip.model) or (clip.inversion or schedule).strength < 1:
+    info = clip.inverted.info if clip.inverted is not None else None
+    if not is_reference_compatible(clip.model) or (info or schedule).strength < 1:
         raise ValueError(
             "grid reference needs what the released code supports: an eps model with 1000 timesteps, frames in the "
             "batch, and strength 1. Set grid to matched."
         )
+    if schedule.sigmas is not None:
+        raise ValueError("grid reference has its own noise levels. Unlink sigmas, or set grid to matched.")
     if schedule.steps > 999:
         raise ValueError(f"grid reference takes at most 999 steps, got {schedule.steps}. Lower steps.")

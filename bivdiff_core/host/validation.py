@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import comfy.sample
 from comfy.hooks import EnumHookType
@@ -29,7 +29,7 @@ from .compat import animatediff_evolved
 from .compat.comfyui_internals import find_model_modifications, list_patches
 from .control_hints import check_conditioning
 from .group_norms import pool_norms
-from .inverted_latents import InversionInfo, read_inversion_info
+from .inverted_latents import InversionInfo, InvertedLatent
 from .latents import frame_dim, to_clip
 from .loaders.demo_latents import DemoLatents
 from .model_families import ModelFamily, find_family, find_noise_kind, has_distilled_guidance, has_video_latents
@@ -54,7 +54,8 @@ class StageSpec:
 
     Args:
         is_video: whether the MODEL processes the clip as a whole (a video model) or single frames (an image model).
-        latent_kind: expected content: `start` (empty or encoded), `clean` (encoded) or `inverted`.
+        latent_kind: expected content: `start` (empty or encoded), `clean` (encoded), `inverted`, or `any` of start and
+            inverted.
         is_inversion: whether the stage inverts; otherwise it denoises.
         pools_norms: whether an image MODEL's group norms pool all frames (`group_norms.pool_norms`).
     """
@@ -65,7 +66,7 @@ class StageSpec:
     pools_norms: bool = False
 
 
-GENERATE_FRAMES = StageSpec(is_video=False, latent_kind="start")
+GENERATE_OR_DENOISE_FRAMES = StageSpec(is_video=False, latent_kind="any")
 INVERT_FRAMES = StageSpec(is_video=False, latent_kind="clean", is_inversion=True)
 INVERT_FRAMES_POOLED = StageSpec(is_video=False, latent_kind="clean", is_inversion=True, pools_norms=True)
 INVERT_CLIP = StageSpec(is_video=True, latent_kind="clean", is_inversion=True)
@@ -88,7 +89,7 @@ class StageInput:
         is_time_sliced: whether `samples` are time slices of a video, `[T, C, 1, H, W]`; the result must be joined to
             `[1, C, T, H, W]`.
         prompts: prompts in the form that the MODEL expects.
-        inversion: the latent's inversion record; None if it has none.
+        inverted: the inverted latent; None if the stage starts from another one.
     """
 
     spec: StageSpec
@@ -100,7 +101,7 @@ class StageInput:
     samples: Tensor
     is_time_sliced: bool
     prompts: PromptPair
-    inversion: InversionInfo | None
+    inverted: InvertedLatent | None
 
 
 def validate_stage(
@@ -116,6 +117,9 @@ def validate_stage(
         ValueError: what arrived, what was expected, and which control or wire fixes it.
     """
     samples = validate_samples(latent)
+    inverted = InvertedLatent.from_latent(latent)
+    if spec.latent_kind == "any":
+        spec = replace(spec, latent_kind="inverted" if inverted.info else "start")
     if spec.latent_kind == "start":
         # Older ComfyUI versions have fewer of these parameters, and their latents fewer of these keys.
         ratios = {name: latent[name] for name in latent if name.startswith("downscale_ratio_")}
@@ -126,7 +130,7 @@ def validate_stage(
     family = validate_model(model, spec.is_video, prompts, per_frame=windows.length == 1)
     _warn_lost_patches(family, model)
     noise_kind = "" if spec.latent_kind == "start" else find_noise_kind(model)
-    inversion = _validate_content(spec, model, noise_kind, latent, samples, strength)
+    _validate_content(spec, model, noise_kind, inverted, samples, strength)
 
     is_time_sliced = spec.is_inversion and not spec.is_video and samples.ndim == 5 and samples.shape[2] > 1
     if is_time_sliced:
@@ -138,7 +142,18 @@ def validate_stage(
     prompts = _validate_prompts(spec, family, model, prompts, latent, samples)
     handler = model.model_options.get("context_handler")
     length = getattr(handler, "context_length", windows.length)
-    return StageInput(spec, model, length, family, noise_kind, latent, samples, is_time_sliced, prompts, inversion)
+    return StageInput(
+        spec,
+        model,
+        length,
+        family,
+        noise_kind,
+        latent,
+        samples,
+        is_time_sliced,
+        prompts,
+        inverted if spec.latent_kind == "inverted" else None,
+    )
 
 
 def set_frame_chunks(model: Model, frames_per_batch: int) -> Model:
@@ -204,8 +219,8 @@ def validate_samples(latent: Latent) -> Tensor:
     return samples
 
 
-def validate_inverted(latent: Latent, strength: float = 1.0) -> InversionInfo | None:
-    """Check that a LATENT is inverted; returns its inversion record, or None if it has none.
+def validate_inverted(latent: Latent, strength: float = 1.0) -> InvertedLatent:
+    """Parse an inverted LATENT and check it.
 
     All nodes use the same rule. A latent with an inversion record is accepted, with warnings; one without must look
     like noise.
@@ -216,19 +231,25 @@ def validate_inverted(latent: Latent, strength: float = 1.0) -> InversionInfo | 
     Raises:
         ValueError: the latent has no record and does not look like noise.
     """
-    samples = validate_samples(latent)
-    inversion = read_inversion_info(latent)
-    std, spatial = noise_statistics(samples)
+    validate_samples(latent)
+    inverted = InvertedLatent.from_latent(latent)
+    _check_noise(inverted, strength)
+    return inverted
+
+
+def _check_noise(inverted: InvertedLatent, strength: float) -> None:
+    info = inverted.info
+    std, spatial = noise_statistics(inverted.samples)
     measured = f"its noise std is {std:.2f} and the correlation of adjacent values is {spatial:.2f}"
-    if inversion is not None:
-        if strength not in (1, inversion.strength):  # 1 is the default
+    if info is not None:
+        if strength not in (1, info.strength):  # 1 is the default
             log.warning(
                 "strength %g has no effect: the latent was inverted with strength %g, and denoising starts there. To "
                 "change it, set strength in both DDIM Inverse nodes.",
                 strength,
-                inversion.strength,
+                info.strength,
             )
-        if inversion.strength == 1 and not is_plausible_noise(std, spatial):
+        if info.is_full_noise and not is_plausible_noise(std, spatial):
             log.warning(
                 "The inverted latent is far from noise: %s, expected about 1 and 0. Smooth footage (a sky, a wall) "
                 "gives such values at any number of steps. If the video smears, check the latent with Inverted Latent "
@@ -243,14 +264,13 @@ def validate_inverted(latent: Latent, strength: float = 1.0) -> InversionInfo | 
             "inverted latent from a file, set strength to the strength of its inversion, or save it with Save Inverted "
             "Latent."
         )
-    elif strength == 1 and not is_white_noise(samples):
+    elif strength == 1 and not is_white_noise(inverted.samples):
         log.warning(
             "The latent does not record how far it was inverted. It is used as full noise but differs from white "
             "noise: %s. If its inversion had a strength below 1, set that strength here too, or save the latent with "
             "Save Inverted Latent.",
             measured,
         )
-    return inversion
 
 
 def validate_model(
@@ -366,15 +386,15 @@ def _check_mask(mask: Tensor, samples: Tensor) -> None:
 
 
 def _validate_content(
-    spec: StageSpec, model: Model, noise_kind: str, latent: Latent, samples: Tensor, strength: float
-) -> InversionInfo | None:
-    """Check that a latent holds what the stage expects; returns the inversion record of an inverted latent."""
+    spec: StageSpec, model: Model, noise_kind: str, inverted: InvertedLatent, samples: Tensor, strength: float
+) -> None:
+    """Check that a latent holds what the stage expects."""
     if spec.latent_kind == "inverted":
-        inversion = validate_inverted(latent, strength)
-        if inversion is not None:
-            _check_latent_space(inversion, model, noise_kind)
-        return inversion
-    if read_inversion_info(latent) is not None:
+        _check_noise(inverted, strength)
+        if inverted.info is not None:
+            _check_latent_space(inverted.info, model, noise_kind)
+        return
+    if inverted.info is not None:
         raise ValueError(
             "got an inverted latent, expected frames. Wire the output of Frame-wise Image Sampler or VAE Encode; "
             "inverted latents go to Mixed Inversion Blend, Video Temporal Smoother or Inverted Latent to Noise."
@@ -397,14 +417,13 @@ def _validate_content(
                 "The latent to invert looks like noise, not like frames. Wire the output of Frame-wise Image Sampler "
                 "or VAE Encode, not of another DDIM Inverse."
             )
-    return None
 
 
-def _check_latent_space(inversion: InversionInfo, model: Model, noise_kind: str) -> None:
+def _check_latent_space(info: InversionInfo, model: Model, noise_kind: str) -> None:
     latent_format = type(model.get_model_object("latent_format")).__name__
     for what, of_latent, of_model in (
-        ("latent space", inversion.latent_format, latent_format),
-        ("kind of noise", inversion.family, noise_kind),
+        ("latent space", info.latent_format, latent_format),
+        ("kind of noise", info.family, noise_kind),
     ):
         if of_latent != of_model:
             raise ValueError(

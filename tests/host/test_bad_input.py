@@ -414,14 +414,8 @@ def test_a_video_unet_with_control_or_many_prompts(pack):
 def test_flow_schedulers_that_do_not_reach_full_noise(pack, wan, node_id):
     latent = {"samples": noise(1, 16, 3, 8, 8)}
     assert_rejected(
-        pack, node_id, wan, "tops out at sigma 0.9", "simple, normal or beta", latent=latent, scheduler="ddim_uniform"
+        pack, node_id, wan, "reaches only sigma 0.9", "simple, normal or beta", latent=latent, scheduler="ddim_uniform"
     )
-
-
-@pytest.mark.parametrize(("scheduler", "steps"), [("linear_quadratic", 20), ("simple", 3)])
-@pytest.mark.parametrize("node_id", INVERSION_NODES)
-def test_schedulers_with_a_too_large_first_step(pack, sd, node_id, scheduler, steps):
-    assert_rejected(pack, node_id, sd, "lowest level is sigma", "Raise steps", scheduler=scheduler, steps=steps)
 
 
 @pytest.mark.parametrize(

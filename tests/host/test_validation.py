@@ -18,7 +18,7 @@ from fixtures.node_calls import collect_warnings, make_inputs
 from torch import Tensor
 
 from bivdiff_core.grids import sd_sigma
-from bivdiff_core.host.inverted_latents import mix_branches
+from bivdiff_core.host.inverted_latents import InvertedLatent, mix_branches
 from research import toy_world
 
 FRAMES = 4
@@ -227,7 +227,7 @@ def test_frames_with_fine_patterns_are_not_mistaken_for_noise(pack):
     (text,) = pack.run("CLIPTextEncode", clip=clip, text="")
     for number in range(4):
         (latent,) = pack.run("VAEEncode", vae=vae, pixels=toy_world.held_out_clip("hard", number).frames)
-        assert not collect_warnings(pack, "BIVDiffInvertImage", model=model, conditioning=text, latent=latent, steps=5)
+        assert not collect_warnings(pack, "BIVDiffInvertImage", model=model, conditioning=text, latent=latent, steps=12)
         inputs = {"positive": text, "negative": text, "latent_image": latent, "denoise": 0.5, "steps": 2}
         (frames,) = pack.run("BIVDiffFrameSampler", model=model, **inputs)
         assert frames["samples"].isfinite().all()
@@ -328,8 +328,8 @@ def test_branches_on_two_devices_are_mixed_on_the_intermediate_device(monkeypatc
     """A loaded latent is on the CPU, an inverted one with --gpu-only on the GPU (here: the meta device)."""
     device = torch.device("meta")
     monkeypatch.setattr(comfy.model_management, "intermediate_device", lambda: device)
-    image, video = ({"samples": torch.zeros(2, 4, 8, 8, device=where)} for where in ("cpu", device))
-    assert mix_branches(image, video, 0.5, "linear", steadiness=0.0)["samples"].device == device
+    image, video = (InvertedLatent(torch.zeros(2, 4, 8, 8, device=where), None) for where in ("cpu", device))
+    assert mix_branches(image, video, 0.5, "linear", steadiness=0.0).samples.device == device
 
 
 def test_inverted_smooth_footage_raises_only_a_warning(pack, video):
@@ -395,7 +395,7 @@ def short_scheduler(monkeypatch):
 def test_a_schedule_that_ends_far_below_full_noise_is_rejected(pack, sd, video, short_scheduler, node_id):
     model = sd if node_id == "BIVDiffInvertImage" else video
     inputs = {**make_inputs(node_id, model, latent_for(node_id)), "scheduler": "short"}
-    with AssertNotCalled(model), pytest.raises(ValueError, match="scheduler short tops out at sigma 1, where 71%"):
+    with AssertNotCalled(model), pytest.raises(ValueError, match="scheduler short reaches only sigma 1, where 71%"):
         pack.run(node_id, **inputs)
 
 
