@@ -95,7 +95,6 @@ def serve() -> int:
 
 
 BENCHMARKS = (
-    "batch_overhead",
     "calls",
     "claims",
     "disagreement",
