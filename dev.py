@@ -97,16 +97,12 @@ def serve() -> int:
 BENCHMARKS = (
     "calls",
     "claims",
+    "costs",
     "disagreement",
     "leak",
-    "long_clips",
-    "overhead",
     "precision",
-    "released_way",
     "steadiness",
     "study",
-    "versions",
-    "video_models",
     "write_pages",
 )
 """Modules of research/; the last writes all pages from the rows that the others measure."""

@@ -8,22 +8,22 @@ the runs that are missing in research/rows/calls.jsonl, and fills the tables of 
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import product
 
 import pandas
+from torch import Tensor
 
 from research import toy_world
-from research.demo_chain import FRAME_CFG, SMOOTH_CFG, STRUCTURE_PASS_STRENGTH, start
+from research.demo_chain import FRAME_CFG, SMOOTH_CFG, STRUCTURE_PASS_STRENGTH
 from research.frame_counter import CountingChain, PricedResult
-from research.page_tables import describe_run, markdown_table, write_page
-from research.rows_and_jobs import format_difference, run_jobs
-from research.toy_metrics import measure_figures
+from research.page_tables import describe_run, format_difference, markdown_table
+from research.rows_and_jobs import run_study
+from research.toy_metrics import FIGURES, measure_figures
 
 NOISES = ("independent", "shared")
 STRENGTH = 1.0
-FIGURES = ("shape flicker", "background flicker", "IoU", "caption", "sharpness")
 
 
 @dataclass(frozen=True)
@@ -64,45 +64,49 @@ HELD_OUT_CLIPS, HELD_OUT_PLANS = range(24, 48), (REFERENCE, "12", "12 ddim_unifo
 class CallsChain(CountingChain):
     """The chain with the steps of a plan."""
 
-    def run_plan(self, clip, noise: str, seed: int, plan: StepPlan) -> PricedResult:
+    def run_plan(self, clip: toy_world.ToyClip, noise: str, seed: int, plan: StepPlan) -> PricedResult:
         """Generate frames from a clip's outlines and smooth them: a video `[F, H, W, 3]`."""
         text = self.encode_text(clip.caption)
         controlled = dict(zip(("positive", "negative"), self.apply_outline_control(clip.frames, text), strict=True))
-        plain = {"positive": text, "negative": self.empty}
         sampling = {"scheduler": plan.scheduler, "sampler_name": plan.sampler}
-        inverting = {"scheduler": plan.scheduler, "solver": plan.solver, "conditioning": text, "model": self.image}
 
         def sample(latent: dict, steps: int, cfg: float) -> dict:
             settings = {**controlled, **sampling, "latent_image": latent, "steps": steps, "cfg": cfg}
             return self.pack.run("BIVDiffFrameSampler", model=self.image, **settings, seed=seed, frame_noise=noise)[0]
 
         def invert(latent: dict, steps: int, strength: float) -> dict:
-            return self.pack.run("BIVDiffInvertImage", **inverting, latent=latent, steps=steps, strength=strength)[0]
+            settings = {"conditioning": text, "latent": latent, "steps": steps, "strength": strength}
+            settings |= {"scheduler": plan.scheduler, "solver": plan.solver}
+            return self.pack.run("BIVDiffInvertImage", model=self.image, **settings)[0]
 
         def smooth(latent: dict) -> dict:
-            settings = {**plain, **sampling, "latent": latent, "steps": plan.smooth, "cfg": SMOOTH_CFG}
-            return self.pack.run("BIVDiffTemporalSmoother", model=self.video, **settings)[0]
+            settings = {**sampling, "latent": latent, "steps": plan.smooth, "cfg": SMOOTH_CFG}
+            prompts = {"positive": text, "negative": self.empty}
+            return self.pack.run("BIVDiffTemporalSmoother", model=self.video, **prompts, **settings)[0]
 
-        def chain(latent: dict) -> dict:
-            smoothed = smooth(invert(sample(latent, plan.draw, FRAME_CFG), plan.invert, STRENGTH))
+        def make_video() -> Tensor:
+            frames = sample(self.empty_latent(len(clip.frames)), plan.draw, FRAME_CFG)
+            smoothed = smooth(invert(frames, plan.invert, STRENGTH))
             inverted = invert(smoothed, plan.structure_pass, STRUCTURE_PASS_STRENGTH)
-            return sample(inverted, plan.structure_pass, SMOOTH_CFG)
+            return self.decode(sample(inverted, plan.structure_pass, SMOOTH_CFG))
 
-        return self.run_step(lambda: self.decode(chain(self.empty_latent(len(clip.frames)))))
-
-
-def init_worker() -> None:
-    """Load the chain into this process."""
-    global chain
-    chain = CallsChain(start())
+        return self.run_step(make_video)
 
 
-def run_job(job: dict) -> dict:
+def make_jobs(clips: int) -> list[dict]:
+    """Every plan on the first held-out clips of each kind, and `HELD_OUT_PLANS` on `HELD_OUT_CLIPS`."""
+    settings = [
+        *product(range(clips), toy_world.CLIP_KINDS, NOISES, PLANS),
+        *product(HELD_OUT_CLIPS, toy_world.CLIP_KINDS, NOISES[:1], HELD_OUT_PLANS),
+    ]
+    return [dict(zip(("clip", "kind", "noise", "plan"), job, strict=True)) for job in settings]
+
+
+def measure(chain: CallsChain, job: dict) -> dict:
     """A row: the figures of a plan on a clip."""
     clip = toy_world.held_out_clip(job["kind"], job["clip"])
     video = chain.run_plan(clip, job["noise"], job["clip"], PLANS[job["plan"]])
-    figures = {name: value and round(value, 5) for name, value in measure_figures(video.result, clip).items()}
-    return figures | {"calls": video.calls}
+    return measure_figures(video.result, clip) | {"calls": video.calls}
 
 
 def render_tables(rows: list[dict]) -> dict[str, str]:
@@ -113,17 +117,16 @@ def render_tables(rows: list[dict]) -> dict[str, str]:
     counts = [len(part.index.unique("clip")) for part in (tuning, held_out)]
     blocks = {"run": describe_run(rows, f"{counts[0]} clips of each kind, {counts[1]} judge.")}
     for kind, noise in product(toy_world.CLIP_KINDS, NOISES):
-        blocks[f"{kind}, {noise}"] = plans_table(tuning.loc[kind, noise], list(PLANS))
-    return blocks | {
-        f"{kind}, judged": plans_table(held_out.loc[kind, NOISES[0]], list(HELD_OUT_PLANS))
-        for kind in toy_world.CLIP_KINDS
-    }
+        blocks[f"{kind}, {noise}"] = plans_table(tuning.loc[kind, noise], PLANS)
+    for kind in toy_world.CLIP_KINDS:
+        blocks[f"{kind}, judged"] = plans_table(held_out.loc[kind, NOISES[0]], HELD_OUT_PLANS)
+    return blocks
 
 
-def plans_table(table: pandas.DataFrame, names: list[str]) -> str:
+def plans_table(table: pandas.DataFrame, plans: Iterable[str]) -> str:
     """A line for each plan, with the differences from `REFERENCE` on the same clips, as Markdown."""
     reference, lines = table.loc[REFERENCE], []
-    for plan in names:
+    for plan in plans:
         of_plan = table.loc[plan]
         line = {"plan": plan, "calls": f"{of_plan['calls'].mean():.0f}"}
         for figure in FIGURES:
@@ -133,19 +136,5 @@ def plans_table(table: pandas.DataFrame, names: list[str]) -> str:
     return markdown_table(lines)
 
 
-def main() -> None:
-    """Measure the missing runs and fill the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=int, default=8, help="how many held-out clips of each kind")
-    clips = range(parser.parse_args().clips)
-    names = ("clip", "kind", "noise", "plan")
-    settings = [
-        *product(clips, toy_world.CLIP_KINDS, NOISES, PLANS),
-        *product(HELD_OUT_CLIPS, toy_world.CLIP_KINDS, NOISES[:1], HELD_OUT_PLANS),
-    ]
-    jobs = [dict(zip(names, job, strict=True)) for job in settings]
-    write_page("research/pages/calls.md", render_tables(run_jobs("calls", jobs, run_job, init_worker)))
-
-
 if __name__ == "__main__":
-    main()
+    run_study("calls", make_jobs, CallsChain, measure, render_tables, clips=8)

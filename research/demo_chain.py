@@ -15,7 +15,7 @@ STRUCTURE_PASS_STRENGTH = 0.3
 SCHEDULER = "ddim_uniform"
 
 
-def start() -> Pack:
+def load_pack() -> Pack:
     """Load ComfyUI with the pack, on a GPU if there is one, without ComfyUI's log and progress bars."""
     use_comfyui(cpu=not torch.accelerator.is_available())
     pack = Pack()
@@ -26,17 +26,14 @@ def start() -> Pack:
     return pack
 
 
-def device_name() -> str:
-    """The device of the measurement, as text."""
-    return "a GPU" if torch.accelerator.is_available() else "a CPU"
-
-
 class DemoChain:
     """The nodes of the chain on the demo models; the default settings are those of the demo workflow."""
 
-    def __init__(self, pack: Pack) -> None:
-        self.pack = pack
-        self.image, self.video, self.clip, self.vae, self.control_net = pack.run("BIVDiffDemoModels", variant="base")
+    def __init__(self) -> None:
+        self.pack = load_pack()
+        self.image, self.video, self.clip, self.vae, self.control_net = self.pack.run(
+            "BIVDiffDemoModels", variant="base"
+        )
         self.empty = self.encode_text("")
 
     def encode_text(self, text: str) -> list:
@@ -187,7 +184,14 @@ class DemoChain:
         return {"samples": torch.zeros(frames, 4, 8, 8)}
 
     def run_ksampler(
-        self, model, positive: list, latent: dict, seed: int, denoise: float = 1.0, steps: int = 25
+        self,
+        model,
+        positive: list,
+        latent: dict,
+        seed: int,
+        denoise: float = 1.0,
+        steps: int = 25,
+        cfg: float = FRAME_CFG,
     ) -> dict:
         """Sample a LATENT with core's KSampler."""
         return self.pack.run(
@@ -195,7 +199,7 @@ class DemoChain:
             model=model,
             seed=seed,
             steps=steps,
-            cfg=FRAME_CFG,
+            cfg=cfg,
             sampler_name="ddim",
             scheduler=SCHEDULER,
             positive=positive,

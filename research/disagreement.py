@@ -1,28 +1,28 @@
 """Do independently generated frames disagree in the toy world as they do on real footage?
 
-    python -m research.disagreement [--clips 8] [--sheet]
+    python -m research.disagreement [--clips 8]
+    python -m research.disagreement --sheet
 
 Measures on held-out clips, easy and hard, how much of its sharpness a video keeps when each frame is averaged with the
 adjacent frames. The loss of the clips is due to the averaging; the further loss of frame-wise results is disagreement.
 Measures the runs that are missing in rows/disagreement.jsonl, and fills the tables of pages/disagreement.md; --sheet
-writes pages/disagreement.png. Delete the rows after a change of the models or the nodes.
+only writes pages/disagreement.png. Delete the rows after a change of the models or the nodes.
 """
 
 from __future__ import annotations
 
-import argparse
+import sys
 from itertools import product
 
 import pandas
 import torch
-from PIL import Image
 from torch import Tensor
 
 from bivdiff_core.measure.optical_flow import average_along_flow
 from research import toy_world
-from research.demo_chain import DemoChain, average_three_frames, start
-from research.page_tables import describe_run, markdown_table, write_page
-from research.rows_and_jobs import ROOT, confidence_interval, run_jobs
+from research.demo_chain import DemoChain, average_three_frames
+from research.page_tables import describe_run, format_mean, markdown_table
+from research.rows_and_jobs import ROOT, run_study
 from research.toy_metrics import caption_accuracy, shape_iou, sharpness
 from tools.contact_sheet import make_contact_sheet
 
@@ -41,18 +41,11 @@ SHEET_CLIPS, SHEET_FRAMES = 8, (0, 3, 4)
 SHOWN = ("source", "frames", "frames, three", "frames, along", "again")
 
 
-def init_worker() -> None:
-    """Load the chain into this process."""
-    global chain
-    chain = DemoChain(start())
-
-
-def videos(clip: toy_world.ToyClip) -> dict[str, Tensor]:
+def make_videos(chain: DemoChain, clip: toy_world.ToyClip) -> dict[str, Tensor]:
     """A clip, frames generated from its outlines, averages of both, and the video model's reconstruction."""
     source, positive = clip.frames, chain.encode_text(clip.caption)
-    latent = chain.generate_frames(
-        *chain.apply_outline_control(source, positive), chain.empty_latent(len(source)), SEED
-    )
+    controlled = chain.apply_outline_control(source, positive)
+    latent = chain.generate_frames(*controlled, chain.empty_latent(len(source)), SEED)
     made = {"source": source, "frames": chain.decode(latent)}
     for name in ("source", "frames"):
         made[f"{name}, three"] = average_three_frames(made[name])
@@ -62,18 +55,22 @@ def videos(clip: toy_world.ToyClip) -> dict[str, Tensor]:
     return made | {"decoded": chain.decode(latent), "again": chain.decode(chain.smooth(inverted, positive))}
 
 
-def run_job(job: dict) -> dict:
+def make_jobs(clips: int) -> list[dict]:
+    """The first held-out clips of each kind."""
+    return [{"clip": clip, "kind": kind} for clip, kind in product(range(clips), toy_world.CLIP_KINDS)]
+
+
+def measure(chain: DemoChain, job: dict) -> dict:
     """A row: the figures of `AIMS` on a clip."""
     clip = toy_world.held_out_clip(job["kind"], job["clip"])
-    made = videos(clip)
+    made = make_videos(chain, clip)
     sharp = {name: sharpness(video) for name, video in made.items()}
     kept = {name: sharp[name] / sharp[name.partition(",")[0]] for name in AIMS if "," in name}
-    figures = kept | {
+    return kept | {
         "frames' overlap": shape_iou(made["frames"], clip),
         "frames' caption": caption_accuracy(made["frames"], clip),
         "video model": sharp["again"] / sharp["decoded"],
     }
-    return {name: value and round(value, 4) for name, value in figures.items()}
 
 
 def render_tables(rows: list[dict]) -> dict[str, str]:
@@ -81,13 +78,11 @@ def render_tables(rows: list[dict]) -> dict[str, str]:
     table = pandas.DataFrame(rows).astype(dict.fromkeys(AIMS, float))
     lines = []
     for name, aim in AIMS.items():
-        line = {"": name}
-        for kind in toy_world.CLIP_KINDS:
-            values = table[name][table["kind"] == kind]
-            low, high = confidence_interval(values)
-            line[kind] = f"{values.mean():.2f} ({low:.2f} to {high:.2f})"
-        met = values.mean() >= aim if aim > 0 else values.mean() <= -aim
-        line["aim on hard clips"] = f"at {'least' if aim > 0 else 'most'} {abs(aim):g}{'' if met else ': MISSED'}"
+        values = {kind: table[name][table["kind"] == kind] for kind in toy_world.CLIP_KINDS}
+        line = {"": name} | {kind: format_mean(values[kind], 2) for kind in values}
+        mean = values["hard"].mean()
+        missed = mean < aim if aim > 0 else mean > -aim
+        line["aim on hard clips"] = f"at {'least' if aim > 0 else 'most'} {abs(aim):g}{': MISSED' * missed}"
         lines.append(line)
     return {
         "run": describe_run(rows, f"{table['clip'].nunique()} held-out clips of each kind."),
@@ -95,27 +90,18 @@ def render_tables(rows: list[dict]) -> dict[str, str]:
     }
 
 
-def make_sheet() -> Image.Image:
-    """The contact sheet: a row for each hard clip, with three frames of each video, at twice their size."""
-    init_worker()
-    lines = {}
+def save_sheet() -> None:
+    """Save the contact sheet: a row for each hard clip, with three frames of each video, at twice their size."""
+    chain, lines = DemoChain(), {}
     for number in range(SHEET_CLIPS):
-        made = videos(toy_world.held_out_clip("hard", number))
+        made = make_videos(chain, toy_world.held_out_clip("hard", number))
         lines[str(number)] = torch.cat([made[name][[*SHEET_FRAMES]] for name in SHOWN])
-    return make_contact_sheet(lines, tile=132)
-
-
-def main() -> None:
-    """Measure the missing runs and fill the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=int, default=8, help="how many held-out clips of each kind")
-    parser.add_argument("--sheet", action="store_true", help="write the contact sheet")
-    arguments = parser.parse_args()
-    jobs = [{"clip": clip, "kind": kind} for clip, kind in product(range(arguments.clips), toy_world.CLIP_KINDS)]
-    write_page("research/pages/disagreement.md", render_tables(run_jobs("disagreement", jobs, run_job, init_worker)))
-    if arguments.sheet:
-        make_sheet().quantize(256).save(ROOT / "research" / "pages" / "disagreement.png", optimize=True)
+    sheet = make_contact_sheet(lines, tile=132)
+    sheet.quantize(256).save(ROOT / "research" / "pages" / "disagreement.png", optimize=True)
 
 
 if __name__ == "__main__":
-    main()
+    if "--sheet" in sys.argv:
+        save_sheet()
+    else:
+        run_study("disagreement", make_jobs, DemoChain, measure, render_tables, clips=8)

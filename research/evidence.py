@@ -12,30 +12,29 @@ import pandas
 
 from research import calls, claims, leak, toy_world
 from research.page_tables import describe_run, markdown_table
-from research.study import FRAME_WISE, Results
+from research.study import FRAME_WISE, SHARED_FRAMES, Results
 from research.study_cases import DEFAULT_CASE, MOTIONS, SHARED_NOISE_CASE, WITH_STRUCTURE_PASS, StudyCase, no_video_case
 
-BEST = f"BIVDiff 1{claims.STRUCTURE_PASS_SUFFIX}"
 HARD_WAYS = {
     "source": ("source",),
     "independent": (
         claims.UNSMOOTHED,
         *claims.BASELINES,
         "BIVDiff 1",
-        BEST,
-        f"BIVDiff 1, strength 0.5{claims.STRUCTURE_PASS_SUFFIX}",
+        claims.WITH_PASS,
+        claims.WITH_PASS_LOW_STRENGTH,
         "BIVDiff 1, no caption",
         "BIVDiff 1, as released, guidance 1",
         "BIVDiff 1, as released, guidance 7.5",
         "image model for the video model",
     ),
-    "shared": (claims.UNSMOOTHED, BEST),
+    "shared": (claims.UNSMOOTHED, claims.WITH_PASS),
     "own": (
         claims.UNSMOOTHED,
         "along motion 3",
-        BEST,
+        claims.WITH_PASS,
         "BIVDiff 1, strength 0.5",
-        f"BIVDiff 1, strength 0.5{claims.STRUCTURE_PASS_SUFFIX}",
+        claims.WITH_PASS_LOW_STRENGTH,
     ),
     "the source's noise": (claims.UNSMOOTHED,),
 }
@@ -46,7 +45,7 @@ EASY_WAYS = {
         "along motion 1",
         "along motion 3",
         f"along motion 7{claims.STRUCTURE_PASS_SUFFIX}",
-        BEST,
+        claims.WITH_PASS,
     ),
     "shared": (claims.UNSMOOTHED,),
 }
@@ -55,11 +54,11 @@ COMPARED_METHODS = (
     claims.UNSMOOTHED,
     f"along motion 1{claims.STRUCTURE_PASS_SUFFIX}",
     "BIVDiff 1",
-    f"BIVDiff 1, strength 0.5{claims.STRUCTURE_PASS_SUFFIX}",
+    claims.WITH_PASS_LOW_STRENGTH,
     f"{claims.UNSMOOTHED}, shared",
     f"{claims.UNSMOOTHED}, the source's noise",
 )
-"""The methods that `BEST` is compared with, on independent frames."""
+"""The methods that `claims.WITH_PASS` is compared with, on independent frames."""
 COLUMNS = ("against", "shape flicker", "background flicker", "IoU", "sharpness")
 
 
@@ -70,7 +69,6 @@ def tuned(case: StudyCase) -> StudyCase:
 
 FULL = replace(DEFAULT_CASE, ratio=1.0, strength=1.0)
 HALF = replace(DEFAULT_CASE, ratio=0.5)
-SHARED_FRAMES = no_video_case("controlnet", "frame-wise", "shared")
 RECOLOURED, REWORDED, INPAINTED, OWN = (
     replace(DEFAULT_CASE, task=task) for task in ("instruct_pix2pix", "prompt2prompt", "inpainting", "own_frames")
 )
@@ -150,7 +148,7 @@ def render_tables(
     compared = [
         comparison
         for comparison in claims.comparisons()
-        if comparison[:2] == ("independent", BEST) and comparison[-1] in COMPARED_METHODS
+        if comparison[:2] == ("independent", claims.WITH_PASS) and comparison[-1] in COMPARED_METHODS
     ]
     results = {kind: Results([row for row in study_rows if row["kind"] == kind]) for kind in ("hard", "easy")}
     shown = [row | {"ways": {noise: row["ways"][noise] for noise in NOISES}} for row in leak_rows]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import count
 
 from research.demo_chain import DemoChain
-from tools.in_process_comfyui import Pack
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,8 @@ class PricedResult:
 class CountingChain(DemoChain):
     """The chain, with the cost of each step."""
 
-    def __init__(self, pack: Pack) -> None:
-        super().__init__(pack)
+    def __init__(self) -> None:
+        super().__init__()
         self.counted, self.numbers = 0, count()
         for model in (self.image, self.video):
             self.count(model)
@@ -40,9 +39,10 @@ class CountingChain(DemoChain):
 
         model.model.diffusion_model.register_forward_pre_hook(add)
 
-    def run_step(self, function: Callable, *inputs: PricedResult) -> PricedResult:
-        """Call `function` on the results of other steps; the costs of the result include theirs."""
+    def run_step(self, function: Callable, *inputs, **settings) -> PricedResult:
+        """Call ``function``; its inputs may be results of other steps, whose costs the result includes."""
+        priced = [value for value in inputs if isinstance(value, PricedResult)]
         before = self.counted
-        result = function(*(used.result for used in inputs))
-        costs = {number: frames for used in inputs for number, frames in used.costs.items()}
+        result = function(*(value.result if isinstance(value, PricedResult) else value for value in inputs), **settings)
+        costs = {number: frames for step in priced for number, frames in step.costs.items()}
         return PricedResult(result, costs | {next(self.numbers): self.counted - before})

@@ -9,17 +9,15 @@ Measures the runs that are missing in research/rows/leak.jsonl, and fills the ta
 
 from __future__ import annotations
 
-import argparse
-
 import pandas
 import torch
 from torch import Tensor
 
 from bivdiff_core.blend import correlation
 from research import toy_world
-from research.demo_chain import FRAME_CFG, DemoChain, start
-from research.page_tables import describe_run, markdown_table, write_page
-from research.rows_and_jobs import confidence_interval, run_jobs
+from research.demo_chain import FRAME_CFG, DemoChain
+from research.page_tables import describe_run, format_mean, markdown_table
+from research.rows_and_jobs import run_study
 from research.toy_metrics import erode_mask, measure_figures
 
 STEPS = 25
@@ -27,28 +25,22 @@ FIRST_CLIP = 24
 """First held-out clip, as in claims.py."""
 MARGIN = 4
 """Distance from the shapes, in pixels, within which background is ignored."""
-FIGURES = ("look", "shape flicker", "background flicker", "IoU", "caption")
+FIGURES = ("shape flicker", "background flicker", "IoU", "caption")
 
 
-class Leak(DemoChain):
-    """Edits of one clip."""
-
-    def make_edits(self, clip: toy_world.ToyClip, goal: toy_world.ToyClip, seed: int) -> dict[str, Tensor]:
-        """The decoded clip, and the clip in the goal's colours from noise of every origin: videos `[F, H, W, 3]`."""
-        encoded, empty = self.encode(clip.frames), self.empty_latent(len(clip.frames))
-        controlled = self.apply_outline_control(clip.frames, self.encode_text(goal.caption))
-        captions = {"": clip.caption, ", no caption": ""}
-        inverted = {
-            f"the source's, {solver}{name}": self.invert_image(encoded, self.encode_text(text), 1.0, solver, STEPS)
-            for solver in ("ddim", "uni_inv")
-            for name, text in captions.items()
-        }
-        made = {"the source itself": encoded}
-        for noise in ("independent", "shared"):
-            made[noise] = self.generate_frames(*controlled, empty, seed, noise, STEPS)
-        for name, noise in inverted.items():
-            made[name] = self.denoise_by_frame(noise, *controlled, STEPS, FRAME_CFG)
-        return {name: self.decode(latent) for name, latent in made.items()}
+def make_edits(chain: DemoChain, clip: toy_world.ToyClip, goal: toy_world.ToyClip, seed: int) -> dict[str, Tensor]:
+    """The decoded clip, and the clip in the goal's colours from noise of every origin: videos `[F, H, W, 3]`."""
+    encoded, empty = chain.encode(clip.frames), chain.empty_latent(len(clip.frames))
+    controlled = chain.apply_outline_control(clip.frames, chain.encode_text(goal.caption))
+    made = {"the source itself": encoded}
+    for noise in ("independent", "shared"):
+        made[noise] = chain.generate_frames(*controlled, empty, seed, noise, STEPS)
+    for solver in ("ddim", "uni_inv"):
+        for name, text in {"": clip.caption, ", no caption": ""}.items():
+            inverted = chain.invert_image(encoded, chain.encode_text(text), 1.0, solver, STEPS)
+            edited = chain.denoise_by_frame(inverted, *controlled, STEPS, FRAME_CFG)
+            made[f"the source's, {solver}{name}"] = edited
+    return {name: chain.decode(latent) for name, latent in made.items()}
 
 
 def edge_strength(frames: Tensor) -> Tensor:
@@ -67,47 +59,31 @@ def edge_correlation(frames: Tensor, clip: toy_world.ToyClip) -> float:
     return torch.stack([correlation(made[where], real[where]) for made, real, where in pairs]).mean().item()
 
 
-def init_worker() -> None:
-    """Load the chain into this process."""
-    global chain
-    chain = Leak(start())
+def make_jobs(clips: int) -> list[dict]:
+    """The held-out clips from `FIRST_CLIP`."""
+    return [{"clip": clip, "seed": 0} for clip in range(FIRST_CLIP, FIRST_CLIP + clips)]
 
 
-def run_job(job: dict) -> dict:
+def measure(chain: DemoChain, job: dict) -> dict:
     """A row: the figures of every edit of a clip."""
     clip = toy_world.held_out_clip("hard", job["clip"])
     goal = toy_world.recolour(clip, clip.seed)
     ways = {}
-    for name, video in chain.make_edits(clip, goal, job["seed"]).items():
-        found = {"look": edge_correlation(video, clip)} | measure_figures(video, goal)
-        ways[name] = {figure: found[figure] and round(found[figure], 4) for figure in FIGURES}
+    for name, video in make_edits(chain, clip, goal, job["seed"]).items():
+        figures = measure_figures(video, goal)
+        ways[name] = {"look": edge_correlation(video, clip)} | {figure: figures[figure] for figure in FIGURES}
     return {"ways": ways}
 
 
 def render_tables(rows: list[dict]) -> dict[str, str]:
     """The generated blocks of the page."""
     lines = []
-    for way in rows[0]["ways"]:
-        found = pandas.DataFrame([row["ways"][way] for row in rows]).astype(float)
-        low, high = confidence_interval(found["look"])
-        line = {"noise": way, "look": f"{found['look'].mean():.2f} ({low:.2f} to {high:.2f})"}
-        lines.append(line | {figure: f"{found[figure].mean():.3f}" for figure in FIGURES[1:]})
-    return {
-        "run": describe_run(rows, f"{len(rows)} hard clips."),
-        "edits": markdown_table(lines),
-    }
-
-
-def main() -> None:
-    """Measure the missing runs and fill the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=int, default=24, help="how many held-out clips")
-    clips = range(FIRST_CLIP, FIRST_CLIP + parser.parse_args().clips)
-    write_page(
-        "research/pages/leak.md",
-        render_tables(run_jobs("leak", [{"clip": clip, "seed": 0} for clip in clips], run_job, init_worker)),
-    )
+    for origin in rows[0]["ways"]:
+        table = pandas.DataFrame([row["ways"][origin] for row in rows]).astype(float)
+        line = {"noise": origin, "look": format_mean(table["look"], 2)}
+        lines.append(line | {figure: f"{table[figure].mean():.3f}" for figure in FIGURES})
+    return {"run": describe_run(rows, f"{len(rows)} hard clips."), "edits": markdown_table(lines)}
 
 
 if __name__ == "__main__":
-    main()
+    run_study("leak", make_jobs, DemoChain, measure, render_tables, clips=24)

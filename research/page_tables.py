@@ -1,13 +1,29 @@
-"""Fill pages: the text is written by hand, the tables are generated from rows."""
+"""Pages: the text is written by hand, the tables are generated from rows."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas
+from scipy.stats import bootstrap
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGES = {
+    "calls": "research/pages/calls.md",
+    "claims": "research/pages/claims.md",
+    "disagreement": "research/pages/disagreement.md",
+    "evidence": "docs/evidence.md",
+    "leak": "research/pages/leak.md",
+    "precision": "docs/versions.md",
+    "published": "docs/real_footage.md",
+    "steadiness": "research/pages/steadiness.md",
+    "study": "research/pages/study.md",
+    "versions": "docs/versions.md",
+}
+"""The page of each module of research/; its rows have the module's name."""
 
 
 def describe_run(rows: list[dict], what: str) -> str:
@@ -20,20 +36,45 @@ def markdown_table(lines: list[dict]) -> str:
     return pandas.DataFrame(lines).to_markdown(index=False)
 
 
+def confidence_interval(values: pandas.Series, statistic: Callable = np.mean) -> tuple[float, float]:
+    """The 95% bootstrap interval over clips of the mean, or of another statistic."""
+    values = values.dropna().to_numpy()
+    resampled = bootstrap((values,), statistic, confidence_level=0.95, n_resamples=2000, method="percentile", rng=0)
+    return resampled.confidence_interval.low, resampled.confidence_interval.high
+
+
+def format_mean(values: pandas.Series, digits: int = 3) -> str:
+    """The mean and its 95% interval, as text."""
+    low, high = confidence_interval(values)
+    return f"{values.mean():.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def format_change(changes: pandas.Series) -> str:
+    """The mean of differences on the same clips and its 95% interval, as text with signs."""
+    low, high = confidence_interval(changes)
+    return f"{changes.mean():+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def format_difference(values: pandas.Series, reference: pandas.Series) -> str:
+    """The mean, and the 95% interval of the mean difference from a reference on the same clips, as text."""
+    low, high = confidence_interval(values - reference)
+    return f"{values.mean():.3f} ({low:+.3f} to {high:+.3f})"
+
+
 def block_names(text: str) -> set[str]:
     """The names of a page's generated blocks."""
     return set(re.findall(r"<!-- /(.+?) -->", text))
 
 
-def fill_page(name: str, blocks: dict[str, str]) -> str:
+def fill_page(page: str, blocks: dict[str, str]) -> str:
     """The text of a page with these generated blocks replaced: between ``<!-- NAME -->`` and ``<!-- /NAME -->``.
 
     Raises:
         ValueError: if a block is missing in the page.
     """
-    text = (ROOT / name).read_text(encoding="utf-8")
+    text = (ROOT / page).read_text(encoding="utf-8")
     if missing := set(blocks) - block_names(text):
-        raise ValueError(f"{name} lacks the blocks {', '.join(sorted(missing))}")
+        raise ValueError(f"{page} lacks the blocks {', '.join(sorted(missing))}")
     for block, body in blocks.items():
         opening, closing = f"<!-- {block} -->", f"<!-- /{block} -->"
         before, _, rest = text.partition(opening)
@@ -42,6 +83,6 @@ def fill_page(name: str, blocks: dict[str, str]) -> str:
 
 
 def write_page(name: str, blocks: dict[str, str]) -> None:
-    """Write a page with these blocks replaced."""
-    text = fill_page(name, blocks)
-    (ROOT / name).write_text(text, encoding="utf-8")
+    """Replace the generated blocks in the page of a module."""
+    text = fill_page(PAGES[name], blocks)
+    (ROOT / PAGES[name]).write_text(text, encoding="utf-8")

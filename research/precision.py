@@ -9,7 +9,6 @@ research/rows/precision.jsonl, and fills the section Precision of docs/versions.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -19,8 +18,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 from fixtures.fake_gpu.comfyui_with_fake_gpu import FP32_FLAGS
 from fixtures.fake_gpu.run_scripts import NodeResults, relative_distances, result_kind, run_all_nodes
 
-from research.page_tables import describe_run, markdown_table, write_page
-from research.rows_and_jobs import run_jobs
+from research.page_tables import describe_run, markdown_table
+from research.rows_and_jobs import run_study
 
 FP32_VAE_AND_TEXT = ("--fp32-vae", "--fp32-text-enc")
 MODES = {
@@ -74,15 +73,19 @@ def run_mode(*flags: str) -> NodeResults:
         return run_all_nodes(Path(folder), *flags)
 
 
-def init_worker() -> None:
-    """Run all nodes in float32."""
-    global full
-    full = run_mode("--cpu", *FP32_FLAGS)
+def run_in_float32() -> NodeResults:
+    """Run all nodes in float32 on the CPU."""
+    return run_mode("--cpu", *FP32_FLAGS)
 
 
-def run_job(job: dict) -> dict:
+def make_jobs() -> list[dict]:
+    """One run for each mode."""
+    return [{"mode": mode} for mode in MODES]
+
+
+def measure(expected: NodeResults, job: dict) -> dict:
     """A row: the distances of a mode's results from float32."""
-    return {"distances": max_distances(run_mode(*MODES[job["mode"]]), full)}
+    return {"distances": max_distances(run_mode(*MODES[job["mode"]]), expected)}
 
 
 def render_tables(rows: list[dict]) -> dict[str, str]:
@@ -99,14 +102,5 @@ def render_tables(rows: list[dict]) -> dict[str, str]:
     }
 
 
-def main() -> None:
-    """Measure the missing runs and fill the page."""
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    write_page(
-        "docs/versions.md",
-        render_tables(run_jobs("precision", [{"mode": mode} for mode in MODES], run_job, init_worker)),
-    )
-
-
 if __name__ == "__main__":
-    main()
+    run_study("precision", make_jobs, run_in_float32, measure, render_tables)

@@ -1,17 +1,16 @@
 """The Temporal Report's verdict on published results on real footage, and on averages of the same frames.
 
-    python -m research.published [FOLDER]
+    python -m research.published FOLDER
 
 FOLDER contains a folder for each result set: source.gif is the source clip, framewise.gif the image model's frames,
 result.gif the smoothed video. `SOURCES` maps sets without a clip to the set with the same clip. Measures the sets that
 are missing in research/rows/published.jsonl, and fills the tables of docs/real_footage.md. It also writes contact
-sheets to output/published; do not publish them, because we may not redistribute the sets. Without FOLDER nothing is
-measured.
+sheets to output/published; do not publish them, because we may not redistribute the sets.
 """
 
 from __future__ import annotations
 
-import argparse
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -23,8 +22,8 @@ from torch import Tensor
 
 from bivdiff_core.measure import video_metrics
 from bivdiff_core.measure.optical_flow import average_along_flow
-from research.page_tables import describe_run, markdown_table, write_page
-from research.rows_and_jobs import ROOT, confidence_interval, read_rows, run_jobs
+from research.page_tables import confidence_interval, describe_run, markdown_table, write_page
+from research.rows_and_jobs import ROOT, run_jobs
 from tools.contact_sheet import make_contact_sheet
 
 SOURCES = {
@@ -86,7 +85,7 @@ def make_baselines(source: Tensor, framewise: Tensor, result: Tensor) -> dict[st
     }
 
 
-def run_job(folder: Path, job: dict) -> dict:
+def measure(folder: Path, job: dict) -> dict:
     """A row: figures of every video of a set, relative to its frame-wise frames and its clip, and the verdicts."""
     name = job["set"]
     source = read_gif(folder / SOURCES.get(name, name) / "source.gif")
@@ -107,7 +106,7 @@ def run_job(folder: Path, job: dict) -> dict:
             "doubling": now["doubling"],
         }
         verdict = video_metrics.judge_video(after, before, clip).headline
-        figures[label] = {key: round(value, 4) for key, value in ratios.items()} | {"verdict": verdict}
+        figures[label] = ratios | {"verdict": verdict}
     PICTURES.mkdir(parents=True, exist_ok=True)
     shown = {label: video[[*SHOWN]] for label, video in {"source": source, "frame-wise": framewise, **videos}.items()}
     make_contact_sheet(shown, tile=260, label=640).save(PICTURES / f"{name}.png")
@@ -155,18 +154,11 @@ def render_tables(rows: list[dict]) -> dict[str, str]:
     }
 
 
-def init_worker() -> None:
-    """Nothing needs to be loaded."""
-
-
 def main() -> None:
     """Measure the missing sets and fill the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, nargs="?")
-    if folder := parser.parse_args().folder:
-        jobs = [{"set": path.parent.name} for path in sorted(folder.glob("*/result.gif"))]
-        run_jobs("published", jobs, partial(run_job, folder), init_worker)
-    write_page("docs/real_footage.md", render_tables(read_rows("published")))
+    folder = Path(sys.argv[1])
+    jobs = [{"set": path.parent.name} for path in sorted(folder.glob("*/result.gif"))]
+    write_page("published", render_tables(run_jobs("published", jobs, partial(Path, folder), measure)))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ missing in research/rows/steadiness.jsonl, and fills the tables of research/page
 
 from __future__ import annotations
 
-import argparse
 from itertools import product
 
 import pandas
@@ -20,10 +19,10 @@ from torchvision.transforms.functional import gaussian_blur
 from bivdiff_core.blend import smooth_over_time
 from bivdiff_core.measure.optical_flow import average_along_flow
 from research import toy_world
-from research.demo_chain import DemoChain, start
-from research.page_tables import describe_run, markdown_table, write_page
-from research.rows_and_jobs import format_difference, run_jobs
-from research.toy_metrics import measure_figures
+from research.demo_chain import DemoChain
+from research.page_tables import describe_run, format_difference, markdown_table
+from research.rows_and_jobs import run_study
+from research.toy_metrics import FIGURES, measure_figures
 
 STEPS, STEADINESS = 25, 0.5
 STRENGTHS = (0.5, 1.0)
@@ -32,7 +31,6 @@ FASTER = 3
 KINDS = ("hard", "fast")
 REACH = 3
 """Number of frames to each side along the motion: twice the standard deviation of the average over time."""
-FIGURES = ("shape flicker", "background flicker", "IoU", "caption", "sharpness")
 
 
 def smooth_low_band(noise: Tensor, clip: toy_world.ToyClip) -> Tensor:
@@ -53,7 +51,7 @@ def match_std(noise: Tensor, smoothed: Tensor) -> Tensor:
     return smoothed * noise.std(dim=dims, keepdim=True) / smoothed.std(dim=dims, keepdim=True)
 
 
-WAYS = {
+METHODS = {
     "none": lambda noise, clip: noise,
     "over time": lambda noise, clip: smooth_over_time(noise, STEADINESS),
     "over time, low band": smooth_low_band,
@@ -61,15 +59,14 @@ WAYS = {
 }
 
 
-def init_worker() -> None:
-    """Load the chain into this process."""
-    global chain, inverted_latents
-    chain = DemoChain(start())
-    inverted_latents = chain.pack.import_module("bivdiff_core.host.inverted_latents")
+def make_jobs(clips: int) -> list[dict]:
+    """The first held-out clips, at both speeds."""
+    return [{"clip": clip, "kind": kind, "seed": 0} for clip, kind in product(range(clips), KINDS)]
 
 
-def run_job(job: dict) -> dict:
+def measure(chain: DemoChain, job: dict) -> dict:
     """A row: the figures of every method on a clip."""
+    inverted_latents = chain.pack.import_module("bivdiff_core.host.inverted_latents")
     clip = toy_world.held_out_clip("hard", job["clip"])
     if job["kind"] == "fast":
         clip = toy_world.change_motion(clip, FASTER)
@@ -79,18 +76,12 @@ def run_job(job: dict) -> dict:
     ways = {}
     for strength in STRENGTHS:
         inverted = chain.invert_image(frames, text, strength, steps=STEPS)
-        for name, smooth in WAYS.items():
+        info = inverted_latents.read_inversion_info(inverted)
+        for name, smooth in METHODS.items():
             samples = smooth(inverted["samples"], clip)
-            blended = chain.blend(
-                inverted_latents.make_inverted_latent(
-                    inverted, samples, inverted_latents.read_inversion_info(inverted)
-                ),
-                None,
-                1.0,
-            )
+            blended = chain.blend(inverted_latents.make_inverted_latent(inverted, samples, info), None, 1.0)
             video = chain.structure_pass(chain.smooth(blended, text, STEPS), text, controlled, STEPS)
-            found = measure_figures(chain.decode(video), clip)
-            ways[f"{name}, strength {strength:g}"] = {k: v if v is None else round(v, 4) for k, v in found.items()}
+            ways[f"{name}, strength {strength:g}"] = measure_figures(chain.decode(video), clip)
     return {"ways": ways}
 
 
@@ -98,28 +89,19 @@ def render_tables(rows: list[dict]) -> dict[str, str]:
     """The generated blocks of the page."""
     blocks = {"run": describe_run(rows, f"{len(rows) // len(KINDS)} clips of each kind.")}
     for kind in KINDS:
-        of_kind = [row["ways"] for row in rows if row["kind"] == kind]
-        found = {way: pandas.DataFrame([ways[way] for ways in of_kind]).astype(float) for way in rows[0]["ways"]}
+        ways = [row["ways"] for row in rows if row["kind"] == kind]
+        tables = {name: pandas.DataFrame([figures[name] for figures in ways]).astype(float) for name in ways[0]}
         lines = []
-        for way, figures in found.items():
-            line = {"steadiness": way}
-            plain = found["none," + way.rpartition(",")[2]]
+        for name, table in tables.items():
+            line = {"steadiness": name}
+            plain = tables["none," + name.rpartition(",")[2]]
             for figure in FIGURES:
-                values = figures[figure]
-                line[figure] = f"{values.mean():.3f}" if figures is plain else format_difference(values, plain[figure])
+                values = table[figure]
+                line[figure] = f"{values.mean():.3f}" if table is plain else format_difference(values, plain[figure])
             lines.append(line)
         blocks[kind] = markdown_table(lines)
     return blocks
 
 
-def main() -> None:
-    """Measure the missing runs and fill the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=int, default=8, help="how many held-out clips of each kind")
-    clips = range(parser.parse_args().clips)
-    jobs = [{"clip": clip, "kind": kind, "seed": 0} for clip, kind in product(clips, KINDS)]
-    write_page("research/pages/steadiness.md", render_tables(run_jobs("steadiness", jobs, run_job, init_worker)))
-
-
 if __name__ == "__main__":
-    main()
+    run_study("steadiness", make_jobs, DemoChain, measure, render_tables, clips=8)

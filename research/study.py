@@ -9,15 +9,14 @@ Delete the rows after a change of the models or the nodes.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from itertools import islice, product
 
 import pandas
 
 from research import toy_world
-from research.page_tables import describe_run, markdown_table, write_page
-from research.rows_and_jobs import ROOT, confidence_interval, run_jobs
+from research.page_tables import confidence_interval, describe_run, format_change, format_mean, markdown_table
+from research.rows_and_jobs import ROOT, run_study
 from research.study_cases import (
     BRIDGES,
     DEFAULT_CASE,
@@ -41,24 +40,21 @@ from research.study_chain import StudyChain, generate_scenes, make_hard_scene
 from research.toy_metrics import has_collapsed
 
 FRAME_WISE = no_video_case("controlnet", "frame-wise")
-Named = list[tuple[str, StudyCase]]
+SHARED_FRAMES = no_video_case("controlnet", "frame-wise", "shared")
+NamedCases = list[tuple[str, StudyCase]]
 
 
-def init_worker() -> None:
-    """Load the models into this process."""
-    global study
-    study = StudyChain()
+def make_jobs(rounds: int) -> list[dict]:
+    """An easy and a hard clip of each motion per round."""
+    pairs = product(enumerate(list(MOTIONS) * rounds), toy_world.CLIP_KINDS)
+    return [{"clip": number, "kind": kind, "motion": motion} for (number, motion), kind in pairs]
 
 
-def run_job(job: dict) -> dict:
+def measure(chain: StudyChain, job: dict) -> dict:
     """A row: the figures of every case on a clip."""
     scene = next(islice(generate_scenes(job["clip"] // len(MOTIONS) + 1), job["clip"], None))
-    study.start_scene(make_hard_scene(scene) if job["kind"] == "hard" else scene, job["clip"])
-    found = {str(case): study.run(case) for case in all_cases()}
-    cases = {
-        name: {key: value and round(value, 4) for key, value in figures.items()} for name, figures in found.items()
-    }
-    return {"silent": scene.silent, "cases": cases}
+    chain.start_scene(make_hard_scene(scene) if job["kind"] == "hard" else scene, job["clip"])
+    return {"silent": scene.silent, "cases": {str(case): chain.run(case) for case in all_cases()}}
 
 
 class Results:
@@ -71,46 +67,45 @@ class Results:
         """One figure of a case over the clips, or the clips of one motion; NaN if a clip has no value."""
         rows = [row["cases"] for row in self.rows if motion in (None, row["motion"])]
         found = [cases[str(case)] for cases in rows]
-        like = no_video_case("controlnet" if case.task in ("controlnet", "own_frames") else "prompt2prompt", "source")
-        reference = [cases[str(like)]["sharpness"] for cases in rows]
-        sharp = [one["sharpness"] / true for one, true in zip(found, reference, strict=True)]
         if figure == "flicker":
             return pandas.Series([(one["shape flicker"] + one["background flicker"]) / 2 for one in found])
-        if figure == "sharpness":
-            return pandas.Series(sharp)
-        if figure == "collapsed":
-            return pandas.Series([has_collapsed([one | {"sharpness": s}]) for one, s in zip(found, sharp, strict=True)])
+        if figure in ("sharpness", "collapsed"):
+            source = str(source_case(case.task))
+            sharp = [one["sharpness"] / cases[source]["sharpness"] for one, cases in zip(found, rows, strict=True)]
+            if figure == "sharpness":
+                return pandas.Series(sharp)
+            relative = [one | {"sharpness": value} for one, value in zip(found, sharp, strict=True)]
+            return pandas.Series([has_collapsed([one]) for one in relative])
         return pandas.Series([one[figure] for one in found], dtype=float)
 
     def mean(self, case: StudyCase, figure: str, motion: str | None = None) -> float:
         """A figure's mean over the clips."""
         return self.values(case, figure, motion).mean()
 
-    def spread(self, case: StudyCase, figure: str) -> str:
-        """A figure's mean with its 95% interval, as text."""
-        low, high = confidence_interval(self.values(case, figure))
-        return f"{self.mean(case, figure):.3f} ({low:.3f} to {high:.3f})"
-
-    def gain(self, case: StudyCase, other: StudyCase, figure: str) -> str:
-        """The mean difference of a figure from another case on the same clips, with its 95% interval, as text."""
+    def difference(self, case: StudyCase, other: StudyCase, figure: str) -> str:
+        """The mean difference of a figure from another case on the same clips, as text; bold if significant."""
         difference = self.values(case, figure) - self.values(other, figure)
         low, high = confidence_interval(difference)
-        text = f"{difference.mean():+.3f} ({low:+.3f} to {high:+.3f})"
-        return f"**{text}**" if low > 0 or high < 0 else text
+        return f"**{format_change(difference)}**" if low > 0 or high < 0 else format_change(difference)
 
     def both(self, case: StudyCase, motion: str | None = None) -> str:
         """Mean flicker and overlap, as text."""
         return f"{self.mean(case, 'flicker', motion):.3f} / {self.mean(case, 'IoU', motion):.3f}"
 
 
-def cases_table(results: Results, named: Named) -> str:
+def source_case(task: str) -> StudyCase:
+    """The clip that a task's video should match, through the autoencoder."""
+    return no_video_case("controlnet" if task in ("controlnet", "own_frames") else "prompt2prompt", "source")
+
+
+def cases_table(results: Results, named: NamedCases) -> str:
     """A line for each case with all figures."""
     return markdown_table(
         [
             {
                 "": name,
-                "flicker": results.spread(case, "flicker"),
-                "IoU": results.spread(case, "IoU"),
+                "flicker": format_mean(results.values(case, "flicker")),
+                "IoU": format_mean(results.values(case, "IoU")),
                 "colours": f"{results.mean(case, 'caption'):.2f}",
                 "sharpness": f"{results.mean(case, 'sharpness'):.2f}",
                 "collapsed": f"{results.mean(case, 'collapsed'):.0%}",
@@ -128,69 +123,65 @@ def grid_table(results: Results, cases: dict[object, dict[object, StudyCase]]) -
     )
 
 
-def differences_table(results: Results, named: list[tuple[str, StudyCase, StudyCase]]) -> str:
+def differences_table(results: Results, pairs: list[tuple[str, StudyCase, StudyCase]]) -> str:
     """Differences on the same clips; bold if significantly different from 0."""
     return markdown_table(
         [
-            {"": name} | {figure: results.gain(case, other, figure) for figure in ("flicker", "IoU")}
-            for name, case, other in named
+            {"": name} | {figure: results.difference(case, other, figure) for figure in ("flicker", "IoU")}
+            for name, case, other in pairs
         ]
     )
 
 
-def cheap_ways(task: str) -> Named:
+def cheap_cases(task: str) -> NamedCases:
     """The methods without a video model, and video to video."""
     named = []
-    for noise, way in product(noise_kinds(task), ("frame-wise", "average of 3")):
-        named.append((f"{way}, shared noise" if noise == "shared" else way, no_video_case(task, way, noise)))
+    for noise, method in product(noise_kinds(task), ("frame-wise", "average of 3")):
+        suffix = ", shared noise" if noise == "shared" else ""
+        named.append((f"{method}{suffix}", no_video_case(task, method, noise)))
     video = replace(DEFAULT_CASE, task=task, method="video to video")
     return named + [(f"video to video, denoise {s:g}", replace(video, strength=s)) for s in (0.5, 0.75)]
 
 
-def ways(task: str) -> Named:
-    """The clip itself, the cheap methods, BIVDiff at every ratio."""
-    like = "controlnet" if task in ("controlnet", "own_frames") else "prompt2prompt"
-    named = [("the clip itself, through the autoencoder", no_video_case(like, "source")), *cheap_ways(task)]
+def task_cases(task: str) -> NamedCases:
+    """The clip itself, the cheap methods, and BIVDiff at every ratio."""
+    named = [("the clip itself, through the autoencoder", source_case(task)), *cheap_cases(task)]
     if task in TASKS[1:3]:
         named.append(("tuned per clip", replace(DEFAULT_CASE, task=task, method="tuned per clip", strength=1.0)))
     return named + [(f"BIVDiff {ratio:g}", replace(DEFAULT_CASE, task=task, ratio=ratio)) for ratio in RATIOS]
 
 
-def shared_ways() -> Named:
+def shared_noise_cases() -> NamedCases:
     """Frames from shared noise, smoothed or not."""
-    named = [("frame-wise", FRAME_WISE)]
-    named += [
-        (f"{way}, shared noise", no_video_case("controlnet", way, "shared")) for way in ("frame-wise", "average of 3")
-    ]
+    named = [("frame-wise", FRAME_WISE), ("frame-wise, shared noise", SHARED_FRAMES)]
+    named.append(("average of 3, shared noise", no_video_case("controlnet", "average of 3", "shared")))
     for strength, ratio in product((0.5, 0.75), RATIOS):
         case = replace(DEFAULT_CASE, noise="shared", ratio=ratio, strength=strength)
         named.append((f"BIVDiff {ratio:g}, strength {strength:g}, shared noise", case))
     return named
 
 
-def bridge_ways() -> Named:
+def bridge_cases() -> NamedCases:
     """The models one after the other, and both in one sampling run."""
+    both = replace(DEFAULT_CASE, strength=1.0)
     named = [("frame-wise", FRAME_WISE)]
     named += [(f"one after the other (BIVDiff), ratio {r:g}", replace(DEFAULT_CASE, ratio=r)) for r in (*SHARES, 1.0)]
-    both = replace(DEFAULT_CASE, strength=1.0)
-    named += [
-        (f"{bridge}, share {share:g}", replace(both, method=bridge, ratio=share))
-        for bridge, share in product(BRIDGES, SHARES)
-    ]
-    return named + [
-        (f"{bridge}, shared noise, share 0.5", replace(both, method=bridge, ratio=0.5, noise="shared"))
-        for bridge in BRIDGES
-    ]
+    for bridge, share in product(BRIDGES, SHARES):
+        named.append((f"{bridge}, share {share:g}", replace(both, method=bridge, ratio=share)))
+    for bridge in BRIDGES:
+        case = replace(both, method=bridge, ratio=0.5, noise="shared")
+        named.append((f"{bridge}, shared noise, share 0.5", case))
+    return named
 
 
 def motions_table(results: Results) -> str:
     """The effect of each ratio on each motion, and the unsmoothed frames."""
     named = [
         ("frame-wise", FRAME_WISE),
-        ("frame-wise, shared noise", no_video_case("controlnet", "frame-wise", "shared")),
+        ("frame-wise, shared noise", SHARED_FRAMES),
+        ("BIVDiff 0.5, strength 0.5, shared noise", SHARED_NOISE_CASE),
+        *((f"BIVDiff {ratio:g}", replace(DEFAULT_CASE, ratio=ratio)) for ratio in RATIOS),
     ]
-    named += [("BIVDiff 0.5, strength 0.5, shared noise", SHARED_NOISE_CASE)]
-    named += [(f"BIVDiff {ratio:g}", replace(DEFAULT_CASE, ratio=ratio)) for ratio in RATIOS]
     return markdown_table(
         [{"": name} | {motion: results.both(case, motion) for motion in MOTIONS} for name, case in named]
     )
@@ -202,40 +193,35 @@ def captions_table(results: Results) -> str:
         "says everything": Results([row for row in results.rows if not row["silent"]]),
         "leaves a colour out": Results([row for row in results.rows if row["silent"]]),
     }
-    named = [
-        ("frame-wise", FRAME_WISE),
-        ("frame-wise, shared noise", no_video_case("controlnet", "frame-wise", "shared")),
-    ]
-    named += [
-        (f"BIVDiff {ratio:g}, strength {strength:g}", replace(DEFAULT_CASE, ratio=ratio, strength=strength))
-        for strength, ratio in product((0.5, 0.75, 1.0), (0.5, 0.75, 1.0))
-    ]
+    named = [("frame-wise", FRAME_WISE), ("frame-wise, shared noise", SHARED_FRAMES)]
+    for strength, ratio in product((0.5, 0.75, 1.0), (0.5, 0.75, 1.0)):
+        case = replace(DEFAULT_CASE, ratio=ratio, strength=strength)
+        named.append((f"BIVDiff {ratio:g}, strength {strength:g}", case))
     return markdown_table(
         [{"": name} | {kind: part.both(case) for kind, part in parts.items()} for name, case in named]
     )
 
 
-def tables(results: Results) -> dict[str, str]:
+def make_tables(results: Results) -> dict[str, str]:
     """All tables of a kind of clips, by name."""
-    blocks = {task: cases_table(results, ways(task)) for task in TASKS}
-    blocks["other schedule"] = grid_table(
-        results,
-        {
-            r: {
-                f"{pair}, strength {s:g}": replace(DEFAULT_CASE, ratio=r, strength=s, pair=pair)
-                for s, pair in product((0.75, 1.0), PAIRS)
-            }
-            for r in RATIOS
-        },
-    )
-    for name, middle in {
-        "strength": DEFAULT_CASE,
-        "strength, structure pass": replace(DEFAULT_CASE, method=WITH_STRUCTURE_PASS),
+    blocks = {task: cases_table(results, task_cases(task)) for task in TASKS}
+    schedules = {}
+    for ratio in RATIOS:
+        case = replace(DEFAULT_CASE, ratio=ratio)
+        schedules[ratio] = {
+            f"{pair}, strength {strength:g}": replace(case, strength=strength, pair=pair)
+            for strength, pair in product((0.75, 1.0), PAIRS)
+        }
+    blocks["other schedule"] = grid_table(results, schedules)
+    for name, method in {
+        "strength": DEFAULT_CASE.method,
+        "strength, structure pass": WITH_STRUCTURE_PASS,
     }.items():
+        case = replace(DEFAULT_CASE, method=method)
         blocks[name] = grid_table(
-            results, {r: {s: replace(middle, ratio=r, strength=s) for s in STRENGTHS} for r in RATIOS}
+            results, {r: {s: replace(case, ratio=r, strength=s) for s in STRENGTHS} for r in RATIOS}
         )
-    blocks["shared noise"] = cases_table(results, shared_ways())
+    blocks["shared noise"] = cases_table(results, shared_noise_cases())
     blends = [replace(DEFAULT_CASE, ratio=r, strength=s) for s, r in product((0.75, 1.0), SHARES)]
     blocks["modes"] = differences_table(
         results,
@@ -244,26 +230,24 @@ def tables(results: Results) -> dict[str, str]:
             for mode, case in product(MODES[1:], blends)
         ],
     )
-    inverted = [replace(DEFAULT_CASE, steps=n, strength=s) for s, n in product((0.75, 1.0), STEPS)]
+    inverted = {
+        f"{steps} steps, strength {strength:g}": replace(DEFAULT_CASE, steps=steps, strength=strength)
+        for strength, steps in product((0.75, 1.0), STEPS)
+    }
     blocks["steps"] = grid_table(
         results,
-        {
-            solver: {
-                f"{case.steps} steps, strength {case.strength:g}": replace(case, solver=solver) for case in inverted
-            }
-            for solver in SOLVERS
-        },
+        {solver: {name: replace(case, solver=solver) for name, case in inverted.items()} for solver in SOLVERS},
     )
     blocks["solvers"] = differences_table(
         results,
         [
-            (f"{solver}, {case.steps} steps, strength {case.strength:g}", replace(case, solver=solver), case)
-            for case, solver in product(inverted, SOLVERS[1:])
+            (f"{solver}, {name}", replace(case, solver=solver), case)
+            for (name, case), solver in product(inverted.items(), SOLVERS[1:])
         ],
     )
     blocks["captions"] = captions_table(results)
     blocks["motions"] = motions_table(results)
-    blocks["bridges"] = cases_table(results, bridge_ways())
+    blocks["bridges"] = cases_table(results, bridge_cases())
     return blocks
 
 
@@ -271,7 +255,7 @@ def render_tables(rows: list[dict]) -> dict[str, str]:
     """The generated blocks of the page."""
     blocks = {"run": describe_run(rows, f"{len(rows) // len(toy_world.CLIP_KINDS)} clips of each kind.")}
     for kind in toy_world.CLIP_KINDS:
-        found = tables(Results([row for row in rows if row["kind"] == kind]))
+        found = make_tables(Results([row for row in rows if row["kind"] == kind]))
         blocks |= {f"{kind}, {name}": text for name, text in found.items()}
     return blocks
 
@@ -301,7 +285,7 @@ def plot(rows: list[dict]) -> None:
     for strength in STRENGTHS:
         line(by_strength, [replace(DEFAULT_CASE, ratio=r, strength=strength) for r in RATIOS], f"strength {strength:g}")
     by_strength.set_title("Mixing ratio 0 to 1, per strength (controlnet)")
-    named = [*cheap_ways("controlnet"), ("BIVDiff 0.75", DEFAULT_CASE)]
+    named = [*cheap_cases("controlnet"), ("BIVDiff 0.75", DEFAULT_CASE)]
     named.append(("BIVDiff 1, strength 0.5", replace(DEFAULT_CASE, ratio=1.0, strength=0.5)))
     named.append(("BIVDiff 0.5, strength 0.5, shared noise", SHARED_NOISE_CASE))
     named += [(f"{bridge} 0.5", replace(DEFAULT_CASE, method=bridge, ratio=0.5, strength=1.0)) for bridge in BRIDGES]
@@ -317,17 +301,5 @@ def plot(rows: list[dict]) -> None:
     figure.savefig(ROOT / "research" / "pages" / "study.png", dpi=80)
 
 
-def main() -> None:
-    """Measure the missing runs and fill the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=4, help="number of clips of each motion and kind")
-    motions = list(MOTIONS) * parser.parse_args().rounds
-    pairs = product(enumerate(motions), toy_world.CLIP_KINDS)
-    jobs = [{"clip": number, "kind": kind, "motion": motion} for (number, motion), kind in pairs]
-    rows = run_jobs("study", jobs, run_job, init_worker)
-    write_page("research/pages/study.md", render_tables(rows))
-    plot(rows)
-
-
 if __name__ == "__main__":
-    main()
+    plot(run_study("study", make_jobs, StudyChain, measure, render_tables, rounds=4))

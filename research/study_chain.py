@@ -11,7 +11,7 @@ from torch import Tensor
 from bivdiff_core.demo import models
 from bivdiff_core.grids import SD_BETAS
 from research import demo_networks, toy_metrics, toy_world, train_demo_models
-from research.demo_chain import FRAME_CFG, add_colour_flicker, average_three_frames, start
+from research.demo_chain import FRAME_CFG, add_colour_flicker, average_three_frames
 from research.frame_counter import CountingChain, PricedResult
 from research.study_cases import BRIDGES, DEFAULT_CASE, MOTIONS, WITH_STRUCTURE_PASS, StudyCase
 
@@ -60,7 +60,7 @@ class StudyChain(CountingChain):
     """Runs every case, scene by scene; results that several cases share are computed once per scene."""
 
     def __init__(self) -> None:
-        super().__init__(start())
+        super().__init__()
         self.editor, self.editor_clip = self.pack.run("BIVDiffDemoModels", variant="instruct_pix2pix")[0:3:2]
         self.inpainter = self.pack.run("BIVDiffDemoModels", variant="inpaint")[0]
         self.videos = {"demo": self.video, "other schedule": with_linear_betas(self.video)}
@@ -72,10 +72,10 @@ class StudyChain(CountingChain):
         self.scene, self.seed, self.stages = scene, seed, {}
         self.mask = toy_metrics.dilate((scene.source.masks[0] > 0.01).float(), MASK_MARGIN)
 
-    def stage(self, name: tuple, function: Callable[..., object], *inputs: PricedResult) -> PricedResult:
+    def stage(self, name: tuple, function: Callable, *inputs, **settings) -> PricedResult:
         """`run_step`, computed once per scene and name."""
         if name not in self.stages:
-            self.stages[name] = self.run_step(function, *inputs)
+            self.stages[name] = self.run_step(function, *inputs, **settings)
         return self.stages[name]
 
     def encode_goal(self, task: str) -> tuple[list, toy_world.ToyClip]:
@@ -84,7 +84,7 @@ class StudyChain(CountingChain):
         return self.encode_text(goal.caption), goal
 
     def make_frames(self, task: str, noise: str) -> dict:
-        """The frames of the task's image model: a LATENT."""
+        """The frames of the task's image model: a LATENT, for inpainting with its mask."""
         source, (positive, _) = self.scene.source, self.encode_goal(task)
         if task == "controlnet":
             controlled = self.apply_outline_control(source.frames, positive)
@@ -135,21 +135,13 @@ class StudyChain(CountingChain):
         """The figures of a case on the scene."""
         positive, goal = self.encode_goal(case.task)
         if case.method == "source":
-            made = self.stage(("source", case.task), lambda: self.encode(goal.frames))
+            made = self.stage(("source", case.task), self.encode, goal.frames)
         elif case.method == "tuned per clip":
             made = self.stage(("tuned", case.task), self.edit_tuned, self.stage(("tuned",), self.tune))
         elif case.method in BRIDGES:
-            made = self.stage((case,), lambda: self.run_bridge(case, positive))
+            made = self.stage((case,), self.run_bridge, case, positive)
         else:
-            made = self.stage(("frames", case.task, case.noise), lambda: self.make_frames(case.task, case.noise))
-            if case.method == "video to video":
-                made = self.stage((case,), lambda latent: self.video_to_video(case, drop_mask(latent), positive), made)
-            elif case.method == DEFAULT_CASE.method:
-                made = self.smooth_frames(case, made, positive)
-            elif case.method == WITH_STRUCTURE_PASS:
-                made = self.run_structure_pass(
-                    case, self.smooth_frames(replace(case, method=DEFAULT_CASE.method), made, positive), positive
-                )
+            made = self.process_frames(case, positive)
         frames = self.decode(made.result)
         if case.method == "average of 3":
             frames = average_three_frames(frames)
@@ -157,41 +149,37 @@ class StudyChain(CountingChain):
             frames = torch.lerp(self.scene.source.frames, frames, self.mask[..., None])
         return toy_metrics.measure_figures(frames, goal) | {"calls": made.calls}
 
-    def video_to_video(self, case: StudyCase, frames: dict, positive: list) -> dict:
-        """Frames noised to the case's strength and denoised by the video model: a LATENT."""
-        return self.run_ksampler(self.videos[case.pair], positive, frames, self.seed, case.strength, case.steps)
+    def process_frames(self, case: StudyCase, positive: list) -> PricedResult:
+        """The frames of the image model, smoothed by the case's method if it has a video model: a LATENT."""
+
+        def make_frames() -> dict:
+            # Without the mask, so that the next models process the whole picture.
+            return {"samples": self.make_frames(case.task, case.noise)["samples"]}
+
+        frames = self.stage(("frames", case.task, case.noise), make_frames)
+        if case.method == "video to video":
+            inputs = (self.videos[case.pair], positive, frames)
+            return self.stage((case,), self.run_ksampler, *inputs, self.seed, case.strength, case.steps)
+        if case.method == DEFAULT_CASE.method:
+            return self.smooth_frames(case, frames, positive)
+        if case.method == WITH_STRUCTURE_PASS:
+            smoothed = self.smooth_frames(replace(case, method=DEFAULT_CASE.method), frames, positive)
+            controlled = self.apply_outline_control(self.scene.source.frames, positive)
+            return self.run_step(self.structure_pass, smoothed, positive, controlled, case.steps)
+        return frames
 
     def smooth_frames(self, case: StudyCase, frames: PricedResult, positive: list) -> PricedResult:
         """Invert frames with the models that the case's ratio needs, blend and smooth: a LATENT."""
         name = (case.task, case.noise, case.solver, case.steps, case.strength)
         settings = {"strength": case.strength, "solver": case.solver, "steps": case.steps}
-        video = self.videos[case.pair]
-        branches = []
+        model, image, video = self.videos[case.pair], None, None
         if case.ratio > 0:
-            branches.append(
-                self.stage(
-                    ("image", *name), lambda latent: self.invert_image(drop_mask(latent), positive, **settings), frames
-                )
-            )
+            image = self.stage(("image", *name), self.invert_image, frames, positive, **settings)
         if case.ratio < 1:
-            branches.append(
-                self.stage(
-                    ("video", case.pair, *name),
-                    lambda latent: self.invert_video(drop_mask(latent), positive, model=video, **settings),
-                    frames,
-                )
-            )
-
-        def smooth(*inverted: dict) -> dict:
-            image, clip = inverted[0] if case.ratio > 0 else None, inverted[-1] if case.ratio < 1 else None
-            return self.smooth(self.blend(image, clip, case.ratio, case.mode), positive, case.steps, model=video)
-
-        return self.stage((case,), smooth, *branches)
-
-    def run_structure_pass(self, case: StudyCase, smoothed: PricedResult, positive: list) -> PricedResult:
-        """The structure pass after the smoother, with the outlines of the frames: a LATENT."""
-        controlled = self.apply_outline_control(self.scene.source.frames, positive)
-        return self.run_step(lambda latent: self.structure_pass(latent, positive, controlled, case.steps), smoothed)
+            name = ("video", case.pair, *name)
+            video = self.stage(name, self.invert_video, frames, positive, model=model, **settings)
+        blended = self.run_step(self.blend, image, video, case.ratio, case.mode)
+        return self.stage((case,), self.smooth, blended, positive, case.steps, model=model)
 
     def run_bridge(self, case: StudyCase, positive: list) -> dict:
         """Both models in one sampling run from white noise: a LATENT."""
@@ -212,15 +200,14 @@ class StudyChain(CountingChain):
         torch.manual_seed(self.seed)
         image = demo_networks.image_unet()
         image.load_state_dict(models.load_weights("image_unet"))
-        net = demo_networks.inflate(image)
+        net = demo_networks.inflate(image).requires_grad_(False)
         copied = set(image.state_dict())
         trained = [p for name, p in net.named_parameters() if name not in copied or ".to_q." in name]
+        for parameter in trained:
+            parameter.requires_grad_(True)
         optimizer = torch.optim.AdamW(trained, lr=1e-3)
         noiser, generator = train_demo_models.DiffusionLoss(), torch.Generator().manual_seed(self.seed)
         batch, context = clips.expand(TUNING_BATCH, -1, -1, -1, -1), caption.expand(TUNING_BATCH, -1, -1)
-        net.requires_grad_(False)
-        for parameter in trained:
-            parameter.requires_grad_(True)
         for _ in range(TUNING_STEPS):
             loss = noiser.loss(batch, generator, lambda x, t: net(x, t, context).sample)
             optimizer.zero_grad()
@@ -243,11 +230,6 @@ class StudyChain(CountingChain):
         caption = self.encode_text(self.scene.source.full_caption)
         inverted = self.invert_video(self.encode(self.scene.source.frames), caption, 1.0, model=model, steps=20)
         return self.smooth(inverted, self.encode_goal("prompt2prompt")[0], 20, cfg=FRAME_CFG, model=model)
-
-
-def drop_mask(latent: dict) -> dict:
-    """A LATENT without its mask, so that the models process the whole picture."""
-    return {"samples": latent["samples"]}
 
 
 def with_linear_betas(model):

@@ -15,6 +15,8 @@ from torch import Tensor
 from bivdiff_core.measure import video_metrics
 from research.toy_world import PALETTE, ToyClip, parse_caption, pixel_grid
 
+FIGURES = ("shape flicker", "background flicker", "IoU", "caption", "sharpness")
+"""Names of the measures in rows and pages."""
 MARGIN = 2
 MIN_IOU, MIN_COLOUR_ACCURACY, SHARPNESS_RANGE = 0.6, 0.75, (0.7, 1.4)
 

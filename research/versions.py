@@ -1,12 +1,8 @@
-"""Fill docs/versions.md from the results of `python dev.py matrix`, research/rows/versions.jsonl.
-
-python -m research.versions
-"""
+"""The tables of docs/versions.md, from the results of `python dev.py matrix`, research/rows/versions.jsonl."""
 
 from __future__ import annotations
 
-from research.page_tables import markdown_table, write_page
-from research.rows_and_jobs import read_rows
+from research.page_tables import markdown_table
 
 FRONT_END = "comfyui-frontend-package"
 
@@ -44,12 +40,3 @@ def render_tables(rows: list[dict]) -> dict[str, str]:
         "packages": markdown_table(packages),
         "failures": "\n".join(failures or ["None."]),
     }
-
-
-def main() -> None:
-    """Fill the page."""
-    write_page("docs/versions.md", render_tables(read_rows("versions")))
-
-
-if __name__ == "__main__":
-    main()

@@ -7,22 +7,9 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from research.page_tables import write_page
+from research.page_tables import PAGES, write_page
 from research.rows_and_jobs import read_rows
 
-PAGES = {
-    "calls": "research/pages/calls.md",
-    "claims": "research/pages/claims.md",
-    "disagreement": "research/pages/disagreement.md",
-    "evidence": "docs/evidence.md",
-    "leak": "research/pages/leak.md",
-    "precision": "docs/versions.md",
-    "published": "docs/real_footage.md",
-    "steadiness": "research/pages/steadiness.md",
-    "study": "research/pages/study.md",
-    "versions": "docs/versions.md",
-}
-"""The page of each module of research/; its rows have the module's name."""
 ROW_SETS = {"evidence": ("claims", "calls", "study", "leak")}
 """The rows of modules that use the rows of others."""
 
@@ -33,10 +20,10 @@ def read_row_sets(name: str) -> list[list[dict]]:
 
 
 def main() -> None:
-    """Fill every page and draw its plot, if it has one."""
+    """Fill every page and save its plot, if it has one."""
     for name, page in PAGES.items():
         module, rows = import_module(f"research.{name}"), read_row_sets(name)
-        write_page(page, module.render_tables(*rows))
+        write_page(name, module.render_tables(*rows))
         if hasattr(module, "plot"):
             module.plot(*rows)
         print(f"{page}: {sum(map(len, rows))} rows", flush=True)

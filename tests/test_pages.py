@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from research import claims, published
-from research.page_tables import block_names, fill_page
+from research.page_tables import PAGES, block_names, fill_page
 from research.rows_and_jobs import ROWS, read_rows
-from research.write_pages import PAGES, ROW_SETS, read_row_sets
+from research.write_pages import ROW_SETS, read_row_sets
 
 ROOT = Path(__file__).resolve().parents[1]
 
 BLOCK = re.compile(r"<!-- (.+?) -->\n(.*?)<!-- /\1 -->", re.DOTALL)
 FIGURE = re.compile(r"(?<![\w.])(?<!\w-)(?<!SD )(\d*\.\d+%?|\d+%|\d{3,}(?!\w|\.\d))")
 """A number with a decimal point, a percentage or a number of at least three digits."""
-SETTINGS = ("research/rows_and_jobs.py", "research/demo_chain.py", "research/toy_metrics.py")
+SETTINGS = ("research/page_tables.py", "research/demo_chain.py", "research/toy_metrics.py")
 """Source files of settings that benchmarks share."""
 SPARSE_PAGES = (
     "docs/evidence.md",

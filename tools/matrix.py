@@ -3,8 +3,8 @@
     python dev.py matrix [ROW ...]
 
 Each row has its own environment under .matrix/, made by uv. uv uses the Pythons on the path and downloads others if it
-can. The last result of each row is a line of research/rows/versions.jsonl; research/versions.py makes docs/versions.md
-from it.
+can. The last result of each row is a line of research/rows/versions.jsonl, from which research/write_pages.py fills
+docs/versions.md.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def run_rows(names: list[str]) -> int:
         saved[row.name] = json.dumps(result)
         lines = [saved[each.name] for each in ROWS if each.name in saved]
         RESULTS.write_text("\n".join([*lines, ""]), encoding="utf-8")
-    environment.print_status("python -m research.versions writes them to docs/versions.md")
+    environment.print_status("python -m research.write_pages writes them to docs/versions.md")
     return int(failed > 0)
 
 

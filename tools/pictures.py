@@ -24,7 +24,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from batch.comfyui_server import ComfyUIServer
 from research import toy_world
-from research.demo_chain import DemoChain, start
+from research.demo_chain import DemoChain
 from tools.browser import ComfyUIPage, launch_chromium, open_comfyui
 from tools.demo import WORKFLOW
 from tools.in_process_comfyui import COMFYUI
@@ -91,7 +91,7 @@ class DemoRun(DemoChain):
     """The demo workflow's chain on its clip; each stage is computed once."""
 
     def __init__(self) -> None:
-        super().__init__(start())
+        super().__init__()
         self.source = toy_world.packaged_clip().frames
         self.prompt = self.encode_text("a blue square, patchy")
         self.controlled = self.apply_outline_control(self.source, self.prompt)
