@@ -10,10 +10,11 @@ from torch import Tensor
 
 from bivdiff_core.demo import models
 from bivdiff_core.grids import SD_BETAS
-from research import demo_networks, toy_metrics, toy_world, train_demo_models
+from research import demo_networks, toy_metrics, toy_world
 from research.demo_chain import FRAME_CFG, add_colour_flicker, average_three_frames
 from research.frame_counter import CountingChain, PricedResult
 from research.study_cases import BRIDGES, DEFAULT_CASE, MOTIONS, WITH_STRUCTURE_PASS, StudyCase
+from research.train_demo_models import diffusion_loss
 
 FIRST_CLIP = 5000  # not those of claims.py
 TUNING_STEPS, TUNING_BATCH = 200, 2
@@ -206,10 +207,10 @@ class StudyChain(CountingChain):
         for parameter in trained:
             parameter.requires_grad_(True)
         optimizer = torch.optim.AdamW(trained, lr=1e-3)
-        noiser, generator = train_demo_models.DiffusionLoss(), torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(self.seed)
         batch, context = clips.expand(TUNING_BATCH, -1, -1, -1, -1), caption.expand(TUNING_BATCH, -1, -1)
         for _ in range(TUNING_STEPS):
-            loss = noiser.loss(batch, generator, lambda x, t: net(x, t, context).sample)
+            loss = diffusion_loss(batch, generator, lambda x, t: net(x, t, context).sample)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
