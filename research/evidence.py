@@ -12,8 +12,17 @@ import pandas
 
 from research import calls, claims, leak, toy_world
 from research.page_tables import describe_run, markdown_table
-from research.study import FRAME_WISE, SHARED_FRAMES, Results
-from research.study_cases import DEFAULT_CASE, MOTIONS, SHARED_NOISE_CASE, WITH_STRUCTURE_PASS, StudyCase, no_video_case
+from research.study import Results
+from research.study_cases import (
+    DEFAULT_CASE,
+    FRAME_WISE,
+    MOTIONS,
+    SHARED_FRAMES,
+    SHARED_NOISE_CASE,
+    WITH_STRUCTURE_PASS,
+    StudyCase,
+    no_video_case,
+)
 
 HARD_WAYS = {
     "source": ("source",),

@@ -19,29 +19,25 @@ from research.page_tables import confidence_interval, describe_run, format_chang
 from research.rows_and_jobs import ROOT, run_study
 from research.study_cases import (
     BRIDGES,
+    CAPTION_CASES,
+    CASE_TABLES,
     DEFAULT_CASE,
-    MODES,
+    DIFFERENCES,
+    GRIDS,
+    MOTION_CASES,
     MOTIONS,
-    PAIRS,
     RATIOS,
     SHARED_NOISE_CASE,
-    SHARES,
-    SOLVERS,
-    STEPS,
     STRENGTHS,
     TASKS,
-    WITH_STRUCTURE_PASS,
+    NamedCases,
     StudyCase,
     all_cases,
-    no_video_case,
-    noise_kinds,
+    cheap_cases,
+    source_case,
 )
 from research.study_chain import StudyChain, generate_scenes, make_hard_scene
 from research.toy_metrics import has_collapsed
-
-FRAME_WISE = no_video_case("controlnet", "frame-wise")
-SHARED_FRAMES = no_video_case("controlnet", "frame-wise", "shared")
-NamedCases = list[tuple[str, StudyCase]]
 
 
 def make_jobs(rounds: int) -> list[dict]:
@@ -93,11 +89,6 @@ class Results:
         return f"{self.mean(case, 'flicker', motion):.3f} / {self.mean(case, 'IoU', motion):.3f}"
 
 
-def source_case(task: str) -> StudyCase:
-    """The clip that a task's video should match, through the autoencoder."""
-    return no_video_case("controlnet" if task in ("controlnet", "own_frames") else "prompt2prompt", "source")
-
-
 def cases_table(results: Results, named: NamedCases) -> str:
     """A line for each case with all figures."""
     return markdown_table(
@@ -111,7 +102,7 @@ def cases_table(results: Results, named: NamedCases) -> str:
                 "collapsed": f"{results.mean(case, 'collapsed'):.0%}",
                 "calls": f"{results.mean(case, 'calls'):.0f}",
             }
-            for name, case in named
+            for name, case in named.items()
         ]
     )
 
@@ -123,67 +114,20 @@ def grid_table(results: Results, cases: dict[object, dict[object, StudyCase]]) -
     )
 
 
-def differences_table(results: Results, pairs: list[tuple[str, StudyCase, StudyCase]]) -> str:
+def differences_table(results: Results, pairs: dict[str, tuple[StudyCase, StudyCase]]) -> str:
     """Differences on the same clips; bold if significantly different from 0."""
     return markdown_table(
         [
             {"": name} | {figure: results.difference(case, other, figure) for figure in ("flicker", "IoU")}
-            for name, case, other in pairs
+            for name, (case, other) in pairs.items()
         ]
     )
 
 
-def cheap_cases(task: str) -> NamedCases:
-    """The methods without a video model, and video to video."""
-    named = []
-    for noise, method in product(noise_kinds(task), ("frame-wise", "average of 3")):
-        suffix = ", shared noise" if noise == "shared" else ""
-        named.append((f"{method}{suffix}", no_video_case(task, method, noise)))
-    video = replace(DEFAULT_CASE, task=task, method="video to video")
-    return named + [(f"video to video, denoise {s:g}", replace(video, strength=s)) for s in (0.5, 0.75)]
-
-
-def task_cases(task: str) -> NamedCases:
-    """The clip itself, the cheap methods, and BIVDiff at every ratio."""
-    named = [("the clip itself, through the autoencoder", source_case(task)), *cheap_cases(task)]
-    if task in TASKS[1:3]:
-        named.append(("tuned per clip", replace(DEFAULT_CASE, task=task, method="tuned per clip", strength=1.0)))
-    return named + [(f"BIVDiff {ratio:g}", replace(DEFAULT_CASE, task=task, ratio=ratio)) for ratio in RATIOS]
-
-
-def shared_noise_cases() -> NamedCases:
-    """Frames from shared noise, smoothed or not."""
-    named = [("frame-wise", FRAME_WISE), ("frame-wise, shared noise", SHARED_FRAMES)]
-    named.append(("average of 3, shared noise", no_video_case("controlnet", "average of 3", "shared")))
-    for strength, ratio in product((0.5, 0.75), RATIOS):
-        case = replace(DEFAULT_CASE, noise="shared", ratio=ratio, strength=strength)
-        named.append((f"BIVDiff {ratio:g}, strength {strength:g}, shared noise", case))
-    return named
-
-
-def bridge_cases() -> NamedCases:
-    """The models one after the other, and both in one sampling run."""
-    both = replace(DEFAULT_CASE, strength=1.0)
-    named = [("frame-wise", FRAME_WISE)]
-    named += [(f"one after the other (BIVDiff), ratio {r:g}", replace(DEFAULT_CASE, ratio=r)) for r in (*SHARES, 1.0)]
-    for bridge, share in product(BRIDGES, SHARES):
-        named.append((f"{bridge}, share {share:g}", replace(both, method=bridge, ratio=share)))
-    for bridge in BRIDGES:
-        case = replace(both, method=bridge, ratio=0.5, noise="shared")
-        named.append((f"{bridge}, shared noise, share 0.5", case))
-    return named
-
-
 def motions_table(results: Results) -> str:
     """The effect of each ratio on each motion, and the unsmoothed frames."""
-    named = [
-        ("frame-wise", FRAME_WISE),
-        ("frame-wise, shared noise", SHARED_FRAMES),
-        ("BIVDiff 0.5, strength 0.5, shared noise", SHARED_NOISE_CASE),
-        *((f"BIVDiff {ratio:g}", replace(DEFAULT_CASE, ratio=ratio)) for ratio in RATIOS),
-    ]
     return markdown_table(
-        [{"": name} | {motion: results.both(case, motion) for motion in MOTIONS} for name, case in named]
+        [{"": name} | {motion: results.both(case, motion) for motion in MOTIONS} for name, case in MOTION_CASES.items()]
     )
 
 
@@ -193,62 +137,20 @@ def captions_table(results: Results) -> str:
         "says everything": Results([row for row in results.rows if not row["silent"]]),
         "leaves a colour out": Results([row for row in results.rows if row["silent"]]),
     }
-    named = [("frame-wise", FRAME_WISE), ("frame-wise, shared noise", SHARED_FRAMES)]
-    for strength, ratio in product((0.5, 0.75, 1.0), (0.5, 0.75, 1.0)):
-        case = replace(DEFAULT_CASE, ratio=ratio, strength=strength)
-        named.append((f"BIVDiff {ratio:g}, strength {strength:g}", case))
     return markdown_table(
-        [{"": name} | {kind: part.both(case) for kind, part in parts.items()} for name, case in named]
+        [{"": name} | {kind: part.both(case) for kind, part in parts.items()} for name, case in CAPTION_CASES.items()]
     )
 
 
 def make_tables(results: Results) -> dict[str, str]:
     """All tables of a kind of clips, by name."""
-    blocks = {task: cases_table(results, task_cases(task)) for task in TASKS}
-    schedules = {}
-    for ratio in RATIOS:
-        case = replace(DEFAULT_CASE, ratio=ratio)
-        schedules[ratio] = {
-            f"{pair}, strength {strength:g}": replace(case, strength=strength, pair=pair)
-            for strength, pair in product((0.75, 1.0), PAIRS)
-        }
-    blocks["other schedule"] = grid_table(results, schedules)
-    for name, method in {
-        "strength": DEFAULT_CASE.method,
-        "strength, structure pass": WITH_STRUCTURE_PASS,
-    }.items():
-        case = replace(DEFAULT_CASE, method=method)
-        blocks[name] = grid_table(
-            results, {r: {s: replace(case, ratio=r, strength=s) for s in STRENGTHS} for r in RATIOS}
-        )
-    blocks["shared noise"] = cases_table(results, shared_noise_cases())
-    blends = [replace(DEFAULT_CASE, ratio=r, strength=s) for s, r in product((0.75, 1.0), SHARES)]
-    blocks["modes"] = differences_table(
-        results,
-        [
-            (f"{mode}, ratio {case.ratio:g}, strength {case.strength:g}", replace(case, mode=mode), case)
-            for mode, case in product(MODES[1:], blends)
-        ],
-    )
-    inverted = {
-        f"{steps} steps, strength {strength:g}": replace(DEFAULT_CASE, steps=steps, strength=strength)
-        for strength, steps in product((0.75, 1.0), STEPS)
+    return {
+        **{name: cases_table(results, named) for name, named in CASE_TABLES.items()},
+        **{name: grid_table(results, cases) for name, cases in GRIDS.items()},
+        **{name: differences_table(results, pairs) for name, pairs in DIFFERENCES.items()},
+        "captions": captions_table(results),
+        "motions": motions_table(results),
     }
-    blocks["steps"] = grid_table(
-        results,
-        {solver: {name: replace(case, solver=solver) for name, case in inverted.items()} for solver in SOLVERS},
-    )
-    blocks["solvers"] = differences_table(
-        results,
-        [
-            (f"{solver}, {name}", replace(case, solver=solver), case)
-            for (name, case), solver in product(inverted.items(), SOLVERS[1:])
-        ],
-    )
-    blocks["captions"] = captions_table(results)
-    blocks["motions"] = motions_table(results)
-    blocks["bridges"] = cases_table(results, bridge_cases())
-    return blocks
 
 
 def render_tables(rows: list[dict]) -> dict[str, str]:
@@ -285,11 +187,13 @@ def plot(rows: list[dict]) -> None:
     for strength in STRENGTHS:
         line(by_strength, [replace(DEFAULT_CASE, ratio=r, strength=strength) for r in RATIOS], f"strength {strength:g}")
     by_strength.set_title("Mixing ratio 0 to 1, per strength (controlnet)")
-    named = [*cheap_cases("controlnet"), ("BIVDiff 0.75", DEFAULT_CASE)]
-    named.append(("BIVDiff 1, strength 0.5", replace(DEFAULT_CASE, ratio=1.0, strength=0.5)))
-    named.append(("BIVDiff 0.5, strength 0.5, shared noise", SHARED_NOISE_CASE))
-    named += [(f"{bridge} 0.5", replace(DEFAULT_CASE, method=bridge, ratio=0.5, strength=1.0)) for bridge in BRIDGES]
-    for name, case in named:
+    named = cheap_cases("controlnet") | {
+        "BIVDiff 0.75": DEFAULT_CASE,
+        "BIVDiff 1, strength 0.5": replace(DEFAULT_CASE, ratio=1.0, strength=0.5),
+        "BIVDiff 0.5, strength 0.5, shared noise": SHARED_NOISE_CASE,
+    }
+    named |= {f"{bridge} 0.5": replace(DEFAULT_CASE, method=bridge, ratio=0.5, strength=1.0) for bridge in BRIDGES}
+    for name, case in named.items():
         marker = "x" if results.mean(case, "sharpness") < 0.85 else "s" if case.method in BRIDGES else "o"
         every.plot(results.mean(case, "IoU"), results.mean(case, "flicker"), marker, label=name)
     every.set_title("Every way (controlnet); crosses are blurred")

@@ -414,7 +414,6 @@ class DemoTraining:
         self.fit("video", net, loss, lr=1.2e-3, average=0.998, slow=set(self.image_unet.state_dict()))
         demo_networks.save_weights("video_unet", net.state_dict())
 
-    @torch.no_grad()
     def encode_edits(self) -> dict:
         """Latents ``[N, 4, 8, 8]`` of frames before and after a colour change, and the instructions."""
         before, after, captions = [], [], []
@@ -453,7 +452,6 @@ class DemoTraining:
         self.fit("instruct_pix2pix", net, loss, lr=2e-3, average=0.99)
         demo_networks.save_weights("instruct_pix2pix", demo_networks.trained_weights(net))
 
-    @torch.no_grad()
     def encode_masked_frames(self) -> dict[str, Tensor]:
         """Masked frames as in ComfyUI's inpainting: grey under the mask, then encoded; one mask per frame.
 
@@ -461,10 +459,8 @@ class DemoTraining:
         """
         index = torch.arange(0, VARIANT_CLIPS * toy_world.FRAMES, VARIANT_STRIDE)
         masks = random_masks(len(index), Generator().manual_seed(stage_seed("inpaint") - 1))
-        batches = zip(index.split(ENCODING_BATCH), masks.split(ENCODING_BATCH), strict=True)
-        masked = [
-            self.encode(self.clips.images(frames) * (1 - mask)) for frames, mask in tqdm(batches, desc="encoding holes")
-        ]
+        batches = tqdm(torch.arange(len(index)).split(ENCODING_BATCH), desc="encoding holes")
+        masked = [self.encode(self.clips.images(index[batch]) * (1 - masks[batch])) for batch in batches]
         small = F.interpolate(masks, size=self.latents.shape[-2:], mode="bilinear").round()
         return {"index": index, "masks": small, "masked": torch.cat(masked)}
 
@@ -487,7 +483,6 @@ class DemoTraining:
         grey = self.encode(torch.zeros(1, 3, toy_world.SIZE, toy_world.SIZE)).mean(dim=(0, 2, 3))
         demo_networks.save_weights("inpaint", demo_networks.trained_weights(net), {"grey": grey.tolist()})
 
-    @torch.no_grad()
     def encode_style(self) -> dict[str, Tensor]:
         """First frames of clips in the LoRA's style. index: of the frame, ``[N]``. latents: ``[N, 4, 8, 8]``."""
         index = torch.arange(0, VARIANT_CLIPS * toy_world.FRAMES, toy_world.FRAMES)
