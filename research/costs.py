@@ -124,7 +124,7 @@ def print_border_changes(chain: DemoChain) -> None:
     at_borders, elsewhere = [], []
     for t in range(LONG_CLIP - 1):
         pair = slice(t, t + 2)
-        part = replace(clip, times=clip.times[pair], masks=clip.masks[:, pair])
+        part = replace(clip, times=clip.times[pair])
         change = torch.cat(toy_metrics.colour_change_along_motion(smoothed[pair], part)).mean().item()
         (elsewhere if (t + 1) % OVERLAP else at_borders).append(change)
     print(f"changes at borders of windows: {mean(at_borders) / mean(elsewhere):.2f} of those elsewhere", flush=True)

@@ -260,10 +260,15 @@ class DemoChain:
         )
 
 
+def with_adjacent_frames(frames: Tensor) -> Tensor:
+    """Each frame `[F, H, W, 3]` with the frames before and after it, `[3, F, H, W, 3]`; an end frame stands twice."""
+    padded = torch.cat((frames[:1], frames, frames[-1:]))
+    return torch.stack((padded[:-2], padded[1:-1], padded[2:]))
+
+
 def average_three_frames(frames: Tensor) -> Tensor:
     """Average each frame `[F, H, W, 3]` with the adjacent frames; an end frame replaces its missing neighbour."""
-    padded = torch.cat((frames[:1], frames, frames[-1:]))
-    return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
+    return with_adjacent_frames(frames).mean(dim=0)
 
 
 def add_colour_flicker(frames: Tensor, seed: int) -> Tensor:

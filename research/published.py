@@ -22,6 +22,7 @@ from torch import Tensor
 
 from bivdiff_core.measure import video_metrics
 from bivdiff_core.measure.optical_flow import average_along_flow
+from research.demo_chain import average_three_frames, with_adjacent_frames
 from research.page_tables import confidence_interval, describe_run, markdown_table, write_page
 from research.rows_and_jobs import ROOT, run_jobs
 from tools.contact_sheet import make_contact_sheet
@@ -51,12 +52,6 @@ def read_gif(path: Path) -> Tensor:
     return torch.from_numpy(np.stack(frames)).float() / 255
 
 
-def with_adjacent_frames(frames: Tensor) -> Tensor:
-    """Stack each frame with the frames before and after it: `[3, F, H, W, 3]`."""
-    padded = torch.cat((frames[:1], frames, frames[-1:]))
-    return torch.stack((padded[:-2], padded[1:-1], padded[2:]))
-
-
 def sharpen(frames: Tensor, sharpness: float) -> Tensor:
     """Apply an unsharp mask just strong enough to reach a sharpness, or the strongest."""
     from kornia.filters import gaussian_blur2d
@@ -72,7 +67,7 @@ def sharpen(frames: Tensor, sharpness: float) -> Tensor:
 def make_baselines(source: Tensor, framewise: Tensor, result: Tensor) -> dict[str, Tensor]:
     """The published result, and cheap methods to reduce flicker."""
     sharp = video_metrics.sharpness(framewise).mean().item()
-    average, along = with_adjacent_frames(framewise).mean(dim=0), average_along_flow(framewise, source, reach=1)[0]
+    average, along = average_three_frames(framewise), average_along_flow(framewise, source, reach=1)[0]
     return {
         RESULT_LABEL: result,
         "average of 3": average,

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -76,27 +77,24 @@ class Motion:
     stretch: float = 0.0
     beat: float = 0.0
 
-    def pose(self, t: float) -> tuple[float, float, float]:
-        """Centre x, centre y and angle at time ``t``."""
-        return (
-            self.centre[0] + t * self.velocity[0],
-            self.centre[1] + t * self.velocity[1],
-            self.angle + t * self.spin,
-        )
+    def centre_at(self, t: float) -> tuple[float, float]:
+        """Centre (x, y) at time ``t``."""
+        return self.centre[0] + t * self.velocity[0], self.centre[1] + t * self.velocity[1]
+
+    def _rotation_and_stretch(self, t: float) -> tuple[float, float, float]:
+        """Cosine and sine of the angle, and the scale of the x axis, at time ``t``."""
+        angle = self.angle + t * self.spin
+        return math.cos(angle), math.sin(angle), math.exp(self.stretch * math.sin(self.beat * t))
 
     def to_shape(self, points: torch.Tensor, t: float) -> torch.Tensor:
         """Picture points ``[..., 2]`` in the coordinates of the undeformed shape."""
-        x, y, angle = self.pose(t)
-        cos, sin = math.cos(angle), math.sin(angle)
-        longer = math.exp(self.stretch * math.sin(self.beat * t))
+        (x, y), (cos, sin, longer) = self.centre_at(t), self._rotation_and_stretch(t)
         dx, dy = points[..., 0] - x, points[..., 1] - y
         return torch.stack(((cos * dx + sin * dy) / longer, (cos * dy - sin * dx) * longer), dim=-1)
 
     def to_picture(self, points: torch.Tensor, t: float) -> torch.Tensor:
         """Points ``[..., 2]`` in shape coordinates to picture coordinates: the inverse of `to_shape`."""
-        x, y, angle = self.pose(t)
-        cos, sin = math.cos(angle), math.sin(angle)
-        longer = math.exp(self.stretch * math.sin(self.beat * t))
+        (x, y), (cos, sin, longer) = self.centre_at(t), self._rotation_and_stretch(t)
         dx, dy = points[..., 0] * longer, points[..., 1] / longer
         return torch.stack((x + cos * dx - sin * dy, y + sin * dx + cos * dy), dim=-1)
 
@@ -138,9 +136,8 @@ class Shape:
 
 @dataclass(frozen=True)
 class ToyClip:
-    """A clip of the toy world, with its ground truth.
+    """A clip of the toy world, with its ground truth; its frames are rendered when they are first used.
 
-    frames: ``[F, H, W, 3]`` in 0..1. masks: ``[S, F, H, W]`` in 0..1, the visible part of each shape.
     caption: the content; may omit colours. shapes: front to back, in the order of the caption.
     drift: background motion in pixels per unit of time, (x, y). times: time of each frame; adjacent frames differ by 1.
     """
@@ -151,8 +148,20 @@ class ToyClip:
     background: Surface
     drift: tuple[float, float]
     times: tuple[int, ...]
-    frames: torch.Tensor
-    masks: torch.Tensor
+
+    @cached_property
+    def _rendered(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return _render(self)
+
+    @property
+    def frames(self) -> torch.Tensor:
+        """The frames, ``[F, H, W, 3]`` in 0..1."""
+        return self._rendered[0]
+
+    @property
+    def masks(self) -> torch.Tensor:
+        """The visible part of each shape, ``[S, F, H, W]`` in 0..1."""
+        return self._rendered[1]
 
     @property
     def ground(self) -> torch.Tensor:
@@ -231,8 +240,7 @@ def generate_clip(seed: int, frames: int = FRAMES) -> ToyClip:
     drift = (-heading * DRIFT, 0.0)
     full = Caption(tuple((shape.surface.name, shape.kind) for shape in shapes), ground)
     caption = str(_drop_colours(rng, full))
-    times = _frame_times(shapes, frames)
-    return ToyClip(seed, caption, tuple(shapes), background, drift, times, *_render(shapes, background, drift, times))
+    return ToyClip(seed, caption, tuple(shapes), background, drift, _frame_times(shapes, frames))
 
 
 def _frame_times(shapes: list[Shape], frames: int) -> tuple[int, ...]:
@@ -248,8 +256,7 @@ def _frame_times(shapes: list[Shape], frames: int) -> tuple[int, ...]:
 
 def _is_inside(shape: Shape, t: float) -> bool:
     """Whether the whole shape is in the picture at time ``t``, at least a pixel from the border."""
-    x, y, _ = shape.motion.pose(t)
-    return all(shape.radius + 1 <= c <= SIZE - 2 - shape.radius for c in (x, y))
+    return all(shape.radius + 1 <= c <= SIZE - 2 - shape.radius for c in shape.motion.centre_at(t))
 
 
 def _random_motion(rng: np.random.Generator, radius: float, heading: float, speed: tuple[float, float]) -> Motion:
@@ -260,7 +267,7 @@ def _random_motion(rng: np.random.Generator, radius: float, heading: float, spee
     halfway = middle + rng.uniform(-1, 1, size=2) * room
     start = halfway - velocity * (FRAMES - 1) / 2
     spin = rng.choice([-1, 1]) * rng.uniform(0, math.radians(7))
-    return Motion(_pair(start), _pair(velocity), float(rng.uniform(-math.pi, math.pi)), spin)
+    return Motion(_floats(start), _floats(velocity), float(rng.uniform(-math.pi, math.pi)), spin)
 
 
 def _random_surface(rng: np.random.Generator, name: str, tilt: float, wavelength: tuple[float, float]) -> Surface:
@@ -272,7 +279,7 @@ def _random_surface(rng: np.random.Generator, name: str, tilt: float, wavelength
     angle, length = rng.uniform(-tilt, tilt), rng.uniform(*wavelength)
     wave = 2 * math.pi / length * np.array([math.cos(angle), math.sin(angle)])
     phase = rng.uniform(0, 2 * math.pi)
-    return Surface(name, _triple(colour), _triple(tint), (_triple((*wave, phase)),))
+    return Surface(name, _floats(colour), _floats(tint), (_floats((*wave, phase)),))
 
 
 def held_out_clip(kind: str, number: int) -> ToyClip:
@@ -298,15 +305,7 @@ def make_hard_clip(clip: ToyClip) -> ToyClip:
     background = _add_patches(rng, clip.background, PATCH_TINT[1])
     drift = (math.copysign(HARD_DRIFT, clip.drift[0]), 0.0)
     caption = str(replace(parse_caption(clip.caption), patchy=True))
-    return ToyClip(
-        clip.seed,
-        caption,
-        tuple(shapes),
-        background,
-        drift,
-        clip.times,
-        *_render(shapes, background, drift, clip.times),
-    )
+    return replace(clip, caption=caption, shapes=tuple(shapes), background=background, drift=drift)
 
 
 def _add_patches(rng: np.random.Generator, surface: Surface, tint: float) -> Surface:
@@ -317,7 +316,7 @@ def _add_patches(rng: np.random.Generator, surface: Surface, tint: float) -> Sur
     waves = np.stack((np.cos(angles), np.sin(angles)), axis=1) * 2 * math.pi / PATCH_WAVELENGTH
     waves = np.concatenate((waves, phases[:, None]), axis=1)
     colour = np.clip(surface.colour, np.abs(shift), 1 - np.abs(shift))
-    return replace(surface, colour=_triple(colour), tint=_triple(shift), waves=tuple(map(_triple, waves)))
+    return replace(surface, colour=_floats(colour), tint=_floats(shift), waves=tuple(map(_floats, waves)))
 
 
 def _random_hue(rng: np.random.Generator) -> np.ndarray:
@@ -328,14 +327,8 @@ def _random_hue(rng: np.random.Generator) -> np.ndarray:
     return hue / np.linalg.norm(hue)
 
 
-def _pair(values: np.ndarray) -> tuple[float, float]:
-    x, y = map(float, values)
-    return x, y
-
-
-def _triple(values: np.ndarray | tuple[float, ...]) -> tuple[float, float, float]:
-    x, y, z = map(float, values)
-    return x, y, z
+def _floats(values: np.ndarray | tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(map(float, values))
 
 
 def recolour(clip: ToyClip, seed: int) -> ToyClip:
@@ -351,13 +344,12 @@ def recolour(clip: ToyClip, seed: int) -> ToyClip:
     name = str(rng.choice([name for name in half if name not in {thing.name for thing in things}]))
     shade = np.array(surface.colour) - PALETTE[surface.name]
     colour = np.clip(PALETTE[name] + shade, np.abs(surface.tint), 1 - np.abs(surface.tint))
-    things[changed] = replace(surface, name=name, colour=_triple(colour))
+    things[changed] = replace(surface, name=name, colour=_floats(colour))
     shapes = [replace(shape, surface=thing) for shape, thing in zip(clip.shapes, things, strict=False)]
     shape_captions = [(name if i == changed else None, shape.kind) for i, shape in enumerate(shapes)]
     ground = name if changed == len(shapes) else None
     caption = Caption(tuple(shape_captions), ground, patchy=parse_caption(clip.caption).patchy)
-    frames, masks = _render(shapes, things[-1], clip.drift, clip.times)
-    return ToyClip(clip.seed, str(caption), tuple(shapes), things[-1], clip.drift, clip.times, frames, masks)
+    return replace(clip, caption=str(caption), shapes=tuple(shapes), background=things[-1])
 
 
 def to_grayscale(frames: torch.Tensor) -> torch.Tensor:
@@ -370,21 +362,17 @@ def change_motion(clip: ToyClip, speed: float, spin: float | None = None) -> Toy
 
     In the middle of the clip every shape keeps its place. Without ``spin``, shapes also turn ``speed`` times as fast.
     """
-    shapes = [_change_shape_motion(shape, speed, spin) for shape in clip.shapes]
-    drift = (speed * clip.drift[0], speed * clip.drift[1])
-    frames, masks = _render(shapes, clip.background, drift, clip.times)
-    return replace(clip, shapes=tuple(shapes), drift=drift, frames=frames, masks=masks)
+    shapes = tuple(_change_shape_motion(shape, speed, spin) for shape in clip.shapes)
+    return replace(clip, shapes=shapes, drift=(speed * clip.drift[0], speed * clip.drift[1]))
 
 
 def _change_shape_motion(shape: Shape, speed: float, spin: float | None = None) -> Shape:
     """A shape with its motion changed, see `change_motion`."""
-    halfway = (FRAMES - 1) / 2
-    x, y, angle = shape.motion.pose(halfway)
-    vx, vy = (speed * v for v in shape.motion.velocity)
-    turn = speed * shape.motion.spin if spin is None else math.copysign(spin, shape.motion.spin)
-    start = (x - halfway * vx, y - halfway * vy)
-    motion = replace(shape.motion, centre=start, velocity=(vx, vy), angle=angle - halfway * turn, spin=turn)
-    return replace(shape, motion=motion)
+    halfway, motion = (FRAMES - 1) / 2, shape.motion
+    (x, y), (vx, vy) = motion.centre_at(halfway), (speed * v for v in motion.velocity)
+    turn = speed * motion.spin if spin is None else math.copysign(spin, motion.spin)
+    start, angle = (x - halfway * vx, y - halfway * vy), motion.angle + halfway * motion.spin - halfway * turn
+    return replace(shape, motion=replace(motion, centre=start, velocity=(vx, vy), angle=angle, spin=turn))
 
 
 def _drop_colours(rng: np.random.Generator, full: Caption) -> Caption:
@@ -434,17 +422,15 @@ def _distance(kind: str, points: torch.Tensor) -> torch.Tensor:
     return torch.where(crossings.sum(dim=-1) % 2 == 1, -distance, distance) - ROUNDING
 
 
-def _render(
-    shapes: list[Shape], background: Surface, drift: tuple[float, float], times: tuple[int, ...]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _render(clip: ToyClip) -> tuple[torch.Tensor, torch.Tensor]:
     """Frames ``[F, H, W, 3]`` and visible masks ``[S, F, H, W]``, edges anti-aliased over one pixel."""
     grid = pixel_grid()
     frames, masks = [], []
-    for t in times:
-        frame = background.paint(grid - t * torch.tensor(drift))
+    for t in clip.times:
+        frame = clip.background.paint(grid - t * torch.tensor(clip.drift))
         visible = torch.ones(SIZE, SIZE)
         layers = []
-        for shape in shapes:
+        for shape in clip.shapes:
             local = shape.motion.to_shape(grid, t)
             cover = (0.5 - shape.radius * _distance(shape.kind, local / shape.radius)).clamp(0, 1)
             layers.append((cover, shape.surface.paint(local), cover * visible))

@@ -72,7 +72,9 @@ def test_a_changed_motion_is_also_known():
         steady = toy_metrics.measure_flicker(fast.frames, fast)
         assert steady.ground < 1e-5
         assert steady.shape < 3e-3
-        travelled = [shape.motion.pose(7)[0] - shape.motion.pose(0)[0] for shape in (*clip.shapes, *fast.shapes)]
+        travelled = [
+            shape.motion.centre_at(7)[0] - shape.motion.centre_at(0)[0] for shape in (*clip.shapes, *fast.shapes)
+        ]
         assert travelled[-1] == pytest.approx(2 * travelled[len(clip.shapes) - 1])
 
 
@@ -171,7 +173,7 @@ def test_a_broken_outline_is_open():
     clip = next(clip for clip in CLIPS if len(clip.shapes) == 1)
     control = toy_world.canny_hints(clip.frames)
     assert outline_closed(control, clip).all()
-    x, y, _ = clip.shapes[0].motion.pose(0)
+    x, y = clip.shapes[0].motion.centre_at(0)
     control[0, round(y) :, round(x) - 3 : round(x) + 4] = 0
     assert not outline_closed(control, clip)[0]
 
