@@ -16,8 +16,8 @@ import pandas
 from torch import Tensor
 
 from research import toy_world
-from research.demo_chain import FRAME_CFG, SMOOTH_CFG, STRUCTURE_PASS_STRENGTH
-from research.frame_counter import CountingChain, PricedResult
+from research.demo_chain import SMOOTH_CFG, STRUCTURE_PASS_STRENGTH
+from research.frame_counter import CountingChain
 from research.page_tables import describe_run, format_difference, markdown_table
 from research.rows_and_jobs import run_study
 from research.toy_metrics import FIGURES, measure_figures
@@ -61,36 +61,18 @@ HELD_OUT_CLIPS, HELD_OUT_PLANS = range(24, 48), (REFERENCE, "12", "12 ddim_unifo
 """Held-out clips, which chose no setting (the clips of claims.py), and the plans that are measured on them."""
 
 
-class CallsChain(CountingChain):
-    """The chain with the steps of a plan."""
-
-    def run_plan(self, clip: toy_world.ToyClip, noise: str, seed: int, plan: StepPlan) -> PricedResult:
-        """Generate frames from a clip's outlines and smooth them: a video `[F, H, W, 3]`."""
-        text = self.encode_text(clip.caption)
-        controlled = dict(zip(("positive", "negative"), self.apply_outline_control(clip.frames, text), strict=True))
-        sampling = {"scheduler": plan.scheduler, "sampler_name": plan.sampler}
-
-        def sample(latent: dict, steps: int, cfg: float) -> dict:
-            settings = {**controlled, **sampling, "latent_image": latent, "steps": steps, "cfg": cfg}
-            return self.pack.run("BIVDiffFrameSampler", model=self.image, **settings, seed=seed, frame_noise=noise)[0]
-
-        def invert(latent: dict, steps: int, strength: float) -> dict:
-            settings = {"conditioning": text, "latent": latent, "steps": steps, "strength": strength}
-            settings |= {"scheduler": plan.scheduler, "solver": plan.solver}
-            return self.pack.run("BIVDiffInvertImage", model=self.image, **settings)[0]
-
-        def smooth(latent: dict) -> dict:
-            settings = {**sampling, "latent": latent, "steps": plan.smooth, "cfg": SMOOTH_CFG}
-            prompts = {"positive": text, "negative": self.empty}
-            return self.pack.run("BIVDiffTemporalSmoother", model=self.video, **prompts, **settings)[0]
-
-        def make_video() -> Tensor:
-            frames = sample(self.empty_latent(len(clip.frames)), plan.draw, FRAME_CFG)
-            smoothed = smooth(invert(frames, plan.invert, STRENGTH))
-            inverted = invert(smoothed, plan.structure_pass, STRUCTURE_PASS_STRENGTH)
-            return self.decode(sample(inverted, plan.structure_pass, SMOOTH_CFG))
-
-        return self.run_step(make_video)
+def make_video(chain: CountingChain, clip: toy_world.ToyClip, noise: str, seed: int, plan: StepPlan) -> Tensor:
+    """Frames `[F, H, W, 3]` generated from a clip's outlines, smoothed, and with their structure restored."""
+    text, empty = chain.encode_text(clip.caption), chain.empty_latent(len(clip.frames))
+    controlled = chain.apply_outline_control(clip.frames, text)
+    sampling = {"scheduler": plan.scheduler, "sampler_name": plan.sampler}
+    inverting = {"solver": plan.solver, "scheduler": plan.scheduler}
+    frames = chain.generate_frames(*controlled, empty, seed, noise, plan.draw, **sampling)
+    inverted = chain.invert_image(frames, text, STRENGTH, steps=plan.invert, **inverting)
+    smoothed = chain.smooth(inverted, text, plan.smooth, **sampling)
+    again = chain.invert_image(smoothed, text, STRUCTURE_PASS_STRENGTH, steps=plan.structure_pass, **inverting)
+    restored = chain.generate_frames(*controlled, again, seed, noise, plan.structure_pass, cfg=SMOOTH_CFG, **sampling)
+    return chain.decode(restored)
 
 
 def make_jobs(clips: int) -> list[dict]:
@@ -102,10 +84,10 @@ def make_jobs(clips: int) -> list[dict]:
     return [dict(zip(("clip", "kind", "noise", "plan"), job, strict=True)) for job in settings]
 
 
-def measure(chain: CallsChain, job: dict) -> dict:
+def measure(chain: CountingChain, job: dict) -> dict:
     """A row: the figures of a plan on a clip."""
     clip = toy_world.held_out_clip(job["kind"], job["clip"])
-    video = chain.run_plan(clip, job["noise"], job["clip"], PLANS[job["plan"]])
+    video = chain.run_step(make_video, chain, clip, job["noise"], job["clip"], PLANS[job["plan"]])
     return measure_figures(video.result, clip) | {"calls": video.calls}
 
 
@@ -137,4 +119,4 @@ def plans_table(table: pandas.DataFrame, plans: Iterable[str]) -> str:
 
 
 if __name__ == "__main__":
-    run_study("calls", make_jobs, CallsChain, measure, render_tables, clips=8)
+    run_study("calls", make_jobs, CountingChain, measure, render_tables, clips=8)

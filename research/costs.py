@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, median
@@ -48,28 +49,18 @@ def print_node_times(chain: DemoChain) -> None:
     frames = chain.generate_frames(text, chain.empty, empty, seed=1, steps=STEPS)
     inverted = chain.invert_video(frames, chain.empty, 1.0, steps=STEPS)
 
-    def ksampler(model, cfg: float) -> Callable[[], dict]:
-        return lambda: chain.run_ksampler(model, text, empty, seed=1, steps=STEPS, cfg=cfg)
-
-    pairs = {
+    nodes = {
         "Frame-wise Image Sampler": (
             lambda: chain.generate_frames(text, chain.empty, empty, seed=1, steps=STEPS),
-            ksampler(chain.image, FRAME_CFG),
+            chain.image,
+            FRAME_CFG,
         ),
-        "DDIM Inverse (Image)": (
-            lambda: chain.invert_image(frames, text, 1.0, steps=STEPS),
-            ksampler(chain.image, 1.0),
-        ),
-        "DDIM Inverse (Video)": (
-            lambda: chain.invert_video(frames, text, 1.0, steps=STEPS),
-            ksampler(chain.video, 1.0),
-        ),
-        "Video Temporal Smoother": (
-            lambda: chain.smooth(inverted, text, STEPS, FRAME_CFG),
-            ksampler(chain.video, FRAME_CFG),
-        ),
+        "DDIM Inverse (Image)": (lambda: chain.invert_image(frames, text, 1.0, steps=STEPS), chain.image, 1.0),
+        "DDIM Inverse (Video)": (lambda: chain.invert_video(frames, text, 1.0, steps=STEPS), chain.video, 1.0),
+        "Video Temporal Smoother": (lambda: chain.smooth(inverted, text, STEPS, FRAME_CFG), chain.video, FRAME_CFG),
     }
-    for name, (node, core) in pairs.items():
+    for name, (node, model, cfg) in nodes.items():
+        core = partial(chain.run_ksampler, model, text, empty, seed=1, steps=STEPS, cfg=cfg)
         times = median_seconds({"node": node, "KSampler": core}, ROUNDS)
         print(f"{name}: {times['node'] / times['KSampler']:.3f} of KSampler's {times['KSampler']:.3f} s", flush=True)
 
@@ -115,7 +106,7 @@ def print_border_changes(chain: DemoChain) -> None:
     clip = toy_world.generate_clip(toy_world.HELD_OUT_SEEDS[3], LONG_CLIP)
     text = chain.encode_text(clip.caption)
     batches = {"steps": LONG_CLIP_STEPS, "frames_per_batch": WINDOW}
-    windows = {"steps": LONG_CLIP_STEPS, "windows": (WINDOW, OVERLAP)}
+    windows = {"steps": LONG_CLIP_STEPS, "context_length": WINDOW, "context_overlap": OVERLAP}
     controlled, empty = chain.apply_outline_control(clip.frames, text), chain.empty_latent(LONG_CLIP)
     frames = chain.generate_frames(*controlled, empty, seed=1, **batches)
     image = chain.invert_image(frames, chain.empty, 1.0, **batches)

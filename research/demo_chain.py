@@ -66,33 +66,22 @@ class DemoChain:
         seed: int,
         noise: str = "independent",
         steps: int = 25,
-        model=None,
-        frames_per_batch: int = 0,
-        cfg: float = FRAME_CFG,
+        **inputs,
     ) -> dict:
-        """Generate frames independently with the image model, or another MODEL; returns a LATENT."""
+        """Generate frames independently with the image model; ``inputs`` are further inputs of the node."""
         return self.pack.run(
             "BIVDiffFrameSampler",
-            model=model or self.image,
             positive=positive,
             negative=negative,
             latent_image=latent,
             seed=seed,
             steps=steps,
-            cfg=cfg,
             frame_noise=noise,
-            frames_per_batch=frames_per_batch,
+            **{"model": self.image, "cfg": FRAME_CFG} | inputs,
         )[0]
 
     def invert_image(
-        self,
-        latent: dict,
-        conditioning: list,
-        strength: float,
-        solver: str = "ddim",
-        steps: int = 25,
-        frames_per_batch: int = 0,
-        grid: str = "matched",
+        self, latent: dict, conditioning: list, strength: float, solver: str = "ddim", steps: int = 25, **inputs
     ) -> dict:
         """Invert a LATENT with the image model."""
         return self.pack.run(
@@ -103,31 +92,21 @@ class DemoChain:
             steps=steps,
             solver=solver,
             strength=strength,
-            grid=grid,
-            frames_per_batch=frames_per_batch,
+            **inputs,
         )[0]
 
     def invert_video(
-        self,
-        latent: dict,
-        conditioning: list,
-        strength: float,
-        solver: str = "ddim",
-        steps: int = 25,
-        model=None,
-        windows: tuple[int, int] = (0, 0),
+        self, latent: dict, conditioning: list, strength: float, solver: str = "ddim", steps: int = 25, **inputs
     ) -> dict:
-        """Invert a LATENT with the video model, or another MODEL. windows: context length and overlap."""
+        """Invert a LATENT with the video model, or another ``model``."""
         return self.pack.run(
             "BIVDiffInvertVideo",
-            model=model or self.video,
             conditioning=conditioning,
             latent=latent,
             steps=steps,
             solver=solver,
             strength=strength,
-            context_length=windows[0],
-            context_overlap=windows[1],
+            **{"model": self.video} | inputs,
         )[0]
 
     def blend(
@@ -143,28 +122,16 @@ class DemoChain:
             steadiness=steadiness,
         )[0]
 
-    def smooth(
-        self,
-        latent: dict,
-        positive: list,
-        steps: int = 25,
-        cfg: float = SMOOTH_CFG,
-        model=None,
-        windows: tuple[int, int] = (0, 0),
-        grid: str = "matched",
-    ) -> dict:
-        """Denoise an inverted LATENT from its noise level with the video model, or another MODEL."""
+    def smooth(self, latent: dict, positive: list, steps: int = 25, cfg: float = SMOOTH_CFG, **inputs) -> dict:
+        """Denoise an inverted LATENT from its noise level with the video model, or another ``model``."""
         return self.pack.run(
             "BIVDiffTemporalSmoother",
-            model=model or self.video,
             positive=positive,
             negative=self.empty,
             latent=latent,
             steps=steps,
             cfg=cfg,
-            grid=grid,
-            context_length=windows[0],
-            context_overlap=windows[1],
+            **{"model": self.video} | inputs,
         )[0]
 
     def denoise_by_frame(
@@ -184,14 +151,7 @@ class DemoChain:
         return {"samples": torch.zeros(frames, 4, 8, 8)}
 
     def run_ksampler(
-        self,
-        model,
-        positive: list,
-        latent: dict,
-        seed: int,
-        denoise: float = 1.0,
-        steps: int = 25,
-        cfg: float = FRAME_CFG,
+        self, model, positive: list, latent: dict, seed: int, denoise: float = 1.0, steps: int = 25, cfg=FRAME_CFG
     ) -> dict:
         """Sample a LATENT with core's KSampler."""
         return self.pack.run(
@@ -267,7 +227,7 @@ def with_adjacent_frames(frames: Tensor) -> Tensor:
 
 
 def average_three_frames(frames: Tensor) -> Tensor:
-    """Average each frame `[F, H, W, 3]` with the adjacent frames; an end frame replaces its missing neighbour."""
+    """Average each frame `[F, H, W, 3]` with the adjacent frames; an end frame counts twice."""
     return with_adjacent_frames(frames).mean(dim=0)
 
 
