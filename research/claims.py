@@ -39,28 +39,28 @@ SEEDS = (0, 1)
 
 FRAMES = ("independent", "shared", "own")
 UNSMOOTHED, STRUCTURE_PASS_SUFFIX, RECOLOURED = "frames", " -> structure pass", "frames, another colour"
-BIVDIFF_WAYS = (
+BIVDIFF_METHODS = (
     "BIVDiff 1",
     f"BIVDiff 1, strength {LOW_STRENGTH:g}",
     f"BIVDiff 1, strength {LOW_STRENGTH:g}, steadiness {STEADINESS:g}",
 )
 BASELINES = ("average of 3", *(f"along motion {reach}" for reach in REACHES))
-WITH_PASS, WITH_PASS_LOW_STRENGTH = (f"{way}{STRUCTURE_PASS_SUFFIX}" for way in BIVDIFF_WAYS[:2])
-COMPARED_WAYS = (
+WITH_PASS, WITH_PASS_LOW_STRENGTH = (f"{method}{STRUCTURE_PASS_SUFFIX}" for method in BIVDIFF_METHODS[:2])
+COMPARED_METHODS = (
     (WITH_PASS, UNSMOOTHED),
     (WITH_PASS, f"{UNSMOOTHED}{STRUCTURE_PASS_SUFFIX}"),
     (WITH_PASS, "BIVDiff 1"),
     (WITH_PASS, f"average of 3{STRUCTURE_PASS_SUFFIX}"),
     (WITH_PASS, f"along motion 1{STRUCTURE_PASS_SUFFIX}"),
     (WITH_PASS, WITH_PASS_LOW_STRENGTH),
-    (f"{BIVDIFF_WAYS[2]}{STRUCTURE_PASS_SUFFIX}", WITH_PASS_LOW_STRENGTH),
+    (f"{BIVDIFF_METHODS[2]}{STRUCTURE_PASS_SUFFIX}", WITH_PASS_LOW_STRENGTH),
 )
 """Pairs of methods that the page compares on the same clips, for each kind of clips and frames."""
 OTHER_NOISE = {"independent": ("shared", "the source's noise"), "shared": ("the source's noise",), "own": ()}
 """Other noise from which an artist can generate frames instead of smoothing these; own frames have no alternative."""
 MIN_SHARPNESS_KEPT, MAX_POINTS_LOST = 0.9, 0.01
 SHEET_CLIPS = 2
-SHEET_WAYS = (
+SHEET_METHODS = (
     ("source", "source"),
     ("independent", UNSMOOTHED),
     ("shared", UNSMOOTHED),
@@ -70,25 +70,25 @@ SHEET_WAYS = (
     ("shared", WITH_PASS),
 )
 
-Ways = dict[tuple[str, str], PricedResult]
+Videos = dict[tuple[str, str], PricedResult]
 """Videos `[F, H, W, 3]` with their costs, by (frames that they are made from, method)."""
 
 
 class ClaimsChain(CountingChain):
     """Every method on one clip and seed."""
 
-    def make_videos(self, clip: toy_world.ToyClip, seed: int) -> Ways:
+    def make_videos(self, clip: toy_world.ToyClip, seed: int) -> Videos:
         """The videos of every method for a clip."""
         self.source, self.text = clip.frames, self.encode_text(clip.caption)
         self.controlled = self.apply_outline_control(clip.frames, self.text)
         empty = self.empty_latent(len(clip.frames))
         encoded = self.run_step(self.encode, clip.frames)
-        made: Ways = {("source", "source"): self.run_step(self.decode, encoded)}
+        made: Videos = {("source", "source"): self.run_step(self.decode, encoded)}
         for noise in ("independent", "shared"):
             latent = self.run_step(self.generate_frames, *self.controlled, empty, seed, noise, STEPS)
             made |= self.smooth_by_every_method(noise, latent, self.run_step(self.decode, latent))
             if noise == "independent":
-                made |= self.make_released_ways(latent)
+                made |= self.make_released_videos(latent)
         own = self.run_step(add_colour_flicker, clip.frames, seed)
         made |= self.smooth_by_every_method("own", self.run_step(self.encode, own), own)
         self.inverted_source = self.run_step(self.invert_image, encoded, self.text, 1.0, steps=STEPS)
@@ -97,7 +97,7 @@ class ClaimsChain(CountingChain):
         made["none", "video model alone"] = self.run_step(self.decode, alone)
         return made
 
-    def make_edits(self, clip: toy_world.ToyClip, goal: toy_world.ToyClip, seed: int) -> Ways:
+    def make_edits(self, clip: toy_world.ToyClip, goal: toy_world.ToyClip, seed: int) -> Videos:
         """The clip of `make_videos` in the goal's colours, unsmoothed: from its inverted and from independent noise."""
         controlled = self.apply_outline_control(clip.frames, self.encode_text(goal.caption))
         empty = self.empty_latent(len(clip.frames))
@@ -112,16 +112,16 @@ class ClaimsChain(CountingChain):
         latent = self.run_step(self.denoise_by_frame, inverted, *controlled, STEPS, FRAME_CFG)
         return self.run_step(self.decode, latent)
 
-    def smooth_by_every_method(self, frames: str, latent: PricedResult, pictures: PricedResult) -> Ways:
+    def smooth_by_every_method(self, frames: str, latent: PricedResult, pictures: PricedResult) -> Videos:
         """Frames, and the video of every method that smooths them."""
-        made: Ways = {
+        made: Videos = {
             (frames, UNSMOOTHED): pictures,
             (frames, f"{UNSMOOTHED}{STRUCTURE_PASS_SUFFIX}"): self.run_structure_pass(latent),
         }
-        for way in BASELINES:
-            made[frames, way] = averaged = self.run_step(self.average, pictures, way)
+        for method in BASELINES:
+            made[frames, method] = averaged = self.run_step(self.average, pictures, method)
             encoded = self.run_step(self.encode, averaged)
-            made[frames, f"{way}{STRUCTURE_PASS_SUFFIX}"] = self.run_structure_pass(encoded)
+            made[frames, f"{method}{STRUCTURE_PASS_SUFFIX}"] = self.run_structure_pass(encoded)
 
         def invert(function: Callable, strength: float) -> PricedResult:
             return self.run_step(function, latent, self.text, strength, steps=STEPS)
@@ -133,21 +133,21 @@ class ClaimsChain(CountingChain):
         )
         mixed = {
             f"BIVDiff 0.5, strength {LOW_STRENGTH:g}": self.run_step(self.blend, image, video, 0.5),
-            BIVDIFF_WAYS[0]: self.run_step(self.blend, full, None, 1.0),
-            BIVDIFF_WAYS[1]: self.run_step(self.blend, image, None, 1.0),
-            BIVDIFF_WAYS[2]: self.run_step(self.blend, image, None, 1.0, steadiness=STEADINESS),
+            BIVDIFF_METHODS[0]: self.run_step(self.blend, full, None, 1.0),
+            BIVDIFF_METHODS[1]: self.run_step(self.blend, image, None, 1.0),
+            BIVDIFF_METHODS[2]: self.run_step(self.blend, image, None, 1.0, steadiness=STEADINESS),
         }
-        for way, blended in mixed.items():
-            made |= self.smooth_with_and_without_pass(frames, way, blended)
+        for method, blended in mixed.items():
+            made |= self.smooth_with_and_without_pass(frames, method, blended)
         return made
 
-    def average(self, images: Tensor, way: str) -> Tensor:
+    def average(self, images: Tensor, method: str) -> Tensor:
         """Average frames `[F, H, W, 3]` by one of the `BASELINES`."""
-        if way == BASELINES[0]:
+        if method == BASELINES[0]:
             return average_three_frames(images)
-        return average_along_flow(images, self.source, int(way.split()[-1]))[0]
+        return average_along_flow(images, self.source, int(method.split()[-1]))[0]
 
-    def make_released_ways(self, latent: PricedResult) -> Ways:
+    def make_released_videos(self, latent: PricedResult) -> Videos:
         """Videos of independent frames: no caption in the inversion, released settings, image model in both stages."""
         image = self.run_step(self.invert_image, latent, self.empty, 1.0, steps=STEPS)
         made = self.smooth_with_and_without_pass("independent", "BIVDiff 1, no caption", image)
@@ -161,12 +161,12 @@ class ClaimsChain(CountingChain):
         made["independent", "image model for the video model"] = self.run_step(self.decode, denoised)
         return made
 
-    def smooth_with_and_without_pass(self, frames: str, way: str, mixed: PricedResult) -> Ways:
+    def smooth_with_and_without_pass(self, frames: str, method: str, mixed: PricedResult) -> Videos:
         """Smooth an inverted LATENT: the video without and with the structure pass."""
         video = self.run_step(self.smooth, mixed, self.text, STEPS)
         return {
-            (frames, way): self.run_step(self.decode, video),
-            (frames, f"{way}{STRUCTURE_PASS_SUFFIX}"): self.run_structure_pass(video),
+            (frames, method): self.run_step(self.decode, video),
+            (frames, f"{method}{STRUCTURE_PASS_SUFFIX}"): self.run_structure_pass(video),
         }
 
     def run_structure_pass(self, latent: PricedResult) -> PricedResult:
@@ -189,22 +189,22 @@ def measure(chain: ClaimsChain, job: dict) -> dict:
     reference = sharpness(made["source", "source"].result)
     made |= chain.make_edits(clip, goal, job["seed"])
     ways: dict[str, dict] = {}
-    for (frames, way), video in made.items():
-        figures = measure_figures(video.result, goal if way == RECOLOURED else clip)
+    for (frames, method), video in made.items():
+        figures = measure_figures(video.result, goal if method == RECOLOURED else clip)
         figures |= {"sharpness": figures["sharpness"] / reference, "calls": video.calls}
-        ways.setdefault(frames, {})[way] = figures
+        ways.setdefault(frames, {})[method] = figures
     caption = toy_world.parse_caption(clip.caption)
     return {"colourless": caption.background is None or caption.shapes[0][0] is None, "ways": ways}
 
 
 def results_table(rows: list[dict]) -> pandas.DataFrame:
-    """One line for each method, the mean over the seeds of a clip; indexed by kind, frames, way and clip."""
+    """One line for each method, the mean over the seeds of a clip; indexed by kind, frames, method and clip."""
     lines = [
-        {"kind": row["kind"], "frames": frames, "way": way, "clip": row["clip"], "colourless": row["colourless"]}
+        {"kind": row["kind"], "frames": frames, "way": method, "clip": row["clip"], "colourless": row["colourless"]}
         | figures
         for row in rows
         for frames, ways in row["ways"].items()
-        for way, figures in ways.items()
+        for method, figures in ways.items()
     ]
     table = pandas.DataFrame(lines).astype(dict.fromkeys(FIGURES, float))
     return table.groupby(["kind", "frames", "way", "clip"], sort=False).mean()
@@ -222,10 +222,10 @@ Comparison = tuple[str, str, tuple[str, str], str]
 
 
 def comparisons() -> list[Comparison]:
-    """All comparisons of the page: `COMPARED_WAYS` for each kind of frames, and frames from `OTHER_NOISE`."""
-    found = [(frames, ours, (frames, theirs), theirs) for frames, (ours, theirs) in product(FRAMES, COMPARED_WAYS)]
+    """All comparisons of the page: `COMPARED_METHODS` for each kind of frames, and frames from `OTHER_NOISE`."""
+    found = [(frames, ours, (frames, theirs), theirs) for frames, (ours, theirs) in product(FRAMES, COMPARED_METHODS)]
     for frames, others in OTHER_NOISE.items():
-        found += [(frames, COMPARED_WAYS[0][0], (other, UNSMOOTHED), f"{UNSMOOTHED}, {other}") for other in others]
+        found += [(frames, COMPARED_METHODS[0][0], (other, UNSMOOTHED), f"{UNSMOOTHED}, {other}") for other in others]
     return found
 
 
@@ -246,13 +246,13 @@ def goals_table(table: pandas.DataFrame) -> str:
         return text if met else f"MISSED: {text}"
 
     found = table.groupby(["frames", "way"], sort=False)[[*FIGURES]].mean()
-    with_pass = [f"{way}{STRUCTURE_PASS_SUFFIX}" for way in (UNSMOOTHED, *BASELINES)]
+    with_pass = [f"{method}{STRUCTURE_PASS_SUFFIX}" for method in (UNSMOOTHED, *BASELINES)]
     lines = []
-    for way, frames in product(BIVDIFF_WAYS, FRAMES):
-        plain, ours = found.loc[frames, UNSMOOTHED], found.loc[frames, f"{way}{STRUCTURE_PASS_SUFFIX}"]
+    for method, frames in product(BIVDIFF_METHODS, FRAMES):
+        plain, ours = found.loc[frames, UNSMOOTHED], found.loc[frames, f"{method}{STRUCTURE_PASS_SUFFIX}"]
         cheap = found.loc[frames].loc[[with_pass[0], *BASELINES, *with_pass[1:]]]
         cheap = cheap[cheap["sharpness"] >= MIN_SHARPNESS_KEPT * plain["sharpness"]]
-        line = {"way": f"{way}{STRUCTURE_PASS_SUFFIX}", "frames": frames}
+        line = {"way": f"{method}{STRUCTURE_PASS_SUFFIX}", "frames": frames}
         for figure in FIGURES[:2]:
             best = cheap[figure].idxmin()
             text = f"{ours[figure]:.3f}, {best} {cheap[figure][best]:.3f}"
@@ -277,7 +277,7 @@ def render_tables(rows: list[dict]) -> dict[str, str]:
     for kind in toy_world.CLIP_KINDS:
         of_kind = table.loc[kind]
         colourless = of_kind[of_kind["colourless"] > 0]
-        index = [(*way, clip) for way in SHEET_WAYS for clip in colourless.index.levels[2]]
+        index = [(*method, clip) for method in SHEET_METHODS for clip in colourless.index.levels[2]]
         shown = colourless[colourless.index.isin(index)]
         blocks |= {
             f"aims, {kind}": goals_table(of_kind),
@@ -289,12 +289,14 @@ def render_tables(rows: list[dict]) -> dict[str, str]:
 
 
 def save_sheet() -> None:
-    """Save the contact sheet: a block for each clip, easy clips left, hard clips right; rows are `SHEET_WAYS`."""
+    """Save the contact sheet: a block for each clip, easy clips left, hard clips right; rows are `SHEET_METHODS`."""
     chain, blocks = ClaimsChain(), []
     for number, kind in product(range(SHEET_CLIPS), toy_world.CLIP_KINDS):
         clip = toy_world.held_out_clip(kind, FIRST_CLIP + number)
         made = chain.make_videos(clip, SEEDS[0])
-        shown = {way if of == "source" else f"{of}: {way}": made[of, way].result for of, way in SHEET_WAYS}
+        shown = {
+            method if of == "source" else f"{of}: {method}": made[of, method].result for of, method in SHEET_METHODS
+        }
         blocks.append(pil_to_tensor(make_contact_sheet(shown, tile=68, label=290, title=f"{kind}: {clip.caption}")))
     sheet = to_pil_image(make_grid(torch.stack(blocks), nrow=len(toy_world.CLIP_KINDS), padding=0))
     sheet.quantize(256).save(ROOT / "docs" / "evidence.png", optimize=True)

@@ -24,7 +24,7 @@ from research.study_cases import (
     no_video_case,
 )
 
-HARD_WAYS = {
+HARD_METHODS = {
     "source": ("source",),
     "independent": (
         claims.UNSMOOTHED,
@@ -47,7 +47,7 @@ HARD_WAYS = {
     ),
     "the source's noise": (claims.UNSMOOTHED,),
 }
-EASY_WAYS = {
+EASY_METHODS = {
     "source": ("source",),
     "independent": (
         claims.UNSMOOTHED,
@@ -122,9 +122,9 @@ def remove_padding(table: str) -> str:
     return re.sub("-{3,}", "---", re.sub(" {2,}", " ", table))
 
 
-def means_table(table: pandas.DataFrame, ways: dict[str, tuple[str, ...]]) -> str:
+def means_table(table: pandas.DataFrame, methods: dict[str, tuple[str, ...]]) -> str:
     """The mean figures of these methods."""
-    return claims.means_table(table[[way in ways.get(frames, ()) for frames, way, _ in table.index]])
+    return claims.means_table(table[[method in methods.get(frames, ()) for frames, method, _ in table.index]])
 
 
 def controls_table(results: dict[str, Results]) -> str:
@@ -169,8 +169,8 @@ def render_tables(
         describe_run(leak_rows, f"{len(leak_rows)} hard clips."),
     )
     tables = {
-        "hard": means_table(hard, HARD_WAYS),
-        "easy": means_table(easy, EASY_WAYS),
+        "hard": means_table(hard, HARD_METHODS),
+        "easy": means_table(easy, EASY_METHODS),
         "differences": markdown_table(
             [{name: line[name] for name in COLUMNS} for line in claims.differences_table(hard, compared)]
         ),

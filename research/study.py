@@ -36,7 +36,7 @@ from research.study_cases import (
     cheap_cases,
     source_case,
 )
-from research.study_chain import StudyChain, generate_scenes, make_hard_scene
+from research.study_chain import StudyChain, generate_clips, omits_colour
 from research.toy_metrics import has_collapsed
 
 
@@ -48,9 +48,11 @@ def make_jobs(rounds: int) -> list[dict]:
 
 def measure(chain: StudyChain, job: dict) -> dict:
     """A row: the figures of every case on a clip."""
-    scene = next(islice(generate_scenes(job["clip"] // len(MOTIONS) + 1), job["clip"], None))
-    chain.start_scene(make_hard_scene(scene) if job["kind"] == "hard" else scene, job["clip"])
-    return {"silent": scene.silent, "cases": {str(case): chain.run(case) for case in all_cases()}}
+    clip = next(islice(generate_clips(), job["clip"], None))
+    if job["kind"] == "hard":
+        clip = toy_world.make_hard_clip(clip)
+    chain.start_scene(clip, job["clip"])
+    return {"silent": omits_colour(clip), "cases": {str(case): chain.run(case) for case in all_cases()}}
 
 
 class Results:
@@ -71,7 +73,7 @@ class Results:
             if figure == "sharpness":
                 return pandas.Series(sharp)
             relative = [one | {"sharpness": value} for one, value in zip(found, sharp, strict=True)]
-            return pandas.Series([has_collapsed([one]) for one in relative])
+            return pandas.Series([has_collapsed(one) for one in relative])
         return pandas.Series([one[figure] for one in found], dtype=float)
 
     def mean(self, case: StudyCase, figure: str, motion: str | None = None) -> float:

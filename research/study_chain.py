@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -28,33 +29,29 @@ class StudyScene:
     source: toy_world.ToyClip
     goal: toy_world.ToyClip
     instruction: str
-    silent: bool
-    """Whether the source's caption omits a colour."""
 
 
-def generate_scenes(rounds: int) -> Iterator[StudyScene]:
+def omits_colour(clip: toy_world.ToyClip) -> bool:
+    """Whether the clip's caption omits a colour."""
+    return clip.full_caption != clip.caption
+
+
+def generate_clips() -> Iterator[toy_world.ToyClip]:
     """One easy clip of each motion per round; in every second round the captions omit a colour."""
     seeds = iter(toy_world.HELD_OUT_SEEDS[FIRST_CLIP:])
-    for number in range(rounds):
+    for number in count():
         for motion, change in MOTIONS.items():
-            while True:
-                clip = toy_world.generate_clip(next(seeds))
-                silent = clip.full_caption != clip.caption
-                if (len(clip.shapes) == 2) == (motion == "crossing") and silent == (number % 2 == 1):
-                    break
-            yield make_scene(toy_world.change_motion(clip, **change), silent)
+            wanted = (motion == "crossing", number % 2 == 1)
+            clips = map(toy_world.generate_clip, seeds)
+            clip = next(clip for clip in clips if (len(clip.shapes) == 2, omits_colour(clip)) == wanted)
+            yield toy_world.change_motion(clip, **change)
 
 
-def make_scene(clip: toy_world.ToyClip, silent: bool) -> StudyScene:
+def make_scene(clip: toy_world.ToyClip) -> StudyScene:
     """A scene: the clip, and an edit that changes a shape's colour."""
     edits = (toy_world.recolour(clip, seed) for seed in range(100))
     edit = next(edit for edit in edits if edit.background == clip.background)
-    return StudyScene(clip, replace(edit, caption=edit.full_caption), edit.caption, silent)
-
-
-def make_hard_scene(easy: StudyScene) -> StudyScene:
-    """The hard clip of a scene."""
-    return make_scene(toy_world.make_hard_clip(easy.source), easy.silent)
+    return StudyScene(clip, replace(edit, caption=edit.full_caption), edit.caption)
 
 
 class StudyChain(CountingChain):
@@ -68,10 +65,10 @@ class StudyChain(CountingChain):
         for model in (self.editor, self.inpainter):
             self.count(model)
 
-    def start_scene(self, scene: StudyScene, seed: int) -> None:
-        """Start a new scene."""
-        self.scene, self.seed, self.stages = scene, seed, {}
-        self.mask = toy_metrics.dilate((scene.source.masks[0] > 0.01).float(), MASK_MARGIN)
+    def start_scene(self, clip: toy_world.ToyClip, seed: int) -> None:
+        """Start the scene of a clip."""
+        self.scene, self.seed, self.stages = make_scene(clip), seed, {}
+        self.mask = toy_metrics.dilate((clip.masks[0] > 0.01).float(), MASK_MARGIN)
 
     def stage(self, name: tuple, function: Callable, *inputs, **settings) -> PricedResult:
         """`run_step`, computed once per scene and name."""

@@ -6,7 +6,6 @@ All take decoded frames ``[F, H, W, 3]`` in 0..1 and the ``ToyClip`` that they s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import mean
 
 import torch
 import torch.nn.functional as F
@@ -143,15 +142,9 @@ def measure_figures(frames: Tensor, clip: ToyClip) -> dict[str, float | None]:
     }
 
 
-def has_collapsed(frames: list[dict]) -> bool:
-    """Whether a video lost shapes or sharpness in any frame, or colours in many, from the figures of each frame.
-
-    IoU: `shape_iou`. caption: `caption_accuracy`. sharpness: relative to the true clip.
-    """
-    right = [frame["caption"] for frame in frames if frame["caption"] is not None]
+def has_collapsed(figures: dict[str, float | None]) -> bool:
+    """Whether a video lost its shapes, its colours or its sharpness, which is relative to the true clip."""
     low, high = SHARPNESS_RANGE
-    return (
-        min(frame["IoU"] for frame in frames) < MIN_IOU
-        or bool(right and mean(right) < MIN_COLOUR_ACCURACY)
-        or not all(low < frame["sharpness"] < high for frame in frames)
-    )
+    colours = figures["caption"]
+    lost_colours = colours is not None and colours < MIN_COLOUR_ACCURACY
+    return figures["IoU"] < MIN_IOU or lost_colours or not low < figures["sharpness"] < high
