@@ -82,7 +82,7 @@ def render_tables(rows: list[dict]) -> dict[str, str]:
         line = {"": name} | {kind: format_mean(values[kind], 2) for kind in values}
         mean = values["hard"].mean()
         missed = mean < aim if aim > 0 else mean > -aim
-        line["aim on hard clips"] = f"at {'least' if aim > 0 else 'most'} {abs(aim):g}{': MISSED' * missed}"
+        line["aim on hard clips"] = f"at {'least' if aim > 0 else 'most'} {abs(aim):g}{': MISSED' if missed else ''}"
         lines.append(line)
     return {
         "run": describe_run(rows, f"{table['clip'].nunique()} held-out clips of each kind."),
