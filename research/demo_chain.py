@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import torch
 from torch import Tensor
@@ -13,6 +14,21 @@ from tools.in_process_comfyui import Pack, use_comfyui
 FRAME_CFG, SMOOTH_CFG = 3.0, 1.0
 STRUCTURE_PASS_STRENGTH = 0.3
 SCHEDULER = "ddim_uniform"
+
+
+def steps_below(strength: float, steps: int) -> int:
+    """Number of steps that `SCHEDULER` takes up to a strength, if its whole schedule has `steps` steps.
+
+    The rows of the studies name the steps of the whole schedule; the nodes take the steps that a run has.
+    """
+    if strength == 1:
+        return steps
+    return len(range(1, math.ceil(1000 * strength), 1000 // steps)) + 1
+
+
+def steps_of(latent: dict, steps: int) -> int:
+    """Number of steps to denoise an inverted LATENT, if the whole schedule has `steps` steps."""
+    return steps_below(latent["bivdiff"]["strength"], steps)
 
 
 def load_pack() -> Pack:
@@ -77,7 +93,7 @@ class DemoChain:
             seed=seed,
             steps=steps,
             frame_noise=noise,
-            **{"model": self.image, "cfg": FRAME_CFG} | inputs,
+            **{"model": self.image, "cfg": FRAME_CFG, "scheduler": SCHEDULER} | inputs,
         )[0]
 
     def invert_image(
@@ -89,7 +105,8 @@ class DemoChain:
             model=self.image,
             conditioning=conditioning,
             latent=latent,
-            steps=steps,
+            steps=steps_below(strength, steps),
+            scheduler=SCHEDULER,
             solver=solver,
             strength=strength,
             **inputs,
@@ -103,7 +120,8 @@ class DemoChain:
             "BIVDiffInvertVideo",
             conditioning=conditioning,
             latent=latent,
-            steps=steps,
+            steps=steps_below(strength, steps),
+            scheduler=SCHEDULER,
             solver=solver,
             strength=strength,
             **{"model": self.video} | inputs,
@@ -129,16 +147,16 @@ class DemoChain:
             positive=positive,
             negative=self.empty,
             latent=latent,
-            steps=steps,
+            steps=steps_of(latent, steps),
             cfg=cfg,
-            **{"model": self.video} | inputs,
+            **{"model": self.video, "scheduler": SCHEDULER} | inputs,
         )[0]
 
     def denoise_by_frame(
         self, latent: dict, positive: list, negative: list, steps: int = 25, cfg: float = SMOOTH_CFG
     ) -> dict:
         """Denoise an inverted LATENT from its noise level with the image model, frame by frame."""
-        return self.generate_frames(positive, negative, latent, seed=0, steps=steps, cfg=cfg)
+        return self.generate_frames(positive, negative, latent, seed=0, steps=steps_of(latent, steps), cfg=cfg)
 
     def structure_pass(self, latent: dict, positive: list, controlled: tuple[list, list], steps: int = 25) -> dict:
         """Invert a smoothed LATENT a little, and denoise it with the image model under the frames' control."""
@@ -216,6 +234,7 @@ class DemoChain:
             negative_prompt="",
             steps=25,
             cfg=FRAME_CFG,
+            scheduler=SCHEDULER,
             local_blend_words=blend_words,
         )
 

@@ -9,6 +9,7 @@ missing in research/rows/steadiness.jsonl, and fills the tables of research/page
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import pandas
@@ -76,10 +77,10 @@ def measure(chain: DemoChain, job: dict) -> dict:
     ways = {}
     for strength in STRENGTHS:
         inverted = chain.invert_image(frames, text, strength, steps=STEPS)
-        info = inverted_latents.read_inversion_info(inverted)
+        parsed = inverted_latents.InvertedLatent.from_latent(inverted)
         for name, smooth in METHODS.items():
-            samples = smooth(inverted["samples"], clip)
-            blended = chain.blend(inverted_latents.make_inverted_latent(inverted, samples, info), None, 1.0)
+            smoothed = replace(parsed, samples=smooth(inverted["samples"], clip))
+            blended = chain.blend(smoothed.to_latent(), None, 1.0)
             video = chain.structure_pass(chain.smooth(blended, text, STEPS), text, controlled, STEPS)
             ways[f"{name}, strength {strength:g}"] = measure_figures(chain.decode(video), clip)
     return {"ways": ways}
