@@ -5,11 +5,9 @@ IV-Mixed Sampler (arXiv 2410.04171), which found that renoising must be determin
 `x` and their sigma and predicts the clean latents.
 """
 
-from collections.abc import Callable
-
 from torch import Tensor
 
-Denoiser = Callable[[Tensor, Tensor], Tensor]
+from .solvers import Denoiser
 
 STRATEGIES = ("parallel", "alternating", "interleaved")
 

@@ -83,7 +83,7 @@ def build_attention_edit(
     mapping = torch.zeros(length, length)
     share = torch.ones(length)
     weight = torch.ones(length)
-    ends = [1 + sum(map(len, prompt.tokens)) for prompt in (source, target)]
+    source_end, target_end = (1 + sum(map(len, prompt.tokens)) for prompt in (source, target))
     mapping[0, 0] = 1
     if edit == "replace":
         if len(source.words) != len(target.words):
@@ -98,15 +98,15 @@ def build_attention_edit(
                 mapping[old.start : old.stop, new.start : new.stop] = 1 / len(new)
     else:
         source_tokens, target_tokens = ([t for word in prompt.tokens for t in word] for prompt in (source, target))
-        share[1 : ends[1]] = 0
+        share[1:target_end] = 0
         matcher = SequenceMatcher(None, source_tokens, target_tokens, autojunk=False)
         for source_start, target_start, size in matcher.get_matching_blocks():
             for i in range(1, size + 1):
                 mapping[source_start + i, target_start + i] = share[target_start + i] = 1
     # End token to end token, padding to padding. Surplus source tokens map to the last target token.
-    for i in range(length - ends[0]):
-        mapping[ends[0] + i, min(ends[1] + i, length - 1)] = 1
-    share[ends[1] + max(length - ends[0], 1) :] = 0
+    for i in range(length - source_end):
+        mapping[source_end + i, min(target_end + i, length - 1)] = 1
+    share[target_end + max(length - source_end, 1) :] = 0
     if edit == "reweight":
         for word, factor in weights.items():
             positions = target.find(word)
@@ -171,7 +171,7 @@ class LocalBlend:
         self.size = size
         self.maps = torch.zeros(2, frames, *size)
 
-    def look(self, probabilities: Tensor, frames: Sequence[int]) -> None:
+    def add_attention(self, probabilities: Tensor, frames: Sequence[int]) -> None:
         """Add one layer's attention to the blend words, for the frames of a window.
 
         Args:

@@ -153,7 +153,7 @@ class AttentionPatches:
             for rows in _positive_rows(q, options):
                 probabilities = attention_probabilities(q[rows], k[rows], heads)
                 if blend:
-                    blend.look(probabilities, _window_frames(options, probabilities.shape[0] // 2))
+                    blend.add_attention(probabilities, _window_frames(options, probabilities.shape[0] // 2))
                 if replacing:
                     source, target = probabilities.chunk(2)
                     out[rows.stop - len(target) : rows.stop] = apply_attention(

@@ -7,7 +7,8 @@ import comfy.model_management
 import comfy.samplers
 from torch import Tensor
 
-from ..bridging import Denoiser, bridge
+from ..bridging import bridge
+from ..solvers import Denoiser
 from .comfy_types import Model
 from .compat import animatediff_evolved
 from .model_families import find_noise_kind

@@ -94,8 +94,8 @@ def test_local_blend_keeps_the_source_where_neither_word_has_attention():
     probabilities = torch.zeros(4, 1, 64, LENGTH)
     probabilities[:2, :, 0, 2] = 1
     probabilities[2:, :, 63, 3] = 1
-    blend.look(probabilities[[0, 2]], [0])
-    blend.look(probabilities[[1, 3]], [1])
+    blend.add_attention(probabilities[[0, 2]], [0])
+    blend.add_attention(probabilities[[1, 3]], [1])
     out = blend(torch.zeros(2, 4, 16, 16), torch.ones(2, 4, 16, 16))
     expected = torch.zeros(16, 16)
     expected[:4, :4] = expected[-4:, -4:] = 1  # a cell and its adjacent cells, two pixels each
