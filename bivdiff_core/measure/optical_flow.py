@@ -5,7 +5,8 @@ Frames are `[F, H, W, 3]` in 0..1, flows `[..., H, W, 2]` in pixels, (x, y).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -88,8 +89,6 @@ def average_along_flow(
 ) -> tuple[Tensor, Tensor]:
     """Average each frame with nearby frames, warped along a clip's flow where the whole path is reliable.
 
-    Only the flows within reach are kept in memory.
-
     Args:
         frames: `[F, H, W, 3]`.
         clip: `[F, h, w, 3]` with the same aspect ratio; its flow is used, estimated at `MAX_FLOW_SIDE` at most.
@@ -100,31 +99,48 @@ def average_along_flow(
         averaged: `[F, H, W, 3]`.
         share: fraction of the frames within reach that were used, `[F, H, W]` in 0..1.
     """
-    reach = min(reach, len(frames) - 1)
-    # Flow and its reliability, [1, h, w, 3], from each frame to the previous (-1) and to the next frame (1).
-    flows: dict[int, dict[int, Tensor]] = {-1: {}, 1: {}}
     averaged, share = torch.empty_like(frames), frames.new_empty(frames.shape[:3])
-    for i in range(len(frames)):
-        for j in range(max(flows[1], default=-1) + 1, min(i + reach, len(frames) - 1)):
+    for i, paths in enumerate(_paths_within_reach(clip, reach, on_pair)):
+        total, used = frames[i].clone(), torch.zeros(frames.shape[1:3])
+        for j, path in paths:
+            warped, reliable = _warp(frames[j], path)
+            total += reliable[..., None] * warped
+            used += reliable
+        averaged[i], share[i] = total / (1 + used)[..., None], used / len(paths)
+    return averaged, share
+
+
+def _paths_within_reach(clip: Tensor, reach: int, on_pair: Callable[[], None]) -> Iterator[list[tuple[int, Tensor]]]:
+    """For each frame of a clip, the other frames within reach and the paths to them.
+
+    A path is a flow and its reliability, `[1, h, w, 3]`. Only the flows within reach are kept in memory.
+    """
+    reach = min(reach, len(clip) - 1)
+    to_previous: dict[int, Tensor] = {}  # by frame, with reliability, [1, h, w, 3]
+    to_next: dict[int, Tensor] = {}
+    for i in range(len(clip)):
+        first, last = max(i - reach, 0), min(i + reach, len(clip) - 1)
+        for j in range(max(to_next, default=-1) + 1, last):
             backward, forward = _estimate_flow_both_ways(
                 shrink_for_flow(clip[j : j + 1]), shrink_for_flow(clip[j + 1 : j + 2]), on_pair
             )
-            flows[1][j] = torch.cat([forward, _is_flow_consistent(forward, backward)[..., None]], dim=-1)
-            flows[-1][j + 1] = torch.cat([backward, _is_flow_consistent(backward, forward)[..., None]], dim=-1)
-        total, used, available = frames[i].clone(), torch.zeros(frames.shape[1:3]), 0
-        for direction, steps in flows.items():
-            end = max(i - reach, 0) if direction < 0 else min(i + reach, len(frames) - 1)
-            path = None
-            for j in range(i, end, direction):
-                path = steps[j] if path is None else _compose_flow(path, steps[j])
-                warped, reliable = _warp(frames[j + direction], path)
-                total += reliable[..., None] * warped
-                used += reliable
-                available += 1
-        averaged[i], share[i] = total / (1 + used)[..., None], used / available
-        flows[-1].pop(i - reach + 1, None)
-        flows[1].pop(i - 1, None)
-    return averaged, share
+            to_next[j] = torch.cat([forward, _is_flow_consistent(forward, backward)[..., None]], dim=-1)
+            to_previous[j + 1] = torch.cat([backward, _is_flow_consistent(backward, forward)[..., None]], dim=-1)
+        yield [
+            *_accumulate_paths(to_previous, range(i, first - 1, -1)),
+            *_accumulate_paths(to_next, range(i, last + 1)),
+        ]
+        to_previous.pop(i - reach + 1, None)
+        to_next.pop(i - 1, None)
+
+
+def _accumulate_paths(flows: dict[int, Tensor], frames: range) -> Iterator[tuple[int, Tensor]]:
+    """The frames of a range after its first, and the paths to them from its first.
+
+    Args:
+        flows: from each frame to the next one of the range, with reliability.
+    """
+    return zip(frames[1:], accumulate((flows[i] for i in frames[:-1]), _compose_flow), strict=True)
 
 
 def _compose_flow(path: Tensor, step: Tensor) -> Tensor:
