@@ -14,12 +14,12 @@ from .video_metrics import METRIC_FORMATS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 GOOD, BAD, NEUTRAL, AFTER, BEFORE = "#2e7d32", "#c62828", "#37474f", "#1565c0", "#9e9e9e"
 WIDTH, DPI = 360, 200
-"""Page width in pixels of a node, at 100 pixels per inch. It is rendered at `DPI`, twice that, for zooming in."""
-TITLE, TEXT_POINTS, TICKS = 7, 8, 6.5  # points
+"""Width of a page on the node, in pixels at 100 per inch. It is rendered at `DPI`, twice that, for zooming in."""
+TITLE_POINTS, TEXT_POINTS, TICK_POINTS = 7, 8, 6.5
 LABEL_SIZE = 120, 30
 """Width and height, in pixels, that a point's label needs."""
 MAX_SHOWN_FRAMES = 9
@@ -46,9 +46,9 @@ def render_page(page: Figure) -> Tensor:
 
 def label_panel(axes: Axes, title: str, x_label: str, colour: str = "black") -> None:
     """Set a panel's title and the label below it."""
-    axes.set_title(title, fontsize=TITLE, color=colour, loc="left")
-    axes.set_xlabel(x_label, fontsize=TICKS, color=NEUTRAL, loc="left")
-    axes.tick_params(labelsize=TICKS)
+    axes.set_title(title, fontsize=TITLE_POINTS, color=colour, loc="left")
+    axes.set_xlabel(x_label, fontsize=TICK_POINTS, color=NEUTRAL, loc="left")
+    axes.tick_params(labelsize=TICK_POINTS)
     axes.grid(axis="y", alpha=0.3)
 
 
@@ -93,44 +93,25 @@ def plot_latent_report(
         bounds: from `sampling_limits`.
         bad: indices of bad frames, shown in red.
     """
-    values = {name: figures.numpy() for name, figures in measured.items()}
     page = new_page(480, "Frames should look like the white noise: no shapes")
     top, bottom = page.subfigures(2, 1, squeeze=False, height_ratios=[1, 2]).flat
-
-    noise = torch.randn(frames.shape[1:], generator=torch.Generator().manual_seed(0))
-    spaced = torch.linspace(0, len(frames) - 1, min(len(frames), MAX_SHOWN_FRAMES)).round().long().tolist()
-    shown = sorted([*bad, *(i for i in spaced if i not in bad)][:MAX_SHOWN_FRAMES])
-    grid = top.subplots(2, (MAX_SHOWN_FRAMES + 1) // 2).flatten()
-    for axes in grid:
-        axes.set_axis_off()
-    for axes, i in zip(grid, [*shown, None], strict=False):
-        latent = noise if i is None else frames[i]
-        grey = latent.sum(dim=0) / len(latent) ** 0.5  # white noise stays of unit variance
-        axes.imshow(grey.numpy(), cmap="gray", vmin=-2.5, vmax=2.5, interpolation="nearest")
-        name = "white noise" if i is None else f"frame {i}"
-        axes.set_title(name, fontsize=TICKS, color=NEUTRAL if i is None else BAD if i in bad else AFTER, pad=2)
-
+    _show_latent_frames(top, frames, bad)
     bottom.suptitle("Dots are frames, lines the clip; green is healthy", fontsize=TEXT_POINTS, color=NEUTRAL)
-    (deviation, correlation), (spectrum, channels) = bottom.subplots(2, 2)
-    count, std, spatial = len(frames), values["std"].item(), values["spatial"].item()
-    coarse, fine = values["bands"][0], values["bands"][-1]
+    (std, spatial), (spectrum, channels) = bottom.subplots(2, 2)
+    values = {name: figures.numpy() for name, figures in measured.items()}
+    for axes, name, title, expected in ((std, "std", "Noise std", 1), (spatial, "spatial", "Spatial correlation", 0)):
+        value, of_frames = values[name].item(), f"frame {name}"
+        plot_line(axes, value, bounds[name])
+        plot_dots(axes, values[of_frames], bounds[of_frames])
+        colour = choose_colour(value, bounds[name], GOOD)
+        label_panel(axes, f"{title}: {value:.2f}", f"frame; expected {expected}", colour)
+        use_integer_ticks(axes, len(frames))
 
-    plot_line(deviation, std, bounds["std"])
-    plot_dots(deviation, values["frame std"], bounds["frame std"])
-    label_panel(deviation, f"Noise std: {std:.2f}", "frame; expected 1", choose_colour(std, bounds["std"], GOOD))
-    use_integer_ticks(deviation, count)
-
-    plot_line(correlation, spatial, bounds["spatial"])
-    plot_dots(correlation, values["frame spatial"], bounds["frame spatial"])
-    title = f"Spatial correlation: {spatial:.2f}"
-    label_panel(correlation, title, "frame; expected 0", choose_colour(spatial, bounds["spatial"], GOOD))
-    use_integer_ticks(correlation, count)
-
+    bands = values["bands"]
     spectrum.plot(values["frame bands"].T, color=BEFORE, alpha=0.4, linewidth=0.8)
-    plot_dots(spectrum, values["bands"], bounds["bands"])
-    worst = max(values["bands"], key=lambda band: abs(band - 1))
-    title = f"Band power: {coarse:.2f} to {fine:.2f}"
-    label_panel(spectrum, title, "size of detail; expected 1", choose_colour(worst, bounds["bands"], GOOD))
+    plot_dots(spectrum, bands, bounds["bands"])
+    colour = choose_colour(max(bands, key=lambda band: abs(band - 1)), bounds["bands"], GOOD)
+    label_panel(spectrum, f"Band power: {bands[0]:.2f} to {bands[-1]:.2f}", "size of detail; expected 1", colour)
     spectrum.set_xticks(range(4), ["coarse", "", "", "fine"])
 
     channels.plot(values["channel std"], "o", color=AFTER, markersize=4)
@@ -140,10 +121,25 @@ def plot_latent_report(
     return render_page(page)
 
 
-def plot_temporal_report(
-    after: dict[str, Tensor], before: dict[str, Tensor] | None, cautioned: Collection[str]
-) -> Tensor:
-    """A panel for each metric of a video, frame by frame, with the video before if any; `cautioned` metrics in red."""
+def _show_latent_frames(page: SubFigure, frames: Tensor, bad: list[int]) -> None:
+    """Show up to `MAX_SHOWN_FRAMES` frames, all bad ones if possible, and white noise after them."""
+    noise = torch.randn(frames.shape[1:], generator=torch.Generator().manual_seed(0))
+    spaced = torch.linspace(0, len(frames) - 1, min(len(frames), MAX_SHOWN_FRAMES)).round().long().tolist()
+    shown = sorted([*bad, *(i for i in spaced if i not in bad)][:MAX_SHOWN_FRAMES])
+    grid = page.subplots(2, (MAX_SHOWN_FRAMES + 1) // 2).flatten()
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, i in zip(grid, [*shown, None], strict=False):
+        latent = noise if i is None else frames[i]
+        grey = latent.sum(dim=0) / len(latent) ** 0.5  # white noise stays of unit variance
+        axes.imshow(grey.numpy(), cmap="gray", vmin=-2.5, vmax=2.5, interpolation="nearest")
+        name = "white noise" if i is None else f"frame {i}"
+        colour = NEUTRAL if i is None else BAD if i in bad else AFTER
+        axes.set_title(name, fontsize=TICK_POINTS, color=colour, pad=2)
+
+
+def plot_temporal_report(after: dict[str, Tensor], before: dict[str, Tensor] | None, warned: Collection[str]) -> Tensor:
+    """A panel for each metric of a video, frame by frame, with the video before if any; `warned` metrics in red."""
     rows = math.ceil(len(after) / 2)
     page = new_page(50 + 110 * rows, "Frame by frame: grey is before, blue is after" if before else "Frame by frame")
     grid = page.subplots(rows, 2).flatten()
@@ -154,7 +150,7 @@ def plot_temporal_report(
             axes.plot(before[name].numpy(), "o-", color=BEFORE, markersize=2)
             mean = f"{form.format(before[name].nanmean())} -> {mean}"
         axes.plot(values.numpy(), "o-", color=AFTER, markersize=2)
-        label_panel(axes, f"{name}: {mean}", meaning, BAD if name in cautioned else "black")
+        label_panel(axes, f"{name}: {mean}", meaning, BAD if name in warned else "black")
         use_integer_ticks(axes, len(values))
         if name in ("flicker", "motion", "sharpness"):
             axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
@@ -205,8 +201,8 @@ def plot_trade_off(
             label = ", ".join(names[members[i]] for i in group)
             axes.annotate(label, positions[group[0]], textcoords="offset points", xytext=offset, fontsize=TEXT_POINTS)
     label_panel(axes, "", f"similarity to {reference_name} (SSIM, 1 is identical)")
-    axes.set_ylabel("flicker (squared change along the motion)", fontsize=TICKS, color=NEUTRAL)
-    page.legend(fontsize=TICKS, loc="outside lower center")
+    axes.set_ylabel("flicker (squared change along the motion)", fontsize=TICK_POINTS, color=NEUTRAL)
+    page.legend(fontsize=TICK_POINTS, loc="outside lower center")
     return render_page(page)
 
 
