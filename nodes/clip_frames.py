@@ -8,11 +8,11 @@ from torch import Tensor
 
 from ..bivdiff_core.host.comfy_types import VAE
 from ..bivdiff_core.host.encoding import ENCODE_MODES, encode_frames
-from ..bivdiff_core.measure import video_metrics
 from ..bivdiff_core.measure.audio_cuts import cut_audio
 from ..bivdiff_core.measure.optical_flow import average_along_flow
 from . import shared_inputs
 from .base import PackNode
+from .video_inputs import validate_source, validate_video
 
 
 class SelectFrames(PackNode):
@@ -195,8 +195,8 @@ class AverageAlongMotion(PackNode):
 
     @classmethod
     def run(cls, images: Tensor, motion_from: Tensor, reach: int) -> io.NodeOutput:
-        frames = video_metrics.validate_video(images)
-        clip = video_metrics.validate_source(motion_from, like=frames, name="motion_from")
+        frames = validate_video(images)
+        clip = validate_source(motion_from, like=frames, name="motion_from")
         # An update of the bar also stops a cancelled run.
         bar = comfy.utils.ProgressBar(len(frames) - 1)
         averaged, share = average_along_flow(frames, clip, reach, partial(bar.update, 1))

@@ -3,13 +3,13 @@
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..bivdiff_core.measure.video_metrics import change
+from ..bivdiff_core.measure.video_metrics import frame_difference
 from . import shared_inputs
 from .base import PackNode
 
 
 class CompareVideos(PackNode):
-    """Saves two clips as temporary files for js/compare_videos.js, and each clip's change from frame to frame."""
+    """Saves two clips as temporary files for js/compare_videos.js, and their frame differences."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -47,5 +47,5 @@ class CompareVideos(PackNode):
             )
         clips = (before, after)
         files = [ui.PreviewImage(clip, cls=cls).values for clip in clips]
-        changes = [(change(clip.float()) * 255).tolist() for clip in clips]
+        changes = [(frame_difference(clip.float()) * 255).tolist() for clip in clips]
         return io.NodeOutput(ui={"before": files[0], "after": files[1], "changes": [changes], "fps": [fps]})

@@ -13,9 +13,12 @@ from ..bivdiff_core.host.comfy_types import ClipVision, Latent
 from ..bivdiff_core.host.inverted_latents import InvertedLatent
 from ..bivdiff_core.host.latents import check_finite
 from ..bivdiff_core.host.validation import validate_samples
-from ..bivdiff_core.measure import latent_statistics, plots, video_metrics
-from . import shared_inputs
+from ..bivdiff_core.measure import latent_statistics, plots
+from ..bivdiff_core.measure.video_metrics import SourceMotion, count_frame_pairs, format_metrics, measure_video
+from . import latent_findings, shared_inputs
 from .base import PackNode
+from .video_inputs import validate_source, validate_video
+from .video_verdict import judge_video
 
 
 class LatentReport(PackNode):
@@ -66,13 +69,13 @@ class LatentReport(PackNode):
         frames = latent_statistics.flatten_to_frames(samples.cpu())
         measured = latent_statistics.measure_latent(frames)
         bounds = latent_statistics.sampling_limits(frames.shape)
-        deviations = latent_statistics.normalized_deviation(measured, bounds)
-        findings = latent_statistics.diagnose(measured, deviations, branch, strength)
-        words = latent_statistics.format_findings(findings, branch, strength)
+        deviations = latent_statistics.normalize_deviations(measured, bounds)
+        findings = latent_findings.diagnose(measured, deviations, branch, strength)
+        text = latent_findings.format_findings(findings, branch, strength)
         table = latent_statistics.format_latent_statistics(measured)
-        alarm = any(finding.alarming for finding in findings)
+        alarm = any(finding.is_alarming for finding in findings)
         plot = plots.plot_latent_report(frames, measured, bounds, latent_statistics.find_bad_frames(deviations))
-        return io.NodeOutput(plot, f"{words}\n{table}", alarm, ui=_report_ui(cls, plot, words, table, not alarm))
+        return io.NodeOutput(plot, f"{text}\n{table}", alarm, ui=_report_ui(cls, plot, text, table, not alarm))
 
 
 class TemporalReport(PackNode):
@@ -132,30 +135,28 @@ class TemporalReport(PackNode):
         clip_vision: ClipVision | None = None,
         source_images: Tensor | None = None,
     ) -> io.NodeOutput:
-        frames, reference, before, source = video_metrics.validate_video(images), None, None, None
-        if reference_images is not None:
-            reference = video_metrics.validate_video(reference_images, like=frames)
-        clip = None if source_images is None else video_metrics.validate_source(source_images, like=frames)
+        frames = validate_video(images)
+        reference = None if reference_images is None else validate_video(reference_images, like=frames)
+        clip = None if source_images is None else validate_source(source_images, like=frames)
         video_count = sum(video is not None for video in (frames, reference, clip))
         # An update of the bar also stops a cancelled run.
-        bar = comfy.utils.ProgressBar(video_metrics.count_frame_pairs(frames) * video_count)
+        bar = comfy.utils.ProgressBar(count_frame_pairs(frames) * video_count)
         on_pair = partial(bar.update, 1)
-        if clip is not None:
-            source = video_metrics.SourceMotion.of(clip, on_pair)
+        source = None if clip is None else SourceMotion.from_frames(clip, on_pair)
+        before = None
         if reference is not None:
-            before = video_metrics.measure_video(
-                reference, None, _embed_frames(clip_vision, reference), on_pair, source
-            )
-        after = video_metrics.measure_video(frames, reference, _embed_frames(clip_vision, frames), on_pair, source)
-        verdict = video_metrics.judge_video(after, before, source)
-        words, table = verdict.words(), video_metrics.format_metrics(after, before)
-        plot = plots.plot_temporal_report(after, before, verdict.cautions)
-        return io.NodeOutput(plot, f"{words}\n{table}", ui=_report_ui(cls, plot, words, table, verdict.good))
+            embeddings = _embed_frames(clip_vision, reference)
+            before = measure_video(reference, None, embeddings, on_pair, source)
+        after = measure_video(frames, reference, _embed_frames(clip_vision, frames), on_pair, source)
+        verdict = judge_video(after, before, source)
+        text, table = verdict.to_text(), format_metrics(after, before)
+        plot = plots.plot_temporal_report(after, before, verdict.warnings)
+        return io.NodeOutput(plot, f"{text}\n{table}", ui=_report_ui(cls, plot, text, table, verdict.is_good))
 
 
-def _report_ui(cls: type[PackNode], plot: Tensor, words: str, table: str, good: bool | None) -> dict:
+def _report_ui(cls: type[PackNode], plot: Tensor, text: str, table: str, is_good: bool | None) -> dict:
     """The ui output: what js/reports.js shows, and the table, which reports of batch runs keep."""
-    return {"plot": ui.PreviewImage(plot, cls=cls).values, "words": [words], "table": [table], "good": [good]}
+    return {"plot": ui.PreviewImage(plot, cls=cls).values, "words": [text], "table": [table], "good": [is_good]}
 
 
 def _embed_frames(clip_vision: ClipVision | None, frames: Tensor) -> Tensor | None:

@@ -8,10 +8,50 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..bivdiff_core.blend import MODES
-from ..bivdiff_core.measure import plots, video_grids, video_metrics
+from ..bivdiff_core.measure import plots
+from ..bivdiff_core.measure.video_grids import find_pareto_front, tile_videos
+from ..bivdiff_core.measure.video_metrics import SourceMotion, count_frame_pairs, measure_video
 from ..bivdiff_core.solvers import SOLVERS
 from . import shared_inputs
 from .base import PackNode, prefix_errors
+from .video_inputs import validate_source, validate_video
+from .video_verdict import judge_video
+
+
+def parse_ratios(text: str) -> list[float]:
+    """Parse mixing ratios from text such as `0, 0.25 1`.
+
+    Raises:
+        ValueError: a word is not a number in 0..1, or the text is empty.
+    """
+    ratios = []
+    for word in text.replace(",", " ").split():
+        try:
+            ratios.append(float(word))
+        except ValueError:
+            raise ValueError(
+                f"expected comma-separated numbers, got {word!r}. Write ratios like 0, 0.25, 0.5, 1"
+            ) from None
+        if not 0 <= ratios[-1] <= 1:
+            raise ValueError(f"{word} must lie between 0 (video branch) and 1 (image branch)")
+    if not ratios:
+        raise ValueError("there are no ratios. Write one or more, like 0, 0.25, 0.5, 1")
+    return ratios
+
+
+def parse_choices(text: str, choices: Collection[str]) -> list[str]:
+    """Parse choices of a control from text such as `linear, slerp`, in the text's order.
+
+    Raises:
+        ValueError: a word is not one of the choices, or the text is empty.
+    """
+    words = text.replace(",", " ").split()
+    for word in words:
+        if word not in choices:
+            raise ValueError(f"{word!r} is not one of {', '.join(choices)}")
+    if not words:
+        raise ValueError(f"there are no choices. Write one or more of {', '.join(choices)}")
+    return words
 
 
 def _validate_list(
@@ -60,11 +100,11 @@ class RatioList(PackNode):
 
     @classmethod
     def validate_inputs(cls, ratios: str | None = None) -> bool | str:
-        return _validate_list(cls, video_grids.parse_ratios, ratios)
+        return _validate_list(cls, parse_ratios, ratios)
 
     @classmethod
     def run(cls, ratios: str) -> io.NodeOutput:
-        return io.NodeOutput(video_grids.parse_ratios(ratios))
+        return io.NodeOutput(parse_ratios(ratios))
 
 
 class ModeList(PackNode):
@@ -98,11 +138,11 @@ class ModeList(PackNode):
 
     @classmethod
     def validate_inputs(cls, modes: str | None = None) -> bool | str:
-        return _validate_list(cls, video_grids.parse_choices, modes, MODES)
+        return _validate_list(cls, parse_choices, modes, MODES)
 
     @classmethod
     def run(cls, modes: str) -> io.NodeOutput:
-        return io.NodeOutput(video_grids.parse_choices(modes, MODES))
+        return io.NodeOutput(parse_choices(modes, MODES))
 
 
 class SolverList(PackNode):
@@ -137,11 +177,40 @@ class SolverList(PackNode):
 
     @classmethod
     def validate_inputs(cls, solvers: str | None = None) -> bool | str:
-        return _validate_list(cls, video_grids.parse_choices, solvers, SOLVERS)
+        return _validate_list(cls, parse_choices, solvers, SOLVERS)
 
     @classmethod
     def run(cls, solvers: str) -> io.NodeOutput:
-        return io.NodeOutput(video_grids.parse_choices(solvers, SOLVERS))
+        return io.NodeOutput(parse_choices(solvers, SOLVERS))
+
+
+def compare_videos(
+    videos: list[Tensor],
+    reference: Tensor,
+    on_pair: Callable[[], None] = lambda: None,
+    source: SourceMotion | None = None,
+) -> tuple[list[float], list[float], list[int], list[bool]]:
+    """Compare videos with a reference.
+
+    Args:
+        videos: `[F, H, W, 3]` each.
+        reference: one of the videos, or another one such as the video before smoothing.
+        on_pair: called after the flow of each pair of frames of every video, and of the reference if it is another one.
+        source: the clip that the videos were generated from.
+
+    Returns:
+        similarity, flicker: mean of each video.
+        pareto_indices: from `find_pareto_front`.
+        is_degraded: whether each video lost its motion or sharpness.
+    """
+    metrics = [measure_video(video, reference, on_pair=on_pair, source=source) for video in videos]
+    before = next((found for video, found in zip(videos, metrics, strict=True) if video is reference), None)
+    if before is None:
+        before = measure_video(reference, on_pair=on_pair, source=source)
+    similarity = [found["similarity"].mean().item() for found in metrics]
+    flicker = [found["flicker"].mean().item() for found in metrics]
+    is_degraded = [bool(judge_video(found, before, source).warnings) for found in metrics]
+    return similarity, flicker, find_pareto_front(similarity, flicker, is_degraded), is_degraded
 
 
 class SweepGrid(PackNode):
@@ -220,20 +289,20 @@ class SweepGrid(PackNode):
                 f"{len(images)} videos arrived with {len(names)} {list_name}. Wire {list_name} to the list that the "
                 "videos come from."
             )
-        first = video_metrics.validate_video(images[0])
-        videos = [video_metrics.validate_video(video, like=first) for video in images]
+        first = validate_video(images[0])
+        videos = [validate_video(video, like=first) for video in images]
         if reference_images:
-            reference = video_metrics.validate_video(reference_images[0], like=first)
+            reference = validate_video(reference_images[0], like=first)
             reference_name = "the frames before"
-            grid = video_grids.tile_videos([reference, *videos], ["before", *names])
+            grid = tile_videos([reference, *videos], ["before", *names])
         else:
             reference, reference_name = videos[reference_index], names[reference_index]
-            grid = video_grids.tile_videos(videos, names)
-        clip = video_metrics.validate_source(source_images[0], like=first) if source_images else None
+            grid = tile_videos(videos, names)
+        clip = validate_source(source_images[0], like=first) if source_images else None
         video_count = len(videos) + bool(reference_images) + bool(source_images)
         # An update of the bar also stops a cancelled run.
-        bar = comfy.utils.ProgressBar(video_metrics.count_frame_pairs(first) * video_count)
+        bar = comfy.utils.ProgressBar(count_frame_pairs(first) * video_count)
         on_pair = partial(bar.update, 1)
-        source = None if clip is None else video_metrics.SourceMotion.of(clip, on_pair)
-        compared = video_grids.compare_videos(videos, reference, on_pair, source)
+        source = None if clip is None else SourceMotion.from_frames(clip, on_pair)
+        compared = compare_videos(videos, reference, on_pair, source)
         return io.NodeOutput(grid, plots.plot_trade_off(names, *compared, reference_name))

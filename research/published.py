@@ -11,6 +11,7 @@ sheets to output/published; do not publish them, because we may not redistribute
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from bivdiff_core.measure import video_metrics
 from bivdiff_core.measure.optical_flow import average_along_flow
-from research.demo_chain import average_three_frames, with_adjacent_frames
+from research.demo_chain import average_three_frames, load_pack, with_adjacent_frames
 from research.page_tables import confidence_interval, describe_run, markdown_table, write_page
 from research.rows_and_jobs import ROOT, run_jobs
 from tools.contact_sheet import make_contact_sheet
@@ -80,12 +81,12 @@ def make_baselines(source: Tensor, framewise: Tensor, result: Tensor) -> dict[st
     }
 
 
-def measure(folder: Path, job: dict) -> dict:
+def measure(loaded: tuple[Path, Callable], job: dict) -> dict:
     """A row: figures of every video of a set, relative to its frame-wise frames and its clip, and the verdicts."""
-    name = job["set"]
+    (folder, judge_video), name = loaded, job["set"]
     source = read_gif(folder / SOURCES.get(name, name) / "source.gif")
     framewise, result = read_gif(folder / name / "framewise.gif"), read_gif(folder / name / "result.gif")
-    clip = video_metrics.SourceMotion.of(source)
+    clip = video_metrics.SourceMotion.from_frames(source)
     before = video_metrics.measure_video(framewise, source=clip)
     videos = make_baselines(source, framewise, result)
     figures = {}
@@ -100,13 +101,13 @@ def measure(folder: Path, job: dict) -> dict:
             "following": now["following"],
             "doubling": now["doubling"],
         }
-        verdict = video_metrics.judge_video(after, before, clip).headline
+        verdict = judge_video(after, before, clip).headline
         figures[label] = ratios | {"verdict": verdict}
     PICTURES.mkdir(parents=True, exist_ok=True)
     shown = {label: video[[*SHOWN]] for label, video in {"source": source, "frame-wise": framewise, **videos}.items()}
     make_contact_sheet(shown, tile=260, label=640).save(PICTURES / f"{name}.png")
     plain = [video_metrics.measure_video(frames) for frames in (result, framewise)]
-    without_source = video_metrics.judge_video(*plain).headline
+    without_source = judge_video(*plain).headline
     return {"videos": figures, "without the source": without_source}
 
 
@@ -149,11 +150,16 @@ def render_tables(rows: list[dict]) -> dict[str, str]:
     }
 
 
+def load(folder: Path) -> tuple[Path, Callable]:
+    """The folder of the sets and the function that judges a video, which is the pack's."""
+    return folder, load_pack().import_module("nodes.video_verdict").judge_video
+
+
 def main() -> None:
     """Measure the missing sets and fill the page."""
     folder = Path(sys.argv[1])
     jobs = [{"set": path.parent.name} for path in sorted(folder.glob("*/result.gif"))]
-    write_page("published", render_tables(run_jobs("published", jobs, partial(Path, folder), measure)))
+    write_page("published", render_tables(run_jobs("published", jobs, partial(load, folder), measure)))
 
 
 if __name__ == "__main__":

@@ -164,8 +164,8 @@ def measure_against_truth(frames: torch.Tensor, clip: toy_world.ToyClip) -> dict
 
 def measure_any_clip(frames: torch.Tensor) -> dict[str, float | None]:
     """Figures of any clip; here the change between frames includes flicker and motion."""
-    change = video_metrics.change(frames).mean().item()
-    return {"change from frame to frame": change, "sharpness": toy_metrics.sharpness(frames)}
+    difference = video_metrics.frame_difference(frames).mean().item()
+    return {"change from frame to frame": difference, "sharpness": toy_metrics.sharpness(frames)}
 
 
 def print_table(figures: dict[str, dict[str, float | None]]) -> None:

@@ -15,43 +15,13 @@ from torch import Tensor
 
 from .optical_flow import LUMA_WEIGHTS, MAX_FLOW_SIDE, estimate_flow, sample_along_flow, shrink_for_flow
 
-MIN_MOTION = 0.0005
-"""A video with less motion counts as still; an eighth of a pixel at `MAX_FLOW_SIDE`."""
-
 MAX_FLOW_PAIRS = 64
 """Largest number of frame pairs whose flow is estimated, evenly spaced over the clip. A large pair takes a second."""
 
-MIN_MOTION_RATIO, MIN_SHARPNESS_RATIO, MAX_FLICKER_RATIO = 0.5, 0.85, 0.9
-"""Ratios to the video before. Below the first two, motion or sharpness is lost; below the third, flicker is reduced.
-
-An average of three frames, the cheapest way to reduce flicker, keeps two thirds to three quarters of the sharpness of
-independently generated frames (research/pages/claims.md). The ratio for motion is lower because flicker is partly
-measured as motion: blotches of .1 on a still image gave .3% to 1.3% per frame.
-"""
-
-MAX_FLICKER_RATIO_ALONG_SOURCE = 0.6**2
-"""Largest ratio of flicker, along the source's motion, to the flicker before that counts as smoothing.
-
-The published results have .04 to .29, those that are not steadier .97 and 1.5 (docs/real_footage.md).
-"""
-
-MIN_FOLLOWING, MAX_DOUBLING = 1 / 3, 0.3
-"""Below the first a video counts as still; above the second its frames contain detail of adjacent frames (ghosting).
-
-1/3 means that the change in place is half the change along the motion. Doubling is at most .15 in the published
-results and at least .40 in averages of three frames (docs/real_footage.md).
-"""
-
-SHARED_DETAIL_LIMIT = 0.6
+MAX_SHARED_DETAIL = 0.6
 """If the previous unsmoothed frame explains more than this share of a frame's detail, both show the same texture.
 
 Doubling cannot be measured then. The published sets reach .46, frames of the toy world with random tints .81 and more.
-"""
-
-MIN_RELIABLE_SHARE = 0.25
-"""If a smaller share of pixels has reliable flow, the video's frames share no motion.
-
-Independently generated frames have .07 to .09, mostly consistent frames .43 and more.
 """
 
 METRIC_FORMATS = {
@@ -69,27 +39,6 @@ METRIC_FORMATS = {
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Result of `judge_video`.
-
-    Attributes:
-        headline: the result in one line.
-        good: whether the video improved; None if undecided.
-        cautions: problems, by metric.
-        notes: remarks and limitations.
-    """
-
-    headline: str
-    good: bool | None
-    cautions: dict[str, str]
-    notes: tuple[str, ...] = ()
-
-    def words(self) -> str:
-        """Headline, cautions and notes, one per line."""
-        return "\n".join([f"{self.headline}.", *self.cautions.values(), *self.notes])
-
-
-@dataclass(frozen=True)
 class SourceMotion:
     """Motion and sharpness of the clip that a video was generated from.
 
@@ -103,7 +52,7 @@ class SourceMotion:
     sharpness: Tensor
 
     @classmethod
-    def of(cls, frames: Tensor, on_pair: Callable[[], None] = lambda: None) -> SourceMotion:
+    def from_frames(cls, frames: Tensor, on_pair: Callable[[], None] = lambda: None) -> SourceMotion:
         """Measure a clip; `on_pair` is called after the flow of each pair of frames."""
         previous, current = select_frame_pairs(frames)
         flow, reliable = estimate_flow(previous, current, on_pair)
@@ -115,61 +64,7 @@ class SourceMotion:
         return self.reliable & (self.flow.norm(dim=-1) > max(self.flow.shape[1:3]) / MAX_FLOW_SIDE)
 
 
-def validate_video(images: Tensor, like: Tensor | None = None) -> Tensor:
-    """Frames `[F, H, W, 3]` of an IMAGE, in float32 on the CPU, without alpha.
-
-    Raises:
-        ValueError: fewer than 2 frames, frames below 2x2 pixels, or another size or length than `like`.
-    """
-    frames = images[..., :3].float().cpu()
-    if min(frames.shape[1:3]) < 2:
-        raise ValueError(
-            f"frames of {frames.shape[2]}x{frames.shape[1]} are too small to show motion. Wire the video itself."
-        )
-    if len(frames) < 2:
-        raise ValueError(
-            f"expected a video of at least 2 frames, got {len(frames)}. Wire all frames as one batch of images."
-        )
-    if like is not None and frames.shape != like.shape:
-        raise ValueError(
-            f"one video is {_size(like)} but another {_size(frames)}. Give them the same size with Upscale "
-            "Image and the same frames with Select Frames."
-        )
-    return frames
-
-
-def validate_source(images: Tensor, like: Tensor, name: str = "source_images") -> Tensor:
-    """The source clip of the input `name`, checked by `validate_video` and resized to the size of `like`.
-
-    Raises:
-        ValueError: another number of frames, or an aspect ratio that differs by more than 2%.
-    """
-    frames = validate_video(images)
-    if len(frames) != len(like):
-        raise ValueError(
-            f"{name} has {len(frames)} frames but the video {len(like)}. Wire the clip that the frames were generated "
-            "from, through the same Select Frames."
-        )
-    height, width = like.shape[1:3]
-    aspect = frames.shape[2] / frames.shape[1] * height / width
-    if not 1 / 1.02 <= aspect <= 1.02:
-        raise ValueError(
-            f"{name} is {_size(frames)} but the video {_size(like)}, another shape. Crop the clip like the video, with "
-            "Upscale Image."
-        )
-    if (height, width) == frames.shape[1:3]:
-        return frames
-    resized = torch.nn.functional.interpolate(
-        frames.movedim(-1, 1), size=(height, width), mode="bilinear", antialias=True, align_corners=False
-    )
-    return resized.movedim(1, -1)
-
-
-def _size(frames: Tensor) -> str:
-    return f"{len(frames)} frames of {frames.shape[2]}x{frames.shape[1]}"
-
-
-def change(frames: Tensor) -> Tensor:
+def frame_difference(frames: Tensor) -> Tensor:
     """Mean absolute difference `[F - 1]` between adjacent frames, 0..1. It includes motion.
 
     VBench's temporal flickering score is 1 minus its mean (arXiv 2311.17982).
@@ -233,16 +128,17 @@ def flicker(previous: Tensor, current: Tensor, flow: Tensor, reliable: Tensor) -
 def motion_following(previous: Tensor, current: Tensor, source: SourceMotion) -> Tensor:
     """How well a video follows the source's motion, `[P]`, over the pixels that move in the source.
 
-    `in_place / (in_place + along)`, the root mean square changes in place and along the source's motion: 1 follows the
-    source, 1/2 changes independently of it, 0 stands still. NaN if the source stands still.
+    `in_place / (in_place + along)`, the root mean square differences to the previous frame in place and along
+    the source's motion: 1 follows the source, 1/2 changes independently of it, 0 stands still. NaN if the source stands
+    still.
     """
     moving = source.moving_pixels
     counts = moving.sum(dim=(1, 2))
-    changes = [
+    errors = [
         (current - old).square().mean(dim=-1) * moving
         for old in (previous, sample_along_flow(previous, source.flow)[0])
     ]
-    in_place, along = ((change.sum(dim=(1, 2)) / counts).sqrt() for change in changes)
+    in_place, along = ((error.sum(dim=(1, 2)) / counts).sqrt() for error in errors)
     return in_place / (in_place + along)
 
 
@@ -252,22 +148,24 @@ def doubling(current: Tensor, unsmoothed_previous: Tensor, unsmoothed_current: T
     The coefficient of partial determination. Fit the detail with (1) the same unsmoothed frame and the mean frame, then
     (2) also the previous unsmoothed frame, in place and warped along the flow. Return the share of the residual of (1)
     that (2) removes. Newly generated detail gives little, averaged frames give much. Residuals below one 8-bit level
-    (1/255) count as none. Pairs more alike than `SHARED_DETAIL_LIMIT` give 0.
+    (1/255) count as none. Pairs more alike than `MAX_SHARED_DETAIL` give 0.
 
     Args:
         current: the current frames of the smoothed video's `select_frame_pairs`.
         unsmoothed_previous, unsmoothed_current: the `select_frame_pairs` of the video before smoothing.
         flow: the source's flow.
     """
-    mean = torch.cat((unsmoothed_previous[:1], unsmoothed_current)).mean(dim=0).expand_as(current)
+    mean_frame = torch.cat((unsmoothed_previous[:1], unsmoothed_current)).mean(dim=0).expand_as(current)
     warped, _ = sample_along_flow(unsmoothed_previous, flow)
-    target, own, common, in_place, along = map(
-        fine_detail, (current, unsmoothed_current, mean, unsmoothed_previous, warped)
+    smoothed, unsmoothed, mean, in_place, along = map(
+        fine_detail, (current, unsmoothed_current, mean_frame, unsmoothed_previous, warped)
     )
-    without = residual_power(target, [own, common])
-    with_previous = residual_power(target, [own, common, in_place, along])
-    alike = residual_power(own, [in_place, along]) < (1 - SHARED_DETAIL_LIMIT) * own.double().square().mean(dim=1)
-    return ((without - with_previous) / without.clamp(min=255**-2)).float().masked_fill(alike, 0)
+    without_previous = residual_power(smoothed, [unsmoothed, mean])
+    with_previous = residual_power(smoothed, [unsmoothed, mean, in_place, along])
+    power = unsmoothed.double().square().mean(dim=1)
+    share_texture = residual_power(unsmoothed, [in_place, along]) < (1 - MAX_SHARED_DETAIL) * power
+    share = (without_previous - with_previous) / without_previous.clamp(min=255**-2)
+    return share.float().masked_fill(share_texture, 0)
 
 
 def fine_detail(frames: Tensor) -> Tensor:
@@ -303,11 +201,10 @@ def measure_video(
     """
     previous, current = select_frame_pairs(frames)
     flow, reliable = estimate_flow(previous, current, on_pair)
+    flicker_flow = (source.flow, source.reliable) if source else (flow, reliable)
     metrics = {
-        "change": change(frames),
-        "flicker": flicker(previous, current, source.flow, source.reliable)
-        if source
-        else flicker(previous, current, flow, reliable),
+        "change": frame_difference(frames),
+        "flicker": flicker(previous, current, *flicker_flow),
         "motion": motion(flow, reliable),
         "reliable": reliable.float().mean(dim=(1, 2)),
         "sharpness": sharpness(frames),
@@ -321,81 +218,6 @@ def measure_video(
     if embeddings is not None:
         metrics["consistency"] = consistency(embeddings)
     return metrics
-
-
-def judge_video(
-    after: dict[str, Tensor], before: dict[str, Tensor] | None, source: SourceMotion | None = None
-) -> Verdict:
-    """Decide whether smoothing reduced flicker without losing motion or sharpness.
-
-    Args:
-        after, before: metrics from `measure_video`; `before` is None if there is no video before smoothing.
-        source: the clip that both were generated from, if both were measured with it.
-    """
-    after_means = {name: values.nanmean().item() for name, values in after.items()}
-    notes = []
-    if len(after["flicker"]) < len(after["change"]):
-        notes.append(f"Motion was measured at {len(after['flicker'])} of {len(after['change'])} pairs of frames.")
-    if before is None:
-        if after_means["motion"] < MIN_MOTION:
-            return Verdict("Almost nothing moves", None, {"motion": "A video that stands still is always steady."})
-        return Verdict("One video measured: wire reference_images for a verdict", None, {}, tuple(notes))
-
-    before_means = {name: values.nanmean().item() for name, values in before.items()}
-    has_known_motion = source is not None or before_means["reliable"] >= MIN_RELIABLE_SHARE
-    min_motion = MIN_MOTION_RATIO * before_means["motion"] if has_known_motion else MIN_MOTION
-    losses, cautions = [], {}
-    if source is not None and "following" not in after_means:
-        notes.append("The source stands still, so the report cannot tell whether the video should move.")
-    elif source is not None:
-        if after_means["following"] < MIN_FOLLOWING:
-            losses.append("stands still")
-            cautions["following"] = (
-                "The source moves but the video does not, and a video that stands still is always steady. Lower "
-                "mixing_ratio or strength."
-            )
-    elif before_means["motion"] > MIN_MOTION and after_means["motion"] < min_motion:
-        losses.append("stands still")
-        cautions["motion"] = (
-            f"Motion fell to {after_means['motion'] / before_means['motion']:.0%}, and a video that stands still is "
-            "always steady. If it should move, lower mixing_ratio or strength."
-        )
-
-    sharpness_ratios = {"the frames before": after_means["sharpness"] / before_means["sharpness"]}
-    if source is not None:
-        sharpness_ratios["the source"] = after_means["sharpness"] / source.sharpness.mean().item()
-    shares = " and ".join(f"{ratio:.0%} of {name}" for name, ratio in sharpness_ratios.items())
-    if has_known_motion and max(sharpness_ratios.values()) < MIN_SHARPNESS_RATIO:
-        losses.append("is blurred")
-        cautions["sharpness"] = (
-            f"Sharpness fell to {shares}, and blur hides flicker. Raise steps, or set mode to variance_preserving in "
-            "Mixed Inversion Blend."
-        )
-    elif source is not None:
-        notes.append(f"Sharpness is {shares}.")
-    if after_means.get("doubling", 0) > MAX_DOUBLING:
-        losses.append("is a double exposure")
-        cautions["doubling"] = (
-            f"{after_means['doubling']:.0%} of the new detail comes from adjacent frames: this is an average of "
-            "frames, whose outlines show through each other, and an average is always steadier. If the video was "
-            "smoothed, raise the strength of both DDIM Inverse nodes towards 1."
-        )
-
-    loss_text = " and ".join(losses)
-    if not has_known_motion and not losses:
-        headline = "No verdict: the frames before share no motion. Wire their source clip to source_images"
-        return Verdict(headline, None, {}, tuple(notes))
-    flicker_ratio = after_means["flicker"] / before_means["flicker"]
-    if flicker_ratio >= MAX_FLICKER_RATIO:
-        headline = f"Not steadier{', and the video ' + loss_text if losses else ''}"
-        return Verdict(headline, False, cautions, tuple(notes))
-    if losses:
-        return Verdict(f"No clear gain: steadier, but the video {loss_text}", False, cautions, tuple(notes))
-    if source is not None and flicker_ratio > MAX_FLICKER_RATIO_ALONG_SOURCE:
-        headline = f"Hardly steadier: flicker fell by only {1 - flicker_ratio:.0%}"
-        return Verdict(headline, None, cautions, tuple(notes))
-    headline = f"Steadier: flicker fell by {1 - flicker_ratio:.0%}, with motion and sharpness kept"
-    return Verdict(headline, True, cautions, tuple(notes))
 
 
 def format_metrics(after: dict[str, Tensor], before: dict[str, Tensor] | None) -> str:

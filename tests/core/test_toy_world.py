@@ -193,4 +193,4 @@ def test_metrics_detect_errors():
     assert toy_metrics.caption_accuracy(1 - clip.frames, clip) < 0.5
     blurred = (clip.frames[:, :, :-2] + clip.frames[:, :, 1:-1] + clip.frames[:, :, 2:]) / 3
     assert toy_metrics.sharpness(blurred) < 0.95 * toy_metrics.sharpness(clip.frames)
-    assert not video_metrics.change(clip.frames[:1].expand_as(clip.frames)).any()
+    assert not video_metrics.frame_difference(clip.frames[:1].expand_as(clip.frames)).any()
