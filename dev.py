@@ -16,16 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tools.environment import (
-    OUTPUT,
-    REQUIRED_DISK_GB,
-    ROOT,
-    ensure_chromium,
-    ensure_ray_python,
-    find_environment,
-    print_status,
-    read_development_requirements,
-)
+from tools.environment import OUTPUT, REQUIRED_DISK_GB, ROOT, find_environment, print_status
 
 
 def demo(video: Path | None) -> int:
@@ -52,12 +43,9 @@ def batch(**options) -> int:
 
 def test() -> int:
     """Run the linter, the type checker and every test."""
-    from tools.suite import ALL, BROWSER, run_tests
+    from tools.suite import BROWSER, prepare_tests, run_tests
 
-    host = find_environment(*read_development_requirements())
-    tests = ALL if ensure_chromium(host) else [test for test in ALL if test != BROWSER]
-    if python := ensure_ray_python():
-        os.environ["BIVDIFF_RAY_PYTHON"] = str(python)
+    host, tests = prepare_tests()
     checks = [["ruff", "check"], ["ruff", "format", "--check"], ["tools.typecheck"]]
     status = max([host.run("-m", *check) for check in checks])
     status = max(status, run_tests(host, OUTPUT / "tests", tests))
@@ -76,10 +64,11 @@ def matrix(rows: list[str]) -> int:
     return run_rows(rows)
 
 
-def neighbours(folder: Path) -> int:
+def other_packs(folder: Path) -> int:
     """Run the demo together with other packs, and check that no node is lost and its frames stay the same."""
     host = find_environment("comfy-cli")
-    return host.run("-m", "tools.other_packs", *([] if host.has_gpu() else ["--cpu"]), folder.resolve())
+    arguments = [] if host.has_gpu() else ["--cpu"]
+    return host.run("-m", "tools.other_packs", *arguments, folder.resolve())
 
 
 def serve() -> int:
@@ -149,11 +138,11 @@ def main() -> int:
     """Run the command that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (demo, batch, test, matrix, neighbours, serve, bench, where):
-        commands.add_parser(command.__name__, help=command.__doc__).set_defaults(command=command)
+    for command in (demo, batch, test, matrix, other_packs, serve, bench, where):
+        commands.add_parser(command.__name__.replace("_", "-"), help=command.__doc__).set_defaults(command=command)
     commands.choices["demo"].add_argument("video", nargs="?", type=Path, help="a clip to take the motion from")
     commands.choices["matrix"].add_argument("rows", nargs="*", metavar="ROW", help="rows of docs/versions.md (all)")
-    commands.choices["neighbours"].add_argument("folder", type=Path, help="contains the other packs, like custom_nodes")
+    commands.choices["other-packs"].add_argument("folder", type=Path, help="folder of other packs, like custom_nodes")
     add_batch_arguments(commands.choices["batch"])
     arguments = vars(parser.parse_args())
     return arguments.pop("command")(**arguments)

@@ -99,7 +99,7 @@ class ClipRunner:
         self.on_stage("starting ComfyUI")
         comfyui = Path(self.batch.comfyui)
         self._server = ComfyUIServer(
-            self.batch.python, comfyui, self.base, self.batch.cpu, beside=comfyui / "custom_nodes"
+            self.batch.python, comfyui, self.base, self.batch.cpu, extra_packs=comfyui / "custom_nodes"
         )
         if self._prompt:  # it has started before, so a failure to restart may be temporary
             with suppress(ServerError):
@@ -139,7 +139,7 @@ class ClipRunner:
             result = self._server.run(prompt, watch, self.batch.timeout)
             if result.error or result.interrupted:
                 raise ClipError(result.error.replace(str(input_path), clip.path) or "ComfyUI was interrupted")
-            saved = self._server.files(result.outputs.get(by_type["SaveVideo"], {}))
+            saved = self._server.output_files(result.outputs.get(by_type["SaveVideo"], {}))
             if len(saved) != 1:
                 raise ClipError(f"Save Video wrote {len(saved)} files, expected one")
             name = clip.name if Path(clip.name).suffix == saved[0].suffix else clip.name + saved[0].suffix

@@ -55,7 +55,13 @@ def find_free_port() -> int:
 
 
 def build_server_command(
-    python: str | Path, comfyui: Path, base: Path, port: int, cpu: bool, pack: Path = ROOT, beside: Path | None = None
+    python: str | Path,
+    comfyui: Path,
+    base: Path,
+    port: int,
+    cpu: bool,
+    pack: Path = ROOT,
+    extra_packs: Path | None = None,
 ) -> list[str]:
     """Return the command line of a ComfyUI that reads and writes under ``base``, with this pack or a copy of it.
 
@@ -63,15 +69,15 @@ def build_server_command(
 
     Args:
         pack: folder of this pack, or of a copy.
-        beside: folder of further custom nodes to load, like ComfyUI's custom_nodes.
+        extra_packs: folder of further custom nodes to load, like ComfyUI's custom_nodes.
     """
     for folder in ("custom_nodes", "input"):
         (base / folder).mkdir(parents=True, exist_ok=True)
     # A search path instead of a link in custom_nodes: on Windows only administrators can create links.
     search_paths = base / "search_paths.yaml"
     packs = {pack.name: pack.parent}
-    if beside and beside.is_dir():
-        packs |= {entry.name: beside for entry in beside.iterdir()}
+    if extra_packs and extra_packs.is_dir():
+        packs |= {entry.name: extra_packs for entry in extra_packs.iterdir()}
     folders = {"custom_nodes": list(dict.fromkeys(packs.values()))}
     # Like --models-directory, which older ComfyUIs do not have.
     folders |= {folder.name: [folder] for folder in sorted((comfyui / "models").glob("*")) if folder.is_dir()}
@@ -88,15 +94,13 @@ def build_server_command(
 class ComfyUIServer:
     """A ComfyUI on a free port of 127.0.0.1, for a ``with`` block; its log is ``base / "server.log"``.
 
-    It ends with this process, even if this process is killed.
+    It ends with this process, even if this process is killed. ``packs`` as in `build_server_command`.
     """
 
-    def __init__(
-        self, python: str | Path, comfyui: Path, base: Path, cpu: bool, pack: Path = ROOT, beside: Path | None = None
-    ) -> None:
+    def __init__(self, python: str | Path, comfyui: Path, base: Path, cpu: bool, **packs: Path | None) -> None:
         self.base = base
         self._process: subprocess.Popen | None = None
-        self._command = partial(build_server_command, python, comfyui, base, cpu=cpu, pack=pack, beside=beside)
+        self._command = partial(build_server_command, python, comfyui, base, cpu=cpu, **packs)
 
     def __enter__(self) -> ComfyUIServer:
         for _ in range(MAX_PORT_ATTEMPTS):
@@ -248,7 +252,7 @@ class ComfyUIServer:
             status = "closed its connection"
         return f"ComfyUI {status}; the last line of its log: {self.last_log_line()}"
 
-    def files(self, output: dict) -> list[Path]:
+    def output_files(self, output: dict) -> list[Path]:
         """Return the files in a save or preview node's entry of ``PromptResult.outputs``."""
         return [
             self.base / file["type"] / file["subfolder"] / file["filename"]

@@ -14,7 +14,7 @@ from PIL import Image
 
 import dev
 from batch.ray_engine import RAY_REQUIREMENT
-from tools import environment
+from tools import environment, suite
 from tools.in_process_comfyui import COMFYUI
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -161,10 +161,10 @@ def test_debians_chromium_is_installed_by_root_alone(monkeypatch, user):
 @pytest.mark.parametrize("in_ci", [True, False])
 def test_a_run_without_chromium_ends_by_saying_so_and_fails_in_ci(monkeypatch, capsys, in_ci):
     ran = []
-    monkeypatch.setattr(dev, "find_environment", lambda *names: FakeHost())
-    monkeypatch.setattr(dev, "ensure_chromium", lambda host: False)
-    monkeypatch.setattr(dev, "ensure_ray_python", lambda: None)
-    monkeypatch.setattr("tools.suite.run_tests", lambda host, reports, tests: ran.extend(tests) or 0)
+    monkeypatch.setattr(suite, "find_environment", lambda *names: FakeHost())
+    monkeypatch.setattr(suite, "ensure_chromium", lambda host: False)
+    monkeypatch.setattr(suite, "ensure_ray_python", lambda: None)
+    monkeypatch.setattr(suite, "run_tests", lambda host, reports, tests: ran.extend(tests) or 0)
     monkeypatch.delenv("CI", raising=False)
     if in_ci:
         monkeypatch.setenv("CI", "true")

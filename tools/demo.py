@@ -68,7 +68,7 @@ def main() -> None:
     videos = {row: read_frames(server, run, prompt, row) for row in VIDEO_TITLES}
 
     name = clip.stem if clip else "demo"
-    (saved,) = server.files(run.outputs[find_node_by_title(prompt, "Smoothed video")])
+    (saved,) = server.output_files(run.outputs[find_node_by_title(prompt, "Smoothed video")])
     shutil.copy(saved, OUTPUT / f"{name}-smoothed.mp4")
     make_contact_sheet(videos, TILE, LABEL).save(OUTPUT / f"{name}-sheet.png")
     first, *rest = make_animation(videos)

@@ -1,6 +1,6 @@
 """Check this pack together with other packs: all import, no node is lost, and the demo's frames stay the same.
 
-    python dev.py neighbours FOLDER
+    python dev.py other-packs FOLDER
 
 FOLDER contains the packs, like ComfyUI's custom_nodes; their requirements must be installed in ComfyUI's Python.
 This starts ComfyUI three times: with only this pack, with only the others, and with all of them.
@@ -40,9 +40,9 @@ class LoadResult:
     error: str = ""
 
 
-def load_packs(base: Path, cpu: bool, pack: Path = ROOT, beside: Path | None = None) -> LoadResult:
-    """Start ComfyUI with a pack and the packs in the folder ``beside``; run the demo if the pack is this one."""
-    with ComfyUIServer(sys.executable, COMFYUI, base, cpu, pack=pack, beside=beside) as server:
+def load_packs(base: Path, cpu: bool, pack: Path = ROOT, extra_packs: Path | None = None) -> LoadResult:
+    """Start ComfyUI with a pack and the packs in the folder ``extra_packs``; run the demo if the pack is this one."""
+    with ComfyUIServer(sys.executable, COMFYUI, base, cpu, pack=pack, extra_packs=extra_packs) as server:
         info = server.object_info()
         nodes = {node_id: node["python_module"] for node_id, node in info.items()}
         failed = re.findall(r"seconds \(IMPORT FAILED\): (.+)", server.log)
@@ -85,8 +85,8 @@ def main() -> int:
     print(f"With {', '.join(pack.name for pack in packs)}", flush=True)
     with tempfile.TemporaryDirectory() as base:
         ours = load_packs(Path(base, "ours"), arguments.cpu)
-        theirs = load_packs(Path(base, "theirs"), arguments.cpu, packs[0], folder)
-        together = load_packs(Path(base, "together"), arguments.cpu, ROOT, folder)
+        theirs = load_packs(Path(base, "theirs"), arguments.cpu, packs[0], extra_packs=folder)
+        together = load_packs(Path(base, "together"), arguments.cpu, extra_packs=folder)
     found = find_problems(ours, theirs, together)
     for problem in found:
         print(f"- {problem}")

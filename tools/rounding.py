@@ -16,14 +16,8 @@ import sys
 import time
 from contextlib import ExitStack, contextmanager
 
-from tools.environment import (
-    OUTPUT,
-    ensure_chromium,
-    ensure_ray_python,
-    find_environment,
-    read_development_requirements,
-)
-from tools.suite import ALL, counts, run_tests
+from tools.environment import OUTPUT
+from tools.suite import ALL, counts, prepare_tests, run_tests
 
 REPORTS = OUTPUT / "rounding"
 RUNS = {
@@ -39,10 +33,7 @@ SUITES = ("all", "all, with two busy loops")
 
 def main(names: list[str]) -> int:
     """Run the named runs, or all, print the table and return the exit status."""
-    host = find_environment(*read_development_requirements())
-    ensure_chromium(host)
-    if python := ensure_ray_python():
-        os.environ["BIVDIFF_RAY_PYTHON"] = str(python)
+    host, _ = prepare_tests()
     rows = []
     for name in names or [*RUNS, *SUITES]:
         reports = REPORTS / name.replace(" ", "-")

@@ -11,11 +11,27 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools.environment import ROOT, Environment
+from tools.environment import (
+    ROOT,
+    Environment,
+    ensure_chromium,
+    ensure_ray_python,
+    find_environment,
+    read_development_requirements,
+)
 
 BROWSER = "tests/browser"
 ALL = ("tests", BROWSER)
 PROCESSES = "2"
+
+
+def prepare_tests() -> tuple[Environment, list[str]]:
+    """Set up everything that the tests use; return the environment and the tests that can run in it."""
+    host = find_environment(*read_development_requirements())
+    tests = [test for test in ALL if test != BROWSER or ensure_chromium(host)]
+    if python := ensure_ray_python():
+        os.environ["BIVDIFF_RAY_PYTHON"] = str(python)
+    return host, tests
 
 
 def run_tests(

@@ -40,5 +40,5 @@ def find_node_by_title(prompt: dict, title: str) -> str:
 
 def read_frames(server: ComfyUIServer, run: PromptResult, prompt: dict, title: str) -> Tensor:
     """The frames ``[F, H, W, 3]`` in 0..1 that the preview or save node with this title wrote."""
-    files = server.files(run.outputs[find_node_by_title(prompt, title)])
+    files = server.output_files(run.outputs[find_node_by_title(prompt, title)])
     return torch.stack([to_tensor(Image.open(file).convert("RGB")).movedim(0, -1) for file in files])

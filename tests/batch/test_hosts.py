@@ -79,4 +79,4 @@ def test_other_packs_are_loaded_on_request(batch_folder):
         return whitelist, [str(folder) for folder in (packs, ROOT.parent) if str(folder) in listed]
 
     assert loaded() == ([ROOT.name], [str(ROOT.parent)])
-    assert loaded(beside=packs) == ([ROOT.name, "ComfyUI-Other"], [str(packs), str(ROOT.parent)])
+    assert loaded(extra_packs=packs) == ([ROOT.name, "ComfyUI-Other"], [str(packs), str(ROOT.parent)])

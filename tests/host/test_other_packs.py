@@ -1,4 +1,4 @@
-"""`dev.py neighbours` on packs that behave and packs that do not."""
+"""`dev.py other-packs` on packs that behave and packs that do not."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ def write(folder: Path, name: str, source: str) -> None:
 
 def look_beside(folder: Path) -> tuple[int, list[str]]:
     """Run the command; return its status and the lines after the packs' names."""
-    command = [sys.executable, ROOT / "dev.py", "neighbours", folder]
+    command = [sys.executable, ROOT / "dev.py", "other-packs", folder]
     own = {"COMFYUI_PATH": str(COMFYUI), "COMFYUI_PYTHON": sys.executable}
     ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **own}, timeout=600)
     said = ended.stdout.splitlines()

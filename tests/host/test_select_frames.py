@@ -79,7 +79,7 @@ def save_selection(server):
         }
         result = server.run({key: {"class_type": kind, "inputs": inputs} for key, (kind, inputs) in prompt.items()})
         assert not result.error
-        (file,) = server.files(result.outputs["file"])
+        (file,) = server.output_files(result.outputs["file"])
         return file
 
     return run

@@ -63,7 +63,7 @@ def test_every_save_and_preview_of_the_demo_workflow_leaves_files(server):
     schemas = server.object_info()
     for key, node in prompt.items():
         if schemas[node["class_type"]]["output_node"] and node["class_type"] != "GetImageSize":
-            files = server.files(run.outputs[key])
+            files = server.output_files(run.outputs[key])
             assert files and all(file.stat().st_size for file in files)
 
 
@@ -82,7 +82,7 @@ def test_the_demo_workflow_makes_a_video(server):
     assert set(control.unique().tolist()) == {0.0, 1.0}
     assert (framewise - smoothed).abs().mean() > 0.001
 
-    (video,) = server.files(run.outputs[node_id(prompt, "SaveVideo")])
+    (video,) = server.output_files(run.outputs[node_id(prompt, "SaveVideo")])
     with av.open(str(video)) as container:
         assert container.streams.video[0].codec_context.name == "h264"
         assert len(list(container.decode(video=0))) == toy_world.FRAMES
@@ -108,7 +108,7 @@ def test_a_report_on_a_branch_without_weight_executes_it(server, demo):
     run = server.run(demo)
     assert not run.error
     assert {video, "report"} <= set(run.executed)
-    (plot,) = server.files(run.outputs["report"])
+    (plot,) = server.output_files(run.outputs["report"])
     assert plot.stat().st_size and run.outputs["report"]["words"]
 
 

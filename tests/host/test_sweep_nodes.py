@@ -90,7 +90,7 @@ def run(server, prompt: dict) -> tuple[list[str], Counter, dict[str, list[Image.
 
     result = server.run(prompt, watch)
     assert not result.error
-    images = {key: [Image.open(file) for file in server.files(output)] for key, output in result.outputs.items()}
+    images = {key: [Image.open(file) for file in server.output_files(output)] for key, output in result.outputs.items()}
     return result.executed, steps, images
 
 

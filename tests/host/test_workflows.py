@@ -110,7 +110,7 @@ def run_demo(server, object_info):
             assert not result.error
             titles = [n["_meta"]["title"] for n in prompt.values() if n["class_type"] == "PreviewImage"]
             done[key] = {title: read_frames(server, result, prompt, title) for title in titles}
-            (done[key]["video"],) = server.files(result.outputs[find_node_by_title(prompt, "Smoothed video")])
+            (done[key]["video"],) = server.output_files(result.outputs[find_node_by_title(prompt, "Smoothed video")])
         return done[key]
 
     return run
@@ -277,7 +277,7 @@ def test_the_first_template_runs_as_shipped(server, object_info, clip):
     for frames in (before, after):
         assert toy_metrics.shape_iou(frames, clip) > 0.6
     assert total_flicker(after, clip) < 0.6 * total_flicker(before, clip)
-    assert server.files(result.outputs[find_node_by_title(prompt, "Smoothed video")])
+    assert server.output_files(result.outputs[find_node_by_title(prompt, "Smoothed video")])
 
 
 def test_without_its_structure_pass_the_one_node_does_not_run_it(server, object_info):
@@ -385,7 +385,7 @@ def test_every_clip_of_a_folder_gives_the_same_video_as_a_single_clip(server, ob
     first, second = read_frames(server, result, prompt, "Smoothed").chunk(2)
     single = run_demo("own_frames", context_length=6, context_overlap=3)
     assert torch.equal(first, single["Smoothed"]) and (first - second).abs().mean() > 0.002
-    assert len(server.files(result.outputs[find_node_by_title(prompt, "Smoothed video")])) == 2
+    assert len(server.output_files(result.outputs[find_node_by_title(prompt, "Smoothed video")])) == 2
     (compared,) = (key for key, node in prompt.items() if node["class_type"] == "BIVDiffCompareVideos")
     assert [len(after) for _, after in result.outputs[compared]["changes"]] == [toy_world.FRAMES - 1] * 2
     assert result.outputs[compared]["text"] == []
