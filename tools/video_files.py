@@ -1,7 +1,8 @@
-"""Write video files for a server to load, and read the frames that it wrote."""
+"""Write the video files that the demo versions of the workflows load, and read the frames that a server wrote."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import av
@@ -12,8 +13,28 @@ from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 
 from batch.comfyui_server import ComfyUIServer, PromptResult
+from research import toy_metrics, toy_world
+from research.demo_chain import add_colour_flicker
+from tools.workflow_parts import PACKAGED_CLIP
 
+ROOT = Path(__file__).resolve().parents[1]
 VIDEO_FPS = 8
+
+
+def write_demo_inputs(folder: Path, clip: toy_world.ToyClip) -> None:
+    """Write the inputs of the demo versions: the packaged clip, a mask, a flickering clip, and a folder of two."""
+    shutil.copy(ROOT / "workflows" / PACKAGED_CLIP, folder)
+    write_video(folder / "bivdiff_mask.mp4", shape_mask(clip)[..., None].expand(-1, -1, -1, 3))
+    write_video(folder / "bivdiff_flicker.mp4", add_colour_flicker(clip.frames, seed=0), sound=True)
+    clips = folder / "bivdiff_clips"
+    clips.mkdir(exist_ok=True)
+    for seed in range(2):
+        write_video(clips / f"{seed}.mp4", add_colour_flicker(clip.frames, seed), sound=seed == 0)
+
+
+def shape_mask(clip: toy_world.ToyClip) -> Tensor:
+    """Mask `[F, H, W]` of the shapes, enlarged by 2 pixels; 0 or 1."""
+    return toy_metrics.dilate((clip.ground < 0.99).float(), 2)
 
 
 def write_video(path: Path, frames: Tensor, sound: bool = False) -> None:

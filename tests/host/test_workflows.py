@@ -22,7 +22,7 @@ from torchvision.transforms.functional import to_tensor
 from bivdiff_core.demo.models import CONTEXT_DIM
 from research import toy_metrics, toy_world
 from research.demo_chain import add_colour_flicker
-from tools import released_workflows, thumbnails, write_workflows
+from tools import released_workflows, video_files, write_workflows
 from tools.environment import COMFYUI_RELEASE, is_release
 from tools.in_process_comfyui import COMFYUI
 from tools.video_files import VIDEO_FPS, find_node_by_title, read_frames
@@ -92,7 +92,7 @@ def clip() -> toy_world.ToyClip:
 @pytest.fixture(scope="module", autouse=True)
 def inputs(server, clip):
     """Input files of the demo versions: a mask, frames with flickering colours, and a Wan with random weights."""
-    thumbnails.write_demo_inputs(server.base / "input", clip)
+    video_files.write_demo_inputs(server.base / "input", clip)
     tiny.write_wan(server.base / "models", "wan2.1_t2v_1.3B_fp16", "wan_2.1_vae", text_dim=CONTEXT_DIM)
 
 
@@ -416,7 +416,7 @@ def test_prompt2prompt_changes_the_word_and_keeps_the_rest(run_demo, clip):
 
 def test_inpainting_changes_only_the_masked_area(run_demo, clip):
     made = run_demo("inpainting")
-    mask = thumbnails.shape_mask(clip)
+    mask = video_files.shape_mask(clip)
     # The mask grows by EXPAND pixels, and the blur has a radius of BLUR pixels: neither reaches further.
     outside = toy_metrics.dilate(mask, EXPAND + BLUR) == 0
     assert outside.any() and torch.equal(made["Smoothed"][outside], made["Source"][outside])
