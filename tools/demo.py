@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import av
@@ -48,35 +49,20 @@ def main() -> None:
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("video", nargs="?", type=Path)
     arguments = parser.parse_args()
-    clip = arguments.video
+    clip, name = arguments.video, arguments.video.stem if arguments.video else "demo"
     stride = choose_stride(clip) if clip else 1
-
-    base = OUTPUT / "comfyui"
-    print("[demo] starting ComfyUI", flush=True)
     try:
-        with ComfyUIServer(sys.executable, Path(os.environ["COMFYUI_PATH"]), base, arguments.cpu) as server:
-            if clip:
-                shutil.copy(clip, base / "input")
-            prompt = convert_ui_to_api(load_demo_workflow(clip and clip.name), server.object_info())
-            inputs = {node["class_type"]: node["inputs"] for node in prompt.values()}
-            inputs["BIVDiffSelectFrames"].update(stride=stride, count=toy_world.FRAMES)
-            run = server.run(prompt, DemoProgress(prompt))
+        videos, saved = run_workflow(clip, stride, arguments.cpu)
     except ServerError as error:
         sys.exit(str(error))
-    if run.error:
-        sys.exit(f"The workflow failed: {run.error}")
-    videos = {row: read_frames(server, run, prompt, row) for row in VIDEO_TITLES}
-
-    name = clip.stem if clip else "demo"
-    (saved,) = server.output_files(run.outputs[find_node_by_title(prompt, "Smoothed video")])
-    shutil.copy(saved, OUTPUT / f"{name}-smoothed.mp4")
-    make_contact_sheet(videos, TILE, LABEL).save(OUTPUT / f"{name}-sheet.png")
+    video, sheet, animation = (OUTPUT / f"{name}{end}" for end in ("-smoothed.mp4", "-sheet.png", ".gif"))
+    shutil.copy(saved, video)
+    make_contact_sheet(videos, TILE, LABEL).save(sheet)
     first, *rest = make_animation(videos)
-    first.save(OUTPUT / f"{name}.gif", save_all=True, append_images=rest, duration=round(1000 / FPS), loop=0)
+    first.save(animation, save_all=True, append_images=rest, duration=round(1000 / FPS), loop=0)
     make_icon(videos).save(OUTPUT / f"{name}-icon.png")
-    make_contact_sheet({row: videos[row][:BANNER_FRAMES] for row in ANIMATED_TITLES}, BANNER_TILE).save(
-        OUTPUT / f"{name}-banner.png"
-    )
+    banner = {title: videos[title][:BANNER_FRAMES] for title in ANIMATED_TITLES}
+    make_contact_sheet(banner, BANNER_TILE).save(OUTPUT / f"{name}-banner.png")
     if clip:
         print(
             f"\nFrames {', '.join(str(i * stride) for i in range(toy_world.FRAMES))} of {clip.name}, cut to a square."
@@ -85,12 +71,26 @@ def main() -> None:
             "The demo models are trained on one or two flat shapes on a plain background. With a real clip, the result"
         )
         print("shows that the workflow runs, not the quality.")
-        print_table({row: measure_any_clip(videos[row]) for row in VIDEO_TITLES if row != "Control"})
-    else:
-        truth = toy_world.packaged_clip()
-        print_table({row: measure_against_truth(videos[row], truth) for row in VIDEO_TITLES if row != "Control"})
-    print(f"\nVideo: {OUTPUT / f'{name}-smoothed.mp4'}\nSheet: {OUTPUT / f'{name}-sheet.png'}")
-    print(f"Side by side: {OUTPUT / f'{name}.gif'}")
+    measure = measure_any_clip if clip else partial(measure_against_truth, clip=toy_world.packaged_clip())
+    print_table({title: measure(frames) for title, frames in videos.items() if title != "Control"})
+    print(f"\nVideo: {video}\nSheet: {sheet}\nSide by side: {animation}")
+
+
+def run_workflow(clip: Path | None, stride: int, cpu: bool) -> tuple[dict[str, torch.Tensor], Path]:
+    """Run the demo workflow; return the frames of each preview by title, and the file of the smoothed video."""
+    base = OUTPUT / "comfyui"
+    print("[demo] starting ComfyUI", flush=True)
+    with ComfyUIServer(sys.executable, Path(os.environ["COMFYUI_PATH"]), base, cpu) as server:
+        if clip:
+            shutil.copy(clip, base / "input")
+        prompt = convert_ui_to_api(load_demo_workflow(clip and clip.name), server.object_info())
+        inputs = {node["class_type"]: node["inputs"] for node in prompt.values()}
+        inputs["BIVDiffSelectFrames"].update(stride=stride, count=toy_world.FRAMES)
+        run = server.run(prompt, DemoProgress(prompt))
+    if run.error:
+        raise ServerError(f"The workflow failed: {run.error}")
+    (saved,) = server.output_files(run.outputs[find_node_by_title(prompt, "Smoothed video")])
+    return {title: read_frames(server, run, prompt, title) for title in VIDEO_TITLES}, saved
 
 
 def load_demo_workflow(file: str | None) -> dict:

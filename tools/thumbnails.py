@@ -27,7 +27,7 @@ from research.demo_chain import add_colour_flicker
 from tools.contact_sheet import make_contact_sheet
 from tools.in_process_comfyui import COMFYUI
 from tools.video_files import read_frames, write_demo_inputs
-from tools.write_workflows import FILES, RECIPES, workflow
+from tools.write_workflows import FILES, RECIPES, build_workflow
 
 UPPER_ROW_TITLES = dict.fromkeys(("controlnet", "t2i_adapter", "animatediff"), "Control")
 UPPER_ROW_TITLES |= dict.fromkeys(("zeroscope", "tile_upscale"), "Frame-wise")
@@ -100,7 +100,7 @@ def main() -> None:
             if name in DIAGRAMS:
                 picture = draw_diagram(DIAGRAMS[name])
             else:
-                prompt = convert_ui_to_api(workflow(name, object_info, demo=True), object_info)
+                prompt = convert_ui_to_api(build_workflow(name, object_info, demo=True), object_info)
                 run = server.run(prompt)
                 if run.error:
                     sys.exit(f"{name}: {run.error}")

@@ -35,11 +35,11 @@ class OutputSlot(NamedTuple):
 class GraphNode:
     """A node of a graph; ``node["name"]`` is an output. A node as an input means its first matching output."""
 
-    number: int
+    id: int
     class_type: str
     schema: dict
     title: str
-    at: tuple[int, int]
+    position: tuple[int, int]
     width: int
     values: dict[str, object] = field(default_factory=dict)
     """Widget values, including widgets that a wire overrides."""
@@ -233,7 +233,7 @@ class WorkflowGraph:
                 if wire:
                     socket["link"] = len(links) + 1
                     from_kind = wire.node.schema["output"][wire.slot]
-                    links.append(Link(socket["link"], wire.node.number, wire.slot, node.number, len(inputs), from_kind))
+                    links.append(Link(socket["link"], wire.node.id, wire.slot, node.id, len(inputs), from_kind))
                 inputs.append(socket)
         outputs = [
             {"name": name, "type": kind, "links": []}
@@ -243,9 +243,9 @@ class WorkflowGraph:
         if models := [DOWNLOADS[value] for value in node.values.values() if value in DOWNLOADS]:
             properties["models"] = models
         saved = {
-            "id": node.number,
+            "id": node.id,
             "type": node.class_type,
-            "pos": list(node.at),
+            "pos": list(node.position),
             "size": [node.width, node.height()],
             "flags": {},
             "order": order,

@@ -64,19 +64,24 @@ class ChainPrompts(NamedTuple):
 
 
 def load_clip(
-    g: WorkflowGraph, file: str, title: str, size: tuple[int, int], crop: str = "center", **frames: object
+    g: WorkflowGraph, file: str, title: str, size: tuple[int, int], crop: str = "center", **selection: object
 ) -> SourceClip:
-    """Load frames and sound of a video file, resized to (width, height): cropped to that shape, or stretched."""
-    return add_frame_selection(g, g.add("LoadVideo", title, file=file), size, crop, **frames)
+    """Load frames and sound of a video file.
+
+    Args:
+        size: width and height; ``crop`` "center" crops the frames to that shape, "disabled" stretches them.
+        selection: settings of Select Frames.
+    """
+    return add_frame_selection(g, g.add("LoadVideo", title, file=file), size, crop, **selection)
 
 
 def add_frame_selection(
-    g: WorkflowGraph, video: GraphNode, size: tuple[int, int], crop: str = "center", **frames: object
+    g: WorkflowGraph, video: GraphNode, size: tuple[int, int], crop: str = "center", **selection: object
 ) -> SourceClip:
     """As `load_clip`, from a VIDEO."""
     components = g.add("GetVideoComponents", video=video)
     wired = {name: components[name] for name in ("images", "fps", "audio")}
-    selected = g.add("BIVDiffSelectFrames", **wired, **frames)
+    selected = g.add("BIVDiffSelectFrames", **wired, **selection)
     width, height = size
     scaled = g.add("ImageScale", "Resize", image=selected, upscale_method="area", width=width, height=height, crop=crop)
     return SourceClip(scaled, selected["audio"], selected["fps"])
@@ -92,12 +97,12 @@ def source(
     size: tuple[int, int] | None = None,
     title: str = "Your clip",
     crop: str = "center",
-    **frames: object,
+    **selection: object,
 ) -> SourceClip:
     """Add the source clip: 8 frames, of real footage every fourth frame."""
     g.group("Source and models", SOURCE_COLOUR)
-    frames = {"stride": g.choose(4, 1), "count": 8, **frames}
-    clip = load_clip(g, PACKAGED_CLIP, title, size or square_size(g), crop, **frames)
+    selection = {"stride": g.choose(4, 1), "count": 8, **selection}
+    clip = load_clip(g, PACKAGED_CLIP, title, size or square_size(g), crop, **selection)
     g.add("PreviewImage", "Source", images=clip.frames)
     return clip
 
@@ -117,15 +122,11 @@ def load_models(
         return ChainModels(demo["image_model"], demo["CLIP"], demo["video_model"], demo["CLIP"], demo["VAE"], control)
     image = g.add("CheckpointLoaderSimple", "Image model", ckpt_name="v1-5-pruned-emaonly-fp16.safetensors")
     if animatediff:
-        video, video_clip = (
-            g.add("UNETLoader", ANIMATEDIFF_PLACEHOLDER, unet_name=ANIMATEDIFF_PLACEHOLDER)["MODEL"],
-            image["CLIP"],
-        )
+        video, text_encoder = g.add("UNETLoader", ANIMATEDIFF_PLACEHOLDER, unet_name=ANIMATEDIFF_PLACEHOLDER), image
     else:
-        loaded = g.add("BIVDiffVideoModelLoader", "Video model", name=video_model)
-        video, video_clip = loaded["MODEL"], loaded["CLIP"]
+        video = text_encoder = g.add("BIVDiffVideoModelLoader", "Video model", name=video_model)
     control = g.add("ControlNetLoader", control_net_name=control_net)["CONTROL_NET"] if control_net else None
-    return ChainModels(image["MODEL"], image["CLIP"], video, video_clip, image["VAE"], control)
+    return ChainModels(image["MODEL"], image["CLIP"], video["MODEL"], text_encoder["CLIP"], image["VAE"], control)
 
 
 def add_prompts(
@@ -196,13 +197,13 @@ def sample_frames(
 
 
 def apply_control(
-    g: WorkflowGraph, models: ChainModels, texts: ChainPrompts, hints: object, strength: float = 1.0
+    g: WorkflowGraph, models: ChainModels, prompts: ChainPrompts, hints: object, strength: float = 1.0
 ) -> GraphNode:
     """Apply the ControlNet to both prompts, with one hint for each frame."""
     return g.add(
         "ControlNetApplyAdvanced",
-        positive=encode_for_image(g, models, texts.text),
-        negative=texts.image_empty,
+        positive=encode_for_image(g, models, prompts.text),
+        negative=prompts.image_empty,
         control_net=models.control_net,
         image=hints,
         strength=strength,
@@ -210,7 +211,7 @@ def apply_control(
 
 
 def inpaint_frames(
-    g: WorkflowGraph, models: ChainModels, texts: ChainPrompts, pixels: object, mask: object
+    g: WorkflowGraph, models: ChainModels, prompts: ChainPrompts, pixels: object, mask: object
 ) -> GraphNode:
     """Inpaint the area under a mask; the rest of the latents is kept."""
     if g.demo:
@@ -219,8 +220,8 @@ def inpaint_frames(
         inpainter = g.add("CheckpointLoaderSimple", "Inpainting model", ckpt_name="sd-v1-5-inpainting.ckpt")["MODEL"]
     masked = g.add(
         "InpaintModelConditioning",
-        positive=encode_for_image(g, models, texts.text),
-        negative=texts.image_empty,
+        positive=encode_for_image(g, models, prompts.text),
+        negative=prompts.image_empty,
         vae=models.vae,
         pixels=pixels,
         mask=mask,
@@ -252,7 +253,7 @@ def decode_and_preview(g: WorkflowGraph, title: str, latent: object, vae: Output
 def smooth_and_decode(
     g: WorkflowGraph,
     models: ChainModels,
-    texts: ChainPrompts,
+    prompts: ChainPrompts,
     frames: object,
     task: str = "custom",
     structure_inputs: tuple[OutputSlot, GraphNode] | None = None,
@@ -266,8 +267,8 @@ def smooth_and_decode(
         settings: arguments of `invert_and_smooth`.
     """
     settings = {"max_demo_strength": 1.0 if structure_inputs else 0.5, **settings}
-    video = invert_and_smooth(g, models, texts, frames, task, **settings)
-    if structure_inputs is not None:
+    video = invert_and_smooth(g, models, prompts, frames, task, **settings)
+    if structure_inputs:
         video = structure_pass(g, models, video, *structure_inputs)
     return g.add("VAEDecode", samples=video, vae=models.vae)
 
@@ -275,47 +276,45 @@ def smooth_and_decode(
 def invert_and_smooth(
     g: WorkflowGraph,
     models: ChainModels,
-    texts: ChainPrompts,
+    prompts: ChainPrompts,
     frames: object,
     task: str = "custom",
+    mixing_ratio: object = 0.5,
+    **settings: object,
+) -> GraphNode:
+    """Stages 2 and 3: from LATENT frames to the smoothed LATENT. ``settings`` are those of `invert_both`."""
+    g.group("Stage 2: mixed inversion", INVERSION_COLOUR)
+    image, video = invert_both(g, models, prompts, frames, **settings)
+    ratio = TASK_RATIOS.get(task, mixing_ratio)
+    mixed = g.add("BIVDiffMixedInversion", image_latent=image, video_latent=video, task=task, mixing_ratio=ratio)
+    g.group("Stage 3: temporal smoothing", SMOOTHING_COLOUR)
+    return denoise_mixed(g, models, prompts, mixed)
+
+
+def invert_both(
+    g: WorkflowGraph,
+    models: ChainModels,
+    prompts: ChainPrompts,
+    frames: object,
     strength: float = 1.0,
     max_demo_strength: float = 0.5,
-    mixing_ratio: object = 0.5,
     clip: GraphNode | None = None,
-) -> GraphNode:
-    """Stages 2 and 3: from LATENT frames to the LATENT of the smoothed clip.
+) -> tuple[GraphNode, GraphNode]:
+    """Invert LATENT frames with the image model and with the video model.
 
     Args:
         max_demo_strength: upper limit of the strength on the demo models. Their small latents lose the picture at lower
             noise than large ones; the limit is 0.5 without a structure pass (research/pages/study.md, "Strength").
         clip: the clip's LATENT for the video branch, if a video VAE packs frames.
     """
-    g.group("Stage 2: mixed inversion", INVERSION_COLOUR)
-    image, video = invert_both(g, models, texts, frames, strength, max_demo_strength, clip)
-    ratio = TASK_RATIOS.get(task, mixing_ratio)
-    mixed = g.add("BIVDiffMixedInversion", image_latent=image, video_latent=video, task=task, mixing_ratio=ratio)
-    g.group("Stage 3: temporal smoothing", SMOOTHING_COLOUR)
-    return denoise_mixed(g, models, texts, mixed)
-
-
-def invert_both(
-    g: WorkflowGraph,
-    models: ChainModels,
-    texts: ChainPrompts,
-    frames: object,
-    strength: float = 1.0,
-    max_demo_strength: float = 0.5,
-    clip: GraphNode | None = None,
-) -> tuple[GraphNode, GraphNode]:
-    """Invert LATENT frames with the image model and with the video model; arguments as in `invert_and_smooth`."""
     if models.grid != "reference":  # on this grid the released code inverts to full noise
         strength = g.choose(strength, min(strength, max_demo_strength))
     settings = {"solver": models.solver, "strength": strength, "grid": models.grid, **schedule(g, models)}
-    image = g.add("BIVDiffInvertImage", model=models.image, conditioning=texts.image_empty, latent=frames, **settings)
+    image = g.add("BIVDiffInvertImage", model=models.image, conditioning=prompts.image_empty, latent=frames, **settings)
     video = g.add(
         "BIVDiffInvertVideo",
         model=models.video,
-        conditioning=texts.video_empty,
+        conditioning=prompts.video_empty,
         latent=clip or frames,
         **settings,
         **windows(models),
@@ -323,13 +322,13 @@ def invert_both(
     return image, video
 
 
-def denoise_mixed(g: WorkflowGraph, models: ChainModels, texts: ChainPrompts, mixed: GraphNode) -> GraphNode:
+def denoise_mixed(g: WorkflowGraph, models: ChainModels, prompts: ChainPrompts, mixed: GraphNode) -> GraphNode:
     """Denoise a blended LATENT with the video model."""
     return g.add(
         "BIVDiffTemporalSmoother",
         model=models.video,
-        positive=texts.video,
-        negative=texts.video_empty,
+        positive=prompts.video,
+        negative=prompts.video_empty,
         latent=mixed,
         cfg=g.choose(models.cfg, 1.0),
         grid=models.grid,
@@ -387,33 +386,32 @@ def paste_back(g: WorkflowGraph, known: object, generated: object, mask: object)
 
 def deflicker_frames(g: WorkflowGraph, clip: SourceClip, models: ChainModels, prompt: str) -> None:
     """The chain for frames that an artist loads."""
-    texts = add_prompts(g, models, prompt, DEMO_PROMPT)
+    prompts = add_prompts(g, models, prompt, DEMO_PROMPT)
     g.group("Stage 1: your frames", FRAMES_COLOUR)
     frames = g.add("VAEEncode", "Your frames", pixels=clip.frames, vae=models.vae)
-    video = smooth_and_decode(g, models, texts, frames, strength=OWN_FRAMES_STRENGTH)
+    video = smooth_and_decode(g, models, prompts, frames, strength=OWN_FRAMES_STRENGTH)
     save_video(g, video, clip)
     add_comparison(g, clip, clip.frames, video)
 
 
 def follow_outlines(g: WorkflowGraph, clip: SourceClip, models: ChainModels, task: str) -> None:
-    """The whole chain, with frames generated from noise and a clip's outlines."""
-    texts = add_prompts(g, models, "a robot made of copper in a snowy street", DEMO_PROMPT)
+    """The chain with frames generated from noise and a clip's outlines."""
+    prompts = add_prompts(g, models, "a robot made of copper in a snowy street", DEMO_PROMPT)
     g.group("Stage 1: independent frames", FRAMES_COLOUR)
-    follow_hints(g, clip, models, texts, add_canny(g, clip.frames), task)
+    follow_hints(g, clip, models, prompts, add_canny(g, clip.frames), task)
 
 
 def follow_hints(
-    g: WorkflowGraph, clip: SourceClip, models: ChainModels, texts: ChainPrompts, hints: object, task: str
+    g: WorkflowGraph, clip: SourceClip, models: ChainModels, prompts: ChainPrompts, hints: object, task: str
 ) -> None:
-    """The chain from the control hints on; one hint for each frame."""
-    control = apply_control(g, models, texts, hints)
+    """The chain with frames generated from noise and control hints, one for each frame."""
+    control = apply_control(g, models, prompts, hints)
     g.column()
     latent = add_empty(g, "EmptyLatentImage", "One empty latent per frame", like=clip.frames)
     frames = sample_frames(g, models.image, control["positive"], control["negative"], latent)
     before = decode_and_preview(g, "Frame-wise", frames, models.vae)
-    released = models.grid == "reference"  # the released code has no structure pass
-    structure_inputs = None if released else (models.image, control)
-    video = smooth_and_decode(g, models, texts, frames, task, structure_inputs)
+    is_released = models.grid == "reference"  # the released code has no structure pass
+    video = smooth_and_decode(g, models, prompts, frames, task, None if is_released else (models.image, control))
     save_video(g, video, clip)
     add_comparison(g, clip, before, video, clip.frames)
 

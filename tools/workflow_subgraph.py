@@ -27,8 +27,8 @@ class Subgraph(WorkflowGraph):
         self.id = self._uuid("")
         self.description = description
         self.specs: dict[str, list] = {}
-        self.entry = GraphNode(INPUT_NODE_ID, "", {"output": [], "output_name": []}, "", (0, 0), 0)
-        self.exits: dict[str, OutputSlot] = {}
+        self.input_node = GraphNode(INPUT_NODE_ID, "", {"output": [], "output_name": []}, "", (0, 0), 0)
+        self.output_slots: dict[str, OutputSlot] = {}
 
     def socket(self, name: str, kind: str) -> OutputSlot:
         """Append a socket to the inputs."""
@@ -45,7 +45,7 @@ class Subgraph(WorkflowGraph):
 
     def output(self, name: str, node: GraphNode) -> None:
         """Append an output: the first output of a node inside."""
-        self.exits[name] = OutputSlot(node, 0)
+        self.output_slots[name] = OutputSlot(node, 0)
 
     def add_definition(self, graph: WorkflowGraph) -> None:
         """Add this subgraph to a graph, whose ``add`` then accepts its id."""
@@ -63,17 +63,17 @@ class Subgraph(WorkflowGraph):
 
     def schema(self) -> dict:
         """The schema of the node, as in /object_info."""
-        kinds = [wire.node.schema["output"][wire.slot] for wire in self.exits.values()]
-        return {"input": {"required": self.specs}, "output": kinds, "output_name": list(self.exits)}
+        kinds = [wire.node.schema["output"][wire.slot] for wire in self.output_slots.values()]
+        return {"input": {"required": self.specs}, "output": kinds, "output_name": list(self.output_slots)}
 
     def definition(self) -> dict:
         """The definition of the subgraph that a workflow stores beside its nodes."""
         nodes, links = self._ui_nodes()
-        kinds = dict(zip(self.exits, self.schema()["output"], strict=True))
+        kinds = dict(zip(self.output_slots, self.schema()["output"], strict=True))
         for slot, (name, kind) in enumerate(kinds.items()):
-            wire = self.exits[name]
-            links.append(Link(len(links) + 1, wire.node.number, wire.slot, OUTPUT_NODE_ID, slot, kind))
-            nodes[wire.node.number - 1]["outputs"][wire.slot]["links"].append(len(links))
+            wire = self.output_slots[name]
+            links.append(Link(len(links) + 1, wire.node.id, wire.slot, OUTPUT_NODE_ID, slot, kind))
+            nodes[wire.node.id - 1]["outputs"][wire.slot]["links"].append(len(links))
         right = self.groups[-1]["right"] + 80
         starts = [(link.origin_id, link.origin_slot) for link in links]
         ends = [(link.target_id, link.target_slot) for link in links]
@@ -106,9 +106,9 @@ class Subgraph(WorkflowGraph):
 
     def _add_input(self, name: str, spec: list) -> OutputSlot:
         self.specs[name] = spec
-        self.entry.schema["output"].append(input_type(spec))
-        self.entry.schema["output_name"].append(name)
-        return self.entry[name]
+        self.input_node.schema["output"].append(input_type(spec))
+        self.input_node.schema["output_name"].append(name)
+        return self.input_node[name]
 
     def _ui_slots(self, side: int, kinds: dict[str, str], ends: list[tuple[int, int]], x: int) -> list[dict]:
         return [

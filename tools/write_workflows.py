@@ -48,10 +48,10 @@ RECIPES: dict[str, GraphBuilder] = {recipe: import_module(f"tools.recipes.{recip
 FILES = {recipe: WORKFLOWS / f"{name}.json" for recipe, name in TEMPLATES.items()}
 
 
-def workflow(name: str, object_info: dict, demo: bool, graphs: dict[str, GraphBuilder] = RECIPES) -> dict:
+def build_workflow(name: str, object_info: dict, demo: bool, recipes: dict[str, GraphBuilder] = RECIPES) -> dict:
     """A workflow in the frontend's format; with ``demo`` its version for the demo models."""
     graph = WorkflowGraph(f"{name}_demo" if demo else name, object_info, demo)
-    graphs[name](graph)
+    recipes[name](graph)
     return graph.ui()
 
 
@@ -65,10 +65,10 @@ def to_json(workflow: dict) -> str:
     return json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
 
 
-def write_workflows(files: dict[str, Path], graphs: dict[str, GraphBuilder], object_info: dict) -> None:
+def write_workflows(files: dict[str, Path], recipes: dict[str, GraphBuilder], object_info: dict) -> None:
     """Write each workflow into its file."""
     for name, file in files.items():
-        file.write_text(to_json(workflow(name, object_info, demo=False, graphs=graphs)), encoding="utf-8")
+        file.write_text(to_json(build_workflow(name, object_info, False, recipes)), encoding="utf-8")
 
 
 def fetch_object_info() -> dict:

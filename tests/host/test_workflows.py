@@ -41,7 +41,7 @@ SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pth", ".pt")
 EXPAND, BLUR = 2, 2
 """Growth and blur of the mask in the inpainting workflow's demo version, in pixels."""
 
-GRAPHS = write_workflows.RECIPES | released_workflows.GRAPHS
+GRAPHS = write_workflows.RECIPES | released_workflows.RECIPES
 FIRST = "deflicker_demo"
 """The template that shows the chain as one node."""
 SELF_CONTAINED = {FIRST, "stages_demo"}
@@ -64,7 +64,7 @@ def shipped(name: str) -> str:
 
 def build_workflow(name: str, object_info: dict, demo: bool) -> dict:
     """Build a workflow, or its demo version, with the tool."""
-    return write_workflows.workflow(name, object_info, demo, GRAPHS)
+    return write_workflows.build_workflow(name, object_info, demo, GRAPHS)
 
 
 def full_prompt(ui: dict, object_info: dict) -> dict:
@@ -310,7 +310,7 @@ def test_frames_in_batches_of_any_size_give_the_same_video(run_demo, name):
                 torch.testing.assert_close(chunked[title], frames, atol=1.5 / 255, rtol=0)
 
 
-@pytest.mark.parametrize("name", released_workflows.GRAPHS)
+@pytest.mark.parametrize("name", released_workflows.RECIPES)
 def test_a_released_configuration_has_the_released_settings_and_runs(object_info, run_demo, name):
     every = {"steps": 50, "cfg": 7.5, "grid": "reference", "solver": "ddim", "strength": 1.0, "group_norms": "auto"}
     every |= {"frames_per_batch": 0, "stride": 4, "count": 8, "seed": 42, "noise_seed": 42, "crop": "disabled"}
@@ -484,7 +484,7 @@ def test_a_clip_in_windows_keeps_its_content(run_demo, clip):
 def test_the_zeroscope_workflow_runs_on_a_diffusers_folder(server, object_info):
     """With a small model of random weights. With single frames it also replaces Stable Diffusion 1.5."""
     write_zeroscope_folder(server.base / "models" / "diffusers" / "zeroscope_v2_576w")
-    prompt = convert_ui_to_api(write_workflows.workflow("zeroscope", object_info, demo=False), object_info)
+    prompt = convert_ui_to_api(write_workflows.build_workflow("zeroscope", object_info, demo=False), object_info)
     small = {"steps": 3, "width": 64, "height": 32, "count": 6, "frames_per_batch": 1}
     small |= {"context_length": 4, "context_overlap": 2}
     for node in prompt.values():
