@@ -23,9 +23,9 @@ def demo(video: Path | None) -> int:
     """Run the whole chain on a real server, and save its video, contact sheet and figures."""
     if video and not video.is_file():
         sys.exit(f"{video} does not exist: give the path of a video.")
-    host = find_environment("comfy-cli")
-    arguments = [] if host.has_gpu() else ["--cpu"]
-    return host.run("-m", "tools.demo", *arguments, *([video.resolve()] if video else []))
+    environment = find_environment("comfy-cli")
+    arguments = [] if environment.has_gpu() else ["--cpu"]
+    return environment.run("-m", "tools.demo", *arguments, *([video.resolve()] if video else []))
 
 
 def batch(**options) -> int:
@@ -35,8 +35,8 @@ def batch(**options) -> int:
 
     try:
         request = parse_request(**options)
-        host = find_environment("comfy-cli")
-        return run_batch(request, host.python, host.comfyui, host.gpus())
+        environment = find_environment("comfy-cli")
+        return run_batch(request, environment.python, environment.comfyui, environment.gpus())
     except BatchError as error:
         sys.exit(str(error))
 
@@ -45,10 +45,10 @@ def test() -> int:
     """Run the linter, the type checker and every test."""
     from tools.suite import BROWSER, prepare_tests, run_tests
 
-    host, tests = prepare_tests()
+    environment, tests = prepare_tests()
     checks = [["ruff", "check"], ["ruff", "format", "--check"], ["tools.typecheck"]]
-    status = max([host.run("-m", *check) for check in checks])
-    status = max(status, run_tests(host, OUTPUT / "tests", tests))
+    status = max([environment.run("-m", *check) for check in checks])
+    status = max(status, run_tests(environment, OUTPUT / "tests", tests))
     if BROWSER not in tests:
         print_status(
             "browser tests not run: Chromium is not on the path, and neither Playwright nor apt-get could install it"
@@ -66,20 +66,22 @@ def matrix(rows: list[str]) -> int:
 
 def other_packs(folder: Path) -> int:
     """Run the demo together with other packs, and check that no node is lost and its frames stay the same."""
-    host = find_environment("comfy-cli")
-    arguments = [] if host.has_gpu() else ["--cpu"]
-    return host.run("-m", "tools.other_packs", *arguments, folder.resolve())
+    environment = find_environment("comfy-cli")
+    arguments = [] if environment.has_gpu() else ["--cpu"]
+    return environment.run("-m", "tools.other_packs", *arguments, folder.resolve())
 
 
 def serve() -> int:
     """Run ComfyUI with the pack, for use in the browser."""
     from batch.comfyui_server import build_server_command, find_free_port
 
-    host = find_environment()
+    environment = find_environment()
     with socket.socket() as probe:
         port = find_free_port() if probe.connect_ex(("127.0.0.1", 8188)) == 0 else 8188
     return subprocess.call(
-        build_server_command(host.python, host.comfyui, OUTPUT / "comfyui", port, not host.has_gpu())
+        build_server_command(
+            environment.python, environment.comfyui, OUTPUT / "comfyui", port, not environment.has_gpu()
+        )
     )
 
 
@@ -99,14 +101,14 @@ BENCHMARKS = (
 
 def bench() -> int:
     """Run every benchmark. This takes hours, most of them for the study."""
-    host = find_environment("pandas", "tabulate", "comfy-cli")
-    return max([host.run("-m", f"research.{name}") for name in BENCHMARKS])
+    environment = find_environment("pandas", "tabulate", "comfy-cli")
+    return max([environment.run("-m", f"research.{name}") for name in BENCHMARKS])
 
 
 def where() -> int:
     """Print the paths of Python, ComfyUI and the pack as JSON, on the last line."""
-    host = find_environment()
-    print(json.dumps({"python": str(host.python), "comfyui": str(host.comfyui), "pack": str(ROOT)}))
+    environment = find_environment()
+    print(json.dumps({"python": str(environment.python), "comfyui": str(environment.comfyui), "pack": str(ROOT)}))
     return 0
 
 

@@ -46,7 +46,7 @@ class ClipRunner:
         except OSError as error:
             clip_hash, result = "", {"status": FAILED, "error": f"{clip.path} cannot be read: {error.strerror}"}
         else:
-            result = self._try(clip, clip_hash, attempts)
+            result = self._run_attempts(clip, clip_hash, attempts)
         report = {
             "clip": clip.name,
             "status": result["status"],
@@ -64,7 +64,7 @@ class ClipRunner:
         attempts.remove()
         return report
 
-    def _try(self, clip: BatchClip, clip_hash: str, attempts: AttemptLog) -> dict:
+    def _run_attempts(self, clip: BatchClip, clip_hash: str, attempts: AttemptLog) -> dict:
         """Run a clip until it is done, fails because of its content, or has used up its attempts."""
         cause = "the worker died"
         while attempts.count() < self.batch.attempts:
@@ -72,7 +72,7 @@ class ClipRunner:
             attempts.record()
             started = time.monotonic()
             try:
-                done = self._run(clip, clip_hash)
+                done = self._run_clip(clip, clip_hash)
                 return {"status": DONE, "seconds": round(time.monotonic() - started, 2), **done}
             except ClipError as error:
                 return {"status": FAILED, "error": str(error)}
@@ -80,7 +80,7 @@ class ClipRunner:
                 if self._closed:
                     raise
                 cause = str(error)
-                self._server.stop(patience=0)
+                self._server.stop(timeout=0)
             except ServerError:
                 attempts.remove()  # not the clip's fault: ComfyUI rejects the workflow
                 raise
@@ -90,7 +90,7 @@ class ClipRunner:
         """Stop ComfyUI, even during a clip of another thread, and remove its folder."""
         self._closed = True
         if self._server:
-            self._server.stop(patience=5)
+            self._server.stop(timeout=5)
         shutil.rmtree(self.base, ignore_errors=True)
 
     def _start(self) -> None:
@@ -115,7 +115,7 @@ class ClipRunner:
             shutil.copy(path, input_path)
         self._prompt = prompt
 
-    def _run(self, clip: BatchClip, clip_hash: str) -> dict:
+    def _run_clip(self, clip: BatchClip, clip_hash: str) -> dict:
         """Queue the prompt of a clip, copy its video to the results, and return the report's entries about it."""
         # Named by content: clips of the same name do not collide, and another attempt is the same prompt.
         input_path = self.base / "input" / f"{clip_hash[:16]}{Path(clip.path).suffix}"
@@ -129,14 +129,14 @@ class ClipRunner:
         prompt[by_type["SaveVideo"]]["inputs"]["filename_prefix"] = hash_record([clip.name, clip_hash])[:16]
         titles = {key: node_title(node) for key, node in prompt.items()}
 
-        def watch(event: str, content: dict) -> None:
+        def on_event(event: str, content: dict) -> None:
             if event == "executing" and content["node"]:
                 self.on_stage(titles[content["node"]])
             elif event == "progress":
                 self.on_stage(f"{titles[content['node']]} {content['value']}/{content['max']}")
 
         try:
-            result = self._server.run(prompt, watch, self.batch.timeout)
+            result = self._server.run(prompt, on_event, self.batch.timeout)
             if result.error or result.interrupted:
                 raise ClipError(result.error.replace(str(input_path), clip.path) or "ComfyUI was interrupted")
             saved = self._server.output_files(result.outputs.get(by_type["SaveVideo"], {}))

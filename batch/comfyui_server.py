@@ -140,13 +140,13 @@ class ComfyUIServer:
         """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
-    def stop(self, patience: float = 15) -> None:
-        """Terminate the process; kill it after ``patience`` seconds."""
+    def stop(self, timeout: float = 15) -> None:
+        """Terminate the process; kill it after ``timeout`` seconds."""
         if self._process is None:
             return
         self._process.terminate()
         try:
-            self._process.wait(patience)
+            self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -181,15 +181,15 @@ class ComfyUIServer:
     def run(
         self,
         prompt: dict,
-        watch: Callable[[str, dict], None] = lambda event, content: None,
+        on_event: Callable[[str, dict], None] = lambda event, content: None,
         timeout: float | None = None,
     ) -> PromptResult:
         """Queue a prompt in API format and wait until it ends.
 
         Args:
             prompt: in API format.
-            watch: called with the event and content of each server message ("executing", "progress", ...); text that a
-                node shows while it runs is a "progress_text".
+            on_event: called with the event ("executing", "progress", ...) and content of each server message; text that
+                a node shows while it runs is a "progress_text".
             timeout: seconds.
 
         Returns:
@@ -202,7 +202,7 @@ class ComfyUIServer:
         from websocket import WebSocketException, WebSocketTimeoutException
 
         try:
-            return self._run(prompt, watch, timeout)
+            return self._run(prompt, on_event, timeout)
         except HTTPError as rejection:
             raise ServerError(_format_rejection(json.loads(rejection.read()))) from None
         except (OSError, WebSocketException) as error:
@@ -211,7 +211,7 @@ class ComfyUIServer:
                 f"there was no result within {timeout:g} s" if timed_out else self._describe_lost_server()
             ) from None
 
-    def _run(self, prompt: dict, watch: Callable[[str, dict], None], timeout: float | None) -> PromptResult:
+    def _run(self, prompt: dict, on_event: Callable[[str, dict], None], timeout: float | None) -> PromptResult:
         import websocket
 
         client = uuid.uuid4().hex
@@ -227,12 +227,12 @@ class ComfyUIServer:
                     raise ConnectionError("the server has closed the connection")
                 if isinstance(message, bytes):
                     if int.from_bytes(message[:4], "big") == PROGRESS_TEXT_EVENT:
-                        watch("progress_text", _progress_text(message[4:]))
+                        on_event("progress_text", _progress_text(message[4:]))
                     continue  # a preview image
                 event, content = (parsed := json.loads(message))["type"], parsed["data"]
                 if content.get("prompt_id") != result.prompt_id:
                     continue
-                watch(event, content)
+                on_event(event, content)
                 if event == "execution_error":
                     result.error = content["exception_message"].strip()
                 elif event == "execution_interrupted":

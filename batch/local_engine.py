@@ -13,25 +13,28 @@ from batch.worker import Worker
 
 
 def run_local(
-    batch: Batch, clips: list[BatchClip], workers: int, gpus: list[str], on_stage: Callable[[str, str], None]
+    batch: Batch, clips: list[BatchClip], count: int, gpus: list[str], on_stage: Callable[[str, str], None]
 ) -> Iterator[dict]:
-    """Yield each report when its clip is finished. ``on_stage(worker, stage)`` is called from other threads."""
+    """Process clips with ``count`` workers; yield each report when its clip is finished.
+
+    ``on_stage(worker, stage)`` is called from other threads.
+    """
     todo: queue.SimpleQueue[BatchClip] = queue.SimpleQueue()
     for clip in clips:
         todo.put(clip)
     results: queue.SimpleQueue[dict | BaseException] = queue.SimpleQueue()
-    started = [Worker(batch, gpus[i % len(gpus)] if gpus else None) for i in range(min(workers, len(clips)))]
+    workers = [Worker(batch, gpus[i % len(gpus)] if gpus else None) for i in range(min(count, len(clips)))]
 
     def work(number: int) -> None:
         try:
             while True:
-                results.put(started[number].process_clip(todo.get_nowait(), partial(on_stage, str(number))))
+                results.put(workers[number].process_clip(todo.get_nowait(), partial(on_stage, str(number))))
         except queue.Empty:
-            started[number].stop()
+            workers[number].stop()
         except BaseException as error:
             results.put(error)
 
-    threads = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(len(started))]
+    threads = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(len(workers))]
     try:
         for thread in threads:
             thread.start()
@@ -42,4 +45,4 @@ def run_local(
             yield result
     finally:
         with ThreadPoolExecutor() as pool:
-            list(pool.map(Worker.stop, started))
+            list(pool.map(Worker.stop, workers))

@@ -78,13 +78,13 @@ class Worker:
         self._process.stdin.write(json.dumps(record) + "\n")
         self._process.stdin.flush()
 
-    def stop(self, patience: float = 20) -> None:
+    def stop(self, timeout: float = 20) -> None:
         """Stop the process and its ComfyUI, even during a clip, and remove the folders of all its processes."""
         self._stopped = True
         if process := self._process:
             process.stdin.close()
             try:
-                process.wait(patience)
+                process.wait(timeout)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

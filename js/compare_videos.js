@@ -5,7 +5,7 @@ import { addOutputWidget, createElement, loadImage } from "./output_widget.js";
 const COLORS = { before: "#e8a33d", after: "#4fb3ff" };
 
 /** Write a line of text that starts (left) or ends (right) at a point. */
-function label(context, text, color, x, y, align) {
+function drawText(context, text, color, x, y, align) {
   Object.assign(context, { font: "12px sans-serif", textAlign: align, textBaseline: "top", fillStyle: color });
   context.fillText(text, x, y);
 }
@@ -130,8 +130,8 @@ class Comparison {
     context.fillRect(edge - 1, y, 2, height);
     context.fillStyle = "rgba(0, 0, 0, 0.6)";
     context.fillRect(x, y, width, 20);
-    label(context, this.names.before, COLORS.before, x + 6, y + 4, "left");
-    label(context, this.names.after, COLORS.after, x + width - 6, y + 4, "right");
+    drawText(context, this.names.before, COLORS.before, x + 6, y + 4, "left");
+    drawText(context, this.names.after, COLORS.after, x + width - 6, y + 4, "right");
   }
 
   /** Draw each clip's change over the frames, its mean, and a line at the current frame. */
@@ -161,7 +161,7 @@ class Comparison {
       if (!known.length) continue;
       const mean = known.reduce((sum, value) => sum + value, 0) / known.length;
       const [at, align] = clip === "before" ? [6, "left"] : [width - 6, "right"];
-      label(context, `${this.names[clip]}: change ${mean.toFixed(2)}`, COLORS[clip], at, 2, align);
+      drawText(context, `${this.names[clip]}: change ${mean.toFixed(2)}`, COLORS[clip], at, 2, align);
     }
   }
 }

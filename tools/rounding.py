@@ -33,7 +33,7 @@ SUITES = ("all", "all, with two busy loops")
 
 def main(names: list[str]) -> int:
     """Run the named runs, or all, print the table and return the exit status."""
-    host, _ = prepare_tests()
+    environment, _ = prepare_tests()
     rows = []
     for name in names or [*RUNS, *SUITES]:
         reports = REPORTS / name.replace(" ", "-")
@@ -46,7 +46,7 @@ def main(names: list[str]) -> int:
             old.unlink()
         started = time.monotonic()
         with busy_loops(2 * (name == SUITES[1])):
-            run_tests(host, reports, ALL[: 1 if name in RUNS else 2], {**RUNS.get(name, {}), **options})
+            run_tests(environment, reports, ALL[: 1 if name in RUNS else 2], {**RUNS.get(name, {}), **options})
         worst = max((json.loads(file.read_text()) for file in reports.glob("*.json")), default=[0, ""])
         rows.append({"run": name, **counts(reports), "minutes": (time.monotonic() - started) / 60, "worst": worst})
     print("| run | passed | failed | closest to its tolerance | minutes |\n| --- | ---: | ---: | --- | ---: |")

@@ -27,15 +27,15 @@ PROCESSES = "2"
 
 def prepare_tests() -> tuple[Environment, list[str]]:
     """Set up everything that the tests use; return the environment and the tests that can run in it."""
-    host = find_environment(*read_development_requirements())
-    tests = [test for test in ALL if test != BROWSER or ensure_chromium(host)]
+    environment = find_environment(*read_development_requirements())
+    tests = [test for test in ALL if test != BROWSER or ensure_chromium(environment)]
     if python := ensure_ray_python():
         os.environ["BIVDIFF_RAY_PYTHON"] = str(python)
-    return host, tests
+    return environment, tests
 
 
 def run_tests(
-    host: Environment, reports: Path, tests: Sequence[str] = ALL, variables: dict[str, str] | None = None
+    environment: Environment, reports: Path, tests: Sequence[str] = ALL, variables: dict[str, str] | None = None
 ) -> int:
     """Run tests and return the exit status.
 
@@ -48,8 +48,8 @@ def run_tests(
     for report in reports.glob("*.xml"):
         report.unlink()
     # The tests' tensors are tiny: several threads would only wait for each other, for minutes on a busy machine.
-    variables = {"OMP_NUM_THREADS": "1", **os.environ, **(variables or {}), "COMFYUI_PATH": str(host.comfyui)}
-    pytest = [host.python, "-m", "pytest", "--durations=20"]
+    variables = {"OMP_NUM_THREADS": "1", **os.environ, **(variables or {}), "COMFYUI_PATH": str(environment.comfyui)}
+    pytest = [environment.python, "-m", "pytest", "--durations=20"]
     others = [test for test in tests if test != BROWSER]
     log, browser_tests, status = reports / "browser.log", None, 0
     if BROWSER in tests:
