@@ -19,13 +19,17 @@ from pathlib import Path
 from tools.environment import OUTPUT, REQUIRED_DISK_GB, ROOT, find_environment, print_status
 
 
+def run_tool(module: str, *arguments: Path) -> int:
+    """Run a module of tools/ that starts ComfyUI servers, on the CPU if there is no GPU."""
+    environment = find_environment("comfy-cli")
+    return environment.run("-m", f"tools.{module}", *([] if environment.has_gpu() else ["--cpu"]), *arguments)
+
+
 def demo(video: Path | None) -> int:
     """Run the whole chain on a real server, and save its video, contact sheet and figures."""
     if video and not video.is_file():
         sys.exit(f"{video} does not exist: give the path of a video.")
-    environment = find_environment("comfy-cli")
-    arguments = [] if environment.has_gpu() else ["--cpu"]
-    return environment.run("-m", "tools.demo", *arguments, *([video.resolve()] if video else []))
+    return run_tool("demo", *([video.resolve()] if video else []))
 
 
 def batch(**options) -> int:
@@ -66,9 +70,7 @@ def matrix(rows: list[str]) -> int:
 
 def other_packs(folder: Path) -> int:
     """Run the demo together with other packs, and check that no node is lost and its frames stay the same."""
-    environment = find_environment("comfy-cli")
-    arguments = [] if environment.has_gpu() else ["--cpu"]
-    return environment.run("-m", "tools.other_packs", *arguments, folder.resolve())
+    return run_tool("other_packs", folder.resolve())
 
 
 def serve() -> int:

@@ -32,7 +32,7 @@ def launch_chromium() -> Iterator[Browser]:
 
 @dataclass
 class ComfyUIPage:
-    """ComfyUI's frontend in the browser."""
+    """ComfyUI's frontend in the browser; ``nodes`` is "classic" or "vue"."""
 
     page: Page
     server: ComfyUIServer

@@ -33,7 +33,7 @@ def write(folder: Path, name: str, source: str) -> None:
     (folder / name / "__init__.py").write_text(source)
 
 
-def look_beside(folder: Path) -> tuple[int, list[str]]:
+def run_command(folder: Path) -> tuple[int, list[str]]:
     """Run the command; return its status and the lines after the packs' names."""
     command = [sys.executable, ROOT / "dev.py", "other-packs", folder]
     own = {"COMFYUI_PATH": str(COMFYUI), "COMFYUI_PYTHON": sys.executable}
@@ -44,9 +44,9 @@ def look_beside(folder: Path) -> tuple[int, list[str]]:
     return ended.returncode, said[said.index(f"With {names}") + 1 :]
 
 
-def test_a_good_neighbour(tmp_path):
-    write(tmp_path, "Good", PACK.format(node_id="GoodNeighbour"))
-    status, (said,) = look_beside(tmp_path)
+def test_a_pack_that_changes_nothing_passes(tmp_path):
+    write(tmp_path, "Good", PACK.format(node_id="GoodNode"))
+    status, (said,) = run_command(tmp_path)
     assert (
         status == 0
         and said.startswith("All packs import, none of ")
@@ -54,13 +54,13 @@ def test_a_good_neighbour(tmp_path):
     )
 
 
-def test_what_bad_neighbours_do_is_named(tmp_path):
+def test_each_problem_is_named(tmp_path):
     """One uses a node id of this pack, one does not import, one changes the noise of every sampler."""
-    write(tmp_path, "Good", PACK.format(node_id="GoodNeighbour"))
+    write(tmp_path, "Good", PACK.format(node_id="GoodNode"))
     write(tmp_path, "Thief", PACK.format(node_id="BIVDiffFrameNoise"))
     write(tmp_path, "Broken", "import no_such_module\n")
     write(tmp_path, "Loud", LOUDER_NOISE)
-    status, said = look_beside(tmp_path)
+    status, said = run_command(tmp_path)
     assert status == 1
     assert "- Broken does not import" in said
     (taken,) = (line for line in said if "BIVDiffFrameNoise" in line)
