@@ -1,6 +1,4 @@
-"""Write the configurations of the released code (docs/released_configurations.md) as workflows.
-
-    python -m tools.released_workflows
+"""Recipes for the configurations of the released code (docs/released_configurations.md).
 
 They differ from the templates as the released code does: its noise levels and pooled group norms, its solver, its
 prompts, clips stretched to 512x512, no paste-back, 8 frames a second.
@@ -14,7 +12,6 @@ from tools import workflow_parts as parts
 from tools.recipes.instruct_pix2pix import add_instruction_edit, load_editor
 from tools.recipes.prompt2prompt import add_prompt_edit
 from tools.workflow_graph import GraphBuilder, GraphNode, WorkflowGraph
-from tools.write_workflows import WORKFLOWS, fetch_object_info, write_workflows
 
 QUALITY_WORDS = (
     "best quality, extremely detailed, HD, ultra-realistic, 8K, HQ, masterpiece, trending on artstation, art, smooth"
@@ -154,7 +151,3 @@ RECIPES: dict[str, GraphBuilder] = {
     "inpainting_vidrd": inpainting,
     "outpainting_vidrd": outpainting,
 }
-FILES = {name: WORKFLOWS / "released" / f"{name}.json" for name in RECIPES}
-
-if __name__ == "__main__":
-    write_workflows(FILES, RECIPES, fetch_object_info())

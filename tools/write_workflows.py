@@ -1,4 +1,4 @@
-"""Write the shipped workflows and the blueprint from their recipes.
+"""Write the shipped workflows, the released configurations and the blueprint from their recipes.
 
     python -m tools.write_workflows
 
@@ -15,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 
 from batch.comfyui_server import ComfyUIServer
+from tools import released_workflows
 from tools.in_process_comfyui import COMFYUI
 from tools.recipes.one_node import SEARCH_ALIASES, build_one_node
 from tools.workflow_graph import GraphBuilder, WorkflowGraph
@@ -45,13 +46,15 @@ TEMPLATES = {
 }
 """The name of each recipe in the template browser, which sorts and searches by file name."""
 RECIPES: dict[str, GraphBuilder] = {recipe: import_module(f"tools.recipes.{recipe}").build for recipe in TEMPLATES}
+ALL_RECIPES = RECIPES | released_workflows.RECIPES
 FILES = {recipe: WORKFLOWS / f"{name}.json" for recipe, name in TEMPLATES.items()}
+FILES |= {recipe: WORKFLOWS / "released" / f"{recipe}.json" for recipe in released_workflows.RECIPES}
 
 
-def build_workflow(name: str, object_info: dict, demo: bool, recipes: dict[str, GraphBuilder] = RECIPES) -> dict:
+def build_workflow(name: str, object_info: dict, demo: bool) -> dict:
     """A workflow in the frontend's format; with ``demo`` its version for the demo models."""
     graph = WorkflowGraph(f"{name}_demo" if demo else name, object_info, demo)
-    recipes[name](graph)
+    ALL_RECIPES[name](graph)
     return graph.ui()
 
 
@@ -65,19 +68,14 @@ def to_json(workflow: dict) -> str:
     return json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
 
 
-def write_workflows(files: dict[str, Path], recipes: dict[str, GraphBuilder], object_info: dict) -> None:
-    """Write each workflow into its file."""
-    for name, file in files.items():
-        file.write_text(to_json(build_workflow(name, object_info, False, recipes)), encoding="utf-8")
-
-
-def fetch_object_info() -> dict:
-    """The schemas of all nodes, from a ComfyUI with the pack."""
+def main() -> None:
+    """Write every file, with the schemas of a ComfyUI with the pack."""
     with tempfile.TemporaryDirectory() as base, ComfyUIServer(sys.executable, COMFYUI, Path(base), cpu=True) as server:
-        return server.object_info()
+        object_info = server.object_info()
+    for name, file in FILES.items():
+        file.write_text(to_json(build_workflow(name, object_info, demo=False)), encoding="utf-8")
+    BLUEPRINT.write_text(to_json(build_blueprint(object_info)), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    object_info = fetch_object_info()
-    write_workflows(FILES, RECIPES, object_info)
-    BLUEPRINT.write_text(to_json(build_blueprint(object_info)), encoding="utf-8")
+    main()

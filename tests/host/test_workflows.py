@@ -28,6 +28,7 @@ from tools.in_process_comfyui import COMFYUI
 from tools.video_files import VIDEO_FPS, find_node_by_title, read_frames
 from tools.workflow_graph import MUTED_MODE
 from tools.workflow_parts import ANIMATEDIFF_PLACEHOLDER, PACKAGED_CLIP
+from tools.write_workflows import build_workflow
 
 MODEL_FILES = {"ckpt_name", "control_net_name", "lora_name", "bg_removal_name"}
 MODEL_FILES |= {"unet_name", "clip_name", "vae_name", "model_name"}
@@ -41,7 +42,7 @@ SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pth", ".pt")
 EXPAND, BLUR = 2, 2
 """Growth and blur of the mask in the inpainting workflow's demo version, in pixels."""
 
-GRAPHS = write_workflows.RECIPES | released_workflows.RECIPES
+GRAPHS = write_workflows.ALL_RECIPES
 FIRST = "deflicker_demo"
 """The template that shows the chain as one node."""
 SELF_CONTAINED = {FIRST, "stages_demo"}
@@ -59,12 +60,7 @@ every_chain = pytest.mark.parametrize("name", [name for name in GRAPHS if name !
 
 def shipped(name: str) -> str:
     """The shipped file of a workflow."""
-    return (write_workflows.FILES | released_workflows.FILES)[name].read_text(encoding="utf-8")
-
-
-def build_workflow(name: str, object_info: dict, demo: bool) -> dict:
-    """Build a workflow, or its demo version, with the tool."""
-    return write_workflows.build_workflow(name, object_info, demo, GRAPHS)
+    return write_workflows.FILES[name].read_text(encoding="utf-8")
 
 
 def full_prompt(ui: dict, object_info: dict) -> dict:
@@ -484,7 +480,7 @@ def test_a_clip_in_windows_keeps_its_content(run_demo, clip):
 def test_the_zeroscope_workflow_runs_on_a_diffusers_folder(server, object_info):
     """With a small model of random weights. With single frames it also replaces Stable Diffusion 1.5."""
     write_zeroscope_folder(server.base / "models" / "diffusers" / "zeroscope_v2_576w")
-    prompt = convert_ui_to_api(write_workflows.build_workflow("zeroscope", object_info, demo=False), object_info)
+    prompt = convert_ui_to_api(build_workflow("zeroscope", object_info, demo=False), object_info)
     small = {"steps": 3, "width": 64, "height": 32, "count": 6, "frames_per_batch": 1}
     small |= {"context_length": 4, "context_overlap": 2}
     for node in prompt.values():
