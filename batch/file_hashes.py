@@ -46,10 +46,11 @@ def hash_pack() -> str:
 
 
 def hash_comfyui(comfyui: Path) -> str:
-    """SHA-256 of ComfyUI's code, without the packs in custom_nodes."""
-    tops = [entry for entry in comfyui.iterdir() if entry.name not in NOT_COMFYUI_CODE]
-    tops = [top for top in tops if not (top / "pyvenv.cfg").exists()]
-    files = [path for top in tops for path in ([top] if top.is_file() else top.rglob("*")) if path.suffix == ".py"]
+    """SHA-256 of ComfyUI's code, without the packs in custom_nodes and virtual environments."""
+    files = list(comfyui.glob("*.py"))
+    for folder in comfyui.iterdir():
+        if folder.is_dir() and folder.name not in NOT_COMFYUI_CODE and not (folder / "pyvenv.cfg").exists():
+            files += folder.rglob("*.py")
     return hash_folder(comfyui, files)
 
 

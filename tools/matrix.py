@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tools import environment
 from tools.environment import ROOT, ComfyUIRelease, Environment
-from tools.suite import BROWSER, counts, run_tests
+from tools.suite import BROWSER, count_results, run_tests
 
 MATRIX_FOLDER = ROOT / ".matrix"
 RESULTS = ROOT / "research" / "rows" / "versions.jsonl"
@@ -120,7 +120,7 @@ def run_row(row: MatrixRow) -> dict:
     return {
         **result,
         "versions": json.loads(listed.stdout),
-        **counts(reports),
+        **count_results(reports),
         "seconds": round(time.monotonic() - started),
     }
 

@@ -17,7 +17,7 @@ import time
 from contextlib import ExitStack, contextmanager
 
 from tools.environment import OUTPUT
-from tools.suite import ALL, counts, prepare_tests, run_tests
+from tools.suite import ALL, count_results, prepare_tests, run_tests
 
 REPORTS = OUTPUT / "rounding"
 RUNS = {
@@ -48,7 +48,9 @@ def main(names: list[str]) -> int:
         with busy_loops(2 * (name == SUITES[1])):
             run_tests(environment, reports, ALL[: 1 if name in RUNS else 2], {**RUNS.get(name, {}), **options})
         worst = max((json.loads(file.read_text()) for file in reports.glob("*.json")), default=[0, ""])
-        rows.append({"run": name, **counts(reports), "minutes": (time.monotonic() - started) / 60, "worst": worst})
+        rows.append(
+            {"run": name, **count_results(reports), "minutes": (time.monotonic() - started) / 60, "worst": worst}
+        )
     print("| run | passed | failed | closest to its tolerance | minutes |\n| --- | ---: | ---: | --- | ---: |")
     for row in rows:
         (ratio, test), failed = row["worst"], "; ".join(row["failures"]) or "0"

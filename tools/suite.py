@@ -70,7 +70,7 @@ def run_tests(
     return status
 
 
-def counts(reports: Path) -> dict:
+def count_results(reports: Path) -> dict:
     """Count passed, failed and skipped tests in reports, and list the failed; no reports count as one failure."""
     cases = [case for report in reports.glob("*.xml") for case in ElementTree.parse(report).iter("testcase")]
     if not cases:
