@@ -56,7 +56,7 @@ class HelpPictures(DemoChain):
 
     def draw(self, node_id: str) -> Image.Image:
         """The picture of a node: every row below its caption, at the full width."""
-        page = Image.new("RGB", (WIDTH, 4 * WIDTH), "white")
+        page = Image.new("RGB", (WIDTH, 4 * WIDTH), "white")  # higher than any picture
         draw, font, y = ImageDraw.Draw(page), ImageFont.load_default(FONT_SIZE), 0
         for caption, row in getattr(self, node_id)().items():
             if isinstance(row, list):
