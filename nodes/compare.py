@@ -17,9 +17,9 @@ class CompareVideos(PackNode):
             node_id="BIVDiffCompareVideos",
             display_name="Compare Videos",
             category=shared_inputs.CATEGORY,
-            description="Plays two clips in sync with a wipe between them: drag it across the picture. The curves "
-            "show how much each frame differs from the one before (mean absolute difference, 0 to 255): spikes and "
-            "plateaus are flicker, or motion that both clips share.",
+            description="Plays two clips in sync with a dividing line between them: drag it across the picture. The "
+            "curves show how much each frame differs from the one before (mean absolute difference, 0 to 255): high "
+            "values are flicker, or motion that both clips share.",
             search_aliases=["compare video", "before after", "wipe", "side by side", "flicker", "ab test"],
             inputs=[
                 io.Image.Input("before", tooltip="The clip on the left: the source, or the frames before smoothing."),

@@ -30,9 +30,9 @@ class DemoModels(PackNode):
                     options=list(demo_models.IMAGE_VARIANTS),
                     default="base",
                     tooltip="base generates from a prompt and, with the ControlNet, from outlines; always invert with "
-                    "it. instruct_pix2pix recolours things in a clip (InstructPixToPixConditioning; an instruction "
-                    "reads: a red star). inpaint fills masked parts (InpaintModelConditioning). t2i_adapter is base "
-                    "with a T2I-Adapter instead of the ControlNet.",
+                    "it. instruct_pix2pix recolours things in a clip (InstructPixToPixConditioning, with an "
+                    "instruction such as: a red star). inpaint fills masked parts (InpaintModelConditioning). "
+                    "t2i_adapter is base with a T2I-Adapter instead of the ControlNet.",
                 ),
             ],
             outputs=[
@@ -47,8 +47,8 @@ class DemoModels(PackNode):
                 io.Clip.Output(
                     display_name="CLIP",
                     tooltip="For CLIP Text Encode. It understands captions such as: a blue star in front of a red "
-                    "circle on a white background, patchy. Without patchy, things are striped. Unknown words are "
-                    "skipped.",
+                    "circle on a white background, patchy. Without patchy, shapes and background are striped. Unknown "
+                    "words are skipped.",
                 ),
                 io.Vae.Output(display_name="VAE", tooltip="For VAE Encode and VAE Decode, at 64x64 pixels."),
                 io.ControlNet.Output(

@@ -41,7 +41,7 @@ def _inversion_inputs(model_tooltip: str, latent_tooltip: str) -> list[io.Input]
             "become a blurred average."
         ),
         shared_inputs.grid_input(
-            "matched inverts along the noise levels that denoising uses afterwards. reference repeats the released "
+            "matched inverts along the noise levels that denoising uses afterwards. reference repeats the authors' "
             "code step by step (solver ddim only); use it only for comparisons."
         ),
     ]
@@ -52,8 +52,8 @@ INVERSION_SIGMAS = "They are taken in reverse order, up to the strength."
 INVERTED_OUTPUT = io.Latent.Output(
     display_name="LATENT",
     tooltip="The inverted frames: noise that denoises back to them. For Mixed Inversion Blend or Video Temporal "
-    "Smoother. For a core sampler, convert it with Inverted Latent to Noise: wired as the sampler's latent it would be "
-    "ignored.",
+    "Smoother. For SamplerCustomAdvanced, convert it with Inverted Latent to Noise; as that node's latent_image it has "
+    "no effect.",
 )
 
 
@@ -66,8 +66,8 @@ class InvertImage(PackNode):
             node_id="BIVDiffInvertImage",
             display_name="DDIM Inverse (Image)",
             category=shared_inputs.CATEGORY,
-            description="Inverts every frame independently with an image model (DDIM inversion). The resulting noise "
-            "holds the frames' layout and look. Use the plain model, without ControlNet.",
+            description="Inverts every frame independently with an image model (DDIM inversion). Denoising this noise "
+            "restores the frames. Use the plain model, without ControlNet.",
             search_aliases=["ddim inversion", "unsampler", "invert", "image inversion", "bivdiff"],
             inputs=[
                 *_inversion_inputs(
@@ -82,7 +82,7 @@ class InvertImage(PackNode):
                     default="auto",
                     optional=True,
                     tooltip="Whether the model's group norms normalise each frame separately (per_frame) or all "
-                    "frames together (whole_clip), as in the released code. Keep auto: it uses whole_clip with grid "
+                    "frames together (whole_clip), as in the authors' code. Keep auto: it uses whole_clip with grid "
                     "reference, otherwise per_frame, which flickered less on the demo models. whole_clip needs every "
                     "frame in one model call.",
                     advanced=True,

@@ -31,7 +31,7 @@ class SaveLatent(PackNode):
             display_name="Save Inverted Latent",
             category=shared_inputs.CATEGORY,
             description="Saves inverted frames with their inversion record: how far they were inverted, by which kind "
-            "of model, and their mask. Core's Save Latent saves only the values; a partly inverted latent is then "
+            "of model, and their mask. ComfyUI's Save Latent saves only the values; a partly inverted latent is then "
             "smoothed as if it were full noise.",
             search_aliases=["save latent", "export latent", "save inversion", "store noise"],
             inputs=[
@@ -82,7 +82,7 @@ class LoadLatent(PackNode):
             display_name="Load Inverted Latent",
             category=shared_inputs.CATEGORY,
             description="Loads a latent saved by Save Inverted Latent, for Mixed Inversion Blend or Video Temporal "
-            "Smoother. It also reads files of core's Save Latent, which do not contain how far the latent was "
+            "Smoother. It also reads files of ComfyUI's Save Latent, which do not contain how far the latent was "
             "inverted.",
             search_aliases=["load latent", "import latent", "load inversion"],
             inputs=[
@@ -95,8 +95,8 @@ class LoadLatent(PackNode):
             outputs=[
                 io.Latent.Output(
                     display_name="LATENT",
-                    tooltip="The inverted frames. For a file of core's Save Latent, inverted with a strength below 1, "
-                    "set that strength in Video Temporal Smoother.",
+                    tooltip="The inverted frames. For a file of ComfyUI's Save Latent, inverted with a strength below "
+                    "1, set that strength in Video Temporal Smoother.",
                 )
             ],
         )

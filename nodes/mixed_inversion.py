@@ -23,9 +23,9 @@ class MixedInversion(PackNode):
             node_id="BIVDiffMixedInversion",
             display_name="Mixed Inversion Blend",
             category=shared_inputs.CATEGORY,
-            description="Mixes the frames inverted by the image model and by the video model. More of the image "
-            "branch gives smoother motion, more of the video branch keeps the video closer to the frames. At a mixing "
-            "ratio of 1 or 0 the other branch is skipped.",
+            description="Mixes the frames inverted by the image model (image branch) and by the video model (video "
+            "branch). With more of the image branch the video flickers less, with more of the video branch it stays "
+            "closer to the frames. At a mixing ratio of 1 or 0 the other branch is skipped.",
             search_aliases=["mixed inversion", "latent mix", "bivdiff"],
             inputs=[
                 io.Latent.Input(
@@ -61,7 +61,7 @@ class MixedInversion(PackNode):
                     options=list(MODES),
                     default="linear",
                     tooltip="linear is the paper's mode and usually the one to keep. If the video is grey or washed "
-                    "out, try variance_preserving or slerp, which keep the noise std at 1. frequency takes low "
+                    "out, try variance_preserving or slerp, which do not weaken the noise. frequency takes low "
                     "frequencies from the image branch and high ones from the video branch; mixing_ratio is then the "
                     "share of low frequencies.",
                 ),

@@ -44,8 +44,8 @@ class LatentReport(PackNode):
             outputs=[
                 io.Image.Output(
                     display_name="plot",
-                    tooltip="The latent's frames and measurements; green is healthy. Shown on the node; wire Save "
-                    "Image to keep it.",
+                    tooltip="The latent's frames and measurements; green marks normal values. Shown on the node; wire "
+                    "Save Image to keep it.",
                 ),
                 io.String.Output(
                     display_name="summary",
@@ -87,10 +87,10 @@ class TemporalReport(PackNode):
             node_id="BIVDiffTemporalReport",
             display_name="Temporal Report",
             category=shared_inputs.CATEGORY,
-            description="Measures how much a video flickers and what smoothing cost: flicker, motion, sharpness and "
-            "similarity, frame by frame and compared with the video before smoothing. It tells you if a video is only "
-            "static, blurred or an average of frames. The report appears on the node, which also runs with nothing "
-            "wired after it.",
+            description="Measures how much a video flickers and what was lost by smoothing: flicker, motion, sharpness "
+            "and similarity, frame by frame and compared with the video before smoothing. It tells you if a video is "
+            "only static, blurred or an average of frames. The report appears on the node, which also runs with "
+            "nothing wired after it.",
             search_aliases=["flicker", "video quality", "temporal consistency", "metrics", "compare videos"],
             inputs=[
                 io.Image.Input("images", tooltip="The smoothed video, decoded."),

@@ -148,7 +148,7 @@ class TemporalSmoother(PackNode):
                 ),
                 shared_inputs.grid_input(
                     "matched starts at the noise level where the inversion ended and gives better results. reference "
-                    "repeats the released code step by step; use it only for comparisons."
+                    "repeats the authors' code step by step; use it only for comparisons."
                 ),
                 shared_inputs.CONTEXT_LENGTH_INPUT,
                 shared_inputs.CONTEXT_OVERLAP_INPUT,

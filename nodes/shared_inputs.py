@@ -42,8 +42,7 @@ def frames_per_batch_input(advanced: bool = True) -> io.Int.Input:
         min=0,
         max=4096,
         tooltip="Frames in one model call. Keep 0: it takes as many as fit in free memory, and fewer if memory runs "
-        "out. The result does not depend on it, except with patches by ToMe, EasyCache and Self-Attention Guidance; a "
-        "warning then says so.",
+        "out. The result does not depend on it, except with a few patches of other nodes; a warning then names them.",
         advanced=advanced,
     )
 
