@@ -117,9 +117,27 @@ CONTROLS: tuple[tuple[str, StudyCase, StudyCase], ...] = (
 NOISES = ("the source itself", "independent", "shared", "the source's, ddim")
 
 
-def remove_padding(table: str) -> str:
-    """A Markdown table without the spaces that align its columns."""
-    return re.sub("-{3,}", "---", re.sub(" {2,}", " ", table))
+LABELS = {
+    claims.UNSMOOTHED: "not smoothed",
+    f"{claims.UNSMOOTHED}, shared": "not smoothed, shared noise",
+    f"{claims.UNSMOOTHED}, the source's noise": "not smoothed, the source's noise",
+    "image model for the video model": "image model instead of video model",
+    "BIVDiff 1, no caption": "BIVDiff 1, inverted without caption",
+}
+"""Labels of the page, by those of the rows."""
+HEADINGS = {"way": "method", "look": "texture kept"}
+"""Column headings of the page, by those of the other pages."""
+
+
+def replace_cells(text: str, names: dict[str, str]) -> str:
+    """Lines of a Markdown table with other names in the cells."""
+    return re.sub(r"(?<=\| )[^|\n]+(?= \|)", lambda cell: names.get(cell[0].strip(), cell[0]), text)
+
+
+def relabel(table: str) -> str:
+    """A Markdown table with the names of `HEADINGS` in its first line and of `LABELS` below."""
+    headings, body = table.split("\n", 1)
+    return f"{replace_cells(headings, HEADINGS)}\n{replace_cells(body, LABELS)}"
 
 
 def means_table(table: pandas.DataFrame, methods: dict[str, tuple[str, ...]]) -> str:
@@ -152,7 +170,7 @@ def render_tables(
     claims_rows: list[dict], calls_rows: list[dict], study_rows: list[dict], leak_rows: list[dict]
 ) -> dict[str, str]:
     """The generated blocks of the page."""
-    table, steps = claims.results_table(claims_rows), calls.render_tables(calls_rows)
+    table = claims.results_table(claims_rows)
     hard, easy = (table.loc[kind] for kind in ("hard", "easy"))
     compared = [
         comparison
@@ -162,9 +180,10 @@ def render_tables(
     results = {kind: Results([row for row in study_rows if row["kind"] == kind]) for kind in ("hard", "easy")}
     shown = [row | {"ways": {noise: row["ways"][noise] for noise in NOISES}} for row in leak_rows]
     clips, seeds = ({row[name] for row in claims_rows} for name in ("clip", "seed"))
+    held_out = {row["clip"] for row in calls_rows} & set(calls.HELD_OUT_CLIPS)
     runs = (
         describe_run(claims_rows, f"{len(clips)} clips of each kind, {len(seeds)} seeds."),
-        steps["run"],
+        describe_run(calls_rows, f"{len(held_out)} held-out hard clips."),
         describe_run(study_rows, f"{len(study_rows) // len(toy_world.CLIP_KINDS)} clips of each kind."),
         describe_run(leak_rows, f"{len(leak_rows)} hard clips."),
     )
@@ -174,10 +193,9 @@ def render_tables(
         "differences": markdown_table(
             [{name: line[name] for name in COLUMNS} for line in claims.differences_table(hard, compared)]
         ),
-        "steps": steps["hard, judged"],
+        "steps": calls.render_tables(calls_rows)["hard, judged"],
         "controls": controls_table(results),
         "motions": motions_table(results),
         "leak": leak.render_tables(shown)["edits"],
     }
-    compact = {name: remove_padding(text) for name, text in tables.items()}
-    return {"runs": "\n".join(f"- {line}" for line in runs)} | compact
+    return {"runs": "\n".join(f"- {line}" for line in runs)} | {name: relabel(text) for name, text in tables.items()}

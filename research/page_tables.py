@@ -66,8 +66,15 @@ def block_names(text: str) -> set[str]:
     return set(re.findall(r"<!-- /(.+?) -->", text))
 
 
+def remove_padding(table: str) -> str:
+    """A Markdown table without the spaces that align its columns."""
+    return re.sub("-{3,}", "---", re.sub(" {2,}", " ", table))
+
+
 def fill_page(page: str, blocks: dict[str, str]) -> str:
     """The text of a page with these generated blocks replaced: between ``<!-- NAME -->`` and ``<!-- /NAME -->``.
+
+    Tables of docs/ have no padding: these pages ship.
 
     Raises:
         ValueError: if a block is missing in the page.
@@ -77,6 +84,8 @@ def fill_page(page: str, blocks: dict[str, str]) -> str:
         raise ValueError(f"{page} lacks the blocks {', '.join(sorted(missing))}")
     for block, body in blocks.items():
         opening, closing = f"<!-- {block} -->", f"<!-- /{block} -->"
+        if page.startswith("docs/"):
+            body = remove_padding(body)
         before, _, rest = text.partition(opening)
         text = f"{before}{opening}\n{body}\n{closing}{rest.partition(closing)[2]}"
     return text

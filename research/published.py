@@ -39,7 +39,7 @@ EXPECTED = {
     "zeroscope-controlnet-canny-bear": "But the video is blurred",
 }
 """The expected verdict, judged by eye, of sets for which it is not a plain "Steadier"."""
-FIGURES = {"flicker": "flicker", "drawn": "sharpness, to frame-wise", "source": "to the source"}
+FIGURES = {"flicker": "flicker", "drawn": "sharpness / frame-wise", "source": "sharpness / source"}
 VERDICTS = {"steadier": "^Steadier", "double exposure": "double exposure", "still": "stands still"}
 RESULT_LABEL, SOURCE_LABEL = "published result", "the source itself"
 SHOWN = (1, 4)
@@ -132,12 +132,12 @@ def render_tables(rows: list[dict]) -> dict[str, str]:
     verdicts = results["verdict"].map(said)
     right = sum(verdict.startswith(expected[name]) for name, verdict in verdicts.items())
     without_source = sum(row["without the source"].startswith("No verdict") for row in rows)
-    columns = {**FIGURES, "motion": "motion, to the source", "following": "following", "doubling": "doubling"}
+    columns = {**FIGURES, "motion": "motion / source", "following": "following", "doubling": "doubling"}
     each = results[list(columns)].rename(columns=columns).assign(verdict=verdicts, expected=expected)
     ways = []
     for label, found in table.groupby("video", sort=False):
         line = {"video": label} | {name: spread(found[key]) for key, name in FIGURES.items()}
-        line["doubling, least to most"] = f"{found['doubling'].min():.2f} to {found['doubling'].max():.2f}"
+        line["doubling, range"] = f"{found['doubling'].min():.2f} to {found['doubling'].max():.2f}"
         for name, words in VERDICTS.items():
             line[name] = "" if label == SOURCE_LABEL else found["verdict"].str.contains(words).sum()
         ways.append(line)
