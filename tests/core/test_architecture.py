@@ -17,20 +17,8 @@ CORE, HOST, NODES = ROOT / "bivdiff_core", ROOT / "bivdiff_core" / "host", ROOT 
 PACK = [ROOT / "__init__.py", *sorted(CORE.rglob("*.py")), *sorted(NODES.rglob("*.py"))]
 COMFYUI = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths", "latent_preview"}
 COMFYUI |= {"node_helpers", "nodes", "server"}
-LIBRARIES = {
-    "PIL",
-    "diffusers",
-    "einops",
-    "kornia",
-    "matplotlib",
-    "numpy",
-    "safetensors",
-    "skimage",
-    "torch",
-    "tqdm",
-    "transformers",
-}
 HEAVY = {"diffusers", "kornia", "matplotlib", "skimage", "transformers"}
+LIBRARIES = HEAVY | {"PIL", "einops", "numpy", "safetensors", "torch", "tqdm"}
 
 MAY_IMPORT = {
     "batch": set(),
@@ -42,7 +30,7 @@ MAY_IMPORT = {
 """Folders that each folder may import. tests and dev.py may import all; nothing imports them."""
 FOLDERS = {*MAY_IMPORT, "dev", "fixtures", "tests"}
 
-files = pytest.mark.parametrize("file", PACK, ids=lambda file: str(file.relative_to(ROOT)))
+every_file = pytest.mark.parametrize("file", PACK, ids=lambda file: str(file.relative_to(ROOT)))
 
 
 def imported_packages(node: ast.AST) -> list[str]:
@@ -59,7 +47,7 @@ def imports(tree: ast.AST) -> set[str]:
     return {name for node in ast.walk(tree) for name in imported_packages(node)}
 
 
-def run_at_start_up(tree: ast.AST) -> Iterator[ast.AST]:
+def nodes_run_at_start_up(tree: ast.AST) -> Iterator[ast.AST]:
     """The syntax nodes that run when a module is imported: no function bodies, no `if TYPE_CHECKING` blocks."""
     if isinstance(tree, (ast.FunctionDef, ast.AsyncFunctionDef)):
         return
@@ -67,19 +55,19 @@ def run_at_start_up(tree: ast.AST) -> Iterator[ast.AST]:
         return
     yield tree
     for child in ast.iter_child_nodes(tree):
-        yield from run_at_start_up(child)
+        yield from nodes_run_at_start_up(child)
 
 
 def imports_at_start_up(tree: ast.AST) -> set[str]:
     """Packages that are imported when a module is imported."""
-    return {name for node in run_at_start_up(tree) for name in imported_packages(node)}
+    return {name for node in nodes_run_at_start_up(tree) for name in imported_packages(node)}
 
 
 def parse(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
 
 
-@files
+@every_file
 def test_each_layer_imports_only_its_libraries(file):
     allowed = LIBRARIES | set(sys.stdlib_module_names)
     if HOST in file.parents:
@@ -89,7 +77,7 @@ def test_each_layer_imports_only_its_libraries(file):
     assert imports(parse(file)) <= allowed
 
 
-@files
+@every_file
 def test_lower_layers_do_not_import_upper_layers(file):
     """The core imports neither `host` nor `nodes`; `host` does not import `nodes`. Resolves relative imports."""
     folder = file.relative_to(ROOT).parts[:-1]
@@ -110,7 +98,7 @@ def test_a_folder_imports_only_what_it_may(folder):
         assert others <= MAY_IMPORT[folder], file.relative_to(ROOT)
 
 
-@files
+@every_file
 def test_the_pack_imports_itself_relatively(file):
     """The pack's folder is not on ComfyUI's path, and ComfyUI has another module `nodes`."""
     assert not imports(parse(file)) & FOLDERS - {"nodes"}
@@ -118,7 +106,7 @@ def test_the_pack_imports_itself_relatively(file):
         assert "nodes" not in imports(parse(file))
 
 
-@files
+@every_file
 def test_start_up_imports_no_heavy_library(file):
     assert not imports_at_start_up(parse(file)) & HEAVY
 
@@ -126,7 +114,7 @@ def test_start_up_imports_no_heavy_library(file):
 def modules_at_start_up(file: Path) -> set[str]:
     """Dotted names that importing a module of the repository may import."""
     folder, found = file.relative_to(ROOT).parts[:-1], set()
-    for node in run_at_start_up(parse(file)):
+    for node in nodes_run_at_start_up(parse(file)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -186,7 +174,7 @@ def test_every_name_from_comfyui_is_looked_up_at_start_up():
     assert not LISTED - used.union(*map(owners, used)), "listed but not used"
 
 
-def with_imports(file: Path) -> set[Path]:
+def collect_imported_files(file: Path) -> set[Path]:
     """A file of the pack and all files of the pack that it imports, at start-up or later."""
     found, waiting = set(), [file]
     while waiting:
@@ -207,14 +195,14 @@ def test_a_missing_name_disables_only_the_nodes_that_need_it():
     users = {name: [] for name in LISTED}
     for file in sorted(NODES.glob("*.py")):
         if file.stem not in ("__init__", "node", "controls"):
-            used = set().union(*(names_from_comfyui(parse(imported)) for imported in with_imports(file)))
+            used = set().union(*(names_from_comfyui(parse(imported)) for imported in collect_imported_files(file)))
             for name in LISTED & used.union(*map(owners, used)):
                 users[name].append(file.stem)
     expected = {name: " ".join(files) for name, files in users.items() if 1 <= len(files) <= 2}
     assert {name: files for files, table in NEEDED_BY.items() for name in full_names(table)} == expected
 
 
-@files
+@every_file
 def test_no_print_no_pickle_no_eval(file):
     calls = [ast.unparse(node) for node in ast.walk(parse(file)) if isinstance(node, ast.Call)]
     forbidden = ("print(", "eval(", "exec(", "compile(", "__import__(", "os.system(")

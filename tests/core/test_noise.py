@@ -11,23 +11,26 @@ def white(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("dim", [0, 2])
-def test_independent_is_unchanged(dim):
-    noise = white(1, 4, 6, 8, 8) if dim else white(6, 4, 8, 8)
+frames_and_clip = pytest.mark.parametrize(("shape", "dim"), [((6, 4, 8, 8), 0), ((1, 4, 6, 8, 8), 2)])
+
+
+@frames_and_clip
+def test_independent_is_unchanged(shape, dim):
+    noise = white(*shape)
     assert torch.equal(correlate_frames(noise, "independent", dim), noise)
 
 
-@pytest.mark.parametrize("dim", [0, 2])
-def test_shared_gives_every_frame_the_first_ones_noise(dim):
-    noise = white(1, 4, 6, 8, 8) if dim else white(6, 4, 8, 8)
+@frames_and_clip
+def test_shared_gives_every_frame_the_first_ones_noise(shape, dim):
+    noise = white(*shape)
     frames = correlate_frames(noise, "shared", dim).unbind(dim)
     assert all(torch.equal(frame, noise.select(dim, 0)) for frame in frames)
 
 
-@pytest.mark.parametrize("dim", [0, 2])
-def test_progressive_is_unit_noise_that_changes_gradually(dim):
+@pytest.mark.parametrize(("shape", "dim"), [((6, 16, 64, 64), 0), ((1, 16, 6, 64, 64), 2)])
+def test_progressive_is_unit_noise_that_changes_gradually(shape, dim):
     """PYoCo: adjacent frames correlate at alpha / sqrt(1 + alpha^2), frames k apart at its k-th power; alpha = 2."""
-    noise = white(1, 16, 6, 64, 64) if dim else white(6, 16, 64, 64)
+    noise = white(*shape)
     frames = correlate_frames(noise, "progressive", dim).unbind(dim)
     adjacent = 2 / 5**0.5
     for i, frame in enumerate(frames):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from diffusers import UNet2DModel
-from fixtures.gaussian_mixture import assert_near, rms
+from fixtures.gaussian_mixture import assert_near
 from fixtures.released_loops import ddim_denoise, invert_as_released, make_released_scheduler, to_sigmas
 from torch import Tensor
 
@@ -73,13 +73,3 @@ def test_denoising_grids_equal_diffusers(unet, z0, set_alpha_to_one):
     ddim(model, z0 * unit_scale(sigmas[0]), sigmas, callback=got.append, disable=True, sigma_min=0.0292)
     for report, z in zip(got, expected, strict=True):
         assert_near(report["x"] / unit_scale(report["sigma"]), z, 1e-5)
-
-
-@torch.no_grad()
-def test_the_two_endings_differ(unet, z0):
-    """The test above can tell the two endings apart: the last level changes the latent by about 1e-3."""
-    ends = []
-    for to_one in (False, True):
-        scheduler = make_released_scheduler(STEPS, to_one)
-        ends.append(scheduler.step(unet(z0, 1).sample, 1, z0).prev_sample)
-    assert rms(ends[0] - ends[1]) > 1e-4 * rms(ends[0])
