@@ -17,11 +17,11 @@ def batch_folder(tmp_path, monkeypatch) -> BatchFolder:
         (batch_folder.comfyui / path).parent.mkdir(parents=True, exist_ok=True)
         (batch_folder.comfyui / path).write_text(text)
     batch_folder.workflow.write_text(json.dumps(WORKFLOW))
-    batch_folder.add(a="one", b="two", c="three")
+    batch_folder.write_clips(a="one", b="two", c="three")
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     monkeypatch.setenv("FAKE_COMFYUI_JOURNAL", str(batch_folder.journal))
     yield batch_folder
-    for pid in filter(is_alive, batch_folder.pids()):
+    for pid in filter(is_alive, batch_folder.comfyui_pids()):
         psutil.Process(pid).kill()

@@ -11,7 +11,10 @@ import psutil
 import pytest
 from fixtures.batch_folder import ROOT, wait_for
 
-ALL = ["one", "three", "two"]
+TEXTS = ["one", "two", "three"]
+"""The texts of the clips a, b and c."""
+ALL_DONE = dict.fromkeys("abc", "done")
+B_FAILED = {**ALL_DONE, "b": "failed"}
 
 
 def change_workflow(batch_folder, **inputs) -> None:
@@ -24,8 +27,8 @@ def change_workflow(batch_folder, **inputs) -> None:
 
 
 def test_each_clip_has_a_video_and_a_report_and_the_manifest_has_all(batch_folder):
-    batch_folder.batch()
-    assert batch_folder.statuses() == {"a": "done", "b": "done", "c": "done"}
+    batch_folder.run()
+    assert batch_folder.statuses() == ALL_DONE
     report = batch_folder.reports()["a"]
     assert report == json.loads((batch_folder.out / "a.mp4.json").read_text())
     assert batch_folder.videos()["a"] == f"one {report['seeds']['The work.seed']} 3 0"
@@ -39,7 +42,7 @@ def test_names_keep_their_folders_and_do_not_collide(batch_folder):
     for shot in ("shot 1", "shot 2"):
         (batch_folder.clips / shot).mkdir()
         (batch_folder.clips / shot / "take.mov").write_text(shot)
-    batch_folder.batch()
+    batch_folder.run()
     videos = {
         path.relative_to(batch_folder.out).as_posix(): path.read_text() for path in batch_folder.out.rglob("take*.mp4")
     }
@@ -50,24 +53,24 @@ def test_names_keep_their_folders_and_do_not_collide(batch_folder):
 
 
 def test_clips_of_equal_content_have_equal_videos(batch_folder):
-    batch_folder.add(again="one")
-    batch_folder.batch()
+    batch_folder.write_clips(again="one")
+    batch_folder.run()
     assert batch_folder.videos()["again"] == batch_folder.videos()["a"]
 
 
 def test_seeds_depend_on_the_content_or_are_as_saved(batch_folder):
-    batch_folder.batch()
+    batch_folder.run()
     by_content = batch_folder.videos()
     (batch_folder.clips / "a.mp4").rename(batch_folder.clips / "z.mp4")
-    batch_folder.batch()
+    batch_folder.run()
     assert batch_folder.videos()["z"] == by_content["a"]
     assert len({text.split()[1] for text in by_content.values()}) == 3
-    batch_folder.batch("--seed", "fixed")
+    batch_folder.run("--seed", "fixed")
     assert batch_folder.videos()["z"] == "one 5 3 0"
 
 
 def test_set_changes_an_input_and_overrides_a_seed(batch_folder):
-    batch_folder.batch("--set", "The work.steps=8", "--set", "The work.seed=9")
+    batch_folder.run("--set", "The work.steps=8", "--set", "The work.seed=9")
     assert batch_folder.videos()["a"] == "one 9 8 0"
 
 
@@ -75,19 +78,19 @@ def test_set_changes_an_input_and_overrides_a_seed(batch_folder):
 
 
 def test_a_second_run_starts_no_process(batch_folder):
-    batch_folder.batch()
+    batch_folder.run()
     for clip in batch_folder.clips.iterdir():
         os.utime(clip, (1, 1))  # only the content matters, not the time
     (batch_folder.out / "manifest.jsonl").unlink()
-    assert "3 clips: 0 to do" in batch_folder.batch()
-    assert len(batch_folder.pids()) == 1
+    assert "3 clips: 0 to do" in batch_folder.run()
+    assert len(batch_folder.comfyui_pids()) == 1
     assert len(batch_folder.reports()) == 3, "the manifest is rebuilt from the reports"
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda batch_folder: batch_folder.add(a="one, changed"),
+        lambda batch_folder: batch_folder.write_clips(a="one, changed"),
         lambda batch_folder: (batch_folder.out / "a.mp4").unlink(),
         lambda batch_folder: (batch_folder.out / "a.mp4").write_text("o"),
         lambda batch_folder: (batch_folder.out / "a.mp4.json").unlink(),
@@ -96,11 +99,11 @@ def test_a_second_run_starts_no_process(batch_folder):
     ids=["clip", "video missing", "video truncated", "report missing", "report truncated"],
 )
 def test_only_a_changed_clip_is_processed_again(batch_folder, change):
-    batch_folder.batch()
+    batch_folder.run()
     change(batch_folder)
-    batch_folder.batch()
-    assert len(batch_folder.worked_on()) == 4
-    assert batch_folder.statuses() == {"a": "done", "b": "done", "c": "done"}
+    batch_folder.run()
+    assert len(batch_folder.attempts()) == 4
+    assert batch_folder.statuses() == ALL_DONE
     assert batch_folder.videos()["a"].startswith((batch_folder.clips / "a.mp4").read_text())
 
 
@@ -115,70 +118,70 @@ def test_only_a_changed_clip_is_processed_again(batch_folder, change):
     ids=["workflow", "model", "input", "comfyui"],
 )
 def test_a_change_that_affects_all_clips_processes_them_again(batch_folder, change):
-    batch_folder.batch()
+    batch_folder.run()
     change(batch_folder)
-    batch_folder.batch()
-    assert sorted(batch_folder.worked_on()) == sorted(2 * ALL)
+    batch_folder.run()
+    assert sorted(batch_folder.attempts()) == sorted(2 * TEXTS)
 
 
 def test_settings_and_seed_count_as_workflow(batch_folder):
-    batch_folder.batch()
-    batch_folder.batch("--set", "The work.steps=4")
-    batch_folder.batch("--set", "The work.steps=4", "--seed", "fixed")
-    batch_folder.batch("--set", "The work.steps=4", "--seed", "fixed")
-    assert len(batch_folder.worked_on()) == 9
+    batch_folder.run()
+    batch_folder.run("--set", "The work.steps=4")
+    batch_folder.run("--set", "The work.steps=4", "--seed", "fixed")
+    batch_folder.run("--set", "The work.steps=4", "--seed", "fixed")
+    assert len(batch_folder.attempts()) == 9
 
 
 def test_a_dry_run_starts_and_writes_nothing(batch_folder):
-    output = batch_folder.batch("--dry-run")
+    output = batch_folder.run("--dry-run")
     assert "3 clips: 3 to do" in output and "a.mp4: to do" in output
-    assert not batch_folder.out.exists() and not batch_folder.pids()
-    batch_folder.batch()
-    batch_folder.add(b="changed")
-    output = batch_folder.batch("--dry-run")
+    assert not batch_folder.out.exists() and not batch_folder.comfyui_pids()
+    batch_folder.run()
+    batch_folder.write_clips(b="changed")
+    output = batch_folder.run("--dry-run")
     assert "a.mp4: done" in output and "b.mp4: to do" in output
-    assert len(batch_folder.pids()) == 1
+    assert len(batch_folder.comfyui_pids()) == 1
 
 
 # Clips that fail
 
 
 def test_a_broken_clip_is_one_failed_row_with_the_decoders_message(batch_folder):
-    batch_folder.add(b="broken")
-    output = batch_folder.batch(status=1)
+    batch_folder.write_clips(b="broken")
+    output = batch_folder.run(status=1)
     assert "b.mp4 failed: Invalid data found when processing input" in output
-    assert batch_folder.statuses() == {"a": "done", "b": "failed", "c": "done"}
+    assert batch_folder.statuses() == B_FAILED
     assert batch_folder.reports()["b"]["error"] == "Invalid data found when processing input"
-    assert batch_folder.worked_on().count("broken") == 1, "a broken clip gets no second attempt"
+    assert batch_folder.attempts().count("broken") == 1, "a broken clip gets no second attempt"
 
 
 def test_a_failed_clip_is_skipped_until_retried_or_changed(batch_folder):
-    batch_folder.add(b="broken")
-    batch_folder.batch(status=1)
-    batch_folder.batch(status=1)
-    assert batch_folder.worked_on().count("broken") == 1
-    batch_folder.batch("--retry-failed", status=1)
-    assert batch_folder.worked_on().count("broken") == 2
-    batch_folder.add(b="repaired")
-    batch_folder.batch()
-    assert len(batch_folder.worked_on()) == 5
+    batch_folder.write_clips(b="broken")
+    batch_folder.run(status=1)
+    batch_folder.run(status=1)
+    assert batch_folder.attempts().count("broken") == 1
+    batch_folder.run("--retry-failed", status=1)
+    assert batch_folder.attempts().count("broken") == 2
+    batch_folder.write_clips(b="repaired")
+    batch_folder.run()
+    assert len(batch_folder.attempts()) == 5
 
 
 def test_a_failing_clip_loses_the_video_of_an_earlier_run(batch_folder):
-    batch_folder.batch()
-    batch_folder.add(b="broken")
-    batch_folder.batch(status=1)
+    batch_folder.run()
+    batch_folder.write_clips(b="broken")
+    batch_folder.run(status=1)
     assert batch_folder.videos().keys() == {"a", "c"}
 
 
 def test_a_deleted_clip_is_one_failed_row(batch_folder):
-    batch_folder.add(a="wait")
+    batch_folder.write_clips(a="wait")
     process = batch_folder.start()
-    wait_for(lambda: "wait" in batch_folder.worked_on())
+    wait_for(lambda: "wait" in batch_folder.attempts())
     (batch_folder.clips / "b.mp4").unlink()
     (batch_folder.root / "go").touch()
     assert process.wait() == 1
-    assert batch_folder.statuses() == {"a": "done", "b": "failed", "c": "done"}
+    assert batch_folder.statuses() == B_FAILED
     assert (
         batch_folder.reports()["b"]["error"]
         == f"{batch_folder.clips / 'b.mp4'} cannot be read: No such file or directory"
@@ -186,36 +189,36 @@ def test_a_deleted_clip_is_one_failed_row(batch_folder):
 
 
 def test_a_clip_that_crashes_comfyui_fails_alone(batch_folder):
-    batch_folder.add(b="crash", d="four")
-    batch_folder.batch("--attempts", "3", status=1)
-    assert batch_folder.statuses() == {"a": "done", "b": "failed", "c": "done", "d": "done"}
+    batch_folder.write_clips(b="crash", d="four")
+    batch_folder.run("--attempts", "3", status=1)
+    assert batch_folder.statuses() == {**B_FAILED, "d": "done"}
     reports = batch_folder.reports()
     assert [reports[clip]["attempts"] for clip in "abcd"] == [1, 3, 1, 1]
     assert "given up after 3 attempts: ComfyUI ended with status 7" in reports["b"]["error"]
     assert reports["b"]["error"].endswith("Fatal: out of memory")
-    assert sorted(batch_folder.worked_on()) == sorted(["one", "crash", "crash", "crash", "three", "four"])
+    assert sorted(batch_folder.attempts()) == sorted(["one", "crash", "crash", "crash", "three", "four"])
 
 
 def test_attempts_are_counted_per_run(batch_folder):
-    batch_folder.add(b="crash")
-    batch_folder.batch(status=1)
-    batch_folder.batch("--retry-failed", status=1)
-    assert batch_folder.worked_on().count("crash") == 4
+    batch_folder.write_clips(b="crash")
+    batch_folder.run(status=1)
+    batch_folder.run("--retry-failed", status=1)
+    assert batch_folder.attempts().count("crash") == 4
     assert batch_folder.reports()["b"]["attempts"] == 2
 
 
 @pytest.mark.parametrize("fault", ["crash once", "hang once"])
 def test_a_single_failure_of_comfyui_costs_one_attempt(batch_folder, fault):
-    batch_folder.add(b=fault)
-    batch_folder.batch("--timeout", "2")
-    assert batch_folder.statuses() == {"a": "done", "b": "done", "c": "done"}
+    batch_folder.write_clips(b=fault)
+    batch_folder.run("--timeout", "2")
+    assert batch_folder.statuses() == ALL_DONE
     assert batch_folder.reports()["b"]["attempts"] == 2
 
 
 def test_a_clip_that_takes_too_long_is_one_failed_row(batch_folder):
-    batch_folder.add(b="hang")
-    batch_folder.batch("--timeout", "0.5", status=1)
-    assert batch_folder.statuses() == {"a": "done", "b": "failed", "c": "done"}
+    batch_folder.write_clips(b="hang")
+    batch_folder.run("--timeout", "0.5", status=1)
+    assert batch_folder.statuses() == B_FAILED
     assert batch_folder.reports()["b"]["error"] == "given up after 2 attempts: there was no result within 0.5 s"
 
 
@@ -228,58 +231,58 @@ def worker_process(comfyui_pid: int) -> psutil.Process:
 
 
 def test_a_killed_worker_loses_and_repeats_no_clip(batch_folder):
-    batch_folder.add(b="hang once")
+    batch_folder.write_clips(b="hang once")
     process = batch_folder.start()
-    wait_for(lambda: "hang once" in batch_folder.worked_on())
-    worker_process(batch_folder.pids()[-1]).kill()
+    wait_for(lambda: "hang once" in batch_folder.attempts())
+    worker_process(batch_folder.comfyui_pids()[-1]).kill()
     process.communicate()
     assert process.returncode == 0
     batch_folder.check_nothing_is_left()
-    assert sorted(batch_folder.worked_on()) == sorted(["one", "hang once", "hang once", "three"])
+    assert sorted(batch_folder.attempts()) == sorted(["one", "hang once", "hang once", "three"])
     assert batch_folder.reports()["b"]["attempts"] == 2
 
 
 def test_a_clip_whose_worker_dies_in_every_attempt_fails(batch_folder):
-    batch_folder.add(b="hang")
+    batch_folder.write_clips(b="hang")
     process = batch_folder.start("--attempts", "2")
     for attempt in (1, 2):
-        wait_for(lambda attempt=attempt: batch_folder.worked_on().count("hang") == attempt)
-        worker_process(batch_folder.pids()[-1]).kill()
+        wait_for(lambda attempt=attempt: batch_folder.attempts().count("hang") == attempt)
+        worker_process(batch_folder.comfyui_pids()[-1]).kill()
     process.communicate()
     assert process.returncode == 1
     assert batch_folder.reports()["b"]["error"] == "given up after 2 attempts: the worker died"
-    assert batch_folder.statuses() == {"a": "done", "b": "failed", "c": "done"}
+    assert batch_folder.statuses() == B_FAILED
 
 
 def test_a_killed_driver_leaves_no_process_and_can_be_resumed(batch_folder):
-    batch_folder.add(b="hang once")
+    batch_folder.write_clips(b="hang once")
     process = batch_folder.start("--workers", "2")
-    wait_for(lambda: (batch_folder.out / "a.mp4.json").exists() and "hang once" in batch_folder.worked_on())
+    wait_for(lambda: (batch_folder.out / "a.mp4.json").exists() and "hang once" in batch_folder.attempts())
     process.kill()
     process.communicate()
-    batch_folder.check_nothing_runs()
+    batch_folder.wait_for_comfyui_exit()
     done = [clip for clip in "abc" if (batch_folder.out / f"{clip}.mp4.json").exists()]
     assert "a" in done and "b" not in done and not (batch_folder.out / "b.mp4").exists()
-    wait_for(lambda: not list((batch_folder.root / "tmp").glob("bivdiff-batch-*")))
-    batch_folder.batch()
-    assert batch_folder.statuses() == {"a": "done", "b": "done", "c": "done"}
-    assert batch_folder.worked_on().count("one") == 1 and batch_folder.worked_on().count("hang once") == 2
+    wait_for(lambda: not batch_folder.worker_folders())
+    batch_folder.run()
+    assert batch_folder.statuses() == ALL_DONE
+    assert batch_folder.attempts().count("one") == 1 and batch_folder.attempts().count("hang once") == 2
     assert batch_folder.reports()["b"]["attempts"] == 1, "attempts are counted per run"
 
 
 def test_ctrl_c_ends_cleanly(batch_folder):
-    batch_folder.add(b="hang once")
+    batch_folder.write_clips(b="hang once")
     process = batch_folder.start("--attempts", "1")
-    wait_for(lambda: "hang once" in batch_folder.worked_on())
+    wait_for(lambda: "hang once" in batch_folder.attempts())
     os.killpg(process.pid, signal.SIGINT)  # like a terminal: to the whole process group
     _, errors = process.communicate(timeout=60)
     assert errors == "Stopped; run the same command again to resume.\n"
     assert process.returncode == 1
-    batch_folder.check_nothing_runs()
-    assert not list((batch_folder.root / "tmp").glob("bivdiff-batch-*"))
+    batch_folder.wait_for_comfyui_exit()
+    assert not batch_folder.worker_folders()
     assert batch_folder.statuses() == {"a": "done"}, "interrupted clips are not failed"
-    batch_folder.batch()
-    assert batch_folder.statuses() == {"a": "done", "b": "done", "c": "done"}
+    batch_folder.run()
+    assert batch_folder.statuses() == ALL_DONE
 
 
 # Many workers, many drivers
@@ -287,33 +290,33 @@ def test_ctrl_c_ends_cleanly(batch_folder):
 
 def test_each_worker_has_its_own_gpu(batch_folder):
     batch_folder.gpus = ("GPU-7", "GPU-9")
-    batch_folder.add(**{f"clip{i}": f"slow {i}" for i in range(3)})
-    batch_folder.batch()
-    assert sorted(words[3] for words in batch_folder.noted("start")) == ["GPU-7", "GPU-9"]
+    batch_folder.write_slow_clips(3)
+    batch_folder.run()
+    assert sorted(words[3] for words in batch_folder.journal_entries("start")) == ["GPU-7", "GPU-9"]
 
 
 def test_workers_share_only_the_clips(batch_folder):
-    batch_folder.add(**{f"clip{i}": f"slow {i}" for i in range(6)})
-    batch_folder.batch("--workers", "1")
+    batch_folder.write_slow_clips(6)
+    batch_folder.run("--workers", "1")
     alone = batch_folder.videos()
     for path in batch_folder.out.iterdir():
         path.unlink()
-    batch_folder.batch("--workers", "3")
+    batch_folder.run("--workers", "3")
     assert batch_folder.videos() == alone
-    assert len(batch_folder.worked_on()) == 2 * len(alone)
-    starts = batch_folder.noted("start")[1:]
+    assert len(batch_folder.attempts()) == 2 * len(alone)
+    starts = batch_folder.journal_entries("start")[1:]
     assert len(starts) == 3
     for column in (1, 2):  # ports, folders
         assert len({words[column] for words in starts}) == 3
-    assert len({words[0] for words in batch_folder.noted("clip")[len(alone) :]}) == 3
+    assert len({words[0] for words in batch_folder.journal_entries("clip")[len(alone) :]}) == 3
 
 
 def test_shards_together_process_each_clip_once(batch_folder):
-    batch_folder.add(**{f"clip{i}": f"slow {i}" for i in range(4)})
+    batch_folder.write_slow_clips(4)
     shards = [batch_folder.start("--shard", f"{i}/3") for i in range(3)]
     assert [shard.wait() for shard in shards] == [0, 0, 0]
     batch_folder.check_nothing_is_left()
-    assert sorted(batch_folder.worked_on()) == sorted(ALL + [f"slow {i}" for i in range(4)])
+    assert sorted(batch_folder.attempts()) == sorted(TEXTS + [f"slow {i}" for i in range(4)])
     assert len(batch_folder.reports()) == 7
 
 
@@ -322,7 +325,7 @@ def test_shards_together_process_each_clip_once(batch_folder):
 
 def test_a_terminal_gets_a_bar_with_the_stages(batch_folder):
     pty = pytest.importorskip("pty", reason="Windows has no such terminals")
-    batch_folder.add(b="broken")
+    batch_folder.write_clips(b="broken")
     terminal, process_end = pty.openpty()
     process = batch_folder.start(stdout=process_end)
     os.close(process_end)
@@ -345,7 +348,7 @@ def test_a_terminal_gets_a_bar_with_the_stages(batch_folder):
 
 def test_a_comfyui_that_does_not_start(batch_folder, monkeypatch):
     monkeypatch.setenv("FAKE_COMFYUI_FAILS_TO_START", "1")
-    output = batch_folder.batch(status=1)
+    output = batch_folder.run(status=1)
     assert "ComfyUI did not start: ImportError: no driver" in output
     assert not batch_folder.reports()
 
@@ -362,25 +365,31 @@ def test_a_comfyui_that_does_not_start(batch_folder, monkeypatch):
     ],
 )
 def test_a_wrong_setting(batch_folder, setting, output):
-    assert output in batch_folder.batch("--set", setting, status=1)
-    assert not batch_folder.worked_on() and not batch_folder.reports()
+    assert output in batch_folder.run("--set", setting, status=1)
+    assert not batch_folder.attempts() and not batch_folder.reports()
 
 
-def test_wrong_options(batch_folder):
-    assert "--workers is 0, expected auto or a number of 1 or more" in batch_folder.batch("--workers", "0", status=1)
-    assert "--shard is 3/3, expected I/N with I from 0 to N - 1" in batch_folder.batch("--shard", "3/3", status=1)
-    assert "--attempts is 0, expected 1 or more" in batch_folder.batch("--attempts", "0", status=1)
-    assert not batch_folder.pids()
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--workers", "0", "auto or a number of 1 or more"),
+        ("--shard", "3/3", "I/N with I from 0 to N - 1"),
+        ("--attempts", "0", "1 or more"),
+    ],
+)
+def test_a_wrong_option(batch_folder, option, value, expected):
+    assert f"{option} is {value}, expected {expected}" in batch_folder.run(option, value, status=1)
+    assert not batch_folder.comfyui_pids()
 
 
 def test_without_ray_the_message_says_what_to_install(batch_folder):
     """The environment of the tests has no Ray."""
-    output = batch_folder.batch("--ray", "127.0.0.1:6379", status=1)
+    output = batch_folder.run("--ray", "127.0.0.1:6379", status=1)
     assert '-m pip install "ray[data]==' in output
 
 
 def test_a_wrong_ray_address(batch_folder):
-    assert "expected HOST:PORT" in batch_folder.batch("--ray", "ray://127.0.0.1:10001", status=1)
+    assert "expected HOST:PORT" in batch_folder.run("--ray", "ray://127.0.0.1:10001", status=1)
 
 
 def test_the_help_lists_the_options():

@@ -4,6 +4,7 @@ import os
 import subprocess
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 
 import psutil
 import pytest
@@ -41,51 +42,51 @@ def cluster(batch_folder):
 
 
 @pytest.fixture
-def batch(batch_folder, cluster):
-    """Runs `dev.py batch` on the cluster, and returns its output."""
+def start(batch_folder, cluster):
+    """Starts `dev.py batch` on the cluster with two workers."""
+    return partial(batch_folder.start, "--ray", cluster.address, "--workers", "2")
 
-    def run(*options: str, status: int = 0) -> str:
-        process = batch_folder.start("--ray", cluster.address, "--workers", "2", *options)
+
+def test_ray_gives_the_results_of_the_local_engine(batch_folder, start):
+    batch_folder.write_clips(d="crash", e="broken", f="hang once")
+
+    def run_failing(*options: str) -> str:
+        process = start(*options)
         output, errors = process.communicate()
-        assert process.returncode == status, output + errors
-        batch_folder.check_nothing_runs()
+        assert process.returncode == 1, output + errors
+        batch_folder.wait_for_comfyui_exit()
         return output + errors
 
-    return run
-
-
-def test_ray_gives_the_results_of_the_local_engine(batch_folder, batch):
-    batch_folder.add(d="crash", e="broken", f="hang once")
-    assert "matches no input. Available: The work.video" in batch("--set", "The work.stepz=3", status=1)
-    assert not batch_folder.worked_on(), "an error of all clips ends the batch"
-    batch("--timeout", "1", status=1)
+    assert "matches no input. Available: The work.video" in run_failing("--set", "The work.stepz=3")
+    assert not batch_folder.attempts(), "an error of all clips ends the batch"
+    run_failing("--timeout", "1")
     on_ray = batch_folder.videos()
     statuses = {"a": "done", "b": "done", "c": "done", "d": "failed", "e": "failed", "f": "done"}
     assert batch_folder.statuses() == statuses
     reports = batch_folder.reports()
     assert [reports[clip]["attempts"] for clip in "abcdef"] == [1, 1, 1, 2, 1, 2]
-    assert len(batch_folder.worked_on()) == 8
-    batch(status=1)
-    assert len(batch_folder.worked_on()) == 8
+    assert len(batch_folder.attempts()) == 8
+    run_failing()
+    assert len(batch_folder.attempts()) == 8
     for path in batch_folder.out.iterdir():
         path.unlink()
-    batch_folder.batch("--timeout", "1", status=1)
+    batch_folder.run("--timeout", "1", status=1)
     assert batch_folder.videos() == on_ray
 
 
-def test_killed_processes_lose_and_repeat_no_clip(batch_folder, cluster):
+def test_killed_processes_lose_and_repeat_no_clip(batch_folder, start):
     """The driver is killed in the first run, an actor in the second."""
-    batch_folder.add(b="hang once")
-    process = batch_folder.start("--ray", cluster.address, "--workers", "2", "--attempts", "3")
-    wait_for(lambda: batch_folder.worked_on().count("hang once") == 1)
+    batch_folder.write_clips(b="hang once")
+    process = start("--attempts", "3")
+    wait_for(lambda: batch_folder.attempts().count("hang once") == 1)
     process.kill()
     process.wait()
-    batch_folder.check_nothing_runs()
+    batch_folder.wait_for_comfyui_exit()
 
     (batch_folder.root / "hang-once.seen").unlink()
-    process = batch_folder.start("--ray", cluster.address, "--workers", "2")
-    wait_for(lambda: batch_folder.worked_on().count("hang once") == 2)
-    comfyui_pid = next(int(pid) for pid, *text in batch_folder.noted("clip")[::-1] if text == ["hang", "once"])
+    process = start()
+    wait_for(lambda: batch_folder.attempts().count("hang once") == 2)
+    (*_, comfyui_pid) = (int(pid) for pid, *text in batch_folder.journal_entries("clip") if text == ["hang", "once"])
     psutil.Process(comfyui_pid).parent().parent().kill()
     assert process.wait() == 0
     batch_folder.check_nothing_is_left()
@@ -93,14 +94,15 @@ def test_killed_processes_lose_and_repeat_no_clip(batch_folder, cluster):
     assert sorted(report["attempts"] for report in batch_folder.reports().values()) == [1, 1, 2]
 
 
-def test_a_lost_node_loses_and_repeats_no_clip(batch_folder, cluster):
-    batch_folder.add(a="wait", b="wait", **{f"clip{i}": f"slow {i}" for i in range(4)})
-    process = batch_folder.start("--ray", cluster.address, "--workers", "2")
-    wait_for(lambda: batch_folder.worked_on() == ["wait", "wait"])
+def test_a_lost_node_loses_and_repeats_no_clip(batch_folder, cluster, start):
+    batch_folder.write_clips(a="wait", b="wait")
+    batch_folder.write_slow_clips(4)
+    process = start()
+    wait_for(lambda: batch_folder.attempts() == ["wait", "wait"])
     cluster.lose_a_node()
-    wait_for(lambda: sum(map(is_alive, batch_folder.pids())) == 1)
+    wait_for(lambda: sum(map(is_alive, batch_folder.comfyui_pids())) == 1)
     (batch_folder.root / "go").touch()
     assert process.wait() == 0
-    batch_folder.check_nothing_runs()
+    batch_folder.wait_for_comfyui_exit()
     assert set(batch_folder.statuses().values()) == {"done"} and len(batch_folder.statuses()) == 7
-    assert len(batch_folder.worked_on()) == 8, "one clip was running on the node"
+    assert len(batch_folder.attempts()) == 8, "one clip was running on the node"

@@ -10,7 +10,7 @@ from batch import comfyui_server as servers
 from batch.comfyui_server import ComfyUIServer, ServerLostError, build_server_command
 
 
-def start(batch_folder, name: str) -> ComfyUIServer:
+def start_server(batch_folder, name: str) -> ComfyUIServer:
     base = batch_folder.root / name
     base.mkdir()
     return ComfyUIServer(sys.executable, batch_folder.comfyui, base, cpu=True)
@@ -18,11 +18,11 @@ def start(batch_folder, name: str) -> ComfyUIServer:
 
 def test_a_port_taken_by_another_comfyui_is_not_used(batch_folder, monkeypatch):
     """The port was free, but another ComfyUI took it first; the server must not talk to that one."""
-    with start(batch_folder, "first") as first:
+    with start_server(batch_folder, "first") as first:
         free_port = servers.find_free_port
         ports = [first.port]
         monkeypatch.setattr(servers, "find_free_port", lambda: ports.pop() if ports else free_port())
-        with start(batch_folder, "second") as second:
+        with start_server(batch_folder, "second") as second:
             assert not ports and second.port != first.port
             assert str(second.base) in second.request("/system_stats")["system"]["argv"]
             assert str(first.base) in first.request("/system_stats")["system"]["argv"]
@@ -39,7 +39,7 @@ ComfyUIServer(sys.executable, comfyui, base, cpu=True).__enter__()
 os.kill(os.getpid(), signal.SIGKILL)
 """
     subprocess.run([sys.executable, "-c", starter], cwd=ROOT)
-    (pid,) = batch_folder.pids()
+    (pid,) = batch_folder.comfyui_pids()
     wait_for(lambda: not is_alive(pid))
 
 
@@ -61,7 +61,7 @@ def test_its_children_do_not_hold_the_pipe(tmp_path):
 
 @pytest.mark.parametrize(("fault", "message"), [("crash", "ended with status 7"), ("hang", "no result within 0.3 s")])
 def test_the_error_says_how_a_server_was_lost(batch_folder, fault, message):
-    with start(batch_folder, "base") as server:
+    with start_server(batch_folder, "base") as server:
         (server.base / "input" / "any.mp4").write_text(fault)
         with pytest.raises(ServerLostError, match=message):
             server.run(WORKFLOW, timeout=0.3 if fault == "hang" else None)

@@ -23,7 +23,7 @@ OPTIONS = [part for setting in FEW_STEPS for part in ("--set", setting)]
 
 
 @pytest.fixture
-def real(tmp_path, monkeypatch) -> BatchFolder:
+def demo_folder(tmp_path, monkeypatch) -> BatchFolder:
     """Two clips for the demo workflow."""
     batch_folder = BatchFolder(tmp_path, COMFYUI)
     batch_folder.workflow.write_text(json.dumps(load_demo_workflow("any.mp4")))
@@ -51,25 +51,25 @@ def run(batch_folder: BatchFolder, *options: str) -> dict[str, np.ndarray]:
     return {path.stem: read_frames(path) for path in batch_folder.out.glob("*.mp4")}
 
 
-def test_frames_are_the_same_after_an_interruption_and_with_two_workers(real):
+def test_frames_are_the_same_after_an_interruption_and_with_two_workers(demo_folder):
     """The batch is killed after the first clip and resumed with one worker, then repeated with two."""
-    process = real.start(*OPTIONS)
-    wait_for(lambda: list(real.out.glob("*.json")))
+    process = demo_folder.start(*OPTIONS)
+    wait_for(lambda: list(demo_folder.out.glob("*.json")))
     started = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
     assert len(started) == 2, "the worker and its ComfyUI"
     process.kill()
     process.wait()
     wait_for(lambda: not any(map(is_alive, started)))
 
-    alone = run(real)
+    alone = run(demo_folder)
     assert alone.keys() == {f"clip{seed}" for seed in SEEDS}
     assert all(frames.shape == (toy_world.FRAMES, 256, 256, 3) for frames in alone.values())
     assert (alone["clip3"] != alone["clip4"]).any()
-    (figures,) = real.reports()["clip3"]["figures"]["Before and after"]["changes"]
+    (figures,) = demo_folder.reports()["clip3"]["figures"]["Before and after"]["changes"]
     assert [len(row) for row in figures] == 2 * [toy_world.FRAMES - 1]
 
-    real.root.joinpath("out").rename(real.root / "alone")
-    together = run(real, "--workers", "2")
+    demo_folder.root.joinpath("out").rename(demo_folder.root / "alone")
+    together = run(demo_folder, "--workers", "2")
     for clip, frames in alone.items():
         np.testing.assert_array_equal(together[clip], frames)
-    assert len({report["where"] for report in real.reports().values()}) == 2
+    assert len({report["where"] for report in demo_folder.reports().values()}) == 2
