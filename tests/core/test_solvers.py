@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from fixtures.gaussian_mixture import Denoiser, GaussianMixture, euler_denoise, rms, solve_ode
+from fixtures.gaussian_mixture import CallRecorder, Denoiser, GaussianMixture, euler_denoise, rms, solve_ode
 from torch import Tensor
 
 from bivdiff_core.grids import sd_sigma, unit_scale
@@ -30,19 +30,6 @@ def leading_grid(steps: int) -> Tensor:
 def simple_grid(steps: int) -> Tensor:
     """0 and the levels of ComfyUI's `simple` scheduler, whose lowest level is far above the model's."""
     return torch.cat([torch.zeros(1), SD_SIGMAS[1000 // steps - 1 :: 1000 // steps]]).double()
-
-
-class CallRecorder:
-    """A denoiser that records the sigma of each call."""
-
-    def __init__(self, model: Denoiser):
-        self.model = model
-        self.sigmas: list[float] = []
-
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        assert sigma.shape == (len(x),)
-        self.sigmas.append(sigma[0].item())
-        return self.model(x, sigma)
 
 
 @pytest.fixture(scope="module", params=SIGMA_RANGES)
