@@ -1,4 +1,4 @@
-"""Errors of dev.py: one sentence that says what to do, a non-zero exit status, no traceback."""
+"""dev.py: its errors (one sentence that says what to do, no traceback), Ray, Chromium and the pinned requirements."""
 
 import json
 import os
@@ -29,6 +29,14 @@ def checkout(tmp_path) -> Path:
     for folder in ("batch", "tools"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     return tmp_path
+
+
+@pytest.fixture
+def comfyui(checkout) -> Path:
+    """A folder that looks like a ComfyUI."""
+    (checkout / "ComfyUI" / "comfy").mkdir(parents=True)
+    (checkout / "ComfyUI" / "main.py").touch()
+    return checkout / "ComfyUI"
 
 
 def run_failing(*arguments: str | Path, **variables: str) -> str:
@@ -92,21 +100,16 @@ def test_comfyui_path_without_a_comfyui(checkout, command):
     assert f"COMFYUI_PATH is {checkout}, which is not a ComfyUI folder: set it to" in message
 
 
-def test_comfyui_without_a_python(checkout):
-    (checkout / "ComfyUI" / "comfy").mkdir(parents=True)
-    (checkout / "ComfyUI" / "main.py").touch()
-    message = run_failing(checkout / "dev.py", "where", COMFYUI_PATH=str(checkout / "ComfyUI"))
+def test_comfyui_without_a_python(checkout, comfyui):
+    message = run_failing(checkout / "dev.py", "where", COMFYUI_PATH=str(comfyui))
     assert "set COMFYUI_PYTHON to the Python that runs" in message
 
 
-def test_comfyui_that_lacks_packages(checkout):
+def test_comfyui_that_lacks_packages(checkout, comfyui):
     """The packages are listed, not installed."""
-    (checkout / "ComfyUI" / "comfy").mkdir(parents=True)
-    (checkout / "ComfyUI" / "main.py").touch()
     (checkout / "requirements.txt").write_text("no-such-package>=2\ntorch>=999\neinops\n")
-    message = run_failing(
-        checkout / "dev.py", "where", COMFYUI_PATH=str(checkout / "ComfyUI"), COMFYUI_PYTHON=sys.executable
-    )
+    variables = {"COMFYUI_PATH": str(comfyui), "COMFYUI_PYTHON": sys.executable}
+    message = run_failing(checkout / "dev.py", "where", **variables)
     assert message.endswith('-m pip install "no-such-package>=2" "torch>=999"\n')
 
 
@@ -130,7 +133,7 @@ def test_the_ray_environment_is_created_once(tmp_path, monkeypatch):
     assert environment.ensure_ray_python() == environment.RAY_PYTHON
 
 
-class FakeHost:
+class FakeEnvironment:
     """An environment whose Playwright downloads its browser or cannot; other commands succeed."""
 
     def __init__(self, can_download: bool = False):
@@ -143,9 +146,9 @@ class FakeHost:
 def test_chromium_comes_from_the_path_first_then_from_playwright(monkeypatch):
     monkeypatch.setattr(environment.subprocess, "run", pytest.fail)
     monkeypatch.setattr(environment, "find_chromium", lambda: "/usr/bin/chromium")
-    assert environment.ensure_chromium(FakeHost())
+    assert environment.ensure_chromium(FakeEnvironment())
     monkeypatch.setattr(environment, "find_chromium", lambda: None)
-    assert environment.ensure_chromium(FakeHost(can_download=True))
+    assert environment.ensure_chromium(FakeEnvironment(can_download=True))
 
 
 @pytest.mark.parametrize("user", [0, 1000], ids=["root", "another user"])
@@ -154,14 +157,14 @@ def test_debians_chromium_is_installed_by_root_alone(monkeypatch, user):
     monkeypatch.setattr(environment.os, "geteuid", lambda: user, raising=False)
     monkeypatch.setattr(environment.shutil, "which", lambda name: name if name in ("apt-get", *installed) else None)
     monkeypatch.setattr(environment.subprocess, "run", lambda command, **_: installed.append(command[-1]))
-    assert environment.ensure_chromium(FakeHost()) is (user == 0)
+    assert environment.ensure_chromium(FakeEnvironment()) is (user == 0)
     assert installed == (["update", "chromium"] if user == 0 else [])
 
 
 @pytest.mark.parametrize("in_ci", [True, False])
 def test_a_run_without_chromium_ends_by_saying_so_and_fails_in_ci(monkeypatch, capsys, in_ci):
     ran = []
-    monkeypatch.setattr(suite, "find_environment", lambda *names: FakeHost())
+    monkeypatch.setattr(suite, "find_environment", lambda *names: FakeEnvironment())
     monkeypatch.setattr(suite, "ensure_chromium", lambda host: False)
     monkeypatch.setattr(suite, "ensure_ray_python", lambda: None)
     monkeypatch.setattr(suite, "run_tests", lambda host, reports, tests: ran.extend(tests) or 0)
