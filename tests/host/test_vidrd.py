@@ -58,7 +58,7 @@ def trained_text():
 def checkpoint(unet, trained_text) -> dict[str, Tensor]:
     weights = {f"unet.{key}": tensor for key, tensor in unet.state_dict().items()}
     text = trained_text.state_dict().items()
-    weights |= {f"text_encoder.text_model.{key.removeprefix('make_text_model.')}": tensor for key, tensor in text}
+    weights |= {f"text_encoder.text_model.{key.removeprefix('text_model.')}": tensor for key, tensor in text}
     return {**weights, "vae.encoder.conv_in.bias": torch.ones(1), "clip.logit_scale": torch.ones(1)}
 
 
