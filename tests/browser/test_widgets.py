@@ -105,7 +105,7 @@ def test_two_videos_are_compared(comfy):
     assert comfy.run()["status"]["status_str"] == "success"
     view, frame = comfy.page.get_by_label("wipe"), comfy.page.get_by_label("frame", exact=True)
 
-    def yellow(x: float) -> bool:
+    def is_yellow(x: float) -> bool:
         """Whether a point of the image is yellow, as the clip's background, and not blue, as in the negative."""
         pixel = "view.getContext('2d').getImageData(x * view.width, 0.2 * view.height, 1, 1).data"
         red, _, blue, _ = view.evaluate(f"(view, x) => [...{pixel}]", x)
@@ -115,13 +115,13 @@ def test_two_videos_are_compared(comfy):
     frame.fill("0")  # and stops when the user scrubs
     assert comfy.page.get_by_text("1 / 8").is_visible()
     comfy.page.get_by_label("play").scroll_into_view_if_needed()
-    assert yellow(0.4) and not yellow(0.6)
+    assert is_yellow(0.4) and not is_yellow(0.6)
     box = view.bounding_box()
     comfy.page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"])
     comfy.page.mouse.down()
     comfy.page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.5 * box["height"])
     comfy.page.mouse.up()
-    assert yellow(0.4) and yellow(0.6)
+    assert is_yellow(0.4) and is_yellow(0.6)
     comfy.screenshot("compare-videos")
     tabs = comfy.page.get_by_test_id("topbar-workflow-tabs")
     tabs.get_by_text("Unsaved Workflow").click()
@@ -136,19 +136,19 @@ def test_an_error_is_shown_in_the_frontend(comfy):
     frames = {"type": "EmptyImage", "outputs": {"IMAGE": "IMAGE"}, "widgets_values": [64, 64, 3, 0]}
     comfy.load(comparison(frames), "error")
     assert comfy.run()["status"]["status_str"] == "error"
-    words = comfy.page.get_by_role("alert").filter(has_text="before has 8 frames and after has 3.")
-    words.wait_for()
-    assert words.inner_text().startswith("Compare Videos\n") and "Select Frames" in words.inner_text()
+    alert = comfy.page.get_by_role("alert").filter(has_text="before has 8 frames and after has 3.")
+    alert.wait_for()
+    assert alert.inner_text().startswith("Compare Videos\n") and "Select Frames" in alert.inner_text()
     comfy.page.wait_for_timeout(500)  # for the screenshot: the message slides in
     comfy.screenshot("error")
     comfy.on_node("BIVDiffCompareVideos", "{ node.title = 'My clips'; }")
     assert comfy.run()["status"]["status_str"] == "error"
-    renamed = words.filter(has_text="My clips")
+    renamed = alert.filter(has_text="My clips")
     renamed.wait_for()
     assert renamed.inner_text().startswith("My clips\nCompare Videos: before has 8 frames")
     comfy.on_node("EmptyImage", "{ node.widgets[2].value = 8; }")
     assert comfy.run()["status"]["status_str"] == "success"
-    words.first.wait_for(state="detached")
+    alert.first.wait_for(state="detached")
 
 
 def test_an_error_inside_a_core_sampler_is_shown_too(comfy):
@@ -172,9 +172,9 @@ def test_an_error_inside_a_core_sampler_is_shown_too(comfy):
     prompt = {str(number): node for number, node in enumerate(nodes, start=1)}
     comfy.page.evaluate("prompt => app.loadApiJson(prompt, 'core-error')", prompt)
     assert comfy.run()["status"]["status_str"] == "error"
-    words = comfy.page.get_by_role("alert").filter(has_text="the control hint has 3 frames but the latent has 4.")
-    words.wait_for()
-    assert words.inner_text().startswith("KSampler\n")
+    alert = comfy.page.get_by_role("alert").filter(has_text="the control hint has 3 frames but the latent has 4.")
+    alert.wait_for()
+    assert alert.inner_text().startswith("KSampler\n")
 
 
 def is_red(element) -> bool:

@@ -33,38 +33,35 @@ def write(folder: Path, name: str, source: str) -> None:
     (folder / name / "__init__.py").write_text(source)
 
 
-def run_command(folder: Path) -> tuple[int, list[str]]:
+def run_with_packs(folder: Path) -> tuple[int, list[str]]:
     """Run the command; return its status and the lines after the packs' names."""
     command = [sys.executable, ROOT / "dev.py", "other-packs", folder]
-    own = {"COMFYUI_PATH": str(COMFYUI), "COMFYUI_PYTHON": sys.executable}
-    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **own}, timeout=600)
-    said = ended.stdout.splitlines()
+    variables = {"COMFYUI_PATH": str(COMFYUI), "COMFYUI_PYTHON": sys.executable}
+    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **variables}, timeout=600)
+    lines = ended.stdout.splitlines()
     names = ", ".join(sorted(pack.name for pack in folder.iterdir()))
-    assert f"With {names}" in said, ended.stdout + ended.stderr
-    return ended.returncode, said[said.index(f"With {names}") + 1 :]
+    assert f"With {names}" in lines, ended.stdout + ended.stderr
+    return ended.returncode, lines[lines.index(f"With {names}") + 1 :]
 
 
-def test_a_pack_that_changes_nothing_passes(tmp_path):
-    write(tmp_path, "Good", PACK.format(node_id="GoodNode"))
-    status, (said,) = run_command(tmp_path)
-    assert (
-        status == 0
-        and said.startswith("All packs import, none of ")
-        and said.endswith("the demo's frames are the same.")
-    )
+def test_a_pack_without_conflicts(tmp_path):
+    write(tmp_path, "Good", PACK.format(node_id="NewNode"))
+    status, (line,) = run_with_packs(tmp_path)
+    assert status == 0
+    assert line.startswith("All packs import, none of ") and line.endswith("the demo's frames are the same.")
 
 
-def test_each_problem_is_named(tmp_path):
+def test_conflicts_are_named(tmp_path):
     """One uses a node id of this pack, one does not import, one changes the noise of every sampler."""
-    write(tmp_path, "Good", PACK.format(node_id="GoodNode"))
-    write(tmp_path, "Thief", PACK.format(node_id="BIVDiffFrameNoise"))
+    write(tmp_path, "Good", PACK.format(node_id="NewNode"))
+    write(tmp_path, "SameNodeId", PACK.format(node_id="BIVDiffFrameNoise"))
     write(tmp_path, "Broken", "import no_such_module\n")
-    write(tmp_path, "Loud", LOUDER_NOISE)
-    status, said = run_command(tmp_path)
+    write(tmp_path, "LouderNoise", LOUDER_NOISE)
+    status, lines = run_with_packs(tmp_path)
     assert status == 1
-    assert "- Broken does not import" in said
-    (taken,) = (line for line in said if "BIVDiffFrameNoise" in line)
-    assert "is replaced by that of" in taken
-    changed = [line for line in said if "frames change" in line]
+    assert "- Broken does not import" in lines
+    (replaced,) = (line for line in lines if "BIVDiffFrameNoise" in line)
+    assert "is replaced by that of" in replaced
+    changed = [line for line in lines if "frames change" in line]
     assert [line.rpartition(": ")[2] for line in changed] == ["Frame-wise", "No structure pass", "Smoothed"]
-    assert len(said) == 2 + len(changed)
+    assert len(lines) == 2 + len(changed)

@@ -298,10 +298,10 @@ def test_without_its_structure_pass_the_one_node_does_not_run_it(server, object_
     "name", sorted(set(write_workflows.RECIPES) - SAME_CHAIN_AS_CONTROLNET - SAME_CHAIN_AS_OWN_FRAMES)
 )
 def test_frames_in_batches_of_any_size_give_the_same_video(run_demo, name):
-    full_prompt = run_demo(name, steps=4, frames_per_batch=toy_world.FRAMES)
+    whole = run_demo(name, steps=4, frames_per_batch=toy_world.FRAMES)
     for size in (1, 3):
         chunked = run_demo(name, steps=4, frames_per_batch=size)
-        for title, frames in full_prompt.items():
+        for title, frames in whole.items():
             if title != "video":
                 torch.testing.assert_close(chunked[title], frames, atol=1.5 / 255, rtol=0)
 
