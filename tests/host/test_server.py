@@ -13,22 +13,16 @@ from comfy_cli.workflow_to_api import convert_ui_to_api
 
 from research import toy_world
 from tools.demo import WORKFLOW
-from tools.video_files import read_frames
+from tools.video_files import find_node_by_title, read_frames
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAIN = ("BIVDiffFrameSampler", "BIVDiffInvertImage", "BIVDiffInvertVideo", "BIVDiffTemporalSmoother")
-
 STRUCTURE_PASS = ("Short inversion", "Restore the shapes")
 
 
-def node_id(prompt: dict, class_type: str) -> str:
-    """The first node of a class. Two classes occur again in the structure pass."""
+def find_node_by_class(prompt: dict, class_type: str) -> str:
+    """The id of the first node of a class. Two classes occur again in the structure pass."""
     return min((key for key, node in prompt.items() if node["class_type"] == class_type), key=int)
-
-
-def find_titled_node(prompt: dict, title: str) -> str:
-    """The node with a title, or "" without one."""
-    return next((key for key, node in prompt.items() if node["_meta"]["title"] == title), "")
 
 
 def load_prompt(server, workflow: Path) -> dict:
@@ -41,7 +35,7 @@ def demo(server) -> dict:
     """The demo workflow with few steps."""
     prompt = load_prompt(server, WORKFLOW)
     for class_type in CHAIN:
-        prompt[node_id(prompt, class_type)]["inputs"]["steps"] = 3
+        prompt[find_node_by_class(prompt, class_type)]["inputs"]["steps"] = 3
     return prompt
 
 
@@ -69,7 +63,7 @@ def test_every_save_and_preview_of_the_demo_workflow_leaves_files(server):
 
 def test_the_demo_workflow_makes_a_video(server):
     prompt = load_prompt(server, WORKFLOW)
-    prompt[node_id(prompt, "BIVDiffFrameSampler")]["inputs"]["seed"] = 1
+    prompt[find_node_by_class(prompt, "BIVDiffFrameSampler")]["inputs"]["seed"] = 1
     run = server.run(prompt)
     clip = toy_world.packaged_clip()
 
@@ -82,7 +76,7 @@ def test_the_demo_workflow_makes_a_video(server):
     assert set(control.unique().tolist()) == {0.0, 1.0}
     assert (framewise - smoothed).abs().mean() > 0.001
 
-    (video,) = server.output_files(run.outputs[node_id(prompt, "SaveVideo")])
+    (video,) = server.output_files(run.outputs[find_node_by_class(prompt, "SaveVideo")])
     with av.open(str(video)) as container:
         assert container.streams.video[0].codec_context.name == "h264"
         assert len(list(container.decode(video=0))) == toy_world.FRAMES
@@ -90,20 +84,22 @@ def test_the_demo_workflow_makes_a_video(server):
 
 @pytest.mark.parametrize(("ratio", "unused"), [(1.0, "BIVDiffInvertVideo"), (0.0, "BIVDiffInvertImage")])
 def test_a_branch_without_weight_is_never_executed(server, demo, ratio, unused):
-    demo[node_id(demo, "BIVDiffFrameSampler")]["inputs"]["seed"] = 2 + int(ratio)  # so that nothing is cached
-    demo[node_id(demo, "BIVDiffMixedInversion")]["inputs"]["mixing_ratio"] = ratio
+    demo[find_node_by_class(demo, "BIVDiffFrameSampler")]["inputs"]["seed"] = 2 + int(
+        ratio
+    )  # so that nothing is cached
+    demo[find_node_by_class(demo, "BIVDiffMixedInversion")]["inputs"]["mixing_ratio"] = ratio
     run = server.run(demo)
     assert not run.error
-    inversions = {node_id(demo, name) for name in ("BIVDiffInvertImage", "BIVDiffInvertVideo")}
-    assert inversions & set(run.executed) == inversions - {node_id(demo, unused)}
-    assert run.executed.count(node_id(demo, "BIVDiffTemporalSmoother")) == 1
+    inversions = {find_node_by_class(demo, name) for name in ("BIVDiffInvertImage", "BIVDiffInvertVideo")}
+    assert inversions & set(run.executed) == inversions - {find_node_by_class(demo, unused)}
+    assert run.executed.count(find_node_by_class(demo, "BIVDiffTemporalSmoother")) == 1
 
 
 def test_a_report_on_a_branch_without_weight_executes_it(server, demo):
     """As its tooltip says, it always runs, with the nodes before it."""
-    demo[node_id(demo, "BIVDiffFrameSampler")]["inputs"]["seed"] = 4
-    demo[node_id(demo, "BIVDiffMixedInversion")]["inputs"]["mixing_ratio"] = 1.0
-    video = node_id(demo, "BIVDiffInvertVideo")
+    demo[find_node_by_class(demo, "BIVDiffFrameSampler")]["inputs"]["seed"] = 4
+    demo[find_node_by_class(demo, "BIVDiffMixedInversion")]["inputs"]["mixing_ratio"] = 1.0
+    video = find_node_by_class(demo, "BIVDiffInvertVideo")
     demo["report"] = {"class_type": "BIVDiffLatentReport", "inputs": {"latent": [video, 0]}}
     run = server.run(demo)
     assert not run.error
@@ -113,15 +109,15 @@ def test_a_report_on_a_branch_without_weight_executes_it(server, demo):
 
 
 def test_another_strength_of_the_structure_pass_runs_only_that_pass(server, demo):
-    demo[node_id(demo, "BIVDiffFrameSampler")]["inputs"]["seed"] = 11
-    demo[node_id(demo, "BIVDiffMixedInversion")]["inputs"]["mixing_ratio"] = 0.5  # both branches run
+    demo[find_node_by_class(demo, "BIVDiffFrameSampler")]["inputs"]["seed"] = 11
+    demo[find_node_by_class(demo, "BIVDiffMixedInversion")]["inputs"]["mixing_ratio"] = 0.5  # both branches run
     first = server.run(demo)
-    demo[find_titled_node(demo, "Short inversion")]["inputs"]["strength"] = 0.4
+    demo[find_node_by_title(demo, "Short inversion")]["inputs"]["strength"] = 0.4
     again = server.run(demo)
     assert not first.error and not again.error
     chain = {key for key, node in demo.items() if node["class_type"] in CHAIN}
     assert chain <= set(first.executed)
-    assert chain & set(again.executed) == {find_titled_node(demo, name) for name in STRUCTURE_PASS}
+    assert chain & set(again.executed) == {find_node_by_title(demo, name) for name in STRUCTURE_PASS}
     before, after = (read_frames(server, run, demo, "Smoothed") for run in (first, again))
     assert (after - before).abs().mean() > 1e-4
 
@@ -133,18 +129,18 @@ def test_a_bypassed_structure_pass_does_not_change_the_video(server):
             node["mode"] = 4
     prompt = convert_ui_to_api(ui, server.object_info())
     run = server.run(prompt)
-    assert not run.error and not {find_titled_node(prompt, name) for name in STRUCTURE_PASS} & set(run.executed)
+    assert not run.error and not {node["_meta"]["title"] for node in prompt.values()} & set(STRUCTURE_PASS)
     smoothed, without = (read_frames(server, run, prompt, title) for title in ("Smoothed", "No structure pass"))
     assert torch.equal(smoothed, without)
 
 
 @pytest.mark.parametrize("class_type", CHAIN)
 def test_an_interrupt_ends_a_run_within_one_model_call(server, demo, class_type):
-    demo[node_id(demo, "BIVDiffMixedInversion")]["inputs"]["mixing_ratio"] = 0.5  # both branches run
+    demo[find_node_by_class(demo, "BIVDiffMixedInversion")]["inputs"]["mixing_ratio"] = 0.5  # both branches run
     long = copy.deepcopy(demo)
     # Calls slow enough that the interrupt arrives before the next one.
-    long[node_id(long, "BIVDiffSelectFrames")]["inputs"]["count"] = 64
-    interrupted = node_id(long, class_type)
+    long[find_node_by_class(long, "BIVDiffSelectFrames")]["inputs"]["count"] = 64
+    interrupted = find_node_by_class(long, class_type)
     long[interrupted]["inputs"]["steps"] = 300
     steps_done = []
 
@@ -158,7 +154,7 @@ def test_an_interrupt_ends_a_run_within_one_model_call(server, demo, class_type)
     assert run.interrupted
     assert len(steps_done) <= 3
 
-    demo[node_id(demo, "BIVDiffFrameSampler")]["inputs"]["seed"] = 4 + CHAIN.index(class_type)
+    demo[find_node_by_class(demo, "BIVDiffFrameSampler")]["inputs"]["seed"] = 4 + CHAIN.index(class_type)
     after = server.run(demo)
     assert not after.error and not after.interrupted
     assert interrupted in after.executed
