@@ -19,3 +19,9 @@ def pack(tmp_path_factory) -> Pack:
     folder_paths.set_output_directory(str(tmp_path_factory.mktemp("output")))
     folder_paths.set_temp_directory(str(tmp_path_factory.mktemp("temp")))
     return Pack()
+
+
+@pytest.fixture(scope="session")
+def schemas(pack) -> dict:
+    """The schema of every node of the pack, by node id."""
+    return {node_id: pack.classes[node_id].GET_SCHEMA() for node_id in pack.node_ids}

@@ -39,25 +39,3 @@ def test_motion_from_a_clip_of_another_size(pack, clip):
 def test_inputs_that_do_not_match_are_rejected(pack, clip, images, motion_from, message):
     with pytest.raises(ValueError, match=f"^Average Along Motion: {message}"):
         pack.run("BIVDiffAverageAlongMotion", images=clip[images], motion_from=clip[motion_from], reach=1)
-
-
-def test_cancelling_stops_it_after_the_current_pair_of_frames(server):
-    large = {"upscale_method": "bicubic", "width": 256, "height": 256, "crop": "disabled"}
-    nodes = {
-        "clip": ("BIVDiffDemoClip", {"frames": 8}),
-        "frames": ("GetVideoComponents", {"video": ["clip", 0]}),
-        "large": ("ImageScale", {"image": ["frames", 0], **large}),
-        "average": ("BIVDiffAverageAlongMotion", {"images": ["large", 0], "motion_from": ["large", 0], "reach": 1}),
-        "shown": ("PreviewImage", {"images": ["average", 0]}),
-    }
-    pairs = []
-
-    def watch(event: str, content: dict) -> None:
-        if event == "progress" and content["node"] == "average":
-            pairs.append((content["value"], content["max"]))
-            if len(pairs) == 2:
-                server.interrupt()
-
-    result = server.run({key: {"class_type": name, "inputs": inputs} for key, (name, inputs) in nodes.items()}, watch)
-    assert result.interrupted and "shown" not in result.executed
-    assert pairs[:2] == [(1, 7), (2, 7)] and len(pairs) <= 3

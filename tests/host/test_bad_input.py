@@ -7,7 +7,8 @@ import comfy.model_sampling
 import pytest
 import torch
 from fixtures import tiny_models as tiny
-from fixtures.frame_scenarios import FRAME_COUNT, make_controlled_prompts, make_prompts, noise, random
+from fixtures.frame_scenarios import CORE_WINDOWS, FRAME_COUNT, make_controlled_prompts, make_prompts, noise, random
+from fixtures.node_calls import make_inputs
 
 from bivdiff_core.grids import sd_sigma
 
@@ -143,21 +144,18 @@ def test_several_videos_in_chunks_or_windows(pack, wan):
 @pytest.mark.parametrize("node_id", VIDEO_NODES)
 @pytest.mark.parametrize("overlap", [2, 3])
 def test_windows_with_too_much_overlap(pack, sd, node_id, overlap):
-    assert_rejected(pack, node_id, sd, f"cannot overlap by {overlap}", context_length=2, context_overlap=overlap)
+    parts = f"cannot overlap by {overlap}", "Set context_overlap below context_length"
+    assert_rejected(pack, node_id, sd, *parts, context_length=2, context_overlap=overlap)
 
 
 def test_core_windows_over_a_dimension_without_frames(pack, sd, wan):
     """ComfyUI would slice the image's height, or nothing."""
     video = {"samples": noise(1, 16, FRAME_COUNT, 8, 8)}
-    settings = {
-        "context_length": 3, "context_overlap": 1, "context_stride": 1, "closed_loop": False, "freenoise": False,
-        "context_schedule": "standard_static", "fuse_method": "pyramid",
-    }  # fmt: skip
     for node_id, model, latent, dim, expected_dim in (
         *((node_id, sd, None, 2, 0) for node_id in SAMPLING_NODES),
         *((node_id, wan, video, 0, 2) for node_id in VIDEO_NODES),
     ):
-        (windowed,) = pack.run("ContextWindowsManual", model=model, dim=dim, **settings)
+        (windowed,) = pack.run("ContextWindowsManual", model=model, **{**CORE_WINDOWS, "dim": dim})
         parts = f"context windows over dimension {dim}", f"Set dim to {expected_dim}"
         assert_rejected(pack, node_id, windowed, *parts, latent=latent, scheduler="simple")
 
@@ -291,10 +289,9 @@ def test_a_latent_that_was_never_inverted(pack, sd, node_id):
     """A clean latent, also one to which a core node copied the "bivdiff" dict of an inverted one."""
     clean = tiny.make_latent(*LATENT_SHAPE)
     for latent in (clean, {**clean, "bivdiff": {"strength": 1.0}}):
-        if node_id == "BIVDiffTemporalSmoother":
-            assert_rejected(pack, node_id, sd, "this latent does not look like noise", "DDIM Inverse", latent=latent)
-        elif node_id == "BIVDiffInvertedNoise":
-            assert_rejected(pack, node_id, None, "this latent does not look like noise", "DDIM Inverse", latent=latent)
+        if node_id != "BIVDiffMixedInversion":
+            model = sd if node_id == "BIVDiffTemporalSmoother" else None
+            assert_rejected(pack, node_id, model, "this latent does not look like noise", "DDIM Inverse", latent=latent)
         else:
             inverted = {"samples": noise(*LATENT_SHAPE)}
             for image, video in ((latent, inverted), (inverted, latent)):
@@ -533,23 +530,18 @@ class NaNFrame(tiny.CallCounter):
         ("BIVDiffInvertImage", {"frames_per_batch": FRAME_COUNT, "solver": "ddim"}, 3, 3),
         ("BIVDiffInvertImage", {"frames_per_batch": FRAME_COUNT, "solver": "fixed_point"}, 5, 2),
         ("BIVDiffInvertVideo", {"solver": "ddim"}, 1, 1),
-        ("BIVDiffTemporalSmoother", {"cfg": 1.0}, 2, 2),
-        ("BIVDiffFrameSampler", {"cfg": 1.0, "sampler_name": "euler"}, 2, 2),
+        ("BIVDiffTemporalSmoother", {}, 2, 2),
+        ("BIVDiffFrameSampler", {"sampler_name": "euler"}, 2, 2),
     ],
 )
 def test_a_frame_that_is_not_finite_is_named(pack, sd, node_id, inputs, at, step):
     """The run stops at the step in which it occurs."""
     broken = NaNFrame(at, row=3)
-    given = (
-        {"conditioning": tiny.text()}
-        if node_id in INVERSION_NODES
-        else {"positive": tiny.text(), "negative": tiny.text()}
-    )
-    given["latent_image" if node_id == "BIVDiffFrameSampler" else "latent"] = (
-        {"samples": noise(*LATENT_SHAPE)} if node_id == "BIVDiffTemporalSmoother" else tiny.make_latent(*LATENT_SHAPE)
-    )
+    latent = tiny.make_latent(*LATENT_SHAPE)
+    if node_id == "BIVDiffTemporalSmoother":
+        latent = {"samples": noise(*LATENT_SHAPE)}
     with pytest.raises(ValueError, match=re.escape(f"{NAMES[node_id]}: frame 3 is not finite at step {step}")):
-        pack.run(node_id, model=broken.on(sd), steps=4, **given, **inputs)
+        pack.run(node_id, **make_inputs(node_id, broken.on(sd), latent), **inputs)
     per_step = 3 if inputs.get("solver") == "fixed_point" else 1
     assert len(broken.rows) == step * per_step
 
@@ -588,21 +580,6 @@ def test_a_frame_that_becomes_nan_after_the_last_callback_is_named(pack, sd):
             cfg=1.0, sampler_name="sa_solver_pece", scheduler="normal", latent_image=tiny.make_latent(*LATENT_SHAPE),
         )  # fmt: skip
     assert len(broken.rows) == 5
-
-
-# Select Frames
-
-
-@pytest.mark.parametrize(("start", "stride", "count"), [(8, 1, 0), (0, 4, 3), (6, 2, 2)])
-def test_selecting_frames_beyond_the_clip(pack, start, stride, count):
-    with pytest.raises(ValueError, match="Select Frames: the clip has 8 frames"):
-        pack.run("BIVDiffSelectFrames", images=random(8, 8, 8, 3, seed=1), start=start, stride=stride, count=count)
-
-
-def test_selecting_frames_of_the_clip(pack):
-    images = random(9, 8, 8, 3, seed=1)
-    selected, fps, _ = pack.run("BIVDiffSelectFrames", images=images, start=1, stride=3, count=2, fps=24.0)
-    assert torch.equal(selected, images[[1, 4]]) and fps == 8.0
 
 
 def test_a_linked_word_that_is_not_a_solver(pack, sd):

@@ -5,17 +5,10 @@ import json
 import re
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "js" / "docs"
 MAX_IMAGE_BYTES = 80_000
 CHINESE = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
-
-
-@pytest.fixture(scope="module")
-def schemas(pack) -> dict:
-    return {node_id: pack.classes[node_id].GET_SCHEMA() for node_id in pack.node_ids}
 
 
 def named_controls(page: str) -> set[str]:

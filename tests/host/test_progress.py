@@ -1,25 +1,33 @@
 """A node's progress bar, which counts steps times windows, and its previews."""
 
 import comfy.utils
+import latent_preview
+import numpy as np
 import pytest
+import torch
 from fixtures import tiny_models as tiny
 
 
 @pytest.fixture
-def bar(monkeypatch):
-    """(value, total, has preview) of every progress report, without ComfyUI's rate limit."""
+def reports(monkeypatch):
+    """(value, total, preview) of every progress report, without ComfyUI's rate limit."""
     reports = []
     monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0)
     monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_PERCENT", 0)
-    monkeypatch.setattr(
-        comfy.utils,
-        "PROGRESS_BAR_HOOK",
-        lambda value, total, preview, node_id=None: reports.append((value, total, preview is not None)),
-    )
+
+    def report(value, total, preview, node_id=None) -> None:
+        reports.append((value, total, preview))
+
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", report)
     return reports
 
 
-def test_chunks_are_counted(pack, bar):
+@pytest.fixture
+def show_previews(monkeypatch):
+    monkeypatch.setattr(latent_preview.args, "preview_method", latent_preview.LatentPreviewMethod.Latent2RGB)
+
+
+def test_chunks_are_counted(pack, reports):
     """5 frames in chunks of 2 are 3 windows, in each of 4 steps."""
     pack.run(
         "BIVDiffFrameSampler",
@@ -31,12 +39,11 @@ def test_chunks_are_counted(pack, bar):
         scheduler="normal",
         frames_per_batch=2,
     )
-    assert [value for value, _, _ in bar] == list(range(1, 13))
-    assert {total for _, total, _ in bar} == {12}
+    assert [(value, total) for value, total, _ in reports] == [(i, 12) for i in range(1, 13)]
 
 
 @pytest.mark.parametrize("solver", ["ddim", "fixed_point"])
-def test_a_whole_clip_counts_its_steps(pack, bar, solver):
+def test_a_whole_clip_counts_its_steps(pack, reports, solver):
     pack.run(
         "BIVDiffInvertVideo",
         model=tiny.video_model(pack),
@@ -46,13 +53,10 @@ def test_a_whole_clip_counts_its_steps(pack, bar, solver):
         scheduler="normal",
         solver=solver,
     )
-    assert [(value, total) for value, total, _ in bar] == [(i, 6) for i in range(1, 7)]
+    assert [(value, total) for value, total, _ in reports] == [(i, 6) for i in range(1, 7)]
 
 
-def test_every_step_shows_a_frame(pack, bar, monkeypatch):
-    import latent_preview
-
-    monkeypatch.setattr(latent_preview.args, "preview_method", latent_preview.LatentPreviewMethod.Latent2RGB)
+def test_every_step_shows_a_frame(pack, reports, show_previews):
     pack.run(
         "BIVDiffInvertImage",
         model=tiny.sd_model(),
@@ -63,20 +67,11 @@ def test_every_step_shows_a_frame(pack, bar, monkeypatch):
         solver="ddim",  # one model call a step
         frames_per_batch=1,
     )
-    assert [preview for _, _, preview in bar] == [False, False, True] * 5
+    assert [preview is not None for _, _, preview in reports] == [False, False, True] * 5
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 8, 8), (1, 4, 3, 8, 8)], ids=["batch", "clip"])
-def test_each_step_shows_the_next_frame(pack, monkeypatch, shape):
-    import latent_preview
-    import torch
-
-    monkeypatch.setattr(latent_preview.args, "preview_method", latent_preview.LatentPreviewMethod.Latent2RGB)
-    monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0)
-    previews = []
-    monkeypatch.setattr(
-        comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, node_id=None: previews.append(preview[1])
-    )
+def test_each_step_shows_the_next_frame(pack, reports, show_previews, shape):
     dim = shape.index(3)
     levels = torch.tensor([-1.0, 0.0, 1.0]).view([3 if i == dim else 1 for i in range(len(shape))])
     progress = pack.import_module("bivdiff_core.host.sampling_progress").SamplingProgress(
@@ -84,28 +79,20 @@ def test_each_step_shows_the_next_frame(pack, monkeypatch, shape):
     )
     for step in range(7):
         progress(step, levels.expand(shape), levels.expand(shape), 7)
-    colours = [preview.getpixel((4, 4)) for preview in previews]
+    colours = [image.getpixel((4, 4)) for _, _, (_, image, _) in reports]
     assert len(set(colours[:3])) == 3
     assert colours[3:] == [*colours[:3], colours[0]]
 
 
-def test_an_inversion_previews_its_latent_with_the_caption_noise(pack, monkeypatch):
-    import latent_preview
-    import numpy as np
-
-    monkeypatch.setattr(latent_preview.args, "preview_method", latent_preview.LatentPreviewMethod.Latent2RGB)
-    monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0)
-    previews = []
-    monkeypatch.setattr(
-        comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, node_id=None: previews.append(preview[1])
-    )
+def test_an_inversion_previews_its_latent_with_the_caption_noise(pack, reports, show_previews):
     model = tiny.sd_model()
     settings = {"model": model, "steps": 5, "scheduler": "normal"}
     clip = tiny.make_latent(3, 4, 16, 16)
     (inverted,) = pack.run("BIVDiffInvertImage", conditioning=tiny.text(), latent=clip, **settings)
-    steps_of_inversion = len(previews)
+    steps_of_inversion = len(reports)
     text = {"positive": tiny.text(), "negative": tiny.text(seed=9)}
     pack.run("BIVDiffFrameSampler", latent_image=clip, **text, **settings)
+    previews = [image for _, _, (_, image, _) in reports]
 
     frame = inverted["samples"][[(steps_of_inversion - 1) % 3]]
     previewer = latent_preview.get_previewer(model.load_device, model.get_model_object("latent_format"))

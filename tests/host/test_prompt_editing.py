@@ -11,6 +11,7 @@ import torch
 from diffusers import DDIMScheduler
 from fixtures import tiny_models
 from fixtures.fake_animatediff import apply_evolved_sampling
+from fixtures.frame_scenarios import CORE_WINDOWS
 from fixtures.gaussian_mixture import assert_near
 
 from research import toy_world
@@ -297,10 +298,7 @@ def test_a_latent_of_another_models_space_is_rejected(pack, model, clip, latent)
 
 @pytest.mark.parametrize("dim", [0, 2])
 def test_windows_that_separate_frames_from_sources_are_rejected(pack, model, clip, latent, dim):
-    (windowed,) = pack.run(
-        "ContextWindowsManual", model=model, context_length=3, context_overlap=1, context_schedule="standard_static",
-        context_stride=1, closed_loop=False, fuse_method="pyramid", dim=dim, freenoise=False,
-    )  # fmt: skip
+    (windowed,) = pack.run("ContextWindowsManual", model=model, **{**CORE_WINDOWS, "dim": dim})
     with pytest.raises(ValueError, match="would separate edited frames from their source frames"):
         edit(pack, windowed, clip, latent)
 

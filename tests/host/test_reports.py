@@ -103,24 +103,32 @@ def test_a_source_with_other_frames_is_rejected(pack, clip):
         pack.run("BIVDiffTemporalReport", images=clip, source_images=clip[:, :32])
 
 
-def test_cancelling_stops_the_report_after_the_current_pair_of_frames(server):
+@pytest.mark.parametrize(
+    ("node_id", "inputs"),
+    [
+        ("BIVDiffTemporalReport", {"images": ["large", 0]}),
+        ("BIVDiffAverageAlongMotion", {"images": ["large", 0], "motion_from": ["large", 0], "reach": 1}),
+    ],
+)
+def test_cancelling_stops_a_measurement_after_the_current_pair_of_frames(server, node_id, inputs):
     large = {"upscale_method": "bicubic", "width": 256, "height": 256, "crop": "disabled"}
     nodes = {
         "clip": ("BIVDiffDemoClip", {"frames": 8}),
         "frames": ("GetVideoComponents", {"video": ["clip", 0]}),
         "large": ("ImageScale", {"image": ["frames", 0], **large}),
-        "report": ("BIVDiffTemporalReport", {"images": ["large", 0]}),
+        "measured": (node_id, inputs),
+        "shown": ("PreviewImage", {"images": ["measured", 0]}),
     }
     pairs = []
 
     def watch(event: str, content: dict) -> None:
-        if event == "progress" and content["node"] == "report":
+        if event == "progress" and content["node"] == "measured":
             pairs.append((content["value"], content["max"]))
             if len(pairs) == 2:
                 server.interrupt()
 
     result = server.run({key: {"class_type": name, "inputs": inputs} for key, (name, inputs) in nodes.items()}, watch)
-    assert result.interrupted and "report" not in result.outputs
+    assert result.interrupted and "measured" not in result.outputs and "shown" not in result.executed
     assert pairs[:2] == [(1, 7), (2, 7)] and len(pairs) <= 3
 
 

@@ -4,17 +4,11 @@ import json
 from pathlib import Path
 
 import comfy.samplers
-import pytest
 
 FROZEN = Path(__file__).with_name("schema.json")
 COMFYUI_CHOICES = (list(comfy.samplers.SAMPLER_NAMES), list(comfy.samplers.SCHEDULER_NAMES))
 FILES = ("name", "latent")
 """Inputs whose choices are files on the user's disk."""
-
-
-@pytest.fixture(scope="module")
-def schemas(pack) -> dict:
-    return {node_id: pack.classes[node_id].GET_SCHEMA() for node_id in pack.node_ids}
 
 
 def shape(schema) -> dict[str, list]:

@@ -1,4 +1,4 @@
-"""Select Frames: the audio of the selected frames, as tensors and in a video saved by a real server."""
+"""Select Frames: the selected frames and their audio, as tensors and in a video saved by a real server."""
 
 import av
 import numpy as np
@@ -115,6 +115,12 @@ def test_a_clip_without_audio_has_none(save_selection):
         assert not container.streams.audio and container.streams.video[0].frames == 6
 
 
+def test_frames_of_the_clip_are_selected(pack):
+    images = random(9, 8, 8, 3, seed=1)
+    selected, fps, _ = pack.run("BIVDiffSelectFrames", images=images, start=1, stride=3, count=2, fps=24.0)
+    assert torch.equal(selected, images[[1, 4]]) and fps == 8.0
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 2), (3, 2)])
 def test_the_audio_of_the_selected_frames(pack, shape):
     """1000 samples a second, 10 frames a second: frames 2, 5 and 8 span 0.2 to 1.1 seconds."""
@@ -138,10 +144,12 @@ def test_no_audio_gives_none(pack):
     ("frames", "settings", "message"),
     [
         (8, {"stride": 2, "count": 5}, "8 frames, which gives 4 from frame 0 on at a stride of 2, expected 5"),
-        (8, {"start": 8}, "gives 0 from frame 8 on"),
+        (8, {"start": 8}, "8 frames, which gives 0 from frame 8 on"),
+        (8, {"stride": 4, "count": 3}, "8 frames, which gives 2 from frame 0 on"),
+        (8, {"start": 6, "stride": 2, "count": 2}, "8 frames, which gives 1 from frame 6 on"),
         (1, {"count": 8}, "got one picture, expected the frames of a clip"),
     ],
 )
 def test_frames_beyond_the_clip_are_rejected(pack, frames, settings, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^Select Frames: .*{message}"):
         pack.run("BIVDiffSelectFrames", images=torch.zeros(frames, 8, 8, 3), **settings)

@@ -104,13 +104,6 @@ def test_round_trip_through_windows(pack, model):
     assert error(**WINDOWS) < 1.2 * error()
 
 
-def test_windows_with_too_much_overlap_are_rejected(pack, model):
-    calls = tiny.CallCounter()
-    with pytest.raises(ValueError, match="Set context_overlap below context_length"):
-        smooth(pack, calls.on(model), context_length=4, context_overlap=4)
-    assert not calls.rows
-
-
 @pytest.mark.parametrize(("windows", "window_length"), [({}, FRAMES), (WINDOWS, LENGTH)])
 def test_running_out_of_memory_is_explained(pack, model, windows, window_length):
     """The message names the node's controls, and ComfyUI still recognizes the error as out of memory."""
