@@ -34,7 +34,7 @@ def load_released(
     g.note = Template("\n\n".join(texts)).substitute(name=g.name, clip=clip, net=control_net)
     source_clip = parts.source(g, title=clip, crop="disabled")._replace(fps=8.0, audio=None)
     models = parts.load_models(g, control_net, variant, video_model=video_model)
-    return source_clip, models._replace(solver="ddim", grid="reference")
+    return source_clip, models._replace(scheduler="ddim_uniform", solver="ddim", grid="reference")
 
 
 def add_prompts_with_word_lists(g: WorkflowGraph, models: parts.ChainModels, text: str) -> parts.ChainPrompts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -153,14 +154,18 @@ def encode_for_image(
     return g.add("CLIPTextEncode", title, clip=models.image_clip, text=text)
 
 
-def steps(g: WorkflowGraph) -> int:
-    """Steps of every stage: the paper's, or the demo's."""
-    return g.choose(50, 25)
+STRUCTURE_PASS_STRENGTH = 0.3
 
 
-def schedule(g: WorkflowGraph, models: ChainModels) -> dict[str, object]:
-    """Steps and scheduler of every stage."""
-    return {"steps": steps(g), "scheduler": models.scheduler}
+def steps(g: WorkflowGraph, strength: float = 1.0) -> int:
+    """Steps of a stage: the paper's or the demo's; below a strength of 1, those that their whole schedule has there."""
+    whole = g.choose(50, 25)
+    return whole if strength == 1 else math.ceil(whole * strength) + 1
+
+
+def schedule(g: WorkflowGraph, models: ChainModels, strength: float) -> dict[str, object]:
+    """Steps and scheduler of a stage."""
+    return {"steps": steps(g, strength), "scheduler": models.scheduler}
 
 
 def windows(models: ChainModels) -> dict[str, int]:
@@ -181,6 +186,7 @@ def sample_frames(
     latent: object,
     denoise: float = 1.0,
     seed: int = 42,
+    scheduler: str | None = None,
 ) -> GraphNode:
     """Add stage 1's sampler with the paper's settings."""
     return g.add(
@@ -192,6 +198,7 @@ def sample_frames(
         seed=seed,
         steps=steps(g),
         cfg=cfg(g),
+        scheduler=scheduler,
         denoise=denoise,
     )
 
@@ -226,7 +233,9 @@ def inpaint_frames(
         pixels=pixels,
         mask=mask,
     )
-    return sample_frames(g, inpainter, masked["positive"], masked["negative"], masked["latent"])
+    return sample_frames(
+        g, inpainter, masked["positive"], masked["negative"], masked["latent"], scheduler=models.scheduler
+    )
 
 
 def add_canny(g: WorkflowGraph, frames: object) -> GraphNode:
@@ -280,15 +289,27 @@ def invert_and_smooth(
     frames: object,
     task: str = "custom",
     mixing_ratio: object = 0.5,
-    **settings: object,
+    strength: float = 1.0,
+    max_demo_strength: float = 0.5,
+    clip: GraphNode | None = None,
 ) -> GraphNode:
-    """Stages 2 and 3: from LATENT frames to the smoothed LATENT. ``settings`` are those of `invert_both`."""
+    """Stages 2 and 3: from LATENT frames to the smoothed LATENT.
+
+    Args:
+        strength: of both inversions.
+        max_demo_strength: upper limit of the strength on the demo models. Their small latents lose the picture at lower
+            noise than large ones; the limit is 0.5 without a structure pass (research/pages/study.md, "Strength").
+        clip: the clip's LATENT for the video branch, if a video VAE packs frames.
+    """
+    if models.grid == "reference":  # on this grid the released code inverts to full noise
+        strength = 1.0
+    strength = g.choose(strength, min(strength, max_demo_strength))
     g.group("Stage 2: mixed inversion", INVERSION_COLOUR)
-    image, video = invert_both(g, models, prompts, frames, **settings)
+    image, video = invert_both(g, models, prompts, frames, strength, clip)
     ratio = TASK_RATIOS.get(task, mixing_ratio)
     mixed = g.add("BIVDiffMixedInversion", image_latent=image, video_latent=video, task=task, mixing_ratio=ratio)
     g.group("Stage 3: temporal smoothing", SMOOTHING_COLOUR)
-    return denoise_mixed(g, models, prompts, mixed)
+    return denoise_mixed(g, models, prompts, mixed, strength)
 
 
 def invert_both(
@@ -296,20 +317,11 @@ def invert_both(
     models: ChainModels,
     prompts: ChainPrompts,
     frames: object,
-    strength: float = 1.0,
-    max_demo_strength: float = 0.5,
+    strength: float,
     clip: GraphNode | None = None,
 ) -> tuple[GraphNode, GraphNode]:
-    """Invert LATENT frames with the image model and with the video model.
-
-    Args:
-        max_demo_strength: upper limit of the strength on the demo models. Their small latents lose the picture at lower
-            noise than large ones; the limit is 0.5 without a structure pass (research/pages/study.md, "Strength").
-        clip: the clip's LATENT for the video branch, if a video VAE packs frames.
-    """
-    if models.grid != "reference":  # on this grid the released code inverts to full noise
-        strength = g.choose(strength, min(strength, max_demo_strength))
-    settings = {"solver": models.solver, "strength": strength, "grid": models.grid, **schedule(g, models)}
+    """Invert LATENT frames, or for the video model a clip's LATENT, with the image model and with the video model."""
+    settings = {"solver": models.solver, "strength": strength, "grid": models.grid, **schedule(g, models, strength)}
     image = g.add("BIVDiffInvertImage", model=models.image, conditioning=prompts.image_empty, latent=frames, **settings)
     video = g.add(
         "BIVDiffInvertVideo",
@@ -322,8 +334,10 @@ def invert_both(
     return image, video
 
 
-def denoise_mixed(g: WorkflowGraph, models: ChainModels, prompts: ChainPrompts, mixed: GraphNode) -> GraphNode:
-    """Denoise a blended LATENT with the video model."""
+def denoise_mixed(
+    g: WorkflowGraph, models: ChainModels, prompts: ChainPrompts, mixed: GraphNode, strength: float
+) -> GraphNode:
+    """Denoise a blended LATENT, inverted with this strength, with the video model."""
     return g.add(
         "BIVDiffTemporalSmoother",
         model=models.video,
@@ -332,7 +346,7 @@ def denoise_mixed(g: WorkflowGraph, models: ChainModels, prompts: ChainPrompts, 
         latent=mixed,
         cfg=g.choose(models.cfg, 1.0),
         grid=models.grid,
-        **schedule(g, models),
+        **schedule(g, models, strength),
         **windows(models),
     )
 
@@ -349,8 +363,8 @@ def structure_pass(
         conditioning=control.wires["positive"],  # the prompt without the control
         latent=video,
         solver=models.solver,
-        strength=0.3,
-        **schedule(g, models),
+        strength=STRUCTURE_PASS_STRENGTH,
+        **schedule(g, models, STRUCTURE_PASS_STRENGTH),
     )
     return g.add(
         "BIVDiffFrameSampler",
@@ -360,7 +374,7 @@ def structure_pass(
         negative=control["negative"],
         latent_image=inverted,
         cfg=1.0,
-        **schedule(g, models),
+        **schedule(g, models, STRUCTURE_PASS_STRENGTH),
     )
 
 
@@ -408,7 +422,8 @@ def follow_hints(
     control = apply_control(g, models, prompts, hints)
     g.column()
     latent = add_empty(g, "EmptyLatentImage", "One empty latent per frame", like=clip.frames)
-    frames = sample_frames(g, models.image, control["positive"], control["negative"], latent)
+    texts = (control["positive"], control["negative"])
+    frames = sample_frames(g, models.image, *texts, latent, scheduler=models.scheduler)
     before = decode_and_preview(g, "Frame-wise", frames, models.vae)
     is_released = models.grid == "reference"  # the released code has no structure pass
     video = smooth_and_decode(g, models, prompts, frames, task, None if is_released else (models.image, control))

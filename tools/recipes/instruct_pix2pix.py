@@ -65,7 +65,9 @@ def add_instruction_edit(
         noise=g.add("BIVDiffFrameNoise", seed=42),
         guider=guider,
         sampler=g.add("KSamplerSelect", sampler_name="ddim"),
-        sigmas=g.add("BasicScheduler", model=chunked, scheduler="ddim_uniform", steps=workflow_parts.steps(g)),
+        sigmas=g.add(
+            "BasicScheduler", model=chunked, scheduler=models.scheduler or "simple", steps=workflow_parts.steps(g)
+        ),
         latent_image=conditioned["latent"],
     )
     before = workflow_parts.decode_and_preview(g, "Frame-wise", frames, models.vae)

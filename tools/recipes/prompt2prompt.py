@@ -38,6 +38,7 @@ def add_prompt_edit(
         conditioning=workflow_parts.encode_for_image(g, models, source_text, "Source prompt (image model)"),
         latent=encoded,
         steps=workflow_parts.steps(g),
+        scheduler=models.scheduler,
         solver=models.solver or "uni_inv",
         grid=models.grid,
     )
@@ -50,6 +51,7 @@ def add_prompt_edit(
         target_prompt=texts.text,
         steps=workflow_parts.steps(g),
         cfg=workflow_parts.cfg(g),
+        scheduler=models.scheduler,
         **edit,
     )
     g.column()

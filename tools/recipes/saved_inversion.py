@@ -20,7 +20,8 @@ def build(g: WorkflowGraph) -> None:
     g.group("Stage 1: your frames", workflow_parts.FRAMES_COLOUR)
     frames = g.add("VAEEncode", "Your frames", pixels=clip.frames, vae=models.vae)
     g.group("Stage 2: invert and save", workflow_parts.INVERSION_COLOUR)
-    inverted = workflow_parts.invert_both(g, models, texts, frames, workflow_parts.OWN_FRAMES_STRENGTH)
+    strength = workflow_parts.OWN_FRAMES_STRENGTH
+    inverted = workflow_parts.invert_both(g, models, texts, frames, strength)
     g.column()
     for (model, prefix), latent in zip(PREFIXES.items(), inverted, strict=True):
         g.add("BIVDiffSaveLatent", f"Save ({model})", latent=latent, filename_prefix=prefix)
@@ -30,7 +31,7 @@ def build(g: WorkflowGraph) -> None:
         for model, prefix in PREFIXES.items()
     )
     mixed = g.add("BIVDiffMixedInversion", image_latent=image, video_latent=video, mixing_ratio=0.5)
-    smoothed = workflow_parts.denoise_mixed(g, models, texts, mixed)
+    smoothed = workflow_parts.denoise_mixed(g, models, texts, mixed, strength)
     g.column()
     decoded = g.add("VAEDecode", samples=smoothed, vae=models.vae)
     workflow_parts.save_video(g, decoded, clip)

@@ -21,9 +21,7 @@ def build(g: WorkflowGraph) -> None:
     else:
         text = g.add("CLIPLoader", clip_name="umt5_xxl_fp8_e4m3fn_scaled.safetensors", type="wan")["CLIP"]
     vae = g.add("VAELoader", vae_name="wan_2.1_vae.safetensors")["VAE"]
-    models = workflow_parts.ChainModels(
-        model, text, model, text, vae, None, scheduler="simple", solver="fireflow", cfg=6.0
-    )
+    models = workflow_parts.ChainModels(model, text, model, text, vae, None, cfg=6.0)
     texts = workflow_parts.add_prompts(
         g, models, "a robot made of copper in a snowy street", workflow_parts.DEMO_PROMPT
     )
