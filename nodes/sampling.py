@@ -142,8 +142,8 @@ class TemporalSmoother(PackNode):
                 ),
                 shared_inputs.scheduler_input("Use the same as in the inversion."),
                 shared_inputs.strength_input(
-                    "How far the latent was inverted; only for a latent that core's Save Latent saved. For all others, "
-                    "set strength in both DDIM Inverse nodes.",
+                    "How far the latent was inverted; only for a latent that ComfyUI's Save Latent saved. For all "
+                    "others, set strength in both DDIM Inverse nodes.",
                     advanced=True,
                 ),
                 shared_inputs.grid_input(

@@ -67,8 +67,8 @@ def seed_input() -> io.Int.Input:
 def steps_input(tooltip: str) -> io.Int.Input:
     """Number of sampling steps."""
     presets = (
-        "All of them are taken, at any strength. The paper uses 50; 12 in every stage is the fast preset, measured on "
-        "the demo models only."
+        "All of them are taken, at any strength. The paper uses 50 at a strength of 1; a quarter of the steps in every "
+        "stage is the fast preset, measured on the demo models only."
     )
     return io.Int.Input("steps", default=50, min=1, max=1000, tooltip=f"{tooltip} {presets}")
 
