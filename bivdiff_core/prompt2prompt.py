@@ -36,7 +36,7 @@ class TokenizedPrompt:
         ends = torch.tensor([0, *map(len, self.tokens)]).cumsum(0).add(1).tolist()
         return [range(start, end) for start, end in zip(ends, ends[1:], strict=False)]
 
-    def find(self, word: str) -> list[int]:
+    def token_positions(self, word: str) -> list[int]:
         """Positions of all tokens of a word, ignoring punctuation and case; empty if the prompt does not have it."""
         matches = [_normalize_word(candidate) == _normalize_word(word) for candidate in self.words]
         return [i for match, tokens in zip(matches, self.token_ranges(), strict=True) if match for i in tokens]
@@ -109,7 +109,7 @@ def build_attention_edit(
     share[target_end + max(length - source_end, 1) :] = 0
     if edit == "reweight":
         for word, factor in weights.items():
-            positions = target.find(word)
+            positions = target.token_positions(word)
             if not positions:
                 raise ValueError(f"word_weights names {word!r}, which is not in the target prompt.")
             weight[positions] = factor

@@ -109,9 +109,9 @@ class InvertImage(PackNode):
     ) -> io.NodeOutput:
         prompts = PromptPair.without_guidance(conditioning)
         spec = validation.INVERT_FRAMES_POOLED if should_pool_norms(group_norms, grid) else validation.INVERT_FRAMES
-        clip = validation.validate_stage(spec, model, latent, prompts, WindowSettings(frames_per_batch))
+        stage_input = validation.validate_stage(spec, model, latent, prompts, WindowSettings(frames_per_batch))
         schedule = Schedule(steps, scheduler, strength, grid, sigmas)
-        return io.NodeOutput(stages.invert(clip, schedule, solver).to_latent())
+        return io.NodeOutput(stages.invert(stage_input, schedule, solver).to_latent())
 
 
 class InvertVideo(PackNode):
@@ -154,11 +154,11 @@ class InvertVideo(PackNode):
         sigmas: Tensor | None = None,
     ) -> io.NodeOutput:
         prompts = PromptPair.without_guidance(conditioning)
-        clip = validation.validate_stage(
+        stage_input = validation.validate_stage(
             validation.INVERT_CLIP, model, latent, prompts, WindowSettings(context_length, context_overlap)
         )
         schedule = Schedule(steps, scheduler, strength, grid, sigmas)
-        return io.NodeOutput(stages.invert(clip, schedule, solver).to_latent())
+        return io.NodeOutput(stages.invert(stage_input, schedule, solver).to_latent())
 
 
 class _InvertedNoiseSource:

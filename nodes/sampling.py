@@ -93,18 +93,18 @@ class FrameSampler(PackNode):
         frames_per_batch: int,
     ) -> io.NodeOutput:
         schedule = Schedule(steps, scheduler)
-        clip = validation.validate_stage(
+        stage_input = validation.validate_stage(
             validation.GENERATE_OR_DENOISE_FRAMES,
             model,
             latent_image,
             PromptPair(positive, negative, cfg),
             WindowSettings(frames_per_batch),
         )
-        if clip.inverted is None:
-            return io.NodeOutput(stages.sample_frames(clip, schedule, sampler_name, seed, denoise, frame_noise))
+        if stage_input.inverted is None:
+            return io.NodeOutput(stages.sample_frames(stage_input, schedule, sampler_name, seed, denoise, frame_noise))
         if denoise != 1 or frame_noise != "independent":
             log.warning("An inverted latent needs no noise: denoise and frame_noise have no effect.")
-        return io.NodeOutput(stages.denoise(clip, schedule, sampler_name))
+        return io.NodeOutput(stages.denoise(stage_input, schedule, sampler_name))
 
 
 class TemporalSmoother(PackNode):
@@ -182,5 +182,6 @@ class TemporalSmoother(PackNode):
     ) -> io.NodeOutput:
         prompts = PromptPair(positive, negative, cfg)
         windows = WindowSettings(context_length, context_overlap)
-        clip = validation.validate_stage(validation.SMOOTH_CLIP, model, latent, prompts, windows, strength)
-        return io.NodeOutput(stages.denoise(clip, Schedule(steps, scheduler, strength, grid, sigmas), sampler_name))
+        stage_input = validation.validate_stage(validation.SMOOTH_CLIP, model, latent, prompts, windows, strength)
+        schedule = Schedule(steps, scheduler, strength, grid, sigmas)
+        return io.NodeOutput(stages.denoise(stage_input, schedule, sampler_name))

@@ -88,7 +88,7 @@ FAMILIES = (
         lambda model: bool(animatediff_evolved.get_motion_models(model)),
         is_video=True,
         text_width=_unet_text_width,
-        adapt_for_inversion=animatediff_evolved.for_inversion,
+        adapt_for_inversion=animatediff_evolved.adapt_for_inversion,
     ),
     ModelFamily(
         "UNet3DConditionModel",

@@ -39,7 +39,7 @@ MIN_BLEND_CELLS = 8
 """Minimum side of the local blend's maps, in cells. In smaller maps, a word's region after the 3x3 dilation covers the
 whole image."""
 POSITIVE_COND = 0
-"""ComfyUI's number for the positive prompt in `cond_or_uncond`."""
+"""ComfyUI's number for the positive prompt in `cond_or_uncond`, which lists the prompts of a model call."""
 
 
 def tokenize_prompt(clip: CLIP, text: str) -> TokenizedPrompt:
@@ -156,9 +156,8 @@ class AttentionPatches:
                     blend.add_attention(probabilities, _window_frames(options, probabilities.shape[0] // 2))
                 if replacing:
                     source, target = probabilities.chunk(2)
-                    out[rows.stop - len(target) : rows.stop] = apply_attention(
-                        self.edit(source, target), v[rows.stop - len(target) : rows.stop]
-                    )
+                    target_rows = slice(rows.stop - len(target), rows.stop)
+                    out[target_rows] = apply_attention(self.edit(source, target), v[target_rows])
         return out
 
 
@@ -229,7 +228,7 @@ def edit_frames(
             f"{type(model.model.diffusion_model).__name__} has no cross-attention to edit. Use an SD 1.5, SD 2 or SDXL "
             "model."
         )
-    _check_chunks(model)
+    _reject_context_windows(model)
     if edit.local_blend_words:
         model = _use_one_device(model)
     texts = [
@@ -243,19 +242,13 @@ def edit_frames(
     frames = stage_input.samples.shape[0]
     sigmas = levels_from_latent(stage_input, schedule)
     patches = _build_patches(stage_input, clip, edit, len(sigmas) - 1, length=texts[0][0].shape[1])
-    text, pooled = (
+    text, pooled = (  # a row for each source frame, then for each target frame
         torch.cat([row.repeat_interleave(frames, dim=0) for row in rows]) for rows in zip(*texts[:2], strict=True)
     )
-    out = denoise_samples(
-        stage_input,
-        make_guider(
-            set_windows(patches.patch(stage_input.model), PairedWindows(frames_per_batch)),
-            PromptPair([(text, {"pooled_output": pooled})], negative, cfg),
-        ),
-        partial(_denoise_pair, patches=patches),
-        sigmas,
-        torch.cat([stage_input.samples, stage_input.samples]),
-    )
+    model = set_windows(patches.patch(stage_input.model), PairedWindows(frames_per_batch))
+    guider = make_guider(model, PromptPair([(text, {"pooled_output": pooled})], negative, cfg))
+    samples = torch.cat([stage_input.samples, stage_input.samples])
+    out = denoise_samples(stage_input, guider, partial(_denoise_pair, patches=patches), sigmas, samples)
     reconstructed, edited = out.chunk(2)
     return replace_samples(latent, edited), replace_samples(latent, reconstructed)
 
@@ -270,7 +263,7 @@ def _use_one_device(model: Model) -> Model:
     return model
 
 
-def _check_chunks(model: Model) -> None:
+def _reject_context_windows(model: Model) -> None:
     windows = model.model_options.get("context_handler")
     if windows is not None and not (isinstance(windows, FrameWindows) and windows.is_independent):
         raise ValueError(
@@ -289,11 +282,11 @@ def _build_patches(stage_input: StageInput, clip: CLIP, edit: PromptEdit, steps:
     attention_edit = build_attention_edit(edit.kind, source, target, parse_weights(edit.word_weights), length)
     words = edit.local_blend_words.replace(",", " ").split()
     for word in words:
-        if not source.find(word) and not target.find(word):
+        if not source.token_positions(word) and not target.token_positions(word):
             raise ValueError(f"local_blend_words has {word!r}, which is in neither prompt.")
-    positions = [[i for word in words for i in prompt.find(word)] for prompt in (source, target)]
+    positions = [[i for word in words for i in prompt.token_positions(word)] for prompt in (source, target)]
     frames, _, height, width = stage_input.samples.shape
-    info = stage_input.inverted.info if stage_input.inverted is not None else None
+    info = stage_input.inversion_info
     is_reference = info is not None and info.grid == "reference"
     blend_size = attention_map_size(stage_input.model, height, width, min_cells=MIN_BLEND_CELLS)
     return AttentionPatches(

@@ -58,7 +58,7 @@ DEFAULT_SOLVERS = {DIFFUSION: "ddim", FLOW: "fireflow"}
 
 
 def sample_frames(
-    clip: StageInput, schedule: Schedule, sampler_name: str, seed: int, denoise: float, noise_mode: str
+    stage_input: StageInput, schedule: Schedule, sampler_name: str, seed: int, denoise: float, noise_mode: str
 ) -> Latent:
     """Generate frames like ComfyUI's KSampler, in chunks.
 
@@ -69,26 +69,26 @@ def sample_frames(
     Raises:
         ValueError: denoise leaves no steps, or a frame is not finite.
     """
-    model = clip.model
+    model = stage_input.model
     sampler = comfy.samplers.KSampler(
         model, schedule.steps, model.load_device, sampler_name, schedule.scheduler, denoise, model.model_options
     )
     if len(sampler.sigmas) < 2:
         raise ValueError(f"denoise {denoise} leaves no steps. Raise denoise or steps.")
-    check_prompt_coverage(model, clip.prompts, sampler.sigmas)
+    check_prompt_coverage(model, stage_input.prompts, sampler.sigmas)
     samples = run_guider(
-        make_guider(model, clip.prompts),
+        make_guider(model, stage_input.prompts),
         comfy.samplers.sampler_object(sampler_name),
         sampler.sigmas,
-        make_frame_noise(clip.samples, clip.latent.get("batch_index"), seed, noise_mode),
-        clip.samples,
-        denoise_mask=clip.latent.get("noise_mask"),
+        make_frame_noise(stage_input.samples, stage_input.latent.get("batch_index"), seed, noise_mode),
+        stage_input.samples,
+        denoise_mask=stage_input.latent.get("noise_mask"),
         seed=seed,
     )
-    return replace_samples(clip.latent, samples)
+    return replace_samples(stage_input.latent, samples)
 
 
-def invert(clip: StageInput, schedule: Schedule, solver: str) -> InvertedLatent:
+def invert(stage_input: StageInput, schedule: Schedule, solver: str) -> InvertedLatent:
     """Invert clean frames along the MODEL's probability-flow ODE, without guidance.
 
     A noise_mask is kept, but every pixel is inverted.
@@ -101,22 +101,23 @@ def invert(clip: StageInput, schedule: Schedule, solver: str) -> InvertedLatent:
             not finite.
         torch.OutOfMemoryError: see `explain_out_of_memory`.
     """
-    flow = clip.noise_kind == FLOW
-    solver = _choose_solver(clip, schedule, solver)
-    sampling = clip.model.get_model_object("model_sampling")
+    flow = stage_input.noise_kind == FLOW
+    solver = _choose_solver(stage_input, schedule, solver)
+    sampling = stage_input.model.get_model_object("model_sampling")
     if schedule.grid == "reference":
-        _check_reference_grid(clip, schedule)
+        _check_reference_grid(stage_input, schedule)
         sigmas = reference_inversion_grid(sampling.sigmas, schedule.steps)
     else:
-        sigmas = inversion_levels(schedule, make_scheduler(clip.model, schedule), flow)
+        sigmas = inversion_levels(schedule, make_scheduler(stage_input.model, schedule), flow)
 
     function = partial(SOLVERS[solver], sigma_min=float(sampling.sigma_min))
-    check_prompt_coverage(clip.model, clip.prompts, sigmas)
-    model, prompts = prepare_for_inversion(clip.family.adapt_for_inversion(clip.model), clip.prompts)
-    samples = model.model.process_latent_in(clip.samples.float())
-    with explain_out_of_memory(clip):
+    check_prompt_coverage(stage_input.model, stage_input.prompts, sigmas)
+    model = stage_input.family.adapt_for_inversion(stage_input.model)
+    model, prompts = prepare_for_inversion(model, stage_input.prompts)
+    samples = model.model.process_latent_in(stage_input.samples.float())
+    with explain_out_of_memory(stage_input):
         inverted, _ = run_from_latent(make_guider(model, prompts), function, sigmas, samples, flow)
-    if clip.is_time_sliced:
+    if stage_input.is_time_sliced:
         inverted = rearrange(inverted, "t c 1 h w -> 1 c t h w")
     sigma = sigmas[-1].item()
     info = InversionInfo(
@@ -124,15 +125,15 @@ def invert(clip: StageInput, schedule: Schedule, solver: str) -> InvertedLatent:
         at_sigma_max=math.isclose(sigma, float(sampling.sigma_max), rel_tol=1e-5),
         strength=schedule.strength,
         grid=schedule.grid,
-        branch="video" if clip.spec.is_video else "image",
+        branch="video" if stage_input.spec.is_video else "image",
         latent_format=type(model.get_model_object("latent_format")).__name__,
-        family=clip.noise_kind,
+        family=stage_input.noise_kind,
         levels=tuple(sigmas.tolist()),
     )
-    return InvertedLatent.from_samples(inverted, info, clip.latent)
+    return InvertedLatent.from_samples(inverted, info, stage_input.latent)
 
 
-def denoise(clip: StageInput, schedule: Schedule, sampler_name: str) -> Latent:
+def denoise(stage_input: StageInput, schedule: Schedule, sampler_name: str) -> Latent:
     """Denoise an inverted clip: as a whole with a video MODEL, or frame by frame with an image MODEL.
 
     A noise_mask stays in the LATENT, but every pixel is denoised.
@@ -149,47 +150,52 @@ def denoise(clip: StageInput, schedule: Schedule, sampler_name: str) -> Latent:
         ValueError: before sampling, if schedule, sampler and latent do not fit each other; after sampling, if a frame
             is not finite.
     """
-    model = clip.model
+    model = stage_input.model
     if sampler_name not in DETERMINISTIC_SAMPLERS:
         raise ValueError(
             f"{sampler_name} adds noise, which would erase the frames that an inverted latent holds. Set sampler_name "
             "to ddim, or to another sampler that adds no noise."
         )
     if schedule.grid == "reference":
-        _check_reference_grid(clip, schedule)
+        _check_reference_grid(stage_input, schedule)
         if sampler_name not in ("ddim", "euler"):
             raise ValueError(
                 f"grid reference denoises by DDIM and does not work with {sampler_name}. Set sampler_name to ddim."
             )
         sigmas = reference_denoising_grid(model.get_model_object("model_sampling").sigmas, schedule.steps)
     else:
-        sigmas = levels_from_latent(clip, schedule)
-    check_prompt_coverage(model, clip.prompts, sigmas)
+        sigmas = levels_from_latent(stage_input, schedule)
+    check_prompt_coverage(model, stage_input.prompts, sigmas)
     ksampler = comfy.samplers.sampler_object(sampler_name)
     function = partial(ksampler.sampler_function, **ksampler.extra_options)
+    guider = make_guider(model, stage_input.prompts)
     return replace_samples(
-        clip.latent, denoise_samples(clip, make_guider(model, clip.prompts), function, sigmas, clip.samples)
+        stage_input.latent, denoise_samples(stage_input, guider, function, sigmas, stage_input.samples)
     )
 
 
 def denoise_samples(
-    clip: StageInput, guider: comfy.samplers.CFGGuider, function: Callable[..., Tensor], sigmas: Tensor, samples: Tensor
+    stage_input: StageInput,
+    guider: comfy.samplers.CFGGuider,
+    function: Callable[..., Tensor],
+    sigmas: Tensor,
+    samples: Tensor,
 ) -> Tensor:
     """Denoise inverted samples; returns clean samples in the VAE's space.
 
     Args:
         function: a sampler with k-diffusion's signature.
-        samples: samples of the clip in model space, or several of them concatenated in the batch.
+        samples: inverted samples of the clip, or copies of them concatenated in the batch.
 
     Raises:
         torch.OutOfMemoryError: see `explain_out_of_memory`.
     """
-    with explain_out_of_memory(clip):
-        return run_from_latent(guider, function, sigmas, samples, clip.noise_kind == FLOW)[1]
+    with explain_out_of_memory(stage_input):
+        return run_from_latent(guider, function, sigmas, samples, stage_input.noise_kind == FLOW)[1]
 
 
 @contextmanager
-def explain_out_of_memory(clip: StageInput) -> Iterator[None]:
+def explain_out_of_memory(stage_input: StageInput) -> Iterator[None]:
     """Add the control to change to out-of-memory errors of a MODEL that processes several frames together.
 
     Raises:
@@ -199,14 +205,14 @@ def explain_out_of_memory(clip: StageInput) -> Iterator[None]:
         yield
     except Exception as error:
         comfy.model_management.raise_non_oom(error)
-        if clip.spec.pools_norms:
+        if stage_input.spec.pools_norms:
             raise torch.OutOfMemoryError(
-                f"out of memory: group_norms whole_clip processes all {len(clip.samples)} frames in one model call. "
-                "Set it to per_frame, or use fewer or smaller frames."
+                f"out of memory: group_norms whole_clip processes all {len(stage_input.samples)} frames in one model "
+                "call. Set it to per_frame, or use fewer or smaller frames."
             ) from error
-        frames = clip.samples.shape[frame_dim(clip.samples)]
-        window_frames = min(clip.window_length or frames, frames)
-        if not clip.spec.is_video or window_frames == 1:
+        frames = stage_input.samples.shape[frame_dim(stage_input.samples)]
+        window_frames = min(stage_input.window_length or frames, frames)
+        if not stage_input.spec.is_video or window_frames == 1:
             raise
         raise torch.OutOfMemoryError(
             f"out of memory: the video model processed {window_frames} frames at once. Set context_length below "
@@ -219,17 +225,17 @@ def make_scheduler(model: Model, schedule: Schedule) -> Scheduler:
     return partial(comfy.samplers.calculate_sigmas, model.get_model_object("model_sampling"), schedule.scheduler)
 
 
-def levels_from_latent(clip: StageInput, schedule: Schedule) -> Tensor:
+def levels_from_latent(stage_input: StageInput, schedule: Schedule) -> Tensor:
     """Decreasing levels from the noise level of the clip's latent, or from the schedule's strength if it is unknown.
 
     Raises:
         ValueError: the schedule does not reach that level.
     """
-    flow = clip.noise_kind == FLOW
+    flow = stage_input.noise_kind == FLOW
     sigma = strength_sigma(schedule.strength, flow) if schedule.strength < 1 else None
-    if clip.inverted is not None and clip.inverted.info is not None:
-        sigma = clip.inverted.info.sigma
-    return denoising_levels(schedule, make_scheduler(clip.model, schedule), flow, sigma)
+    if stage_input.inversion_info is not None:
+        sigma = stage_input.inversion_info.sigma
+    return denoising_levels(schedule, make_scheduler(stage_input.model, schedule), flow, sigma)
 
 
 def make_guider(model: Model, prompts: PromptPair) -> comfy.samplers.CFGGuider:
@@ -255,17 +261,17 @@ def make_frame_noise(samples: Tensor, frame_indices: Sequence[int] | None, seed:
     return correlate_frames(whole, mode)[list(frame_indices)]
 
 
-def _choose_solver(clip: StageInput, schedule: Schedule, solver: str) -> str:
+def _choose_solver(stage_input: StageInput, schedule: Schedule, solver: str) -> str:
     if solver == AUTO_SOLVER:
-        return "ddim" if schedule.grid == "reference" else DEFAULT_SOLVERS[clip.noise_kind]
+        return "ddim" if schedule.grid == "reference" else DEFAULT_SOLVERS[stage_input.noise_kind]
     if solver not in SOLVERS:  # ComfyUI does not check a linked value
         raise ValueError(
             f"solver {solver} is not one of {AUTO_SOLVER}, {', '.join(SOLVERS)}. Wire Solver List to it, or unlink it."
         )
-    if solver not in clip.family.solvers:
+    if solver not in stage_input.family.solvers:
         raise ValueError(
-            f"solver {solver} does not work with a {clip.family.name} model, which cannot be called at the last noise "
-            f"level. Set solver to {' or '.join(clip.family.solvers)}."
+            f"solver {solver} does not work with a {stage_input.family.name} model, which cannot be called at the last "
+            f"noise level. Set solver to {' or '.join(stage_input.family.solvers)}."
         )
     if schedule.grid == "reference" and solver != "ddim":
         raise ValueError(
@@ -275,9 +281,9 @@ def _choose_solver(clip: StageInput, schedule: Schedule, solver: str) -> str:
     return solver
 
 
-def _check_reference_grid(clip: StageInput, schedule: Schedule) -> None:
-    info = clip.inverted.info if clip.inverted is not None else None
-    if not is_reference_compatible(clip.model) or (info or schedule).strength < 1:
+def _check_reference_grid(stage_input: StageInput, schedule: Schedule) -> None:
+    strength = (stage_input.inversion_info or schedule).strength
+    if not is_reference_compatible(stage_input.model) or strength < 1:
         raise ValueError(
             "grid reference needs what the released code supports: an eps model with 1000 timesteps, frames in the "
             "batch, and strength 1. Set grid to matched."

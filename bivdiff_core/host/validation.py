@@ -103,6 +103,11 @@ class StageInput:
     prompts: PromptPair
     inverted: InvertedLatent | None
 
+    @property
+    def inversion_info(self) -> InversionInfo | None:
+        """How the latent was inverted; None if unknown or not inverted."""
+        return None if self.inverted is None else self.inverted.info
+
 
 def validate_stage(
     spec: StageSpec, model: Model, latent: Latent, prompts: PromptPair, windows: WindowSettings, strength: float = 1.0

@@ -74,7 +74,7 @@ def set_context_options(model: Model, length: int, overlap: int) -> Model:
 
 
 @animatediff_api
-def for_inversion(model: Model) -> Model:
+def adapt_for_inversion(model: Model) -> Model:
     """Return a clone of a MODEL for inversion: keyframes follow the noise level, and Context Extras are removed.
 
     AnimateDiff-Evolved only advances to later keyframes, one at a time while they have guaranteed steps. That works
@@ -145,13 +145,13 @@ def check_two_model_sampling(model: Model) -> None:
 
 
 @animatediff_api
-def check_sampling(model: Model, frames: int, inverts: bool) -> None:
+def check_sampling(model: Model, frames: int, is_inversion: bool) -> None:
     """Reject AnimateDiff settings that break an inversion or denoising from inverted frames; warn about others.
 
     Args:
         model: with its windows set. MODELs without AnimateDiff-Evolved pass.
         frames: number of frames of the clip.
-        inverts: True for an inversion, which uses no guidance; False for denoising.
+        is_inversion: True for an inversion, which uses no guidance; False for denoising.
 
     Raises:
         ValueError: the message names the AnimateDiff node or the control that fixes it.
@@ -161,7 +161,7 @@ def check_sampling(model: Model, frames: int, inverts: bool) -> None:
         return
     settings = model.get_attachment(SAMPLE_SETTINGS_KEY)
     if settings is not None:
-        _check_settings(settings, inverts)
+        _check_settings(settings, is_inversion)
     windows = params.context_options
     if has_dependent_frames(model) and model.model_options.get("context_handler") is not None:
         raise ValueError(
@@ -194,7 +194,7 @@ def _is_static(windows: Any) -> bool:
     return len(windows.contexts) == 1 and set(schedules) <= set(STATIC_SCHEDULES)
 
 
-def _check_settings(settings: Any, inverts: bool) -> None:
+def _check_settings(settings: Any, is_inversion: bool) -> None:
     for found, setting in (
         (settings.iteration_opts.iterations > 1, "iterations (FreeInit and the like)"),
         (not settings.image_injection.is_empty(), "image injection"),
@@ -205,7 +205,7 @@ def _check_settings(settings: Any, inverts: bool) -> None:
                 f"AnimateDiff's Sample Settings have {setting}, which would replace the inverted frames with other "
                 "noise. Remove it from Sample Settings, or use a model without them."
             )
-    if settings.custom_cfg is not None and not inverts:
+    if settings.custom_cfg is not None and not is_inversion:
         log.warning("AnimateDiff's Sample Settings have a custom CFG, which overrides the smoother's cfg.")
     replaced = [
         setting
