@@ -73,6 +73,11 @@ def _is_mean_flow(model: Model) -> bool:
     return getattr(model.model.diffusion_model, "time_r_in", None) is not None
 
 
+def has_video_latents(model: Model) -> bool:
+    """Whether a MODEL's latents are `[B, C, T, H, W]` rather than frames in the batch."""
+    return model.get_model_object("latent_format").latent_dimensions == 3
+
+
 HUNYUAN_VIDEO = ModelFamily(
     "HunyuanVideo",
     _is_instance_of(comfy.model_base.HunyuanVideo),
@@ -126,7 +131,7 @@ FAMILIES = (
         lambda model: isinstance(model.model.diffusion_model, comfy.ldm.hunyuan_video.model.HunyuanVideo),
         runs_masked_text_per_row=True,
     ),
-    ModelFamily("video", lambda model: has_video_latents(model), is_video=True),
+    ModelFamily("video", has_video_latents, is_video=True),
     ModelFamily(
         "InstructPix2Pix",
         _is_instance_of(comfy.model_base.IP2P),
@@ -149,9 +154,9 @@ def find_family(model: Model) -> ModelFamily:
     return next(family for family in FAMILIES if family.matches(model))
 
 
-def has_video_latents(model: Model) -> bool:
-    """Whether a MODEL's latents are `[B, C, T, H, W]` rather than frames in the batch."""
-    return model.get_model_object("latent_format").latent_dimensions == 3
+def latent_format_name(model: Model) -> str:
+    """Class name of a MODEL's latent format; two MODELs with the same one share a latent space."""
+    return type(model.get_model_object("latent_format")).__name__
 
 
 def find_noise_kind(model: Model) -> str:

@@ -27,7 +27,7 @@ from .comfy_types import Latent, Model
 from .inversion_setup import prepare_for_inversion
 from .inverted_latents import InversionInfo, InvertedLatent
 from .latents import frame_dim, replace_samples
-from .model_families import DIFFUSION, FLOW, is_reference_compatible
+from .model_families import DIFFUSION, FLOW, is_reference_compatible, latent_format_name
 from .prompts import PromptPair, check_prompt_coverage
 from .sampler import run_from_latent, run_guider
 from .validation import StageInput
@@ -126,7 +126,7 @@ def invert(stage_input: StageInput, schedule: Schedule, solver: str) -> Inverted
         strength=schedule.strength,
         grid=schedule.grid,
         branch="video" if stage_input.spec.is_video else "image",
-        latent_format=type(model.get_model_object("latent_format")).__name__,
+        latent_format=latent_format_name(model),
         family=stage_input.noise_kind,
         levels=tuple(sigmas.tolist()),
     )

@@ -11,7 +11,7 @@ from ..bridging import bridge
 from ..solvers import Denoiser
 from .comfy_types import Model
 from .compat import animatediff_evolved
-from .model_families import find_noise_kind
+from .model_families import find_noise_kind, latent_format_name
 from .prompts import PromptPair
 from .stages import make_guider
 from .validation import validate_model
@@ -107,7 +107,7 @@ def make_two_model_guider(
         animatediff_evolved.check_two_model_sampling(model)
     validate_model(video_model, is_video=True, prompts=video_prompts)
     for what, describe in (
-        ("latent space", lambda model: type(model.get_model_object("latent_format")).__name__),
+        ("latent space", latent_format_name),
         ("kind of noise", find_noise_kind),
     ):
         if describe(image_model) != describe(video_model):

@@ -32,7 +32,14 @@ from .group_norms import pool_norms
 from .inverted_latents import InversionInfo, InvertedLatent
 from .latents import frame_dim, to_clip
 from .loaders.demo_latents import DemoLatents
-from .model_families import ModelFamily, find_family, find_noise_kind, has_distilled_guidance, has_video_latents
+from .model_families import (
+    ModelFamily,
+    find_family,
+    find_noise_kind,
+    has_distilled_guidance,
+    has_video_latents,
+    latent_format_name,
+)
 from .prompts import PromptPair, check_image_input, check_prompt, disable_distilled_guidance
 from .windows import FrameWindows, WindowSettings, check_windows, set_windows
 
@@ -146,18 +153,17 @@ def validate_stage(
         animatediff_evolved.check_sampling(model, samples.shape[0], spec.is_inversion)
     prompts = _validate_prompts(spec, family, model, prompts, latent, samples)
     handler = model.model_options.get("context_handler")
-    length = getattr(handler, "context_length", windows.length)
     return StageInput(
-        spec,
-        model,
-        length,
-        family,
-        noise_kind,
-        latent,
-        samples,
-        is_time_sliced,
-        prompts,
-        inverted if spec.latent_kind == "inverted" else None,
+        spec=spec,
+        model=model,
+        window_length=getattr(handler, "context_length", windows.length),
+        family=family,
+        noise_kind=noise_kind,
+        latent=latent,
+        samples=samples,
+        is_time_sliced=is_time_sliced,
+        prompts=prompts,
+        inverted=inverted if spec.latent_kind == "inverted" else None,
     )
 
 
@@ -199,12 +205,17 @@ def _set_clip_windows(model: Model, windows: WindowSettings, samples: Tensor) ->
             f"windows of {windows.length} frames cannot overlap by {windows.overlap} frames. Set context_overlap below "
             "context_length."
         )
+    _check_single_video(samples, ", or set context_length to 0")
+    return set_windows(model, FrameWindows(windows.length, windows.overlap, frame_dim(samples)))
+
+
+def _check_single_video(samples: Tensor, alternative: str = "") -> None:
+    """Reject a latent `[B, C, T, H, W]` of several videos."""
     if samples.ndim == 5 and samples.shape[0] > 1:
         raise ValueError(
-            f"the latent holds {samples.shape[0]} videos, but windows work on one video at a time. Select one with "
-            "Get Latent From Batch, or set context_length to 0."
+            f"the latent holds {samples.shape[0]} videos, expected one. Select one with Get Latent From "
+            f"Batch{alternative}."
         )
-    return set_windows(model, FrameWindows(windows.length, windows.overlap, frame_dim(samples)))
 
 
 def validate_samples(latent: Latent) -> Tensor:
@@ -425,9 +436,8 @@ def _validate_content(
 
 
 def _check_latent_space(info: InversionInfo, model: Model, noise_kind: str) -> None:
-    latent_format = type(model.get_model_object("latent_format")).__name__
     for what, of_latent, of_model in (
-        ("latent space", info.latent_format, latent_format),
+        ("latent space", info.latent_format, latent_format_name(model)),
         ("kind of noise", info.family, noise_kind),
     ):
         if of_latent != of_model:
@@ -439,8 +449,7 @@ def _check_latent_space(info: InversionInfo, model: Model, noise_kind: str) -> N
 
 def _slice_time(samples: Tensor, prompts: PromptPair) -> tuple[Tensor, PromptPair]:
     """A video's time slices as clips of length 1, and prompts without `WHOLE_CLIP_CONDITIONING`."""
-    if samples.shape[0] > 1:
-        raise ValueError(f"the latent holds {samples.shape[0]} videos. Select one with Get Latent From Batch.")
+    _check_single_video(samples)
     plain = [
         (text, {key: value for key, value in extra.items() if key not in WHOLE_CLIP_CONDITIONING})
         for text, extra in prompts.positive

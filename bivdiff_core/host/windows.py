@@ -84,6 +84,8 @@ class FrameWindows(IndexListContextHandler):
     """Batch rows that must stay in one chunk (2 for source/target pairs); also the smallest chunk."""
     sequential = False
     """Run windows one after another on one device, even if the MODEL has several."""
+    results: dict[int, list]
+    """With several devices: the results that ComfyUI has not yet asked for, by window number."""
     # Set by ComfyUI's __init__ and changed here.
     context_length: int
     context_schedule: ContextSchedule
@@ -99,17 +101,18 @@ class FrameWindows(IndexListContextHandler):
             dim=dim,
         )
         self.causal_window_fix = False  # not passed as an argument: older ComfyUI versions do not have it
-        self._prepare()
+        self._add_state()
 
     @classmethod
     def from_core(cls, handler: IndexListContextHandler) -> "FrameWindows":
         """Convert a handler of ComfyUI's Context Windows nodes, keeping its settings."""
         windows = cls(handler.context_length, handler.context_overlap, handler.dim)
         windows.__dict__.update(vars(handler))
-        windows._prepare()
+        windows._add_state()
         return windows
 
-    def _prepare(self) -> None:
+    def _add_state(self) -> None:
+        """Add what ComfyUI's handlers do not have."""
         self.on_window: Callable[[int, int], None] | None = None
         self.encoded_hints: dict[tuple, tuple] = {}
         self.callbacks = comfy.patcher_extension.copy_nested_dicts(self.callbacks)
@@ -147,7 +150,38 @@ class FrameWindows(IndexListContextHandler):
         timestep: Tensor,
         model_options: dict,
     ) -> list[Tensor]:
+        """Evaluate all windows; independent chunks are halved when memory runs out."""
         frames = x_in.shape[self.dim]
+        while True:
+            try:
+                return self._evaluate_all(calc_cond_batch, model, conds, x_in, timestep, model_options)
+            except Exception as error:
+                comfy.model_management.raise_non_oom(error)
+                if not self.is_independent or min(self.context_length, frames) <= self.min_chunk:
+                    raise
+            # Outside the except block, so that the traceback no longer keeps the tensors in memory. With several
+            # devices, the workers keep their errors too.
+            drain_workers(model_options)
+            gc.collect()
+            comfy.model_management.soft_empty_cache()
+            half = min(self.context_length, frames) // 2
+            self.context_length = max(half // self.min_chunk * self.min_chunk, self.min_chunk)
+            log.warning("Out of memory: continuing with %d frames at a time.", self.context_length)
+            _handle_call_state(model_options)
+
+    def _evaluate_all(
+        self,
+        calc_cond_batch: Callable[..., list[Tensor]],
+        model: BaseModel,
+        conds: list[list[dict] | None],
+        x_in: Tensor,
+        timestep: Tensor,
+        model_options: dict,
+    ) -> list[Tensor]:
+        frames = x_in.shape[self.dim]
+        window_count = self.count_windows(frames)
+        if window_count == 1:
+            return calc_cond_batch(model, conds, x_in, timestep, model_options)
         lock = Lock()
         done = 0
 
@@ -169,29 +203,11 @@ class FrameWindows(IndexListContextHandler):
             with lock:
                 done += 1
                 if self.on_window is not None:
-                    self.on_window(done, self.count_windows(frames))
+                    self.on_window(done, window_count)
             return out
 
-        while True:
-            try:
-                if self.count_windows(frames) == 1:
-                    return calc_cond_batch(model, conds, x_in, timestep, model_options)
-                options = single_device_options(model_options) if self.sequential else model_options
-                return super().execute(calc_window, model, conds, x_in, timestep, options)
-            except Exception as e:
-                comfy.model_management.raise_non_oom(e)
-                if not self.is_independent or min(self.context_length, frames) <= self.min_chunk:
-                    raise
-            # Outside the except block, so that the traceback no longer keeps the tensors in memory. With several
-            # devices, the workers keep their errors too.
-            drain_workers(model_options)
-            gc.collect()
-            comfy.model_management.soft_empty_cache()
-            half = min(self.context_length, frames) // 2
-            self.context_length = max(half // self.min_chunk * self.min_chunk, self.min_chunk)
-            done = 0
-            log.warning("Out of memory: continuing with %d frames at a time.", self.context_length)
-            _warn_about_call_state(model_options)
+        options = single_device_options(model_options) if self.sequential else model_options
+        return super().execute(calc_window, model, conds, x_in, timestep, options)
 
     def evaluate_context_windows(
         self,
@@ -204,28 +220,46 @@ class FrameWindows(IndexListContextHandler):
         model_options: dict,
         **state: Any,
     ) -> list:
-        """Evaluate one window per call, as ComfyUI does; with several devices, the first call evaluates all windows."""
+        """Evaluate the one numbered window that ComfyUI asks for.
+
+        With several devices, the first call evaluates all windows, and each call returns its window's result.
+        """
         evaluate = super().evaluate_context_windows
         if not has_multiple_devices(model_options):
             return evaluate(calc_window, model, x_in, conds, timestep, windows, model_options, **state)
+
+        def evaluate_on(device: torch.device, options: dict, window: tuple[int, IndexListContextWindow]) -> list:
+            calc = partial(calc_window, device=device)
+            return evaluate(calc, model, x_in, conds, timestep, [window], options, **state)
+
         ((index, _),) = windows
         if index == 0:
             all_windows = self.get_context_windows(model, state["window_state"].latents[0], model_options)
-            pending = iter(list(enumerate(all_windows)))  # each window goes to one thread only
-            self.results: dict[int, list] = {}
-
-            def run_pending_windows(device: torch.device, options: dict) -> None:
-                calc = partial(calc_window, device=device)
-                try:
-                    for numbered in pending:
-                        out = evaluate(calc, model, x_in, conds, timestep, [numbered], options, **state)
-                        self.results[numbered[0]] = out
-                except BaseException:  # includes cancelling, which ComfyUI raises on one device only
-                    deque(pending, maxlen=0)  # so that no device takes another window
-                    raise
-
-            run_on_devices(model_options, run_pending_windows)
+            self.results = _share_between_devices(list(enumerate(all_windows)), evaluate_on, model_options)
         return self.results.pop(index)
+
+
+def _share_between_devices(
+    windows: list[tuple[int, IndexListContextWindow]], evaluate_on: Callable[..., list], model_options: dict
+) -> dict[int, list]:
+    """Evaluate numbered windows on all devices of a run: each idle device takes the next window.
+
+    Args:
+        evaluate_on: called with a device, its model options and a numbered window.
+    """
+    pending = iter(windows)  # each window goes to one thread only
+    results = {}
+
+    def evaluate_pending(device: torch.device, options: dict) -> None:
+        try:
+            for window in pending:
+                results[window[0]] = evaluate_on(device, options, window)
+        except BaseException:  # includes cancelling, which ComfyUI raises on one device only
+            deque(pending, maxlen=0)  # so that no device takes another window
+            raise
+
+    run_on_devices(model_options, evaluate_pending)
+    return results
 
 
 class PairedWindows(FrameWindows):
@@ -306,35 +340,34 @@ def set_windows(model: Model, windows: FrameWindows) -> Model:
 def _start_windowed_run(
     executor: WrapperExecutor, noise: Tensor, latent_image: Tensor, *args: Any, **kwargs: Any
 ) -> Tensor:
-    """Check a run's inputs and give it a handler with its window length, before weights load (OUTER_SAMPLE wrapper)."""
+    """OUTER_SAMPLE wrapper: check a run's inputs and choose its window length, before weights load."""
     guider = executor.class_obj
     windows = as_frame_windows(guider.model_options.get("context_handler"))
-    if windows is not None:
-        frames = latent_image.shape[windows.dim]
-        if windows.dim == 0:
-            check_conditioning(guider.conds.values(), frames)
-        length = 1 if windows.is_independent and _has_masked_text(guider) else windows.context_length
-        if length == 0:
-            length = estimate_max_frames(guider.model_patcher, latent_image.shape, guider.conds)
-            log.info("Sampling %d frames, %d at a time.", frames, length)
-        order_dependence = _find_order_dependence(guider)
-        windows = windows.start_run(
-            min(length, frames) if windows.is_independent else length, sequential=bool(order_dependence)
-        )
-        guider.model_options["context_handler"] = windows
-        if windows.count_windows(frames) > 1:
-            _warn_about_call_state(guider.model_options)
-            if any(map(control_chains.is_reference_control, control_chains.iterate_controls(guider.conds.values()))):
-                log.warning("The frames need several model calls: Reference ControlNet generates new noise in each.")
-            if order_dependence and guider.model_patcher.get_additional_models_with_key("multigpu"):
-                log.warning(
-                    "The windows run on one GPU, one after another: with %s their order matters.", order_dependence
-                )
+    if windows is None:
+        return executor(noise, latent_image, *args, **kwargs)
+    frames = latent_image.shape[windows.dim]
+    if windows.dim == 0:
+        check_conditioning(guider.conds.values(), frames)
+    length = 1 if windows.is_independent and _has_masked_text(guider) else windows.context_length
+    if length == 0:
+        length = estimate_max_frames(guider.model_patcher, latent_image.shape, guider.conds)
+        log.info("Sampling %d frames, %d at a time.", frames, length)
+    if windows.is_independent:
+        length = min(length, frames)
+    order_dependence = _find_order_dependence(guider)
+    windows = windows.start_run(length, sequential=bool(order_dependence))
+    guider.model_options["context_handler"] = windows
+    if windows.count_windows(frames) > 1:
+        _handle_call_state(guider.model_options)
+        if any(map(control_chains.is_reference_control, control_chains.iterate_controls(guider.conds.values()))):
+            log.warning("The frames need several model calls: Reference ControlNet generates new noise in each.")
+        if order_dependence and guider.model_patcher.get_additional_models_with_key("multigpu"):
+            log.warning("The windows run on one GPU, one after another: with %s their order matters.", order_dependence)
     return executor(noise, latent_image, *args, **kwargs)
 
 
-def _warn_about_call_state(model_options: dict) -> None:
-    """Warn about patches that keep state between model calls, for a clip that needs several."""
+def _handle_call_state(model_options: dict) -> None:
+    """Switch off or warn about patches that keep state between model calls, for a clip that needs several."""
     for found in disable_call_caches(model_options):
         log.warning("The frames need several model calls: %s.", found)
 
