@@ -115,9 +115,10 @@ def latent():
 
 def edit(pack, model, clip, latent, **settings) -> tuple[torch.Tensor, torch.Tensor]:
     """Run the node; return the edited and the reconstructed samples."""
-    settings = {"source_prompt": SOURCE, "target_prompt": TARGET, "negative_prompt": "", **settings}
+    prompts = {"source_prompt": SOURCE, "target_prompt": TARGET, "negative_prompt": ""}
+    sampling = {"steps": STEPS, "cfg": CFG, "scheduler": "ddim_uniform"}  # the levels of the oracle's DDIMScheduler
     outputs = pack.run(
-        "BIVDiffPrompt2Prompt", model=model, clip=clip, latent=latent, **{"steps": STEPS, "cfg": CFG, **settings}
+        "BIVDiffPrompt2Prompt", model=model, clip=clip, latent=latent, **{**prompts, **sampling, **settings}
     )
     return tuple(output["samples"] for output in outputs)
 
