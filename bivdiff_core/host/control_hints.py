@@ -20,6 +20,7 @@ from .compat import control_chains
 from .errors import BIVDiffError
 
 HINT_FIELDS = ("cond_hint_original", "cond_hint", "control_input", "extra_concat_orig")
+"""Attributes of controls that depend on the hint: as wired, encoded, a T2I-Adapter's features, extra inputs."""
 
 
 def slice_frames(value: Tensor, frames: int, window: IndexListContextWindow, device: torch.device | None) -> Tensor:
@@ -37,10 +38,10 @@ def slice_frames(value: Tensor, frames: int, window: IndexListContextWindow, dev
 def slice_references(
     key: str, value: Any, window: IndexListContextWindow, x_in: Tensor, device: torch.device, conds: dict
 ) -> Any:
-    """Slice conditioning whose frame axis ComfyUI's handler does not find; None leaves the value to ComfyUI.
+    """ComfyUI's RESIZE_COND_ITEM callback: slice conditioning whose frame axis ComfyUI's handler does not find.
 
-    ComfyUI ignores lists of tensors (reference_latents). Wan's reference image is `[1, C, H, W]` in a clip with frames
-    in dimension 2; ComfyUI would take its rows for frames.
+    None leaves the value to ComfyUI, which ignores lists of tensors (reference_latents). Wan's reference image is
+    `[1, C, H, W]` in a clip with frames in dimension 2; ComfyUI would take its rows for frames.
     """
     frames = x_in.shape[window.dim]
     if isinstance(value, comfy.conds.CONDList):
@@ -59,7 +60,8 @@ def slice_hints(
     Args:
         options: the window as `control_chains.describe_window` returns it.
         controls: all controls of the conds' chains.
-        encoded_hints: this run's cache of each window's encoded hints on the CPU, reused at the next step.
+        encoded_hints: this run's cache of each window's encoded hints on the CPU, reused at the next step; changed in
+            place.
     """
     sliced_controls = [control for control in controls if not control_chains.has_own_slicing(control)]
     full_hints = [{f: getattr(c, f) for f in HINT_FIELDS if hasattr(c, f)} for c in sliced_controls]

@@ -36,7 +36,7 @@ class InversionInfo:
     """How samples were inverted.
 
     Args:
-        sigma: last noise level of the inversion, at which x was converted to diffusers' scale.
+        sigma: last noise level of the inversion, that of the samples.
         at_sigma_max: whether that is the model's highest level.
         strength: the strength set in the node, 0..1; 1 means full noise.
         grid: one of `grids.GRIDS`.
@@ -81,7 +81,7 @@ class InvertedLatent:
         info: how they were inverted; None if unknown.
         noise_mask: a mask of the frames that nodes pass on.
         batch_index: positions of the frames in the whole clip.
-        other_keys: what other nodes keep in the LATENT.
+        other_keys: the rest of the LATENT that it comes from.
     """
 
     samples: Tensor
@@ -132,17 +132,20 @@ def _fingerprint(samples: Tensor) -> dict:
 
 
 def _read_record(latent: Latent) -> InversionInfo | None:
+    """A LATENT's inversion record; None if it has none, an incomplete one or one of other samples."""
     record = latent.get(INVERSION_KEY, {})
-    known = {item.name: record[item.name] for item in fields(InversionInfo) if item.name in record}
     required = {item.name for item in fields(InversionInfo) if item.default is MISSING} | {"fingerprint"}
     if not required <= set(record):
         return None
     expected, found = record["fingerprint"], _fingerprint(latent["samples"])
-    same = found["shape"] == expected["shape"] and all(
+    is_same = found["shape"] == expected["shape"] and all(
         math.isclose(found[name], expected[name], rel_tol=FINGERPRINT_TOLERANCE, abs_tol=FINGERPRINT_TOLERANCE)
         for name in ("mean", "std")
     )
-    return InversionInfo(**{**known, "levels": tuple(record.get("levels", ()))}) if same else None
+    if not is_same:
+        return None
+    known = {item.name: record[item.name] for item in fields(InversionInfo) if item.name in record}
+    return InversionInfo(**{**known, "levels": tuple(record.get("levels", ()))})
 
 
 def mix_branches(
@@ -151,7 +154,7 @@ def mix_branches(
     """Blend two validated inverted latents. The mix is at the video branch's noise level.
 
     Args:
-        image, video: a branch without weight is None, and the other is returned unchanged.
+        image, video: the branches; None for a branch without weight, and the mix is the other one.
         ratio: weight of the image branch, 0..1.
         mode: one of `blend.MODES`.
         steadiness: smoothing of the image branch over time, 0..1 (`blend.smooth_over_time`).
@@ -161,13 +164,10 @@ def mix_branches(
     """
     if image is not None and steadiness > 0:
         image = _smooth_image_branch(image, steadiness)
-    branches = [branch for branch in (image, video) if branch is not None]
-    if len(branches) == 2:
-        image, video = branches
+    mix = next(branch for branch in (video, image) if branch is not None)
+    if image is not None and video is not None:
         info = _combine_info(image.info, video.info)
-        samples = MODES[mode](*_align_branches(image.samples, video.samples), ratio)
-        branches = [replace(video, samples=samples, info=info)]
-    mix = branches[0]
+        mix = replace(video, samples=MODES[mode](*_align_branches(image.samples, video.samples), ratio), info=info)
     return replace(mix, info=mix.info and replace(mix.info, branch="mix"))
 
 

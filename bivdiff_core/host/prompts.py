@@ -80,11 +80,10 @@ def check_prompt_coverage(model: Model, prompts: PromptPair, sigmas: Tensor) -> 
     sampling = model.get_model_object("model_sampling")
     between = (sigmas[1:] + sigmas[:-1]) / 2  # second-order solvers and samplers call the model there
     levels = torch.cat([sigmas, between]).clamp(min=float(sampling.sigma_min)).tolist()
-    prompts_by_sign = {
-        "positive": prompts.positive,
-        "negative": prompts.negative if prompts.cfg != 1 else prompts.positive,
-    }
-    for sign, conditioning in prompts_by_sign.items():
+    used_prompts = {"positive": prompts.positive}
+    if prompts.cfg != 1:  # with cfg 1 ComfyUI does not run the negative prompt
+        used_prompts["negative"] = prompts.negative
+    for sign, conditioning in used_prompts.items():
         ranges = [_active_sigma_range(extra, sampling.percent_to_sigma) for _, extra in conditioning]
         for sigma in levels:
             if not any(end <= sigma <= start * (1 + 1e-5) for start, end in ranges):

@@ -106,16 +106,17 @@ def run_from_latent(
     """Sample without noise, from samples in model space and diffusers' scale.
 
     Returns:
-        The result in the same space and scale, and in the VAE's space.
+        The result in the same space and scale, and the same result in the VAE's space.
     """
     torch.manual_seed(0)  # patches may use the global generator; ComfyUI's prepare_noise seeds it too
     empty = torch.zeros_like(samples, dtype=torch.float32)
     sampler = UnitScaleSampler(function, flow, samples)
-    decodable = run_guider(guider, sampler, sigmas, empty, empty)
-    return sampler.result, decodable
+    vae_samples = run_guider(guider, sampler, sigmas, empty, empty)
+    return sampler.result, vae_samples
 
 
 def _report_windows(guider: comfy.samplers.CFGGuider, progress: SamplingProgress) -> None:
+    """Report each window of a run to its progress bar, without changing the MODEL's options."""
     windows = as_frame_windows(guider.model_options.get("context_handler"))
     if windows is not None:
         guider.model_options = comfy.model_patcher.create_model_options_clone(guider.model_options)

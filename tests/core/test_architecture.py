@@ -194,7 +194,7 @@ def test_a_missing_name_disables_only_the_nodes_that_need_it():
     """NEEDED_BY lists names that one or two node files use. Names used by more files are required by the whole pack."""
     users = {name: [] for name in LISTED}
     for file in sorted(NODES.glob("*.py")):
-        if file.stem not in ("__init__", "node", "controls"):
+        if file.stem != "__init__":
             used = set().union(*(names_from_comfyui(parse(imported)) for imported in collect_imported_files(file)))
             for name in LISTED & used.union(*map(owners, used)):
                 users[name].append(file.stem)

@@ -107,8 +107,8 @@ def _reset_motion_keyframes(executor: WrapperExecutor, *args: Any, **kwargs: Any
 def clone_with_block_settings(model: Model) -> Model:
     """Clone a MODEL, keeping the per-block settings that AnimateDiff-Evolved's cloning drops."""
     clone = model.clone()
-    for ours, theirs in zip(get_motion_models(clone), get_motion_models(model), strict=True):
-        ours.get_attachment(MOTION_KEY).per_block_list = theirs.get_attachment(MOTION_KEY).per_block_list
+    for cloned, original in zip(get_motion_models(clone), get_motion_models(model), strict=True):
+        cloned.get_attachment(MOTION_KEY).per_block_list = original.get_attachment(MOTION_KEY).per_block_list
     return clone
 
 

@@ -202,8 +202,8 @@ def drain_workers(model_options: dict) -> None:
             pass
 
 
-POLL = 1.0
-"""Seconds between checks of a worker that has returned nothing."""
+POLL_SECONDS = 1.0
+"""Time between checks of a worker that has returned nothing."""
 
 
 def _next_result(pool: Any, device: torch.device, last: object = None) -> tuple[Any, BaseException | None]:
@@ -220,13 +220,16 @@ def _next_result(pool: Any, device: torch.device, last: object = None) -> tuple[
         ended = not worker.is_alive()
         dropped = last is not None and pool._work_queues[device].empty()
         try:
-            return pool._result_queues[device].get(timeout=POLL)
+            return pool._result_queues[device].get(timeout=POLL_SECONDS)
         except queue.Empty:
             if ended or dropped:
                 raise RuntimeError(
                     f"ComfyUI's worker for {device} (MultiGPU CFG Split) has stopped working; ComfyUI's log may say "
                     "why. Remove MultiGPU CFG Split, or restart ComfyUI."
                 ) from None
+
+
+EASYCACHE_DISABLED = "EasyCache is switched off: it would confuse the frames of one call with those of another"
 
 
 @private_api("ComfyUI 0.30")
@@ -268,6 +271,3 @@ def has_token_merging(model_options: dict) -> bool:
 def attention_patches(model_options: dict) -> list[Callable]:
     """Return the patches of the queries, keys and values of a MODEL's self-attention."""
     return model_options["transformer_options"].get("patches", {}).get("attn1_patch", [])
-
-
-EASYCACHE_DISABLED = "EasyCache is switched off: it would confuse the frames of one call with those of another"
