@@ -1,20 +1,15 @@
-"""Group norms that pool a whole clip, as in the released code's image branch (MCG-NJU/BIVDiff).
-
-The released code builds Stable Diffusion as a 3-D UNet. The norms of every residual block and the norm before the last
-convolution normalise `[b, c, f, h, w]`. Attention, and the norms of its blocks, work per frame.
-"""
+"""The input group_norms: norms that pool the clip in the image branch, as in the released code."""
 
 from typing import Any
 
-import torch
-from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import PatcherInjection, WrapperExecutor, WrappersMP
-from einops import rearrange
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from .comfy_types import Model
 from .model_families import find_family
+from .norm_pooling import NormPooling
 
 GROUP_NORMS = ("auto", "per_frame", "whole_clip")
 NORM_PATCH_KEY = "bivdiff_norms"
@@ -44,18 +39,18 @@ def pool_norms(model: Model) -> Model:
             "group_norms whole_clip needs all frames in one call, but the model has windows or chunks. Remove Frame "
             "Chunks or Context Windows, or set group_norms to per_frame."
         )
-    pooled = _NormPooling()
+    norms = _ConditionNorms()
     model = model.clone()
-    model.set_injections(NORM_PATCH_KEY, [PatcherInjection(pooled.inject, pooled.eject)])
-    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, NORM_PATCH_KEY, pooled.count_conds)
+    model.set_injections(NORM_PATCH_KEY, [PatcherInjection(norms.inject, norms.eject)])
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, NORM_PATCH_KEY, norms.count_conds)
     return model
 
 
-class _NormPooling:
-    """The hooks of one MODEL's norms; `cond_count` is the number of conds that ComfyUI batches in the current call."""
+class _ConditionNorms(NormPooling):
+    """Norms of a MODEL's network while it samples: each cond that ComfyUI batches in a call is a clip."""
 
     def __init__(self) -> None:
-        self.cond_count = 1
+        super().__init__()
         self.hooks: list[RemovableHandle] = []
 
     def count_conds(
@@ -69,23 +64,13 @@ class _NormPooling:
         transformer_options: dict,
         **inputs: Any,
     ) -> Tensor:
-        self.cond_count = len(transformer_options["cond_or_uncond"])
+        self.clip_count = len(transformer_options["cond_or_uncond"])
         return executor(x, timesteps, context, y, control, transformer_options, **inputs)
 
     def inject(self, patcher: Model) -> None:
-        network = patcher.model.diffusion_model
-        blocks = [block for block in network.modules() if isinstance(block, ResBlock)]
-        for norm in [network.out[0], *(layers[0] for b in blocks for layers in (b.in_layers, b.out_layers))]:
-            self.hooks.append(norm.register_forward_pre_hook(self._to_clips))
-            self.hooks.append(norm.register_forward_hook(self._to_frames))
+        self.hooks = self.add_hooks(patcher.model.diffusion_model)
 
     def eject(self, patcher: Model) -> None:
         for hook in self.hooks:
             hook.remove()
         self.hooks.clear()
-
-    def _to_clips(self, norm: torch.nn.GroupNorm, args: tuple) -> tuple:
-        return (rearrange(args[0], "(b f) c h w -> b c f h w", b=self.cond_count),)
-
-    def _to_frames(self, norm: torch.nn.GroupNorm, args: tuple, out: Tensor) -> Tensor:
-        return rearrange(out, "b c f h w -> (b f) c h w")

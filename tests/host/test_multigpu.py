@@ -332,7 +332,8 @@ def test_progress_counts_the_windows_of_all_devices(pack, split, monkeypatch):
     monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0)
     monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_PERCENT", 0)
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
-    inputs = {"conditioning": tiny.text(), "latent": tiny.make_latent(FRAMES, 4, 8, 8), "steps": 3, "solver": "ddim"}
+    sampling = {"steps": 3, "scheduler": "ddim_uniform", "solver": "ddim"}  # no first step that is divided
+    inputs = {"conditioning": tiny.text(), "latent": tiny.make_latent(FRAMES, 4, 8, 8), **sampling}
     with context.CurrentNodeContext("prompt", "node"):
         pack.run("BIVDiffInvertImage", model=split(tiny.sd_model()), frames_per_batch=2, **inputs)
     assert reports == [(i, 9, "node") for i in range(1, 10)]

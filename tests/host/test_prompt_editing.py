@@ -115,10 +115,9 @@ def latent():
 
 def edit(pack, model, clip, latent, **settings) -> tuple[torch.Tensor, torch.Tensor]:
     """Run the node; return the edited and the reconstructed samples."""
-    prompts = {"source_prompt": SOURCE, "target_prompt": TARGET, "negative_prompt": ""}
-    sampling = {"steps": STEPS, "cfg": CFG, "scheduler": "ddim_uniform"}  # the levels of the oracle's DDIMScheduler
+    settings = {"source_prompt": SOURCE, "target_prompt": TARGET, "negative_prompt": "", **settings}
     outputs = pack.run(
-        "BIVDiffPrompt2Prompt", model=model, clip=clip, latent=latent, **{**prompts, **sampling, **settings}
+        "BIVDiffPrompt2Prompt", model=model, clip=clip, latent=latent, **{"steps": STEPS, "cfg": CFG, **settings}
     )
     return tuple(output["samples"] for output in outputs)
 
@@ -147,7 +146,10 @@ class ProbabilityEdit:
 
 
 class Oracle:
-    """Prompt2Prompt of one frame with single-token replacements, on diffusers' UNet and DDIM scheduler."""
+    """Prompt2Prompt of one frame with single-token replacements, on diffusers' UNet and DDIM scheduler.
+
+    Its levels are those of ComfyUI's ddim_uniform.
+    """
 
     def __init__(self, model, cross_steps: int, self_steps: int, blend_token: int | None, blend_from: float = 0.2):
         self.unet = tiny_models.diffusers_unet(model)
@@ -197,7 +199,7 @@ def test_equals_an_independent_implementation(pack, uneven_attention_model, clip
     """Injection at 4x4, a quarter of the latent's side; the blend at 8x8, the smallest supported size."""
     texts = [clip.encode_from_tokens(clip.tokenize(text)) for text in (SOURCE, TARGET, "", "")]
     settings = {"cross_replace_steps": cross, "self_replace_steps": self_, "local_blend_words": words}
-    outputs = edit(pack, uneven_attention_model, clip, latent, **settings)
+    outputs = edit(pack, uneven_attention_model, clip, latent, scheduler="ddim_uniform", **settings)
     for frame in range(FRAMES):
         oracle = Oracle(uneven_attention_model, round(cross * STEPS), round(self_ * STEPS), 5 if words else None)
         expected = oracle(latent["samples"][frame], torch.cat(texts))
@@ -208,8 +210,10 @@ def test_equals_an_independent_implementation(pack, uneven_attention_model, clip
 
 def test_a_latent_of_the_released_inversion_is_blended_from_the_first_step(pack, uneven_attention_model, clip, latent):
     texts = [clip.encode_from_tokens(clip.tokenize(text)) for text in (SOURCE, TARGET, "", "")]
-    released = tiny_models.make_inverted_latent(pack, latent["samples"], grid="reference", branch="image")
-    outputs = edit(pack, uneven_attention_model, clip, released, local_blend_words="cat dog")
+    first = uneven_attention_model.get_model_object("model_sampling").sigmas[801].item()
+    released = tiny_models.make_inverted_latent(pack, latent["samples"], grid="reference", branch="image", sigma=first)
+    settings = {"scheduler": "ddim_uniform", "local_blend_words": "cat dog"}
+    outputs = edit(pack, uneven_attention_model, clip, released, **settings)
     for frame in range(FRAMES):
         oracle = Oracle(uneven_attention_model, round(0.4 * STEPS), round(0.4 * STEPS), 5, blend_from=0)
         expected = oracle(latent["samples"][frame], torch.cat(texts))

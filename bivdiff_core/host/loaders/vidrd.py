@@ -26,6 +26,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
 from einops import rearrange
 from torch import Tensor
 
+from ..norm_pooling import NormPooling
 from .model_files import read_weights
 
 CHECKPOINT_PARTS = ("unet", "text_encoder")
@@ -69,12 +70,11 @@ class VidRDUNet(UNetModel):
         factory_kwargs = {"dtype": dtype, "device": device}
         self.context_dim = unet_config["context_dim"]
         self.frames = 1
-        self._pool_norm_over_clip(self.out[0])
+        self.norm_pooling = NormPooling()
+        self.norm_pooling.add_hooks(self)
         for block in list(self.modules()):
             if isinstance(block, ResBlock):
                 width = block.out_channels
-                self._pool_norm_over_clip(block.in_layers[0])
-                self._pool_norm_over_clip(block.out_layers[0])
                 layers = []
                 for _ in range(4):
                     norm = operations.GroupNorm(32, width, **factory_kwargs)
@@ -99,18 +99,9 @@ class VidRDUNet(UNetModel):
             timesteps, context: `[B * F]` and `[B * F, L, D]`.
             inputs: further arguments of ComfyUI's UNetModel, such as control.
         """
-        self.frames = x.shape[0] // len(transformer_options["cond_or_uncond"])
+        self.norm_pooling.clip_count = len(transformer_options["cond_or_uncond"])
+        self.frames = x.shape[0] // self.norm_pooling.clip_count
         return super().forward(x, timesteps, context=context, transformer_options=transformer_options, **inputs)
-
-    def _pool_norm_over_clip(self, norm: torch.nn.GroupNorm) -> None:
-        norm.register_forward_pre_hook(self._before_norm)
-        norm.register_forward_hook(self._after_norm)
-
-    def _before_norm(self, norm: torch.nn.GroupNorm, args: tuple[Tensor]) -> tuple[Tensor]:
-        return (self._to_clips(args[0]),)
-
-    def _after_norm(self, norm: torch.nn.GroupNorm, args: tuple[Tensor], out: Tensor) -> Tensor:
-        return self._to_frames(out)
 
     def _convolve_along_time(self, block: ResBlock, args: tuple[Tensor, Tensor], out: Tensor) -> Tensor:
         if self.frames == 1:
