@@ -4,7 +4,7 @@ import logging
 from importlib import import_module
 from pkgutil import iter_modules
 
-from ..bivdiff_core.host.compat.required_names import REMEDY, missing_for
+from ..bivdiff_core.host.compat.required_names import REMEDY, find_missing_names_for
 from .base import PackNode
 
 log = logging.getLogger(__name__)
@@ -14,7 +14,7 @@ def load_nodes() -> list[type[PackNode]]:
     """Load the node classes of every file here; log and skip files that need names missing in this ComfyUI."""
     nodes = []
     for file in sorted(module.name for module in iter_modules(__path__)):
-        if missing := missing_for(file):
+        if missing := find_missing_names_for(file):
             names = ", ".join(missing)
             log.error("BIVDiff loads without the nodes of %s.py. Missing in ComfyUI: %s. %s", file, names, REMEDY)
             continue

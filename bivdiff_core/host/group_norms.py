@@ -39,15 +39,15 @@ def pool_norms(model: Model) -> Model:
             "group_norms whole_clip needs all frames in one call, but the model has windows or chunks. Remove Frame "
             "Chunks or Context Windows, or set group_norms to per_frame."
         )
-    norms = _ConditionNorms()
+    norms = _InjectedNormPooling()
     model = model.clone()
     model.set_injections(NORM_PATCH_KEY, [PatcherInjection(norms.inject, norms.eject)])
     model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, NORM_PATCH_KEY, norms.count_conds)
     return model
 
 
-class _ConditionNorms(NormPooling):
-    """Norms of a MODEL's network while it samples: each cond that ComfyUI batches in a call is a clip."""
+class _InjectedNormPooling(NormPooling):
+    """NormPooling of a MODEL while it samples: each cond that ComfyUI batches in a call is a clip."""
 
     def __init__(self) -> None:
         super().__init__()

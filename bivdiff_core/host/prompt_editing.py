@@ -290,10 +290,10 @@ def _build_patches(stage_input: StageInput, clip: CLIP, edit: PromptEdit, steps:
     is_reference = info is not None and info.grid == "reference"
     blend_size = attention_map_size(stage_input.model, height, width, min_cells=MIN_BLEND_CELLS)
     return AttentionPatches(
-        attention_edit,
-        round(edit.cross_replace_steps * steps),
-        round(edit.self_replace_steps * steps),
-        math.prod(attention_map_size(stage_input.model, height, width)),
-        LocalBlend(positions, frames, blend_size) if words else None,
-        0 if is_reference else math.ceil(BLEND_START * steps),
+        edit=attention_edit,
+        cross_steps=round(edit.cross_replace_steps * steps),
+        self_steps=round(edit.self_replace_steps * steps),
+        max_tokens=math.prod(attention_map_size(stage_input.model, height, width)),
+        blend=LocalBlend(positions, frames, blend_size) if words else None,
+        blend_start=0 if is_reference else math.ceil(BLEND_START * steps),
     )

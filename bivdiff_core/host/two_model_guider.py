@@ -23,17 +23,17 @@ class TwoModelGuider(comfy.samplers.CFGGuider):
     Both runs are open while the model is called, so hooks, wrappers, controls and windows of both MODELs are active.
 
     Args:
-        image: the image model's guider, with conditioning and guidance set.
+        image_guider: of the image MODEL, with conditioning and guidance set.
         video: MODEL of the same latent space.
         strategy, image_share: see `bridging.bridge`.
     """
 
-    image: Denoiser
+    image_denoiser: Denoiser
     """Prediction of the image model's guider; exists only during its run."""
 
-    def __init__(self, image: comfy.samplers.CFGGuider, video: Model, strategy: str, image_share: float):
+    def __init__(self, image_guider: comfy.samplers.CFGGuider, video: Model, strategy: str, image_share: float):
         super().__init__(video)
-        self.image_guider = image
+        self.image_guider = image_guider
         self.strategy = strategy
         self.image_share = image_share
 
@@ -48,14 +48,14 @@ class TwoModelGuider(comfy.samplers.CFGGuider):
         disable_pbar: bool = False,
         seed: int | None = None,
     ) -> Tensor:
-        def sample(image: Denoiser) -> Tensor:
-            self.image = image
+        def sample(image_denoiser: Denoiser) -> Tensor:
+            self.image_denoiser = image_denoiser
             try:
                 return super(TwoModelGuider, self).sample(
                     noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed
                 )
             finally:
-                del self.image
+                del self.image_denoiser
 
         return self.image_guider.sample(
             noise, latent_image, _InnerSampler(sample), sigmas, denoise_mask, disable_pbar=True, seed=seed
@@ -63,9 +63,9 @@ class TwoModelGuider(comfy.samplers.CFGGuider):
 
     def predict_noise(self, x: Tensor, timestep: Tensor, model_options: dict, seed: int | None = None) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        video = partial(super().predict_noise, model_options=model_options, seed=seed)
+        video_denoiser = partial(super().predict_noise, model_options=model_options, seed=seed)
         sigmas = model_options["transformer_options"]["sample_sigmas"]
-        return bridge(self.image, video, x, timestep, sigmas, self.strategy, self.image_share)
+        return bridge(self.image_denoiser, video_denoiser, x, timestep, sigmas, self.strategy, self.image_share)
 
 
 class _InnerSampler(comfy.samplers.Sampler):

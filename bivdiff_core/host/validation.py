@@ -140,7 +140,7 @@ def validate_stage(
     if latent.get("noise_mask") is not None:
         _check_mask(latent["noise_mask"], samples)
     family = validate_model(model, spec.is_video, prompts, per_frame=windows.length == 1)
-    _warn_lost_patches(family, model)
+    _warn_unsupported_patches(family, model)
     noise_kind = "" if spec.latent_kind == "start" else find_noise_kind(model)
     _validate_content(spec, model, noise_kind, inverted, samples, strength)
 
@@ -327,7 +327,7 @@ def validate_model(
     return family
 
 
-def _warn_lost_patches(family: ModelFamily, model: Model) -> None:
+def _warn_unsupported_patches(family: ModelFamily, model: Model) -> None:
     supported = family.supported_patches
     unsupported = [name for name in list_patches(model) if supported is not None and name not in supported]
     if unsupported:

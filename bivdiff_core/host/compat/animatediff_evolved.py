@@ -23,6 +23,7 @@ animatediff_api = private_api("AnimateDiff-Evolved 1.5.7")
 PARAMS_KEY, SAMPLE_SETTINGS_KEY, MOTION_KEY = "ADE_params", "ADE_sample_settings", "ADE"
 MOTION_WRAPPER_KEY = "bivdiff_keyframes"
 STATIC_SCHEDULES = ("standard_static", "batched", "view_as_context")
+"""Context schedules with the same windows at every step."""
 INITIAL_MOTION_STATE = {
     "current_index": -1,
     "current_keyframe": None,

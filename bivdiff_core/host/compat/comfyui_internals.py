@@ -258,16 +258,16 @@ def disable_call_caches(model_options: dict) -> list[str]:
             found.append(EASYCACHE_DISABLED)
     if has_token_merging(model_options):
         found.append("ToMe merges tokens at random, differently in every call")
-    if any(find_origin(patch) == "KV_Attn_Input" for patch in attention_patches(model_options)):
+    if any(find_origin(patch) == "KV_Attn_Input" for patch in _self_attention_patches(model_options)):
         found.append("Flux KV Cache uses the first call's reference latents for all calls")
     return found
 
 
 def has_token_merging(model_options: dict) -> bool:
     """Whether a MODEL has ToMe, which uses the global random generator in every call."""
-    return any(find_origin(patch).startswith("TomePatchModel") for patch in attention_patches(model_options))
+    return any(find_origin(patch).startswith("TomePatchModel") for patch in _self_attention_patches(model_options))
 
 
-def attention_patches(model_options: dict) -> list[Callable]:
-    """Return the patches of the queries, keys and values of a MODEL's self-attention."""
+def _self_attention_patches(model_options: dict) -> list[Callable]:
+    """The patches of the queries, keys and values of a MODEL's self-attention."""
     return model_options["transformer_options"].get("patches", {}).get("attn1_patch", [])

@@ -127,6 +127,6 @@ def check_comfyui() -> None:
         raise ImportError(f"BIVDiff needs {', '.join(missing)}, which this ComfyUI does not have. {REMEDY}")
 
 
-def missing_for(file: str) -> list[str]:
+def find_missing_names_for(file: str) -> list[str]:
     """Return the full names that one file of nodes/ needs and this ComfyUI does not have."""
     return [name for files, table in NEEDED_BY.items() if file in files.split() for name in find_missing_names(table)]
