@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
-from typing import Any
+from typing import Any, TypeAlias
 
 import comfy.context_windows
 import comfy.model_management
@@ -50,6 +50,10 @@ from .memory import estimate_max_frames
 from .model_families import find_family
 
 log = logging.getLogger(__name__)
+
+ModelCall: TypeAlias = Callable[..., list[Tensor]]
+"""ComfyUI's calc_cond_batch: (model, conds, x_in, timestep, model_options) to one prediction for each cond."""
+NumberedWindow: TypeAlias = tuple[int, IndexListContextWindow]
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ class FrameWindows(IndexListContextHandler):
 
     def execute(
         self,
-        calc_cond_batch: Callable[..., list[Tensor]],
+        calc_cond_batch: ModelCall,
         model: BaseModel,
         conds: list[list[dict] | None],
         x_in: Tensor,
@@ -154,7 +158,11 @@ class FrameWindows(IndexListContextHandler):
         frames = x_in.shape[self.dim]
         while True:
             try:
-                return self._evaluate_all(calc_cond_batch, model, conds, x_in, timestep, model_options)
+                if self.count_windows(frames) == 1:
+                    return calc_cond_batch(model, conds, x_in, timestep, model_options)
+                calc_window = self._wrap_model_call(calc_cond_batch, frames)
+                options = single_device_options(model_options) if self.sequential else model_options
+                return super().execute(calc_window, model, conds, x_in, timestep, options)
             except Exception as error:
                 comfy.model_management.raise_non_oom(error)
                 if not self.is_independent or min(self.context_length, frames) <= self.min_chunk:
@@ -169,19 +177,8 @@ class FrameWindows(IndexListContextHandler):
             log.warning("Out of memory: continuing with %d frames at a time.", self.context_length)
             _handle_call_state(model_options)
 
-    def _evaluate_all(
-        self,
-        calc_cond_batch: Callable[..., list[Tensor]],
-        model: BaseModel,
-        conds: list[list[dict] | None],
-        x_in: Tensor,
-        timestep: Tensor,
-        model_options: dict,
-    ) -> list[Tensor]:
-        frames = x_in.shape[self.dim]
-        window_count = self.count_windows(frames)
-        if window_count == 1:
-            return calc_cond_batch(model, conds, x_in, timestep, model_options)
+    def _wrap_model_call(self, calc_cond_batch: ModelCall, frames: int) -> ModelCall:
+        """ComfyUI's model call for a window: with the window's hints, and counted by `on_window`."""
         lock = Lock()
         done = 0
 
@@ -203,20 +200,19 @@ class FrameWindows(IndexListContextHandler):
             with lock:
                 done += 1
                 if self.on_window is not None:
-                    self.on_window(done, window_count)
+                    self.on_window(done, self.count_windows(frames))
             return out
 
-        options = single_device_options(model_options) if self.sequential else model_options
-        return super().execute(calc_window, model, conds, x_in, timestep, options)
+        return calc_window
 
     def evaluate_context_windows(
         self,
-        calc_window: Callable[..., list[Tensor]],
+        calc_window: ModelCall,
         model: BaseModel,
         x_in: Tensor,
         conds: list[list[dict] | None],
         timestep: Tensor,
-        windows: list[tuple[int, IndexListContextWindow]],
+        windows: list[NumberedWindow],
         model_options: dict,
         **state: Any,
     ) -> list:
@@ -228,7 +224,7 @@ class FrameWindows(IndexListContextHandler):
         if not has_multiple_devices(model_options):
             return evaluate(calc_window, model, x_in, conds, timestep, windows, model_options, **state)
 
-        def evaluate_on(device: torch.device, options: dict, window: tuple[int, IndexListContextWindow]) -> list:
+        def evaluate_on(device: torch.device, options: dict, window: NumberedWindow) -> list:
             calc = partial(calc_window, device=device)
             return evaluate(calc, model, x_in, conds, timestep, [window], options, **state)
 
@@ -240,7 +236,7 @@ class FrameWindows(IndexListContextHandler):
 
 
 def _share_between_devices(
-    windows: list[tuple[int, IndexListContextWindow]], evaluate_on: Callable[..., list], model_options: dict
+    windows: list[NumberedWindow], evaluate_on: Callable[..., list], model_options: dict
 ) -> dict[int, list]:
     """Evaluate numbered windows on all devices of a run: each idle device takes the next window.
 
