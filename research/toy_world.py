@@ -56,18 +56,18 @@ LIGHT = {
 PALETTE = DARK | LIGHT
 LUMA = torch.tensor(optical_flow.LUMA_WEIGHTS)
 
-STAR_INNER = 0.52
+STAR_INNER_RADIUS = 0.52
 ROUNDING = 0.16
-RADIUS = {"circle": 14.0, "square": 17.5, "triangle": 19.5, "star": 19.5, "cross": 18.0}
-SHAPES = tuple(RADIUS)
+RADII = {"circle": 14.0, "square": 17.5, "triangle": 19.5, "star": 19.5, "cross": 18.0}
+SHAPES = tuple(RADII)
 
 
 @dataclass(frozen=True)
 class Motion:
     """Motion of one shape: at time t its centre is ``centre + t * velocity``, its angle ``angle + t * spin``.
 
-    A shape that deforms is scaled by exp(stretch * sin(beat * t)) along its x axis and by the inverse along its y axis.
-    Pixels (x right, y down, pixel centres at whole numbers) and radians.
+    A shape that deforms is scaled by exp(stretch * sin(stretch_rate * t)) along its x axis and by the inverse along
+    its y axis. Pixels (x right, y down, pixel centres at whole numbers) and radians.
     """
 
     centre: tuple[float, float]
@@ -75,7 +75,7 @@ class Motion:
     angle: float
     spin: float
     stretch: float = 0.0
-    beat: float = 0.0
+    stretch_rate: float = 0.0
 
     def centre_at(self, t: float) -> tuple[float, float]:
         """Centre (x, y) at time ``t``."""
@@ -84,18 +84,18 @@ class Motion:
     def _rotation_and_stretch(self, t: float) -> tuple[float, float, float]:
         """Cosine and sine of the angle, and the scale of the x axis, at time ``t``."""
         angle = self.angle + t * self.spin
-        return math.cos(angle), math.sin(angle), math.exp(self.stretch * math.sin(self.beat * t))
+        return math.cos(angle), math.sin(angle), math.exp(self.stretch * math.sin(self.stretch_rate * t))
 
     def to_shape(self, points: torch.Tensor, t: float) -> torch.Tensor:
         """Picture points ``[..., 2]`` in the coordinates of the undeformed shape."""
-        (x, y), (cos, sin, longer) = self.centre_at(t), self._rotation_and_stretch(t)
+        (x, y), (cos, sin, scale) = self.centre_at(t), self._rotation_and_stretch(t)
         dx, dy = points[..., 0] - x, points[..., 1] - y
-        return torch.stack(((cos * dx + sin * dy) / longer, (cos * dy - sin * dx) * longer), dim=-1)
+        return torch.stack(((cos * dx + sin * dy) / scale, (cos * dy - sin * dx) * scale), dim=-1)
 
     def to_picture(self, points: torch.Tensor, t: float) -> torch.Tensor:
         """Points ``[..., 2]`` in shape coordinates to picture coordinates: the inverse of `to_shape`."""
-        (x, y), (cos, sin, longer) = self.centre_at(t), self._rotation_and_stretch(t)
-        dx, dy = points[..., 0] * longer, points[..., 1] / longer
+        (x, y), (cos, sin, scale) = self.centre_at(t), self._rotation_and_stretch(t)
+        dx, dy = points[..., 0] * scale, points[..., 1] / scale
         return torch.stack((x + cos * dx - sin * dy, y + sin * dx + cos * dy), dim=-1)
 
     def advance(self, points: torch.Tensor, start: float, end: float) -> torch.Tensor:
@@ -230,9 +230,9 @@ def generate_clip(seed: int, frames: int = FRAMES) -> ToyClip:
     heading = 1.0 if rng.random() < 0.5 else -1.0
     shapes = []
     for i in range(2 if pair else 1):
-        radius = RADIUS[kinds[i]] * rng.uniform(0.9, 1.1) * (0.78 if pair else 1.0)
-        towards = heading if i == 0 else -heading
-        motion = _random_motion(rng, radius, towards, speed=(1.8, 3.2) if pair else (1.2, 2.4))
+        radius = RADII[kinds[i]] * rng.uniform(0.9, 1.1) * (0.78 if pair else 1.0)
+        direction = heading if i == 0 else -heading
+        motion = _random_motion(rng, radius, direction, speed=(1.8, 3.2) if pair else (1.2, 2.4))
         surface = _random_surface(rng, colours[i], tilt=math.pi, wavelength=(13, 18))
         shapes.append(Shape(kinds[i], radius, surface, motion))
 
@@ -250,8 +250,8 @@ def _frame_times(shapes: list[Shape], frames: int) -> tuple[int, ...]:
         first -= 1
     while all(_is_inside(shape, last + 1) for shape in shapes):
         last += 1
-    swing = last - first
-    return tuple(last - abs((t - first) % (2 * swing) - swing) for t in range(frames))
+    span = last - first
+    return tuple(last - abs((t - first) % (2 * span) - span) for t in range(frames))
 
 
 def _is_inside(shape: Shape, t: float) -> bool:
@@ -263,8 +263,8 @@ def _random_motion(rng: np.random.Generator, radius: float, heading: float, spee
     """A straight path across the middle of the picture that stays inside it."""
     velocity = np.array([heading * rng.uniform(*speed), rng.uniform(-0.8, 0.8)])
     middle = (SIZE - 1) / 2
-    room = np.maximum(middle - radius - 1 - np.abs(velocity) * (FRAMES - 1) / 2, 0)
-    halfway = middle + rng.uniform(-1, 1, size=2) * room
+    margin = np.maximum(middle - radius - 1 - np.abs(velocity) * (FRAMES - 1) / 2, 0)
+    halfway = middle + rng.uniform(-1, 1, size=2) * margin
     start = halfway - velocity * (FRAMES - 1) / 2
     spin = rng.choice([-1, 1]) * rng.uniform(0, math.radians(7))
     return Motion(_floats(start), _floats(velocity), float(rng.uniform(-math.pi, math.pi)), spin)
@@ -299,7 +299,7 @@ def make_hard_clip(clip: ToyClip) -> ToyClip:
     shapes = []
     for shape in clip.shapes:
         shape = _change_shape_motion(shape, HARD_SPEED)
-        motion = replace(shape.motion, stretch=HARD_STRETCH, beat=float(rng.uniform(*STRETCH_RATE_RANGE)))
+        motion = replace(shape.motion, stretch=HARD_STRETCH, stretch_rate=float(rng.uniform(*STRETCH_RATE_RANGE)))
         surface = _add_patches(rng, shape.surface, PATCH_TINT[0])
         shapes.append(replace(shape, radius=HARD_SCALE * shape.radius, surface=surface, motion=motion))
     background = _add_patches(rng, clip.background, PATCH_TINT[1])
@@ -370,9 +370,9 @@ def _change_shape_motion(shape: Shape, speed: float, spin: float | None = None) 
     """A shape with its motion changed, see `change_motion`."""
     halfway, motion = (FRAMES - 1) / 2, shape.motion
     (x, y), (vx, vy) = motion.centre_at(halfway), (speed * v for v in motion.velocity)
-    turn = speed * motion.spin if spin is None else math.copysign(spin, motion.spin)
-    start, angle = (x - halfway * vx, y - halfway * vy), motion.angle + halfway * motion.spin - halfway * turn
-    return replace(shape, motion=replace(motion, centre=start, velocity=(vx, vy), angle=angle, spin=turn))
+    new_spin = speed * motion.spin if spin is None else math.copysign(spin, motion.spin)
+    start, angle = (x - halfway * vx, y - halfway * vy), motion.angle + halfway * motion.spin - halfway * new_spin
+    return replace(shape, motion=replace(motion, centre=start, velocity=(vx, vy), angle=angle, spin=new_spin))
 
 
 def _drop_colours(rng: np.random.Generator, full: Caption) -> Caption:
@@ -395,7 +395,7 @@ def _outline(kind: str) -> torch.Tensor:
         turns = [torch.tensor([[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]]) for a in _angles(4)]
         return torch.cat([quarter @ turn for turn in turns])
     count = {"triangle": 3, "square": 4, "star": 10}[kind]
-    radii = torch.tensor([1.0, STAR_INNER if kind == "star" else 1.0]).repeat(count)[:count]
+    radii = torch.tensor([1.0, STAR_INNER_RADIUS if kind == "star" else 1.0]).repeat(count)[:count]
     angles = torch.tensor(_angles(count)) - math.pi / 2
     return radii[:, None] * torch.stack((angles.cos(), angles.sin()), dim=-1)
 

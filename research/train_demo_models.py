@@ -168,11 +168,11 @@ def random_masks(count: int, generator: Generator) -> Tensor:
     reach = toy_world.SIZE * (0.12 + 0.25 * torch.rand(count, 2, 1, 1, generator=generator))
     offset = (grid - centre) / reach
     block, disc = offset.abs().amax(dim=1) < 1, offset.square().sum(dim=1) < 1
-    turn = torch.randint(4, (count,), generator=generator)
+    sides = torch.randint(4, (count,), generator=generator)
     distances = torch.cat((grid[0], toy_world.SIZE - 1 - grid[0]))  # to the left, top, right and bottom side
-    side = distances[turn] < reach[:, 0]
+    margin = distances[sides] < reach[:, 0]
     kind = torch.randint(3, (count, 1, 1), generator=generator)
-    return torch.where(kind == 0, block, torch.where(kind == 1, disc, side))[:, None].float()
+    return torch.where(kind == 0, block, torch.where(kind == 1, disc, margin))[:, None].float()
 
 
 class DemoTraining:
@@ -406,8 +406,8 @@ class DemoTraining:
             index = torch.randint(len(latents), (VIDEO_BATCH,), generator=generator)
             clips = latents[index]
             # A reversed clip follows the same rules.
-            backwards = torch.rand(len(clips), 1, 1, 1, 1, generator=generator) < 0.5
-            clips = torch.where(backwards, clips.flip(2), clips)
+            is_reversed = torch.rand(len(clips), 1, 1, 1, 1, generator=generator) < 0.5
+            clips = torch.where(is_reversed, clips.flip(2), clips)
             context = self.embed(self.ids[index], generator)
             return diffusion_loss(clips, generator, lambda x, t: net(x, t, context).sample)
 
@@ -443,10 +443,10 @@ class DemoTraining:
             dropped = torch.rand(len(index), generator=generator)
             text_ids = torch.where((dropped < 0.1)[:, None], empty, ids[index])
             without_frame = ((dropped > 0.05) & (dropped < 0.15))[:, None, None, None]
-            shown = torch.where(without_frame, no_frame, pairs["before"][index])
+            frame = torch.where(without_frame, no_frame, pairs["before"][index])
             context = self.text_encoder(input_ids=text_ids).last_hidden_state
             return diffusion_loss(
-                pairs["after"][index], generator, lambda x, t: net(torch.cat((x, shown), dim=1), t, context).sample
+                pairs["after"][index], generator, lambda x, t: net(torch.cat((x, frame), dim=1), t, context).sample
             )
 
         self.fit("instruct_pix2pix", net, loss, lr=2e-3, average=0.99)
@@ -459,7 +459,7 @@ class DemoTraining:
         """
         index = torch.arange(0, VARIANT_CLIPS * toy_world.FRAMES, VARIANT_STRIDE)
         masks = random_masks(len(index), Generator().manual_seed(stage_seed("inpaint") - 1))
-        batches = tqdm(torch.arange(len(index)).split(ENCODING_BATCH), desc="encoding holes")
+        batches = tqdm(torch.arange(len(index)).split(ENCODING_BATCH), desc="encoding masked frames")
         masked = [self.encode(self.clips.images(index[batch]) * (1 - masks[batch])) for batch in batches]
         small = F.interpolate(masks, size=self.latents.shape[-2:], mode="bilinear").round()
         return {"index": index, "masks": small, "masked": torch.cat(masked)}
@@ -468,15 +468,15 @@ class DemoTraining:
         """Train the inpainting variant; its new channels are the mask and the masked frame, as in SD's."""
         torch.manual_seed(stage_seed("inpaint"))
         net = demo_networks.add_input_channels(self.image_unet, channels=5)
-        holes = load_or_compute(self.folder / "holes.pt", self.encode_masked_frames)
+        examples = load_or_compute(self.folder / "masked_frames.pt", self.encode_masked_frames)
 
         def loss(generator: Generator) -> Tensor:
-            row = torch.randint(len(holes["index"]), (IMAGE_BATCH,), generator=generator)
-            index = holes["index"][row]
+            row = torch.randint(len(examples["index"]), (IMAGE_BATCH,), generator=generator)
+            index = examples["index"][row]
             context = self.embed_captions(index, generator)
-            around = torch.cat((holes["masks"][row], holes["masked"][row]), dim=1)
+            condition = torch.cat((examples["masks"][row], examples["masked"][row]), dim=1)
             return diffusion_loss(
-                self.latents[index], generator, lambda x, t: net(torch.cat((x, around), dim=1), t, context).sample
+                self.latents[index], generator, lambda x, t: net(torch.cat((x, condition), dim=1), t, context).sample
             )
 
         self.fit("inpaint", net, loss, lr=2e-3, average=0.99)
