@@ -1,8 +1,7 @@
 """The networks of the demo models: untrained networks, extensions of trained ones, and saved weights.
 
 All are plain diffusers and transformers modules. Their weight files keep the keys of those libraries, so ComfyUI's
-converters can read them. The attention heads of the UNets are 16 wide; UNet2D's setting is the number of heads,
-UNet3D's the width. diffusers and transformers are imported only when a network is built.
+converters can read them. diffusers and transformers are imported only when a network is built.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from safetensors.torch import save_file
 
 from bivdiff_core.demo.models import (
     AUTOENCODER_CONFIG,
-    CONTEXT_DIM,
     CONTEXT_LENGTH,
+    IMAGE_UNET_CONFIG,
     T2I_ADAPTER_CONFIG,
     TEXT_ENCODER_CONFIG,
     VIDEO_UNET_CONFIG,
@@ -34,18 +33,6 @@ if TYPE_CHECKING:
 VARIANT_RANK = 16
 LORA_RANK = 8
 LORA_NAME = "loras/bivdiff_black_and_white"
-IMAGE_UNET = {
-    "sample_size": 8,
-    "in_channels": 4,
-    "out_channels": 4,
-    "down_block_types": ("CrossAttnDownBlock2D",) * 2,
-    "up_block_types": ("CrossAttnUpBlock2D",) * 2,
-    "block_out_channels": (64, 64),
-    "layers_per_block": 1,
-    "cross_attention_dim": CONTEXT_DIM,
-    "attention_head_dim": 4,
-    "use_linear_projection": True,
-}
 SCHEDULE = {
     "num_train_timesteps": 1000,
     "beta_start": SD_BETAS[0],
@@ -65,13 +52,13 @@ def token_ids(captions: list[str]) -> torch.Tensor:
     return torch.tensor([row + [end] * (CONTEXT_LENGTH - len(row)) for row in rows])
 
 
-def _zero_last_layers(net: torch.nn.Module, ends: str) -> None:
-    """Zero the last layers of residual branches, whose names match ``ends``, so that they start as identity.
+def _zero_last_layers(net: torch.nn.Module, pattern: str) -> None:
+    """Zero the last layers of residual branches, whose names match ``pattern``, so that they start as identity.
 
     Published models do that, diffusers does not; without it tiny networks learn several times slower.
     """
     for name, tensor in net.named_parameters():
-        if re.search(ends, name):
+        if re.search(pattern, name):
             torch.nn.init.zeros_(tensor)
 
 
@@ -90,8 +77,7 @@ def _init_colour_path(net: AutoencoderKL) -> None:
         area = conv.weight[:outputs, :inputs, taps, taps]
         area += matrix[:, :, None, None] / area[0, 0].numel()
 
-    once = torch.eye(3)
-    split = torch.cat((once, -once))
+    split = torch.cat((torch.eye(3), -torch.eye(3)))
     for half in (net.encoder, net.decoder):
         connect(half.conv_in, split, slice(1, 2))
         connect(half.conv_out, split.T / 2, slice(1, 2))
@@ -135,7 +121,7 @@ def image_unet() -> UNet2DConditionModel:
     """An untrained image model: SD's UNet with two levels of 64 channels."""
     from diffusers import UNet2DConditionModel
 
-    net = UNet2DConditionModel(**IMAGE_UNET)
+    net = UNet2DConditionModel(**IMAGE_UNET_CONFIG)
     _zero_last_layers(net, r"conv2\.weight$|attentions\.\d+\.proj_out\.weight$|conv_out\.weight$")
     return net
 
@@ -178,9 +164,9 @@ def inflate(image: UNet2DConditionModel) -> UNet3DConditionModel:
     missing, unexpected = video.load_state_dict(image.state_dict(), strict=False)
     if unexpected:
         raise ValueError(f"the video model has no place for {unexpected[:3]}")
-    fresh = set(missing)
+    new_names = set(missing)
     for name, tensor in video.named_parameters():
-        if name in fresh and re.search(r"(temp_attentions\.\d+|transformer_in)\.proj_out\.|\.conv4\.", name):
+        if name in new_names and re.search(r"(temp_attentions\.\d+|transformer_in)\.proj_out\.|\.conv4\.", name):
             torch.nn.init.zeros_(tensor)
     return video
 
@@ -205,7 +191,7 @@ def add_input_channels(image: UNet2DConditionModel, channels: int) -> UNet2DCond
     """
     from diffusers import UNet2DConditionModel
 
-    net = UNet2DConditionModel(**IMAGE_UNET | {"in_channels": 4 + channels})
+    net = UNet2DConditionModel(**IMAGE_UNET_CONFIG | {"in_channels": 4 + channels})
     weights = image.state_dict()
     weights["conv_in.weight"] = torch.nn.functional.pad(weights["conv_in.weight"], (0, 0, 0, 0, 0, channels))
     net.load_state_dict(weights)
@@ -235,11 +221,11 @@ def lora(image: UNet2DConditionModel) -> UNet2DConditionModel:
 
 def lora_weights(net: UNet2DConditionModel) -> dict[str, torch.Tensor]:
     """The low-rank changes, with the key names of LoRA files for Stable Diffusion."""
-    named = {}
+    weights = {}
     for key, tensor in trained_weights(net).items():
         layer, kind = key.rsplit(".", 1)
-        named[f"lora_unet_{layer.replace('.', '_')}.lora_{kind}.weight"] = tensor
-    return named
+        weights[f"lora_unet_{layer.replace('.', '_')}.lora_{kind}.weight"] = tensor
+    return weights
 
 
 def save_weights(name: str, weights: dict[str, torch.Tensor], latents: dict[str, list] | None = None) -> None:

@@ -1,7 +1,7 @@
 """The tiny demo models, SD's architectures at toy size with a shared latent space, and a demo clip.
 
 The settings and the keys of the weight files are those of diffusers and transformers, so ComfyUI's converters read
-them. The UNets' attention heads are 16 wide.
+them.
 """
 
 from __future__ import annotations
@@ -45,6 +45,18 @@ T2I_ADAPTER_CONFIG: dict[str, Any] = {
     "num_res_blocks": 2,
     "downscale_factor": 8,
     "adapter_type": "full_adapter",
+}
+IMAGE_UNET_CONFIG = {
+    "sample_size": 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "down_block_types": ("CrossAttnDownBlock2D",) * 2,
+    "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+    "block_out_channels": (64, 64),
+    "layers_per_block": 1,
+    "cross_attention_dim": CONTEXT_DIM,
+    "attention_head_dim": 64 // HEAD_WIDTH,  # in UNet2DConditionModel, the number of heads
+    "use_linear_projection": True,
 }
 VIDEO_UNET_CONFIG = {
     "sample_size": 8,
@@ -136,5 +148,5 @@ def load_weights(name: str) -> dict[str, torch.Tensor]:
 
 def make_demo_clip(frames: int) -> torch.Tensor:
     """A demo clip of any length, `[F, 64, 64, 3]` in 0..1. Its motion repeats back and forth."""
-    period = load_weights("clip")["frames"]
-    return period[torch.arange(frames) % len(period)] / 255
+    one_period = load_weights("clip")["frames"]
+    return one_period[torch.arange(frames) % len(one_period)] / 255

@@ -130,7 +130,7 @@ def test_the_t2i_adapter_equals_diffusers(pack, models, demo, toy_clip, context)
 @pytest.mark.parametrize(("variant", "channels"), [("instruct_pix2pix", 4), ("inpaint", 5)])
 @torch.inference_mode()
 def test_a_variant_equals_diffusers_and_uses_its_channels(pack, models, demo, variant, channels, context):
-    net = UNet2DConditionModel(**demo_networks.IMAGE_UNET | {"in_channels": 4 + channels})
+    net = UNet2DConditionModel(**demo_networks.IMAGE_UNET_CONFIG | {"in_channels": 4 + channels})
     net.load_state_dict({key: weight.float() for key, weight in models.load_variant(variant).items()})
     image, *_ = pack.run("BIVDiffDemoModels", variant=variant)
     context = context.expand(2, -1, -1)

@@ -22,41 +22,14 @@ from ...demo import models
 from ..comfy_types import Model
 from .demo_latents import DemoLatents
 from .model_builder import build_model, choose_precision
+from .network_configs import to_comfy_unet_config, to_comfy_vae_config
 from .video_unet import VideoModelConfig
 
 MEMORY_USAGE_FACTOR = 0.1
+"""For ComfyUI's estimate of the memory that a model call needs; Stable Diffusion has 1."""
 
-COMFY_UNET_CONFIG = {
-    "image_size": 8,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 64,
-    "channel_mult": [1, 1],
-    "num_res_blocks": [1, 1],
-    "transformer_depth": [1, 1],
-    "transformer_depth_output": [1, 1, 1, 1],
-    "transformer_depth_middle": 1,
-    "context_dim": models.CONTEXT_DIM,
-    "num_head_channels": models.HEAD_WIDTH,
-    "use_spatial_transformer": True,
-    "use_linear_in_transformer": True,
-    "legacy": False,
-    "adm_in_channels": None,
-}
+COMFY_UNET_CONFIG = to_comfy_unet_config(models.IMAGE_UNET_CONFIG) | {"num_head_channels": models.HEAD_WIDTH}
 """The image UNet as configuration of ComfyUI's UNetModel; the ControlNet is its encoder."""
-
-COMFY_VAE_CONFIG = {
-    "double_z": True,
-    "z_channels": 4,
-    "resolution": 64,
-    "in_channels": 3,
-    "out_ch": 3,
-    "ch": 2 * models.AUTOENCODER_CONFIG["block_out_channels"][0],
-    "ch_mult": [1, 1, 2, 2],
-    "num_res_blocks": 1,
-    "attn_resolutions": [],
-    "dropout": 0.0,
-}
 
 
 class DemoImageModel(comfy.supported_models_base.BASE):
@@ -223,7 +196,9 @@ def _load_clip_patcher(disable_dynamic: bool = False) -> Model:
 def load_vae() -> comfy.sd.VAE:
     """Load the VAE: downscales by 8, 4 latent channels."""
     weights = {key: _duplicate_channels(tensor) for key, tensor in models.load_weights("autoencoder").items()}
-    vae = comfy.sd.VAE(sd=weights, config={"params": {"ddconfig": COMFY_VAE_CONFIG, "embed_dim": 4}})
+    narrow, *widths = models.AUTOENCODER_CONFIG["block_out_channels"]
+    config = models.AUTOENCODER_CONFIG | {"block_out_channels": (2 * narrow, *widths)}
+    vae = comfy.sd.VAE(sd=weights, config={"params": to_comfy_vae_config(config)})
     net = vae.first_stage_model
     for layer in net.modules():
         if isinstance(layer, torch.nn.GroupNorm):  # ComfyUI's VAE always uses 32 groups
@@ -252,7 +227,7 @@ def _duplicate_channels(weight: Tensor) -> Tensor:
 
 
 def _load_vae_patcher(disable_dynamic: bool = False) -> Model:
-    return load_vae().patcher  # like core: ComfyUI uses only the network, for unstreamed loading
+    return load_vae().patcher  # disable_dynamic has no effect, as in ComfyUI's load_vae_patcher
 
 
 def load_control_net() -> comfy.controlnet.ControlNet:
@@ -306,5 +281,5 @@ def _to_comfy_control_key(key: str) -> str:
     if block == "controlnet_down_blocks":
         return f"zero_convs.{number}.0.{kind}"
     # The hint's convolutions have even positions, with activations between them.
-    position = {"conv_in": 0, "conv_out": 14}.get(number) if not number.isdigit() else 2 * int(number) + 2
-    return f"input_hint_block.{position}.{kind}"
+    convolution = {"conv_in": 0, "conv_out": 7}[number] if not number.isdigit() else int(number) + 1
+    return f"input_hint_block.{2 * convolution}.{kind}"

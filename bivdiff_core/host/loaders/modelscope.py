@@ -144,11 +144,13 @@ def to_diffusers_name(key: str, layers: int) -> str:
     part, number, position, rest = match.groups()
     if part == "middle_block":  # residual block, spatial attention, temporal attention, residual block
         block, layer = "mid_block", number == "3"
-        position, rest = number.replace("3", "0"), f"{position}.{rest}"
+        position, rest = "0" if number == "3" else number, f"{position}.{rest}"
+    elif part == "input_blocks":  # the first is conv_in
+        level, layer = divmod(int(number) - 1, layers + 1)
+        block = f"down_blocks.{level}"
     else:
-        down = part == "input_blocks"
-        level, layer = divmod(int(number) - down, layers + 1)
-        block = f"{'down' if down else 'up'}_blocks.{level}"
+        level, layer = divmod(int(number), layers + 1)
+        block = f"up_blocks.{level}"
     if position == "op":
         return f"{block}.downsamplers.0.conv.{rest}"
     if rest in ("conv.weight", "conv.bias"):

@@ -75,8 +75,7 @@ def _iterate_spatial_transformers(unet: UNet3DConditionModel) -> Iterator[tuple[
     """Yield the spatial transformers with their positions; ("input", 1) follows the first convolution."""
     number = 0
     for block in unet.down_blocks:
-        attentions = getattr(block, "attentions", [None] * len(block.resnets))
-        for attention in attentions:
+        for attention in getattr(block, "attentions", [None] * len(block.resnets)):
             number += 1
             if attention is not None:
                 yield ("input", number), attention

@@ -29,6 +29,7 @@ from ..comfy_types import CLIP, VAE, Model
 from . import modelscope, vidrd
 from .model_builder import build_model
 from .model_files import ModelPart, PlainLayers, check_fields, find_weights, read_json, read_weights
+from .network_configs import to_comfy_vae_config
 from .video_unet import VideoModelConfig, VideoUNet
 
 BETA_SCHEDULES = {"scaled_linear": "linear", "linear": "sqrt_linear"}
@@ -66,13 +67,12 @@ AUTOENCODER_FIELDS = {
     "scaling_factor": (0.18215, None),
     "shift_factor": (None,),
 }
-"""Supported values in configurations of diffusers and transformers, for `model_files.check_fields`."""
+"""Supported values in each configuration of diffusers or transformers, for `model_files.check_fields`."""
 
 TEXT_DEFAULTS = {"hidden_act": "quick_gelu", "max_position_embeddings": 77}
 """Defaults of transformers, for configurations without these fields."""
 
-
-_walks: dict[Path, tuple[dict[Path, int | None], list[str]]] = {}
+_search_cache: dict[Path, tuple[dict[Path, int | None], list[str]]] = {}
 """Cache by top folder: modification times of its folders and relevant files, and the video models found."""
 
 
@@ -84,20 +84,20 @@ def list_video_folders() -> list[str]:
     """
     found = []
     for top in map(Path, folder_paths.get_folder_paths("diffusers")):
-        modified, names = _walks.get(top, ({}, []))
-        if not modified or any(_modified(path) != time for path, time in modified.items()):
-            modified, names = {top: _modified(top)}, []
+        times, names = _search_cache.get(top, ({}, []))
+        if not times or any(_modification_time(path) != time for path, time in times.items()):
+            times, names = {top: _modification_time(top)}, []
             for folder in sorted(_walk_folders(top)):
                 relevant = (folder, folder / "unet" / "config.json", folder / modelscope.CONFIGURATION)
-                modified |= {path: _modified(path) for path in relevant}
+                times |= {path: _modification_time(path) for path in relevant}
                 if _has_video_model(folder):
                     names.append(folder.relative_to(top).as_posix())
-            _walks[top] = modified, names
+            _search_cache[top] = times, names
         found += names
     return found
 
 
-def _modified(path: Path) -> int | None:
+def _modification_time(path: Path) -> int | None:
     """Return the modification time of a folder or file in ns; None if it does not exist."""
     try:
         return path.stat().st_mtime_ns
@@ -254,20 +254,7 @@ def load_autoencoder(folder: Path) -> VAE:
     """Load the VAE, in the size given by the folder's configuration."""
     part = _read_part(folder, "vae")
     check_fields(part.name, part.config_file, part.config, AUTOENCODER_FIELDS)
-    widths = part.config["block_out_channels"]
-    layout = {
-        "double_z": True,
-        "z_channels": 4,
-        "resolution": 256,
-        "in_channels": 3,
-        "out_ch": 3,
-        "ch": widths[0],
-        "ch_mult": [width // widths[0] for width in widths],
-        "num_res_blocks": part.config["layers_per_block"],
-        "attn_resolutions": [],
-        "dropout": 0.0,
-    }
-    settings = {"ddconfig": layout, "embed_dim": 4}
+    settings = to_comfy_vae_config(part.config)
     weights = part.weights
     if any(".mid_block." in key for key in weights):  # in diffusers' names
         weights = comfy.diffusers_convert.convert_vae_state_dict(weights)
@@ -278,7 +265,7 @@ def load_autoencoder(folder: Path) -> VAE:
 
 
 def _load_vae_patcher(folder: Path, disable_dynamic: bool = False) -> Model:
-    return load_autoencoder(folder).patcher  # like core: ComfyUI uses only the network, for unstreamed loading
+    return load_autoencoder(folder).patcher  # disable_dynamic has no effect, as in ComfyUI's load_vae_patcher
 
 
 def _read_scheduler(folder: Path) -> dict:

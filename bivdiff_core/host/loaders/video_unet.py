@@ -105,14 +105,6 @@ class VideoUNet(torch.nn.Module):
 class VideoModel(comfy.model_base.BaseModel):
     """ComfyUI's sampling model with a VideoUNet."""
 
-    def __init__(
-        self,
-        model_config: comfy.supported_models_base.BASE,
-        model_type: comfy.model_base.ModelType = comfy.model_base.ModelType.EPS,
-        device: torch.device | None = None,
-    ):
-        super().__init__(model_config, model_type, device=device, unet_model=VideoUNet)
-
 
 class VideoModelConfig(comfy.supported_models_base.BASE):
     """A ComfyUI model configuration with UNet3DConditionModel's configuration and Stable Diffusion's schedule."""
@@ -125,7 +117,7 @@ class VideoModelConfig(comfy.supported_models_base.BASE):
     def get_model(
         self, state_dict: dict[str, Tensor], prefix: str = "", device: torch.device | None = None
     ) -> VideoModel:
-        return VideoModel(self, self.model_type(state_dict, prefix), device=device)
+        return VideoModel(self, self.model_type(state_dict, prefix), device=device, unet_model=VideoUNet)
 
     def process_unet_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         """Add the prefix of `VideoUNet.unet` to diffusers' keys."""

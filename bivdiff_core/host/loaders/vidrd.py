@@ -28,6 +28,7 @@ from torch import Tensor
 
 from ..norm_pooling import NormPooling
 from .model_files import read_weights
+from .network_configs import to_comfy_unet_config
 
 CHECKPOINT_PARTS = ("unet", "text_encoder")
 CHECKPOINT_NAMES = ("ModelT2V.safetensors", "ModelT2V.pth")
@@ -135,44 +136,17 @@ def sinusoidal_positions(frames: int, like: Tensor) -> Tensor:
 class VidRDModel(comfy.model_base.BaseModel):
     """ComfyUI's sampling model with a VidRDUNet."""
 
-    def __init__(
-        self,
-        model_config: comfy.supported_models_base.BASE,
-        model_type: comfy.model_base.ModelType = comfy.model_base.ModelType.EPS,
-        device: torch.device | None = None,
-    ):
-        super().__init__(model_config, model_type, device=device, unet_model=VidRDUNet)
-
 
 class VidRDConfig(comfy.supported_models.SD20):
     """ComfyUI's configuration of Stable Diffusion 2, converted from diffusers' UNet2DConditionModel."""
 
     def __init__(self, unet_config: dict):
-        widths, layers = unet_config["block_out_channels"], unet_config["layers_per_block"]
-        attention_depths = [int(kind == "CrossAttnDownBlock2D") for kind in unet_config["down_block_types"]]
-        super().__init__(
-            {
-                "image_size": 32,
-                "in_channels": unet_config["in_channels"],
-                "out_channels": unet_config["out_channels"],
-                "model_channels": widths[0],
-                "channel_mult": [width // widths[0] for width in widths],
-                "num_res_blocks": [layers for _ in widths],
-                "transformer_depth": [depth for depth in attention_depths for _ in range(layers)],
-                "transformer_depth_output": [depth for depth in attention_depths for _ in range(layers + 1)],
-                "transformer_depth_middle": 1,
-                "context_dim": unet_config["cross_attention_dim"],
-                "use_spatial_transformer": True,
-                "use_linear_in_transformer": True,
-                "legacy": False,
-                "adm_in_channels": None,
-            }
-        )
+        super().__init__(to_comfy_unet_config(unet_config))
 
     def get_model(
         self, state_dict: dict[str, Tensor], prefix: str = "", device: torch.device | None = None
     ) -> VidRDModel:
-        return VidRDModel(self, self.model_type(state_dict, prefix), device=device)
+        return VidRDModel(self, self.model_type(state_dict, prefix), device=device, unet_model=VidRDUNet)
 
     def process_unet_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         """Rename the checkpoint's keys to ComfyUI's. They are diffusers', except for the temporal layers."""
