@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection
 from functools import partial
+from typing import ClassVar
 
 import comfy.utils
 from comfy_api.latest import io
@@ -54,23 +55,30 @@ def parse_choices(text: str, choices: Collection[str]) -> list[str]:
     return words
 
 
-def _validate_list(
-    node: type[PackNode], parse: Callable[..., list], text: str | None, *args: Collection[str]
-) -> bool | str:
-    """Validate a list's text before ComfyUI runs anything; a linked text is None and validated later.
+class _ListNode(PackNode):
+    """Turns a text into a list; ComfyUI runs the nodes after it once per value."""
 
-    Returns:
-        True, or the error message to show.
-    """
-    try:
-        with prefix_errors(node):
-            return text is None or bool(parse(text, *args))
-    except ValueError as error:
-        return str(error)
+    parse: ClassVar[Callable[[str], list]]
+
+    @classmethod
+    def validate_inputs(cls, **inputs: str | None) -> bool | str:
+        """Parse the text before ComfyUI runs anything; a linked text is None and parsed later."""
+        try:
+            with prefix_errors(cls):
+                return all(text is None or cls.parse(text) for text in inputs.values())
+        except ValueError as error:
+            return str(error)
+
+    @classmethod
+    def run(cls, **inputs: str) -> io.NodeOutput:
+        (text,) = inputs.values()
+        return io.NodeOutput(cls.parse(text))
 
 
-class RatioList(PackNode):
-    """A list of mixing ratios; ComfyUI runs the nodes after it once per ratio."""
+class RatioList(_ListNode):
+    """A list of mixing ratios."""
+
+    parse = staticmethod(parse_ratios)
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -98,17 +106,11 @@ class RatioList(PackNode):
             ],
         )
 
-    @classmethod
-    def validate_inputs(cls, ratios: str | None = None) -> bool | str:
-        return _validate_list(cls, parse_ratios, ratios)
 
-    @classmethod
-    def run(cls, ratios: str) -> io.NodeOutput:
-        return io.NodeOutput(parse_ratios(ratios))
+class ModeList(_ListNode):
+    """A list of blend modes."""
 
-
-class ModeList(PackNode):
-    """A list of blend modes; ComfyUI runs the nodes after it once per mode."""
+    parse = staticmethod(partial(parse_choices, choices=MODES))
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -136,17 +138,11 @@ class ModeList(PackNode):
             ],
         )
 
-    @classmethod
-    def validate_inputs(cls, modes: str | None = None) -> bool | str:
-        return _validate_list(cls, parse_choices, modes, MODES)
 
-    @classmethod
-    def run(cls, modes: str) -> io.NodeOutput:
-        return io.NodeOutput(parse_choices(modes, MODES))
+class SolverList(_ListNode):
+    """A list of inversion solvers."""
 
-
-class SolverList(PackNode):
-    """A list of inversion solvers; ComfyUI runs the nodes after it once per solver."""
+    parse = staticmethod(partial(parse_choices, choices=SOLVERS))
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -175,14 +171,6 @@ class SolverList(PackNode):
             ],
         )
 
-    @classmethod
-    def validate_inputs(cls, solvers: str | None = None) -> bool | str:
-        return _validate_list(cls, parse_choices, solvers, SOLVERS)
-
-    @classmethod
-    def run(cls, solvers: str) -> io.NodeOutput:
-        return io.NodeOutput(parse_choices(solvers, SOLVERS))
-
 
 def compare_videos(
     videos: list[Tensor],
@@ -204,12 +192,12 @@ def compare_videos(
         is_degraded: whether each video lost its motion or sharpness.
     """
     metrics = [measure_video(video, reference, on_pair=on_pair, source=source) for video in videos]
-    before = next((found for video, found in zip(videos, metrics, strict=True) if video is reference), None)
+    before = next((measured for video, measured in zip(videos, metrics, strict=True) if video is reference), None)
     if before is None:
         before = measure_video(reference, on_pair=on_pair, source=source)
-    similarity = [found["similarity"].mean().item() for found in metrics]
-    flicker = [found["flicker"].mean().item() for found in metrics]
-    is_degraded = [bool(judge_video(found, before, source).warnings) for found in metrics]
+    similarity = [measured["similarity"].mean().item() for measured in metrics]
+    flicker = [measured["flicker"].mean().item() for measured in metrics]
+    is_degraded = [bool(judge_video(measured, before, source).warnings) for measured in metrics]
     return similarity, flicker, find_pareto_front(similarity, flicker, is_degraded), is_degraded
 
 

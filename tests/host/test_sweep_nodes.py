@@ -172,7 +172,7 @@ def test_an_invalid_word_stops_the_graph_before_it_starts(server, prompt, contro
 @pytest.mark.parametrize(
     ("control", "node", "wrong_control", "message", "not_executed"),
     [
-        ("mode", "image", "solver", "DDIM Inverse (Image): solver linear is not one of ddim", {"smoother"}),
+        ("mode", "image", "solver", "DDIM Inverse (Image): solver linear is not one of auto, ddim", {"smoother"}),
         ("solver", "blend", "mode", "Mixed Inversion Blend: mode ddim is not one of linear", {"image", "video"}),
     ],
 )
