@@ -39,13 +39,13 @@ def add_instruction_edit(
     """Edit the frames by an instruction, then run the chain."""
     editor, editor_clip = editing
     g.group("Stage 1: independent frames", workflow_parts.FRAMES_COLOUR)
-    nothing = g.add(
+    uncond = g.add(
         "CLIPTextEncode", "Negative prompt" if negative else "No instruction", clip=editor_clip, text=negative
     )
     conditioned = g.add(
         "InstructPixToPixConditioning",
         positive=g.add("CLIPTextEncode", "Instruction", clip=editor_clip, text=instruction),
-        negative=nothing,
+        negative=uncond,
         vae=models.vae,
         pixels=clip.frames,
     )
@@ -55,7 +55,7 @@ def add_instruction_edit(
         model=chunked,
         cond1=conditioned["positive"],
         cond2=conditioned["negative"],
-        negative=nothing,
+        negative=uncond,
         cfg_conds=workflow_parts.cfg(g),
         cfg_cond2_negative=1.5,
     )

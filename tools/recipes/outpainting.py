@@ -13,12 +13,12 @@ def build(g: WorkflowGraph) -> None:
     g.group("Stage 1: independent frames", workflow_parts.FRAMES_COLOUR)
     margin = g.choose(128, 16)
     padded = g.add("ImagePadForOutpaint", image=clip.frames, left=margin, right=margin, feathering=g.choose(24, 4))
-    g.add("PreviewImage", "Padded", images=padded)
+    image, mask = padded["IMAGE"], padded["MASK"]
+    g.add("PreviewImage", "Padded", images=image)
     g.column()
-    frames = workflow_parts.inpaint_frames(g, models, texts, padded, padded)
+    frames = workflow_parts.inpaint_frames(g, models, texts, image, mask)
     before = workflow_parts.decode_and_preview(g, "Frame-wise", frames, models.vae)
-    video = workflow_parts.paste_back(
-        g, padded, workflow_parts.smooth_and_decode(g, models, texts, frames, "outpainting"), padded
-    )
+    video = workflow_parts.smooth_and_decode(g, models, texts, frames, "outpainting")
+    video = workflow_parts.paste_back(g, image, video, mask)
     workflow_parts.save_video(g, video, clip)
-    workflow_parts.add_comparison(g, clip, before, video, padded)
+    workflow_parts.add_comparison(g, clip, before, video, image)
