@@ -33,12 +33,12 @@ class PackNode(io.ComfyNode):
         return output
 
 
-PREFIXED: dict[type[Exception], type[Exception]] = {
+ERROR_CLASSES: dict[type[Exception], type[Exception]] = {
     ValueError: BIVDiffError,
     FileNotFoundError: FileNotFoundError,
     torch.OutOfMemoryError: torch.OutOfMemoryError,
 }
-"""Classes of errors whose messages are for the artist, and the class that each is raised again as."""
+"""Classes of errors whose messages are for the artist, and the class that is raised in place of each."""
 
 
 @contextmanager
@@ -46,16 +46,15 @@ def prefix_errors(node: type[io.ComfyNode]) -> Iterator[None]:
     """Put the node's name before the messages of errors raised inside; `bivdiff_core` does not know the node.
 
     Raises:
-        BIVDiffError, FileNotFoundError, torch.OutOfMemoryError: by PREFIXED. An error of a derived class is replaced by
-            its base class, because a derived class may take other arguments than a message (UnicodeDecodeError,
-            JSONDecodeError).
+        BIVDiffError, FileNotFoundError, torch.OutOfMemoryError: by ERROR_CLASSES, which replaces a derived class by its
+            base, because it may take other arguments than a message (UnicodeDecodeError, JSONDecodeError).
     """
     try:
         yield
-    except tuple(PREFIXED) as error:
-        raised = next(raised for base, raised in PREFIXED.items() if isinstance(error, base))
+    except tuple(ERROR_CLASSES) as error:
+        error_class = next(new for old, new in ERROR_CLASSES.items() if isinstance(error, old))
         message = f"{node.SCHEMA.display_name}: {error}"
-        raise raised(message).with_traceback(error.__traceback__) from error.__cause__
+        raise error_class(message).with_traceback(error.__traceback__) from error.__cause__
 
 
 class _WarningCollector(logging.Handler):

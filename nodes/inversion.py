@@ -47,7 +47,7 @@ def _inversion_inputs(model_tooltip: str, latent_tooltip: str) -> list[io.Input]
     ]
 
 
-INVERSION_SIGMAS = "They are taken in reverse order, up to the strength."
+INVERSION_SIGMAS_TOOLTIP = "They are taken in reverse order, up to the strength."
 
 INVERTED_OUTPUT = io.Latent.Output(
     display_name="LATENT",
@@ -87,7 +87,7 @@ class InvertImage(PackNode):
                     "frame in one model call.",
                     advanced=True,
                 ),
-                shared_inputs.sigmas_input(INVERSION_SIGMAS),
+                shared_inputs.sigmas_input(INVERSION_SIGMAS_TOOLTIP),
             ],
             outputs=[INVERTED_OUTPUT],
         )
@@ -133,7 +133,7 @@ class InvertVideo(PackNode):
                 ),
                 shared_inputs.CONTEXT_LENGTH_INPUT,
                 shared_inputs.CONTEXT_OVERLAP_INPUT,
-                shared_inputs.sigmas_input(INVERSION_SIGMAS),
+                shared_inputs.sigmas_input(INVERSION_SIGMAS_TOOLTIP),
             ],
             outputs=[INVERTED_OUTPUT],
         )

@@ -100,9 +100,9 @@ def plot_latent_report(
     (std, spatial), (spectrum, channels) = bottom.subplots(2, 2)
     values = {name: figures.numpy() for name, figures in measured.items()}
     for axes, name, title, expected in ((std, "std", "Noise std", 1), (spatial, "spatial", "Spatial correlation", 0)):
-        value, of_frames = values[name].item(), f"frame {name}"
+        value, frame_name = values[name].item(), f"frame {name}"
         plot_line(axes, value, bounds[name])
-        plot_dots(axes, values[of_frames], bounds[of_frames])
+        plot_dots(axes, values[frame_name], bounds[frame_name])
         colour = choose_colour(value, bounds[name], GOOD)
         label_panel(axes, f"{title}: {value:.2f}", f"frame; expected {expected}", colour)
         use_integer_ticks(axes, len(frames))
@@ -124,12 +124,12 @@ def plot_latent_report(
 def _show_latent_frames(page: SubFigure, frames: Tensor, bad: list[int]) -> None:
     """Show up to `MAX_SHOWN_FRAMES` frames, all bad ones if possible, and white noise after them."""
     noise = torch.randn(frames.shape[1:], generator=torch.Generator().manual_seed(0))
-    spaced = torch.linspace(0, len(frames) - 1, min(len(frames), MAX_SHOWN_FRAMES)).round().long().tolist()
-    shown = sorted([*bad, *(i for i in spaced if i not in bad)][:MAX_SHOWN_FRAMES])
+    samples = torch.linspace(0, len(frames) - 1, min(len(frames), MAX_SHOWN_FRAMES)).round().long().tolist()
+    indices = sorted([*bad, *(i for i in samples if i not in bad)][:MAX_SHOWN_FRAMES])
     grid = page.subplots(2, (MAX_SHOWN_FRAMES + 1) // 2).flatten()
     for axes in grid:
         axes.set_axis_off()
-    for axes, i in zip(grid, [*shown, None], strict=False):
+    for axes, i in zip(grid, [*indices, None], strict=False):
         latent = noise if i is None else frames[i]
         grey = latent.sum(dim=0) / len(latent) ** 0.5  # white noise stays of unit variance
         axes.imshow(grey.numpy(), cmap="gray", vmin=-2.5, vmax=2.5, interpolation="nearest")
@@ -138,8 +138,10 @@ def _show_latent_frames(page: SubFigure, frames: Tensor, bad: list[int]) -> None
         axes.set_title(name, fontsize=TICK_POINTS, color=colour, pad=2)
 
 
-def plot_temporal_report(after: dict[str, Tensor], before: dict[str, Tensor] | None, warned: Collection[str]) -> Tensor:
-    """A panel for each metric of a video, frame by frame, with the video before if any; `warned` metrics in red."""
+def plot_temporal_report(
+    after: dict[str, Tensor], before: dict[str, Tensor] | None, warnings: Collection[str]
+) -> Tensor:
+    """A panel for each metric of a video, frame by frame, with the video before if any; those with warnings in red."""
     rows = math.ceil(len(after) / 2)
     page = new_page(50 + 110 * rows, "Frame by frame: grey is before, blue is after" if before else "Frame by frame")
     grid = page.subplots(rows, 2).flatten()
@@ -150,7 +152,7 @@ def plot_temporal_report(after: dict[str, Tensor], before: dict[str, Tensor] | N
             axes.plot(before[name].numpy(), "o-", color=BEFORE, markersize=2)
             mean = f"{form.format(before[name].nanmean())} -> {mean}"
         axes.plot(values.numpy(), "o-", color=AFTER, markersize=2)
-        label_panel(axes, f"{name}: {mean}", meaning, BAD if name in warned else "black")
+        label_panel(axes, f"{name}: {mean}", meaning, BAD if name in warnings else "black")
         use_integer_ticks(axes, len(values))
         if name in ("flicker", "motion", "sharpness"):
             axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
