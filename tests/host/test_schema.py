@@ -1,6 +1,7 @@
 """Saved workflows rely on node ids, inputs, choices and outputs, so these are only ever appended."""
 
 import json
+import re
 from pathlib import Path
 
 import comfy.samplers
@@ -26,7 +27,7 @@ def has_own_choices(item) -> bool:
 
 
 def test_every_change_is_an_append(schemas):
-    """If this fails after an append, update schema.json. After any other change, undo the change."""
+    """After an append, this updates schema.json and fails once. If it fails for another reason, undo the change."""
     frozen = json.loads(FROZEN.read_text())
     now = {node_id: shape(schema) for node_id, schema in schemas.items()}
     for node_id, before in frozen.items():
@@ -37,7 +38,15 @@ def test_every_change_is_an_append(schemas):
         for name, options in before["choices"].items():
             kept = now[node_id]["choices"][name][: len(options)]
             assert kept == options, f"{node_id}: choices of {name} were renamed, reordered or removed"
-    assert now == frozen, f"new parts are not in {FROZEN.name} yet"
+    if now != frozen:
+        FROZEN.write_text(format_schemas(frozen | now))
+    assert now == frozen, f"{FROZEN.name} has been updated with the new parts; commit it"
+
+
+def format_schemas(shapes: dict[str, dict]) -> str:
+    """JSON with each innermost list on one line."""
+    text = json.dumps(shapes, indent=2) + "\n"
+    return re.sub(r"\[[^][{}]+]", lambda match: json.dumps(json.loads(match[0])), text)
 
 
 def test_everything_is_explained(schemas):
