@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import ClassVar
 
 import comfy.utils
 from comfy_api.latest import io
@@ -58,7 +57,10 @@ def parse_choices(text: str, choices: Collection[str]) -> list[str]:
 class _ListNode(PackNode):
     """Turns a text into a list; ComfyUI runs the nodes after it once per value."""
 
-    parse: ClassVar[Callable[[str], list]]
+    @staticmethod
+    def parse(text: str) -> list:
+        """The values in the text; raises ValueError with a message for the artist."""
+        raise NotImplementedError
 
     @classmethod
     def validate_inputs(cls, **inputs: str | None) -> bool | str:
@@ -78,7 +80,9 @@ class _ListNode(PackNode):
 class RatioList(_ListNode):
     """A list of mixing ratios."""
 
-    parse = staticmethod(parse_ratios)
+    @staticmethod
+    def parse(text: str) -> list[float]:
+        return parse_ratios(text)
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -110,7 +114,9 @@ class RatioList(_ListNode):
 class ModeList(_ListNode):
     """A list of blend modes."""
 
-    parse = staticmethod(partial(parse_choices, choices=MODES))
+    @staticmethod
+    def parse(text: str) -> list[str]:
+        return parse_choices(text, MODES)
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -142,7 +148,9 @@ class ModeList(_ListNode):
 class SolverList(_ListNode):
     """A list of inversion solvers."""
 
-    parse = staticmethod(partial(parse_choices, choices=SOLVERS))
+    @staticmethod
+    def parse(text: str) -> list[str]:
+        return parse_choices(text, SOLVERS)
 
     @classmethod
     def define_schema(cls) -> io.Schema:
