@@ -7,7 +7,7 @@ IV-Mixed Sampler (arXiv 2410.04171), which found that renoising must be determin
 
 from torch import Tensor
 
-from .solvers import Denoiser
+from .solvers import Denoiser, euler_step
 
 STRATEGIES = ("parallel", "alternating", "interleaved")
 
@@ -40,17 +40,13 @@ def bridge(
     next_sigma = sigmas[step + 1]
     if not _is_active_step(step, 1 - image_share) or next_sigma == 0:
         return image(x, sigma)
-    x_after_video = _euler_step(video, x, sigma, next_sigma)
-    x_renoised = _euler_step(image, x_after_video, next_sigma.expand_as(sigma), sigma[0])
-    x_next = _euler_step(image, x_renoised, sigma, next_sigma)
+    x_after_video = euler_step(x, video(x, sigma), sigma[0], next_sigma)
+    denoised = image(x_after_video, next_sigma.expand_as(sigma))
+    x_renoised = euler_step(x_after_video, denoised, next_sigma, sigma[0])
+    x_next = euler_step(x_renoised, image(x_renoised, sigma), sigma[0], next_sigma)
     return x - (x_next - x) * sigma[0] / (next_sigma - sigma[0])  # its Euler step leads to x_next
 
 
 def _is_active_step(step: int, share: float) -> bool:
     """Whether this step is one of the evenly spaced `share` of all steps."""
     return int((step + 1) * share + 1e-6) > int(step * share + 1e-6)
-
-
-def _euler_step(model: Denoiser, x: Tensor, sigma: Tensor, next_sigma: Tensor) -> Tensor:
-    """One Euler step of the ODE from `sigma` to `next_sigma`."""
-    return x + (x - model(x, sigma)) / sigma[0] * (next_sigma - sigma[0])

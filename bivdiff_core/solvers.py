@@ -36,6 +36,11 @@ class _Slope:
         return (x - self.denoised) / sigma
 
 
+def euler_step(x: Tensor, denoised: Tensor, sigma: Tensor, next_sigma: Tensor) -> Tensor:
+    """One Euler step of the ODE from `sigma` to `next_sigma`."""
+    return x + (x - denoised) / sigma * (next_sigma - sigma)
+
+
 def _report(callback: Callback | None, i: int, x: Tensor, sigma: Tensor, denoised: Tensor) -> None:
     if callback is not None:
         callback({"x": x, "i": i, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})

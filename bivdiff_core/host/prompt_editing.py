@@ -24,7 +24,7 @@ from ..prompt2prompt import (
     parse_weights,
     share_self_attention,
 )
-from ..solvers import Callback, Denoiser
+from ..solvers import Callback, Denoiser, euler_step
 from . import validation
 from .comfy_types import CLIP, Latent, Model
 from .latents import replace_samples
@@ -190,7 +190,7 @@ def _denoise_pair(
         patches.step = i
         denoised = model(x, sigmas[i].expand(x.shape[0]), **extra_args)
         callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": denoised})
-        x = x + (x - denoised) / sigmas[i] * (sigmas[i + 1] - sigmas[i])
+        x = euler_step(x, denoised, sigmas[i], sigmas[i + 1])
         if patches.blend is not None and i >= patches.blend_start:
             source, target = x.chunk(2)
             x = torch.cat([source, patches.blend(source, target)])
