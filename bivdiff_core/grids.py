@@ -224,7 +224,7 @@ def _check_sigmas(sigmas: Tensor) -> Tensor:
         values = ", ".join(f"{sigma:.3g}" for sigma in sigmas[:8].tolist())
         raise ValueError(
             f"sigmas is a schedule of {values or 'no levels'}, expected levels that decrease to 0. Wire a scheduler "
-            "node for the model, without Flip Sigmas or Split Sigmas."
+            "node for the model, without FlipSigmas or SplitSigmas."
         )
     return sigmas
 

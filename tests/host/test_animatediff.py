@@ -152,12 +152,12 @@ def test_settings_that_replace_the_inverted_frames_are_rejected(pack, sd, node_i
 
 @both_nodes
 def test_its_noise_never_replaces_the_inverted_frames(pack, sd, caplog, node_id):
-    """A run begins with the frames as latent, zero noise and an integer seed."""
+    """A run begins with zero noise, an empty latent and an integer seed; the frames are in our sampler."""
     with caplog.at_level(logging.WARNING):
         out = run(pack, node_id, ade.apply_evolved_sampling(sd, settings=SampleSettings(noise_type="constant")))
     assert "noise of type constant" in caplog.text
     assert torch.equal(out, run(pack, node_id, ade.apply_evolved_sampling(sd)))
-    assert all(not r["noise"].any() and type(r["seed"]) is int for r in ade.RECORDED_RUNS)
+    assert all(not r["noise"].any() and not r["latents"].any() and type(r["seed"]) is int for r in ade.RECORDED_RUNS)
 
 
 @pytest.mark.parametrize(
