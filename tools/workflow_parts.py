@@ -301,9 +301,8 @@ def invert_and_smooth(
             noise than large ones; the limit is 0.5 without a structure pass (research/pages/study.md, "Strength").
         clip: the clip's LATENT for the video branch, if a video VAE packs frames.
     """
-    if models.grid == "reference":  # on this grid the released code inverts to full noise
-        strength = 1.0
-    strength = g.choose(strength, min(strength, max_demo_strength))
+    if models.grid != "reference":  # on this grid the released code inverts to full noise
+        strength = g.choose(strength, min(strength, max_demo_strength))
     g.group("Stage 2: mixed inversion", INVERSION_COLOUR)
     image, video = invert_both(g, models, prompts, frames, strength, clip)
     ratio = TASK_RATIOS.get(task, mixing_ratio)
