@@ -417,7 +417,7 @@ def test_an_inversions_preview_has_a_caption(comfy):
 def test_the_blueprint_runs_as_one_node_and_opens(comfy):
     blueprint = json.loads(BLUEPRINT.read_text(encoding="utf-8"))
     (chain,) = blueprint["nodes"]
-    chain["widgets_values"] = ["a blue square", 0, 3, 3.0, 1.0, 1.0, 1.0, 0.5, "ddim", "shared", True]
+    chain["widgets_values"] = ["a blue square", 0, 3, 3.0, 1.0, 1.0, 1.0, 0.5, "ddim", "shared", True, 2]
     graph = workflow(
         {**CLIP},
         {**COMPONENTS},
@@ -457,7 +457,7 @@ def test_the_blueprint_runs_as_one_node_and_opens(comfy):
         node["inputs"] for node in done["prompt"][2].values() if node["class_type"] == "BIVDiffFrameSampler"
     )
     assert [frame_sampler[name] for name in ("steps", "cfg", "frame_noise")] == [3, 3.0, "shared"]
-    assert structure_pass["steps"] == 3
+    assert structure_pass["steps"] == 2
     # An error of an inner node is shown outside the subgraph.
     connect = "graph.getNodeById(5).connect(0, graph.getNodeById(6), 1)"
     comfy.page.evaluate(f"(graph => {{ {connect}; }})(app.rootGraph)")
@@ -501,7 +501,7 @@ def test_help_opens_from_the_node(comfy):
     comfy.load(blend("custom", 0.5), "help")
     comfy.on_node("BIVDiffMixedInversion", "app.canvas.selectNode(node)")
     comfy.page.get_by_test_id("info-button").click()
-    comfy.page.get_by_text("BIVDiff's bridge: mixes the noise").wait_for()
+    comfy.page.get_by_text("Mixes the frames inverted by the image model (image branch)").wait_for()
     picture = comfy.page.locator("img[src*='BIVDiffMixedInversion.jpg']")
     comfy.page.wait_for_function("picture => picture.naturalWidth > 0", arg=picture.element_handle())
     comfy.screenshot("help")

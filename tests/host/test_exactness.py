@@ -353,16 +353,16 @@ def test_core_samplers_take_an_inverted_latent_as_noise(pack, video_model, wan, 
     )
     positive, negative = tiny.text(seed=1), tiny.text(seed=2)
     (inverted,) = pack.run(
-        "BIVDiffInvertVideo", model=model, conditioning=negative, latent=latent, steps=24, scheduler=scheduler,
+        "BIVDiffInvertVideo", model=model, conditioning=negative, latent=latent, steps=25, scheduler=scheduler,
         strength=strength,
     )  # fmt: skip
     (smoothed,) = pack.run(
-        "BIVDiffTemporalSmoother", model=model, positive=positive, negative=negative, latent=inverted, steps=24,
+        "BIVDiffTemporalSmoother", model=model, positive=positive, negative=negative, latent=inverted, steps=25,
         cfg=2.0, scheduler=scheduler,
     )  # fmt: skip
 
     sigmas = torch.tensor(inverted["bivdiff"]["levels"]).flip(0)
-    assert len(sigmas) == 25  # no step was divided
+    assert len(sigmas) == 26  # no step was divided
     (as_noise,) = pack.run("BIVDiffInvertedNoise", latent=inverted)
     (guider,) = pack.run("CFGGuider", model=model, positive=positive, negative=negative, cfg=2.0)
     (sampler,) = pack.run("KSamplerSelect", sampler_name="ddim")
