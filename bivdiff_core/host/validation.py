@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import comfy.sample
 from comfy.hooks import EnumHookType
+from comfy.latent_formats import LatentFormat
 from einops import rearrange
 from torch import Tensor
 
@@ -37,7 +38,7 @@ from .model_families import (
     find_family,
     find_noise_kind,
     has_distilled_guidance,
-    has_video_latents,
+    has_time_axis,
     latent_format_name,
 )
 from .prompts import PromptPair, check_image_input, check_prompt, disable_distilled_guidance
@@ -46,13 +47,11 @@ from .windows import FrameWindows, WindowSettings, check_windows, set_windows
 log = logging.getLogger(__name__)
 
 WHOLE_CLIP_CONDITIONING = (
-    "concat_latent_image",
-    "concat_mask",
-    "reference_latents",
-    "time_dim_concat",
-    "keyframe_idxs",
+    *("audio_embed", "camera_conditions", "concat_latent_image", "concat_mask", "context_latents", "control_video"),
+    *("driving_mask_28ch", "face_video_pixels", "keyframe_idxs", "pose_video_latent", "ref_mask_28ch"),
+    *("reference_latents", "reference_motion", "time_dim_concat", "vace_frames", "vace_mask", "vace_strength"),
 )
-"""Conditioning of a whole video, which has no meaning for separate time slices."""
+"""Conditioning of a whole video, which has no meaning for single frames."""
 
 
 @dataclass(frozen=True)
@@ -140,13 +139,18 @@ def validate_stage(
     if latent.get("noise_mask") is not None:
         _check_mask(latent["noise_mask"], samples)
     family = validate_model(model, spec.is_video, prompts, per_frame=windows.length == 1)
+    if spec.is_video and spec.latent_kind == "clean":
+        _reject_single_frames(latent["samples"], model.get_model_object("latent_format"))
     _warn_unsupported_patches(family, model)
     noise_kind = "" if spec.latent_kind == "start" else find_noise_kind(model)
     _validate_content(spec, model, noise_kind, inverted, samples, strength)
 
     is_time_sliced = spec.is_inversion and not spec.is_video and samples.ndim == 5 and samples.shape[2] > 1
     if is_time_sliced:
-        samples, prompts = _slice_time(samples, prompts)
+        _check_single_video(samples)
+        samples = rearrange(samples, "1 c t h w -> t c 1 h w")
+    if is_time_sliced or (spec.is_inversion and not spec.is_video and family.is_video):
+        prompts = _without_clip_conditioning(prompts)
     model = _set_stage_windows(spec, model, windows, samples)
     check_windows(model, samples)
     if spec.latent_kind != "start":
@@ -318,7 +322,7 @@ def validate_model(
         )
     if not is_video:
         animatediff_evolved.check_independent_frames(model)
-    if not is_video and family.is_video and not per_frame and not has_video_latents(model):
+    if not is_video and family.is_video and not per_frame and not has_time_axis(model):
         raise ValueError(
             f"got a video model ({family.name}), expected an image model: this node processes frames independently. "
             "Wire the image model of the frames, or set frames_per_batch to 1 if there is none. Video models belong in "
@@ -385,6 +389,18 @@ def _validate_layout(samples: Tensor, model: Model, spec: StageSpec) -> Tensor:
     return samples
 
 
+def _reject_single_frames(samples: Tensor, latent_format: LatentFormat) -> None:
+    """Reject frames `[F, C, 1, H, W]` where the model packs several frames in a latent of a clip."""
+    packed = getattr(latent_format, "temporal_downscale_ratio", 1)  # older ComfyUIs do not say it
+    if samples.ndim == 5 and samples.shape[2] == 1 < len(samples) and packed > 1:
+        frames = len(samples)
+        raise ValueError(
+            f"got {frames} frames encoded one by one, expected a clip: this model packs {packed} frames in a latent, "
+            f"so they would become a clip of {(frames - 1) * packed + 1} frames. Decode the frames, and encode them "
+            "with Encode Frames and mode clip."
+        )
+
+
 def _check_mask(mask: Tensor, samples: Tensor) -> None:
     """Reject a noise_mask of another frame count or aspect ratio; ComfyUI would silently repeat or stretch it."""
     frames = samples.shape[frame_dim(samples)]
@@ -447,14 +463,14 @@ def _check_latent_space(info: InversionInfo, model: Model, noise_kind: str) -> N
             )
 
 
-def _slice_time(samples: Tensor, prompts: PromptPair) -> tuple[Tensor, PromptPair]:
-    """A video's time slices as clips of length 1, and prompts without `WHOLE_CLIP_CONDITIONING`."""
-    _check_single_video(samples)
-    plain = [
-        (text, {key: value for key, value in extra.items() if key not in WHOLE_CLIP_CONDITIONING})
-        for text, extra in prompts.positive
-    ]
-    return rearrange(samples, "1 c t h w -> t c 1 h w"), PromptPair.without_guidance(plain)
+def _without_clip_conditioning(prompts: PromptPair) -> PromptPair:
+    """An inversion's prompts without `WHOLE_CLIP_CONDITIONING`."""
+    return PromptPair.without_guidance(
+        [
+            (text, {key: value for key, value in extra.items() if key not in WHOLE_CLIP_CONDITIONING})
+            for text, extra in prompts.positive
+        ]
+    )
 
 
 def _validate_prompts(
