@@ -96,6 +96,7 @@ class StageInput:
             `[1, C, T, H, W]`.
         prompts: prompts in the form that the MODEL expects.
         inverted: the inverted latent; None if the stage starts from another one.
+        low_noise: the same stage with the expert for the noise levels below `boundary`; None with one model.
     """
 
     spec: StageSpec
@@ -108,6 +109,8 @@ class StageInput:
     is_time_sliced: bool
     prompts: PromptPair
     inverted: InvertedLatent | None
+    low_noise: StageInput | None = None
+    boundary: float = 0.0
 
     @property
     def inversion_info(self) -> InversionInfo | None:
@@ -116,13 +119,21 @@ class StageInput:
 
 
 def validate_stage(
-    spec: StageSpec, model: Model, latent: Latent, prompts: PromptPair, windows: WindowSettings, strength: float = 1.0
+    spec: StageSpec,
+    model: Model,
+    latent: Latent,
+    prompts: PromptPair,
+    windows: WindowSettings,
+    strength: float = 1.0,
+    low_noise_model: Model | None = None,
+    boundary: float = 0.0,
 ) -> StageInput:
     """Check a node's inputs against each other.
 
     Args:
         windows: frames per model call.
         strength: strength of the inversion, for a latent without inversion record.
+        low_noise_model: the expert for the noise levels below `boundary` (Wan 2.2); None with one model.
 
     Raises:
         ValueError: what arrived, what was expected, and which control or wire fixes it.
@@ -151,16 +162,10 @@ def validate_stage(
         samples = rearrange(samples, "1 c t h w -> t c 1 h w")
     if is_time_sliced or (spec.is_inversion and not spec.is_video and family.is_video):
         prompts = _without_clip_conditioning(prompts)
-    model = _set_stage_windows(spec, model, windows, samples)
-    check_windows(model, samples)
-    if spec.latent_kind != "start":
-        animatediff_evolved.check_sampling(model, samples.shape[0], spec.is_inversion)
-    prompts = _validate_prompts(spec, family, model, prompts, latent, samples)
-    handler = model.model_options.get("context_handler")
-    return StageInput(
+    stage_input = StageInput(
         spec=spec,
         model=model,
-        window_length=getattr(handler, "context_length", windows.length),
+        window_length=windows.length,
         family=family,
         noise_kind=noise_kind,
         latent=latent,
@@ -169,6 +174,41 @@ def validate_stage(
         prompts=prompts,
         inverted=inverted if spec.latent_kind == "inverted" else None,
     )
+    fitted = _fit_model(stage_input, windows)
+    if low_noise_model is None:
+        return fitted
+    expert = _fit_model(_with_low_noise_model(stage_input, low_noise_model), windows)
+    return replace(fitted, low_noise=expert, boundary=boundary)
+
+
+def _fit_model(stage_input: StageInput, windows: WindowSettings) -> StageInput:
+    """Set the windows of a stage's MODEL, and check MODEL and prompts against the latent."""
+    spec, samples = stage_input.spec, stage_input.samples
+    model = _set_stage_windows(spec, stage_input.model, windows, samples)
+    check_windows(model, samples)
+    if spec.latent_kind != "start":
+        animatediff_evolved.check_sampling(model, samples.shape[0], spec.is_inversion)
+    prompts = _validate_prompts(spec, stage_input.family, model, stage_input.prompts, stage_input.latent, samples)
+    handler = model.model_options.get("context_handler")
+    length = getattr(handler, "context_length", windows.length)
+    return replace(stage_input, model=model, prompts=prompts, window_length=length)
+
+
+def _with_low_noise_model(stage_input: StageInput, model: Model) -> StageInput:
+    """The stage with the expert for low noise, which must be of the same kind.
+
+    Raises:
+        ValueError: it has another latent space or kind of noise.
+    """
+    for what, describe in (("latent space", latent_format_name), ("kind of noise", find_noise_kind)):
+        if describe(stage_input.model) != describe(model):
+            raise ValueError(
+                f"low_noise_model has {what} {describe(model)}, but model has {describe(stage_input.model)}. Wire both "
+                "experts of one model, or unlink low_noise_model."
+            )
+    family = validate_model(model, stage_input.spec.is_video, per_frame=not stage_input.spec.is_video)
+    _warn_unsupported_patches(family, model)
+    return replace(stage_input, model=model, family=family)
 
 
 def set_frame_chunks(model: Model, frames_per_batch: int) -> Model:
