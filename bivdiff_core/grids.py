@@ -185,6 +185,27 @@ def inversion_levels(schedule: Schedule, scheduler: Scheduler, flow: bool) -> Te
     return torch.cat([levels[:1], levels.new_tensor(added), levels[1:]])
 
 
+def split_levels(levels: Tensor, boundary: float) -> tuple[Tensor, Tensor]:
+    """Split the levels of a run where the experts of a model change (Wan 2.2): those above and those below.
+
+    The level nearest the boundary moves onto it and belongs to both parts. A part without steps is empty.
+
+    Args:
+        levels: increasing or decreasing, `[steps + 1]`.
+    """
+    if boundary >= levels.max():
+        return levels[:0], levels
+    if boundary <= levels.min():
+        return levels, levels[:0]
+    if len(levels) == 2:
+        levels = torch.cat([levels[:1], levels.new_tensor([boundary]), levels[1:]])
+    split = 1 + int((levels[1:-1] - boundary).abs().argmin())
+    levels = levels.clone()
+    levels[split] = boundary
+    first, second = levels[: split + 1], levels[split:]
+    return (first, second) if levels[0] > levels[-1] else (second, first)
+
+
 def _start_at(sigma: float, levels: Tensor) -> Tensor:
     """Levels from `sigma` to 0: a first level below `sigma` moves up to it, and higher levels are left out."""
     lower = levels[1:] if levels[0] < sigma else levels[levels < sigma * (1 - LEVEL_TOLERANCE)]

@@ -1,5 +1,7 @@
 """Stage 2 of BIVDiff: DDIM inversion of the frames, by the image model and by the video model."""
 
+from __future__ import annotations
+
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -88,6 +90,7 @@ class InvertImage(PackNode):
                     advanced=True,
                 ),
                 shared_inputs.sigmas_input(INVERSION_SIGMAS_TOOLTIP),
+                *shared_inputs.low_noise_inputs(),
             ],
             outputs=[INVERTED_OUTPUT],
         )
@@ -106,10 +109,20 @@ class InvertImage(PackNode):
         frames_per_batch: int,
         group_norms: str = "auto",
         sigmas: Tensor | None = None,
+        low_noise_model: Model | None = None,
+        boundary: float = 0.875,
     ) -> io.NodeOutput:
         prompts = PromptPair.without_guidance(conditioning)
         spec = validation.INVERT_FRAMES_POOLED if should_pool_norms(group_norms, grid) else validation.INVERT_FRAMES
-        stage_input = validation.validate_stage(spec, model, latent, prompts, WindowSettings(frames_per_batch))
+        stage_input = validation.validate_stage(
+            spec,
+            model,
+            latent,
+            prompts,
+            WindowSettings(frames_per_batch),
+            low_noise_model=low_noise_model,
+            boundary=boundary,
+        )
         schedule = Schedule(steps, scheduler, strength, grid, sigmas)
         return io.NodeOutput(stages.invert(stage_input, schedule, solver).to_latent())
 
@@ -134,6 +147,7 @@ class InvertVideo(PackNode):
                 shared_inputs.CONTEXT_LENGTH_INPUT,
                 shared_inputs.CONTEXT_OVERLAP_INPUT,
                 shared_inputs.sigmas_input(INVERSION_SIGMAS_TOOLTIP),
+                *shared_inputs.low_noise_inputs(),
             ],
             outputs=[INVERTED_OUTPUT],
         )
@@ -152,10 +166,18 @@ class InvertVideo(PackNode):
         context_length: int,
         context_overlap: int,
         sigmas: Tensor | None = None,
+        low_noise_model: Model | None = None,
+        boundary: float = 0.875,
     ) -> io.NodeOutput:
         prompts = PromptPair.without_guidance(conditioning)
         stage_input = validation.validate_stage(
-            validation.INVERT_CLIP, model, latent, prompts, WindowSettings(context_length, context_overlap)
+            validation.INVERT_CLIP,
+            model,
+            latent,
+            prompts,
+            WindowSettings(context_length, context_overlap),
+            low_noise_model=low_noise_model,
+            boundary=boundary,
         )
         schedule = Schedule(steps, scheduler, strength, grid, sigmas)
         return io.NodeOutput(stages.invert(stage_input, schedule, solver).to_latent())

@@ -1,5 +1,7 @@
 """Stages 1 and 3 of BIVDiff: frames from an image model, and smoothing by a video model."""
 
+from __future__ import annotations
+
 import logging
 
 import comfy.samplers
@@ -153,6 +155,7 @@ class TemporalSmoother(PackNode):
                 shared_inputs.CONTEXT_LENGTH_INPUT,
                 shared_inputs.CONTEXT_OVERLAP_INPUT,
                 shared_inputs.sigmas_input("The part below the level that the inversion reached is used."),
+                *shared_inputs.low_noise_inputs(),
             ],
             outputs=[
                 io.Latent.Output(
@@ -179,9 +182,18 @@ class TemporalSmoother(PackNode):
         context_length: int,
         context_overlap: int,
         sigmas: Tensor | None = None,
+        low_noise_model: Model | None = None,
+        boundary: float = 0.875,
     ) -> io.NodeOutput:
-        prompts = PromptPair(positive, negative, cfg)
-        windows = WindowSettings(context_length, context_overlap)
-        stage_input = validation.validate_stage(validation.SMOOTH_CLIP, model, latent, prompts, windows, strength)
+        stage_input = validation.validate_stage(
+            validation.SMOOTH_CLIP,
+            model,
+            latent,
+            PromptPair(positive, negative, cfg),
+            WindowSettings(context_length, context_overlap),
+            strength,
+            low_noise_model,
+            boundary,
+        )
         schedule = Schedule(steps, scheduler, strength, grid, sigmas)
         return io.NodeOutput(stages.denoise(stage_input, schedule, sampler_name))

@@ -98,6 +98,30 @@ def sigmas_input(tooltip: str) -> io.Sigmas.Input:
     )
 
 
+def low_noise_inputs() -> list[io.Input]:
+    """The expert for low noise, and the noise level below which it takes over."""
+    return [
+        io.Model.Input(
+            "low_noise_model",
+            optional=True,
+            tooltip="For models of two experts (Wan 2.2 14B): the low-noise expert. Wire the high-noise expert to "
+            "model, and both with the same shift.",
+        ),
+        io.Float.Input(
+            "boundary",
+            default=0.875,
+            min=0.0,
+            max=1.0,
+            step=0.005,
+            round=0.001,
+            optional=True,
+            advanced=True,
+            tooltip="Noise level at which low_noise_model takes over: 0.875 for Wan 2.2 text to video, 0.9 for image "
+            "to video. No effect without low_noise_model.",
+        ),
+    ]
+
+
 def strength_input(tooltip: str, advanced: bool = False) -> io.Float.Input:
     """How far to invert towards noise; every node of the chain uses the same scale."""
     return io.Float.Input(

@@ -176,6 +176,12 @@ def _align_branches(image: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
     image, video = (samples.to(device, torch.float32) for samples in (image, video))
     if image.shape != video.shape:
         image = to_clip(image)
+    if image.ndim == 5 and image.shape[2] != video.shape[2]:
+        raise ValueError(
+            f"the image branch has {image.shape[2]} frames but the video branch {video.shape[2]} latents, and each of "
+            "these packs several frames. Encode Frames with mode single_frames gives the image branch one frame for "
+            "each latent, at a stride of 4 (8 with LTX); or wire the encoded clip into both DDIM Inverse nodes."
+        )
     if image.shape != video.shape:
         raise ValueError(
             f"the image branch is {list(image.shape)} but the video branch is {list(video.shape)}. Invert the same "

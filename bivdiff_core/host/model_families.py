@@ -73,9 +73,19 @@ def _is_mean_flow(model: Model) -> bool:
     return getattr(model.model.diffusion_model, "time_r_in", None) is not None
 
 
-def has_video_latents(model: Model) -> bool:
+def has_time_axis(model: Model) -> bool:
     """Whether a MODEL's latents are `[B, C, T, H, W]` rather than frames in the batch."""
     return model.get_model_object("latent_format").latent_dimensions == 3
+
+
+IMAGE_MODELS_WITH_TIME_AXIS = {"Anima", "CosmosPredict2", "JoyImage", "Krea2", "QwenImage"}
+"""ComfyUI's classes of image models whose latents are `[F, C, 1, H, W]`, by name: older ComfyUIs lack some."""
+
+
+def _is_image_model_with_time_axis(model: Model) -> bool:
+    classes = {kind.__name__ for kind in type(model.model).__mro__}
+    makes_videos = getattr(model.model, "image_to_video", False)  # CosmosPredict2 is the class of both kinds
+    return has_time_axis(model) and not makes_videos and bool(classes & IMAGE_MODELS_WITH_TIME_AXIS)
 
 
 HUNYUAN_VIDEO = ModelFamily(
@@ -131,7 +141,8 @@ FAMILIES = (
         lambda model: isinstance(model.model.diffusion_model, comfy.ldm.hunyuan_video.model.HunyuanVideo),
         runs_masked_text_per_row=True,
     ),
-    ModelFamily("video", has_video_latents, is_video=True),
+    ModelFamily("image", _is_image_model_with_time_axis),
+    ModelFamily("video", has_time_axis, is_video=True),
     ModelFamily(
         "InstructPix2Pix",
         _is_instance_of(comfy.model_base.IP2P),
@@ -186,7 +197,7 @@ def is_reference_compatible(model: Model) -> bool:
         and not isinstance(sampling, (comfy.model_sampling.V_PREDICTION, comfy.model_sampling.X0))
         and isinstance(sampling, comfy.model_sampling.ModelSamplingDiscrete)
         and len(sampling.sigmas) == 1000
-        and not has_video_latents(model)
+        and not has_time_axis(model)
     )
 
 

@@ -79,12 +79,13 @@ def run_guider(
     sigmas: Tensor,
     noise: Tensor,
     latent_image: Tensor,
+    progress: SamplingProgress,
     *,
     denoise_mask: Tensor | None = None,
     seed: int = 0,
 ) -> Tensor:
     """Sample with progress, previews and a NaN check."""
-    progress = SamplingProgress(guider.model_patcher, len(sigmas) - 1, is_inversion=bool(sigmas[0] < sigmas[-1]))
+    progress.start_run(guider.model_patcher)
     _report_windows(guider, progress)
     samples = guider.sample(
         noise,
@@ -101,7 +102,12 @@ def run_guider(
 
 
 def run_from_latent(
-    guider: comfy.samplers.CFGGuider, function: Callable[..., Tensor], sigmas: Tensor, samples: Tensor, flow: bool
+    guider: comfy.samplers.CFGGuider,
+    function: Callable[..., Tensor],
+    sigmas: Tensor,
+    samples: Tensor,
+    flow: bool,
+    progress: SamplingProgress,
 ) -> tuple[Tensor, Tensor]:
     """Sample without noise, from samples in model space and diffusers' scale.
 
@@ -111,7 +117,7 @@ def run_from_latent(
     torch.manual_seed(0)  # patches may use the global generator; ComfyUI's prepare_noise seeds it too
     empty = torch.zeros_like(samples, dtype=torch.float32)
     sampler = UnitScaleSampler(function, flow, samples)
-    vae_samples = run_guider(guider, sampler, sigmas, empty, empty)
+    vae_samples = run_guider(guider, sampler, sigmas, empty, empty, progress)
     return sampler.result, vae_samples
 
 

@@ -10,19 +10,23 @@ from .latents import check_finite, frame_dim
 
 
 class SamplingProgress:
-    """A node's progress bar, counted in steps times windows. Stops the run at the first non-finite frame.
+    """A node's progress bar over one or more runs, in steps times windows. Stops at the first non-finite frame.
 
     Each step previews the next frame, because ComfyUI's previews are single images. An inversion previews the current
     noisy frame with a caption; other runs preview the denoised prediction.
     """
 
-    def __init__(self, model: Model, steps: int, is_inversion: bool):
+    def __init__(self, steps: int, is_inversion: bool):
         self.is_inversion = is_inversion
         self.steps = steps
         self.completed_steps = 0
+        self.bar = comfy.utils.ProgressBar(steps)
+
+    def start_run(self, model: Model) -> None:
+        """Count the following steps after those of the runs before, with previews by this MODEL's latent format."""
+        self.first_step = self.completed_steps
         self.window_count = 1
         self.previewer = latent_preview.get_previewer(model.load_device, model.get_model_object("latent_format"))
-        self.bar = comfy.utils.ProgressBar(steps)
 
     def on_window(self, done: int, window_count: int) -> None:
         self.window_count = window_count
@@ -30,10 +34,10 @@ class SamplingProgress:
             self.bar.update_absolute(self.completed_steps * window_count + done, self.steps * window_count)
 
     def __call__(self, step: int, denoised: Tensor, x: Tensor, steps: int) -> None:
-        check_finite(denoised, step)
-        self.completed_steps = step + 1
+        check_finite(denoised, self.first_step + step)
+        self.completed_steps = self.first_step + step + 1
         preview = self.previewer and self.preview(x if self.is_inversion else denoised, step)
-        self.bar.update_absolute(self.completed_steps * self.window_count, steps * self.window_count, preview)
+        self.bar.update_absolute(self.completed_steps * self.window_count, self.steps * self.window_count, preview)
 
     def preview(self, latent: Tensor, step: int) -> tuple[str, Image.Image, int]:
         """One frame of a latent, as ComfyUI sends it to the browser: format, image, maximum size in pixels."""

@@ -19,6 +19,7 @@ from ..grids import (
     inversion_levels,
     reference_denoising_grid,
     reference_inversion_grid,
+    split_levels,
     strength_sigma,
 )
 from ..noise import correlate_frames
@@ -30,6 +31,7 @@ from .latents import frame_dim, replace_samples
 from .model_families import DIFFUSION, FLOW, is_reference_compatible, latent_format_name
 from .prompts import PromptPair, check_prompt_coverage
 from .sampler import run_from_latent, run_guider
+from .sampling_progress import SamplingProgress
 from .validation import StageInput
 
 DETERMINISTIC_SAMPLERS = (
@@ -82,6 +84,7 @@ def sample_frames(
         sampler.sigmas,
         make_frame_noise(stage_input.samples, stage_input.latent.get("batch_index"), seed, noise_mode),
         stage_input.samples,
+        SamplingProgress(len(sampler.sigmas) - 1, is_inversion=False),
         denoise_mask=stage_input.latent.get("noise_mask"),
         seed=seed,
     )
@@ -110,25 +113,29 @@ def invert(stage_input: StageInput, schedule: Schedule, solver: str) -> Inverted
     else:
         sigmas = inversion_levels(schedule, make_scheduler(stage_input.model, schedule), flow)
 
-    function = partial(SOLVERS[solver], sigma_min=float(sampling.sigma_min))
-    check_prompt_coverage(stage_input.model, stage_input.prompts, sigmas)
-    model = stage_input.family.adapt_for_inversion(stage_input.model)
-    model, prompts = prepare_for_inversion(model, stage_input.prompts)
-    samples = model.model.process_latent_in(stage_input.samples.float())
-    with explain_out_of_memory(stage_input):
-        inverted, _ = run_from_latent(make_guider(model, prompts), function, sigmas, samples, flow)
+    runs = _split_runs(stage_input, sigmas)
+    inverted = stage_input.model.model.process_latent_in(stage_input.samples.float())
+    progress = SamplingProgress(sum(len(part) - 1 for _, part in runs), is_inversion=True)
+    for expert, part in runs:
+        sigma_min = float(expert.model.get_model_object("model_sampling").sigma_min)
+        model = expert.family.adapt_for_inversion(expert.model)
+        guider = make_guider(*prepare_for_inversion(model, expert.prompts))
+        with explain_out_of_memory(expert):
+            function = partial(SOLVERS[solver], sigma_min=sigma_min)
+            inverted, _ = run_from_latent(guider, function, part, inverted, flow, progress)
     if stage_input.is_time_sliced:
         inverted = rearrange(inverted, "t c 1 h w -> 1 c t h w")
-    sigma = sigmas[-1].item()
+    levels = torch.cat([runs[0][1], *(part[1:] for _, part in runs[1:])])
+    sigma = levels[-1].item()
     info = InversionInfo(
         sigma=sigma,
         at_sigma_max=math.isclose(sigma, float(sampling.sigma_max), rel_tol=1e-5),
         strength=schedule.strength,
         grid=schedule.grid,
         branch="video" if stage_input.spec.is_video else "image",
-        latent_format=latent_format_name(model),
+        latent_format=latent_format_name(stage_input.model),
         family=stage_input.noise_kind,
-        levels=tuple(sigmas.tolist()),
+        levels=tuple(levels.tolist()),
     )
     return InvertedLatent.from_samples(inverted, info, stage_input.latent)
 
@@ -165,13 +172,36 @@ def denoise(stage_input: StageInput, schedule: Schedule, sampler_name: str) -> L
         sigmas = reference_denoising_grid(model.get_model_object("model_sampling").sigmas, schedule.steps)
     else:
         sigmas = levels_from_latent(stage_input, schedule)
-    check_prompt_coverage(model, stage_input.prompts, sigmas)
     ksampler = comfy.samplers.sampler_object(sampler_name)
     function = partial(ksampler.sampler_function, **ksampler.extra_options)
-    guider = make_guider(model, stage_input.prompts)
-    return replace_samples(
-        stage_input.latent, denoise_samples(stage_input, guider, function, sigmas, stage_input.samples)
-    )
+    runs = _split_runs(stage_input, sigmas)
+    progress = SamplingProgress(sum(len(part) - 1 for _, part in runs), is_inversion=False)
+    samples = vae_samples = stage_input.samples
+    for expert, part in runs:
+        guider = make_guider(expert.model, expert.prompts)
+        with explain_out_of_memory(expert):
+            samples, vae_samples = run_from_latent(
+                guider, function, part, samples, stage_input.noise_kind == FLOW, progress
+            )
+    return replace_samples(stage_input.latent, vae_samples)
+
+
+def _split_runs(stage_input: StageInput, levels: Tensor) -> list[tuple[StageInput, Tensor]]:
+    """The runs of a stage with their levels: one, or one for each expert that has steps.
+
+    Raises:
+        ValueError: no prompt is active at a level.
+    """
+    runs = [(stage_input, levels)]
+    if stage_input.low_noise is not None:
+        above, below = split_levels(levels, stage_input.boundary)
+        runs = [(stage_input, above), (stage_input.low_noise, below)]
+        if levels[0] < levels[-1]:
+            runs.reverse()
+        runs = [(expert, part) for expert, part in runs if len(part) > 1]
+    for expert, part in runs:
+        check_prompt_coverage(expert.model, expert.prompts, part)
+    return runs
 
 
 def denoise_samples(
@@ -190,8 +220,9 @@ def denoise_samples(
     Raises:
         torch.OutOfMemoryError: see `explain_out_of_memory`.
     """
+    progress = SamplingProgress(len(sigmas) - 1, is_inversion=False)
     with explain_out_of_memory(stage_input):
-        return run_from_latent(guider, function, sigmas, samples, stage_input.noise_kind == FLOW)[1]
+        return run_from_latent(guider, function, sigmas, samples, stage_input.noise_kind == FLOW, progress)[1]
 
 
 @contextmanager
@@ -288,6 +319,8 @@ def _check_reference_grid(stage_input: StageInput, schedule: Schedule) -> None:
             "grid reference needs what the released code supports: an eps model with 1000 timesteps, frames in the "
             "batch, and strength 1. Set grid to matched."
         )
+    if stage_input.low_noise is not None:
+        raise ValueError("grid reference is for one model. Unlink low_noise_model, or set grid to matched.")
     if schedule.sigmas is not None:
         raise ValueError("grid reference has its own noise levels. Unlink sigmas, or set grid to matched.")
     if schedule.steps > 999:

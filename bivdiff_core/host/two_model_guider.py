@@ -11,7 +11,7 @@ from ..bridging import bridge
 from ..solvers import Denoiser
 from .comfy_types import Model
 from .compat import animatediff_evolved
-from .model_families import find_noise_kind, latent_format_name
+from .model_families import find_noise_kind, has_time_axis, latent_format_name
 from .prompts import PromptPair
 from .stages import make_guider
 from .validation import validate_model
@@ -101,11 +101,17 @@ def make_two_model_guider(
 
     Raises:
         ValueError: the MODELs differ in latent space or kind of noise, one of them uses AnimateDiff-Evolved, or
-            `video_model` is not a video model.
+            `video_model` is not a video model, or their latents have a time axis.
     """
     for model in (image_model, video_model):
         animatediff_evolved.check_two_model_sampling(model)
     validate_model(video_model, is_video=True, prompts=video_prompts)
+    if has_time_axis(image_model):
+        raise ValueError(
+            "both models predict the same latents in every step, but this image model takes single frames, and the "
+            "video model latents that pack several frames each. Use Stable Diffusion 1.5 with ZeroScope, or the chain "
+            "of both DDIM Inverse nodes."
+        )
     for what, describe in (
         ("latent space", latent_format_name),
         ("kind of noise", find_noise_kind),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import comfy.sample
 from comfy.hooks import EnumHookType
+from comfy.latent_formats import LatentFormat
 from einops import rearrange
 from torch import Tensor
 
@@ -37,7 +38,7 @@ from .model_families import (
     find_family,
     find_noise_kind,
     has_distilled_guidance,
-    has_video_latents,
+    has_time_axis,
     latent_format_name,
 )
 from .prompts import PromptPair, check_image_input, check_prompt, disable_distilled_guidance
@@ -46,13 +47,11 @@ from .windows import FrameWindows, WindowSettings, check_windows, set_windows
 log = logging.getLogger(__name__)
 
 WHOLE_CLIP_CONDITIONING = (
-    "concat_latent_image",
-    "concat_mask",
-    "reference_latents",
-    "time_dim_concat",
-    "keyframe_idxs",
+    *("audio_embed", "camera_conditions", "concat_latent_image", "concat_mask", "context_latents", "control_video"),
+    *("driving_mask_28ch", "face_video_pixels", "keyframe_idxs", "pose_video_latent", "ref_mask_28ch"),
+    *("reference_latents", "reference_motion", "time_dim_concat", "vace_frames", "vace_mask", "vace_strength"),
 )
-"""Conditioning of a whole video, which has no meaning for separate time slices."""
+"""Conditioning of a whole video, which has no meaning for single frames."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +96,7 @@ class StageInput:
             `[1, C, T, H, W]`.
         prompts: prompts in the form that the MODEL expects.
         inverted: the inverted latent; None if the stage starts from another one.
+        low_noise: the same stage with the expert for the noise levels below `boundary`; None with one model.
     """
 
     spec: StageSpec
@@ -109,6 +109,8 @@ class StageInput:
     is_time_sliced: bool
     prompts: PromptPair
     inverted: InvertedLatent | None
+    low_noise: StageInput | None = None
+    boundary: float = 0.0
 
     @property
     def inversion_info(self) -> InversionInfo | None:
@@ -117,13 +119,21 @@ class StageInput:
 
 
 def validate_stage(
-    spec: StageSpec, model: Model, latent: Latent, prompts: PromptPair, windows: WindowSettings, strength: float = 1.0
+    spec: StageSpec,
+    model: Model,
+    latent: Latent,
+    prompts: PromptPair,
+    windows: WindowSettings,
+    strength: float = 1.0,
+    low_noise_model: Model | None = None,
+    boundary: float = 0.0,
 ) -> StageInput:
     """Check a node's inputs against each other.
 
     Args:
         windows: frames per model call.
         strength: strength of the inversion, for a latent without inversion record.
+        low_noise_model: the expert for the noise levels below `boundary` (Wan 2.2); None with one model.
 
     Raises:
         ValueError: what arrived, what was expected, and which control or wire fixes it.
@@ -140,23 +150,22 @@ def validate_stage(
     if latent.get("noise_mask") is not None:
         _check_mask(latent["noise_mask"], samples)
     family = validate_model(model, spec.is_video, prompts, per_frame=windows.length == 1)
+    if spec.is_video and spec.latent_kind == "clean":
+        _reject_single_frames(latent["samples"], model.get_model_object("latent_format"))
     _warn_unsupported_patches(family, model)
     noise_kind = "" if spec.latent_kind == "start" else find_noise_kind(model)
     _validate_content(spec, model, noise_kind, inverted, samples, strength)
 
     is_time_sliced = spec.is_inversion and not spec.is_video and samples.ndim == 5 and samples.shape[2] > 1
     if is_time_sliced:
-        samples, prompts = _slice_time(samples, prompts)
-    model = _set_stage_windows(spec, model, windows, samples)
-    check_windows(model, samples)
-    if spec.latent_kind != "start":
-        animatediff_evolved.check_sampling(model, samples.shape[0], spec.is_inversion)
-    prompts = _validate_prompts(spec, family, model, prompts, latent, samples)
-    handler = model.model_options.get("context_handler")
-    return StageInput(
+        _check_single_video(samples)
+        samples = rearrange(samples, "1 c t h w -> t c 1 h w")
+    if is_time_sliced or (spec.is_inversion and not spec.is_video and family.is_video):
+        prompts = _without_clip_conditioning(prompts)
+    stage_input = StageInput(
         spec=spec,
         model=model,
-        window_length=getattr(handler, "context_length", windows.length),
+        window_length=windows.length,
         family=family,
         noise_kind=noise_kind,
         latent=latent,
@@ -165,6 +174,41 @@ def validate_stage(
         prompts=prompts,
         inverted=inverted if spec.latent_kind == "inverted" else None,
     )
+    fitted = _fit_model(stage_input, windows)
+    if low_noise_model is None:
+        return fitted
+    expert = _fit_model(_with_low_noise_model(stage_input, low_noise_model), windows)
+    return replace(fitted, low_noise=expert, boundary=boundary)
+
+
+def _fit_model(stage_input: StageInput, windows: WindowSettings) -> StageInput:
+    """Set the windows of a stage's MODEL, and check MODEL and prompts against the latent."""
+    spec, samples = stage_input.spec, stage_input.samples
+    model = _set_stage_windows(spec, stage_input.model, windows, samples)
+    check_windows(model, samples)
+    if spec.latent_kind != "start":
+        animatediff_evolved.check_sampling(model, samples.shape[0], spec.is_inversion)
+    prompts = _validate_prompts(spec, stage_input.family, model, stage_input.prompts, stage_input.latent, samples)
+    handler = model.model_options.get("context_handler")
+    length = getattr(handler, "context_length", windows.length)
+    return replace(stage_input, model=model, prompts=prompts, window_length=length)
+
+
+def _with_low_noise_model(stage_input: StageInput, model: Model) -> StageInput:
+    """The stage with the expert for low noise, which must be of the same kind.
+
+    Raises:
+        ValueError: it has another latent space or kind of noise.
+    """
+    for what, describe in (("latent space", latent_format_name), ("kind of noise", find_noise_kind)):
+        if describe(stage_input.model) != describe(model):
+            raise ValueError(
+                f"low_noise_model has {what} {describe(model)}, but model has {describe(stage_input.model)}. Wire both "
+                "experts of one model, or unlink low_noise_model."
+            )
+    family = validate_model(model, stage_input.spec.is_video, per_frame=not stage_input.spec.is_video)
+    _warn_unsupported_patches(family, model)
+    return replace(stage_input, model=model, family=family)
 
 
 def set_frame_chunks(model: Model, frames_per_batch: int) -> Model:
@@ -318,7 +362,7 @@ def validate_model(
         )
     if not is_video:
         animatediff_evolved.check_independent_frames(model)
-    if not is_video and family.is_video and not per_frame and not has_video_latents(model):
+    if not is_video and family.is_video and not per_frame and not has_time_axis(model):
         raise ValueError(
             f"got a video model ({family.name}), expected an image model: this node processes frames independently. "
             "Wire the image model of the frames, or set frames_per_batch to 1 if there is none. Video models belong in "
@@ -385,6 +429,18 @@ def _validate_layout(samples: Tensor, model: Model, spec: StageSpec) -> Tensor:
     return samples
 
 
+def _reject_single_frames(samples: Tensor, latent_format: LatentFormat) -> None:
+    """Reject frames `[F, C, 1, H, W]` where the model packs several frames in a latent of a clip."""
+    packed = getattr(latent_format, "temporal_downscale_ratio", 1)  # older ComfyUIs do not say it
+    if samples.ndim == 5 and samples.shape[2] == 1 < len(samples) and packed > 1:
+        frames = len(samples)
+        raise ValueError(
+            f"got {frames} frames encoded one by one, expected a clip: this model packs {packed} frames in a latent, "
+            f"so they would become a clip of {(frames - 1) * packed + 1} frames. Decode the frames, and encode them "
+            "with Encode Frames and mode clip."
+        )
+
+
 def _check_mask(mask: Tensor, samples: Tensor) -> None:
     """Reject a noise_mask of another frame count or aspect ratio; ComfyUI would silently repeat or stretch it."""
     frames = samples.shape[frame_dim(samples)]
@@ -447,14 +503,14 @@ def _check_latent_space(info: InversionInfo, model: Model, noise_kind: str) -> N
             )
 
 
-def _slice_time(samples: Tensor, prompts: PromptPair) -> tuple[Tensor, PromptPair]:
-    """A video's time slices as clips of length 1, and prompts without `WHOLE_CLIP_CONDITIONING`."""
-    _check_single_video(samples)
-    plain = [
-        (text, {key: value for key, value in extra.items() if key not in WHOLE_CLIP_CONDITIONING})
-        for text, extra in prompts.positive
-    ]
-    return rearrange(samples, "1 c t h w -> t c 1 h w"), PromptPair.without_guidance(plain)
+def _without_clip_conditioning(prompts: PromptPair) -> PromptPair:
+    """An inversion's prompts without `WHOLE_CLIP_CONDITIONING`."""
+    return PromptPair.without_guidance(
+        [
+            (text, {key: value for key, value in extra.items() if key not in WHOLE_CLIP_CONDITIONING})
+            for text, extra in prompts.positive
+        ]
+    )
 
 
 def _validate_prompts(

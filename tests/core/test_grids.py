@@ -232,6 +232,30 @@ def test_wired_sigmas_that_start_too_low_are_refused():
         grids.denoising_levels(schedule, simple_levels(1.0), True, 0.8)
 
 
+@pytest.mark.parametrize("is_inversion", [False, True])
+def test_levels_are_split_at_the_boundary(is_inversion):
+    """The level nearest the boundary moves onto it, so the number of steps stays."""
+    levels = torch.tensor([1.0, 0.95, 0.85, 0.5, 0.2, 0.0])
+    above, below = grids.split_levels(levels.flip(0) if is_inversion else levels, 0.875)
+    if is_inversion:
+        above, below = above.flip(0), below.flip(0)
+    assert above.tolist() == pytest.approx([1.0, 0.95, 0.875])
+    assert below.tolist() == pytest.approx([0.875, 0.5, 0.2, 0.0])
+
+
+def test_a_run_on_one_side_of_the_boundary_is_not_split():
+    levels = torch.tensor([0.8, 0.4, 0.0])
+    above, below = grids.split_levels(levels, 0.875)
+    assert len(above) == 0 and torch.equal(below, levels)
+    above, below = grids.split_levels(levels, 0.0)
+    assert torch.equal(above, levels) and len(below) == 0
+
+
+def test_a_single_step_across_the_boundary_becomes_two():
+    above, below = grids.split_levels(torch.tensor([1.0, 0.0]), 0.875)
+    assert above.tolist() == [1.0, 0.875] and below.tolist() == [0.875, 0.0]
+
+
 def test_signal_fraction_is_the_latents_correlation_with_the_image():
     """The weight of x0 in the unit-variance latent equals the latent's correlation with x0."""
     generator = torch.Generator().manual_seed(0)

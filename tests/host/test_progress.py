@@ -74,9 +74,8 @@ def test_every_step_shows_a_frame(pack, reports, show_previews):
 def test_each_step_shows_the_next_frame(pack, reports, show_previews, shape):
     dim = shape.index(3)
     levels = torch.tensor([-1.0, 0.0, 1.0]).view([3 if i == dim else 1 for i in range(len(shape))])
-    progress = pack.import_module("bivdiff_core.host.sampling_progress").SamplingProgress(
-        tiny.sd_model(), 7, is_inversion=False
-    )
+    progress = pack.import_module("bivdiff_core.host.sampling_progress").SamplingProgress(7, is_inversion=False)
+    progress.start_run(tiny.sd_model())
     for step in range(7):
         progress(step, levels.expand(shape), levels.expand(shape), 7)
     colours = [image.getpixel((4, 4)) for _, _, (_, image, _) in reports]

@@ -57,7 +57,7 @@ def test_everything_is_explained(schemas):
             assert item.tooltip, f"{node_id}: {item.id or item.display_name} has no tooltip"
 
 
-ADVANCED = {"grid", "group_norms", "context_overlap", "frames_per_batch"}
+ADVANCED = {"boundary", "grid", "group_norms", "context_overlap", "frames_per_batch"}
 """Inputs that most users do not change; the frontend hides them under "advanced"."""
 
 

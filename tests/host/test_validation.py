@@ -14,7 +14,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from fixtures import fake_animatediff as ade
 from fixtures import tiny_models as tiny
-from fixtures.node_calls import collect_warnings, make_inputs
+from fixtures.node_calls import AssertNotCalled, collect_warnings, make_inputs
 from torch import Tensor
 
 from bivdiff_core.grids import sd_sigma
@@ -38,25 +38,6 @@ def smooth_footage() -> dict:
 
 def latent_for(node_id: str) -> dict:
     return {"samples": noise()} if node_id == "BIVDiffTemporalSmoother" else tiny.make_latent(*LATENT_SHAPE)
-
-
-class AssertNotCalled:
-    """Asserts that a MODEL's network is not called, without a patch on the MODEL."""
-
-    def __init__(self, model):
-        self.calls = 0
-        network = model.model.diffusion_model
-        self.handle = network.register_forward_pre_hook(self.count)
-
-    def count(self, *_) -> None:
-        self.calls += 1
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.handle.remove()
-        assert self.calls == 0
 
 
 @pytest.fixture(scope="module")
