@@ -109,8 +109,8 @@ def make_two_model_guider(
     if has_time_axis(image_model):
         raise ValueError(
             "both models predict the same latents in every step, but this image model takes single frames, and the "
-            "video model latents that pack several frames each. Use Stable Diffusion 1.5 with ZeroScope, or the chain "
-            "of both DDIM Inverse nodes."
+            "video model latents that pack several frames each. Wire Stable Diffusion 1.5 and ZeroScope, or the chain "
+            "with both DDIM Inverse nodes."
         )
     for what, describe in (
         ("latent space", latent_format_name),

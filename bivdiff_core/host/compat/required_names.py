@@ -31,8 +31,8 @@ REQUIRED_NAMES = {
     "comfy.supported_models_base": "BASE",
     "comfy.utils": "PROGRESS_BAR_ENABLED ProgressBar load_torch_file state_dict_prefix_replace unet_to_diffusers",
     "comfy_api.latest": "ComfyExtension io",
-    "comfy_api.latest.io": "Clip Combo ComfyNode Conditioning Float Image Int Latent Model NodeOutput Schema String "
-    "Vae",
+    "comfy_api.latest.io": "Clip Combo ComfyNode Conditioning Float Image Input Int Latent Model NodeOutput Schema "
+    "String Vae",
     "latent_preview": "get_previewer",
 }
 """Names that all nodes need, by module."""
@@ -69,9 +69,6 @@ NEEDED_BY = {
     },
     "core_sampling inversion": {
         "comfy_api.latest.io": "Noise",
-    },
-    "inversion": {
-        "comfy_api.latest.io": "Input",
     },
     "latent_storage": {
         "comfy.cli_args": "args",
