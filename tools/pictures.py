@@ -2,8 +2,8 @@
 
     python -m tools.pictures [NODE_ID ...]
 
-Clip, prompt and settings are those of the demo workflow, unless a picture is about one of them. Two nodes are shown as
-screenshots of the frontend in Chromium.
+Clip, prompt and settings are those of the demo workflow, unless a picture is about one of them. Two nodes, and nodes
+without a picture of their results, are shown as screenshots of the frontend in Chromium.
 """
 
 from __future__ import annotations
@@ -305,6 +305,13 @@ def show_video_model_loader(comfy: ComfyUIPage) -> Image.Image:
     return screenshot_nodes(comfy, [node.class_type for node in (loaded, text, frames, inverse)])
 
 
+def show_node(comfy: ComfyUIPage, node_id: str) -> Image.Image:
+    """A node with its inputs, as the frontend adds it."""
+    comfy.load({"nodes": [], "links": [], "groups": [], "version": 0.4}, "node")
+    comfy.page.evaluate("type => void app.rootGraph.add(LiteGraph.createNode(type))", node_id)
+    return screenshot_nodes(comfy, [node_id])
+
+
 SCREENSHOTS = {"BIVDiffCompareVideos": show_compare_videos, "BIVDiffVideoModelLoader": show_video_model_loader}
 
 
@@ -353,17 +360,18 @@ def save_screenshots(node_ids: list[str]) -> None:
         ):
             comfy.page.evaluate("app.extensionManager.setting.set('Comfy.NodeBadge.NodeSourceBadgeMode', 'None')")
             for node_id in node_ids:
-                save(node_id, SCREENSHOTS[node_id](comfy))
+                show = SCREENSHOTS.get(node_id)
+                save(node_id, show(comfy) if show else show_node(comfy, node_id))
 
 
 def main() -> None:
     """Make the pictures of the named nodes, or of all nodes."""
     node_ids = sys.argv[1:] or sorted(page.stem for page in PAGES.glob("*.md"))
-    if drawn := [node_id for node_id in node_ids if node_id not in SCREENSHOTS]:
+    if drawn := [node_id for node_id in node_ids if hasattr(HelpPictures, node_id)]:
         pictures = HelpPictures()
         for node_id in drawn:
             save(node_id, pictures.draw(node_id))
-    if screenshots := [node_id for node_id in node_ids if node_id in SCREENSHOTS]:
+    if screenshots := [node_id for node_id in node_ids if node_id not in drawn]:
         save_screenshots(screenshots)
 
 
