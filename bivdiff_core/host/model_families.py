@@ -97,6 +97,19 @@ HUNYUAN_VIDEO = ModelFamily(
     runs_masked_text_per_row=True,
 )
 
+WAN = ModelFamily(
+    "Wan",
+    _is_instance_of(comfy.model_base.WAN21),
+    is_video=True,
+    text_width=lambda model: model.diffusion_model.text_dim,
+)
+
+
+def _has_image_channels(model: Model) -> bool:
+    """Whether a Wan model takes an image or a control video in further channels (I2V, Fun Control)."""
+    return type(model.model) is comfy.model_base.WAN21 and model.model.diffusion_model.in_dim > 16
+
+
 FAMILIES = (
     ModelFamily(
         "AnimateDiff",
@@ -115,13 +128,19 @@ FAMILIES = (
         supported_patches=SUPPORTED_PATCHES,
     ),
     ModelFamily("VidRD", _is_instance_of(VidRDModel), is_video=True, text_width=_unet_text_width),
-    ModelFamily("Stable Video Diffusion", _is_instance_of(comfy.model_base.SVD_img2vid), is_video=True),
     ModelFamily(
-        "Wan",
-        _is_instance_of(comfy.model_base.WAN21),
+        "Stable Video Diffusion",
+        _is_instance_of(comfy.model_base.SVD_img2vid),
         is_video=True,
-        text_width=lambda model: model.diffusion_model.text_dim,
+        image_source="SVD_img2vid_Conditioning",
     ),
+    replace(
+        WAN,
+        name="Wan image-to-video",
+        matches=_has_image_channels,
+        image_source="WanImageToVideo, or the node of the control that the model is made for",
+    ),
+    WAN,
     ModelFamily(
         "LTX",
         _is_instance_of(comfy.model_base.LTXV),

@@ -55,7 +55,7 @@ def check_prompt(text: Tensor, extra: dict, family: ModelFamily, width: int | No
 
 
 def check_image_input(family: ModelFamily, prompts: PromptPair, latent: Latent) -> None:
-    """Reject an InstructPix2Pix or inpainting MODEL without its input image.
+    """Reject a MODEL that works on an image (InstructPix2Pix, inpainting, image to video) without one.
 
     Raises:
         ValueError: the image is missing; ComfyUI would use a blank one.
@@ -64,7 +64,7 @@ def check_image_input(family: ModelFamily, prompts: PromptPair, latent: Latent) 
     if family.image_source is None or has_image or (family.accepts_noise_mask and "noise_mask" in latent):
         return
     raise ValueError(
-        f"got an {family.name} model but no image for it to edit. Wire both prompts through {family.image_source}."
+        f"this {family.name} model works on an image, but got none. Wire both prompts through {family.image_source}."
     )
 
 

@@ -520,7 +520,7 @@ def _validate_prompts(
     conds = [*prompts.positive, *prompts.negative]
     for text, extra in conds:
         check_prompt(text, extra, family, family.text_width(model.model))
-    if not spec.is_video and not spec.is_inversion:
+    if spec.is_video or not spec.is_inversion:  # the image branch inverts frames without an image
         check_image_input(family, prompts, latent)
     if frame_dim(samples) == 0:
         check_conditioning([[{"cross_attn": text, **extra} for text, extra in conds]], samples.shape[0])
