@@ -176,7 +176,7 @@ def _align_branches(image: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
     image, video = (samples.to(device, torch.float32) for samples in (image, video))
     if image.shape != video.shape:
         image = to_clip(image)
-    if image.ndim == 5 and image.shape[2] != video.shape[2]:
+    if image.ndim == video.ndim == 5 and image.shape[2] != video.shape[2]:
         raise ValueError(
             f"the image branch has {image.shape[2]} frames but the video branch {video.shape[2]} latents, and each of "
             "these packs several frames. Encode Frames with mode single_frames gives the image branch one frame for "
