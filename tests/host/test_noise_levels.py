@@ -22,22 +22,12 @@ SAMPLERS = (
 )  # fmt: skip
 
 
-class LevelRecorder:
-    """Records the levels of a MODEL's run and the sigma of each call."""
-
-    def __init__(self) -> None:
-        self.levels = torch.empty(0)
-        self.sigmas: list[float] = []
-
-    def on(self, model):
-        model = model.clone()
-        model.set_model_unet_function_wrapper(self)
-        return model
+class LevelRecorder(tiny.CallCounter):
+    """Also records the levels of a MODEL's run."""
 
     def __call__(self, apply_model, args: dict) -> Tensor:
         self.levels = args["c"]["transformer_options"]["sample_sigmas"]
-        self.sigmas.append(args["timestep"][0].item())
-        return apply_model(args["input"], args["timestep"], **args["c"])
+        return super().__call__(apply_model, args)
 
 
 def exact(kind: str):

@@ -20,19 +20,6 @@ def experts():
     return tiny.wan_model(seed=4), tiny.wan_model(seed=14)
 
 
-class LevelRecorder:
-    """Records the sigmas at which a flow MODEL is called."""
-
-    def __init__(self, model):
-        self.sigmas: list[float] = []
-        self.model = model.clone()
-        self.model.set_model_unet_function_wrapper(self)
-
-    def __call__(self, apply_model, args: dict):
-        self.sigmas.append(args["timestep"][0].item())
-        return apply_model(args["input"], args["timestep"], **args["c"])
-
-
 def invert(pack, high, low, latent: dict, node_id: str = "BIVDiffInvertVideo", **inputs) -> dict:
     given = {"conditioning": tiny.text(), "steps": 12, "latent": latent, **inputs}
     return pack.run(node_id, model=high, low_noise_model=low, **given)[0]
@@ -89,12 +76,13 @@ def test_an_inversion_runs_the_low_noise_expert_first(pack, solver):
 
 @pytest.mark.parametrize("node_id", ["BIVDiffInvertVideo", "BIVDiffInvertImage"])
 def test_no_expert_is_called_on_the_wrong_side(pack, experts, node_id):
-    high, low = (LevelRecorder(model) for model in experts)
-    inverted = invert(pack, high.model, low.model, {"samples": noise(1, 16, 3, 8, 8)}, node_id)
+    high, low = tiny.CallCounter(), tiny.CallCounter()
+    models = [calls.on(model) for calls, model in zip((high, low), experts, strict=True)]
+    inverted = invert(pack, *models, {"samples": noise(1, 16, 3, 8, 8)}, node_id)
     assert min(high.sigmas) >= BOUNDARY - 1e-6 and max(low.sigmas) <= BOUNDARY + 1e-6
     high.sigmas.clear()
     low.sigmas.clear()
-    smooth(pack, high.model, low.model, inverted)
+    smooth(pack, *models, inverted)
     assert min(high.sigmas) >= BOUNDARY - 1e-6 and max(low.sigmas) <= BOUNDARY + 1e-6
     assert high.sigmas and low.sigmas
 
@@ -110,9 +98,10 @@ def test_below_the_boundary_only_the_low_noise_expert_runs(pack, experts):
 
 
 def test_windows_and_wired_sigmas_apply_to_both(pack, experts):
-    high, low = (LevelRecorder(model) for model in experts)
+    high, low = tiny.CallCounter(), tiny.CallCounter()
+    models = [calls.on(model) for calls, model in zip((high, low), experts, strict=True)]
     inputs = {"context_length": 2, "context_overlap": 1, "sigmas": torch.tensor([1.0, 0.9, 0.6, 0.25, 0.0])}
-    inverted = invert(pack, high.model, low.model, {"samples": noise(1, 16, 4, 8, 8)}, solver="ddim", **inputs)
+    inverted = invert(pack, *models, {"samples": noise(1, 16, 4, 8, 8)}, solver="ddim", **inputs)
     assert inverted["bivdiff"]["levels"] == pytest.approx([0, 0.25, 0.6, BOUNDARY, 1.0])
     assert len(low.sigmas) == 3 * 3 and len(high.sigmas) == 1 * 3  # three windows of two latents
 
