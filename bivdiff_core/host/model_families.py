@@ -223,3 +223,15 @@ def is_reference_compatible(model: Model) -> bool:
 def has_distilled_guidance(model: Model) -> bool:
     """Whether a MODEL has distilled guidance, an input of its network (Flux, HunyuanVideo)."""
     return getattr(getattr(model.model.diffusion_model, "params", None), "guidance_embed", False)
+
+
+def find_difference(model: Model, other: Model) -> tuple[str, str, str] | None:
+    """What differs between MODELs that work on the same latents, and its value for each; None if nothing does.
+
+    Raises:
+        ValueError: a MODEL's noise is of another kind than those of `find_noise_kind`.
+    """
+    for what, describe in (("latent space", latent_format_name), ("kind of noise", find_noise_kind)):
+        if describe(model) != describe(other):
+            return what, describe(model), describe(other)
+    return None

@@ -11,7 +11,7 @@ from ..bridging import bridge
 from ..solvers import Denoiser
 from .comfy_types import Model
 from .compat import animatediff_evolved
-from .model_families import find_noise_kind, has_time_axis, latent_format_name
+from .model_families import find_difference, has_time_axis
 from .prompts import PromptPair
 from .stages import make_guider
 from .validation import validate_model
@@ -112,15 +112,12 @@ def make_two_model_guider(
             "video model latents that pack several frames each. Wire Stable Diffusion 1.5 and ZeroScope, or the chain "
             "with both DDIM Inverse nodes."
         )
-    for what, describe in (
-        ("latent space", latent_format_name),
-        ("kind of noise", find_noise_kind),
-    ):
-        if describe(image_model) != describe(video_model):
-            raise ValueError(
-                f"the image model's {what} is {describe(image_model)}, the video model's is {describe(video_model)}. "
-                "Use models that share a VAE, such as Stable Diffusion 1.5 with ZeroScope."
-            )
+    if difference := find_difference(image_model, video_model):
+        what, image, video = difference
+        raise ValueError(
+            f"the image model's {what} is {image}, the video model's is {video}. Use models that share a VAE, such as "
+            "Stable Diffusion 1.5 with ZeroScope."
+        )
     guider = TwoModelGuider(make_guider(image_model, image_prompts), video_model, strategy, image_share)
     guider.set_conds(video_prompts.positive, video_prompts.negative)
     guider.set_cfg(video_prompts.cfg)

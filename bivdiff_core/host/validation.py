@@ -35,6 +35,7 @@ from .latents import frame_dim, to_clip
 from .loaders.demo_latents import DemoLatents
 from .model_families import (
     ModelFamily,
+    find_difference,
     find_family,
     find_noise_kind,
     has_distilled_guidance,
@@ -200,12 +201,12 @@ def _with_low_noise_model(stage_input: StageInput, model: Model) -> StageInput:
     Raises:
         ValueError: it has another latent space or kind of noise.
     """
-    for what, describe in (("latent space", latent_format_name), ("kind of noise", find_noise_kind)):
-        if describe(stage_input.model) != describe(model):
-            raise ValueError(
-                f"low_noise_model has {what} {describe(model)}, but model has {describe(stage_input.model)}. Wire both "
-                "experts of one model, or unlink low_noise_model."
-            )
+    if difference := find_difference(model, stage_input.model):
+        what, low, high = difference
+        raise ValueError(
+            f"low_noise_model has {what} {low}, but model has {high}. Wire both experts of one model, or unlink "
+            "low_noise_model."
+        )
     family = validate_model(model, stage_input.spec.is_video, per_frame=not stage_input.spec.is_video)
     _warn_unsupported_patches(family, model)
     return replace(stage_input, model=model, family=family)
