@@ -250,6 +250,23 @@ class HelpPictures(DemoChain):
             "image_share 0.5: both models in every step": self.sample(both, noise),
         }
 
+    def BIVDiffBorrowControl(self) -> Rows:
+        (model,) = self.pack.run(
+            "BIVDiffBorrowControl",
+            model=self.video,
+            image_model=self.image,
+            with_control=self.controlled[0],
+            without_control=self.prompt,
+        )
+        alone, controlled = (
+            self.run_ksampler(m, self.prompt, self.blank, seed=1, cfg=1.0) for m in (self.video, model)
+        )
+        return {
+            "The control: outlines, one for each frame": toy_world.canny_hints(self.source)[::2],
+            "The video model alone, from noise": alone,
+            "With the control of the image model, from the same noise": controlled,
+        }
+
     def BIVDiffLatentReport(self) -> Rows:
         plot = self.pack.run("BIVDiffLatentReport", latent=self.frames)[0]
         return {"Encoded frames, wired in by mistake: alarm": plot}

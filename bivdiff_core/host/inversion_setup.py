@@ -8,7 +8,12 @@ import logging
 
 from .comfy_types import Model
 from .compat import animatediff_evolved
-from .compat.comfyui_internals import remove_guidance, remove_step_caches, use_sigma_keyframes
+from .compat.comfyui_internals import (
+    remove_borrowed_control,
+    remove_guidance,
+    remove_step_caches,
+    use_sigma_keyframes,
+)
 from .compat.control_chains import reset_keyframes_each_call
 from .prompts import PromptPair
 
@@ -20,7 +25,7 @@ def prepare_for_inversion(model: Model, prompts: PromptPair) -> tuple[Model, Pro
     model = animatediff_evolved.clone_with_block_settings(model)
     reset_keyframes_each_call(model)
     for found, why in (
-        (remove_guidance(model), "an inversion follows the model's own prediction"),
+        (remove_guidance(model) + remove_borrowed_control(model), "an inversion follows the model's own prediction"),
         (remove_step_caches(model), "it skips steps while noise decreases, but an inversion increases it"),
     ):
         if found:

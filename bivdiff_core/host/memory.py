@@ -1,12 +1,13 @@
 """Estimate how many frames fit in memory."""
 
 import math
+from collections.abc import Iterable
 
 import comfy.model_management
 import comfy.sampler_helpers
 import torch
 
-from .comfy_types import Model
+from .comfy_types import Conditioning, Model
 
 
 def estimate_max_frames(model: Model, shape: torch.Size, conds: dict[str, list[dict]]) -> int:
@@ -42,3 +43,24 @@ def _free_memory(models: list[Model], device: torch.device) -> int:
     loaded = [entry.model for entry in comfy.model_management.current_loaded_models if entry.device == device]
     others = [each for each in loaded if each is not None and not any(each.is_clone(model) for model in kept_models)]
     return free + sum(other.loaded_size() for other in others)
+
+
+def load_together(model: Model, others: Iterable[Model], prompts: Iterable[Conditioning], key: str) -> Model:
+    """A clone of a MODEL with which ComfyUI loads other MODELs and the models of prompts (ControlNets).
+
+    Otherwise ComfyUI may unload them to make room for this one, although their own runs still need them.
+
+    Args:
+        key: name of the clone's additional models; those that it already has under this name stay.
+    """
+    model = model.clone()
+    conds = {str(i): [extra for _, extra in prompt] for i, prompt in enumerate(prompts)}
+    of_prompts, _ = comfy.sampler_helpers.get_additional_models(conds, model.model_dtype())
+    models = [*model.get_additional_models_with_key(key), *of_prompts]
+    for other in others:
+        if not any(other.is_clone(present) for present in models):
+            copy = other.clone()
+            copy.remove_additional_models("multigpu")  # ComfyUI would take its copies for those of this MODEL
+            models.append(copy)
+    model.set_additional_models(key, models)
+    return model

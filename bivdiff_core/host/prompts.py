@@ -25,6 +25,10 @@ class PromptPair:
         """The same CONDITIONING as positive and negative, with cfg 1."""
         return cls(conditioning, conditioning)
 
+    def used_prompts(self) -> dict[str, Conditioning]:
+        """The prompts that ComfyUI runs, by their names: with cfg 1 only the positive one."""
+        return {"positive": self.positive} if self.cfg == 1 else {"positive": self.positive, "negative": self.negative}
+
 
 def check_prompt(text: Tensor, extra: dict, family: ModelFamily, width: int | None) -> None:
     """Reject a prompt that a MODEL of this family cannot use.
@@ -68,10 +72,11 @@ def check_image_input(family: ModelFamily, prompts: PromptPair, latent: Latent) 
     )
 
 
-def check_prompt_coverage(model: Model, prompts: PromptPair, sigmas: Tensor) -> None:
+def check_prompt_coverage(model: Model, prompts: dict[str, Conditioning], sigmas: Tensor) -> None:
     """Reject prompts that are inactive at a noise level of a run; ComfyUI would skip the MODEL there.
 
     Args:
+        prompts: CONDITIONING by its name.
         sigmas: the run's noise levels, ascending or descending.
 
     Raises:
@@ -80,15 +85,12 @@ def check_prompt_coverage(model: Model, prompts: PromptPair, sigmas: Tensor) -> 
     sampling = model.get_model_object("model_sampling")
     between = (sigmas[1:] + sigmas[:-1]) / 2  # second-order solvers and samplers call the model there
     levels = torch.cat([sigmas, between]).clamp(min=float(sampling.sigma_min)).tolist()
-    used_prompts = {"positive": prompts.positive}
-    if prompts.cfg != 1:  # with cfg 1 ComfyUI does not run the negative prompt
-        used_prompts["negative"] = prompts.negative
-    for sign, conditioning in used_prompts.items():
+    for name, conditioning in prompts.items():
         ranges = [_active_sigma_range(extra, sampling.percent_to_sigma) for _, extra in conditioning]
         for sigma in levels:
             if not any(end <= sigma <= start * (1 + 1e-5) for start, end in ranges):
                 raise ValueError(
-                    f"no {sign} prompt is active at sigma {sigma:.3g}, so the model would not run there. Close the "
+                    f"no {name} prompt is active at sigma {sigma:.3g}, so the model would not run there. Close the "
                     "gap in ConditioningSetTimestepRange, or add a prompt for the rest of the range."
                 )
 

@@ -5,6 +5,8 @@ Every run uses `CFGGuider.sample`, so wrappers, hooks and injections that other 
 
 import copy
 from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 import comfy.model_management
 import comfy.model_patcher
@@ -14,9 +16,12 @@ import torch
 from torch import Tensor
 
 from ..grids import unit_scale
+from ..solvers import Denoiser
 from .latents import check_finite
 from .sampling_progress import SamplingProgress
 from .windows import as_frame_windows
+
+Result = TypeVar("Result")
 
 
 class _InterruptibleModel(comfy.samplers.KSamplerX0Inpaint):
@@ -119,6 +124,48 @@ def run_from_latent(
     sampler = UnitScaleSampler(function, flow, samples)
     vae_samples = run_guider(guider, sampler, sigmas, empty, empty, progress)
     return sampler.result, vae_samples
+
+
+def run_with_denoiser(
+    guider: comfy.samplers.CFGGuider,
+    function: Callable[[Denoiser], Result],
+    noise: Tensor,
+    latent_image: Tensor,
+    sigmas: Tensor,
+    denoise_mask: Tensor | None = None,
+    seed: int | None = None,
+) -> Result:
+    """Open a run of a guider and call a function with its denoiser; return what the function returns.
+
+    Hooks, wrappers, controls and windows of the guider's MODEL are active until the function returns.
+
+    Args:
+        noise, latent_image: of the run's shape; only the conditioning of some MODELs uses their values.
+    """
+    sampler = _FunctionSampler(function)
+    guider.sample(noise, latent_image, sampler, sigmas, denoise_mask, disable_pbar=True, seed=seed)
+    return sampler.result
+
+
+class _FunctionSampler(comfy.samplers.Sampler):
+    """Calls a function with the denoiser of a run and keeps what it returns."""
+
+    def __init__(self, function: Callable[[Denoiser], Any]):
+        self.function = function
+
+    def sample(
+        self,
+        model_wrap: comfy.samplers.CFGGuider,
+        sigmas: Tensor,
+        extra_args: dict,
+        callback: Callable[..., None] | None,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> Tensor:
+        self.result = self.function(partial(model_wrap, **extra_args))
+        return noise
 
 
 def _report_windows(guider: comfy.samplers.CFGGuider, progress: SamplingProgress) -> None:

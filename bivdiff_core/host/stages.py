@@ -77,7 +77,7 @@ def sample_frames(
     )
     if len(sampler.sigmas) < 2:
         raise ValueError(f"denoise {denoise} leaves no steps. Raise denoise or steps.")
-    check_prompt_coverage(model, stage_input.prompts, sampler.sigmas)
+    check_prompt_coverage(model, stage_input.prompts.used_prompts(), sampler.sigmas)
     samples = run_guider(
         make_guider(model, stage_input.prompts),
         comfy.samplers.sampler_object(sampler_name),
@@ -200,7 +200,7 @@ def _split_runs(stage_input: StageInput, levels: Tensor) -> list[tuple[StageInpu
             runs.reverse()
         runs = [(expert, part) for expert, part in runs if len(part) > 1]
     for expert, part in runs:
-        check_prompt_coverage(expert.model, expert.prompts, part)
+        check_prompt_coverage(expert.model, expert.prompts.used_prompts(), part)
     return runs
 
 

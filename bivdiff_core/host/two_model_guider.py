@@ -10,11 +10,15 @@ from torch import Tensor
 from ..bridging import bridge
 from ..solvers import Denoiser
 from .comfy_types import Model
-from .compat import animatediff_evolved
-from .model_families import find_difference, has_time_axis
+from .memory import load_together
+from .model_families import has_time_axis
 from .prompts import PromptPair
+from .sampler import run_with_denoiser
 from .stages import make_guider
-from .validation import validate_model
+from .validation import validate_model, validate_pair
+
+IMAGE_MODEL = "bivdiff_image_model"
+"""Key of the image MODEL among the additional models of the video MODEL."""
 
 
 class TwoModelGuider(comfy.samplers.CFGGuider):
@@ -57,36 +61,13 @@ class TwoModelGuider(comfy.samplers.CFGGuider):
             finally:
                 del self.image_denoiser
 
-        return self.image_guider.sample(
-            noise, latent_image, _InnerSampler(sample), sigmas, denoise_mask, disable_pbar=True, seed=seed
-        )
+        return run_with_denoiser(self.image_guider, sample, noise, latent_image, sigmas, denoise_mask, seed)
 
     def predict_noise(self, x: Tensor, timestep: Tensor, model_options: dict, seed: int | None = None) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
         video_denoiser = partial(super().predict_noise, model_options=model_options, seed=seed)
         sigmas = model_options["transformer_options"]["sample_sigmas"]
         return bridge(self.image_denoiser, video_denoiser, x, timestep, sigmas, self.strategy, self.image_share)
-
-
-class _InnerSampler(comfy.samplers.Sampler):
-    """Calls a function with the denoiser of a guider's run; the function returns a LATENT's samples."""
-
-    def __init__(self, function: Callable[[Denoiser], Tensor]):
-        self.function = function
-
-    def sample(
-        self,
-        model_wrap: comfy.samplers.CFGGuider,
-        sigmas: Tensor,
-        extra_args: dict,
-        callback: Callable[..., None] | None,
-        noise: Tensor,
-        latent_image: Tensor | None = None,
-        denoise_mask: Tensor | None = None,
-        disable_pbar: bool = False,
-    ) -> Tensor:
-        samples = self.function(partial(model_wrap, **extra_args))
-        return model_wrap.inner_model.process_latent_in(samples.to(noise.device))
 
 
 def make_two_model_guider(
@@ -103,8 +84,7 @@ def make_two_model_guider(
         ValueError: the MODELs differ in latent space or kind of noise, one of them uses AnimateDiff-Evolved, or
             `video_model` is not a video model, or their latents have a time axis.
     """
-    for model in (image_model, video_model):
-        animatediff_evolved.check_two_model_sampling(model)
+    validate_pair(image_model, video_model)
     validate_model(video_model, is_video=True, prompts=video_prompts)
     if has_time_axis(image_model):
         raise ValueError(
@@ -112,12 +92,8 @@ def make_two_model_guider(
             "video model latents that pack several frames each. Wire Stable Diffusion 1.5 and ZeroScope, or the chain "
             "with both DDIM Inverse nodes."
         )
-    if difference := find_difference(image_model, video_model):
-        what, image, video = difference
-        raise ValueError(
-            f"the image model's {what} is {image}, the video model's is {video}. Use models that share a VAE, such as "
-            "Stable Diffusion 1.5 with ZeroScope."
-        )
+    conditionings = image_prompts.positive, image_prompts.negative
+    video_model = load_together(video_model, [image_model], conditionings, IMAGE_MODEL)
     guider = TwoModelGuider(make_guider(image_model, image_prompts), video_model, strategy, image_share)
     guider.set_conds(video_prompts.positive, video_prompts.negative)
     guider.set_cfg(video_prompts.cfg)

@@ -372,6 +372,22 @@ def validate_model(
     return family
 
 
+def validate_pair(image_model: Model, video_model: Model) -> None:
+    """Check that an image and a video MODEL can predict the same latents in one run.
+
+    Raises:
+        ValueError: they differ in latent space or kind of noise, or one of them uses AnimateDiff-Evolved.
+    """
+    for model in (image_model, video_model):
+        animatediff_evolved.check_two_model_sampling(model)
+    if difference := find_difference(image_model, video_model):
+        what, image, video = difference
+        raise ValueError(
+            f"the image model's {what} is {image}, the video model's is {video}. Use models that share a VAE, such as "
+            "Stable Diffusion 1.5 with ZeroScope."
+        )
+
+
 def _warn_unsupported_patches(family: ModelFamily, model: Model) -> None:
     supported = family.supported_patches
     unsupported = [name for name in list_patches(model) if supported is not None and name not in supported]

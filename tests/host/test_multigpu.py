@@ -220,6 +220,26 @@ def test_bridge_guider(pack, split):
     assert set(assert_same_on_both_devices(make, tiny.sd_model(), split).by_device) == set(DEVICES)
 
 
+def test_borrowed_control(pack, split):
+    video, noise = tiny.video_model(pack), pack.run("BIVDiffFrameNoise", seed=4)[0]
+    (sampler,) = pack.run("KSamplerSelect", sampler_name="euler")
+    (sigmas,) = pack.run("BasicScheduler", model=video, scheduler="normal", steps=3, denoise=1.0)
+    (with_control,) = pack.run(
+        "ControlNetApply", conditioning=tiny.text(seed=1), control_net=tiny.control_net(),
+        image=frame_scenarios.random(FRAMES, 64, 64, 3, seed=1), strength=1.0,
+    )  # fmt: skip
+
+    def make(model) -> Tensor:
+        inputs = {"with_control": with_control, "without_control": tiny.text(seed=1), "frames_per_batch": 1}
+        (borrowed,) = pack.run("BIVDiffBorrowControl", model=video, image_model=model, **inputs)
+        (guider,) = pack.run("BasicGuider", model=borrowed, conditioning=tiny.text(seed=2))
+        inputs = {"noise": noise, "guider": guider, "sampler": sampler, "sigmas": sigmas}
+        empty = {"samples": torch.zeros(FRAMES, 4, 8, 8)}
+        return pack.run("SamplerCustomAdvanced", **inputs, latent_image=empty)[0]["samples"]
+
+    assert set(assert_same_on_both_devices(make, tiny.sd_model(), split).by_device) == set(DEVICES)
+
+
 def test_evolved_sampling_of_animatediff(pack, split):
     """Without a motion model, which core cannot copy."""
     inputs = {"conditioning": tiny.text(), "latent": tiny.make_latent(FRAMES, 4, 8, 8), "steps": 3}

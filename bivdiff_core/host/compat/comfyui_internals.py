@@ -9,6 +9,7 @@ import comfy.hooks
 import comfy.model_management
 import comfy.ops
 import torch
+from comfy.patcher_extension import WrappersMP
 
 from ..comfy_types import Conditioning, Model
 from ..errors import BIVDiffError
@@ -33,6 +34,8 @@ def use_comfy_layers(network: torch.nn.Module, operations: type[comfy.ops.disabl
 
 CORE_WINDOW_WRAPPER, OUR_WINDOW_WRAPPER = "ContextWindows_prepare_sampling", "bivdiff_windows"
 """Keys of MODEL wrappers that only split the frames into windows."""
+BORROWED_CONTROL_WRAPPER = "bivdiff_borrowed_control"
+"""Key of the MODEL wrapper that adds the control of an image model."""
 
 
 @private_api("ComfyUI 0.30")
@@ -86,6 +89,14 @@ def remove_guidance(model: Model) -> list[str]:
         found += functions if isinstance(functions, list) else [functions]
     options.pop("disable_cfg1_optimization", None)
     return [find_origin(function).split(".")[0] for function in found]
+
+
+def remove_borrowed_control(model: Model) -> list[str]:
+    """Remove Borrow Control from a MODEL; return its name if it was there."""
+    found = BORROWED_CONTROL_WRAPPER in model.wrappers.get(WrappersMP.OUTER_SAMPLE, {})
+    model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, BORROWED_CONTROL_WRAPPER)
+    model.remove_additional_models(BORROWED_CONTROL_WRAPPER)
+    return ["Borrow Control"] if found else []
 
 
 STEP_CACHES = {"easycache": "EasyCache", "lazycache": "LazyCache"}

@@ -38,6 +38,10 @@ REQUIRED_NAMES = {
 """Names that all nodes need, by module."""
 
 NEEDED_BY = {
+    "borrow_control": {
+        "comfy.hooks": "EnumHookMode",
+        "comfy.samplers": "calc_cond_batch",
+    },
     "bridge_guider": {
         "comfy_api.latest.io": "Guider",
     },
