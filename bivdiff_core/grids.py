@@ -5,7 +5,6 @@ released loops (MCG-NJU/BIVDiff): 50 leading timesteps 1, 21, ..., 981; the clea
 inversion ends at t = 998; denoising starts at t = 981 and ends at t = 0 instead of at sigma 0.
 """
 
-import logging
 import math
 from bisect import bisect_left
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-log = logging.getLogger(__name__)
+from .node_warnings import warn
 
 GRIDS = ("matched", "reference")
 
@@ -152,7 +151,7 @@ def denoising_levels(schedule: Schedule, scheduler: Scheduler, flow: bool, sigma
         else:
             levels = _start_at(sigma, levels)
     if schedule.sigmas is not None and len(levels) - 1 < MIN_CUSTOM_STEPS:
-        log.warning(
+        warn(
             "Only %d steps of the schedule wired to sigmas lie below sigma %.3g, where this run starts or ends. Wire "
             "one with more steps there, or raise the strength.",
             len(levels) - 1,
@@ -176,7 +175,7 @@ def inversion_levels(schedule: Schedule, scheduler: Scheduler, flow: bool) -> Te
     if parts == 1:
         return levels
     added = [path_sigma(first * part / parts, flow) for part in range(1, parts)]
-    log.warning(
+    warn(
         "The first step of this inversion would go %.0f%% of the way to noise, which loses the frames, so it is "
         "divided into %d steps. More steps do the same better.",
         100 * first,
@@ -228,7 +227,7 @@ def _levels_below(sigma: float, schedule: Schedule, scheduler: Scheduler) -> Ten
         if len(levels) - 1 == schedule.steps:
             return levels
     levels = _start_at(sigma, scheduler(lengths[min(found, len(lengths) - 1)]))
-    log.warning(
+    warn(
         "No schedule of scheduler %s has exactly %d steps below sigma %.3g: they are interpolated from one with %d.",
         schedule.scheduler,
         schedule.steps,

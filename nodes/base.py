@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,9 +10,7 @@ import torch
 from comfy_api.latest import io
 
 from ..bivdiff_core.host.errors import BIVDiffError
-
-PACK_LOGGER = logging.getLogger(__name__.rsplit(".", 2)[0])
-"""The pack's root logger."""
+from ..bivdiff_core.node_warnings import collect_warnings
 
 
 class PackNode(io.ComfyNode):
@@ -24,12 +21,12 @@ class PackNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, **inputs: Any) -> io.NodeOutput:
-        """Run the node and add the warnings that the pack logs meanwhile to its output."""
-        with prefix_errors(cls), _WarningCollector() as warnings:
+        """Run the node and add its warnings to its output."""
+        with prefix_errors(cls), collect_warnings() as warnings:
             output = cls.run(**inputs)
         # For js/warnings.js. ComfyUI merges the ui output of a list's runs and expects the same keys from each run.
-        if warnings.messages or output.ui:
-            output.ui = {**(output.ui or {}), "text": warnings.messages}
+        if warnings or output.ui:
+            output.ui = {**(output.ui or {}), "text": warnings}
         return output
 
 
@@ -55,22 +52,3 @@ def prefix_errors(node: type[io.ComfyNode]) -> Iterator[None]:
         error_class = next(new for old, new in ERROR_CLASSES.items() if isinstance(error, old))
         message = f"{node.SCHEMA.display_name}: {error}"
         raise error_class(message).with_traceback(error.__traceback__) from error.__cause__
-
-
-class _WarningCollector(logging.Handler):
-    """Collects each different warning of the pack while it is open."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.messages: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.getMessage() not in self.messages:
-            self.messages.append(record.getMessage())
-
-    def __enter__(self) -> _WarningCollector:
-        PACK_LOGGER.addHandler(self)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        PACK_LOGGER.removeHandler(self)

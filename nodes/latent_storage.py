@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 from pathlib import Path
 
 import folder_paths
@@ -13,10 +12,9 @@ from ..bivdiff_core.host.comfy_types import Latent
 from ..bivdiff_core.host.inverted_latents import InvertedLatent
 from ..bivdiff_core.host.latent_files import read_latent, write_latent
 from ..bivdiff_core.host.validation import validate_inverted
+from ..bivdiff_core.node_warnings import warn
 from . import shared_inputs
 from .base import PackNode
-
-log = logging.getLogger(__name__)
 
 FOLDER, SUFFIX = "latents", ".latent"
 
@@ -115,7 +113,7 @@ class LoadLatent(PackNode):
     def run(cls, latent: str) -> io.NodeOutput:
         loaded = read_latent(Path(folder_paths.get_annotated_filepath(latent)))
         if InvertedLatent.from_latent(loaded).info is None:
-            log.warning(
+            warn(
                 "The file does not say how far the latent was inverted. If its strength was below 1, set the same "
                 "strength in Video Temporal Smoother."
             )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import comfy.samplers
 from comfy_api.latest import io
 from torch import Tensor
@@ -13,10 +11,9 @@ from ..bivdiff_core.host import stages, validation
 from ..bivdiff_core.host.comfy_types import Conditioning, Latent, Model
 from ..bivdiff_core.host.prompts import PromptPair
 from ..bivdiff_core.host.windows import WindowSettings
+from ..bivdiff_core.node_warnings import warn
 from . import shared_inputs
 from .base import PackNode
-
-log = logging.getLogger(__name__)
 
 
 class FrameSampler(PackNode):
@@ -105,7 +102,7 @@ class FrameSampler(PackNode):
         if stage_input.inverted is None:
             return io.NodeOutput(stages.sample_frames(stage_input, schedule, sampler_name, seed, denoise, frame_noise))
         if denoise != 1 or frame_noise != "independent":
-            log.warning("An inverted latent needs no noise: denoise and frame_noise have no effect.")
+            warn("An inverted latent needs no noise: denoise and frame_noise have no effect.")
         return io.NodeOutput(stages.denoise(stage_input, schedule, sampler_name))
 
 

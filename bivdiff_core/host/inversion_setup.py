@@ -4,8 +4,7 @@ Patches, hooks and schedules of other nodes are made for denoising. Those tied t
 they name. Those that cannot work here, and guidance of any kind, are switched off with a warning.
 """
 
-import logging
-
+from ..node_warnings import warn
 from .comfy_types import Model
 from .compat import animatediff_evolved
 from .compat.comfyui_internals import (
@@ -17,8 +16,6 @@ from .compat.comfyui_internals import (
 from .compat.control_chains import reset_keyframes_each_call
 from .prompts import PromptPair
 
-log = logging.getLogger(__name__)
-
 
 def prepare_for_inversion(model: Model, prompts: PromptPair) -> tuple[Model, PromptPair]:
     """A clone of a MODEL, and prompts, that work in an inversion."""
@@ -29,5 +26,5 @@ def prepare_for_inversion(model: Model, prompts: PromptPair) -> tuple[Model, Pro
         (remove_step_caches(model), "it skips steps while noise decreases, but an inversion increases it"),
     ):
         if found:
-            log.warning("Switched off for the inversion: %s (%s).", ", ".join(found), why)
+            warn("Switched off for the inversion: %s (%s).", ", ".join(found), why)
     return model, PromptPair.without_guidance(use_sigma_keyframes(prompts.positive))

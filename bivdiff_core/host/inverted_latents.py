@@ -7,7 +7,6 @@ drop it, or copy it onto other samples. Its fingerprint shows whether it belongs
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
@@ -18,11 +17,10 @@ from torch import Tensor
 
 from ..blend import MODES, smooth_over_time
 from ..grids import FULL_NOISE_SIGNAL, SIGNAL_TOLERANCE, signal_fraction, unit_scale
+from ..node_warnings import warn
 from .comfy_types import Latent
 from .latents import INVERSION_KEY, frame_dim, replace_samples, to_clip
 from .model_families import FLOW
-
-log = logging.getLogger(__name__)
 
 RECORD_VERSION = 1
 """Version of the inversion record, for later versions of the pack; records without one have no `levels`."""
@@ -204,7 +202,7 @@ def _combine_info(image: InversionInfo | None, video: InversionInfo | None) -> I
     if image is None or video is None:
         known, unknown = (image, "video") if video is None else (video, "image")
         if known is not None:
-            log.warning(
+            warn(
                 "The %s branch does not record how far it was inverted. It is taken to be at sigma %.3g, like the "
                 "other branch. Save inverted latents with Save Inverted Latent, which keeps the record.",
                 unknown,

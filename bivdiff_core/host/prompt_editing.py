@@ -1,6 +1,5 @@
 """Prompt2Prompt in ComfyUI: attention patches on a UNet, with source and target frames in one batch."""
 
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import trange
 
 from ..grids import Schedule
+from ..node_warnings import warn
 from ..prompt2prompt import (
     BLEND_START,
     CrossAttentionEdit,
@@ -32,8 +32,6 @@ from .prompts import PromptPair
 from .stages import denoise_samples, levels_from_latent, make_guider
 from .validation import StageInput
 from .windows import FrameWindows, PairedWindows, WindowSettings, set_windows
-
-log = logging.getLogger(__name__)
 
 MIN_BLEND_CELLS = 8
 """Minimum side of the local blend's maps, in cells. In smaller maps, a word's region after the 3x3 dilation covers the
@@ -257,7 +255,7 @@ def _use_one_device(model: Model) -> Model:
     """The MODEL without its copies for other devices, because a local blend needs the maps of all frames together."""
     if not model.get_additional_models_with_key("multigpu"):
         return model
-    log.warning("A local blend needs the attention of all frames together: the edit runs on one GPU.")
+    warn("A local blend needs the attention of all frames together: the edit runs on one GPU.")
     model = model.clone()
     model.remove_additional_models("multigpu")
     return model

@@ -1,12 +1,11 @@
 """Validate a node's inputs against each other, before any sampling.
 
 The order is the same for every node: the latent, the latent against the MODEL, the MODEL against the stage, the content
-of the latent, windows, conditioning. Errors stop the run. Doubtful inputs are logged as warnings, which the node shows.
+of the latent, windows, conditioning. Errors stop the run. Doubtful inputs raise warnings, which the node shows.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import dataclass, replace
 
@@ -24,6 +23,7 @@ from ..measure.latent_statistics import (
     is_white_noise,
     noise_statistics,
 )
+from ..node_warnings import warn
 from ..noise import MAX_NOISE_CORRELATION
 from .comfy_types import Latent, Model
 from .compat import animatediff_evolved
@@ -44,8 +44,6 @@ from .model_families import (
 )
 from .prompts import PromptPair, check_image_input, check_prompt, disable_distilled_guidance
 from .windows import FrameWindows, WindowSettings, check_windows, set_windows
-
-log = logging.getLogger(__name__)
 
 WHOLE_CLIP_CONDITIONING = (
     *("audio_embed", "camera_conditions", "concat_latent_image", "concat_mask", "context_latents", "control_video"),
@@ -304,14 +302,14 @@ def _check_noise(inverted: InvertedLatent, strength: float) -> None:
     measured = f"its noise std is {std:.2f} and the correlation of adjacent values is {spatial:.2f}"
     if info is not None:
         if strength not in (1, info.strength):  # 1 is the default
-            log.warning(
+            warn(
                 "strength %g has no effect: the latent was inverted with strength %g, and denoising starts there. To "
                 "change it, set strength in both DDIM Inverse nodes.",
                 strength,
                 info.strength,
             )
         if info.is_full_noise and not is_plausible_noise(std, spatial):
-            log.warning(
+            warn(
                 "The inverted latent is far from noise: %s, expected about 1 and 0. Smooth footage (a sky, a wall) "
                 "gives such values at any number of steps. If the video smears, check the latent with Inverted Latent "
                 "Report.",
@@ -326,7 +324,7 @@ def _check_noise(inverted: InvertedLatent, strength: float) -> None:
             "Latent."
         )
     elif strength == 1 and not is_white_noise(inverted.samples):
-        log.warning(
+        warn(
             "The latent does not record how far it was inverted. It is used as full noise but differs from white "
             "noise: %s. If its inversion had a strength below 1, set that strength here too, or save the latent with "
             "Save Inverted Latent.",
@@ -356,7 +354,7 @@ def validate_model(
                 "would stay. Wire ZeroScope or ModelScope (Load Video Diffusion Model), AnimateDiff, Wan or another "
                 "model that processes frames together."
             )
-        log.warning(
+        warn(
             "The model looks like an image model, with %s. Unless one of these makes it process frames together, the "
             "video will flicker as before: wire a video model.",
             ", ".join(found),
@@ -392,7 +390,7 @@ def _warn_unsupported_patches(family: ModelFamily, model: Model) -> None:
     supported = family.supported_patches
     unsupported = [name for name in list_patches(model) if supported is not None and name not in supported]
     if unsupported:
-        log.warning(
+        warn(
             "Patches of other nodes have no effect on this model: %s (a %s does not support them). Remove them, or use "
             "them on the image model.",
             ", ".join(unsupported),
@@ -502,7 +500,7 @@ def _validate_content(
                 "Encode."
             )
         if white:
-            log.warning(
+            warn(
                 "The latent to invert looks like noise, not like frames. Wire the output of Frame-wise Image Sampler "
                 "or VAE Encode, not of another DDIM Inverse."
             )
@@ -544,7 +542,7 @@ def _validate_prompts(
     if not spec.is_inversion:
         return prompts
     if not spec.is_video and any("control" in extra for _, extra in conds):
-        log.warning(
+        warn(
             "Got a prompt with a ControlNet, expected one without: the inverted noise would leave out the shapes in "
             "the control hint, and the video model has no such control to restore them. Wire the prompt from before "
             "Apply ControlNet."

@@ -32,6 +32,7 @@ from comfy.model_base import BaseModel
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
+from ..node_warnings import warn
 from .comfy_types import Model
 from .compat import animatediff_evolved, control_chains
 from .compat.comfyui_internals import (
@@ -174,7 +175,7 @@ class FrameWindows(IndexListContextHandler):
             comfy.model_management.soft_empty_cache()
             half = min(self.context_length, frames) // 2
             self.context_length = max(half // self.min_chunk * self.min_chunk, self.min_chunk)
-            log.warning("Out of memory: continuing with %d frames at a time.", self.context_length)
+            warn("Out of memory: continuing with %d frames at a time.", self.context_length)
             _handle_call_state(model_options)
 
     def _wrap_model_call(self, calc_cond_batch: ModelCall, frames: int) -> ModelCall:
@@ -318,7 +319,7 @@ def set_windows(model: Model, windows: FrameWindows) -> Model:
     if current is not None and not isinstance(current, FrameWindows):
         converted = as_frame_windows(current)
         if converted is None:
-            log.warning(
+            warn(
                 "The model has context windows of another pack (%s), which this pack leaves unchanged.",
                 type(current).__name__,
             )
@@ -356,16 +357,16 @@ def _start_windowed_run(
     if windows.count_windows(frames) > 1:
         _handle_call_state(guider.model_options)
         if any(map(control_chains.is_reference_control, control_chains.iterate_controls(guider.conds.values()))):
-            log.warning("The frames need several model calls: Reference ControlNet generates new noise in each.")
+            warn("The frames need several model calls: Reference ControlNet generates new noise in each.")
         if order_dependence and guider.model_patcher.get_additional_models_with_key("multigpu"):
-            log.warning("The windows run on one GPU, one after another: with %s their order matters.", order_dependence)
+            warn("The windows run on one GPU, one after another: with %s their order matters.", order_dependence)
     return executor(noise, latent_image, *args, **kwargs)
 
 
 def _handle_call_state(model_options: dict) -> None:
     """Switch off or warn about patches that keep state between model calls, for a clip that needs several."""
     for found in disable_call_caches(model_options):
-        log.warning("The frames need several model calls: %s.", found)
+        warn("The frames need several model calls: %s.", found)
 
 
 def _find_order_dependence(guider: comfy.samplers.CFGGuider) -> str:

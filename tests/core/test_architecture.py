@@ -211,6 +211,13 @@ def test_no_print_no_pickle_no_eval(file):
     assert not imports(parse(file)) & {"pickle", "subprocess", "urllib", "requests"}
 
 
+@every_file
+def test_warnings_are_not_only_logged(file):
+    """The log's settings belong to all packs: `node_warnings.warn` also shows a warning on the node."""
+    calls = [ast.unparse(node.func) for node in ast.walk(parse(file)) if isinstance(node, ast.Call)]
+    assert file.name == "node_warnings.py" or not [call for call in calls if call.endswith(".warning")]
+
+
 @pytest.mark.parametrize(
     "file", [file for file in CORE.rglob("*.py") if ">>>" in file.read_text()], ids=lambda f: f.stem
 )

@@ -452,6 +452,31 @@ def test_warnings_are_logged(pack, sd, caplog):
     assert warning and warning in caplog.text
 
 
+@pytest.fixture(params=["off", "only errors", "loggers disabled"])
+def log_settings(request, pack):
+    """Settings of other packs that keep the log free of warnings."""
+    loggers = [logger for name, logger in logging.root.manager.loggerDict.items() if name.startswith(pack.name)]
+    loggers = [logger for logger in loggers if isinstance(logger, logging.Logger)]
+    assert loggers
+    before = [(logger, logger.level, logger.disabled) for logger in loggers]
+    if request.param == "off":
+        logging.disable(logging.CRITICAL)
+    for logger in loggers:
+        if request.param == "only errors":
+            logger.setLevel(logging.ERROR)
+        logger.disabled = request.param == "loggers disabled"
+    yield
+    logging.disable(logging.NOTSET)
+    for logger, level, disabled in before:
+        logger.setLevel(level)
+        logger.disabled = disabled
+
+
+def test_warnings_show_on_the_node_whatever_the_log_settings(pack, sd, log_settings):
+    inputs = make_inputs("BIVDiffInvertVideo", tiny.as_video_model(sd), tiny.make_latent(*LATENT_SHAPE))
+    assert "looks like an image model" in collect_warnings(pack, "BIVDiffInvertVideo", **inputs)
+
+
 # Changed names in other packs
 
 

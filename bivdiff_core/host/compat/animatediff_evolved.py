@@ -6,17 +6,15 @@ Facts as of AnimateDiff-Evolved 1.5.7 (github.com/Kosinkadink/ComfyUI-AnimateDif
 """
 
 import copy
-import logging
 import sys
 from typing import Any
 
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
+from ...node_warnings import warn
 from ..comfy_types import Model
 from .private_names import private_api
-
-log = logging.getLogger(__name__)
 
 animatediff_api = private_api("AnimateDiff-Evolved 1.5.7")
 
@@ -87,7 +85,7 @@ def adapt_for_inversion(model: Model) -> Model:
     extras = params.context_options.extras
     if extras.get_extras_list():
         names = ", ".join(type(extra).__name__ for extra in extras.get_extras_list())
-        log.warning("Switched off for the inversion: %s (AnimateDiff's Context Extras only work for denoising).", names)
+        warn("Switched off for the inversion: %s (AnimateDiff's Context Extras only work for denoising).", names)
         params.context_options.extras = type(extras)()
         model.set_attachments(PARAMS_KEY, params)
     for motion in get_motion_models(model):
@@ -171,7 +169,7 @@ def check_sampling(model: Model, frames: int, is_inversion: bool) -> None:
             "Options."
         )
     if has_context_windows(windows) and not _is_static(windows):
-        log.warning(
+        warn(
             "AnimateDiff's context options change from step to step, so inversion and smoothing use different windows "
             "and the frames are restored less exactly. Set their schedule to Standard Static."
         )
@@ -207,7 +205,7 @@ def _check_settings(settings: Any, is_inversion: bool) -> None:
                 "noise. Remove it from Sample Settings, or use a model without them."
             )
     if settings.custom_cfg is not None and not is_inversion:
-        log.warning("AnimateDiff's Sample Settings have a custom CFG, which overrides the smoother's cfg.")
+        warn("AnimateDiff's Sample Settings have a custom CFG, which overrides the smoother's cfg.")
     replaced = [
         setting
         for found, setting in (
@@ -221,7 +219,7 @@ def _check_settings(settings: Any, is_inversion: bool) -> None:
         if found
     ]
     if replaced:
-        log.warning(
+        warn(
             "AnimateDiff's Sample Settings ask for %s. This is ignored here: the inverted frames are the noise. In a "
             "core sampler it would replace the noise of Inverted Latent to Noise.",
             ", ".join(replaced),
