@@ -12,7 +12,7 @@ from ..bivdiff_core.measure.audio_cuts import cut_audio
 from ..bivdiff_core.measure.optical_flow import average_along_flow
 from . import shared_inputs
 from .base import PackNode
-from .video_inputs import validate_source, validate_video
+from .video_inputs import validate_images, validate_source, validate_video
 
 
 class SelectFrames(PackNode):
@@ -151,7 +151,7 @@ class EncodeFrames(PackNode):
 
     @classmethod
     def run(cls, vae: VAE, images: Tensor, stride: int, mode: str) -> io.NodeOutput:
-        return io.NodeOutput({"samples": encode_frames(vae, images[::stride], mode)})
+        return io.NodeOutput({"samples": encode_frames(vae, validate_images(images, "images")[::stride], mode)})
 
 
 class AverageAlongMotion(PackNode):

@@ -6,6 +6,7 @@ from torch import Tensor
 from ..bivdiff_core.measure.video_metrics import frame_difference
 from . import shared_inputs
 from .base import PackNode
+from .video_inputs import validate_images
 
 
 class CompareVideos(PackNode):
@@ -40,12 +41,12 @@ class CompareVideos(PackNode):
 
     @classmethod
     def run(cls, before: Tensor, after: Tensor, fps: float) -> io.NodeOutput:
+        clips = (validate_images(before, "before"), validate_images(after, "after"))
         if len(before) != len(after):
             raise ValueError(
                 f"before has {len(before)} frames and after has {len(after)}. Give both the same "
                 "frames, with Select Frames."
             )
-        clips = (before, after)
         files = [ui.PreviewImage(clip, cls=cls).values for clip in clips]
         changes = [(frame_difference(clip.float()) * 255).tolist() for clip in clips]
         return io.NodeOutput(ui={"before": files[0], "after": files[1], "changes": [changes], "fps": [fps]})

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..bivdiff_core.host.comfy_types import ClipVision, Latent
 from ..bivdiff_core.host.inverted_latents import InvertedLatent
-from ..bivdiff_core.host.latents import check_finite
 from ..bivdiff_core.host.validation import validate_samples
 from ..bivdiff_core.measure import latent_statistics, plots
 from ..bivdiff_core.measure.video_metrics import SourceMotion, count_frame_pairs, format_metrics, measure_video
@@ -63,7 +62,6 @@ class LatentReport(PackNode):
     @classmethod
     def run(cls, latent: Latent) -> io.NodeOutput:
         samples = validate_samples(latent)
-        check_finite(samples)
         info = InvertedLatent.from_latent(latent).info
         branch, strength = (info.branch, info.strength) if info else ("", 1.0)
         frames = latent_statistics.flatten_to_frames(samples.cpu())
@@ -136,7 +134,9 @@ class TemporalReport(PackNode):
         source_images: Tensor | None = None,
     ) -> io.NodeOutput:
         frames = validate_video(images)
-        reference = None if reference_images is None else validate_video(reference_images, like=frames)
+        reference = None
+        if reference_images is not None:
+            reference = validate_video(reference_images, like=frames, name="reference_images")
         clip = None if source_images is None else validate_source(source_images, like=frames)
         video_count = sum(video is not None for video in (frames, reference, clip))
         # An update of the bar also stops a cancelled run.

@@ -285,10 +285,10 @@ class SweepGrid(PackNode):
                 f"{len(images)} videos arrived with {len(names)} {list_name}. Wire {list_name} to the list that the "
                 "videos come from."
             )
-        first = validate_video(images[0])
-        videos = [validate_video(video, like=first) for video in images]
+        first = validate_video(images[0], name="video 1 of images")
+        videos = [validate_video(images[i], first, f"video {i + 1} of images") for i in range(len(images))]
         if reference_images:
-            reference = validate_video(reference_images[0], like=first)
+            reference = validate_video(reference_images[0], first, "reference_images")
             reference_name = "the frames before"
             grid = tile_videos([reference, *videos], ["before", *names])
         else:

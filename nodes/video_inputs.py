@@ -6,13 +6,40 @@ import torch
 from torch import Tensor
 
 
-def validate_video(images: Tensor, like: Tensor | None = None) -> Tensor:
-    """Frames `[F, H, W, 3]` of an IMAGE, in float32 on the CPU, without alpha.
+def validate_images(images: Tensor, name: str) -> Tensor:
+    """An IMAGE of colour frames `[F, H, W, 3]`, or with alpha `[F, H, W, 4]`, unchanged.
+
+    Args:
+        name: the input, for error messages.
 
     Raises:
-        ValueError: fewer than 2 frames, frames below 2x2 pixels, or another size or length than `like`.
+        ValueError: another layout, or a frame with NaN or infinity.
     """
-    frames = images[..., :3].float().cpu()
+    if images.ndim != 4 or images.shape[3] not in (3, 4):
+        raise ValueError(
+            f"{name} is {list(images.shape)}, expected colour frames, [frames, height, width, 3]. Convert Mask to "
+            "Image turns a mask into colour frames; for frames of one channel, wire Convert Image to Mask before it."
+        )
+    for i, frame in enumerate(images):
+        if not frame.isfinite().all():
+            raise ValueError(
+                f"frame {i} of {name} is not finite (NaN or infinity). Leave it out with Select Frames, or generate "
+                "and decode it again; start ComfyUI with --fp32-vae if the decoder broke it."
+            )
+    return images
+
+
+def validate_video(images: Tensor, like: Tensor | None = None, name: str = "images") -> Tensor:
+    """Frames `[F, H, W, 3]` of an IMAGE, in float32 on the CPU, without alpha.
+
+    Args:
+        like: a video of the same size and length.
+        name: the input, for error messages.
+
+    Raises:
+        ValueError: from `validate_images`; fewer than 2 frames, frames below 2x2 pixels, or not like `like`.
+    """
+    frames = validate_images(images, name)[..., :3].float().cpu()
     if min(frames.shape[1:3]) < 2:
         raise ValueError(
             f"frames of {frames.shape[2]}x{frames.shape[1]} are too small to show motion. Wire the video itself."
@@ -40,7 +67,7 @@ def validate_source(images: Tensor, like: Tensor, name: str = "source_images") -
     Raises:
         ValueError: another number of frames, or an aspect ratio that differs by more than 2%.
     """
-    frames = validate_video(images)
+    frames = validate_video(images, name=name)
     if len(frames) != len(like):
         raise ValueError(
             f"{name} has {len(frames)} frames but the video {len(like)}. Wire the clip that the frames were generated "

@@ -1,6 +1,7 @@
 """The stages of the method on validated inputs: generate frames, invert them, denoise them again."""
 
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -277,19 +278,39 @@ def make_guider(model: Model, prompts: PromptPair) -> comfy.samplers.CFGGuider:
     return guider
 
 
-def make_frame_noise(samples: Tensor, frame_indices: Sequence[int] | None, seed: int, mode: str) -> Tensor:
+def make_frame_noise(samples: Tensor, batch_index: Sequence[int] | None, seed: int, mode: str) -> Tensor:
     """ComfyUI's noise for a latent, correlated between frames.
 
     Args:
-        frame_indices: positions of the latent's frames in the whole clip (a LATENT's batch_index), so that they get the
-            noise of those frames; None for a whole clip. In a latent of videos they are indices of videos.
+        batch_index: of the LATENT, positions of its frames in the whole clip, so that they get the noise of those
+            frames; None for a whole clip. In a latent of videos they are indices of videos.
         mode: see `noise.correlate_frames`.
+
+    Raises:
+        ValueError: `batch_index` does not hold a position for each frame.
     """
     dim = frame_dim(samples)
-    if frame_indices is None or mode == "independent" or dim != 0:
-        return correlate_frames(comfy.sample.prepare_noise(samples, seed, frame_indices), mode, dim)
-    whole = comfy.sample.prepare_noise(samples, seed, range(max(frame_indices) + 1))
-    return correlate_frames(whole, mode)[list(frame_indices)]
+    if batch_index is None:
+        return correlate_frames(comfy.sample.prepare_noise(samples, seed), mode, dim)
+    indices = _parse_batch_index(batch_index, len(samples))
+    if mode == "independent" or dim != 0:
+        return correlate_frames(comfy.sample.prepare_noise(samples, seed, indices), mode, dim)
+    whole = comfy.sample.prepare_noise(samples, seed, range(max(indices) + 1))
+    return correlate_frames(whole, mode)[indices]
+
+
+def _parse_batch_index(batch_index: Sequence[int], count: int) -> list[int]:
+    try:
+        indices = [operator.index(index) for index in batch_index]
+    except TypeError:
+        indices = []
+    if len(indices) != count or min(indices) < 0:
+        raise ValueError(
+            f"the latent's batch_index is {batch_index}, expected {count} whole numbers from 0 on: the position of "
+            "each frame in the clip. An earlier node has set it: wire the latent from before that node, or encode the "
+            "frames again."
+        )
+    return indices
 
 
 def _choose_solver(stage_input: StageInput, schedule: Schedule, solver: str) -> str:

@@ -31,7 +31,7 @@ from .compat.comfyui_internals import find_model_modifications, list_patches
 from .control_hints import check_conditioning
 from .group_norms import pool_norms
 from .inverted_latents import InversionInfo, InvertedLatent
-from .latents import frame_dim, to_clip
+from .latents import check_finite, frame_dim, to_clip
 from .loaders.demo_latents import DemoLatents
 from .model_families import (
     ModelFamily,
@@ -265,7 +265,7 @@ def validate_samples(latent: Latent) -> Tensor:
     """The samples of a LATENT.
 
     Raises:
-        ValueError: the latent also has an audio part, or has no frames.
+        ValueError: the latent also has an audio part, has no frames, or a frame is not finite.
     """
     samples = latent["samples"]
     if samples.is_nested:
@@ -275,6 +275,7 @@ def validate_samples(latent: Latent) -> Tensor:
         )
     if samples.numel() == 0:
         raise ValueError("the latent holds no frames. Check the start and count of Select Frames.")
+    check_finite(samples)
     return samples
 
 

@@ -571,6 +571,17 @@ def test_a_time_slice_that_is_not_finite_is_named(pack, wan):
         )  # fmt: skip
 
 
+@pytest.mark.parametrize("node_id", [*SAMPLING_NODES, "BIVDiffInvertedNoise", "BIVDiffMixedInversion"])
+def test_a_frame_of_the_latent_that_is_not_finite_is_named(pack, sd, node_id):
+    samples = noise(*LATENT_SHAPE)
+    samples[3, 0, 0, 0] = float("nan")
+    if node_id != "BIVDiffMixedInversion":
+        model = None if node_id == "BIVDiffInvertedNoise" else sd
+        return assert_rejected(pack, node_id, model, "frame 3 is not finite (NaN", latent={"samples": samples})
+    branches = {"image_latent": {"samples": samples}, "video_latent": {"samples": noise(*LATENT_SHAPE)}}
+    assert_rejected(pack, node_id, None, "frame 3 is not finite (NaN", mixing_ratio=0.5, **branches)
+
+
 def test_a_frame_that_becomes_nan_after_the_last_callback_is_named(pack, sd):
     """sa_solver_pece calls back before its corrector's model call. With 3 steps that is the fifth call."""
     broken = NaNFrame(5, row=3)

@@ -655,3 +655,28 @@ def test_frames_of_one_seed_are_alike_and_of_unit_variance(pack, mode):
     generated = noise.generate_noise(fixed)
     assert all(torch.equal(frame, generated[0]) for frame in generated)
     assert generated.std(dim=(1, 2, 3)).tolist() == pytest.approx([1] * 8, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [[0, 1, 2, 3, -1], [0, 1, 2], list(range(7)), [0.0, 1.0, 2.0, 3.0, 4.0], [0, 1, 2, 3, 4.5], [], "01234"],
+    ids=["negative", "shorter", "longer", "floats", "half", "empty", "text"],
+)
+@pytest.mark.parametrize("mode", ["independent", "shared", "progressive"])
+def test_a_batch_index_that_does_not_fit_the_frames_is_refused(pack, mode, index):
+    calls, latent = tiny.CallCounter(), {**make_empty_latent(), "batch_index": index}
+    (noise,) = pack.run("BIVDiffFrameNoise", seed=5, mode=mode)
+    with pytest.raises(ValueError, match="^Frame Noise: the latent's batch_index is .* expected 5 whole numbers"):
+        noise.generate_noise(latent)
+    inputs = {"positive": make_prompts()[0], "negative": make_prompts()[1], "latent_image": latent, **KSAMPLER}
+    with pytest.raises(ValueError, match="^Frame-wise Image Sampler: the latent's batch_index is"):
+        pack.run("BIVDiffFrameSampler", model=calls.on(tiny.sd_model()), frame_noise=mode, **inputs)
+    assert calls.rows == []
+
+
+@pytest.mark.parametrize("mode", ["independent", "shared", "progressive"])
+def test_a_batch_index_may_be_a_tensor(pack, mode):
+    (noise,) = pack.run("BIVDiffFrameNoise", seed=5, mode=mode)
+    as_list = noise.generate_noise({**make_empty_latent(), "batch_index": [4, 3, 2, 1, 0]})
+    as_tensor = noise.generate_noise({**make_empty_latent(), "batch_index": torch.arange(5).flip(0)})
+    assert torch.equal(as_tensor, as_list)
