@@ -39,13 +39,19 @@ class SamplingProgress:
         preview = self.previewer and self.preview(x if self.is_inversion else denoised, step)
         self.bar.update_absolute(self.completed_steps * self.window_count, self.steps * self.window_count, preview)
 
-    def preview(self, latent: Tensor, step: int) -> tuple[str, Image.Image, int]:
-        """One frame of a latent, as ComfyUI sends it to the browser: format, image, maximum size in pixels."""
+    def preview(self, latent: Tensor, step: int) -> tuple[str, Image.Image, int] | None:
+        """One frame of a latent, as ComfyUI sends it to the browser: format, image, maximum size in pixels.
+
+        None if the previewer returns none, because it shows its previews itself (VideoHelperSuite).
+        """
         dim = frame_dim(latent)
         frame = latent.narrow(dim, step % latent.shape[dim], 1)
         if not self.is_inversion:
             return self.previewer.decode_latent_to_preview_image("JPEG", frame)
-        image_format, image, max_size = self.previewer.decode_latent_to_preview_image("JPEG", frame / frame.std())
+        preview = self.previewer.decode_latent_to_preview_image("JPEG", frame / frame.std())
+        if preview is None:
+            return None
+        image_format, image, max_size = preview
         return (
             image_format,
             add_caption_bar(ImageOps.contain(image, (max_size, max_size)), "turning into noise"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from fixtures import tiny_models as tiny
+from fixtures.node_calls import make_inputs
 
 
 @pytest.fixture
@@ -105,3 +106,17 @@ def test_an_inversion_previews_its_latent_with_the_caption_noise(pack, reports, 
         assert caption.min() == 0 and caption.max() == 255
         assert np.ptp(caption, axis=-1).max() == 0, "the caption is not black and white"
     assert {preview.size for preview in previews[steps_of_inversion:]} == {(16, 16)}, "the preview is not ComfyUI's"
+
+
+class AnimatedPreviewer(latent_preview.LatentPreviewer):
+    """Like the animated previews of VideoHelperSuite (1.7.9, 2026-05): it sends images itself and returns none."""
+
+    def decode_latent_to_preview_image(self, preview_format, x0):
+        return None
+
+
+@pytest.mark.parametrize("node_id", ["BIVDiffInvertImage", "BIVDiffInvertVideo", "BIVDiffFrameSampler"])
+def test_a_previewer_may_return_no_image(pack, reports, monkeypatch, node_id):
+    monkeypatch.setattr(latent_preview, "get_previewer", lambda *args: AnimatedPreviewer())
+    pack.run(node_id, **make_inputs(node_id, tiny.as_video_model(tiny.sd_model()), tiny.make_latent(3, 4, 8, 8)))
+    assert [(value, total, preview) for value, total, preview in reports] == [(i, 4, None) for i in range(1, 5)]
