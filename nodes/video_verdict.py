@@ -37,6 +37,9 @@ MIN_FOLLOWING, MAX_DOUBLING = 1 / 3, 0.3
 results and at least .40 in averages of three frames (docs/real_footage.md).
 """
 
+MIN_FLICKER, MIN_SHARPNESS = 0.01 / 255**2, (0.01 / 255**2) ** 0.5
+"""Below these there is nothing to compare with: less than one 8-bit level at one pixel in a hundred."""
+
 MIN_RELIABLE_SHARE = 0.25
 """If a smaller share of pixels has reliable flow, the video's frames share no motion.
 
@@ -100,11 +103,9 @@ class Comparison:
 
     @property
     def sharpness_ratios(self) -> dict[str, float]:
-        """Sharpness relative to the video before, and to the source if any."""
-        ratios = {"the frames before": self.after["sharpness"] / self.before["sharpness"]}
-        if self.source_sharpness is not None:
-            ratios["the source"] = self.after["sharpness"] / self.source_sharpness
-        return ratios
+        """Sharpness relative to the video before, and to the source if any; uniform videos are left out."""
+        found = {"the frames before": self.before["sharpness"], "the source": self.source_sharpness or 0.0}
+        return {name: self.after["sharpness"] / value for name, value in found.items() if value >= MIN_SHARPNESS}
 
     @property
     def sharpness_text(self) -> str:
@@ -114,7 +115,7 @@ class Comparison:
     @property
     def is_blurred(self) -> bool:
         """Whether the video is less sharp than both the video before and the source."""
-        return self.has_known_motion and max(self.sharpness_ratios.values()) < MIN_SHARPNESS_RATIO
+        return self.has_known_motion and max(self.sharpness_ratios.values(), default=1) < MIN_SHARPNESS_RATIO
 
     @property
     def losses(self) -> str:
@@ -184,10 +185,18 @@ NOTES = (
         lambda c: c.has_source and "following" not in c.after,
         lambda c: "The source stands still, so the report cannot tell whether the video should move.",
     ),
-    Rule(lambda c: c.has_source and not c.is_blurred, lambda c: f"Sharpness is {c.sharpness_text}."),
+    Rule(
+        lambda c: c.has_source and c.sharpness_ratios != {} and not c.is_blurred,
+        lambda c: f"Sharpness is {c.sharpness_text}.",
+    ),
 )
 
 HEADLINES = (
+    Rule(
+        lambda c: c.before["flicker"] < MIN_FLICKER,
+        lambda c: "Not steadier: the frames before do not flicker",
+        is_good=False,
+    ),
     Rule(
         lambda c: not c.has_known_motion and not c.losses,
         lambda c: "No verdict: the frames before share no motion. Wire their source clip to source_images",

@@ -162,6 +162,43 @@ def test_with_a_still_source_a_still_video_is_no_loss(verdict_with):
     assert verdict.is_good and verdict.notes[0].startswith("The source stands still")
 
 
+STILL, UNIFORM = "still", "uniform"
+
+
+@pytest.fixture(scope="module")
+def videos(clip) -> dict[str | None, Tensor]:
+    clip = clip[:3]
+    return {"moving": clip, STILL: clip[:1].expand_as(clip), UNIFORM: torch.full_like(clip, 0.4), None: None}
+
+
+@pytest.mark.parametrize(
+    ("before", "source"),
+    # Compared along the motion of a source, a still video changes.
+    [*((before, source) for before in (STILL, UNIFORM) for source in (None, STILL, UNIFORM)), (UNIFORM, "moving")],
+)
+@pytest.mark.parametrize("after", ["moving", STILL, UNIFORM])
+def test_a_video_without_flicker_cannot_become_steadier(pack, videos, after, before, source):
+    wired = {"images": videos[after], "reference_images": videos[before], "source_images": videos[source]}
+    _, summary = pack.run("BIVDiffTemporalReport", **wired)
+    assert summary.startswith("Not steadier: the frames before do not flicker")
+    assert "nan" not in summary and "inf" not in summary
+
+
+def test_sharpness_is_not_compared_with_a_uniform_source(pack, videos):
+    wired = {"reference_images": flickering(videos["moving"]), "source_images": videos[UNIFORM]}
+    _, summary = pack.run("BIVDiffTemporalReport", images=videos["moving"], **wired)
+    assert "% of the frames before." in summary and "of the source" not in summary
+
+
+@pytest.mark.parametrize("source", [None, STILL, UNIFORM])
+@pytest.mark.parametrize("reference", [None, STILL, UNIFORM])
+def test_a_sweep_may_hold_still_and_uniform_videos(pack, videos, reference, source):
+    wired = {"reference_images": reference, "source_images": source}
+    inputs = {name: [videos[key]] for name, key in wired.items() if key}
+    _, plot = pack.run("BIVDiffSweepGrid", images=[videos[UNIFORM], videos[STILL], videos[UNIFORM]], **inputs)
+    assert plot.isfinite().all() and plot.std() > 0.05
+
+
 def test_the_verdict_says_at_how_many_pairs_motion_was_measured(video_verdict):
     found = measure_video(textured(16).expand(100, -1, -1, -1))
     assert "at 64 of 99 pairs" in video_verdict.judge_video(found, found).notes[0]
