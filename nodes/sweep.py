@@ -9,8 +9,10 @@ from torch import Tensor
 
 from ..bivdiff_core.blend import MODES
 from ..bivdiff_core.measure import plots
+from ..bivdiff_core.measure.label_fonts import default_font, find_font
 from ..bivdiff_core.measure.video_grids import find_pareto_front, tile_videos
 from ..bivdiff_core.measure.video_metrics import SourceMotion, count_frame_pairs, measure_video
+from ..bivdiff_core.node_warnings import warn
 from ..bivdiff_core.solvers import SOLVERS
 from . import shared_inputs
 from .base import PackNode, prefix_errors
@@ -285,15 +287,23 @@ class SweepGrid(PackNode):
                 f"{len(images)} videos arrived with {len(names)} {list_name}. Wire {list_name} to the list that the "
                 "videos come from."
             )
+        font = find_font("".join(["before", *names]))
+        if font is None:
+            warn(
+                "No installed font has all characters of the labels, so the videos are numbered. Install one, such as "
+                "Noto Sans CJK, or use other labels."
+            )
+            names = [f"video {i + 1}" for i in range(len(images))]
+            font = default_font()
         first = validate_video(images[0], name="video 1 of images")
         videos = [validate_video(images[i], first, f"video {i + 1} of images") for i in range(len(images))]
         if reference_images:
             reference = validate_video(reference_images[0], first, "reference_images")
             reference_name = "the frames before"
-            grid = tile_videos([reference, *videos], ["before", *names])
+            grid = tile_videos([reference, *videos], ["before", *names], font)
         else:
             reference, reference_name = videos[reference_index], names[reference_index]
-            grid = tile_videos(videos, names)
+            grid = tile_videos(videos, names, font)
         clip = validate_source(source_images[0], like=first) if source_images else None
         video_count = len(videos) + bool(reference_images) + bool(source_images)
         # An update of the bar also stops a cancelled run.
@@ -301,4 +311,4 @@ class SweepGrid(PackNode):
         on_pair = partial(bar.update, 1)
         source = None if clip is None else SourceMotion.from_frames(clip, on_pair)
         compared = compare_videos(videos, reference, on_pair, source)
-        return io.NodeOutput(grid, plots.plot_trade_off(names, *compared, reference_name))
+        return io.NodeOutput(grid, plots.plot_trade_off(names, *compared, reference_name, font))

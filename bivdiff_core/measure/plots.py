@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -168,6 +169,7 @@ def plot_trade_off(
     pareto_indices: list[int],
     is_degraded: list[bool],
     reference_name: str,
+    font: Path,
 ) -> Tensor:
     """Plot videos as points: less flicker is up, more similarity to the reference is right.
 
@@ -176,6 +178,7 @@ def plot_trade_off(
         pareto_indices: videos on the Pareto front, joined by a line.
         is_degraded: whether each video lost its motion or sharpness.
         reference_name: name of the reference of the similarity.
+        font: file of the names' font, from `label_fonts.find_font`. Names are shown as they are: `$` begins no formula.
     """
     page = new_page(380, "Up is steadier, right is closer to the frames")
     axes = page.subplots()
@@ -201,8 +204,10 @@ def plot_trade_off(
         positions = [(similarity[i], flicker[i]) for i in members]
         for group in group_overlapping_labels(axes.transData.transform(positions) if positions else np.empty((0, 2))):
             label = ", ".join(names[members[i]] for i in group)
-            axes.annotate(label, positions[group[0]], textcoords="offset points", xytext=offset, fontsize=TEXT_POINTS)
+            text = axes.annotate(label, positions[group[0]], textcoords="offset points", xytext=offset)
+            text.set(font=font, fontsize=TEXT_POINTS, parse_math=False)
     label_panel(axes, "", f"similarity to {reference_name} (SSIM, 1 is identical)")
+    axes.xaxis.label.set(font=font, fontsize=TICK_POINTS, parse_math=False)
     axes.set_ylabel("flicker (squared change along the motion)", fontsize=TICK_POINTS, color=NEUTRAL)
     page.legend(fontsize=TICK_POINTS, loc="outside lower center")
     return render_page(page)

@@ -61,8 +61,9 @@ OTHER_NAMES = {
     *("Hugging Face", "Git LFS", "PyTorch Lightning", "Stable Diffusion", "Stable Video Diffusion"),
     *("Reference ControlNet", "Context Options", "Context Extras", "Sample Settings", "Standard Static"),
     *("Attention Guidance", "Video VAEs"),
+    *("DejaVu Sans", "Last Resort", "Noto Sans CJK"),
 }
-"""Names of models, programs and other packs' nodes."""
+"""Names of models, programs, fonts and other packs' nodes."""
 
 LEADING_WORDS = r"^(?:(?:For|From|Give|In|Remove|Set|Take|The|Update|Wire) )+"
 

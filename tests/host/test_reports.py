@@ -7,6 +7,7 @@ import pytest
 import torch
 from fixtures import tiny_models as tiny
 from fixtures.frame_scenarios import noise
+from fixtures.node_calls import run_node
 from torch import Tensor
 
 from research import toy_world
@@ -171,6 +172,14 @@ def test_the_sweep_grid_labels_its_videos_with_words_or_numbers(pack, clip):
     for other in ("ratios", "nothing"):
         changed = (grids["words"] != grids[other]).any(dim=-1).any(dim=0)
         assert changed[:24].any() and not changed[24:].any()  # only the captions differ
+
+
+def test_videos_whose_labels_no_font_can_show_are_numbered(pack, clip):
+    inputs = {"images": [clip, clip[:1].expand_as(clip)]}
+    shown = run_node(pack, "BIVDiffSweepGrid", labels=["\ufdd0", "b"], **inputs)  # a noncharacter
+    assert "No installed font has all characters of the labels" in shown.ui["text"][0]
+    numbered = pack.run("BIVDiffSweepGrid", **inputs)
+    assert all(map(torch.equal, shown.args, numbered))
 
 
 def test_a_sweep_with_mismatched_inputs_is_rejected(pack, clip):
