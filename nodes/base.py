@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import torch
@@ -23,11 +24,36 @@ class PackNode(io.ComfyNode):
     def execute(cls, **inputs: Any) -> io.NodeOutput:
         """Run the node and add its warnings to its output."""
         with prefix_errors(cls), collect_warnings() as warnings:
+            check_choices(cls, inputs)
             output = cls.run(**inputs)
         # For js/warnings.js. ComfyUI merges the ui output of a list's runs and expects the same keys from each run.
         if warnings or output.ui:
             output.ui = {**(output.ui or {}), "text": warnings}
         return output
+
+
+MAX_NAMED_CHOICES = 15
+"""Longer lists of choices are not repeated in messages."""
+
+
+def check_choices(node: type[io.ComfyNode], inputs: dict[str, Any]) -> None:
+    """Reject words that are not among a control's choices. ComfyUI checks those set on the node, but not linked ones.
+
+    Inputs that `validate_inputs` takes are left to the node, as in ComfyUI.
+
+    Raises:
+        ValueError: a word is not among the choices, for instance a sampler of a pack that is not installed.
+    """
+    checked_by_node = signature(node.validate_inputs).parameters
+    for control in node.define_schema().inputs:
+        if not isinstance(control, io.Combo.Input) or control.id in checked_by_node or control.id not in inputs:
+            continue
+        if inputs[control.id] not in control.options:
+            choices = ", ".join(control.options) if len(control.options) <= MAX_NAMED_CHOICES else "its choices"
+            raise ValueError(
+                f"{control.id} {inputs[control.id]} is not one of {choices}. Unlink it and choose one from the list, "
+                "or install the pack that adds it."
+            )
 
 
 ERROR_CLASSES: dict[type[Exception], type[Exception]] = {

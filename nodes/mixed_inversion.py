@@ -7,10 +7,19 @@ from ..bivdiff_core.host.comfy_types import Latent
 from ..bivdiff_core.host.inverted_latents import mix_branches
 from ..bivdiff_core.host.validation import validate_inverted
 from . import shared_inputs
-from .base import PackNode, prefix_errors
+from .base import PackNode, check_choices, prefix_errors
+
+TASKS = ("custom", *TASK_RATIOS)
 
 
 def _effective_ratio(task: str, mixing_ratio: float) -> float:
+    """The mixing ratio in use.
+
+    Raises:
+        ValueError: there is no such task.
+    """
+    if task not in TASKS:
+        raise ValueError(f"task {task} is not one of {', '.join(TASKS)}.")
     return TASK_RATIOS.get(task, mixing_ratio)
 
 
@@ -40,7 +49,7 @@ class MixedInversion(PackNode):
                 ),
                 io.Combo.Input(
                     "task",
-                    options=["custom", *TASK_RATIOS],
+                    options=list(TASKS),
                     default="custom",
                     tooltip="Sets the paper's mixing ratio for a task: 1 for ControlNet, T2I-Adapter and "
                     "InstructPix2Pix, 0.25 for Prompt2Prompt, 0.1 for inpainting and outpainting. custom uses "
@@ -84,11 +93,13 @@ class MixedInversion(PackNode):
         )
 
     @classmethod
-    def validate_inputs(cls, task: str, mixing_ratio: float | None = None) -> bool | str:
-        """Check the values, because ComfyUI does not check inputs that this method takes; a linked ratio is None."""
-        if task != "custom" and task not in TASK_RATIOS:
-            return f"task {task} is not one of custom, {', '.join(TASK_RATIOS)}"
-        if mixing_ratio is None and task != "custom":
+    def validate_inputs(cls, task: str | None = None, mixing_ratio: float | None = None) -> bool | str:
+        """Check the values, because ComfyUI does not check inputs that this method takes; linked ones are None."""
+        try:
+            _effective_ratio(task or "custom", 0.0)
+        except ValueError as error:
+            return str(error)
+        if mixing_ratio is None and task not in (None, "custom"):
             return f"task {task} sets the mixing ratio, but one is wired in as well. Set task to custom, or unlink it"
         if mixing_ratio is not None and not 0 <= mixing_ratio <= 1:
             return f"mixing_ratio {mixing_ratio} must lie between 0 (video branch) and 1 (image branch)"
@@ -104,13 +115,10 @@ class MixedInversion(PackNode):
         video_latent: Latent | None = None,
         steadiness: float = 0.0,
     ) -> list[str]:
-        """The missing branches with weight. First checks a linked mode, which ComfyUI does not check."""
-        if mode not in MODES:
-            with prefix_errors(cls):
-                raise ValueError(
-                    f"mode {mode} is not one of {', '.join(MODES)}. Wire Blend Mode List to it, or unlink it."
-                )
-        ratio = _effective_ratio(task, mixing_ratio)
+        """The missing branches with weight. First checks linked words, which ComfyUI does not check."""
+        with prefix_errors(cls):
+            ratio = _effective_ratio(task, mixing_ratio)
+            check_choices(cls, {"mode": mode})
         branches = {
             "image_latent": image_latent if ratio > 0 else (),
             "video_latent": video_latent if ratio < 1 else (),

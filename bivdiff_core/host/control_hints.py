@@ -114,7 +114,8 @@ def check_conditioning(conds: Iterable[list[dict] | None], frames: int) -> None:
 
     Raises:
         BIVDiffError: a control hint, mask, text, concat or reference latent has neither 1 nor `frames` frames, or a
-            ControlNet's hint does not have 3 channels (an alpha channel, or a mask).
+            ControlNet's hint does not have 3 channels (an alpha channel, or a mask), or GLIGEN boxes differ between
+            frames.
     """
 
     def check(tensor: object, what: str, remedy: str) -> None:
@@ -144,6 +145,11 @@ def check_conditioning(conds: Iterable[list[dict] | None], frames: int) -> None:
             mask = entry.get("mask")
             if mask is not None and mask.ndim > 2:
                 check(mask, "conditioning mask", "Give Conditioning (Set Mask) as many masks")
+            if "gligen" in entry and entry["gligen"][0] == "position_batched":
+                raise BIVDiffError(
+                    "the prompt has GLIGEN boxes that change from frame to frame, which ComfyUI ignores. Apply GLIGEN "
+                    "Text Box sets boxes for all frames."
+                )
             check(entry.get("cross_attn"), "text conditioning", "Make as many prompts")
             check(entry.get("concat_latent_image"), "inpainting or editing latent", "Encode as many frames")
             check(entry.get("concat_mask"), "inpainting mask", "Give as many masks")

@@ -316,10 +316,6 @@ def _parse_batch_index(batch_index: Sequence[int], count: int) -> list[int]:
 def _choose_solver(stage_input: StageInput, schedule: Schedule, solver: str) -> str:
     if solver == AUTO_SOLVER:
         return "ddim" if schedule.grid == "reference" else DEFAULT_SOLVERS[stage_input.noise_kind]
-    if solver not in SOLVERS:  # ComfyUI does not check a linked value
-        raise ValueError(
-            f"solver {solver} is not one of {AUTO_SOLVER}, {', '.join(SOLVERS)}. Wire Solver List to it, or unlink it."
-        )
     if solver not in stage_input.family.solvers:
         raise ValueError(
             f"solver {solver} does not work with a {stage_input.family.name} model, which cannot be called at the last "

@@ -4,6 +4,7 @@ import asyncio
 import re
 
 import comfy.model_sampling
+import comfy.samplers
 import pytest
 import torch
 from fixtures import tiny_models as tiny
@@ -465,6 +466,7 @@ def validation_errors(pack, node_id: str, **inputs) -> list[dict]:
         "clip": {"class_type": "CLIPLoader", "inputs": {"clip_name": "none", "type": "stable_diffusion"}},
         "text": {"class_type": "CLIPTextEncode", "inputs": {"text": "", "clip": ["clip", 0]}},
         "ratio": {"class_type": "PrimitiveFloat", "inputs": {"value": 0.5}},
+        "word": {"class_type": "BIVDiffModeList", "inputs": {"modes": "linear"}},
         "node": {"class_type": node_id, "inputs": {**given, **inputs}},
         "out": {"class_type": "PreviewAny", "inputs": {"source": ["node", 0]}},
     }
@@ -593,7 +595,46 @@ def test_a_frame_that_becomes_nan_after_the_last_callback_is_named(pack, sd):
     assert len(broken.rows) == 5
 
 
-def test_a_linked_word_that_is_not_a_solver(pack, sd):
-    """ComfyUI does not validate a linked word."""
-    inputs = {"latent": tiny.make_latent(*LATENT_SHAPE), "solver": "dimd"}
-    assert_rejected(pack, "BIVDiffInvertImage", sd, "solver dimd is not one of", "Wire Solver List", **inputs)
+def test_linked_words_that_are_no_choice(pack, schemas):
+    """ComfyUI does not validate linked words. Every control with choices does, before it does anything else."""
+    controls = [
+        (node, item.id) for node, schema in schemas.items() for item in schema.inputs if item.io_type == "COMBO"
+    ]
+    assert len(controls) > 20
+    for node_id, name in controls:
+        error = FileNotFoundError if name in ("latent", "name") else ValueError
+        with pytest.raises(error, match=f"^{re.escape(schemas[node_id].display_name)}: .*magic"):
+            pack.run(node_id, **{name: "magic"})
+
+
+@pytest.mark.parametrize(
+    ("node_id", "name", "word"),
+    [
+        *((node_id, "scheduler", "beta57") for node_id in SAMPLING_NODES),
+        ("BIVDiffFrameSampler", "sampler_name", "res_2s"),
+        ("BIVDiffTemporalSmoother", "sampler_name", "res_2s"),
+    ],
+)
+def test_linked_words_of_a_pack_that_is_not_installed(pack, sd, node_id, name, word):
+    assert_rejected(pack, node_id, sd, f"{name} {word} is not one of", "install the pack", **{name: word})
+
+
+def test_words_that_another_pack_adds_are_choices(pack, sd, monkeypatch):
+    """Also if that pack is loaded later."""
+    monkeypatch.setitem(comfy.samplers.SCHEDULER_HANDLERS, "beta57", comfy.samplers.SCHEDULER_HANDLERS["beta"])
+    monkeypatch.setattr(comfy.samplers, "SCHEDULER_NAMES", [*comfy.samplers.SCHEDULER_NAMES, "beta57"])
+    inputs = make_inputs("BIVDiffInvertImage", sd, tiny.make_latent(*LATENT_SHAPE))
+    pack.run("BIVDiffInvertImage", **{**inputs, "scheduler": "beta57"})
+
+
+@pytest.mark.parametrize("node_id", ["BIVDiffMixedInversion"])
+def test_a_linked_task(pack, node_id):
+    assert validation_errors(pack, node_id, task=["word", 0]) == []
+
+
+@pytest.mark.parametrize("node_id", SAMPLING_NODES)
+def test_gligen_boxes_of_single_frames(pack, sd, node_id):
+    """From KJNodes (1.5.0, 2026-08). ComfyUI passes empty boxes to the model instead."""
+    boxes = [[(torch.zeros(1, tiny.TEXT_WIDTH), 4, 4, i, 0)] for i in range(FRAME_COUNT)]
+    positive = tiny.text(seed=1, gligen=("position_batched", None, boxes))
+    assert_rejected(pack, node_id, sd, "GLIGEN boxes that change from frame to frame", positive=positive)
