@@ -9,6 +9,7 @@ from comfy.cli_args import args
 from comfy_api.latest import io
 
 from ..bivdiff_core.host.comfy_types import Latent
+from ..bivdiff_core.host.confined_paths import is_confined
 from ..bivdiff_core.host.inverted_latents import InvertedLatent
 from ..bivdiff_core.host.latent_files import read_latent, write_latent
 from ..bivdiff_core.host.validation import validate_inverted
@@ -100,24 +101,38 @@ class LoadLatent(PackNode):
         )
 
     @classmethod
-    def validate_inputs(cls, latent: str) -> bool | str:
-        if not folder_paths.exists_annotated_filepath(latent):
-            return f"there is no file {latent}. Press R, and choose one from the list"
-        return True
+    def validate_inputs(cls, latent: str | None = None) -> bool | str:
+        """Check the file; a linked one is None here, and checked in `run`."""
+        try:
+            return latent is None or bool(find_latent_file(latent))
+        except FileNotFoundError as error:
+            return str(error)
 
     @classmethod
-    def fingerprint_inputs(cls, latent: str) -> str:
-        return hashlib.sha256(Path(folder_paths.get_annotated_filepath(latent)).read_bytes()).hexdigest()
+    def fingerprint_inputs(cls, latent: str | None = None) -> str | float:
+        """A hash of the file. A linked one is None here, and read again in every run (NaN)."""
+        return float("nan") if latent is None else hashlib.sha256(find_latent_file(latent).read_bytes()).hexdigest()
 
     @classmethod
     def run(cls, latent: str) -> io.NodeOutput:
-        loaded = read_latent(Path(folder_paths.get_annotated_filepath(latent)))
+        loaded = read_latent(find_latent_file(latent))
         if InvertedLatent.from_latent(loaded).info is None:
             warn(
                 "The file does not say how far the latent was inverted. If its strength was below 1, set the same "
                 "strength in Video Temporal Smoother."
             )
         return io.NodeOutput(loaded)
+
+
+def find_latent_file(name: str) -> Path:
+    """The file of one of ComfyUI's annotated paths.
+
+    Raises:
+        FileNotFoundError: it does not exist, or is not inside ComfyUI's folders.
+    """
+    if not is_confined(name) or not folder_paths.exists_annotated_filepath(name):
+        raise FileNotFoundError(f"there is no file {name}. Press R, and choose one from the list.")
+    return Path(folder_paths.get_annotated_filepath(name))
 
 
 def list_saved_latents() -> list[str]:

@@ -1,7 +1,10 @@
 """Inverted latents on disk: their description is saved; files of core lack it and need the strength."""
 
+import asyncio
 import json
+import math
 import os
+import shutil
 
 import folder_paths
 import pytest
@@ -124,6 +127,31 @@ def test_the_file_holds_the_graph_that_made_it(pack, halfway, server):
         metadata = file.metadata()
     assert json.loads(metadata["prompt"]).keys() == prompt.keys()
     assert json.loads(metadata["bivdiff"])["sigma"] == pytest.approx(sd_sigma(500), rel=1e-6)
+
+
+def test_the_file_may_be_linked(pack):
+    """ComfyUI passes None for a linked file when it validates the graph and looks for changes."""
+    import execution
+
+    graph = {
+        "name": {"class_type": "BIVDiffModeList", "inputs": {"modes": "linear"}},  # any output of type COMBO
+        "latent": {"class_type": "BIVDiffLoadLatent", "inputs": {"latent": ["name", 0]}},
+        "shown": {"class_type": "PreviewAny", "inputs": {"source": ["latent", 0]}},
+    }
+    is_valid, _, _, errors = asyncio.run(execution.validate_prompt("test", graph, None))
+    assert is_valid, errors
+    assert math.isnan(pack.classes["BIVDiffLoadLatent"].fingerprint_inputs(None))  # it is read in every run
+
+
+@pytest.mark.parametrize(
+    "name", ["none.latent", "../outside.latent", "absolute", "..\\a.latent", "//server/share/a.latent"]
+)
+def test_a_linked_file_outside_comfyuis_folders_is_refused(pack, halfway, name):
+    outside = os.path.join(folder_paths.get_input_directory(), "..", "outside.latent")
+    shutil.copy(folder_paths.get_annotated_filepath(save(pack, halfway)), outside)
+    name = os.path.abspath(outside) if name == "absolute" else name
+    with pytest.raises(FileNotFoundError, match="^Load Inverted Latent: there is no file"):
+        pack.run("BIVDiffLoadLatent", latent=name)
 
 
 @pytest.mark.parametrize(

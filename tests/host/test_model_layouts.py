@@ -208,6 +208,12 @@ REJECTED = [
         apply_all(SHARDED, truncate(f"unet/{STEM[UNET]}-00001-of-00002.safetensors")),
         "00001-of-00002.safetensors is truncated",
     ),
+    (
+        "a shard in another folder",
+        UNET,
+        shard(UNET, f"{STEM[UNET]}.safetensors.index.json", "../unet/" + STEM[UNET] + "-{:05}-of-00002.safetensors"),
+        "names the file ../unet/.* expected one in its own folder",
+    ),
     ("index cut", UNET, apply_all(SHARDED, truncate(f"{WEIGHTS[UNET]}.index.json")), "index.json is truncated"),
     ("weights empty", UNET, write(WEIGHTS[UNET], b""), "safetensors is empty. Download it again"),
     (

@@ -1,6 +1,7 @@
 """Video models in ModelScope's file layout: every part equals the network whose weights were written."""
 
 import json
+import re
 import sys
 import types
 from pathlib import Path
@@ -47,7 +48,7 @@ UNET = {
 FILES = {
     "ckpt_clip": "open_clip_pytorch_model.bin",
     "ckpt_unet": "text2video_pytorch_model.pth",
-    "ckpt_autoencoder": "../VQGAN_autoencoder.pth",
+    "ckpt_autoencoder": "VQGAN_autoencoder.pth",
 }
 RESNET = {
     "norm1": "in_layers.0",
@@ -151,7 +152,7 @@ def autoencoder() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def folder(pack, unet, text, autoencoder, tmp_path_factory) -> Path:
-    """models/diffusers/original/animov, with its autoencoder in the parent folder."""
+    """models/diffusers/original/animov, with a link to an autoencoder in another folder."""
     top = tmp_path_factory.mktemp("diffusers")
     folder = top / "original" / "animov"
     folder.mkdir(parents=True)
@@ -161,7 +162,9 @@ def folder(pack, unet, text, autoencoder, tmp_path_factory) -> Path:
     torch.save(as_unet_sd(unet), folder / FILES["ckpt_unet"])
     torch.save(as_open_clip(text), folder / FILES["ckpt_clip"])
     whole = {f"first_stage_model.{key}": tensor for key, tensor in autoencoder.items()}
-    torch.save({"state_dict": {**whole, "betas": torch.ones(2)}}, folder / FILES["ckpt_autoencoder"])
+    shared = tmp_path_factory.mktemp("shared") / FILES["ckpt_autoencoder"]
+    torch.save({"state_dict": {**whole, "betas": torch.ones(2)}}, shared)
+    (folder / FILES["ckpt_autoencoder"]).symlink_to(shared)
     folder_paths.add_model_folder_path("diffusers", str(top))
     yield folder
     folder_paths.folder_names_and_paths["diffusers"][0].remove(str(top))
@@ -311,4 +314,20 @@ def test_damaged_checkpoints_raise_an_error(loaders, checkpoints, part, file, co
         (checkpoints / file).write_bytes(content)
     load = {"unet": loaders.load_unet, "text_encoder": loaders.load_text_encoder, "vae": loaders.load_autoencoder}
     with pytest.raises((ValueError, FileNotFoundError), match=f"^{part}: .*{words}"):
+        load[part](checkpoints)
+
+
+@pytest.mark.parametrize("outside", ["../{}", "sub/../../{}", "..\\{}", "absolute", "//server/share/{}", "C:\\{}"])
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_a_configuration_cannot_name_files_outside_its_folder(loaders, checkpoints, part, outside):
+    field = {"unet": "ckpt_unet", "vae": "ckpt_autoencoder"}[part]
+    file = checkpoints.parent / FILES[field]
+    torch.save({}, file)
+    name = str(file) if outside == "absolute" else outside.format(file.name)
+    configuration = {"model": {"model_args": {**FILES, field: name}, "model_cfg": MODEL}}
+    (checkpoints / "configuration.json").write_text(json.dumps(configuration))
+    load = {"unet": loaders.load_unet, "vae": loaders.load_autoencoder}
+    with pytest.raises(
+        ValueError, match=f"^{part}: .*names the file {re.escape(name)}, expected one in its own folder"
+    ):
         load[part](checkpoints)

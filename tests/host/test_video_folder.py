@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import sys
+import types
+from pathlib import Path
 
 import folder_paths
 import pytest
@@ -164,3 +167,39 @@ def test_a_damaged_part_is_named(pack, folders):
     (folders / "damaged" / "vae" / "config.json").write_text('{"_class_name": "Autoen')
     with pytest.raises(ValueError, match="^Load Video Diffusion Model: vae: .*vae/config.json is truncated"):
         load(pack, "damaged")
+
+
+OUTSIDE = ["../outside", "eps/../../outside", "..\\outside", "absolute", "//server/share/model", "C:\\models\\model"]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_linked_name_stays_inside_the_folder(pack, folders, monkeypatch, name):
+    """Not even looked for: on Windows, looking for a UNC path logs in to its server."""
+    outside = folders.parent / "outside"
+    if not outside.exists():
+        shutil.copytree(folders / "eps", outside)
+    name = str(outside) if name == "absolute" else name
+    is_dir, asked = Path.is_dir, []
+    monkeypatch.setattr(Path, "is_dir", lambda path, **flags: asked.append(path) or is_dir(path, **flags))
+    with pytest.raises(FileNotFoundError, match="^Load Video Diffusion Model: there is no video model"):
+        load(pack, name)
+    assert not [path for path in asked if path.name in ("outside", "model")]
+
+
+def test_a_linked_name_may_be_a_link(pack, folders):
+    elsewhere = folders.with_name("elsewhere")
+    shutil.copytree(folders / "eps", elsewhere)
+    (folders / "link").symlink_to(elsewhere)
+    load(pack, "link")
+
+
+def test_a_broken_optional_package_is_explained(pack, folders, monkeypatch):
+    """diffusers (0.41) reports the error of an optional package, here FlashAttention, as a RuntimeError."""
+
+    class BrokenDiffusers(types.ModuleType):
+        def __getattr__(self, name: str):
+            raise RuntimeError(f"Failed to import {name}: /lib/flash_attn.so: undefined symbol")
+
+    monkeypatch.setitem(sys.modules, "diffusers", BrokenDiffusers("diffusers"))
+    with pytest.raises(ValueError, match="^Load Video Diffusion Model: the package diffusers, .*flash_attn"):
+        load(pack, "eps")

@@ -12,6 +12,8 @@ import safetensors
 import torch
 from torch import Tensor
 
+from ..confined_paths import is_confined
+
 WEIGHT_STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 WEIGHT_VARIANTS = ("fp16", "", "bf16", "fp32", "non_ema")
 """Names of weight files of diffusers and transformers, and of their variants (before the suffix), smallest first."""
@@ -130,6 +132,20 @@ def read_json(file: Path, part: str) -> dict:
     return config
 
 
+def resolve_named_file(config_file: Path, name: object, part: str) -> Path:
+    """The file that a configuration names, in the configuration's folder.
+
+    Raises:
+        ValueError: the name leads out of that folder.
+    """
+    if not is_confined(name):
+        raise ValueError(
+            f"{part}: {config_file} names the file {name}, expected one in its own folder. Copy or link the file into "
+            "that folder, and correct its name in the configuration."
+        )
+    return config_file.parent / str(name)
+
+
 def find_weights(folder: Path, part: str) -> Path:
     """Find a part's weight file, or the index of its shards: safetensors before pickles, then the smallest variant.
 
@@ -165,12 +181,12 @@ def read_weights(file: Path, part: str, remedy: str = PICKLE_REMEDY) -> dict[str
 
     Raises:
         FileNotFoundError: a file does not exist.
-        ValueError: a file is damaged, or holds more than weights.
+        ValueError: a file is damaged, holds more than weights, or is an index of files outside its folder.
     """
     if file.suffix == ".json":
         weights: dict[str, Tensor] = {}
         for name in sorted(set(read_json(file, part).get("weight_map", {}).values())):
-            weights |= read_weights(file.with_name(name), part, remedy)
+            weights |= read_weights(resolve_named_file(file, name, part), part, remedy)
         return weights
     _check_download(file, part)
     if not _is_complete(file):

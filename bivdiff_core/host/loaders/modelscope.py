@@ -13,7 +13,7 @@ import comfy.utils
 from torch import Tensor
 
 from ...grids import SD_BETAS
-from .model_files import ModelPart, check_fields, read_json, read_weights
+from .model_files import ModelPart, check_fields, read_json, read_weights, resolve_named_file
 
 CONFIGURATION = "configuration.json"
 PART_FILES = {
@@ -83,7 +83,7 @@ def read_modelscope_part(folder: Path, name: str) -> ModelPart:
     config_file = folder / CONFIGURATION
     model = read_json(config_file, name).get("model", {}) if config_file.is_file() else {}
     field, published = PART_FILES[name]
-    file = folder / model.get("model_args", {}).get(field, published)
+    file = resolve_named_file(config_file, model.get("model_args", {}).get(field, published), name)
     if not file.is_file():
         raise FileNotFoundError(
             f"{name}: found neither {file} nor a folder {name} next to it. Download {published} from {REPOSITORY} on "

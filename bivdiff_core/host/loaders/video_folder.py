@@ -26,11 +26,12 @@ import torch
 from torch import Tensor
 
 from ..comfy_types import CLIP, VAE, Model
+from ..confined_paths import is_confined
 from . import modelscope, vidrd
 from .model_builder import build_model
 from .model_files import ModelPart, PlainLayers, check_fields, find_weights, read_json, read_weights
 from .network_configs import to_comfy_vae_config
-from .video_unet import VideoModelConfig, VideoUNet
+from .video_unet import VideoModelConfig, VideoUNet, import_unet_3d
 
 BETA_SCHEDULES = {"scaled_linear": "linear", "linear": "sqrt_linear"}
 """ComfyUI's name of each diffusers beta schedule; its "linear" is linear in the square roots of the betas."""
@@ -142,10 +143,11 @@ def load_video_folder(name: str) -> tuple[Model, CLIP, VAE]:
     """Load MODEL, CLIP and VAE from a folder below models/diffusers.
 
     Raises:
-        FileNotFoundError: the folder or one of its files does not exist; the message says what to download.
+        FileNotFoundError: the folder or one of its files does not exist, or the name leads out of models/diffusers;
+            the message says what to download.
         ValueError: a file is damaged, or its configuration is not supported.
     """
-    tops = [Path(top, name) for top in folder_paths.get_folder_paths("diffusers")]
+    tops = [Path(top, name) for top in folder_paths.get_folder_paths("diffusers")] if is_confined(name) else []
     folder = next((top for top in tops if top.is_dir()), None)
     if folder is None:
         raise FileNotFoundError(missing_model_message(name))
@@ -187,9 +189,7 @@ def load_unet(folder: Path, disable_dynamic: bool = False) -> Model:
 
 def _select_unet_3d_config(part: ModelPart) -> dict:
     """Select the fields that UNet3DConditionModel accepts. Others (of a newer diffusers) must be None or False."""
-    from diffusers import UNet3DConditionModel
-
-    accepted = inspect.signature(UNet3DConditionModel).parameters
+    accepted = inspect.signature(import_unet_3d()).parameters
     unknown = {field: (None, False) for field in part.config if field not in accepted and not field.startswith("_")}
     check_fields(part.name, part.config_file, part.config, UNET_FIELDS | unknown)
     return {field: value for field, value in part.config.items() if field in accepted}

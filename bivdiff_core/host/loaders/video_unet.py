@@ -13,7 +13,25 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrapper
 from torch import Tensor
 
 from ..compat.comfyui_internals import use_comfy_layers
+from ..errors import BIVDiffError
 from .patched_attention import patch_attention
+
+
+def import_unet_3d() -> Any:
+    """diffusers' class UNet3DConditionModel.
+
+    Raises:
+        BIVDiffError: diffusers, or a package that it imports, is missing or broken.
+    """
+    try:
+        from diffusers import UNet3DConditionModel
+    except (ImportError, RuntimeError) as error:  # RuntimeError: diffusers reports the errors of optional packages so
+        raise BIVDiffError(
+            "the package diffusers, which video models need, cannot be imported: it or a package that it uses is "
+            "missing or broken. ComfyUI's log shows which. Update that package, or uninstall it if nothing needs it, "
+            f"and restart ComfyUI. The error is: {error}"
+        ) from error
+    return UNet3DConditionModel
 
 
 class VideoUNet(torch.nn.Module):
@@ -40,9 +58,8 @@ class VideoUNet(torch.nn.Module):
         **unet_config: Any,
     ):
         super().__init__()
-        from diffusers import UNet3DConditionModel
 
-        class UNet3D(UNet3DConditionModel):
+        class UNet3D(import_unet_3d()):  # type: ignore[misc]
             # diffusers casts the timestep embedding to the weights' dtype. With manual cast the compute dtype differs;
             # it is set before every call.
             dtype = torch.float32
