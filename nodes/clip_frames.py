@@ -129,15 +129,17 @@ class EncodeFrames(PackNode):
                     min=1,
                     max=1 << 20,
                     tooltip="Take every n-th frame; 1 takes all. With single_frames use 4 for Wan and HunyuanVideo "
-                    "and 8 for LTX, to get as many latents as with mode clip.",
+                    "and 8 for LTX: of a clip of 17 frames, 4 takes frames 0, 4, 8, 12 and 16, one for each latent "
+                    "of mode clip.",
                 ),
                 io.Combo.Input(
                     "mode",
                     options=list(ENCODE_MODES),
                     default="clip",
-                    tooltip="clip encodes all frames together, for DDIM Inverse (Video). single_frames encodes each "
-                    "as a clip of length 1, for DDIM Inverse (Image) with a video model. VAEs for single images give "
-                    "the same result in both.",
+                    tooltip="clip encodes all frames together, for DDIM Inverse (Video): with Wan the first latent "
+                    "holds frame 0, the second frames 1 to 4, and so on. single_frames encodes each as a clip of "
+                    "length 1, for DDIM Inverse (Image) with a video model. VAEs for single images give the same "
+                    "result in both.",
                 ),
             ],
             outputs=[

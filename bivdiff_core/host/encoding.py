@@ -62,7 +62,6 @@ def _check_frame_count(vae: VAE, frames: int) -> None:
     encodable_frames = to_frames(latents)
     if encodable_frames != frames:
         raise ValueError(
-            f"this VAE encodes frames in groups: it takes {encodable_frames} or {to_frames(latents + 1)} frames but "
-            f"not {frames}, and the last ones would be lost. Set count of Select Frames to one of these, or mode to "
-            "single_frames."
+            f"this VAE encodes frames in groups and would keep only the first {encodable_frames} of {frames}. Set "
+            f"count of Select Frames to {encodable_frames} or {to_frames(latents + 1)}, or mode to single_frames."
         )

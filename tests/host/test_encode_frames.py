@@ -75,7 +75,8 @@ def assert_rejected(pack, vae, images: Tensor, *parts: str, **inputs) -> None:
     ("count", "stride", "fit"), [(7, 1, "5 or 9"), (27, 4, "5 or 9"), (10, 1, "9 or 13"), (2, 1, "1 or 5")]
 )
 def test_frames_that_would_be_dropped(pack, wan_vae, count, stride, fit):
-    assert_rejected(pack, wan_vae, random_images(count), f"takes {fit} frames but not", "Select Frames", stride=stride)
+    parts = f"keep only the first {fit.split()[0]} of", f"Select Frames to {fit}"
+    assert_rejected(pack, wan_vae, random_images(count), *parts, stride=stride)
     frames = encode(pack, wan_vae, random_images(count), stride=stride, mode="single_frames")
     assert len(frames) == len(range(0, count, stride))
 
