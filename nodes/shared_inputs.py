@@ -14,7 +14,8 @@ CONTEXT_LENGTH_INPUT = io.Int.Input(
     min=0,
     max=4096,
     tooltip="Frames that the video model processes at once. Keep 0 (the whole clip) while the clip is no longer than "
-    "the model was trained on (16 to 32 frames for most). Use the same windows for inversion and smoothing.",
+    "the model was trained on (81 frames for Wan, 16 to 32 for most others). Use the same windows for inversion and "
+    "smoothing. Models that pack frames in latents round it down to 4n+1 (Wan, HunyuanVideo) or 8n+1 (LTX).",
 )
 
 CONTEXT_OVERLAP_INPUT = io.Int.Input(
@@ -23,7 +24,7 @@ CONTEXT_OVERLAP_INPUT = io.Int.Input(
     min=0,
     max=4096,
     tooltip="Frames that adjacent windows share. More hides the seams better and takes longer; a quarter to a half of "
-    "context_length is usual. No effect while context_length is 0.",
+    "context_length is usual. Models that pack frames round it down to 4n or 8n. No effect while context_length is 0.",
     advanced=True,
 )
 

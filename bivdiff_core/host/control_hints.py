@@ -40,11 +40,12 @@ def slice_references(
 ) -> Any:
     """ComfyUI's RESIZE_COND_ITEM callback: slice conditioning whose frame axis ComfyUI's handler does not find.
 
-    None leaves the value to ComfyUI, which ignores lists of tensors (reference_latents). Wan's reference image is
-    `[1, C, H, W]` in a clip with frames in dimension 2; ComfyUI would take its rows for frames.
+    None leaves the value to ComfyUI, which ignores lists of tensors (reference_latents) except Bernini's
+    context_latents. Wan's reference image is `[1, C, H, W]` in a clip with frames in dimension 2; ComfyUI would take
+    its rows for frames.
     """
     frames = x_in.shape[window.dim]
-    if isinstance(value, comfy.conds.CONDList):
+    if isinstance(value, comfy.conds.CONDList) and key != "context_latents":
         return value._copy_with([slice_frames(t, frames, window, device) for t in value.cond])
     if key == "reference_latent" and value.cond.ndim == 4:
         return value._copy_with(slice_frames(value.cond, frames, window, device))

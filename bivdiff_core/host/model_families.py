@@ -78,6 +78,16 @@ def has_time_axis(model: Model) -> bool:
     return model.get_model_object("latent_format").latent_dimensions == 3
 
 
+def frames_per_latent(model: Model) -> int:
+    """Frames that a MODEL's VAE packs in each latent of a clip after the first, which holds one (Wan 4, LTX 8)."""
+    return getattr(model.get_model_object("latent_format"), "temporal_downscale_ratio", 1)  # older ComfyUIs lack it
+
+
+def count_frames(latents: int, model: Model) -> int:
+    """Frames of a clip of this many latents."""
+    return (latents - 1) * frames_per_latent(model) + 1
+
+
 IMAGE_MODELS_WITH_TIME_AXIS = {"Anima", "CosmosPredict2", "JoyImage", "Krea2", "QwenImage"}
 """ComfyUI's classes of image models whose latents are `[F, C, 1, H, W]`, by name: older ComfyUIs lack some."""
 
@@ -146,6 +156,13 @@ FAMILIES = (
         _is_instance_of(comfy.model_base.LTXV),
         is_video=True,
         text_width=lambda model: model.diffusion_model.caption_channels,
+        text_key="attention_mask",
+    ),
+    ModelFamily(
+        "Mochi",
+        _is_instance_of(comfy.model_base.GenmoMochi),
+        is_video=True,
+        text_width=lambda model: model.diffusion_model.t5_feat_dim,
         text_key="attention_mask",
     ),
     replace(

@@ -29,7 +29,7 @@ from .comfy_types import Latent, Model
 from .inversion_setup import prepare_for_inversion
 from .inverted_latents import InversionInfo, InvertedLatent
 from .latents import frame_dim, replace_samples
-from .model_families import DIFFUSION, FLOW, is_reference_compatible, latent_format_name
+from .model_families import DIFFUSION, FLOW, count_frames, is_reference_compatible, latent_format_name
 from .prompts import PromptPair, check_prompt_coverage
 from .sampler import run_from_latent, run_guider
 from .sampling_progress import SamplingProgress
@@ -242,13 +242,14 @@ def explain_out_of_memory(stage_input: StageInput) -> Iterator[None]:
                 f"out of memory: group_norms whole_clip processes all {len(stage_input.samples)} frames in one model "
                 "call. Set it to per_frame, or use fewer or smaller frames."
             ) from error
-        frames = stage_input.samples.shape[frame_dim(stage_input.samples)]
-        window_frames = min(stage_input.window_length or frames, frames)
-        if not stage_input.spec.is_video or window_frames == 1:
+        latents = stage_input.samples.shape[frame_dim(stage_input.samples)]
+        latents = min(stage_input.window_length or latents, latents)
+        if not stage_input.spec.is_video or latents == 1:
             raise
+        frames = count_frames(latents, stage_input.model)
         raise torch.OutOfMemoryError(
-            f"out of memory: the video model processed {window_frames} frames at once. Set context_length below "
-            f"{window_frames} in all nodes of the video model, or use smaller frames."
+            f"out of memory: the video model processed {frames} frames at once. Set context_length below {frames} in "
+            "all nodes of the video model, or use smaller frames."
         ) from error
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import comfy.sample
 from comfy.hooks import EnumHookType
-from comfy.latent_formats import LatentFormat
 from einops import rearrange
 from torch import Tensor
 
@@ -35,9 +34,11 @@ from .latents import check_finite, frame_dim, to_clip
 from .loaders.demo_latents import DemoLatents
 from .model_families import (
     ModelFamily,
+    count_frames,
     find_difference,
     find_family,
     find_noise_kind,
+    frames_per_latent,
     has_distilled_guidance,
     has_time_axis,
     latent_format_name,
@@ -86,7 +87,7 @@ class StageInput:
     Args:
         spec: the stage.
         model: MODEL with its windows set.
-        window_length: frames per window of a video model; 0 if it processes the whole clip.
+        window_length: latents per window of a video model; 0 if it processes the whole clip.
         family: the MODEL's family.
         noise_kind: `diffusion` or `flow`; empty if the stage does not need it.
         latent: the node's input, unchanged.
@@ -150,7 +151,7 @@ def validate_stage(
         _check_mask(latent["noise_mask"], samples)
     family = validate_model(model, spec.is_video, prompts, per_frame=windows.length == 1)
     if spec.is_video and spec.latent_kind == "clean":
-        _reject_single_frames(latent["samples"], model.get_model_object("latent_format"))
+        _reject_single_frames(latent["samples"], model)
     _warn_unsupported_patches(family, model)
     noise_kind = "" if spec.latent_kind == "start" else find_noise_kind(model)
     _validate_content(spec, model, noise_kind, inverted, samples, strength)
@@ -249,7 +250,7 @@ def _set_clip_windows(model: Model, windows: WindowSettings, samples: Tensor) ->
             "context_length."
         )
     _check_single_video(samples, ", or set context_length to 0")
-    return set_windows(model, FrameWindows(windows.length, windows.overlap, frame_dim(samples)))
+    return set_windows(model, FrameWindows(*windows.count_latents(frames_per_latent(model)), frame_dim(samples)))
 
 
 def _check_single_video(samples: Tensor, alternative: str = "") -> None:
@@ -445,14 +446,13 @@ def _validate_layout(samples: Tensor, model: Model, spec: StageSpec) -> Tensor:
     return samples
 
 
-def _reject_single_frames(samples: Tensor, latent_format: LatentFormat) -> None:
+def _reject_single_frames(samples: Tensor, model: Model) -> None:
     """Reject frames `[F, C, 1, H, W]` where the model packs several frames in a latent of a clip."""
-    packed = getattr(latent_format, "temporal_downscale_ratio", 1)  # older ComfyUIs do not say it
-    if samples.ndim == 5 and samples.shape[2] == 1 < len(samples) and packed > 1:
-        frames = len(samples)
+    frames, packed = len(samples), frames_per_latent(model)
+    if samples.ndim == 5 and samples.shape[2] == 1 < frames and packed > 1:
         raise ValueError(
             f"got {frames} frames encoded one by one, expected a clip: this model packs {packed} frames in a latent, "
-            f"so they would become a clip of {(frames - 1) * packed + 1} frames. Decode the frames, and encode them "
+            f"so they would become a clip of {count_frames(frames, model)} frames. Decode the frames, and encode them "
             "with Encode Frames and mode clip."
         )
 

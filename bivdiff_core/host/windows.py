@@ -70,6 +70,10 @@ class WindowSettings:
     length: int = 0
     overlap: int = 0
 
+    def count_latents(self, packed: int) -> tuple[int, int]:
+        """Length and overlap in latents that pack `packed` frames each, rounded as by ComfyUI's Wan Context Windows."""
+        return (self.length - 1) // packed + 1, self.overlap // packed
+
 
 class FrameWindows(IndexListContextHandler):
     """ComfyUI's context windows, with control hints sliced to the frames of each window.
@@ -105,7 +109,9 @@ class FrameWindows(IndexListContextHandler):
             context_overlap=overlap or 0,
             dim=dim,
         )
-        self.causal_window_fix = False  # not passed as an argument: older ComfyUI versions do not have it
+        # A window's first latent packs several frames, but a clip's first latent packs one: ComfyUI therefore adds the
+        # latent before the window. It is not passed as an argument, because older versions do not have it.
+        self.causal_window_fix = dim == 2
         self._add_state()
 
     @classmethod

@@ -69,6 +69,6 @@ def test_wan_gets_its_whole_reference_image_in_every_window(pack):
     model, text = tiny.wan_model(in_dim_ref_conv=16), tiny.text()
     (text,) = pack.run("ReferenceLatent", conditioning=text, latent=tiny.make_latent(1, 16, 1, 8, 8))
     inputs = {"conditioning": text, "latent": tiny.make_latent(1, 16, 8, 8, 8), "steps": 2, "scheduler": "simple"}
-    pack.run("BIVDiffInvertVideo", model=Recorder().on(model), context_length=4, context_overlap=2, **inputs)
+    pack.run("BIVDiffInvertVideo", model=Recorder().on(model), context_length=13, context_overlap=8, **inputs)
     assert len(references) > 2 and all(torch.equal(image, references[0]) for image in references)
     assert references[0].shape == (1, 16, 8, 8)

@@ -154,8 +154,9 @@ def test_windows_of_a_video_model(pack, split, kind):
     models = {"UNet3D": tiny.video_model, "VidRD": tiny.vidrd_model, "Wan": lambda pack: tiny.wan_model()}
     clip = tiny.make_latent(*((1, 16, 9, 8, 8) if kind == "Wan" else (9, 4, 8, 8)))
     noise = torch.randn(clip["samples"].shape, generator=torch.Generator().manual_seed(1))
-    inputs = {"context_length": 4, "context_overlap": 2, "steps": 3}
-    inputs["scheduler"] = "simple" if kind == "Wan" else "ddim_uniform"
+    inputs = {"context_length": 4, "context_overlap": 2, "steps": 3, "scheduler": "ddim_uniform"}
+    if kind == "Wan":
+        inputs |= {"context_length": 13, "context_overlap": 8, "scheduler": "simple"}
 
     def invert(model) -> Tensor:
         (out,) = pack.run("BIVDiffInvertVideo", model=model, conditioning=tiny.text(), latent=clip, **inputs)

@@ -4,7 +4,8 @@ import comfy.supported_models
 
 TESTED = {
     "image": "SD15 SD15_instructpix2pix SD20 SDXL Flux QwenImage",
-    "video": "WAN21_T2V LTXV HunyuanVideo",
+    "video": "WAN21_T2V WAN21_I2V WAN21_FunControl2V WAN21_Vace WAN22_Animate WAN22_T2V LTXV LTXAV HunyuanVideo "
+    "HunyuanVideo15 GenmoMochi",
 }
 """Classes that tests run on a small network of the class, or on one with its layout."""
 
@@ -13,9 +14,8 @@ BY_RULE = {
     "AuraFlow PixArtAlpha PixArtSigma HunyuanDiT HunyuanDiT1 FluxInpaint FluxSchnell LongCatImage HunyuanImage21 "
     "ZImage Lumina2 HiDream Chroma Omnigen2 Boogu MageFlow Ideogram4 Flux2 Lens Kandinsky5Image ErnieImage "
     "ZImagePixelSpace PiD PixelDiTT2I HiDreamO1 ChromaRadiance JoyImage Krea2 Anima",
-    "video": "SVD_img2vid GenmoMochi LTXAV HunyuanVideo15 HunyuanVideoI2V HunyuanVideoSkyreelsI2V Kandinsky5 WAN22_T2V "
-    "WAN21_CausalAR_T2V WAN21_I2V WAN21_FunControl2V WAN21_Vace WAN21_Camera WAN22_Camera WAN22_S2V WAN21_HuMo "
-    "WAN22_Animate WAN21_SCAIL WAN21_SCAIL2 WAN22_WanDancer",
+    "video": "SVD_img2vid HunyuanVideoI2V HunyuanVideoSkyreelsI2V Kandinsky5 WAN21_CausalAR_T2V WAN21_Camera "
+    "WAN22_Camera WAN22_S2V WAN21_HuMo WAN21_SCAIL WAN21_SCAIL2 WAN22_WanDancer",
 }
 """Classes whose latent format and kind of noise decide what they are; they were not run."""
 

@@ -100,7 +100,7 @@ def test_below_the_boundary_only_the_low_noise_expert_runs(pack, experts):
 def test_windows_and_wired_sigmas_apply_to_both(pack, experts):
     high, low = tiny.CallCounter(), tiny.CallCounter()
     models = [calls.on(model) for calls, model in zip((high, low), experts, strict=True)]
-    inputs = {"context_length": 2, "context_overlap": 1, "sigmas": torch.tensor([1.0, 0.9, 0.6, 0.25, 0.0])}
+    inputs = {"context_length": 5, "context_overlap": 4, "sigmas": torch.tensor([1.0, 0.9, 0.6, 0.25, 0.0])}
     inverted = invert(pack, *models, {"samples": noise(1, 16, 4, 8, 8)}, solver="ddim", **inputs)
     assert inverted["bivdiff"]["levels"] == pytest.approx([0, 0.25, 0.6, BOUNDARY, 1.0])
     assert len(low.sigmas) == 3 * 3 and len(high.sigmas) == 1 * 3  # three windows of two latents

@@ -12,6 +12,7 @@ import torch
 from fixtures import tiny_models as tiny
 from fixtures.frame_scenarios import noise
 from fixtures.gaussian_mixture import assert_near, relative_error, rms, solve_ode
+from fixtures.node_calls import AssertNotCalled
 from fixtures.tiny_models import FlowVideo
 from torch import Tensor
 
@@ -23,6 +24,11 @@ INVERSION_NODES = ["BIVDiffInvertImage", "BIVDiffInvertVideo"]
 
 @pytest.fixture(scope="module", params=FlowVideo.KINDS)
 def video(request) -> FlowVideo:
+    return FlowVideo(request.param)
+
+
+@pytest.fixture(scope="module", params=[*FlowVideo.KINDS, *FlowVideo.OTHER_KINDS])
+def every_video(request) -> FlowVideo:
     return FlowVideo(request.param)
 
 
@@ -75,9 +81,10 @@ def test_inversion_follows_the_ode(pack, video):
     assert errors[0] < 0.01 and errors[1] < errors[0] / 3
 
 
-def test_round_trip(pack, video):
+def test_round_trip(pack, every_video):
     """Inversion with fireflow and denoising with heun return to the clip."""
-    latent, errors = video.latent(), []
+    video, errors = every_video, []
+    latent = video.latent()
     for steps in (10, 20):
         inverted = invert(pack, video, "Video", latent, steps=steps)
         assert torch.isfinite(inverted["samples"]).all()
@@ -89,9 +96,9 @@ def test_round_trip(pack, video):
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.25, 0.0])
-def test_one_model_in_both_branches(pack, video, ratio):
+def test_one_model_in_both_branches(pack, every_video, ratio):
     """Independently encoded frames and the encoded clip are inverted, mixed slice by slice, and smoothed."""
-    clip = video.latent()
+    video, clip = every_video, every_video.latent()
     frames = {"samples": clip["samples"].transpose(0, 2)}
     assert frames["samples"].shape == (LATENT_FRAMES, video.channels, 1, 8, 8)
     image, whole = invert(pack, video, "Image", frames), invert(pack, video, "Video", clip)
@@ -280,37 +287,59 @@ def test_a_mask_affects_neither_inversion_nor_smoothing(pack, video, shape):
 
 
 def core_windows(pack, model, **settings):
+    """A MODEL with ComfyUI's windows of two latents that overlap by one."""
     (windowed,) = pack.run(
         "ContextWindowsManual", model=model, context_length=2, context_overlap=1, context_stride=1, closed_loop=False,
-        dim=2, context_schedule="standard_static", fuse_method="pyramid",
-        **{"freenoise": False, **tiny.NO_ANCHOR_FRAME, **settings},
+        dim=2, context_schedule="standard_static", fuse_method="pyramid", **{"freenoise": False, **settings},
     )  # fmt: skip
     return windowed
 
 
-WINDOWS = {"context_length": 2, "context_overlap": 1}
+def windows(video: FlowVideo) -> dict[str, int]:
+    """The same windows for the pack's nodes, which count frames."""
+    return {"context_length": video.packed + 1, "context_overlap": video.packed}
 
 
-def test_windows_count_latent_frames(pack, video):
+def test_windows_count_frames(pack, every_video):
     """In inversion and smoothing, equal to ComfyUI's windows; single frames are windowed as a clip."""
-    clip, calls = video.latent(4), tiny.CallCounter()
-    model = calls.on(video.model)
-    windowed = invert(pack, video, "Video", clip, model=model, **WINDOWS)
+    video, calls = every_video, tiny.CallCounter()
+    clip, model = video.latent(4), calls.on(video.model)
+    windowed = invert(pack, video, "Video", clip, model=model, **windows(video))
     steps = len(windowed["bivdiff"]["levels"]) - 1
     assert len(calls.rows) == 3 * (steps + 1)  # windows 0-1, 1-2, 2-3; fireflow has an extra call at the start
     by_core = invert(pack, video, "Video", clip, model=core_windows(pack, video.model))
     assert_same(windowed["samples"], by_core["samples"])
     assert relative_error(windowed["samples"], invert(pack, video, "Video", clip)["samples"]) > 1e-4
     z = {"samples": noise(1, video.channels, 4, 8, 8)}
-    smoothed = smooth(pack, video, z, cfg=2.0, **WINDOWS)
+    smoothed = smooth(pack, video, z, cfg=2.0, **windows(video))
     assert_same(smoothed, smooth(pack, video, z, cfg=2.0, model=core_windows(pack, video.model)))
-    assert_same(smoothed, smooth(pack, video, {"samples": z["samples"].transpose(0, 2)}, cfg=2.0, **WINDOWS))
+    assert_same(smoothed, smooth(pack, video, {"samples": z["samples"].transpose(0, 2)}, cfg=2.0, **windows(video)))
+
+
+@pytest.mark.parametrize(("context_length", "context_overlap"), [(5, 4), (6, 7), (9, 5), (13, 1)])
+def test_lengths_are_rounded_as_by_core(pack, wan, context_length, context_overlap):
+    """Against ComfyUI's own sampler with ComfyUI's Wan Context Windows."""
+    lengths = {"context_length": context_length, "context_overlap": min(context_overlap, context_length - 1)}
+    (windowed,) = pack.run(
+        "WanContextWindowsManual", model=wan.model, context_schedule="standard_static", freenoise=False, **lengths
+    )
+    z, texts = {"samples": noise(1, 16, 5, 8, 8)}, {"positive": wan.text(), "negative": wan.text(seed=2), "cfg": 2.0}
+    ours = smooth(pack, wan, z, **texts, **lengths)
+    (sigmas,) = pack.run("BasicScheduler", model=wan.model, scheduler="simple", steps=4, denoise=1.0)
+    (as_noise,) = pack.run("BIVDiffInvertedNoise", latent=z)
+    (guider,) = pack.run("CFGGuider", model=windowed, **texts)
+    (sampler,) = pack.run("KSamplerSelect", sampler_name="ddim")
+    empty = {"samples": torch.zeros_like(z["samples"])}
+    core, _ = pack.run(
+        "SamplerCustomAdvanced", noise=as_noise, guider=guider, sampler=sampler, sigmas=sigmas, latent_image=empty
+    )
+    assert_near(ours, core["samples"], 1e-4)
 
 
 def test_round_trip_through_windows(pack, wan):
     clip = wan.latent(4)
-    inverted = invert(pack, wan, "Video", clip, steps=20, **WINDOWS)
-    back = smooth(pack, wan, inverted, steps=20, sampler_name="heun", **WINDOWS)
+    inverted = invert(pack, wan, "Video", clip, steps=20, **windows(wan))
+    back = smooth(pack, wan, inverted, steps=20, sampler_name="heun", **windows(wan))
     assert_near(back, clip["samples"], 0.05)
 
 
@@ -364,6 +393,14 @@ def test_conditioning_of_another_model_is_rejected(pack, video, frames_first):
                 latent_image={"samples": torch.zeros(LATENT_FRAMES, video.channels, 1, 8, 8)}, **inputs,
             )  # fmt: skip
     assert calls.rows == []
+
+
+def test_guide_frames_are_rejected(pack):
+    """LTXVAddGuide adds clean latents to the clip, and their positions to the prompt."""
+    ltx = FlowVideo("ltx")
+    guided = ltx.text(keyframe_idxs=torch.zeros(1, 3, 64, 2))
+    with AssertNotCalled(ltx.model), pytest.raises(ValueError, match="Wire the prompts from before LTXVAddGuide"):
+        invert(pack, ltx, "Video", ltx.latent(), conditioning=guided)
 
 
 # The schedule in the transformer options
