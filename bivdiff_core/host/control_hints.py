@@ -156,3 +156,45 @@ def check_conditioning(conds: Iterable[list[dict] | None], frames: int) -> None:
             check(entry.get("concat_mask"), "inpainting mask", "Give as many masks")
             for reference in entry.get("reference_latents") or ():
                 check(reference, "reference latent", "Encode as many references")
+
+
+CLIP_CONDITIONING = {
+    "concat_latent_image": ("picture or control video", 0),
+    "concat_mask": ("mask of the picture", 0),
+    "vace_frames": ("VACE control video", 0),
+    "vace_mask": ("VACE mask", 0),
+    "camera_conditions": ("camera path", 0),
+    "pose_video_latent": ("pose video", 1),
+}
+"""Conditioning with a latent for each latent of a clip: its name, and how many latents fewer it may have."""
+
+
+def check_clip_conditioning(conds: Iterable[dict], latents: int, frames: int) -> None:
+    """Reject conditioning of another length than the clip, and guide frames of LTX.
+
+    ComfyUI would stop in the network, give every window the first latents of it, or take the clip's last latents for
+    guide frames.
+
+    Args:
+        conds: the dicts of a CONDITIONING, with entries `[1, C, T, H, W]` or lists of them.
+        latents, frames: number of latents and of frames of the clip.
+
+    Raises:
+        BIVDiffError: names both counts, or the node of the guide frames.
+    """
+    for extra in conds:
+        if extra.get("keyframe_idxs") is not None:
+            raise BIVDiffError(
+                "guide frames of LTXVAddGuide are clean latents at the end of a clip, which an inversion would turn to "
+                "noise. Wire the prompts from before LTXVAddGuide."
+            )
+        for key, (what, fewer) in CLIP_CONDITIONING.items():
+            values = extra.get(key, ())
+            for value in values if isinstance(values, (list, tuple)) else [values]:
+                if value.ndim == 5 and not latents - fewer <= value.shape[2] <= latents:
+                    raise BIVDiffError(
+                        f"the {what} has {value.shape[2]} latents but the clip has {latents} ({frames} frames). Set "
+                        "length of its node to the number of the clip's frames. WanAnimateToVideo, and WanVaceToVideo "
+                        "with a reference_image, add a latent for the image: put the encoded image before the clip "
+                        "with LatentConcat."
+                    )

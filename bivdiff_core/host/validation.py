@@ -27,7 +27,7 @@ from ..noise import MAX_NOISE_CORRELATION
 from .comfy_types import Latent, Model
 from .compat import animatediff_evolved
 from .compat.comfyui_internals import find_model_modifications, list_patches
-from .control_hints import check_conditioning
+from .control_hints import check_clip_conditioning, check_conditioning
 from .group_norms import pool_norms
 from .inverted_latents import InversionInfo, InvertedLatent
 from .latents import check_finite, frame_dim, to_clip
@@ -540,6 +540,9 @@ def _validate_prompts(
         check_image_input(family, prompts, latent)
     if frame_dim(samples) == 0:
         check_conditioning([[{"cross_attn": text, **extra} for text, extra in conds]], samples.shape[0])
+    else:
+        latents = samples.shape[2]
+        check_clip_conditioning([extra for _, extra in conds], latents, count_frames(latents, model))
     if not spec.is_inversion:
         return prompts
     if not spec.is_video and any("control" in extra for _, extra in conds):

@@ -16,7 +16,7 @@ REQUIRED_NAMES = {
     "comfy.ldm.hunyuan_video.model": "HunyuanVideo",
     "comfy.ldm.modules.attention": "BasicTransformerBlock CrossAttention optimized_attention",
     "comfy.ldm.modules.diffusionmodules.openaimodel": "ResBlock UNetModel",
-    "comfy.model_base": "BaseModel HunyuanVideo IP2P LTXV SVD_img2vid WAN21",
+    "comfy.model_base": "BaseModel GenmoMochi HunyuanVideo IP2P LTXV SVD_img2vid WAN21 WAN22_Animate",
     "comfy.model_management": "current_loaded_models get_free_memory intermediate_device intermediate_dtype is_oom "
     "raise_non_oom soft_empty_cache throw_exception_if_processing_interrupted",
     "comfy.model_patcher": "create_model_options_clone",
