@@ -5,6 +5,7 @@ A new kind of model needs one more record.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,7 @@ from comfy.model_base import BaseModel
 from ..solvers import SOLVERS
 from .comfy_types import Model
 from .compat import animatediff_evolved
+from .compat.comfyui_internals import find_model_file
 from .loaders.patched_attention import SUPPORTED_PATCHES
 from .loaders.video_unet import VideoModel
 from .loaders.vidrd import VidRDModel
@@ -116,8 +118,15 @@ WAN = ModelFamily(
 
 
 def _has_image_channels(model: Model) -> bool:
-    """Whether a Wan model takes an image or a control video in further channels (I2V, Fun Control)."""
-    return type(model.model) is comfy.model_base.WAN21 and model.model.diffusion_model.in_dim > 16
+    """Whether a Wan model takes an image or a control video in further channels (I2V, Fun Control, Animate)."""
+    network, kinds = model.model.diffusion_model, (comfy.model_base.WAN21, comfy.model_base.WAN22_Animate)
+    return type(model.model) in kinds and network.in_dim > network.out_dim
+
+
+def find_expert(model: Model) -> str:
+    """`high` or `low` if the name of a MODEL's file says that it is one of Wan 2.2's two experts; else empty."""
+    match = re.search(r"2[._]2.*[^a-z](high|low)([^a-z]?noise)?[^a-z]", find_model_file(model).lower())
+    return match[1] if match and isinstance(model.model, comfy.model_base.WAN21) else ""
 
 
 FAMILIES = (

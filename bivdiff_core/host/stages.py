@@ -1,5 +1,6 @@
 """The stages of the method on validated inputs: generate frames, invert them, denoise them again."""
 
+import logging
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
@@ -26,14 +27,17 @@ from ..grids import (
 from ..noise import correlate_frames
 from ..solvers import SOLVERS
 from .comfy_types import Latent, Model
+from .compat.comfyui_internals import find_model_file
 from .inversion_setup import prepare_for_inversion
 from .inverted_latents import InversionInfo, InvertedLatent
 from .latents import frame_dim, replace_samples
-from .model_families import DIFFUSION, FLOW, count_frames, is_reference_compatible, latent_format_name
+from .model_families import DIFFUSION, FLOW, count_frames, find_expert, is_reference_compatible, latent_format_name
 from .prompts import PromptPair, check_prompt_coverage
 from .sampler import run_from_latent, run_guider
 from .sampling_progress import SamplingProgress
 from .validation import StageInput
+
+log = logging.getLogger(__name__)
 
 DETERMINISTIC_SAMPLERS = (
     "ddim",
@@ -202,7 +206,28 @@ def _split_runs(stage_input: StageInput, levels: Tensor) -> list[tuple[StageInpu
         runs = [(expert, part) for expert, part in runs if len(part) > 1]
     for expert, part in runs:
         check_prompt_coverage(expert.model, expert.prompts.used_prompts(), part)
+        _warn_outside_range(expert, part)
     return runs
+
+
+def _warn_outside_range(stage_input: StageInput, levels: Tensor) -> None:
+    """Warn if a run takes an expert of Wan 2.2 to noise levels that it was not trained for."""
+    expert, boundary = find_expert(stage_input.model), stage_input.boundary
+    lowest, highest = levels.min().item(), levels.max().item()
+    outside = {"high": boundary - lowest, "low": highest - boundary}.get(expert, 0.0)
+    if outside > 1e-4:  # 0.9 is no float32
+        log.warning(
+            "The name of %s says that it is the %s-noise expert, trained %s sigma %g, but this run covers sigma %.3g "
+            "to %.3g. Wire the high-noise expert to model and the low-noise expert to low_noise_model. Up to a "
+            "strength of %g the low-noise expert can be wired alone.",
+            find_model_file(stage_input.model),
+            expert,
+            {"high": "above", "low": "below"}[expert],
+            boundary,
+            lowest,
+            highest,
+            boundary,
+        )
 
 
 def denoise_samples(

@@ -96,6 +96,7 @@ class StageInput:
             `[1, C, T, H, W]`.
         prompts: prompts in the form that the MODEL expects.
         inverted: the inverted latent; None if the stage starts from another one.
+        boundary: noise level that separates the two experts of a model.
         low_noise: the same stage with the expert for the noise levels below `boundary`; None with one model.
     """
 
@@ -109,8 +110,8 @@ class StageInput:
     is_time_sliced: bool
     prompts: PromptPair
     inverted: InvertedLatent | None
+    boundary: float
     low_noise: StageInput | None = None
-    boundary: float = 0.0
 
     @property
     def inversion_info(self) -> InversionInfo | None:
@@ -126,7 +127,7 @@ def validate_stage(
     windows: WindowSettings,
     strength: float = 1.0,
     low_noise_model: Model | None = None,
-    boundary: float = 0.0,
+    boundary: float = 0.875,
 ) -> StageInput:
     """Check a node's inputs against each other.
 
@@ -134,6 +135,7 @@ def validate_stage(
         windows: frames per model call.
         strength: strength of the inversion, for a latent without inversion record.
         low_noise_model: the expert for the noise levels below `boundary` (Wan 2.2); None with one model.
+        boundary: as in `StageInput`; text to video by default.
 
     Raises:
         ValueError: what arrived, what was expected, and which control or wire fixes it.
@@ -173,12 +175,13 @@ def validate_stage(
         is_time_sliced=is_time_sliced,
         prompts=prompts,
         inverted=inverted if spec.latent_kind == "inverted" else None,
+        boundary=boundary,
     )
     fitted = _fit_model(stage_input, windows)
     if low_noise_model is None:
         return fitted
     expert = _fit_model(_with_low_noise_model(stage_input, low_noise_model), windows)
-    return replace(fitted, low_noise=expert, boundary=boundary)
+    return replace(fitted, low_noise=expert)
 
 
 def _fit_model(stage_input: StageInput, windows: WindowSettings) -> StageInput:

@@ -1,11 +1,12 @@
 """Models of two experts (Wan 2.2): one MODEL above a noise level and another below it."""
 
+import comfy.sd
 import pytest
 import torch
 from fixtures import tiny_models as tiny
 from fixtures.frame_scenarios import noise
 from fixtures.gaussian_mixture import GaussianMixture, assert_near, relative_error
-from fixtures.node_calls import AssertNotCalled
+from fixtures.node_calls import AssertNotCalled, collect_warnings
 
 from bivdiff_core.solvers import SOLVERS
 
@@ -125,3 +126,51 @@ def test_the_reference_grid_is_for_one_model(pack):
     model = tiny.as_video_model(tiny.sd_model())
     with pytest.raises(ValueError, match="grid reference is for one model. Unlink low_noise_model"):
         invert(pack, model, model, tiny.make_latent(3, 4, 8, 8), grid="reference")
+
+
+# Experts that are known by the name of their file
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load_expert(name: str):
+        tiny.write_wan(tmp_path, name, "vae")
+        return comfy.sd.load_diffusion_model(str(tmp_path / "diffusion_models" / f"{name}.safetensors"))
+
+    return load_expert
+
+
+def warn(pack, model, low=None, **inputs) -> str:
+    latent = {"samples": noise(1, 16, 3, 8, 8)}
+    given = {"conditioning": tiny.text(), "latent": latent, "steps": 4, "low_noise_model": low, **inputs}
+    return collect_warnings(pack, "BIVDiffInvertVideo", model=model, **given)
+
+
+HIGH, LOW = "wan2.2_t2v_high_noise_14B_fp8_scaled", "Wan2_2-T2V-A14B-LOW_fp8"
+
+
+def test_an_expert_alone_beyond_the_boundary_is_named(pack, load):
+    high, low = load(HIGH), load(LOW)
+    (shifted,) = pack.run("ModelSamplingSD3", model=low, shift=5.0)
+    named = "The name of {}.safetensors says that it is the {}, but this run covers sigma 0 to 1."
+    assert named.format(HIGH, "high-noise expert, trained above sigma 0.875") in warn(pack, high)
+    assert named.format(LOW, "low-noise expert, trained below sigma 0.875") in warn(pack, shifted)
+    assert "trained above sigma 0.9" in warn(pack, high, boundary=0.9)
+    inverted = {"samples": noise(1, 16, 3, 8, 8)}
+    texts = {"positive": tiny.text(seed=1), "negative": tiny.text(seed=2), "steps": 4}
+    assert "high-noise expert" in collect_warnings(
+        pack, "BIVDiffTemporalSmoother", model=high, latent=inverted, **texts
+    )
+
+
+def test_swapped_experts_are_named(pack, load):
+    text = warn(pack, load(LOW), load(HIGH))
+    assert "high-noise expert" in text and "low-noise expert, trained below sigma 0.875, but this run covers" in text
+
+
+@pytest.mark.parametrize("boundary", [BOUNDARY, 0.9])
+def test_experts_within_their_range_are_no_warning(pack, load, boundary):
+    high, low = load(HIGH), load(LOW)
+    alone = {"strength": boundary, "boundary": boundary}
+    assert "expert" not in warn(pack, high, low, boundary=boundary) + warn(pack, low, **alone)
+    assert "expert" not in warn(pack, tiny.wan_model()) + warn(pack, load("wan2.1_t2v_low_res"))

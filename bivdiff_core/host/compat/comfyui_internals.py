@@ -3,6 +3,7 @@
 import queue
 from collections.abc import Callable
 from contextvars import copy_context
+from pathlib import Path
 from typing import Any
 
 import comfy.hooks
@@ -30,6 +31,13 @@ def use_comfy_layers(network: torch.nn.Module, operations: type[comfy.ops.disabl
         for name in REPLACED_LAYERS:
             if type(module) is getattr(torch.nn, name):
                 module.__class__ = getattr(operations, name)
+
+
+def find_model_file(model: Model) -> str:
+    """Name of the file from which core's loader read a MODEL; empty for other loaders (GGUF)."""
+    reload = getattr(model, "cached_patcher_init", None)  # older ComfyUIs lack it
+    path = reload[1][0] if reload and reload[1] else None
+    return Path(path).name if isinstance(path, str) else ""
 
 
 CORE_WINDOW_WRAPPER, OUR_WINDOW_WRAPPER = "ContextWindows_prepare_sampling", "bivdiff_windows"
