@@ -118,7 +118,7 @@ def low_noise_inputs() -> list[io.Input]:
             optional=True,
             advanced=True,
             tooltip="Noise level at which low_noise_model takes over: 0.875 for Wan 2.2 text to video, 0.9 for image "
-            "to video. Without low_noise_model it changes only when a warning comes.",
+            "to video. Without low_noise_model it only decides when a warning is shown.",
         ),
     ]
 
