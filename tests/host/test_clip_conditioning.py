@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bivdiff_core.solvers import SOLVERS
 
-pytestmark = pytest.mark.floats
+pytestmark = [pytest.mark.floats, tiny.needs_packed_frames]
 
 FRAMES, LATENTS, SIZE = 17, 5, 64
 WINDOWS = {"context_length": 9, "context_overlap": 4}

@@ -85,6 +85,7 @@ def test_bridge_guider_refuses_models_with_a_time_axis(pack, qwen, wan):
         pack.run("BIVDiffBridgeGuider", image_model=qwen, video_model=wan, **texts)
 
 
+@tiny.needs_packed_frames
 def test_single_frames_are_no_clip_for_a_model_that_packs_frames(pack, wan):
     with AssertNotCalled(wan), pytest.raises(ValueError, match="got 8 frames encoded one by one.* clip of 29 frames"):
         pack.run("BIVDiffInvertVideo", model=wan, conditioning=tiny.text(), latent=make_frames(8))

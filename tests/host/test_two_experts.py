@@ -98,6 +98,7 @@ def test_below_the_boundary_only_the_low_noise_expert_runs(pack, experts):
     assert torch.equal(smoothed["samples"], smooth(pack, low, None, alone)["samples"])
 
 
+@tiny.needs_packed_frames
 def test_windows_and_wired_sigmas_apply_to_both(pack, experts):
     high, low = tiny.CallCounter(), tiny.CallCounter()
     models = [calls.on(model) for calls, model in zip((high, low), experts, strict=True)]

@@ -300,6 +300,7 @@ def windows(video: FlowVideo) -> dict[str, int]:
     return {"context_length": video.packed + 1, "context_overlap": video.packed}
 
 
+@tiny.needs_packed_frames
 def test_windows_count_frames(pack, every_video):
     """In inversion and smoothing, equal to ComfyUI's windows; single frames are windowed as a clip."""
     video, calls = every_video, tiny.CallCounter()
@@ -316,6 +317,7 @@ def test_windows_count_frames(pack, every_video):
     assert_same(smoothed, smooth(pack, video, {"samples": z["samples"].transpose(0, 2)}, cfg=2.0, **windows(video)))
 
 
+@tiny.needs_packed_frames
 @pytest.mark.parametrize(("context_length", "context_overlap"), [(5, 4), (6, 7), (9, 5), (13, 1)])
 def test_lengths_are_rounded_as_by_core(pack, wan, context_length, context_overlap):
     """Against ComfyUI's own sampler with ComfyUI's Wan Context Windows."""
@@ -336,6 +338,7 @@ def test_lengths_are_rounded_as_by_core(pack, wan, context_length, context_overl
     assert_near(ours, core["samples"], 1e-4)
 
 
+@tiny.needs_packed_frames
 def test_round_trip_through_windows(pack, wan):
     clip = wan.latent(4)
     inverted = invert(pack, wan, "Video", clip, steps=20, **windows(wan))
