@@ -1,6 +1,5 @@
 """The stages of the method on validated inputs: generate frames, invert them, denoise them again."""
 
-import logging
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from ..grids import (
     split_levels,
     strength_sigma,
 )
+from ..node_warnings import warn
 from ..noise import correlate_frames
 from ..solvers import SOLVERS
 from .comfy_types import Latent, Model
@@ -36,8 +36,6 @@ from .prompts import PromptPair, check_prompt_coverage
 from .sampler import run_from_latent, run_guider
 from .sampling_progress import SamplingProgress
 from .validation import StageInput
-
-log = logging.getLogger(__name__)
 
 DETERMINISTIC_SAMPLERS = (
     "ddim",
@@ -216,7 +214,7 @@ def _warn_outside_range(stage_input: StageInput, levels: Tensor) -> None:
     lowest, highest = levels.min().item(), levels.max().item()
     outside = {"high": boundary - lowest, "low": highest - boundary}.get(expert, 0.0)
     if outside > 1e-4:  # 0.9 is no float32
-        log.warning(
+        warn(
             "The name of %s says that it is the %s-noise expert, trained %s sigma %g, but this run covers sigma %.3g "
             "to %.3g. Wire the high-noise expert to model and the low-noise expert to low_noise_model. Up to a "
             "strength of %g the low-noise expert can be wired alone.",
