@@ -240,6 +240,18 @@ class HelpPictures(DemoChain):
         (video,) = self.pack.run("BIVDiffDemoClip")
         return {"Every seventh of its 64 frames": video.get_components().images[::7]}
 
+    def BIVDiffBatchConditioning(self) -> Rows:
+        colours = ("blue", "blue", "cyan", "cyan", "green", "green", "yellow", "yellow")
+        prompts = [self.encode_text(f"a {colour} square on a black background") for colour in colours]
+        (joined,) = self.pack.run("BIVDiffBatchConditioning", conditioning=prompts)
+        controlled = self.apply_outline_control(self.source, joined)
+        return {
+            "The control: outlines, one for each frame": toy_world.canny_hints(self.source)[::2],
+            "One batch; the prompts say blue, cyan, green and yellow": self.generate_frames(
+                *controlled, self.blank, seed=0, noise="shared"
+            ),
+        }
+
     def BIVDiffBridgeGuider(self) -> Rows:
         noise = self.frame_noise(0, "independent")
         image_alone, both = (

@@ -10,6 +10,8 @@ import av
 import pytest
 import torch
 from comfy_cli.workflow_to_api import convert_ui_to_api
+from PIL import Image
+from torchvision.transforms.functional import to_tensor
 
 from research import toy_world
 from tools.demo import WORKFLOW
@@ -132,6 +134,39 @@ def test_a_bypassed_structure_pass_does_not_change_the_video(server):
     assert not run.error and not {node["_meta"]["title"] for node in prompt.values()} & set(STRUCTURE_PASS)
     smoothed, without = (read_frames(server, run, prompt, title) for title in ("Smoothed", "No structure pass"))
     assert torch.equal(smoothed, without)
+
+
+def test_a_list_of_single_frames_becomes_a_batch(server):
+    """Rebatch Images makes the list, and Batch Conditioning joins what a node makes of each frame."""
+    texts = {"positive": ["text", 0], "negative": ["text", 0], "vae": ["models", 3]}
+    sampling = {"seed": 1, "steps": 3, "cfg": 3.0, "sampler_name": "ddim", "scheduler": "simple", "denoise": 1.0}
+    chunks = {"frame_noise": "progressive", "frames_per_batch": 3, "latent_image": ["all", 2], "model": ["models", 0]}
+    nodes = {
+        "models": ("BIVDiffDemoModels", {"variant": "instruct_pix2pix"}),
+        "text": ("CLIPTextEncode", {"clip": ["models", 2], "text": "a red star"}),
+        "video": ("BIVDiffDemoClip", {"frames": 8}),
+        "components": ("GetVideoComponents", {"video": ["video", 0]}),
+        "frames": ("ImageFromBatch", {"image": ["components", 0], "batch_index": 0, "length": 4}),
+        "all": ("InstructPixToPixConditioning", {"pixels": ["frames", 0], **texts}),
+        "list": ("RebatchImages", {"images": ["frames", 0], "batch_size": 1}),
+        "each": ("InstructPixToPixConditioning", {"pixels": ["list", 0], **texts}),
+        "positive": ("BIVDiffBatchConditioning", {"conditioning": ["each", 0]}),
+        "negative": ("BIVDiffBatchConditioning", {"conditioning": ["each", 1]}),
+    }
+    for name, positive, negative in (("whole", ["all", 0], ["all", 1]), ("joined", ["positive", 0], ["negative", 0])):
+        sampler = {"positive": positive, "negative": negative, **sampling, **chunks}
+        nodes[name] = ("BIVDiffFrameSampler", sampler)
+        nodes[f"{name} decoded"] = ("VAEDecode", {"vae": ["models", 3], "samples": [name, 0]})
+        nodes[f"{name} saved"] = ("PreviewImage", {"images": [f"{name} decoded", 0]})
+    run = server.run({key: {"class_type": node, "inputs": inputs} for key, (node, inputs) in nodes.items()})
+    assert not run.error
+    whole, joined = (
+        [to_tensor(Image.open(file)) for file in server.output_files(run.outputs[f"{name} saved"])]
+        for name in ("whole", "joined")
+    )
+    assert len(whole) == len(joined) == 4
+    assert (torch.stack(whole) - torch.stack(joined)).abs().max() < 1.5 / 255  # rounding to 8 bits
+    assert (whole[0] - whole[3]).abs().mean() > 0.01
 
 
 @pytest.mark.parametrize("class_type", CHAIN)

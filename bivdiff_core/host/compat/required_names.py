@@ -74,6 +74,9 @@ NEEDED_BY = {
     "core_sampling inversion": {
         "comfy_api.latest.io": "Noise",
     },
+    "frame_conditioning": {
+        "comfy.ldm.qwen_image.model": "QwenImageTransformer2DModel",
+    },
     "latent_storage": {
         "comfy.cli_args": "args",
         "comfy.utils": "save_torch_file",
