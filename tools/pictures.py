@@ -242,7 +242,7 @@ class HelpPictures(DemoChain):
 
     def BIVDiffBatchConditioning(self) -> Rows:
         colours = ("blue", "blue", "cyan", "cyan", "green", "green", "yellow", "yellow")
-        prompts = [self.encode_text(f"a {colour} square on a black background") for colour in colours]
+        prompts = [self.encode_text(f"a {colour} square") for colour in colours]
         (joined,) = self.pack.run("BIVDiffBatchConditioning", conditioning=prompts)
         controlled = self.apply_outline_control(self.source, joined)
         return {
