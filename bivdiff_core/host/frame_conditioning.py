@@ -64,7 +64,7 @@ def _match_lengths(prompts: Sequence[tuple[Tensor, dict]], model: Model | None) 
     if isinstance(network, UNetModel):
         length = math.lcm(*lengths)
         return [(text.repeat(1, length // text.shape[1], 1), extra) for text, extra in prompts]
-    if isinstance(network, QwenImageTransformer2DModel):
+    if type(network) is QwenImageTransformer2DModel:  # Nunchaku's subclass ignores the mask
         return [_pad_text(text, extra, max(lengths)) for text, extra in prompts]
     raise ValueError(
         f"{found}, and {type(model.model).__name__} would read the tokens that fill up the shorter ones. Use prompts "

@@ -163,8 +163,23 @@ def test_several_prompts_for_a_frame_stay_apart(pack):
 # Refused
 
 
+def make_nunchaku_qwen():
+    """Nunchaku's network is a subclass of Qwen-Image's that does not read the mask (1.0.2, 2025-11-08)."""
+    model = tiny.qwen_model()
+    network = model.model.diffusion_model
+    model.model.__class__ = type("NunchakuQwenImage", (type(model.model),), {})
+    network.__class__ = type("NunchakuQwenImageTransformer2DModel", (type(network),), {})
+    return model
+
+
 @pytest.mark.parametrize(
-    ("make", "name"), [(tiny.flux_model, "Flux"), (tiny.wan_model, "WAN21"), (tiny.hunyuan_model, "HunyuanVideo")]
+    ("make", "name"),
+    [
+        (make_nunchaku_qwen, "NunchakuQwenImage"),
+        (tiny.flux_model, "Flux"),
+        (tiny.wan_model, "WAN21"),
+        (tiny.hunyuan_model, "HunyuanVideo"),
+    ],
 )
 def test_models_that_read_filling_tokens_are_refused_by_name(pack, make, name):
     with pytest.raises(ValueError, match=f"^Batch Conditioning: the prompts have 4 to 9 tokens, and {name} would read"):
