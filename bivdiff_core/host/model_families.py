@@ -248,7 +248,7 @@ def is_reference_compatible(model: Model) -> bool:
 
 def has_distilled_guidance(model: Model) -> bool:
     """Whether a MODEL has distilled guidance, an input of its network (Flux, HunyuanVideo)."""
-    return getattr(getattr(model.model.diffusion_model, "params", None), "guidance_embed", False)
+    return model.model.model_config.unet_config.get("guidance_embed", False)
 
 
 def find_difference(model: Model, other: Model) -> tuple[str, str, str] | None:

@@ -253,6 +253,27 @@ def test_built_in_guidance_is_off_in_inversion(pack, hunyuan, branch):
     assert recorder.guidance == [6.0]
 
 
+class NetworkWithoutSettings(torch.nn.Module):
+    """A network inside another module, as Nunchaku wraps Flux."""
+
+    def __init__(self, network: torch.nn.Module):
+        super().__init__()
+        self.network = network
+        self.dtype = network.dtype
+
+    def forward(self, *args, **kwargs) -> Tensor:
+        return self.network(*args, **kwargs)
+
+
+def test_built_in_guidance_of_a_replaced_network_is_off_too(pack):
+    flux, recorder = tiny.flux_model(), GuidanceRecorder()
+    flux.model.diffusion_model = NetworkWithoutSettings(flux.model.diffusion_model)
+    text = tiny.text(pooled_output=noise(1, tiny.TEXT_WIDTH))
+    inputs = {"conditioning": text, "latent": tiny.make_latent(2, 16, 8, 8), "steps": 2}
+    pack.run("BIVDiffInvertImage", model=recorder.on(flux), **inputs)
+    assert set(recorder.guidance) == {1.0}
+
+
 @pytest.mark.parametrize("node_id", INVERSION_NODES)
 def test_mean_flow_models_are_not_called_at_the_last_level(pack, node_id):
     """They also use the next level, for which ComfyUI would read past the end of the grid."""
