@@ -141,7 +141,7 @@ class InvertVideo(PackNode):
             search_aliases=["ddim inversion", "unsampler", "invert", "video inversion", "bivdiff"],
             inputs=[
                 *_inversion_inputs(
-                    "The video model that will smooth the clip.",
+                    "The video model that will smooth the clip, without LoRAs for few steps (Lightning, LCM).",
                     "The same frames as in the image branch, in the same order.",
                 ),
                 shared_inputs.CONTEXT_LENGTH_INPUT,

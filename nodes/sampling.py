@@ -151,7 +151,10 @@ class TemporalSmoother(PackNode):
                 ),
                 shared_inputs.CONTEXT_LENGTH_INPUT,
                 shared_inputs.CONTEXT_OVERLAP_INPUT,
-                shared_inputs.sigmas_input("The part below the level that the inversion reached is used."),
+                shared_inputs.sigmas_input(
+                    "Models and LoRAs for few steps (Lightning, Turbo, LCM) need their own. The part below the level "
+                    "that the inversion reached is used."
+                ),
                 *shared_inputs.low_noise_inputs(),
             ],
             outputs=[

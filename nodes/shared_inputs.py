@@ -94,8 +94,7 @@ def sigmas_input(tooltip: str) -> io.Sigmas.Input:
     return io.Sigmas.Input(
         "sigmas",
         optional=True,
-        tooltip=f"Noise levels in place of steps and scheduler, for models made for certain levels (Lightning, Turbo). "
-        f"Wire a scheduler node for this model. {tooltip}",
+        tooltip=f"Noise levels in place of steps and scheduler. Wire a scheduler node for this model. {tooltip}",
     )
 
 

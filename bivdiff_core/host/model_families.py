@@ -94,10 +94,14 @@ IMAGE_MODELS_WITH_TIME_AXIS = {"Anima", "CosmosPredict2", "JoyImage", "Krea2", "
 """ComfyUI's classes of image models whose latents are `[F, C, 1, H, W]`, by name: older ComfyUIs lack some."""
 
 
+def _class_names(instance: object) -> set[str]:
+    """The names of an object's class and its base classes."""
+    return {kind.__name__ for kind in type(instance).__mro__}
+
+
 def _is_image_model_with_time_axis(model: Model) -> bool:
-    classes = {kind.__name__ for kind in type(model.model).__mro__}
     makes_videos = getattr(model.model, "image_to_video", False)  # CosmosPredict2 is the class of both kinds
-    return has_time_axis(model) and not makes_videos and bool(classes & IMAGE_MODELS_WITH_TIME_AXIS)
+    return has_time_axis(model) and not makes_videos and bool(_class_names(model.model) & IMAGE_MODELS_WITH_TIME_AXIS)
 
 
 HUNYUAN_VIDEO = ModelFamily(
@@ -249,6 +253,24 @@ def is_reference_compatible(model: Model) -> bool:
 def has_distilled_guidance(model: Model) -> bool:
     """Whether a MODEL has distilled guidance, an input of its network (Flux, HunyuanVideo)."""
     return model.model.model_config.unet_config.get("guidance_embed", False)
+
+
+DISTILLED_MODELS = {"FluxSchnell": "Flux schnell", "WAN21_CausalAR_T2V": "causal Wan"}
+"""ComfyUI's classes of models that are distilled to few steps, by name: older ComfyUIs lack some."""
+
+
+def describe_distillation(model: Model) -> str | None:
+    """What shows that a MODEL is distilled to few steps; None if nothing does.
+
+    Nothing shows it for LoRAs (Lightning, lightx2v) and for most distilled checkpoints.
+    """
+    if "LCM" in _class_names(model.get_model_object("model_sampling")):  # each import of core's file has its own LCM
+        return "LCM sampling"
+    if _is_mean_flow(model):
+        return "mean flow"
+    return next(
+        (DISTILLED_MODELS[name] for name in _class_names(model.model.model_config) & set(DISTILLED_MODELS)), None
+    )
 
 
 def find_difference(model: Model, other: Model) -> tuple[str, str, str] | None:

@@ -35,6 +35,7 @@ from .loaders.demo_latents import DemoLatents
 from .model_families import (
     ModelFamily,
     count_frames,
+    describe_distillation,
     find_difference,
     find_family,
     find_noise_kind,
@@ -189,6 +190,8 @@ def _fit_model(stage_input: StageInput, windows: WindowSettings) -> StageInput:
     spec, samples = stage_input.spec, stage_input.samples
     model = _set_stage_windows(spec, stage_input.model, windows, samples)
     check_windows(model, samples)
+    if spec.is_inversion:
+        _warn_distilled(model)
     if spec.latent_kind != "start":
         animatediff_evolved.check_sampling(model, samples.shape[0], spec.is_inversion)
     prompts = _validate_prompts(spec, stage_input.family, model, stage_input.prompts, stage_input.latent, samples)
@@ -400,6 +403,16 @@ def _warn_unsupported_patches(family: ModelFamily, model: Model) -> None:
             "them on the image model.",
             ", ".join(unsupported),
             family.name,
+        )
+
+
+def _warn_distilled(model: Model) -> None:
+    if found := describe_distillation(model):
+        log.warning(
+            "The model is distilled to few steps (%s). An inversion follows a model's direction from each noise level "
+            "to the next, and a distilled model jumps to the end: the result is wrong at any number of steps. Wire the "
+            "plain model here; a distilled one belongs in Video Temporal Smoother only.",
+            found,
         )
 
 

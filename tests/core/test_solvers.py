@@ -68,6 +68,20 @@ def test_rank_of_ode_error(family, steps):
     assert abs(size["fireflow"] - 1) < 0.01
 
 
+@pytest.mark.parametrize("steps", [50, 500])
+def test_a_model_of_one_step_inverts_to_half_of_the_noise(steps):
+    """A distilled model predicts the end of the ODE; here its exact end for data of std 1, which exact noise keeps."""
+    x0 = torch.randn(4, 4, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    eps = leading_grid(steps)
+    ratio = invert("fireflow", lambda x, sigma: x / (1 + sigma[0] ** 2) ** 0.5, x0, eps, SD_SIGMAS[0].item()) / x0
+    top = (1 + eps[-1] ** 2).sqrt()
+    assert rms(ratio / top) == pytest.approx(((1 + top) / (2 * top)).item(), rel=1e-3)
+
+    flow = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    end = invert("fireflow", lambda x, sigma: x / ((1 - sigma[0]) ** 2 + sigma[0] ** 2) ** 0.5, x0, flow, 1e-3)
+    assert rms(end / x0) == pytest.approx(0.5, rel=1e-3)
+
+
 @pytest.mark.parametrize("steps", [20, 50])
 def test_rank_of_round_trip_error(steps):
     """Invert with the solver, denoise with DDIM: fixed_point has the smallest error, then uni_inv, fireflow, ddim."""

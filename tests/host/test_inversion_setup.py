@@ -3,6 +3,7 @@
 from functools import partial
 
 import comfy.hooks
+import comfy.supported_models
 import pytest
 import torch
 from fixtures import tiny_models as tiny
@@ -189,3 +190,32 @@ def test_prompts_with_timestep_ranges_apply_at_their_noise_levels(pack, node_id)
     out, expected = invert(pack, node_id, model, both), invert(pack, node_id, chosen, early)
     assert_near(out, expected, 1e-6)
     assert rms(out - invert(pack, node_id, model, early)) > 1e-3 * rms(out)
+
+
+# Models distilled to few steps
+
+
+def with_lcm_sampling(pack, node_id: str):
+    return pack.run("ModelSamplingDiscrete", model=model_for(node_id), sampling="lcm", zsnr=False)[0]
+
+
+@pytest.mark.parametrize("node_id", NODES)
+def test_lcm_sampling_raises_a_warning(pack, node_id):
+    inputs = make_inputs(node_id, with_lcm_sampling(pack, node_id), tiny.make_latent(*LATENT_SHAPE))
+    assert "distilled to few steps (LCM sampling)" in collect_warnings(pack, node_id, **inputs)
+    inputs["model"] = model_for(node_id)
+    assert "distilled" not in collect_warnings(pack, node_id, **inputs)
+
+
+def test_lcm_sampling_smooths_without_a_warning(pack):
+    node_id = "BIVDiffTemporalSmoother"
+    z = {"samples": torch.randn(LATENT_SHAPE, generator=torch.Generator().manual_seed(7))}
+    inputs = make_inputs(node_id, with_lcm_sampling(pack, "BIVDiffInvertVideo"), z)
+    assert "distilled" not in collect_warnings(pack, node_id, **inputs)
+
+
+def test_distilled_models_are_known_by_class(pack):
+    describe = pack.import_module("bivdiff_core.host.model_families").describe_distillation
+    assert describe(tiny.flux_model(kind=comfy.supported_models.FluxSchnell, guidance_embed=False)) == "Flux schnell"
+    assert describe(tiny.hunyuan_model(meanflow=True)) == "mean flow"
+    assert [describe(model) for model in (tiny.flux_model(), tiny.hunyuan_model(), tiny.wan_model())] == [None] * 3
