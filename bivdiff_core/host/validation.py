@@ -204,9 +204,11 @@ def _with_low_noise_model(stage_input: StageInput, model: Model) -> StageInput:
     """The stage with the expert for low noise, which must be of the same kind.
 
     Raises:
-        ValueError: it has another latent space or kind of noise.
+        ValueError: it has another latent space or kind of noise, or is of another family (Wan beside Qwen-Image).
     """
-    if difference := find_difference(model, stage_input.model):
+    low_family, high_family = find_family(model), stage_input.family
+    of_family = None if low_family is high_family else ("model family", low_family.name, high_family.name)
+    if difference := find_difference(model, stage_input.model) or of_family:
         what, low, high = difference
         raise ValueError(
             f"low_noise_model has {what} {low}, but model has {high}. Wire both experts of one model, or unlink "

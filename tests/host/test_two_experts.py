@@ -123,6 +123,12 @@ def test_experts_of_different_kinds_are_refused(pack, experts):
         invert(pack, experts[0], tiny.hunyuan_model(), {"samples": noise(1, 16, 3, 8, 8)})
 
 
+def test_experts_of_models_in_one_latent_space_are_refused(pack, experts):
+    frames = {"samples": noise(3, 16, 1, 8, 8)}
+    with pytest.raises(ValueError, match="low_noise_model has model family Wan, but model has image"):
+        invert(pack, tiny.qwen_model(), experts[1], frames, "BIVDiffInvertImage")
+
+
 def test_the_reference_grid_is_for_one_model(pack):
     model = tiny.as_video_model(tiny.sd_model())
     with pytest.raises(ValueError, match="grid reference is for one model. Unlink low_noise_model"):
