@@ -39,6 +39,11 @@ DIAGRAMS = {
     "wan": (("Wan inverts\nsingle frames", "Wan inverts\nthe clip"), ("mixed",), ("Wan denoises:\na smooth video",)),
     "saved_inversion": (("inverted",), ("saved",), ("ratio 0.2", "ratio 0.5", "ratio 0.8")),
     "folder": (("one chain,\none prompt",), ("clip 1, smooth", "clip 2, smooth", "clip 3, smooth")),
+    "qwen_edit": (("Qwen edits\nframe 1", "Qwen edits\nframe 2", "Qwen edits\nframe 3"), ("Wan: one\nsmooth video",)),
+    "kontext": (("Kontext\nedits",), ("Wan\ninverts",), ("Wan denoises:\na smooth video",)),
+    "wan_experts": (("inverted\nby both",), ("high-noise\nexpert", "low-noise\nexpert"), ("smooth\nvideo",)),
+    "vace": (("your frames", "outlines of\nthe source"), ("VACE inverts\nthe clip", "VACE smooths\nthe clip")),
+    "ltx2": (("every\neighth frame", "the clip"), ("LTX-2\ninverts",), ("LTX-2\ndenoises",)),
 }
 """Columns of boxes. Each box is connected to all boxes of the next column, the frames to those of the first."""
 

@@ -39,7 +39,7 @@ class ChainModels(NamedTuple):
     """The models of the chain and their settings; image and video model share the VAE.
 
     ``windows``: context length and overlap of the video model. If scheduler, solver or grid is None, the node's default
-    applies.
+    applies. ``low_noise``: the second expert of a video model that has two; it also inverts for the image branch.
     """
 
     image: OutputSlot
@@ -53,6 +53,7 @@ class ChainModels(NamedTuple):
     grid: str | None = None
     windows: tuple[int, int] = (0, 0)
     cfg: float = 7.5
+    low_noise: OutputSlot | None = None
 
 
 class ChainPrompts(NamedTuple):
@@ -60,8 +61,8 @@ class ChainPrompts(NamedTuple):
 
     text: GraphNode
     image_empty: GraphNode
-    video: GraphNode
-    video_empty: GraphNode
+    video: GraphNode | OutputSlot
+    video_empty: GraphNode | OutputSlot
 
 
 def load_clip(
@@ -83,9 +84,13 @@ def add_frame_selection(
     components = g.add("GetVideoComponents", video=video)
     wired = {name: components[name] for name in ("images", "fps", "audio")}
     selected = g.add("BIVDiffSelectFrames", **wired, **selection)
+    return SourceClip(resize(g, selected, size, "Resize", crop), selected["audio"], selected["fps"])
+
+
+def resize(g: WorkflowGraph, images: object, size: tuple[int, int], title: str, crop: str = "center") -> GraphNode:
+    """Scale images to a width and height."""
     width, height = size
-    scaled = g.add("ImageScale", "Resize", image=selected, upscale_method="area", width=width, height=height, crop=crop)
-    return SourceClip(scaled, selected["audio"], selected["fps"])
+    return g.add("ImageScale", title, image=images, upscale_method="area", width=width, height=height, crop=crop)
 
 
 def square_size(g: WorkflowGraph) -> tuple[int, int]:
@@ -128,6 +133,33 @@ def load_models(
         video = text_encoder = g.add("BIVDiffVideoModelLoader", "Video model", name=video_model)
     control = g.add("ControlNetLoader", control_net_name=control_net)["CONTROL_NET"] if control_net else None
     return ChainModels(image["MODEL"], image["CLIP"], video["MODEL"], text_encoder["CLIP"], image["VAE"], control)
+
+
+WAN_SIZE = (832, 480)
+
+
+def load_wan(
+    g: WorkflowGraph,
+    unet: str = "wan2.1_t2v_1.3B_fp16.safetensors",
+    low_noise_unet: str = "",
+    shift: float = 8.0,
+    cfg: float = 6.0,
+) -> ChainModels:
+    """Load a Wan for both branches; with ``low_noise_unet`` its two experts."""
+    g.column()
+
+    def load_expert(title: str, name: str) -> OutputSlot:
+        model = g.add("UNETLoader", title, unet_name=name)
+        return g.add("ModelSamplingSD3", "Shift of the whole chain", model=model, shift=shift)["MODEL"]
+
+    model = load_expert("High-noise expert" if low_noise_unet else "Wan", unet)
+    low_noise = load_expert("Low-noise expert", low_noise_unet) if low_noise_unet else None
+    if g.demo:
+        text = g.add("BIVDiffDemoModels")["CLIP"]
+    else:
+        text = g.add("CLIPLoader", clip_name="umt5_xxl_fp8_e4m3fn_scaled.safetensors", type="wan")["CLIP"]
+    vae = g.add("VAELoader", vae_name="wan_2.1_vae.safetensors")["VAE"]
+    return ChainModels(model, text, model, text, vae, None, cfg=cfg, low_noise=low_noise)
 
 
 def add_prompts(
@@ -321,6 +353,7 @@ def invert_both(
 ) -> tuple[GraphNode, GraphNode]:
     """Invert LATENT frames, or for the video model a clip's LATENT, with the image model and with the video model."""
     settings = {"solver": models.solver, "strength": strength, "grid": models.grid, **schedule(g, models, strength)}
+    settings["low_noise_model"] = models.low_noise
     image = g.add("BIVDiffInvertImage", model=models.image, conditioning=prompts.image_empty, latent=frames, **settings)
     video = g.add(
         "BIVDiffInvertVideo",
@@ -345,6 +378,7 @@ def denoise_mixed(
         latent=mixed,
         cfg=g.choose(models.cfg, 1.0),
         grid=models.grid,
+        low_noise_model=models.low_noise,
         **schedule(g, models, strength),
         **windows(models),
     )
@@ -405,6 +439,72 @@ def deflicker_frames(g: WorkflowGraph, clip: SourceClip, models: ChainModels, pr
     video = smooth_and_decode(g, models, prompts, frames, strength=OWN_FRAMES_STRENGTH)
     save_video(g, video, clip)
     add_comparison(g, clip, clip.frames, video)
+
+
+def load_own_frames(g: WorkflowGraph, size: tuple[int, int], count: int) -> SourceClip:
+    """Load consecutive frames that an artist brings."""
+    clip = load_clip(g, PACKAGED_CLIP, "Your frames as a video", size, stride=1, count=count)
+    g.add("PreviewImage", "Source", images=clip.frames)
+    return clip
+
+
+def encode_packed_frames(
+    g: WorkflowGraph, models: ChainModels, images: object, stride: int
+) -> tuple[GraphNode, GraphNode]:
+    """Encode frames for a video model that packs ``stride`` frames in a latent: single ones, and all as a clip."""
+    encode = {"vae": models.vae, "images": images}
+    single = g.add(
+        "BIVDiffEncodeFrames", "Single frames for the image branch", stride=stride, mode="single_frames", **encode
+    )
+    return single, g.add("BIVDiffEncodeFrames", "The clip", stride=1, mode="clip", **encode)
+
+
+def deflicker_packed_frames(
+    g: WorkflowGraph,
+    clip: SourceClip,
+    models: ChainModels,
+    prompts: ChainPrompts,
+    frames: object = None,
+    source: object = None,
+    stride: int = 4,
+) -> None:
+    """The chain for a video model that packs ``stride`` frames in a latent.
+
+    Args:
+        frames: if None, those of the clip.
+        source: the video from which the frames were made, for the report; None if there is none.
+    """
+    frames = frames or clip.frames
+    single, whole = encode_packed_frames(g, models, frames, stride)
+    video = smooth_and_decode(g, models, prompts, single, strength=OWN_FRAMES_STRENGTH, clip=whole)
+    save_video(g, video, clip)
+    add_comparison(g, clip, frames, video, source)
+
+
+EDIT_SIZE, EDITED_SIZE = (1328, 800), (800, 480)
+"""Sizes of the same shape: of frames that Flux Kontext and Qwen-Image-Edit edit, and of the clip that Wan smooths."""
+INSTRUCTION = "Make the street snowy. Keep everything else as it is."
+EDITED_PROMPT = "a street covered in snow"
+
+
+def sample_edits(
+    g: WorkflowGraph, model: OutputSlot, positive: object, negative: object, latent: object, cfg: float
+) -> GraphNode:
+    """Add stage 1's sampler for an editing model of today."""
+    texts = {"positive": positive, "negative": negative}
+    settings = {"seed": 42, "steps": 20, "cfg": cfg, "sampler_name": "euler", "scheduler": "simple"}
+    return g.add("BIVDiffFrameSampler", model=model, **texts, latent_image=latent, **settings)
+
+
+def smooth_edits(
+    g: WorkflowGraph, clip: SourceClip, models: ChainModels, prompts: ChainPrompts, images: object
+) -> None:
+    """Smooth edited frames with a video model that has another VAE, at that model's size."""
+    frames = resize(g, images, EDITED_SIZE, "At the size of the video model")
+    g.add("PreviewImage", "Frame-wise", images=frames)
+    g.column()
+    source = resize(g, clip.frames, EDITED_SIZE, "The source at this size")
+    deflicker_packed_frames(g, clip, models, prompts, frames, source)
 
 
 def follow_outlines(g: WorkflowGraph, clip: SourceClip, models: ChainModels, task: str) -> None:

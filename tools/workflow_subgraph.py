@@ -27,11 +27,14 @@ class Subgraph(WorkflowGraph):
         self.id = self._uuid("")
         self.description = description
         self.specs: dict[str, list] = {}
+        self.optional: set[str] = set()
         self.input_node = GraphNode(INPUT_NODE_ID, "", {"output": [], "output_name": []}, "", (0, 0), 0)
         self.output_slots: dict[str, OutputSlot] = {}
 
-    def socket(self, name: str, kind: str) -> OutputSlot:
-        """Append a socket to the inputs."""
+    def socket(self, name: str, kind: str, optional: bool = False) -> OutputSlot:
+        """Append a socket to the inputs; one that is optional comes after all others."""
+        if optional:
+            self.optional.add(name)
         return self._add_input(name, [kind])
 
     def widget(self, name: str, value: object, *inside: tuple[GraphNode, str]) -> None:
@@ -64,7 +67,10 @@ class Subgraph(WorkflowGraph):
     def schema(self) -> dict:
         """The schema of the node, as in /object_info."""
         kinds = [wire.node.schema["output"][wire.slot] for wire in self.output_slots.values()]
-        return {"input": {"required": self.specs}, "output": kinds, "output_name": list(self.output_slots)}
+        optional = {name: spec for name, spec in self.specs.items() if name in self.optional}
+        required = {name: spec for name, spec in self.specs.items() if name not in self.optional}
+        inputs = {"required": required, "optional": optional}
+        return {"input": inputs, "output": kinds, "output_name": list(self.output_slots)}
 
     def definition(self) -> dict:
         """The definition of the subgraph that a workflow stores beside its nodes."""

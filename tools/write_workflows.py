@@ -1,9 +1,9 @@
-"""Write the shipped workflows, the released configurations and the blueprint from their recipes.
+"""Write the shipped workflows, the released configurations and the blueprints from their recipes.
 
     python -m tools.write_workflows
 
-Every recipe also has a demo version: the same graph with the demo models, at their size and number of steps. The tests
-run it.
+Recipes also have a demo version: the same graph with the demo models, at their size and number of steps. The tests run
+it. Recipes of models that the demo models cannot replace have none.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 from batch.comfyui_server import ComfyUIServer
 from tools import released_workflows
 from tools.in_process_comfyui import COMFYUI
-from tools.recipes.one_node import SEARCH_ALIASES, build_one_node
+from tools.recipes import one_node, one_node_flow
 from tools.workflow_graph import GraphBuilder, WorkflowGraph
 
 ROOT = Path(__file__).resolve().parents[1]
 
 WORKFLOWS = ROOT / "workflows"
-BLUEPRINT = ROOT / "subgraphs" / "BIVDiff.json"
+BLUEPRINTS = ROOT / "subgraphs"
 TEMPLATES = {
     "deflicker_demo": "BIVDiff 01 Deflicker demo - no downloads",
     "stages_demo": "BIVDiff 02 Deflicker demo stage by stage - no downloads",
@@ -43,6 +43,11 @@ TEMPLATES = {
     "sweep": "BIVDiff 16 Sweep - find your mixing ratio",
     "saved_inversion": "BIVDiff 17 Saved inversion - try settings another day",
     "folder": "BIVDiff 18 Folder - deflicker every clip in it",
+    "qwen_edit": "BIVDiff 19 Qwen-Image-Edit and Wan - edit by instruction",
+    "kontext": "BIVDiff 20 Flux Kontext and Wan - edit by instruction",
+    "wan_experts": "BIVDiff 21 Wan 2.2 - deflicker with two experts",
+    "vace": "BIVDiff 22 Wan VACE - deflicker along outlines",
+    "ltx2": "BIVDiff 23 LTX-2 - deflicker with one model",
 }
 """The name of each recipe in the template browser, which sorts and searches by file name."""
 RECIPES: dict[str, GraphBuilder] = {recipe: import_module(f"tools.recipes.{recipe}").build for recipe in TEMPLATES}
@@ -58,9 +63,13 @@ def build_workflow(name: str, object_info: dict, demo: bool) -> dict:
     return graph.ui()
 
 
-def build_blueprint(object_info: dict) -> dict:
-    """The chain as one node, in the frontend's format."""
-    return build_one_node(object_info, demo=False).blueprint(SEARCH_ALIASES)
+def build_blueprints(object_info: dict) -> dict[Path, dict]:
+    """The chains as one node, in the frontend's format, by file. The node library shows the files' names."""
+    chains = (
+        (one_node.build_one_node(object_info, demo=False), one_node.SEARCH_ALIASES),
+        (one_node_flow.build_flow_node(object_info), one_node_flow.SEARCH_ALIASES),
+    )
+    return {BLUEPRINTS / f"{chain.name}.json": chain.blueprint(aliases) for chain, aliases in chains}
 
 
 def to_json(workflow: dict) -> str:
@@ -74,7 +83,8 @@ def main() -> None:
         object_info = server.object_info()
     for name, file in FILES.items():
         file.write_text(to_json(build_workflow(name, object_info, demo=False)), encoding="utf-8")
-    BLUEPRINT.write_text(to_json(build_blueprint(object_info)), encoding="utf-8")
+    for file, blueprint in build_blueprints(object_info).items():
+        file.write_text(to_json(blueprint), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ DEMO_MODELS = {
     },
     "widgets_values": ["base"],
 }
-BLUEPRINT = Path(__file__).resolve().parents[2] / "subgraphs" / "BIVDiff.json"
+BLUEPRINTS = Path(__file__).resolve().parents[2] / "subgraphs"
 
 
 def blend(task: str, ratio: float) -> dict:
@@ -415,7 +415,7 @@ def test_an_inversions_preview_has_a_caption(comfy):
 
 
 def test_the_blueprint_runs_as_one_node_and_opens(comfy):
-    blueprint = json.loads(BLUEPRINT.read_text(encoding="utf-8"))
+    blueprint = json.loads((BLUEPRINTS / "BIVDiff.json").read_text(encoding="utf-8"))
     (chain,) = blueprint["nodes"]
     chain["widgets_values"] = ["a blue square", 0, 3, 3.0, 1.0, 1.0, 1.0, 0.5, "ddim", "shared", True, 2]
     graph = workflow(
@@ -471,9 +471,29 @@ def test_the_blueprint_runs_as_one_node_and_opens(comfy):
     assert comfy.errors == []
 
 
-def test_the_blueprint_is_offered(server):
+def test_the_blueprint_for_flow_models_has_an_optional_input(comfy):
+    """The second expert is an input of the nodes inside only if it is wired."""
+    comfy.load(json.loads((BLUEPRINTS / "BIVDiff for Wan and LTX.json").read_text(encoding="utf-8")), "flow")
+    wire = """((node, loader) => {
+        loader.pos = [-400, 0];
+        app.rootGraph.add(loader);
+        loader.connect(0, node, node.findInputSlot('low_noise_model'));
+    })(app.rootGraph.nodes[0], LiteGraph.createNode('UNETLoader'))"""
+    for is_wired in (False, True):
+        prompt = comfy.page.evaluate("async () => (await app.graphToPrompt()).output")
+        stages = [node["inputs"] for node in prompt.values() if "strength" in node["inputs"]]
+        assert [stage["steps"] for stage in stages] == [26] * 3
+        assert ["low_noise_model" in stage for stage in stages] == [is_wired] * 3
+        comfy.page.wait_for_timeout(500)  # for the screenshot: the frontend draws the nodes
+        comfy.screenshot(f"blueprint-flow-{is_wired}")
+        comfy.page.evaluate(wire)
+    assert comfy.errors == []
+
+
+def test_the_blueprints_are_offered(server):
     offered = server.request("/global_subgraphs").values()
-    assert [entry["name"] for entry in offered if entry["source"] == "custom_node"] == ["BIVDiff"]
+    names = sorted(entry["name"] for entry in offered if entry["source"] == "custom_node")
+    assert names == sorted(path.stem for path in BLUEPRINTS.glob("*.json"))
 
 
 def test_a_list_of_words_can_be_linked_to_a_combo_and_to_the_labels(comfy):

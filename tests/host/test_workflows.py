@@ -22,16 +22,17 @@ from torchvision.transforms.functional import to_tensor
 from bivdiff_core.demo.models import CONTEXT_DIM
 from research import toy_metrics, toy_world
 from research.demo_chain import add_colour_flicker
-from tools import released_workflows, video_files, write_workflows
+from tools import released_workflows, video_files, workflow_parts, write_workflows
 from tools.environment import COMFYUI_RELEASE, is_release
 from tools.in_process_comfyui import COMFYUI
+from tools.recipes import one_node_flow
 from tools.video_files import VIDEO_FPS, find_node_by_title, read_frames
-from tools.workflow_graph import MUTED_MODE
+from tools.workflow_graph import MUTED_MODE, WorkflowGraph
 from tools.workflow_parts import ANIMATEDIFF_PLACEHOLDER, PACKAGED_CLIP
 from tools.write_workflows import build_workflow
 
 MODEL_FILES = {"ckpt_name", "control_net_name", "lora_name", "bg_removal_name"}
-MODEL_FILES |= {"unet_name", "clip_name", "vae_name", "model_name"}
+MODEL_FILES |= {"text_encoder", "unet_name", "clip_name", "clip_name1", "clip_name2", "vae_name", "model_name"}
 FILES = MODEL_FILES | {"file", "folder", "latent", "name"}
 """Inputs for file names, which exist only on the user's disk."""
 PLACEHOLDERS = {ANIMATEDIFF_PLACEHOLDER, "your_style.safetensors"}
@@ -53,6 +54,9 @@ WITH_STRUCTURE_PASS = {"stages_demo", "controlnet", "t2i_adapter", "style_lora",
 SAME_CHAIN_AS_OWN_FRAMES = {"saved_inversion", "folder"}
 """Workflows with the same chain as own_frames."""
 SAME_CHAIN_AS_CONTROLNET = {FIRST, "stages_demo", "sweep"}
+
+WITH_LARGE_MODELS = {"qwen_edit", "kontext", "wan_experts", "vace", "ltx2"}
+"""Workflows for models that no demo model replaces: they run with tiny models (fixtures/packs)."""
 
 every_workflow = pytest.mark.parametrize("name", GRAPHS)
 every_chain = pytest.mark.parametrize("name", [name for name in GRAPHS if name != FIRST])
@@ -135,10 +139,11 @@ def test_a_shipped_file_equals_the_tools_output(object_info, name):
 
 
 @pytest.mark.skipif(not is_release(COMFYUI, COMFYUI_RELEASE), reason="the file is laid out for another ComfyUI's nodes")
-def test_the_blueprint_equals_the_tools_output(object_info):
-    assert write_workflows.BLUEPRINT.read_text(encoding="utf-8") == write_workflows.to_json(
-        write_workflows.build_blueprint(object_info)
-    )
+def test_the_blueprints_equal_the_tools_output(object_info):
+    blueprints = write_workflows.build_blueprints(object_info)
+    assert sorted(blueprints) == sorted(write_workflows.BLUEPRINTS.glob("*.json"))
+    for file, blueprint in blueprints.items():
+        assert file.read_text(encoding="utf-8") == write_workflows.to_json(blueprint)
 
 
 @pytest.mark.parametrize("name", [name for name in GRAPHS if name not in SELF_CONTAINED])
@@ -295,7 +300,8 @@ def test_without_its_structure_pass_the_one_node_does_not_run_it(server, object_
 
 @pytest.mark.floats
 @pytest.mark.parametrize(
-    "name", sorted(set(write_workflows.RECIPES) - SAME_CHAIN_AS_CONTROLNET - SAME_CHAIN_AS_OWN_FRAMES)
+    "name",
+    sorted(set(write_workflows.RECIPES) - SAME_CHAIN_AS_CONTROLNET - SAME_CHAIN_AS_OWN_FRAMES - WITH_LARGE_MODELS),
 )
 def test_frames_in_batches_of_any_size_give_the_same_video(run_demo, name):
     whole = run_demo(name, steps=4, frames_per_batch=toy_world.FRAMES)
@@ -500,3 +506,88 @@ def test_wan_depends_on_both_branches(run_demo):
     ends = [run_demo("wan", steps=4, mixing_ratio=ratio)["Smoothed"] for ratio in (0.0, 1.0)]
     assert ends[0].shape == ends[1].shape == (5, toy_world.SIZE, toy_world.SIZE, 3)
     assert (ends[0] - ends[1]).abs().mean() > 0.01
+
+
+# Workflows for large models, with tiny ones of the same classes
+
+
+@pytest.fixture(scope="module")
+def run_small(server, object_info):
+    """A function that runs a workflow with tiny models at 64x64; it returns previews by title.
+
+    It takes changed settings of all nodes, and of the node with a title.
+    """
+
+    def run(ui: dict, title: str = "", of_title: dict | None = None, **changes) -> dict[str, Tensor]:
+        prompt = convert_ui_to_api(ui, object_info)
+        for node in prompt.values():
+            if f"Tiny{node['class_type']}" in object_info:
+                node["class_type"] = f"Tiny{node['class_type']}"
+        with_changes(prompt, **{"steps": 2, "width": 64, "height": 64, "count": 5, **changes})
+        if of_title:
+            prompt[find_node_by_title(prompt, title)]["inputs"].update(of_title)
+        result = server.run(prompt)
+        assert not result.error
+        titles = [n["_meta"]["title"] for n in prompt.values() if n["class_type"] == "PreviewImage"]
+        return {title: read_frames(server, result, prompt, title) for title in titles}
+
+    return run
+
+
+def mean_difference(a: Tensor, b: Tensor) -> float:
+    return (a - b).abs().mean().item()
+
+
+@pytest.mark.parametrize("name", sorted(WITH_LARGE_MODELS))
+def test_a_workflow_for_large_models_depends_on_both_branches(run_small, name):
+    count = 9 if name == "ltx2" else 5
+    ends = [run_small(json.loads(shipped(name)), mixing_ratio=ratio, count=count)["Smoothed"] for ratio in (0.0, 1.0)]
+    assert ends[0].shape == ends[1].shape == (count, 64, 64, 3)
+    assert mean_difference(*ends) > 0.01
+
+
+@pytest.mark.parametrize("name", ["qwen_edit", "kontext"])
+def test_each_frame_is_edited_alone(run_small, name):
+    """From the same noise, the edit of a frame depends on that frame only, and differs from those of other frames."""
+    runs = [run_small(json.loads(shipped(name)), frame_noise="shared", start=start) for start in (0, 2)]
+    first, later = (run["Frame-wise"] for run in runs)
+    torch.testing.assert_close(first[2:], later[:3], atol=1.5 / 255, rtol=0)
+    assert mean_difference(first[2:], later[:3]) < 0.1 * mean_difference(first[3:], later[:2])
+
+
+def test_both_experts_of_wan_take_part(run_small):
+    """The high-noise expert changes the video above the boundary only."""
+    ui, other = json.loads(shipped("wan_experts")), ("High-noise expert", {"unet_name": "wan2.2_t2v_low_noise"})
+    for strength, is_used in ((1.0, True), (0.5, False)):
+        videos = [run_small(ui, *change, strength=strength)["Smoothed"] for change in ((), other)]
+        assert (mean_difference(*videos) > 0.005) == is_used
+
+
+def test_vace_follows_the_source_of_the_frames(run_small):
+    ui, other = json.loads(shipped("vace")), ("The source video of your frames", {"file": "bivdiff_mask.mp4"})
+    videos = [run_small(ui, *change, mixing_ratio=0.0)["Smoothed"] for change in ((), other)]
+    assert mean_difference(*videos) > 0.005
+
+
+EXPERTS = [f"wan2.2_t2v_{level}_noise_14B_fp8_scaled.safetensors" for level in ("high", "low")]
+
+
+@pytest.mark.parametrize("unets", [["wan2.1_t2v_1.3B_fp16.safetensors"], EXPERTS], ids=["one model", "two experts"])
+def test_the_one_node_for_flow_models_equals_its_stages(object_info, run_small, unets):
+    videos = []
+    for as_one_node in (True, False):
+        g = WorkflowGraph("flow", object_info, demo=False)
+        g.group("Source and models", workflow_parts.SOURCE_COLOUR)
+        clip, models = workflow_parts.load_own_frames(g, (64, 64), count=5), workflow_parts.load_wan(g, *unets)
+        if as_one_node:
+            chain = one_node_flow.build_flow_node(object_info)
+            chain.add_definition(g)
+            wires = {"image_model": models.image, "video_model": models.video, "low_noise_model": models.low_noise}
+            wires |= {"clip": models.image_clip, "video_clip": models.video_clip, "vae": models.vae}
+            result = g.add(chain.id, "One node", frames=clip.frames, prompt="a street", **wires)
+            g.add("PreviewImage", "Smoothed", images=result["video"])
+        else:
+            texts = workflow_parts.add_prompts(g, models, "a street", "")
+            workflow_parts.deflicker_packed_frames(g, clip, models, texts)
+        videos.append(run_small(g.ui(), strength=1.0)["Smoothed"])
+    assert torch.equal(*videos)
