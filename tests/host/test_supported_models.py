@@ -2,6 +2,8 @@
 
 import comfy.supported_models
 
+from tools import model_table
+
 TESTED = {
     "image": "SD15 SD15_instructpix2pix SD20 SDXL Flux QwenImage",
     "video": "WAN21_T2V WAN21_I2V WAN21_FunControl2V WAN21_Vace WAN22_Animate WAN22_T2V LTXV LTXAV HunyuanVideo "
@@ -45,3 +47,10 @@ def test_image_models_have_frames_in_the_batch_or_are_known_by_class(pack):
     assert with_time_axis <= families.IMAGE_MODELS_WITH_TIME_AXIS
     video = {*TESTED["video"].split(), *BY_RULE["video"].split()} - {"SVD_img2vid"}
     assert all(kinds[name].latent_format.latent_dimensions == 3 for name in video & set(kinds))
+
+
+def test_the_table_of_pairs_says_what_is_tested():
+    tested, rows = set(TESTED["video"].split()), model_table.VIDEO_MODELS
+    assert {kind for row in rows if row.ran_on == model_table.SMALL for kind in row.kinds} == tested
+    assert not {kind for row in rows if row.ran_on == model_table.NOTHING for kind in row.kinds} & tested
+    assert not model_table.IMAGE_MODELS_NOT_RUN & set(TESTED["image"].split())
