@@ -15,7 +15,7 @@ from research.page_tables import ROOT, fill_page, markdown_table
 from tools.in_process_comfyui import Pack, use_comfyui
 
 PAGE, BLOCK = "docs/models.md", "pairs"
-DEMO, SMALL, STAND_IN, NOTHING = "the demo models, measured", "a small network", "a stand-in of the pack", "nothing"
+DEMO, SMALL, FAKE, NOTHING = "the demo models, measured", "a small network", "a fake of the pack", "nothing"
 IMAGE_MODELS = {
     "SD15": "SD 1.5",
     "SD20": "SD 2",
@@ -56,7 +56,7 @@ VIDEO_MODELS = (
     VideoModel("ZeroScope v2 576w", UNET_3D, "SD15", DEMO, (), "576x320", "8 to 24", "7.5", "13"),
     VideoModel("ModelScope 1.7b", UNET_3D, "SD15", DEMO, (), "256x256", "8 to 16", "7.5", "13"),
     VideoModel("VidRD", "VidRD", "SD15", SMALL, (), "512x512", "8", "7.5", "03"),
-    VideoModel("AnimateDiff", "AnimateDiff", "SD15", STAND_IN, (), "512x512", "16", "7.5", "14"),
+    VideoModel("AnimateDiff", "AnimateDiff", "SD15", FAKE, (), "512x512", "16", "7.5", "14"),
     VideoModel("AnimateDiff for SDXL, HotshotXL", "AnimateDiff", "SDXL", NOTHING),
     VideoModel("Stable Video Diffusion", "Stable Video Diffusion", "SD15", NOTHING, ("SVD_img2vid",)),
     VideoModel("Wan 2.1", "Wan", "Wan21", SMALL, ("WAN21_T2V",), "832x480", "81", "6", "15, 19, 20"),
