@@ -1,8 +1,8 @@
 """Model files that the frontend offers to download if they are missing: URL and folder in models/.
 
 The frontend only offers files from servers and with suffixes that it trusts, under exactly the name in the widget.
-Unverified: nobody has opened these URLs. Those of Comfy-Org are from ComfyUI's templates, the others from install
-scripts and notes of other projects.
+Unverified: nobody has opened these URLs. Those of Comfy-Org, LTX-2 and Flux's text encoders are from ComfyUI's
+templates, the others from install scripts and notes of other projects.
 """
 
 from __future__ import annotations
