@@ -410,7 +410,7 @@ def _warn_unsupported_patches(family: ModelFamily, model: Model) -> None:
 
 def _warn_distilled(model: Model) -> None:
     if found := describe_distillation(model):
-        log.warning(
+        warn(
             "The model is distilled to few steps (%s). An inversion follows a model's direction from each noise level "
             "to the next, and a distilled model jumps to the end: the result is wrong at any number of steps. Wire the "
             "plain model here; a distilled one belongs in Video Temporal Smoother only.",
