@@ -63,10 +63,15 @@ VIDEO_MODELS = (
     VideoModel("Wan 2.2 14B", "Wan", "Wan21", SMALL, ("WAN21_T2V",), "832x480", "81", "3.5", "21"),
     VideoModel("Wan VACE", "Wan", "Wan21", SMALL, ("WAN21_Vace",), "832x480", "81", "6", "22"),
     VideoModel("Wan image to video", I2V, "Wan21", SMALL, (), "832x480", "81", "6"),
+    VideoModel("Wan 2.2 5B", "Wan", "Wan22", SMALL, ("WAN22_T2V",), "1280x704", "121", "5"),
     VideoModel("LTX-Video", "LTX", "LTXV", SMALL, ("LTXV",), "768x512", "97", "3"),
     VideoModel("LTX-2", "video", "LTXAV", SMALL, ("LTXAV",), "768x512", "121", "4", "23"),
     VideoModel("HunyuanVideo", "HunyuanVideo", "HunyuanVideo", SMALL, ("HunyuanVideo",), "848x480", "73", "1"),
     VideoModel("HunyuanVideo, mean flow", MEAN_FLOW, "HunyuanVideo", SMALL, ("HunyuanVideo",), "848x480", "73", "1"),
+    VideoModel(
+        "HunyuanVideo 1.5", "HunyuanVideo", "HunyuanVideo15", SMALL, ("HunyuanVideo15",), "1280x720", "121", "6"
+    ),
+    VideoModel("Mochi", "Mochi", "Mochi", SMALL, ("GenmoMochi",), "848x480", "163", "4.5"),
 )
 
 
