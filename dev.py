@@ -3,7 +3,7 @@
 
 The first command builds .venv and .host/ComfyUI next to this file: about 6 GB, a few minutes. Set COMFYUI_PATH to use
 your own ComfyUI instead, with its own Python or the one in COMFYUI_PYTHON; nothing is installed there. Results go to
-output/. The tests also build .ray, for `batch --ray` (600 MB).
+output/. The tests also build .ray, for batch's --ray (600 MB).
 """
 
 from __future__ import annotations
@@ -30,19 +30,6 @@ def demo(video: Path | None) -> int:
     if video and not video.is_file():
         sys.exit(f"{video} does not exist: give the path of a video.")
     return run_tool("demo", *([video.resolve()] if video else []))
-
-
-def batch(**options) -> int:
-    """Run a saved workflow over many clips."""
-    from batch.command import parse_request, run_batch
-    from batch.records import BatchError
-
-    try:
-        request = parse_request(**options)
-        environment = find_environment("comfy-cli")
-        return run_batch(request, environment.python, environment.comfyui, environment.gpus())
-    except BatchError as error:
-        sys.exit(str(error))
 
 
 def test() -> int:
@@ -114,40 +101,15 @@ def where() -> int:
     return 0
 
 
-def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `batch`, which docs/batch.md explains."""
-    add = parser.add_argument
-    add("workflow", type=Path, help="a workflow saved by ComfyUI, with one Load Video and one Save Video")
-    add("clips", nargs="+", help="a folder, a glob, a text file that lists clips, or video files")
-    add("out", type=Path, help="the folder for videos and reports")
-    add("--workers", default="auto", metavar="auto|N", help="number of ComfyUIs (auto: one per GPU, else 1)")
-    add("--ray", metavar="HOST:PORT", help="work on this Ray cluster")
-    add("--shard", metavar="I/N", help="process only part I of N, counted from 0")
-    add(
-        "--set",
-        action="append",
-        default=[],
-        dest="settings",
-        metavar='"Node title.input=value"',
-        help="change an input; may be repeated",
-    )
-    add("--seed", choices=("per-clip", "fixed"), default="per-clip", help="seeds from the clip's content, or as saved")
-    add("--attempts", type=int, default=2, metavar="N", help="attempts per clip if ComfyUI is lost (2)")
-    add("--timeout", type=float, metavar="S", help="time limit per clip in seconds (no limit)")
-    add("--retry-failed", action="store_true", help="try failed clips again")
-    add("--dry-run", action="store_true", help="only list what is to be done")
-
-
 def main() -> int:
     """Run the command that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (demo, batch, test, matrix, other_packs, serve, bench, where):
+    for command in (demo, test, matrix, other_packs, serve, bench, where):
         commands.add_parser(command.__name__.replace("_", "-"), help=command.__doc__).set_defaults(command=command)
     commands.choices["demo"].add_argument("video", nargs="?", type=Path, help="a clip to take the motion from")
     commands.choices["matrix"].add_argument("rows", nargs="*", metavar="ROW", help="rows of docs/versions.md (all)")
     commands.choices["other-packs"].add_argument("folder", type=Path, help="folder of other packs, like custom_nodes")
-    add_batch_arguments(commands.choices["batch"])
     arguments = vars(parser.parse_args())
     return arguments.pop("command")(**arguments)
 

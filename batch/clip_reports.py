@@ -7,8 +7,8 @@ import json
 import os
 from pathlib import Path
 
-from batch.file_hashes import hash_file, write_atomically
-from batch.records import Batch, BatchClip
+from .file_hashes import hash_file, write_atomically, writing_results
+from .records import Batch, BatchClip
 
 DONE, FAILED = "done", "failed"
 MANIFEST = "manifest.jsonl"
@@ -51,9 +51,10 @@ def find_valid_report(batch: Batch, clip: BatchClip) -> dict | None:
 def write_report(batch: Batch, clip: BatchClip, report: dict) -> None:
     """Write a clip's report, the last step for a clip; remove an earlier run's video that this run did not replace."""
     before = read_report(report_path(batch.out, clip))
-    if before and before.get("video") and before["video"] != report["video"]:
-        Path(batch.out, before["video"]).unlink(missing_ok=True)
-    write_atomically(report_path(batch.out, clip), json.dumps(report, indent=2) + "\n")
+    with writing_results(batch.out):
+        if before and before.get("video") and before["video"] != report["video"]:
+            Path(batch.out, before["video"]).unlink(missing_ok=True)
+        write_atomically(report_path(batch.out, clip), json.dumps(report, indent=2) + "\n")
 
 
 def write_manifest(out: Path) -> None:
@@ -67,7 +68,8 @@ def write_manifest(out: Path) -> None:
         if (current := _list_reports(out)) == before:
             break
         reports = filter(None, map(read_report, map(Path, current)))
-        write_atomically(out / MANIFEST, "".join(json.dumps(report) + "\n" for report in reports))
+        with writing_results(out):
+            write_atomically(out / MANIFEST, "".join(json.dumps(report) + "\n" for report in reports))
         before = current
 
 
@@ -78,22 +80,22 @@ def _list_reports(out: Path) -> dict[str, int]:
 
 
 class AttemptLog:
-    """Counts the attempts at a clip in a file, which outlives a worker. Each line is the run id of one attempt."""
+    """Counts the attempts at a clip, also in a file, which outlives a worker: each line is the run id of an attempt."""
 
     def __init__(self, batch: Batch, clip: BatchClip) -> None:
         path = report_path(batch.out, clip)
         self._path = path.with_name(f".{path.stem}.attempts")
-        self._run = batch.run
-
-    def count(self) -> int:
-        """Return the number of attempts in this run so far."""
-        return self._path.read_text().splitlines().count(self._run) if self._path.exists() else 0
+        self._batch = batch
+        self.count = self._path.read_text().splitlines().count(batch.run) if self._path.exists() else 0
+        """Attempts in this run so far."""
 
     def record(self) -> None:
         """Add an attempt."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self._path, "a") as file:
-            file.write(f"{self._run}\n")
+        self.count += 1
+        with writing_results(self._batch.out):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self._path, "a") as file:
+                file.write(f"{self._batch.run}\n")
 
     def remove(self) -> None:
         """Remove the file, and temporary files of this clip left by killed processes."""

@@ -1,26 +1,32 @@
-"""A ComfyUI server with this pack as its only custom node, and a client for it.
+"""A ComfyUI server, and a client for it.
 
 The batch, the tools and the tests use it. Starting a server needs only the standard library; running a prompt needs
-websocket-client.
+aiohttp, which ComfyUI has.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_PORT_ATTEMPTS = 5
+START_TIMEOUT = 180.0
+REQUEST_TIMEOUT = 60.0
+SILENT_SECONDS = 30.0
+"""Without a message for this long, ask the server whether it still has the prompt."""
 PROGRESS_TEXT_EVENT = 3
 """Type of ComfyUI's binary message with text that a node shows while it runs."""
 
@@ -61,46 +67,65 @@ def build_server_command(
     port: int,
     cpu: bool,
     pack: Path = ROOT,
-    extra_packs: Path | None = None,
+    extra_packs: Iterable[Path] | None = (),
+    arguments: Iterable[str] | None = None,
 ) -> list[str]:
-    """Return the command line of a ComfyUI that reads and writes under ``base``, with this pack or a copy of it.
-
-    The server finds the demo LoRA and the models of ``base`` and ``comfyui``.
+    """Return the command line of a ComfyUI.
 
     Args:
+        base: folder of its input, output, temporary and user folders.
         pack: folder of this pack, or of a copy.
-        extra_packs: folder of further custom nodes to load, like ComfyUI's custom_nodes.
+        extra_packs: folders of custom nodes to load besides the pack. None: all packs that ComfyUI finds itself.
+        arguments: arguments of an installed ComfyUI, which runs with all its models. None: a ComfyUI for a test, whose
+            models are the demo LoRA and those of ``base`` and ``comfyui``.
     """
-    for folder in ("custom_nodes", "input"):
+    for folder in ("custom_nodes", "input", "user"):
         (base / folder).mkdir(parents=True, exist_ok=True)
-    # A search path instead of a link in custom_nodes: on Windows only administrators can create links.
-    search_paths = base / "search_paths.yaml"
-    packs = {pack.name: pack.parent}
-    if extra_packs and extra_packs.is_dir():
-        packs |= {entry.name: extra_packs for entry in extra_packs.iterdir()}
-    folders = {"custom_nodes": list(dict.fromkeys(packs.values()))}
-    # Like --models-directory, which older ComfyUIs do not have.
-    folders |= {folder.name: [folder] for folder in sorted((comfyui / "models").glob("*")) if folder.is_dir()}
-    folders.setdefault("loras", []).append(pack / "bivdiff_core" / "demo" / "weights" / "loras")
-    lines = [f"  {name}: " + json.dumps("\n".join(map(str, paths))) for name, paths in folders.items()]
-    search_paths.write_text("\n".join(["bivdiff:", *lines, ""]), encoding="utf-8")
-    command = [str(python), str(comfyui / "main.py"), "--port", str(port), "--base-directory", str(base)]
-    command += ["--extra-model-paths-config", str(search_paths), "--database-url", "sqlite:///:memory:"]
-    command += ["--disable-api-nodes"]
-    command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", *packs]
+    command = [str(python), str(comfyui / "main.py")]
+    folders: dict[str, list[Path]] = {}
+    if arguments is None:
+        command += ["--disable-api-nodes", "--base-directory", str(base)]
+        # Like --models-directory, which older ComfyUIs do not have.
+        folders |= {folder.name: [folder] for folder in sorted((comfyui / "models").glob("*")) if folder.is_dir()}
+        folders.setdefault("loras", []).append(pack / "bivdiff_core" / "demo" / "weights" / "loras")
+    else:
+        # Not --base-directory: a loader of another pack that does not find its models downloads them.
+        command += [*arguments, "--input-directory", str(base / "input"), "--output-directory", str(base / "output")]
+        command += ["--temp-directory", str(base), "--user-directory", str(base / "user")]
+    if extra_packs is not None:
+        # A search path instead of a link in custom_nodes: on Windows only administrators can create links.
+        packs = {pack.name: pack.parent}
+        packs |= {entry.name: folder for folder in extra_packs if folder.is_dir() for entry in folder.iterdir()}
+        folders["custom_nodes"] = list(dict.fromkeys(packs.values()))
+        command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", *packs]
+    if folders:
+        search_paths = base / "search_paths.yaml"
+        lines = [f"  {name}: " + json.dumps("\n".join(map(str, paths))) for name, paths in folders.items()]
+        search_paths.write_text("\n".join(["bivdiff:", *lines, ""]), encoding="utf-8")
+        command += ["--extra-model-paths-config", str(search_paths)]
+    command += ["--port", str(port), "--database-url", "sqlite:///:memory:"]
     return [*command, "--cpu"] if cpu else command
 
 
 class ComfyUIServer:
     """A ComfyUI on a free port of 127.0.0.1, for a ``with`` block; its log is ``base / "server.log"``.
 
-    It ends with this process, even if this process is killed. ``packs`` as in `build_server_command`.
+    It ends with this process, even if this process is killed. ``options`` are those of `build_server_command`.
     """
 
-    def __init__(self, python: str | Path, comfyui: Path, base: Path, cpu: bool, **packs: Path | None) -> None:
+    def __init__(
+        self,
+        python: str | Path,
+        comfyui: Path,
+        base: Path,
+        cpu: bool,
+        start_timeout: float = START_TIMEOUT,
+        **options: Any,
+    ) -> None:
         self.base = base
-        self._process: subprocess.Popen | None = None
-        self._command = partial(build_server_command, python, comfyui, base, cpu=cpu, **packs)
+        self.start_timeout = start_timeout
+        self._process: subprocess.Popen[bytes] | None = None
+        self._command = partial(build_server_command, python, comfyui, base, cpu=cpu, **options)
 
     def __enter__(self) -> ComfyUIServer:
         for _ in range(MAX_PORT_ATTEMPTS):
@@ -109,7 +134,10 @@ class ComfyUIServer:
                 return self
             if "already in use" not in self.log:  # another process can take the port before ComfyUI does
                 break
-        raise ServerError(f"ComfyUI did not start: {self.last_log_line()} The whole log is {self.base / 'server.log'}.")
+        late = f" within {self.start_timeout:g} s" if self._is_late else ""
+        raise ServerError(
+            f"ComfyUI did not start{late}: {self.last_log_line()} The whole log is {self.base / 'server.log'}."
+        )
 
     def __exit__(self, *_: object) -> None:
         self.stop()
@@ -125,7 +153,7 @@ class ComfyUIServer:
                 stderr=subprocess.STDOUT,
                 cwd=self.base,
             )
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + self.start_timeout
         while time.monotonic() < deadline and self.is_alive():
             try:
                 if str(self.base) in self.request("/system_stats")["system"]["argv"]:
@@ -133,6 +161,7 @@ class ComfyUIServer:
             except OSError:
                 pass
             time.sleep(0.2)
+        self._is_late = self.is_alive()
         self.stop()
         return False
 
@@ -161,18 +190,18 @@ class ComfyUIServer:
         """Return the last line of the log, which names the error if the process has died."""
         return next((line for line in reversed(self.log.splitlines()) if line.strip()), "it printed nothing.")
 
-    def request(self, path: str, body: dict | None = None) -> dict:
+    def request(self, path: str, body: dict | None = None, timeout: float = REQUEST_TIMEOUT) -> dict:
         """Return the JSON answer to a GET of ``path``, or to a POST if ``body`` is given."""
         content = None if body is None else json.dumps(body).encode()
         request = Request(
             f"http://127.0.0.1:{self.port}{path}", data=content, headers={"Content-Type": "application/json"}
         )
-        with _open_without_proxy(request, timeout=60) as answer:
+        with _open_without_proxy(request, timeout=timeout) as answer:
             return json.loads(answer.read() or b"{}")
 
     def object_info(self) -> dict:
         """Return the schemas of all nodes, as the frontend receives them."""
-        return self.request("/object_info")
+        return self.request("/object_info", timeout=self.start_timeout)  # it lists the files of all model folders
 
     def interrupt(self) -> None:
         """Interrupt the running prompt."""
@@ -196,40 +225,48 @@ class ComfyUIServer:
             The result. An error inside a node is in ``PromptResult.error``.
 
         Raises:
-            ServerLostError: the server died, or did not finish within ``timeout``.
+            ServerLostError: the server died, stopped answering, lost the prompt, or did not finish within ``timeout``.
             ServerError: the prompt failed validation.
         """
-        from websocket import WebSocketException, WebSocketTimeoutException
+        import aiohttp
+
+        async def run_in_time() -> PromptResult:
+            # A task of its own, so that a TimeoutError is the time limit and not that of a request.
+            task = asyncio.ensure_future(self._run(prompt, on_event))
+            ended, _ = await asyncio.wait([task], timeout=timeout)
+            if not ended:
+                task.cancel()
+                raise ServerLostError(f"there was no result within {timeout:g} s")
+            return task.result()
 
         try:
-            return self._run(prompt, on_event, timeout)
+            return asyncio.run(run_in_time())
         except HTTPError as rejection:
             raise ServerError(_format_rejection(json.loads(rejection.read()))) from None
-        except (OSError, WebSocketException) as error:
-            timed_out = timeout is not None and isinstance(error, (WebSocketTimeoutException, TimeoutError))
-            raise ServerLostError(
-                f"there was no result within {timeout:g} s" if timed_out else self._describe_lost_server()
-            ) from None
+        except (OSError, aiohttp.ClientError):
+            raise ServerLostError(self._describe_lost_server()) from None
 
-    def _run(self, prompt: dict, on_event: Callable[[str, dict], None], timeout: float | None) -> PromptResult:
-        import websocket
+    async def _run(self, prompt: dict, on_event: Callable[[str, dict], None]) -> PromptResult:
+        import aiohttp
 
         client = uuid.uuid4().hex
         url = f"ws://127.0.0.1:{self.port}/ws?clientId={client}"
-        deadline = None if timeout is None else time.monotonic() + timeout
-        with closing(websocket.create_connection(url, timeout=timeout, http_no_proxy=["127.0.0.1"])) as messages:
-            result = PromptResult(self.request("/prompt", {"prompt": prompt, "client_id": client})["prompt_id"])
+        async with aiohttp.ClientSession() as session, session.ws_connect(url, max_msg_size=0) as messages:
+            queued = self.request("/prompt", {"prompt": prompt, "client_id": client}, self.start_timeout)
+            result = PromptResult(queued["prompt_id"])
             while True:
-                if deadline is not None:
-                    messages.settimeout(max(deadline - time.monotonic(), 0.001))
-                message = messages.recv()
-                if not message:
-                    raise ConnectionError("the server has closed the connection")
-                if isinstance(message, bytes):
-                    if int.from_bytes(message[:4], "big") == PROGRESS_TEXT_EVENT:
-                        on_event("progress_text", _progress_text(message[4:]))
+                try:
+                    message = await messages.receive(timeout=SILENT_SECONDS)
+                except asyncio.TimeoutError:
+                    self._check_queue(result.prompt_id)
+                    continue
+                if message.type == aiohttp.WSMsgType.BINARY:
+                    if int.from_bytes(message.data[:4], "big") == PROGRESS_TEXT_EVENT:
+                        on_event("progress_text", _progress_text(message.data[4:]))
                     continue  # a preview image
-                event, content = (parsed := json.loads(message))["type"], parsed["data"]
+                if message.type != aiohttp.WSMsgType.TEXT:
+                    raise ConnectionError("the server has closed the connection")
+                event, content = (parsed := json.loads(message.data))["type"], parsed["data"]
                 if content.get("prompt_id") != result.prompt_id:
                     continue
                 on_event(event, content)
@@ -243,6 +280,13 @@ class ComfyUIServer:
                     result.executed.append(content["node"])
         result.outputs = self.request(f"/history/{result.prompt_id}")[result.prompt_id]["outputs"]
         return result
+
+    def _check_queue(self, prompt_id: str) -> None:
+        """Raise an error if the server does not answer, or if the prompt is neither in its queue nor in its history."""
+        queue = self.request("/queue")
+        queued = [entry[1] for entries in queue.values() for entry in entries]
+        if prompt_id not in queued and prompt_id not in self.request(f"/history/{prompt_id}"):
+            raise ServerLostError("ComfyUI's queue no longer contains the prompt: another program has removed it")
 
     def _describe_lost_server(self) -> str:
         """Describe why the connection was lost. It closes before the process ends, so wait for the process."""

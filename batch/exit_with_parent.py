@@ -26,5 +26,7 @@ if __name__ == "__main__":
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     threading.Thread(target=exit_when_pipe_closes, args=(pipe,), daemon=True).start()
     del sys.argv[0]
-    sys.path[0] = str(Path(sys.argv[0]).parent)
+    script = Path(sys.argv[0])
+    # Not sys.path[0], which is this file's folder except in the portable ComfyUI's Python.
+    sys.path[:] = [str(script.parent), *(entry for entry in sys.path if entry != str(Path(__file__).parent))]
     runpy.run_path(sys.argv[0], run_name="__main__")

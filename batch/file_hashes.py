@@ -7,11 +7,11 @@ import json
 import os
 import shutil
 import socket
-import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from batch.records import BatchError
+from .records import BatchError
 
 ROOT = Path(__file__).resolve().parents[1]
 HASH_CACHE = ROOT / "output" / "file_hashes.json"
@@ -54,17 +54,11 @@ def hash_comfyui(comfyui: Path) -> str:
     return hash_folder(comfyui, files)
 
 
-def find_files(strings: set[str], python: str, comfyui: Path) -> dict[str, str]:
-    """Return the paths of models (``"checkpoints/name"``) and input files (``"input/name"``) named in ``strings``."""
-    command = [python, str(Path(__file__).with_name("find_workflow_files.py")), str(comfyui)]
-    found = subprocess.run(command, input=json.dumps(sorted(strings)), capture_output=True, text=True)
-    if found.returncode != 0:
-        raise BatchError(f"The model folders of {comfyui} cannot be read: {found.stderr.strip().splitlines()[-1]}")
-    return json.loads(found.stdout)
-
-
 def hash_files(paths: dict[str, str]) -> dict[str, str]:
-    """SHA-256 of each file or folder. Hashes are cached until a file's size or time changes, since models are large."""
+    """SHA-256 of each file or folder. Hashes are cached until a file's size or time changes, since models are large.
+
+    The cache is in the pack's folder; if that is read-only, every batch hashes the models.
+    """
     try:
         cache = json.loads(HASH_CACHE.read_text())
     except (OSError, ValueError):
@@ -84,33 +78,47 @@ def hash_files(paths: dict[str, str]) -> dict[str, str]:
         else:
             hashes[name] = hash_cached(Path(path))
     if hashes:
-        write_atomically(HASH_CACHE, json.dumps({path: entry for path, entry in cache.items() if os.path.exists(path)}))
+        with suppress(OSError):
+            existing = {path: entry for path, entry in cache.items() if os.path.exists(path)}
+            write_atomically(HASH_CACHE, json.dumps(existing))
     return hashes
+
+
+@contextmanager
+def writing_results(out: str | Path) -> Iterator[None]:
+    """Turn an error of the block, which writes into OUT, into one that ends the batch: no clip is to blame for it."""
+    try:
+        yield
+    except OSError as error:
+        raise BatchError(
+            f"{out} cannot be written to ({error.strerror}): free space or allow writing, then run the same command "
+            "again to resume."
+        ) from None
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file under a temporary name and rename it, so it is never read half-written."""
-    temporary = _temporary_path(path)
-    temporary.write_text(text, encoding="utf-8")
-    _rename(temporary, path)
+    with _temporary_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def copy_atomically(source: Path, path: Path) -> None:
     """Copy a file under a temporary name and rename it."""
-    temporary = _temporary_path(path)
-    shutil.copyfile(source, temporary)
-    _rename(temporary, path)
+    with _temporary_file(path) as temporary:
+        shutil.copyfile(source, temporary)
 
 
-def _temporary_path(path: Path) -> Path:
+@contextmanager
+def _temporary_file(path: Path) -> Iterator[Path]:
+    """Give the block a path to write; rename it to ``path`` afterwards, or remove it if the block fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
-
-
-def _rename(temporary: Path, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
     try:
+        yield temporary
         os.replace(temporary, path)
-    except FileNotFoundError:
-        # Another worker had the same clip, because its node seemed lost. It finished first and cleaned up.
-        if not path.exists():
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        # Another worker had the same clip, because its node seemed lost or because two batches share OUT. It finished
+        # first and removed this file.
+        if not (isinstance(error, FileNotFoundError) and path.exists()):
             raise

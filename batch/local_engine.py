@@ -8,15 +8,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from batch.records import Batch, BatchClip
-from batch.worker import Worker
+from .records import Batch, BatchClip
+from .worker import Worker
 
 
 def run_local(
-    batch: Batch, clips: list[BatchClip], count: int, gpus: list[str], on_stage: Callable[[str, str], None]
+    batch: Batch, clips: list[BatchClip], count: int, gpus: list[dict[str, str]], on_stage: Callable[[str, str], None]
 ) -> Iterator[dict]:
     """Process clips with ``count`` workers; yield each report when its clip is finished.
 
+    ``gpus`` has the environment variables that select each GPU.
     ``on_stage(worker, stage)`` is called from other threads.
     """
     todo: queue.SimpleQueue[BatchClip] = queue.SimpleQueue()

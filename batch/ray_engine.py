@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -12,12 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 
-from batch.records import Batch, BatchClip, BatchError
-from batch.worker import Worker
+from .records import Batch, BatchClip, BatchError
+from .worker import Worker
 
-ROOT = Path(__file__).resolve().parents[1]
 # Ray Data's retries and actor scheduling differ between releases; this one is tested.
 RAY_REQUIREMENT = "ray[data]==2.60.0"
 STAGE_POLL_SECONDS = 0.5
@@ -79,14 +78,23 @@ def run_ray(
     except ImportError:
         raise BatchError(
             f"--ray needs Ray, which {sys.executable} does not have: run {sys.executable} -m pip install "
-            f'"{RAY_REQUIREMENT}" (or the version of your cluster), or run dev.py with a Python that has it.'
+            f'"{RAY_REQUIREMENT}" (or the version of your cluster), or use a Python that has it and '
+            "name ComfyUI's with --python."
         ) from None
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    stop = signal.getsignal(signal.SIGTERM)
     try:
-        environment = {"env_vars": {"PYTHONPATH": str(ROOT)}}
-        ray.init(address=address, runtime_env=environment, logging_level="error", log_to_driver=False)
+        ray.init(address=address, logging_level="error", log_to_driver=False)
     except ConnectionError as error:
         raise BatchError(f"No Ray cluster at {address} ({error}): start one with ray start --head.") from None
+    except RuntimeError as error:
+        raise BatchError(
+            f"Ray cannot use the cluster at {address} ({' '.join(str(error).split())}): start the batch with the "
+            "cluster's versions of Ray and Python."
+        ) from None
+    signal.signal(signal.SIGTERM, stop)  # Ray has replaced it
+    # The nodes' Pythons need not find this package: its code is sent.
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__package__])
     ended = threading.Event()
     stages = ray.remote(num_cpus=0)(StageStore).remote()
 

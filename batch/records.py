@@ -26,6 +26,10 @@ class Batch:
     """Unique id of the run; attempts are counted per run."""
     python: str
     comfyui: str
+    arguments: list[str]
+    """Further arguments of ComfyUI's main.py."""
+    extra_packs: list[str] | None
+    """Folders of custom nodes to load besides this pack. None: ComfyUI finds this pack and the others itself."""
     cpu: bool
     workflow: dict
     settings: list[str]
@@ -38,6 +42,8 @@ class Batch:
     inputs: dict[str, str]
     """Files of ComfyUI's input folder that the workflow names: paths by names."""
     attempts: int
+    start_timeout: float
+    """Seconds for ComfyUI's start."""
     timeout: float | None
     """Seconds for one clip."""
     retry_failed: bool

@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from batch.records import BatchError
+from .records import BatchError
 
 MUTED, BYPASSED = 2, 4
 VIDEO_NODE_PATTERN = re.compile("load.*video|save.*video|video.*combine|save.*webm", re.IGNORECASE)
 """Node types that may have been used instead of Load Video and Save Video."""
+GROUP_NODE_PATTERN = re.compile("^workflow[>/]")
+USE_EVERYWHERE_PATTERN = re.compile("^(Anything|Prompts|Seed) Everywhere")
 SEED_INPUTS = ("seed", "noise_seed")
 LAYOUT_KEYS = {"bgcolor", "color", "extra", "flags", "groups", "order", "pos", "revision", "size", "version"}
 LAYOUT_KEYS |= {"last_link_id", "last_node_id", "showAdvanced"}
@@ -28,13 +31,17 @@ def read_workflow(path: Path) -> dict:
         raise BatchError(f"{path} cannot be read ({error.strerror}): give a workflow saved by ComfyUI.") from None
     except ValueError:
         raise BatchError(f"{path} is not JSON: give a workflow saved by ComfyUI.") from None
-    if not isinstance(workflow, dict) or not (_is_ui(workflow) or _is_api(workflow)):
+    if not isinstance(workflow, dict) or not (is_ui(workflow) or _is_api(workflow)):
         raise BatchError(f"{path} is JSON but not a workflow: save it with ComfyUI's Save or Export (API).")
-    check_one_clip([kind for kind, _ in active_nodes(workflow)])
+    types = [kind for kind, _ in active_nodes(workflow)]
+    if is_ui(workflow):
+        _check_convertible(types)
+    check_one_clip(types)
     return workflow
 
 
-def _is_ui(workflow: dict) -> bool:
+def is_ui(workflow: dict) -> bool:
+    """Whether a workflow is in the format of ComfyUI's Save, not of Export (API)."""
     return isinstance(workflow.get("nodes"), list)
 
 
@@ -69,6 +76,58 @@ def check_one_clip(types: list[str]) -> None:
     raise BatchError(f"A batch needs a workflow with one Load Video and one Save Video; found {found}.")
 
 
+def _check_convertible(types: list[str]) -> None:
+    """Raise `BatchError` if a workflow in UI format has connections that only the frontend knows."""
+    for pattern, what, remedy in (
+        (GROUP_NODE_PATTERN, "legacy group nodes", "make them subgraphs in ComfyUI (convert to nodes first)"),
+        (USE_EVERYWHERE_PATTERN, "links of Use Everywhere", "make them real links (in its menu on the canvas)"),
+    ):
+        if found := sorted(set(filter(pattern.search, types))):
+            raise BatchError(
+                f"The workflow has {what} ({', '.join(found)}), which only the browser resolves: {remedy} and save "
+                "again, or use ComfyUI's Export (API)."
+            )
+
+
+def convert_workflow(workflow: dict, object_info: dict, seed: str) -> dict:
+    """Return the prompt in API format.
+
+    Args:
+        object_info: the schemas of all nodes.
+        seed: selects the alternatives of texts such as ``{a|b}``, so that all workers and later runs agree.
+    """
+    if not is_ui(workflow):
+        return workflow
+    from comfy_cli.workflow_to_api import WorkflowConversionError, convert_ui_to_api
+
+    random.seed(seed)
+    try:
+        return convert_ui_to_api(workflow, object_info)
+    except WorkflowConversionError as error:
+        raise BatchError(f"The workflow cannot be converted ({error}): use ComfyUI's Export (API).") from None
+
+
+def find_text_inputs(object_info: dict) -> set[tuple[str, str]]:
+    """Return node type and name of each input that accepts alternatives such as ``{a|b}``: prompts."""
+    return {
+        (kind, name)
+        for kind, schema in object_info.items()
+        for section in ("required", "optional")
+        for name, spec in schema["input"].get(section, {}).items()
+        if any(isinstance(part, dict) and part.get("dynamicPrompts") for part in spec)
+    }
+
+
+def texts_by_title(prompt: dict, text_inputs: set[tuple[str, str]]) -> dict[str, str]:
+    """Return the texts of a prompt's ``text_inputs`` by ``"Node title.input"``."""
+    return {
+        f"{node_title(node)}.{name}": value
+        for node in prompt.values()
+        for name, value in node["inputs"].items()
+        if (node["class_type"], name) in text_inputs and isinstance(value, str)
+    }
+
+
 def strip_layout(workflow: dict) -> object:
     """Remove the layout from a workflow: moving a node must not process every clip again."""
 
@@ -79,7 +138,7 @@ def strip_layout(workflow: dict) -> object:
             return {k: v if k == "widgets_values" else strip(v) for k, v in value.items() if k not in LAYOUT_KEYS}
         return value
 
-    return strip(workflow) if _is_ui(workflow) else workflow
+    return strip(workflow) if is_ui(workflow) else workflow
 
 
 def collect_strings(workflow: dict, settings: list[str]) -> set[str]:

@@ -12,20 +12,23 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from batch.records import Batch, BatchClip, BatchError
+from .records import Batch, BatchClip, BatchError
 
-ROOT = Path(__file__).resolve().parents[1]
-FOLDER_PREFIX = f"bivdiff-batch-{socket.gethostname()}-"
-"""Prefix of the names of workers' folders; the id of the process that made the folder follows."""
-GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"  # ROCm uses it too
+PROGRAM = Path(__file__).absolute().parent
+
+
+def folder_prefix() -> str:
+    """Return the prefix of the names of workers' folders; the id of the process that made the folder follows."""
+    return f"bivdiff-batch-{socket.gethostname()}-"
 
 
 class Worker:
     """Processes clips one after the other in a subprocess, which is restarted if it dies."""
 
-    def __init__(self, batch: Batch, gpu: str | None = None) -> None:
+    def __init__(self, batch: Batch, variables: dict[str, str] | None = None) -> None:
+        """``variables`` are environment variables that extend or replace the current ones; they select the GPU."""
         self.batch = batch
-        self._environment = os.environ if gpu is None else {**os.environ, GPU_VARIABLE: gpu}
+        self._environment = {**os.environ, **(variables or {})}
         self._process: subprocess.Popen | None = None
         self._folders: list[str] = []
         self._stopped = False
@@ -59,15 +62,17 @@ class Worker:
         return None
 
     def _start(self) -> None:
-        self._folders.append(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-"))
+        try:
+            self._folders.append(tempfile.mkdtemp(prefix=f"{folder_prefix()}{os.getpid()}-"))
+        except OSError as error:
+            raise BatchError(f"A worker's folder cannot be made: {error}. TMPDIR sets where it is made.") from None
         # In its own session, so that Ctrl-C reaches only the driver, which then stops its workers.
         self._process = subprocess.Popen(
-            [self.batch.python, "-m", "batch.worker_process", self._folders[-1]],
+            [self.batch.python, PROGRAM, "--worker", self._folders[-1]],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             encoding="utf-8",
-            cwd=ROOT,
             env=self._environment,
             start_new_session=True,
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),

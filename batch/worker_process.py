@@ -1,6 +1,6 @@
 """The subprocess of a worker.
 
-    COMFYUI'S-PYTHON -m batch.worker_process FOLDER
+    COMFYUI'S-PYTHON batch --worker FOLDER
 
 uses the folder for its ComfyUI and reads lines of JSON: a `Batch`, then clips. For each clip it prints lines
 ``{"stage": text}`` while it works, then ``{"report": report}``, or ``{"fault": text}`` if the batch cannot continue. It
@@ -20,24 +20,23 @@ from functools import partial
 from pathlib import Path
 
 import psutil
-from comfy_cli.workflow_to_api import WorkflowConversionError
 
-from batch.clip_runner import ClipRunner
-from batch.comfyui_server import ServerError
-from batch.records import Batch, BatchClip, BatchError
-from batch.worker import FOLDER_PREFIX
+from .clip_runner import ClipRunner
+from .comfyui_server import ServerError
+from .records import Batch, BatchClip, BatchError
+from .worker import folder_prefix
 
 
 def remove_stale_folders(folders: Path) -> None:
     """Remove the folders of workers that were killed together with their parent process."""
-    for folder in folders.glob(f"{glob.escape(FOLDER_PREFIX)}*"):
-        owner = folder.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
+    for folder in folders.glob(f"{glob.escape(folder_prefix())}*"):
+        owner = folder.name.removeprefix(folder_prefix()).partition("-")[0]
         if owner.isdigit() and not psutil.pid_exists(int(owner)):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def main() -> None:
-    """Process the lines of standard input until it ends."""
+def main(arguments: list[str]) -> None:
+    """Process the lines of standard input until it ends; ``arguments`` are ``--worker`` and the folder."""
     answers = sys.stdout
     sys.stdout = sys.stderr  # keep other output out of the answers
 
@@ -51,7 +50,7 @@ def main() -> None:
         runner.close()
         os._exit(0)
 
-    base = Path(sys.argv[1])
+    base = Path(arguments[1])
     remove_stale_folders(base.parent)
     runner = ClipRunner(Batch(**json.loads(sys.stdin.readline())), base, partial(send, "stage"))
     clips: queue.SimpleQueue[BatchClip] = queue.SimpleQueue()
@@ -60,14 +59,10 @@ def main() -> None:
         while True:
             try:
                 send("report", runner.process_clip(clips.get()))
-            except (BatchError, ServerError, WorkflowConversionError, OSError) as error:
+            except (BatchError, ServerError) as error:
                 send("fault", str(error))
 
     threading.Thread(target=work, daemon=True).start()
     for line in sys.stdin:
         clips.put(BatchClip(**json.loads(line)))
     close_and_exit()  # the driver has ended or stopped this worker: do not wait for a running clip
-
-
-if __name__ == "__main__":
-    main()

@@ -17,6 +17,9 @@ import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
+from batch.installation import list_gpus
+from batch.ray_engine import RAY_REQUIREMENT
+
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "output"
 VENV = ROOT / ".venv"
@@ -46,12 +49,6 @@ LOCK = ROOT / "dev.lock"
 """Lists all packages of .venv: requirements of ComfyUI, of the pack and of the group dev, for every Python."""
 CHROMIUM_COMMANDS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
-COUNT_GPUS_SCRIPT = """
-import torch
-assert torch.accelerator.is_available()
-torch.ones(1, device=torch.accelerator.current_accelerator())
-print(torch.accelerator.device_count())
-"""
 LIST_MISSING_SCRIPT = """
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -73,20 +70,9 @@ class Environment(NamedTuple):
     python: Path
     comfyui: Path
 
-    def gpus(self) -> list[str]:
-        """List the accelerators that torch can use, as in CUDA_VISIBLE_DEVICES.
-
-        Those with a driver that torch does not support are not listed.
-        """
-        counted = subprocess.run([self.python, "-c", COUNT_GPUS_SCRIPT], capture_output=True, text=True)
-        if counted.returncode != 0:
-            return []
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        return visible.split(",") if visible else [str(index) for index in range(int(counted.stdout))]
-
     def has_gpu(self) -> bool:
-        """Whether torch can use an accelerator."""
-        return bool(self.gpus())
+        """Whether torch can use an accelerator; not one whose driver torch does not support."""
+        return bool(list_gpus(self.python))
 
     def run(self, *arguments: str | Path) -> int:
         """Run this Python in the repository's root and return its exit status."""
@@ -259,8 +245,6 @@ def find_chromium() -> str | None:
 
 def ensure_ray_python() -> Path | None:
     """Return the Python with Ray for the tests of batch, created once; None if Ray is not available."""
-    from batch.ray_engine import RAY_REQUIREMENT
-
     if RAY_STAMP.exists() and RAY_STAMP.read_text() == RAY_REQUIREMENT:
         return RAY_PYTHON
     print_status(f"making .ray with {RAY_REQUIREMENT} for the tests of batch (600 MB)")

@@ -13,6 +13,7 @@ import json
 import re
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,8 +41,8 @@ class LoadResult:
     error: str = ""
 
 
-def load_packs(base: Path, cpu: bool, pack: Path = ROOT, extra_packs: Path | None = None) -> LoadResult:
-    """Start ComfyUI with a pack and the packs in the folder ``extra_packs``; run the demo if the pack is this one."""
+def load_packs(base: Path, cpu: bool, pack: Path = ROOT, extra_packs: Sequence[Path] = ()) -> LoadResult:
+    """Start ComfyUI with a pack and the packs in the folders ``extra_packs``; run the demo if the pack is this one."""
     with ComfyUIServer(sys.executable, COMFYUI, base, cpu, pack=pack, extra_packs=extra_packs) as server:
         info = server.object_info()
         nodes = {node_id: node["python_module"] for node_id, node in info.items()}
@@ -85,8 +86,8 @@ def main() -> int:
     print(f"With {', '.join(pack.name for pack in packs)}", flush=True)
     with tempfile.TemporaryDirectory() as base:
         ours = load_packs(Path(base, "ours"), arguments.cpu)
-        theirs = load_packs(Path(base, "theirs"), arguments.cpu, packs[0], extra_packs=folder)
-        together = load_packs(Path(base, "together"), arguments.cpu, extra_packs=folder)
+        theirs = load_packs(Path(base, "theirs"), arguments.cpu, packs[0], extra_packs=[folder])
+        together = load_packs(Path(base, "together"), arguments.cpu, extra_packs=[folder])
     found = find_problems(ours, theirs, together)
     for problem in found:
         print(f"- {problem}")

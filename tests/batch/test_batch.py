@@ -1,8 +1,9 @@
-"""`dev.py batch` with the fake ComfyUI: results, second runs, failing clips, killed processes."""
+"""A batch with the fake ComfyUI: results, second runs, failing clips, killed processes."""
 
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 from contextlib import suppress
@@ -183,8 +184,7 @@ def test_a_deleted_clip_is_one_failed_row(batch_folder):
     assert process.wait() == 1
     assert batch_folder.statuses() == B_FAILED
     assert (
-        batch_folder.reports()["b"]["error"]
-        == f"{batch_folder.clips / 'b.mp4'} cannot be read: No such file or directory"
+        f"No such file or directory; the clip is {batch_folder.clips / 'b.mp4'}" in batch_folder.reports()["b"]["error"]
     )
 
 
@@ -289,7 +289,7 @@ def test_ctrl_c_ends_cleanly(batch_folder):
 
 
 def test_each_worker_has_its_own_gpu(batch_folder):
-    batch_folder.gpus = ("GPU-7", "GPU-9")
+    batch_folder.gpus = tuple({"CUDA_VISIBLE_DEVICES": name} for name in ("GPU-7", "GPU-9"))
     batch_folder.write_slow_clips(3)
     batch_folder.run()
     assert sorted(words[3] for words in batch_folder.journal_entries("start")) == ["GPU-7", "GPU-9"]
@@ -324,9 +324,10 @@ def test_shards_together_process_each_clip_once(batch_folder):
 
 
 def test_a_terminal_gets_a_bar_with_the_stages(batch_folder):
-    pty = pytest.importorskip("pty", reason="Windows has no such terminals")
+    pty, fcntl, termios = map(pytest.importorskip, ("pty", "fcntl", "termios"))  # not on Windows
     batch_folder.write_clips(b="broken")
     terminal, process_end = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
     process = batch_folder.start(stdout=process_end)
     os.close(process_end)
     output = ""
@@ -336,9 +337,7 @@ def test_a_terminal_gets_a_bar_with_the_stages(batch_folder):
             output += text
     assert process.wait() == 1
     updates = [text.strip() for text in output.split("\r")]
-    assert any(text.startswith("[######") and "1/3" in text and text.endswith("The work 1/2") for text in updates), (
-        updates
-    )
+    assert any("1/3" in text and "The work 1/2" in text for text in updates), updates
     assert any(text.startswith("b.mp4 failed: Invalid data") for text in updates)
     assert not any(text.startswith("[1/3]") for text in updates)
 
@@ -393,5 +392,5 @@ def test_a_wrong_ray_address(batch_folder):
 
 
 def test_the_help_lists_the_options():
-    command = [sys.executable, ROOT / "dev.py", "batch", "-h"]
+    command = [sys.executable, ROOT / "batch", "-h"]
     assert "--retry-failed" in subprocess.run(command, capture_output=True, text=True, check=True).stdout

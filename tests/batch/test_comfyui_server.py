@@ -75,8 +75,8 @@ def test_other_packs_are_loaded_on_request(batch_folder):
     def loaded(**options) -> tuple[list[str], list[str]]:
         words = build_server_command(*command, **options)
         listed = (batch_folder.root / "base" / "search_paths.yaml").read_text()
-        whitelist = words[words.index("--whitelist-custom-nodes") + 1 : words.index("--cpu")]
+        whitelist = words[words.index("--whitelist-custom-nodes") + 1 : words.index("--extra-model-paths-config")]
         return whitelist, [str(folder) for folder in (packs, ROOT.parent) if str(folder) in listed]
 
     assert loaded() == ([ROOT.name], [str(ROOT.parent)])
-    assert loaded(extra_packs=packs) == ([ROOT.name, "ComfyUI-Other"], [str(packs), str(ROOT.parent)])
+    assert loaded(extra_packs=[packs]) == ([ROOT.name, "ComfyUI-Other"], [str(packs), str(ROOT.parent)])

@@ -1,4 +1,4 @@
-"""The inputs of a batch (workflow, settings, seeds, clips) and its progress bar, without a ComfyUI."""
+"""The inputs of a batch (workflow, settings, seeds, clips), without a ComfyUI."""
 
 import json
 import os
@@ -7,7 +7,6 @@ import pytest
 from fixtures.batch_folder import ROOT, WORKFLOW
 
 from batch.clips import Shard, find_clips, parse_shard
-from batch.progress_bar import ProgressBar, format_duration
 from batch.records import BatchError
 from batch.saved_workflow import apply_seeds, apply_settings, collect_strings, read_workflow, strip_layout
 
@@ -198,25 +197,3 @@ def test_shards_split_the_clips(clips_folder, count):
 def test_a_wrong_shard(text):
     with pytest.raises(BatchError, match="expected I/N with I from 0 to N - 1"):
         parse_shard(text)
-
-
-# Progress
-
-
-def test_the_bar_shows_clips_failures_time_and_stages(capsys):
-    progress = ProgressBar(total=8, finished=2)
-    assert progress.line() == "[#####---------------] 2/8"
-    progress.show_report({"clip": "a", "status": "failed", "error": "no", "seconds": 0})
-    progress.show_stage("1", "b.mp4: Smoother 2/9")
-    progress.show_stage("0", "c.mp4: starting ComfyUI")
-    bar, *stages = progress.line().split(" | ")
-    assert bar == "[#######-------------] 3/8, 1 failed, 0 s left"
-    assert stages == ["c.mp4: starting ComfyUI", "b.mp4: Smoother 2/9"]
-    assert capsys.readouterr().out == "[3/8] a failed: no\n", "without a terminal, one line per clip"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(3.4, "3 s"), (99, "99 s"), (130, "2 min"), (3599, "1 h 0 min"), (12000, "3 h 20 min")]
-)
-def test_durations(seconds, text):
-    assert format_duration(seconds) == text
