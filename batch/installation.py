@@ -44,16 +44,18 @@ def find_installation(comfyui: Path | None, python: Path | None, arguments: list
     if "--cuda-device" in arguments:
         raise BatchError("--cuda-device would give every worker the same GPU: set CUDA_VISIBLE_DEVICES instead.")
     around = PACK.parents[1]
+    found, default_python = comfyui or around, Path(sys.executable)
     if comfyui is None and not _is_comfyui(around) and _is_comfyui(DEV_COMFYUI):
-        in_venv = "Scripts/python.exe" if os.name == "nt" else "bin/python"
-        return Installation((python or DEV_VENV / in_venv).absolute(), DEV_COMFYUI, arguments)
-    found = comfyui or around
+        found, default_python = DEV_COMFYUI, DEV_VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not _is_comfyui(found):
         raise BatchError(
             f"There is no ComfyUI at {found}: give the folder that contains its main.py with --comfyui, and for "
             f'ComfyUI Desktop its folder of models and packs too, at the end: -- --base-directory "{around}".'
         )
-    return Installation((python or Path(sys.executable)).absolute(), found.absolute(), arguments)
+    python = (python or default_python).absolute()
+    if not python.is_file():
+        raise BatchError(f"There is no Python at {python}: name ComfyUI's with --python.")
+    return Installation(python, found.absolute(), arguments)
 
 
 def _is_comfyui(folder: Path) -> bool:
