@@ -1,7 +1,11 @@
-"""A batch folder for each test: a workflow, three valid clips, and a fake ComfyUI."""
+"""A batch folder for each test: a workflow, three valid clips, and a fake ComfyUI; and a Ray cluster."""
 
 import json
+import os
 import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
 
 import psutil
 import pytest
@@ -25,3 +29,34 @@ def batch_folder(tmp_path, monkeypatch) -> BatchFolder:
     yield batch_folder
     for pid in filter(is_alive, batch_folder.comfyui_pids()):
         psutil.Process(pid).kill()
+
+
+@dataclass
+class Cluster:
+    process: subprocess.Popen
+    address: str
+
+    def lose_a_node(self) -> None:
+        self.process.stdin.write("lose\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == "lost\n"
+
+
+@pytest.fixture
+def cluster(batch_folder):
+    """A cluster of two nodes with one CPU each; their processes inherit the test's environment variables.
+
+    Batches run in its Python, which `python dev.py test` has built.
+    """
+    python = os.environ.get("BIVDIFF_RAY_PYTHON")
+    if not python:
+        pytest.skip("no environment with Ray: run python dev.py test to build it")
+    batch_folder.python = python
+    command = [python, ROOT / "tests" / "fixtures" / "ray_cluster.py"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    # A short path, since it contains Ray's sockets, whose paths have at most 107 characters.
+    with tempfile.TemporaryDirectory(dir="/tmp") as ray_folder:
+        environment = {**os.environ, "RAY_TMPDIR": ray_folder}
+        with subprocess.Popen(command, **pipes, stderr=subprocess.DEVNULL, text=True, env=environment) as process:
+            yield Cluster(process, process.stdout.readline().strip())
+            process.stdin.close()

@@ -2,13 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
 import sys
 from contextlib import suppress
 
-import psutil
 import pytest
 from fixtures.batch_folder import ROOT, wait_for
 
@@ -68,6 +68,24 @@ def test_seeds_depend_on_the_content_or_are_as_saved(batch_folder):
     assert len({text.split()[1] for text in by_content.values()}) == 3
     batch_folder.run("--seed", "fixed")
     assert batch_folder.videos()["z"] == "one 5 3 0"
+
+
+def test_all_clips_get_the_same_alternatives_of_a_prompt_and_reports_say_which(batch_folder):
+    load = {"id": 1, "type": "LoadVideo", "inputs": [], "outputs": [{"links": [1]}], "widgets_values": ["any.mp4"]}
+    work = {"id": 2, "type": "Work", "inputs": [{"name": "video", "link": 1}], "outputs": [{"links": [2]}]}
+    save = {"id": 3, "type": "SaveVideo", "inputs": [{"name": "video", "link": 2}], "widgets_values": ["video"]}
+    work["widgets_values"] = ["a {red|green|blue|white|black|grey|pink|brown|yellow|orange} boat", 3]
+    links = [[1, 1, 0, 2, 0, "VIDEO"], [2, 2, 0, 3, 0, "VIDEO"]]
+    batch_folder.workflow.write_text(json.dumps({"nodes": [load, work, save], "links": links}))
+    batch_folder.write_slow_clips(2)
+    batch_folder.run("--workers", "3")
+    (prompts,) = {json.dumps(report["prompts"]) for report in batch_folder.reports().values()}
+    assert re.fullmatch(r"a \w+ boat", json.loads(prompts)["Work.text"])
+    (batch_folder.out / "a.mp4").unlink()
+    batch_folder.run()
+    assert json.dumps(batch_folder.reports()["a"]["prompts"]) == prompts, "a later run makes the same choice"
+    batch_folder.run("--set", "Work.text=a {red|green} boat")
+    assert batch_folder.reports()["a"]["prompts"] == {"Work.text": "a {red|green} boat"}
 
 
 def test_set_changes_an_input_and_overrides_a_seed(batch_folder):
@@ -222,24 +240,7 @@ def test_a_clip_that_takes_too_long_is_one_failed_row(batch_folder):
     assert batch_folder.reports()["b"]["error"] == "given up after 2 attempts: there was no result within 0.5 s"
 
 
-# Processes that are killed
-
-
-def worker_process(comfyui_pid: int) -> psutil.Process:
-    """The worker process that started a ComfyUI."""
-    return psutil.Process(comfyui_pid).parent()
-
-
-def test_a_killed_worker_loses_and_repeats_no_clip(batch_folder):
-    batch_folder.write_clips(b="hang once")
-    process = batch_folder.start()
-    wait_for(lambda: "hang once" in batch_folder.attempts())
-    worker_process(batch_folder.comfyui_pids()[-1]).kill()
-    process.communicate()
-    assert process.returncode == 0
-    batch_folder.check_nothing_is_left()
-    assert sorted(batch_folder.attempts()) == sorted(["one", "hang once", "hang once", "three"])
-    assert batch_folder.reports()["b"]["attempts"] == 2
+# Stops, and workers that die again and again; test_kills.py has the other kills
 
 
 def test_a_clip_whose_worker_dies_in_every_attempt_fails(batch_folder):
@@ -247,34 +248,20 @@ def test_a_clip_whose_worker_dies_in_every_attempt_fails(batch_folder):
     process = batch_folder.start("--attempts", "2")
     for attempt in (1, 2):
         wait_for(lambda attempt=attempt: batch_folder.attempts().count("hang") == attempt)
-        worker_process(batch_folder.comfyui_pids()[-1]).kill()
+        batch_folder.worker_process().kill()
     process.communicate()
     assert process.returncode == 1
     assert batch_folder.reports()["b"]["error"] == "given up after 2 attempts: the worker died"
     assert batch_folder.statuses() == B_FAILED
 
 
-def test_a_killed_driver_leaves_no_process_and_can_be_resumed(batch_folder):
-    batch_folder.write_clips(b="hang once")
-    process = batch_folder.start("--workers", "2")
-    wait_for(lambda: (batch_folder.out / "a.mp4.json").exists() and "hang once" in batch_folder.attempts())
-    process.kill()
-    process.communicate()
-    batch_folder.wait_for_comfyui_exit()
-    done = [clip for clip in "abc" if (batch_folder.out / f"{clip}.mp4.json").exists()]
-    assert "a" in done and "b" not in done and not (batch_folder.out / "b.mp4").exists()
-    wait_for(lambda: not batch_folder.worker_folders())
-    batch_folder.run()
-    assert batch_folder.statuses() == ALL_DONE
-    assert batch_folder.attempts().count("one") == 1 and batch_folder.attempts().count("hang once") == 2
-    assert batch_folder.reports()["b"]["attempts"] == 1, "attempts are counted per run"
-
-
-def test_ctrl_c_ends_cleanly(batch_folder):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_a_stop_ends_cleanly(batch_folder, number):
+    """A terminal sends Ctrl-C to the whole process group, and a scheduler SIGTERM."""
     batch_folder.write_clips(b="hang once")
     process = batch_folder.start("--attempts", "1")
     wait_for(lambda: "hang once" in batch_folder.attempts())
-    os.killpg(process.pid, signal.SIGINT)  # like a terminal: to the whole process group
+    os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=60)
     assert errors == "Stopped; run the same command again to resume.\n"
     assert process.returncode == 1
@@ -350,6 +337,11 @@ def test_a_comfyui_that_does_not_start(batch_folder, monkeypatch):
     output = batch_folder.run(status=1)
     assert "ComfyUI did not start: ImportError: no driver" in output
     assert not batch_folder.reports()
+
+
+def test_a_comfyui_that_takes_too_long_to_start(batch_folder, monkeypatch):
+    monkeypatch.setenv("FAKE_COMFYUI_NEVER_STARTS", "1")
+    assert "ComfyUI did not start within 0.3 s" in batch_folder.run("--start-timeout", "0.3", status=1)
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,18 @@ def test_the_error_says_how_a_server_was_lost(batch_folder, fault, message):
             server.run(WORKFLOW, timeout=0.3 if fault == "hang" else None)
 
 
+def test_a_prompt_that_leaves_the_queue_ends_the_wait(batch_folder, monkeypatch):
+    """Another program has cleared the queue: there will be no further message. A prompt that runs may be silent."""
+    monkeypatch.setattr(servers, "SILENT_SECONDS", 0.1)
+    with start_server(batch_folder, "base") as server:
+        clip = server.base / "input" / "any.mp4"
+        clip.write_text("slow")
+        assert not server.run(WORKFLOW).error
+        clip.write_text("forget")
+        with pytest.raises(ServerLostError, match="queue no longer contains the prompt"):
+            server.run(WORKFLOW)
+
+
 def test_other_packs_are_loaded_on_request(batch_folder):
     packs = batch_folder.comfyui / "custom_nodes"
     (packs / "ComfyUI-Other").mkdir(parents=True)

@@ -2,13 +2,26 @@
 
 import json
 import os
+import re
+from fractions import Fraction
 
+import av
 import pytest
 from fixtures.batch_folder import ROOT, WORKFLOW
 
+from batch.clip_runner import find_warning
 from batch.clips import Shard, find_clips, parse_shard
 from batch.records import BatchError
-from batch.saved_workflow import apply_seeds, apply_settings, collect_strings, read_workflow, strip_layout
+from batch.saved_workflow import (
+    apply_seeds,
+    apply_settings,
+    collect_strings,
+    convert_workflow,
+    find_text_inputs,
+    read_workflow,
+    strip_layout,
+    texts_by_title,
+)
 
 LOAD, SAVE = {"type": "LoadVideo", "widgets_values": ["any.mp4"]}, {"type": "SaveVideo", "widgets_values": ["video"]}
 
@@ -44,8 +57,9 @@ def save_and_read(tmp_path):
         ui_workflow(LOAD, SAVE, {**SAVE, "mode": 2}, {**LOAD, "mode": 4}),
         ui_workflow({"type": "outer"}, LOAD, subgraphs=(subgraph("outer", {"type": "inner"}), subgraph("inner", SAVE))),
         ui_workflow({"type": "unused", "mode": 2}, LOAD, SAVE, subgraphs=(subgraph("unused", SAVE),)),
+        {**WORKFLOW, "4": {"class_type": "Anything Everywhere", "inputs": {}}},
     ],
-    ids=["API", "UI", "muted and bypassed", "in subgraphs", "muted subgraph"],
+    ids=["API", "UI", "muted and bypassed", "in subgraphs", "muted subgraph", "API with Use Everywhere"],
 )
 def test_one_load_and_one_save_are_accepted(save_and_read, workflow):
     assert save_and_read(workflow) == workflow
@@ -78,6 +92,16 @@ def test_all_shipped_workflows_but_five_are_accepted(path):
             "found 0 Load Video and 1 Save Video, and VHS_LoadVideo.",
         ),
         ({**WORKFLOW, "4": WORKFLOW["3"]}, "found 1 Load Video and 2 Save Video."),
+        (
+            ui_workflow(LOAD, SAVE, {"type": "workflow>upscale"}),
+            "The workflow has legacy group nodes (workflow>upscale), which only the browser resolves: make them",
+        ),
+        (
+            ui_workflow(
+                LOAD, SAVE, {"type": "everywhere"}, subgraphs=(subgraph("everywhere", {"type": "Seed Everywhere"}),)
+            ),
+            "The workflow has links of Use Everywhere (Seed Everywhere), which only the browser resolves",
+        ),
         ({"a": 1}, "is JSON but not a workflow: save it with ComfyUI's Save or Export (API)."),
         ("[1]", "is JSON but not a workflow"),
         ("not JSON", "is not JSON: give a workflow saved by ComfyUI."),
@@ -135,7 +159,39 @@ def test_seeds_depend_on_saved_seeds_and_content():
     assert apply_seeds(prompt, "other content")[1].values() != seeds.values()
 
 
+def test_alternatives_in_a_prompt_depend_on_the_seed_alone():
+    node = {"id": 1, "type": "Text", "inputs": [], "outputs": [], "widgets_values": ["{a|b|c|d|e|f|g|h} {i|j|k|l|m}"]}
+    info = {"Text": {"input": {"required": {"text": ["STRING", {"dynamicPrompts": True}], "any": "*"}}}}
+    workflow = ui_workflow(node)
+
+    def choose(seed: str) -> str:
+        prompt = convert_workflow(workflow, info, seed)
+        ((title, text),) = texts_by_title(prompt, find_text_inputs(info)).items()
+        assert title == "Text.text" and re.fullmatch("[a-h] [i-m]", text)
+        return text
+
+    assert choose("one") == choose("one")
+    assert len({choose(str(seed)) for seed in range(20)}) > 1
+
+
 # Clips
+
+
+@pytest.mark.parametrize(("ratio", "is_distorted"), [(None, False), (Fraction(1), False), (Fraction(16, 15), True)])
+def test_a_clip_whose_pixels_are_not_square_gets_a_warning(tmp_path, ratio, is_distorted):
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        if ratio:
+            stream.codec_context.sample_aspect_ratio = ratio
+        for packet in [*stream.encode(av.VideoFrame(64, 48, "yuv420p")), *stream.encode()]:
+            container.mux(packet)
+    assert ("pixels are not square (16:15)" in find_warning(tmp_path / "clip.mp4")) is is_distorted
+
+
+def test_a_clip_that_is_no_video_gets_no_warning(tmp_path):
+    (tmp_path / "notes.mp4").write_text("not a video")
+    assert find_warning(tmp_path / "notes.mp4") == ""
 
 
 @pytest.fixture

@@ -1,49 +1,16 @@
-"""`dev.py batch` on Ray Data, with a cluster of two nodes that are processes on this machine."""
+"""A batch on Ray Data, with a cluster of two nodes that are processes on this machine."""
 
-import os
 import subprocess
-import tempfile
-from dataclasses import dataclass
 from functools import partial
 
 import psutil
 import pytest
-from fixtures.batch_folder import ROOT, is_alive, wait_for
-
-PYTHON = os.environ.get("BIVDIFF_RAY_PYTHON", "")
-"""The Python that `python dev.py test` has built for these tests."""
-
-pytestmark = pytest.mark.skipif(not PYTHON, reason="no environment with Ray: run python dev.py test to build it")
-
-
-@dataclass
-class Cluster:
-    process: subprocess.Popen
-    address: str
-
-    def lose_a_node(self) -> None:
-        self.process.stdin.write("lose\n")
-        self.process.stdin.flush()
-        assert self.process.stdout.readline() == "lost\n"
-
-
-@pytest.fixture
-def cluster(batch_folder):
-    """A cluster of two nodes with one CPU each; their processes inherit the test's environment variables."""
-    batch_folder.python = PYTHON
-    command = [PYTHON, ROOT / "tests" / "fixtures" / "ray_cluster.py"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    # A short path, since it contains Ray's sockets, whose paths have at most 107 characters.
-    with tempfile.TemporaryDirectory(dir="/tmp") as ray_folder:
-        environment = {**os.environ, "RAY_TMPDIR": ray_folder}
-        with subprocess.Popen(command, **pipes, stderr=subprocess.DEVNULL, text=True, env=environment) as process:
-            yield Cluster(process, process.stdout.readline().strip())
-            process.stdin.close()
+from fixtures.batch_folder import ROOT, wait_for
 
 
 @pytest.fixture
 def start(batch_folder, cluster):
-    """Starts `dev.py batch` on the cluster with two workers."""
+    """Starts a batch on the cluster with two workers."""
     return partial(batch_folder.start, "--ray", cluster.address, "--workers", "2")
 
 
@@ -94,15 +61,15 @@ def test_killed_processes_lose_and_repeat_no_clip(batch_folder, start):
     assert sorted(report["attempts"] for report in batch_folder.reports().values()) == [1, 1, 2]
 
 
-def test_a_lost_node_loses_and_repeats_no_clip(batch_folder, cluster, start):
-    batch_folder.write_clips(a="wait", b="wait")
-    batch_folder.write_slow_clips(4)
-    process = start()
-    wait_for(lambda: batch_folder.attempts() == ["wait", "wait"])
-    cluster.lose_a_node()
-    wait_for(lambda: sum(map(is_alive, batch_folder.comfyui_pids())) == 1)
-    (batch_folder.root / "go").touch()
-    assert process.wait() == 0
-    batch_folder.wait_for_comfyui_exit()
-    assert set(batch_folder.statuses().values()) == {"done"} and len(batch_folder.statuses()) == 7
-    assert len(batch_folder.attempts()) == 8, "one clip was running on the node"
+def test_a_cluster_of_another_version_is_an_error(batch_folder, cluster):
+    script = f"""
+import ray, runpy, sys
+ray.__version__ = "1.0.0"
+sys.argv[0] = "batch"
+runpy.run_path({str(ROOT / "batch")!r}, run_name="__main__")
+"""
+    command = [batch_folder.python, "-c", script, *batch_folder.arguments("--ray", cluster.address)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 1 and len(run.stderr.splitlines()) == 1, run.stderr
+    assert f"Ray cannot use the cluster at {cluster.address} (Version mismatch: " in run.stderr
+    assert run.stderr.endswith("start the batch with the cluster's versions of Ray and Python.\n")
