@@ -89,8 +89,8 @@ def run_ray(
         raise BatchError(f"No Ray cluster at {address} ({error}): start one with ray start --head.") from None
     except RuntimeError as error:
         raise BatchError(
-            f"Ray cannot use the cluster at {address} ({' '.join(str(error).split())}): start the batch with the "
-            "cluster's versions of Ray and Python."
+            f"Ray cannot use the cluster at {address}: {' '.join(str(error).split())} (The batch needs the cluster's "
+            "versions of Ray and Python.)"
         ) from None
     signal.signal(signal.SIGTERM, stop)  # Ray has replaced it
     # The nodes' Pythons need not find this package: its code is sent.

@@ -194,15 +194,6 @@ def test_no_such_video(checkout):
     )
 
 
-def test_a_wrong_batch_fails_before_anything_is_built(checkout):
-    message = run_failing(checkout / "dev.py", "batch", "nowhere.json", checkout, checkout / "out")
-    assert "No clips in" in message
-    (checkout / "clip.mp4").touch()
-    message = run_failing(checkout / "dev.py", "batch", "nowhere.json", checkout, checkout / "out")
-    assert "nowhere.json cannot be read (No such file or directory): give a workflow saved by ComfyUI" in message
-    assert not (checkout / ".venv").exists()
-
-
 def test_a_file_that_is_not_a_video(tmp_path):
     notes = tmp_path / "notes.mp4"
     notes.write_text("not a video\n")

@@ -18,6 +18,7 @@ REQUIRED_FILES = {
     "README.md",
     "pyproject.toml",
     "requirements.txt",
+    "batch/__main__.py",
     "nodes/sampling.py",
     "bivdiff_core/host/stages.py",
     "js/compare_videos.js",
@@ -27,7 +28,7 @@ REQUIRED_FILES = {
     "workflows/BIVDiff 01 Deflicker demo - no downloads.json",
     "workflows/bivdiff_demo.mp4",
 }
-FOLDERS = {"bivdiff_core", "docs", "js", "locales", "nodes", "subgraphs", "workflows"}
+FOLDERS = {"batch", "bivdiff_core", "docs", "js", "locales", "nodes", "subgraphs", "workflows"}
 MAX_BYTES = 24 * 2**20
 
 

@@ -103,6 +103,13 @@ def test_a_clone_uses_the_comfyui_that_dev_py_builds(batch_folder, tmp_path, mon
     assert find_installation(None, None, []) == (python, batch_folder.comfyui, [])
 
 
+def test_a_wrong_batch_is_an_error_before_any_process_starts(batch_folder):
+    assert "There is no Python at" in batch_folder.run("--python", "nowhere", status=1)
+    batch_folder.workflow.unlink()
+    message = "workflow.json cannot be read (No such file or directory): give a workflow saved by ComfyUI"
+    assert message in batch_folder.run(status=1)
+
+
 def test_wrong_arguments_of_comfyui(batch_folder):
     output = batch_folder.run("--", "--no-such-option", status=1)
     assert "unrecognized arguments: --no-such-option" in output and not batch_folder.comfyui_pids()

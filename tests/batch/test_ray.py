@@ -71,5 +71,5 @@ runpy.run_path({str(ROOT / "batch")!r}, run_name="__main__")
     command = [batch_folder.python, "-c", script, *batch_folder.arguments("--ray", cluster.address)]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 1 and len(run.stderr.splitlines()) == 1, run.stderr
-    assert f"Ray cannot use the cluster at {cluster.address} (Version mismatch: " in run.stderr
-    assert run.stderr.endswith("start the batch with the cluster's versions of Ray and Python.\n")
+    assert f"Ray cannot use the cluster at {cluster.address}: Version mismatch: " in run.stderr
+    assert run.stderr.endswith("(The batch needs the cluster's versions of Ray and Python.)\n")

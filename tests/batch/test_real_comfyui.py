@@ -35,6 +35,23 @@ def demo_folder(tmp_path, monkeypatch) -> BatchFolder:
     return batch_folder
 
 
+@pytest.fixture
+def witness(demo_folder) -> Path:
+    """Another pack, in a folder of an extra_model_paths.yaml; it writes ComfyUI's folders to the file returned."""
+    pack = demo_folder.root / "packs" / "witness"
+    pack.mkdir(parents=True)
+    seen = demo_folder.root / "folders.json"
+    (pack / "__init__.py").write_text(f"""
+import json, os, folder_paths
+from pathlib import Path
+folders = [folder_paths.models_dir, folder_paths.base_path, *folder_paths.get_folder_paths("loras")]
+Path({str(seen)!r}).write_text(json.dumps([*folders, folder_paths.get_input_directory()]))
+NODE_CLASS_MAPPINGS = {{}}
+""")
+    (demo_folder.root / "extra.yaml").write_text(f"more:\n  custom_nodes: {pack.parent}\n  loras: {pack / 'loras'}\n")
+    return seen
+
+
 def read_frames(path: Path) -> np.ndarray:
     """Decode the frames ``[F, H, W, 3]`` of a video."""
     with av.open(str(path)) as container:
@@ -51,8 +68,12 @@ def run(batch_folder: BatchFolder, *options: str) -> dict[str, np.ndarray]:
     return {path.stem: read_frames(path) for path in batch_folder.out.glob("*.mp4")}
 
 
-def test_frames_are_the_same_after_an_interruption_and_with_two_workers(demo_folder):
-    """The batch is killed after the first clip and resumed with one worker, then repeated with two."""
+def test_frames_are_the_same_after_an_interruption_and_with_two_workers(demo_folder, witness):
+    """The batch is killed after the first clip and resumed with one worker, then repeated with two.
+
+    The other pack sees the models folder and the extra folders of the ComfyUI that the batch runs on.
+    """
+    demo_folder.comfyui_options = ("--extra-model-paths-config", str(demo_folder.root / "extra.yaml"))
     process = demo_folder.start(*OPTIONS)
     wait_for(lambda: list(demo_folder.out.glob("*.json")))
     started = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
@@ -62,6 +83,10 @@ def test_frames_are_the_same_after_an_interruption_and_with_two_workers(demo_fol
     wait_for(lambda: not any(map(is_alive, started)))
 
     alone = run(demo_folder)
+    models, base, *loras, input_folder = json.loads(witness.read_text())
+    assert (Path(models), Path(base)) == (COMFYUI / "models", COMFYUI)
+    assert str(witness.parent / "packs" / "witness" / "loras") in loras
+    assert "bivdiff-batch-" in input_folder
     assert alone.keys() == {f"clip{seed}" for seed in SEEDS}
     assert all(frames.shape == (toy_world.FRAMES, 256, 256, 3) for frames in alone.values())
     assert (alone["clip3"] != alone["clip4"]).any()
