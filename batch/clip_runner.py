@@ -7,7 +7,6 @@ import shutil
 import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from .clip_reports import DONE, FAILED, AttemptLog, find_valid_report, write_report
@@ -119,8 +118,13 @@ class ClipRunner:
         shutil.rmtree(self.base, ignore_errors=True)
 
     def _start(self) -> None:
-        if self._server and self._server.is_alive():
-            return
+        """Start ComfyUI unless it runs, and prepare it for the workflow unless that was done."""
+        if not (self._server and self._server.is_alive()):
+            self._start_comfyui()
+        if not self._prompt:
+            self._prepare()
+
+    def _start_comfyui(self) -> None:
         self.on_stage("starting ComfyUI")
         extra_packs = self.batch.extra_packs
         self._server = ComfyUIServer(
@@ -132,11 +136,15 @@ class ClipRunner:
             extra_packs=None if extra_packs is None else list(map(Path, extra_packs)),
             arguments=self.batch.arguments,
         )
-        if self._prompt:  # it has started before, so a failure to restart may be temporary
-            with suppress(ServerError):
-                self._server.__enter__()
-                return
-        self._server.__enter__()
+        try:
+            self._server.__enter__()
+        except ServerError:
+            if not self._prompt:
+                raise
+            # It has started before, so this may be temporary: it counts as an attempt.
+
+    def _prepare(self) -> None:
+        """Convert the workflow with the schemas of ComfyUI's nodes, and copy the input files that it names."""
         info = self._server.object_info()
         prompt = convert_workflow(self.batch.workflow, info, seed=self.batch.hashes["workflow"])
         check_one_clip([node["class_type"] for node in prompt.values()])

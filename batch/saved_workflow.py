@@ -113,7 +113,7 @@ def find_text_inputs(object_info: dict) -> set[tuple[str, str]]:
         (kind, name)
         for kind, schema in object_info.items()
         for section in ("required", "optional")
-        for name, spec in schema["input"].get(section, {}).items()
+        for name, spec in (schema["input"].get(section) or {}).items()
         if any(isinstance(part, dict) and part.get("dynamicPrompts") for part in spec)
     }
 

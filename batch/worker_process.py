@@ -22,8 +22,7 @@ from pathlib import Path
 import psutil
 
 from .clip_runner import ClipRunner
-from .comfyui_server import ServerError
-from .records import Batch, BatchClip, BatchError
+from .records import Batch, BatchClip
 from .worker import folder_prefix
 
 
@@ -59,8 +58,8 @@ def main(arguments: list[str]) -> None:
         while True:
             try:
                 send("report", runner.process_clip(clips.get()))
-            except (BatchError, ServerError) as error:
-                send("fault", str(error))
+            except Exception as error:  # the driver waits for an answer
+                send("fault", str(error) or repr(error))
 
     threading.Thread(target=work, daemon=True).start()
     for line in sys.stdin:

@@ -12,6 +12,8 @@ from contextlib import suppress
 import pytest
 from fixtures.batch_folder import ROOT, wait_for
 
+from batch import command
+
 TEXTS = ["one", "two", "three"]
 """The texts of the clips a, b and c."""
 ALL_DONE = dict.fromkeys("abc", "done")
@@ -206,6 +208,18 @@ def test_a_deleted_clip_is_one_failed_row(batch_folder):
     )
 
 
+def test_an_input_file_that_vanishes_fails_every_clip(batch_folder, monkeypatch):
+    run_engine = command.run_engine
+
+    def lose_the_picture(*arguments):
+        (batch_folder.comfyui / "input" / "style.png").unlink()
+        return run_engine(*arguments)
+
+    monkeypatch.setattr(command, "run_engine", lose_the_picture)
+    batch_folder.run(status=1)
+    assert batch_folder.statuses() == dict.fromkeys("abc", "failed") and not batch_folder.attempts()
+
+
 def test_a_clip_that_crashes_comfyui_fails_alone(batch_folder):
     batch_folder.write_clips(b="crash", d="four")
     batch_folder.run("--attempts", "3", status=1)
@@ -384,5 +398,5 @@ def test_a_wrong_ray_address(batch_folder):
 
 
 def test_the_help_lists_the_options():
-    command = [sys.executable, ROOT / "batch", "-h"]
-    assert "--retry-failed" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    words = [sys.executable, ROOT / "batch", "-h"]
+    assert "--retry-failed" in subprocess.run(words, capture_output=True, text=True, check=True).stdout

@@ -20,6 +20,9 @@ COMFYUI |= {"node_helpers", "nodes", "server"}
 HEAVY = {"diffusers", "kornia", "matplotlib", "skimage", "transformers"}
 LIBRARIES = HEAVY | {"PIL", "einops", "numpy", "safetensors", "torch", "tqdm"}
 
+BATCH_LIBRARIES = {"aiohttp", "av", "comfy_cli", "psutil", "ray", "tqdm"}
+"""ComfyUI has them, except comfy-cli and Ray, which batch/ can do without."""
+
 MAY_IMPORT = {
     "batch": set(),
     "bivdiff_core": set(),
@@ -104,6 +107,13 @@ def test_the_pack_imports_itself_relatively(file):
     assert not imports(parse(file)) & FOLDERS - {"nodes"}
     if NODES in file.parents or file.parent == ROOT:
         assert "nodes" not in imports(parse(file))
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "batch").glob("*.py")), ids=lambda file: file.stem)
+def test_batch_imports_itself_relatively_and_few_libraries(file):
+    """It makes itself a package without a place on the path. One file runs in a process that has ComfyUI's modules."""
+    comfyui = {"comfy", "folder_paths", "utils"} if file.stem == "inspect_comfyui" else set()
+    assert imports(parse(file)) <= BATCH_LIBRARIES | comfyui | set(sys.stdlib_module_names)
 
 
 @every_file
