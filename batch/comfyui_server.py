@@ -124,6 +124,7 @@ class ComfyUIServer:
     ) -> None:
         self.base = base
         self.start_timeout = start_timeout
+        self._is_late = False
         self._process: subprocess.Popen[bytes] | None = None
         self._command = partial(build_server_command, python, comfyui, base, cpu=cpu, **options)
 
@@ -283,7 +284,7 @@ class ComfyUIServer:
 
     def _check_queue(self, prompt_id: str) -> None:
         """Raise an error if the server does not answer, or if the prompt is neither in its queue nor in its history."""
-        queue = self.request("/queue")
+        queue = self.request("/queue", timeout=self.start_timeout)
         queued = [entry[1] for entries in queue.values() for entry in entries]
         if prompt_id not in queued and prompt_id not in self.request(f"/history/{prompt_id}"):
             raise ServerLostError("ComfyUI's queue no longer contains the prompt: another program has removed it")

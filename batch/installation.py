@@ -41,7 +41,7 @@ def find_installation(comfyui: Path | None, python: Path | None, arguments: list
     Raises:
         BatchError: there is none, or an argument would give several workers the same GPU.
     """
-    if "--cuda-device" in arguments:
+    if any(word.startswith("--cuda-device") for word in arguments):
         raise BatchError("--cuda-device would give every worker the same GPU: set CUDA_VISIBLE_DEVICES instead.")
     around = PACK.parents[1]
     found, default_python = comfyui or around, Path(sys.executable)
@@ -71,7 +71,7 @@ def list_gpus(python: Path) -> list[dict[str, str]]:
     listed = subprocess.run([python, "-c", LIST_GPUS_SCRIPT], capture_output=True, text=True)
     if listed.returncode != 0:
         return []
-    is_amd, count = json.loads(listed.stdout)
+    is_amd, count = json.loads(listed.stdout.splitlines()[-1])
     # HIP_VISIBLE_DEVICES wins over CUDA_VISIBLE_DEVICES, which AMD's runtime reads too.
     variables = ["HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"] if is_amd else ["CUDA_VISIBLE_DEVICES"]
     chosen = next(filter(None, map(os.environ.get, variables)), None)
@@ -102,7 +102,10 @@ def inspect_comfyui(installation: Installation, strings: set[str]) -> ComfyUIFol
     found = subprocess.run(command, input=json.dumps(sorted(strings)), capture_output=True, text=True)
     if found.returncode != 0:
         reason = (found.stderr.strip() or "it printed nothing").splitlines()[-1]
-        raise BatchError(f"The model folders of {installation.comfyui} cannot be read: {reason}")
+        raise BatchError(
+            f"{installation.python} cannot read the model folders of {installation.comfyui} ({reason}). Check the "
+            "arguments after --, and if this is not ComfyUI's Python, name that with --python."
+        )
     folders = json.loads(found.stdout.splitlines()[-1])
     packs = [pack.resolve() for folder in folders["custom_nodes"] for pack in Path(folder).glob("*")]
     extra_packs = None if PACK.resolve() in packs else folders["custom_nodes"]
