@@ -47,21 +47,16 @@ def test_a_clone_elsewhere_is_loaded_besides_comfyuis_packs(batch_folder):
     assert "--base-directory" not in arguments
 
 
-def test_the_packs_root_is_not_on_the_path(installed):
+def test_the_pack_is_not_on_the_path(installed, tmp_path, monkeypatch):
     """There `nodes` is the pack's; the program must leave that name to ComfyUI."""
-    script = f"""
-import runpy, sys
-sys.argv = ["batch", "-h"]
-try:
-    runpy.run_path({str(installed)!r}, run_name="__main__")
-except SystemExit:
-    pass
-import batch.clips
-print([entry for entry in sys.path if entry.startswith(({str(installed.parent)!r}, {str(ROOT)!r}))])
-"""
-    command = [sys.executable, "-c", script]
-    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=installed.parents[2])
-    assert run.stdout.splitlines()[-1] == "[]"
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, json, sys; atexit.register(lambda: print(json.dumps(sys.path)))"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    run = subprocess.run([sys.executable, installed, "-h"], capture_output=True, text=True, check=True)
+    path = json.loads(run.stdout.splitlines()[-1])
+    assert str(tmp_path) in path
+    assert not [entry for entry in path if entry.startswith((str(installed.parent), str(ROOT)))]
 
 
 def test_only_the_workers_folders_are_its_own(batch_folder):
