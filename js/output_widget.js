@@ -5,17 +5,15 @@ import { app } from "../../scripts/app.js";
 import { findNode } from "./graph.js";
 
 /** Create a DOM element with properties and a style. */
-export function createElement(tag, properties, style) {
+export function createElement(tag, properties, style = {}) {
   const created = Object.assign(document.createElement(tag), properties);
   Object.assign(created.style, style);
   return created;
 }
 
-/** Load the image of a temporary file that the node saved. */
-export function loadImage(file) {
-  const image = new Image();
-  image.src = api.apiURL(`/view?${new URLSearchParams(file)}`);
-  return image;
+/** Create an img or video element of a temporary file that the node saved. */
+export function loadFile(tag, file) {
+  return createElement(tag, { src: api.apiURL(`/view?${new URLSearchParams(file)}`) });
 }
 
 /** A text box on a node, white on a background colour. */

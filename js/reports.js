@@ -1,6 +1,6 @@
 // Reports on the node: the verdict, green if it is good and red if not, above the plot.
 
-import { addOutputWidget, createElement, loadImage, statusBox } from "./output_widget.js";
+import { addOutputWidget, createElement, loadFile, statusBox } from "./output_widget.js";
 
 const COLORS = { true: "#1f5a2f", false: "#7a1f1f", null: "#37474f" };
 
@@ -14,7 +14,7 @@ function makeReport() {
     show({ words, good, plot }) {
       verdict.textContent = words.join("\n\n");
       verdict.style.background = COLORS[good.includes(false) ? false : good[0]];
-      const plots = plot.map(loadImage);
+      const plots = plot.map((file) => loadFile("img", file));
       const fit = { flex: "1", minHeight: "0", objectFit: "contain", objectPosition: "top" };
       for (const { style } of plots) Object.assign(style, fit);
       report.replaceChildren(verdict, ...plots);

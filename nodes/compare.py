@@ -1,8 +1,16 @@
 """Compare two videos on the node."""
 
+from collections.abc import Iterator
+from pathlib import Path
+from secrets import token_hex
+
+import comfy.utils
+import folder_paths
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..bivdiff_core.measure.audio_cuts import cut_audio
+from ..bivdiff_core.measure.comparison_files import limit_size, stack_frames, write_webm
 from ..bivdiff_core.measure.video_metrics import frame_difference
 from . import shared_inputs
 from .base import PackNode
@@ -10,7 +18,7 @@ from .video_inputs import validate_images
 
 
 class CompareVideos(PackNode):
-    """Saves two clips as temporary files for js/compare_videos.js, and their frame differences."""
+    """Saves two clips in one temporary file for js/compare_videos.js, and their frame differences."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -35,18 +43,56 @@ class CompareVideos(PackNode):
                     step=0.01,
                     tooltip="Frames shown per second. Wire fps of Select Frames to play at the clip's speed.",
                 ),
+                io.Audio.Input(
+                    "audio",
+                    optional=True,
+                    tooltip="The sound of the clips, from Select Frames. It begins muted: the button with the "
+                    "loudspeaker turns it on.",
+                ),
             ],
             is_output_node=True,
         )
 
     @classmethod
-    def run(cls, before: Tensor, after: Tensor, fps: float) -> io.NodeOutput:
-        clips = (validate_images(before, "before"), validate_images(after, "after"))
+    def run(cls, before: Tensor, after: Tensor, fps: float, audio: dict | None = None) -> io.NodeOutput:
+        before, after = validate_images(before, "before"), validate_images(after, "after")
         if len(before) != len(after):
             raise ValueError(
                 f"before has {len(before)} frames and after has {len(after)}. Give both the same "
                 "frames, with Select Frames."
             )
-        files = [ui.PreviewImage(clip, cls=cls).values for clip in clips]
-        changes = [(frame_difference(clip.float()) * 255).tolist() for clip in clips]
-        return io.NodeOutput(ui={"before": files[0], "after": files[1], "changes": [changes], "fps": [fps]})
+        # A pair of frames at a time saves memory.
+        changes = [
+            [frame_difference(pair.float()).item() * 255 for pair in zip_adjacent(clip)] for clip in (before, after)
+        ]
+        shown = {"changes": [changes], "fps": [fps], "sound": [audio is not None]}
+        if len(after) == 1:
+            picture = stack_frames([before[0], after[0]], tuple(after.shape[1:3]))
+            return io.NodeOutput(ui={"compared": ui.PreviewImage(picture[None], cls=cls).values, **shown})
+        return io.NodeOutput(ui={"compared": [save_video(before, after, fps, audio)], **shown})
+
+
+def zip_adjacent(clip: Tensor) -> Iterator[Tensor]:
+    """Each frame with the one before, `[2, H, W, C]`."""
+    return (clip[i : i + 2] for i in range(len(clip) - 1))
+
+
+def save_video(before: Tensor, after: Tensor, fps: float, audio: dict | None) -> dict[str, str]:
+    """Write a temporary video of two clips, one above the other in the size of `after`, and return its file."""
+    folder, name = Path(folder_paths.get_temp_directory()), f"bivdiff_{token_hex(8)}.webm"
+    folder.mkdir(parents=True, exist_ok=True)
+    height, width = limit_size(*after.shape[1:3])
+    # An update of the bar also stops a cancelled run.
+    bar = comfy.utils.ProgressBar(len(after))
+
+    def stacked() -> Iterator[Tensor]:
+        for pair in zip(before, after, strict=True):
+            yield stack_frames(pair, (height, width))
+            bar.update(1)
+
+    sound = ()
+    if audio is not None:
+        rate = audio["sample_rate"]
+        sound = cut_audio(audio["waveform"][0], rate, fps, 0, len(after)), rate
+    write_webm(folder / name, stacked(), (2 * height, width), fps, *sound)
+    return {"filename": name, "subfolder": "", "type": "temp"}

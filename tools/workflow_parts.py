@@ -422,7 +422,8 @@ def save_video(g: WorkflowGraph, images: object, clip: SourceClip) -> None:
 def add_comparison(g: WorkflowGraph, clip: SourceClip, before: object, after: object, source: object = None) -> None:
     """Compare frames and result with a wipe, and measure both along the motion of the source."""
     g.column(width=COMPARE_WIDTH)
-    g.add("BIVDiffCompareVideos", "Before and after", before=before, after=after, fps=clip.fps)
+    videos = {"before": before, "after": after, "fps": clip.fps, "audio": clip.audio}
+    g.add("BIVDiffCompareVideos", "Before and after", **videos)
     g.add("BIVDiffTemporalReport", images=after, reference_images=before, source_images=source)
 
 

@@ -22,7 +22,11 @@ def workflow(*nodes: dict, links: list[list] = ()) -> dict:
 
 
 CLIP = {"type": "BIVDiffDemoClip", "outputs": {"VIDEO": "VIDEO"}, "widgets_values": [8]}
-COMPONENTS = {"type": "GetVideoComponents", "inputs": {"video": "VIDEO"}, "outputs": {"images": "IMAGE"}}
+COMPONENTS = {
+    "type": "GetVideoComponents",
+    "inputs": {"video": "VIDEO"},
+    "outputs": {"images": "IMAGE", "audio": "AUDIO"},
+}
 DEMO_MODELS = {
     "type": "BIVDiffDemoModels",
     "outputs": {
@@ -47,7 +51,11 @@ def comparison(after: dict, links: list[list] = ()) -> dict:
         {**CLIP},
         {**COMPONENTS},
         after,
-        {"type": "BIVDiffCompareVideos", "inputs": {"before": "IMAGE", "after": "IMAGE"}, "widgets_values": [8.0]},
+        {
+            "type": "BIVDiffCompareVideos",
+            "inputs": {"before": "IMAGE", "after": "IMAGE", "audio": "AUDIO"},
+            "widgets_values": [8.0],
+        },
         links=[
             [1, 1, 0, 2, 0, "VIDEO"],
             [2, 2, 0, 4, 0, "IMAGE"],
@@ -99,35 +107,123 @@ def test_a_saved_preset_is_locked_after_loading(comfy, task):
     assert locked
 
 
+RECORD_VIDEOS = """() => {
+  window.videos = [];
+  const create = document.createElement.bind(document);
+  document.createElement = (tag, ...options) => {
+    const element = create(tag, ...options);
+    if (tag === "video") window.videos.push(element);
+    return element;
+  };
+}"""
+"""Keeps the page's video elements, of which Compare Videos shows only copies of their frames."""
+
+
+def wait_for_pixel(comfy, x: float, y: float, condition: str) -> None:
+    """Wait until `red`, `green` and `blue` at a point of the comparison, given in shares of its sides, fit."""
+    pixel = "view.getContext('2d').getImageData(x * view.width, y * view.height, 1, 1).data"
+    view = comfy.page.get_by_label("wipe").element_handle()
+    function = f"([view, x, y]) => {{ const [red, green, blue] = {pixel}; return {condition}; }}"
+    comfy.page.wait_for_function(function, arg=[view, x, y])
+
+
 def test_two_videos_are_compared(comfy):
     inverted = {"type": "ImageInvert", "inputs": {"image": "IMAGE"}, "outputs": {"IMAGE": "IMAGE"}}
-    comfy.load(comparison(inverted, links=[[4, 2, 0, 3, 0, "IMAGE"]]), "compare")
+    graph = comparison(inverted, links=[[4, 2, 0, 3, 0, "IMAGE"], [5, 2, 1, 4, 2, "AUDIO"]])
+    comfy.load(graph, "compare")
+    comfy.page.evaluate(RECORD_VIDEOS)
+    comfy.page.get_by_text("Run to compare").wait_for()
+    comfy.screenshot("compare-videos-empty")
     assert comfy.run()["status"]["status_str"] == "success"
     view, frame = comfy.page.get_by_label("wipe"), comfy.page.get_by_label("frame", exact=True)
 
-    def is_yellow(x: float) -> bool:
-        """Whether a point of the image is yellow, as the clip's background, and not blue, as in the negative."""
-        pixel = "view.getContext('2d').getImageData(x * view.width, 0.2 * view.height, 1, 1).data"
-        red, _, blue, _ = view.evaluate(f"(view, x) => [...{pixel}]", x)
-        return red > blue
+    def wait_for_clips(left: str, right: str) -> None:
+        """The clip's background is yellow, that of the negative blue, on both sides of the middle."""
+        conditions = {"clip": "red > blue", "negative": "red < blue && blue > 0"}
+        for x, clip in ((0.4, left), (0.6, right)):
+            wait_for_pixel(comfy, x, 0.2, conditions[clip])
 
     comfy.page.wait_for_function("frame => frame.value !== '0'", arg=frame.element_handle())  # it plays automatically
+    comfy.on_node("BIVDiffCompareVideos", "{ app.canvas.ds.offset[0] -= 5000; app.canvas.setDirty(true, true); }")
+    comfy.page.wait_for_function("videos.at(-1).paused")  # out of view
+    comfy.on_node("BIVDiffCompareVideos", "app.canvas.centerOnNode(node)")
+    comfy.page.wait_for_function("!videos.at(-1).paused")
     frame.fill("0")  # and stops when the user scrubs
-    assert comfy.page.get_by_text("1 / 8").is_visible()
-    comfy.page.get_by_label("play").scroll_into_view_if_needed()
-    assert is_yellow(0.4) and not is_yellow(0.6)
+    assert comfy.page.get_by_text("frame 0 of 8").is_visible()
+    wait_for_clips("clip", "negative")
     box = view.bounding_box()
     comfy.page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"])
     comfy.page.mouse.down()
     comfy.page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.5 * box["height"])
     comfy.page.mouse.up()
-    assert is_yellow(0.4) and is_yellow(0.6)
+    wait_for_clips("clip", "clip")
+    frame.fill("5")
     comfy.screenshot("compare-videos")
     tabs = comfy.page.get_by_test_id("topbar-workflow-tabs")
     tabs.get_by_text("Unsaved Workflow").click()
     view.wait_for(state="detached")
     tabs.get_by_text("compare", exact=True).click()
-    comfy.page.get_by_text("/ 8").wait_for()  # the videos are shown again
+    comfy.page.get_by_text("frame 5 of 8").wait_for()  # the videos are shown again, as they were left
+    assert comfy.page.evaluate("videos.at(-1).paused")
+    wait_for_clips("clip", "clip")
+    assert comfy.errors == []
+
+
+def test_each_frame_of_a_list_of_clips_is_shown_in_its_colours_with_sound(comfy):
+    """A list of two clips: a video of two frames and a picture."""
+    colours = [(32, 64, 160), (200, 128, 64), (90, 220, 90)]
+    frames = [
+        {
+            "type": "EmptyImage",
+            "outputs": {"IMAGE": "IMAGE"},
+            "widgets_values": [96, 64, 1, (red << 16) + (green << 8) + blue],
+        }
+        for red, green, blue in colours
+    ]
+    batch = {"type": "ImageBatch", "inputs": {"image1": "IMAGE", "image2": "IMAGE"}, "outputs": {"IMAGE": "IMAGE"}}
+    graph = workflow(
+        *frames,
+        {**batch},
+        {**batch},
+        {
+            "type": "RebatchImages",
+            "inputs": {"images": "IMAGE"},
+            "outputs": {"IMAGE": "IMAGE"},
+            "widgets_values": [2],
+        },
+        {"type": "EmptyAudio", "outputs": {"AUDIO": "AUDIO"}, "widgets_values": [1.0, 44100, 2]},
+        {
+            "type": "BIVDiffCompareVideos",
+            "inputs": {"before": "IMAGE", "after": "IMAGE", "audio": "AUDIO"},
+            "widgets_values": [8.0],
+        },
+        links=[
+            [1, 1, 0, 4, 0, "IMAGE"],
+            [2, 2, 0, 4, 1, "IMAGE"],
+            [3, 4, 0, 5, 0, "IMAGE"],
+            [4, 3, 0, 5, 1, "IMAGE"],
+            [5, 5, 0, 6, 0, "IMAGE"],
+            [6, 6, 0, 8, 0, "IMAGE"],
+            [7, 6, 0, 8, 1, "IMAGE"],
+            [8, 7, 0, 8, 2, "AUDIO"],
+        ],
+    )
+    comfy.load(graph, "colours")
+    comfy.page.evaluate(RECORD_VIDEOS)
+    assert comfy.run()["status"]["status_str"] == "success"
+    comfy.on_node("BIVDiffCompareVideos", "{ app.canvas.ds.scale = 1; app.canvas.centerOnNode(node); }")
+    sound, frame = comfy.page.get_by_label("sound"), comfy.page.get_by_label("frame", exact=True)
+    assert comfy.page.evaluate("videos.at(-1).muted")
+    sound.click()
+    comfy.page.wait_for_function("!videos.at(-1).muted && videos.at(-1).webkitAudioDecodedByteCount > 0")
+    for number in (2, 0, 1):  # it plays
+        comfy.page.wait_for_function("([frame, i]) => frame.value == i", arg=[frame.element_handle(), number])
+    for number in (2, 0, 1, 0, 2, 1):
+        frame.fill(str(number))
+        distance = "Math.hypot(red - {}, green - {}, blue - {})".format(*colours[number])
+        for x in (0.3, 0.7):  # without a graphics card Chromium makes blue a little darker
+            wait_for_pixel(comfy, x, 0.5, f"{distance} < 9")
+    comfy.screenshot("compare-list")
     assert comfy.errors == []
 
 

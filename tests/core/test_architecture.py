@@ -18,7 +18,7 @@ PACK = [ROOT / "__init__.py", *sorted(CORE.rglob("*.py")), *sorted(NODES.rglob("
 COMFYUI = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths", "latent_preview"}
 COMFYUI |= {"node_helpers", "nodes", "server"}
 HEAVY = {"diffusers", "kornia", "matplotlib", "skimage", "transformers"}
-LIBRARIES = HEAVY | {"PIL", "einops", "numpy", "safetensors", "torch", "tqdm"}
+LIBRARIES = HEAVY | {"PIL", "av", "einops", "numpy", "safetensors", "torch", "tqdm"}
 
 BATCH_LIBRARIES = {"aiohttp", "av", "comfy_cli", "psutil", "ray", "tqdm"}
 """ComfyUI has them, except comfy-cli and Ray, which batch/ can do without."""

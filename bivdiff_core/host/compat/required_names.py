@@ -68,8 +68,11 @@ NEEDED_BY = {
         "comfy.supported_models_base": "ClipTarget",
         "comfy.utils": "calculate_parameters weight_dtype",
     },
-    "clip_frames": {
+    "clip_frames compare": {
         "comfy_api.latest.io": "Audio",
+    },
+    "compare": {
+        "folder_paths": "get_temp_directory",
     },
     "core_sampling inversion": {
         "comfy_api.latest.io": "Noise",
