@@ -4,6 +4,7 @@
 import { addOutputWidget, createElement, loadFile } from "./output_widget.js";
 
 const COLORS = { before: "#e8a33d", after: "#4fb3ff" };
+const comparisons = new Set(); // of the open workflow
 const states = new Map(); // by file: when a tab is opened again its nodes are new, and continue from here
 
 /** Write a line of text that starts (left) or ends (right) at a point. */
@@ -52,10 +53,7 @@ class Comparison {
     });
     this.play.addEventListener("click", () => this.change({ isPlaying: !this.state.isPlaying }));
     this.sound.addEventListener("click", () => this.change({ isMuted: !this.state.isMuted }));
-    this.scrub.addEventListener("input", () => {
-      this.state.isPlaying = false;
-      this.seek(Number(this.scrub.value));
-    });
+    this.scrub.addEventListener("input", () => this.pauseAt(Number(this.scrub.value)));
     this.resizeObserver = new ResizeObserver(() => this.draw());
     this.resizeObserver.observe(this.view);
     this.resizeObserver.observe(this.curves);
@@ -64,6 +62,7 @@ class Comparison {
       this.change({});
     });
     this.visibilityObserver.observe(this.view);
+    comparisons.add(this);
   }
 
   /**
@@ -139,6 +138,11 @@ class Comparison {
     this.change({});
   }
 
+  pauseAt(frame) {
+    this.state.isPlaying = false;
+    this.seek(frame);
+  }
+
   setFrame(frame) {
     this.state.frame = frame;
     this.scrub.value = frame;
@@ -157,6 +161,7 @@ class Comparison {
   }
 
   remove() {
+    comparisons.delete(this);
     this.unload();
     this.resizeObserver.disconnect();
     this.visibilityObserver.disconnect();
@@ -232,6 +237,14 @@ class Comparison {
       const [at, align] = clip === "before" ? [6, "left"] : [width - 6, "right"];
       drawText(context, `${this.names[clip]}: change ${mean.toFixed(2)}`, COLORS[clip], at, 2, align);
     }
+  }
+}
+
+/** Pause every comparison of the open workflow at a frame of a clip; comparisons of fewer frames stay as they are. */
+export function showInComparisons(clip, frame) {
+  for (const comparison of comparisons) {
+    const { first, frames } = comparison.clips[clip] ?? { frames: 0 };
+    if (frame < frames) comparison.pauseAt(first + frame);
   }
 }
 

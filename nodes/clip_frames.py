@@ -1,6 +1,8 @@
-"""Frames of a clip: selection, encoding, and averaging along the motion."""
+"""Frames of a clip: selection, shots, encoding, and averaging along the motion."""
 
+import logging
 from functools import partial
+from itertools import pairwise
 
 import comfy.utils
 from comfy_api.latest import io
@@ -9,10 +11,13 @@ from torch import Tensor
 from ..bivdiff_core.host.comfy_types import VAE
 from ..bivdiff_core.host.encoding import ENCODE_MODES, encode_frames
 from ..bivdiff_core.measure.audio_cuts import cut_audio
+from ..bivdiff_core.measure.cuts import find_cuts, format_frames
 from ..bivdiff_core.measure.optical_flow import average_along_flow
 from . import shared_inputs
 from .base import PackNode
 from .video_inputs import validate_images, validate_source, validate_video
+
+log = logging.getLogger(__name__)
 
 
 class SelectFrames(PackNode):
@@ -96,11 +101,71 @@ class SelectFrames(PackNode):
                 f"{stride}, expected {count or 'at least 1'}. Lower start{remedy}."
             )
         frames = frames[: count or None]
-        if audio is not None:
-            rate = audio["sample_rate"]
-            waveform = cut_audio(audio["waveform"], rate, fps, start, start + len(frames) * stride)
-            audio = {"waveform": waveform, "sample_rate": rate}
-        return io.NodeOutput(frames, fps / stride, audio)
+        if cuts := find_cuts(frames):
+            log.warning(
+                f"The whole picture changes at {format_frames([start + cut * stride for cut in cuts])} of the clip. "
+                "Smoothing smears across a cut: take one shot with start and count, or wire Split at Cuts."
+            )
+        return io.NodeOutput(frames, fps / stride, cut_sound(audio, fps, start, start + len(frames) * stride))
+
+
+class SplitAtCuts(PackNode):
+    """Splits a clip into its shots."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="BIVDiffSplitAtCuts",
+            display_name="Split at Cuts",
+            category=shared_inputs.CATEGORY,
+            description="Splits a clip at its hard cuts, where the whole picture changes, into a list of shots. All "
+            "nodes after it run once for each shot, so nothing smears from one shot into the next.",
+            search_aliases=["scene detection", "shot detection", "split scenes", "detect cuts", "shots"],
+            inputs=[
+                io.Image.Input(
+                    "images",
+                    tooltip="The frames of a clip, from Get Video Components or Select Frames. A clip without cuts "
+                    "stays whole.",
+                ),
+                io.Float.Input(
+                    "fps",
+                    default=24.0,
+                    min=0.01,
+                    max=1000.0,
+                    step=0.01,
+                    tooltip="The frames' rate; wire fps of the node that the frames come from.",
+                ),
+                io.Audio.Input(
+                    "audio",
+                    optional=True,
+                    tooltip="The frames' sound, from the node that the frames come from. It is split at the same "
+                    "places.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="IMAGE",
+                    is_output_list=True,
+                    tooltip="The shots, one after another. Join the results with Rebatch Images.",
+                ),
+                io.Float.Output(display_name="fps", is_output_list=True, tooltip="The frame rate, for each shot."),
+                io.Audio.Output(display_name="audio", is_output_list=True, tooltip="The sound of each shot."),
+            ],
+        )
+
+    @classmethod
+    def run(cls, images: Tensor, fps: float, audio: dict | None = None) -> io.NodeOutput:
+        shots = list(pairwise([0, *find_cuts(images), len(images)]))
+        frames = [images[start:stop] for start, stop in shots]
+        return io.NodeOutput(frames, [fps] * len(shots), [cut_sound(audio, fps, *shot) for shot in shots])
+
+
+def cut_sound(audio: dict | None, fps: float, start: int, stop: int) -> dict | None:
+    """The part of an AUDIO that belongs to the frames from `start` up to `stop`, by `cut_audio`; None without one."""
+    if audio is None:
+        return None
+    rate = audio["sample_rate"]
+    return {"waveform": cut_audio(audio["waveform"], rate, fps, start, stop), "sample_rate": rate}
 
 
 class EncodeFrames(PackNode):

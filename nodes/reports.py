@@ -13,7 +13,15 @@ from ..bivdiff_core.host.comfy_types import ClipVision, Latent
 from ..bivdiff_core.host.inverted_latents import InvertedLatent
 from ..bivdiff_core.host.validation import validate_samples
 from ..bivdiff_core.measure import latent_statistics, plots
-from ..bivdiff_core.measure.video_metrics import SourceMotion, count_frame_pairs, format_metrics, measure_video
+from ..bivdiff_core.measure.cuts import find_cuts, format_frames, leave_out_cuts
+from ..bivdiff_core.measure.video_metrics import (
+    SourceMotion,
+    count_frame_pairs,
+    find_second_frames,
+    find_worst_pair,
+    format_metrics,
+    measure_video,
+)
 from . import latent_findings, shared_inputs
 from .base import PackNode
 from .video_inputs import validate_source, validate_video
@@ -148,15 +156,46 @@ class TemporalReport(PackNode):
             embeddings = _embed_frames(clip_vision, reference)
             before = measure_video(reference, None, embeddings, on_pair, source)
         after = measure_video(frames, reference, _embed_frames(clip_vision, frames), on_pair, source)
+        cuts = find_cuts(next(video for video in (clip, reference, frames) if video is not None))
+        after = leave_out_cuts(after, cuts, len(frames))
+        before = before and leave_out_cuts(before, cuts, len(frames))
         verdict = judge_video(after, before, source)
-        text, table = verdict.to_text(), format_metrics(after, before)
+        worst = find_worst_flicker(after["flicker"], len(frames))
+        text = "\n".join([verdict.to_text(), *describe_cuts(cuts), *describe_worst_flicker(after["flicker"], worst)])
+        table = format_metrics(after, before)
         plot = plots.plot_temporal_report(after, before, verdict.warnings)
-        return io.NodeOutput(plot, f"{text}\n{table}", ui=_report_ui(cls, plot, text, table, verdict.is_good))
+        return io.NodeOutput(plot, f"{text}\n{table}", ui=_report_ui(cls, plot, text, table, verdict.is_good, worst))
 
 
-def _report_ui(cls: type[PackNode], plot: Tensor, text: str, table: str, is_good: bool | None) -> dict:
+def find_worst_flicker(flicker: Tensor, frame_count: int) -> int | None:
+    """The frame that differs most from the one before, along the motion; None if nothing flickers."""
+    pair = find_worst_pair(flicker)
+    return find_second_frames(len(flicker), frame_count)[pair].item() if flicker[pair] > 0 else None
+
+
+def describe_worst_flicker(flicker: Tensor, frame: int | None) -> list[str]:
+    """A line that names the frame of `find_worst_flicker`, for the report."""
+    if frame is None:
+        return []
+    return [f"Frame {frame} flickers most: {flicker[find_worst_pair(flicker)] / flicker.nanmean():.1f} times the mean."]
+
+
+def describe_cuts(cuts: list[int]) -> list[str]:
+    """A line that names the cuts, for the report."""
+    if not cuts:
+        return []
+    return [
+        f"The whole picture changes at {format_frames(cuts)}: flicker and motion are not measured there. Smooth each "
+        "shot by itself, with Split at Cuts."
+    ]
+
+
+def _report_ui(
+    cls: type[PackNode], plot: Tensor, text: str, table: str, is_good: bool | None, worst_frame: int | None = None
+) -> dict:
     """The ui output: what js/reports.js shows, and the table, which reports of batch runs keep."""
-    return {"plot": ui.PreviewImage(plot, cls=cls).values, "words": [text], "table": [table], "good": [is_good]}
+    shown = {"words": [text], "table": [table], "good": [is_good], "worst_frame": [worst_frame]}
+    return {"plot": ui.PreviewImage(plot, cls=cls).values, **shown}
 
 
 def _embed_frames(clip_vision: ClipVision | None, frames: Tensor) -> Tensor | None:

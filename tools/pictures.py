@@ -189,6 +189,16 @@ class HelpPictures(DemoChain):
             "start 1, stride 2, count 3: frames 1, 3 and 5 of 0 to 7, 4 a second": placed,
         }
 
+    def BIVDiffSplitAtCuts(self) -> Rows:
+        clips = [toy_world.generate_clip(seed).frames for seed in toy_world.HELD_OUT_SEEDS[:3]]
+        clip = torch.cat([clips[0][:5], clips[1][:4], clips[2][:3]])
+        shots, *_ = self.pack.run("BIVDiffSplitAtCuts", images=clip, fps=8.0)
+        white = torch.ones_like(clip)
+        rows = {"A clip of 12 frames with two cuts": clip}
+        for number, shot in enumerate(shots, start=1):
+            rows[f"Shot {number}: {len(shot)} frames"] = torch.cat([shot, white[len(shot) :]])
+        return rows
+
     def BIVDiffAverageAlongMotion(self) -> Rows:
         settings = {"images": self.decode(self.frames), "motion_from": self.source}
         near, _ = self.pack.run("BIVDiffAverageAlongMotion", **settings, reach=1)

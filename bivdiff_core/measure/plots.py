@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .video_metrics import METRIC_FORMATS
+from .video_metrics import METRIC_FORMATS, find_worst_pair
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -142,7 +142,10 @@ def _show_latent_frames(page: SubFigure, frames: Tensor, bad: list[int]) -> None
 def plot_temporal_report(
     after: dict[str, Tensor], before: dict[str, Tensor] | None, warnings: Collection[str]
 ) -> Tensor:
-    """A panel for each metric of a video, frame by frame, with the video before if any; those with warnings in red."""
+    """A panel for each metric of a video, frame by frame, with the video before if any; those with warnings in red.
+
+    A red ring marks the worst flicker.
+    """
     rows = math.ceil(len(after) / 2)
     page = new_page(50 + 110 * rows, "Frame by frame: grey is before, blue is after" if before else "Frame by frame")
     grid = page.subplots(rows, 2).flatten()
@@ -153,6 +156,9 @@ def plot_temporal_report(
             axes.plot(before[name].numpy(), "o-", color=BEFORE, markersize=2)
             mean = f"{form.format(before[name].nanmean())} -> {mean}"
         axes.plot(values.numpy(), "o-", color=AFTER, markersize=2)
+        if name == "flicker":
+            worst = find_worst_pair(values)
+            axes.plot(worst, values[worst], "o", color=BAD, fillstyle="none", markersize=7)
         label_panel(axes, f"{name}: {mean}", meaning, BAD if name in warnings else "black")
         use_integer_ticks(axes, len(values))
         if name in ("flicker", "motion", "sharpness"):

@@ -105,8 +105,18 @@ def select_frame_pairs(frames: Tensor) -> tuple[Tensor, Tensor]:
 
     All pairs of the clip, or `MAX_FLOW_PAIRS` evenly spaced ones.
     """
-    first = torch.linspace(0, len(frames) - 2, count_frame_pairs(frames)).round().long()
-    return shrink_for_flow(frames[first]), shrink_for_flow(frames[first + 1])
+    second = find_second_frames(count_frame_pairs(frames), len(frames))
+    return shrink_for_flow(frames[second - 1]), shrink_for_flow(frames[second])
+
+
+def find_second_frames(pair_count: int, frame_count: int) -> Tensor:
+    """The second frame of each of a number of evenly spaced pairs of adjacent frames, `[P]`."""
+    return torch.linspace(0, frame_count - 2, pair_count).round().long() + 1
+
+
+def find_worst_pair(flicker: Tensor) -> int:
+    """The pair of frames with the most flicker `[P]`; pairs that were not measured (NaN) do not count."""
+    return int(flicker.nan_to_num(-1).argmax())
 
 
 def motion(flow: Tensor, reliable: Tensor) -> Tensor:

@@ -169,6 +169,23 @@ def test_two_videos_are_compared(comfy):
     assert comfy.errors == []
 
 
+def test_the_report_leads_to_the_frame_that_flickers_most(comfy):
+    graph = comparison({"type": "BIVDiffTemporalReport", "inputs": {"images": "IMAGE"}})
+    graph["links"] = [[1, 1, 0, 2, 0, "VIDEO"], [2, 2, 0, 4, 0, "IMAGE"], [3, 2, 0, 4, 1, "IMAGE"]]
+    graph["links"].append([4, 2, 0, 3, 0, "IMAGE"])
+    graph["nodes"][3]["inputs"][1]["link"], graph["nodes"][2]["inputs"][0]["link"] = 3, 4
+    comfy.load(graph, "worst")
+    assert comfy.run()["status"]["status_str"] == "success"
+    link = comfy.page.get_by_text("Compare at frame")
+    number = link.inner_text().split()[-1]
+    assert comfy.page.get_by_text(f"Frame {number} flickers most").is_visible()
+    link.click()
+    assert comfy.page.get_by_text(f"frame {number} of 8").is_visible()
+    assert comfy.page.get_by_label("play").inner_text() == "▶"
+    comfy.screenshot("report-link")
+    assert comfy.errors == []
+
+
 def test_each_frame_of_a_list_of_clips_is_shown_in_its_colours_with_sound(comfy):
     """A list of two clips: a video of two frames and a picture."""
     colours = [(32, 64, 160), (200, 128, 64), (90, 220, 90)]

@@ -133,6 +133,20 @@ def test_cancelling_stops_a_measurement_after_the_current_pair_of_frames(server,
     assert pairs[:2] == [(1, 7), (2, 7)] and len(pairs) <= 3
 
 
+def test_the_report_names_the_cuts_and_the_frame_that_flickers_most(pack, clip):
+    """The tinted frame is the worst one, because the pair across the cut does not count."""
+    other = toy_world.generate_clip(toy_world.HELD_OUT_SEEDS[2]).frames[:4]
+    source = torch.cat([clip, other])
+    tinted = source.clone()
+    tinted[6:] = (tinted[6:] + torch.tensor([0.15, 0.0, -0.15])).clamp(0, 1)
+    output = pack.classes["BIVDiffTemporalReport"].execute(images=tinted, reference_images=tinted, source_images=source)
+    _, summary = output.result
+    assert "The whole picture changes at frame 4: " in summary and "Frame 6 flickers most: " in summary
+    assert output.ui["worst_frame"] == [6]
+    still = source[:1].expand(4, -1, -1, -1)
+    assert pack.classes["BIVDiffTemporalReport"].execute(images=still).ui["worst_frame"] == [None]
+
+
 def test_frame_consistency_uses_clips_embeddings(pack, clip, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(VISION))
     vision = comfy.clip_vision.ClipVisionModel(str(tmp_path / "config.json"))

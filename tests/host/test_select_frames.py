@@ -6,6 +6,9 @@ import pytest
 import torch
 from fixtures.frame_scenarios import random
 
+from research import toy_world
+from tools.video_files import write_video
+
 FPS, FRAMES, RATE = 10, 40, 44100
 TONE_STARTS = (0.6, 1.7, 2.9)
 """Start times of the tones in the clip's audio, in seconds. Each lasts one frame and has a different pitch."""
@@ -153,3 +156,49 @@ def test_no_audio_gives_none(pack):
 def test_frames_beyond_the_clip_are_rejected(pack, frames, settings, message):
     with pytest.raises(ValueError, match=f"^Select Frames: .*{message}"):
         pack.run("BIVDiffSelectFrames", images=torch.zeros(frames, 8, 8, 3), **settings)
+
+
+@pytest.fixture(scope="module")
+def two_shots() -> torch.Tensor:
+    """Five frames of one clip and four of another."""
+    first, second = (toy_world.generate_clip(seed).frames for seed in toy_world.HELD_OUT_SEEDS[:2])
+    return torch.cat([first[:5], second[:4]])
+
+
+def test_a_cut_in_the_selection_is_named_by_its_frame_in_the_clip(pack, two_shots):
+    warned = pack.classes["BIVDiffSelectFrames"].execute(images=two_shots, start=1, stride=2, count=4, fps=8.0).ui
+    (text,) = warned["text"]
+    assert text.startswith("The whole picture changes at frame 5 of the clip.")
+    assert not pack.classes["BIVDiffSelectFrames"].execute(images=two_shots, start=0, stride=1, count=5, fps=8.0).ui
+
+
+def test_a_clip_is_split_at_its_cut_with_its_sound(pack, two_shots):
+    waveform = random(1, 2, 1000, seed=1)
+    audio = {"waveform": waveform, "sample_rate": 800}
+    shots, rates, sounds = pack.run("BIVDiffSplitAtCuts", images=two_shots, fps=8.0, audio=audio)
+    assert [len(shot) for shot in shots] == [5, 4] and torch.equal(torch.cat(shots), two_shots)
+    assert rates == [8.0, 8.0]
+    assert [sound["waveform"].shape[-1] for sound in sounds] == [500, 400]
+    assert torch.equal(torch.cat([sound["waveform"] for sound in sounds], dim=-1), waveform[..., :900])
+
+
+def test_a_clip_without_cuts_and_sound_stays_whole(pack, two_shots):
+    (shot,), rates, sounds = pack.run("BIVDiffSplitAtCuts", images=two_shots[:5], fps=8.0)
+    assert torch.equal(shot, two_shots[:5]) and rates == [8.0] and sounds == [None]
+
+
+def test_the_rest_of_the_graph_runs_once_for_each_shot(server, two_shots):
+    write_video(server.base / "input" / "two_shots.mp4", two_shots, sound=True)
+    prompt = {
+        "clip": ("LoadVideo", {"file": "two_shots.mp4"}),
+        "parts": ("GetVideoComponents", {"video": ["clip", 0]}),
+        "shots": ("BIVDiffSplitAtCuts", {"images": ["parts", 0], "fps": ["parts", 2], "audio": ["parts", 1]}),
+        "compared": (
+            "BIVDiffCompareVideos",
+            {"before": ["shots", 0], "after": ["shots", 0], "fps": ["shots", 1], "audio": ["shots", 2]},
+        ),
+    }
+    result = server.run({key: {"class_type": kind, "inputs": inputs} for key, (kind, inputs) in prompt.items()})
+    assert not result.error
+    shown = result.outputs["compared"]
+    assert [len(after) + 1 for _, after in shown["changes"]] == [5, 4] and shown["sound"] == [True, True]
