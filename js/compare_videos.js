@@ -31,7 +31,7 @@ class Comparison {
 
     this.view = createElement("canvas", { ariaLabel: "wipe" }, { flex: "1", minHeight: "0", cursor: "ew-resize" });
     this.play = createElement("button", { ariaLabel: "play" }, { width: "2.5em" });
-    this.sound = createElement("button", { ariaLabel: "sound" }, { width: "2.5em" });
+    this.sound = createElement("button", { ariaLabel: "sound" }, { width: "4em" });
     this.scrub = createElement("input", { type: "range", min: 0, ariaLabel: "frame" }, { flex: "1", minWidth: "0" });
     this.count = createElement("span", {}, { minWidth: "7em", textAlign: "right" });
     this.curves = createElement("canvas", { ariaLabel: "change from frame to frame" }, { height: "90px" });
@@ -116,7 +116,7 @@ class Comparison {
     Object.assign(this.state, state);
     const { isPlaying, isMuted } = this.state;
     this.play.textContent = isPlaying ? "❚❚" : "▶";
-    this.sound.textContent = isMuted ? "🔇" : "🔊";
+    this.sound.textContent = isMuted ? "muted" : "sound";
     clearTimeout(this.timer);
     for (const clip of this.clips) {
       const plays = isPlaying && this.isVisible && clip === this.clip;

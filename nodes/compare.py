@@ -46,8 +46,8 @@ class CompareVideos(PackNode):
                 io.Audio.Input(
                     "audio",
                     optional=True,
-                    tooltip="The sound of the clips, from Select Frames. It begins muted: the button with the "
-                    "loudspeaker turns it on.",
+                    tooltip="The sound of the clips, from Select Frames. It begins muted: click the button muted "
+                    "to hear it.",
                 ),
             ],
             is_output_node=True,
