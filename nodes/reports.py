@@ -167,10 +167,14 @@ class TemporalReport(PackNode):
         return io.NodeOutput(plot, f"{text}\n{table}", ui=_report_ui(cls, plot, text, table, verdict.is_good, worst))
 
 
+MIN_FLICKER = 1e-7
+"""Flicker below this is rounding: its root is a twelfth of an 8-bit level."""
+
+
 def find_worst_flicker(flicker: Tensor, frame_count: int) -> int | None:
     """The frame that differs most from the one before, along the motion; None if nothing flickers."""
     pair = find_worst_pair(flicker)
-    return find_second_frames(len(flicker), frame_count)[pair].item() if flicker[pair] > 0 else None
+    return find_second_frames(len(flicker), frame_count)[pair].item() if flicker[pair] > MIN_FLICKER else None
 
 
 def describe_worst_flicker(flicker: Tensor, frame: int | None) -> list[str]:
