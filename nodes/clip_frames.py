@@ -1,6 +1,5 @@
 """Frames of a clip: selection, shots, encoding, and averaging along the motion."""
 
-import logging
 from functools import partial
 from itertools import pairwise
 
@@ -13,11 +12,10 @@ from ..bivdiff_core.host.encoding import ENCODE_MODES, encode_frames
 from ..bivdiff_core.measure.audio_cuts import cut_audio
 from ..bivdiff_core.measure.cuts import find_cuts, format_frames
 from ..bivdiff_core.measure.optical_flow import average_along_flow
+from ..bivdiff_core.node_warnings import warn
 from . import shared_inputs
 from .base import PackNode
 from .video_inputs import validate_images, validate_source, validate_video
-
-log = logging.getLogger(__name__)
 
 
 class SelectFrames(PackNode):
@@ -102,9 +100,10 @@ class SelectFrames(PackNode):
             )
         frames = frames[: count or None]
         if cuts := find_cuts(frames):
-            log.warning(
-                f"The whole picture changes at {format_frames([start + cut * stride for cut in cuts])} of the clip. "
-                "Smoothing smears across a cut: take one shot with start and count, or wire Split at Cuts."
+            warn(
+                "The whole picture changes at %s of the clip. Smoothing smears across a cut: take one shot with start "
+                "and count, or wire Split at Cuts.",
+                format_frames([start + cut * stride for cut in cuts]),
             )
         return io.NodeOutput(frames, fps / stride, cut_sound(audio, fps, start, start + len(frames) * stride))
 
