@@ -38,13 +38,13 @@ from .compat import animatediff_evolved, control_chains
 from .compat.comfyui_internals import (
     CORE_WINDOW_WRAPPER,
     OUR_WINDOW_WRAPPER,
-    disable_call_caches,
     drain_workers,
     has_multiple_devices,
-    has_token_merging,
     run_on_devices,
     single_device_options,
 )
+from .compat.model_patches import find_random_patches, prepare_for_several_calls
+from .compat.patch_hints import check_hint_counts, find_hint_holders, slice_patch_hints
 from .control_hints import check_conditioning, slice_hints, slice_references
 from .latents import frame_dim
 from .memory import estimate_max_frames
@@ -93,6 +93,8 @@ class FrameWindows(IndexListContextHandler):
     """Batch rows that must stay in one chunk (2 for source/target pairs); also the smallest chunk."""
     sequential = False
     """Run windows one after another on one device, even if the MODEL has several."""
+    object_patches: dict[str, Any] = {}
+    """Attributes of the MODEL that other nodes have replaced, by name."""
     results: dict[int, list]
     """With several devices: the results that ComfyUI has not yet asked for, by window number."""
     # Set by ComfyUI's __init__ and changed here.
@@ -135,11 +137,12 @@ class FrameWindows(IndexListContextHandler):
     def is_independent(self) -> bool:
         return self.context_schedule.name == ContextSchedules.BATCHED
 
-    def start_run(self, length: int, sequential: bool) -> "FrameWindows":
+    def start_run(self, length: int, sequential: bool, object_patches: dict[str, Any]) -> "FrameWindows":
         """A copy of the handler for one run."""
         run = copy.copy(self)
         run.context_length = length
         run.sequential = sequential
+        run.object_patches = object_patches
         run.encoded_hints = {}
         return run
 
@@ -163,11 +166,12 @@ class FrameWindows(IndexListContextHandler):
     ) -> list[Tensor]:
         """Evaluate all windows; independent chunks are halved when memory runs out."""
         frames = x_in.shape[self.dim]
+        restore_generators = save_generators(x_in.device)
         while True:
             try:
-                if self.count_windows(frames) == 1:
+                if self.count_windows(frames) == 1 and self.min_chunk == 1:
                     return calc_cond_batch(model, conds, x_in, timestep, model_options)
-                calc_window = self._wrap_model_call(calc_cond_batch, frames)
+                calc_window = self._wrap_model_call(calc_cond_batch, frames, restore_generators)
                 options = single_device_options(model_options) if self.sequential else model_options
                 return super().execute(calc_window, model, conds, x_in, timestep, options)
             except Exception as error:
@@ -182,10 +186,16 @@ class FrameWindows(IndexListContextHandler):
             half = min(self.context_length, frames) // 2
             self.context_length = max(half // self.min_chunk * self.min_chunk, self.min_chunk)
             warn("Out of memory: continuing with %d frames at a time.", self.context_length)
-            _handle_call_state(model_options)
+            _handle_call_state(model_options, self.object_patches, self.context_length)
 
-    def _wrap_model_call(self, calc_cond_batch: ModelCall, frames: int) -> ModelCall:
-        """ComfyUI's model call for a window: with the window's hints, and counted by `on_window`."""
+    def _wrap_model_call(
+        self, calc_cond_batch: ModelCall, frames: int, restore_generators: Callable[[], None]
+    ) -> ModelCall:
+        """ComfyUI's model call for a window: with the window's hints, and counted by `on_window`.
+
+        Patches that use the global generators (ToMe, HyperTile) draw the same numbers in every window of a step, as
+        they would in one call for all frames.
+        """
         lock = Lock()
         done = 0
 
@@ -199,10 +209,17 @@ class FrameWindows(IndexListContextHandler):
         ) -> list[Tensor]:
             nonlocal done
             window = model_options["transformer_options"]["context_window"]
-            window_frames = window.get_tensor(torch.arange(frames), dim=0).tolist()
-            options = control_chains.describe_window(window_frames, frames)
+            clip_frames = frames // self.min_chunk
+            window_frames = window.get_tensor(torch.arange(frames) % clip_frames, dim=0).tolist()
+            options = control_chains.describe_window(window_frames, clip_frames)
             model_options["transformer_options"][control_chains.WINDOW_OPTIONS_KEY] = options
-            with slice_hints(window, options, list(control_chains.iterate_controls(conds, device)), self.encoded_hints):
+            controls = list(control_chains.iterate_controls(conds, device))
+            if device is None:
+                restore_generators()
+            with (
+                slice_hints(window, options, controls, self.encoded_hints),
+                slice_patch_hints(model_options, options, self.encoded_hints),
+            ):
                 out = calc_cond_batch(model, conds, x_in, timestep, model_options)
             with lock:
                 done += 1
@@ -240,6 +257,21 @@ class FrameWindows(IndexListContextHandler):
             all_windows = self.get_context_windows(model, state["window_state"].latents[0], model_options)
             self.results = _share_between_devices(list(enumerate(all_windows)), evaluate_on, model_options)
         return self.results.pop(index)
+
+
+def save_generators(device: torch.device) -> Callable[[], None]:
+    """A function that returns the global random generators of the CPU and of a GPU to their present state."""
+    cpu_state = torch.get_rng_state()
+    if device.type not in ("cuda", "xpu"):
+        return partial(torch.set_rng_state, cpu_state)
+    gpu = torch.get_device_module(device)
+    gpu_state = gpu.get_rng_state(device)
+
+    def restore() -> None:
+        torch.set_rng_state(cpu_state)
+        gpu.set_rng_state(gpu_state, device)
+
+    return restore
 
 
 def _share_between_devices(
@@ -351,6 +383,7 @@ def _start_windowed_run(
     frames = latent_image.shape[windows.dim]
     if windows.dim == 0:
         check_conditioning(guider.conds.values(), frames)
+        check_hint_counts(guider.model_options, frames // windows.min_chunk)
     length = 1 if windows.is_independent and _has_masked_text(guider) else windows.context_length
     if length == 0:
         length = estimate_max_frames(guider.model_patcher, latent_image.shape, guider.conds)
@@ -358,10 +391,11 @@ def _start_windowed_run(
     if windows.is_independent:
         length = min(length, frames)
     order_dependence = _find_order_dependence(guider)
-    windows = windows.start_run(length, sequential=bool(order_dependence))
+    object_patches = guider.model_patcher.object_patches
+    windows = windows.start_run(length, bool(order_dependence), object_patches)
     guider.model_options["context_handler"] = windows
     if windows.count_windows(frames) > 1:
-        _handle_call_state(guider.model_options)
+        _handle_call_state(guider.model_options, object_patches, length)
         if any(map(control_chains.is_reference_control, control_chains.iterate_controls(guider.conds.values()))):
             warn("The frames need several model calls: Reference ControlNet generates new noise in each.")
         if order_dependence and guider.model_patcher.get_additional_models_with_key("multigpu"):
@@ -369,9 +403,9 @@ def _start_windowed_run(
     return executor(noise, latent_image, *args, **kwargs)
 
 
-def _handle_call_state(model_options: dict) -> None:
-    """Switch off or warn about patches that keep state between model calls, for a clip that needs several."""
-    for found in disable_call_caches(model_options):
+def _handle_call_state(model_options: dict, object_patches: dict[str, Any], length: int) -> None:
+    """Switch off, reject or warn about patches that may keep state between model calls of `length` frames."""
+    for found in prepare_for_several_calls(model_options, object_patches, length):
         warn("The frames need several model calls: %s.", found)
 
 
@@ -381,9 +415,10 @@ def _find_order_dependence(guider: comfy.samplers.CFGGuider) -> str:
     found = {
         "hooks on prompts": any("hooks" in entry for cond in conds for entry in cond or ()),
         "Advanced-ControlNet": any(map(control_chains.has_own_slicing, control_chains.iterate_controls(conds))),
-        "ToMe": has_token_merging(guider.model_options),
+        "hints in patches": bool(find_hint_holders(guider.model_options)),
     }
-    return ", ".join(name for name, is_present in found.items() if is_present)
+    names = [name for name, is_present in found.items() if is_present]
+    return ", ".join(names + find_random_patches(guider.model_options))
 
 
 def _has_masked_text(guider: comfy.samplers.CFGGuider) -> bool:

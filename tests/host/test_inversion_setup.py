@@ -7,13 +7,7 @@ import comfy.supported_models
 import pytest
 import torch
 from fixtures import tiny_models as tiny
-from fixtures.fake_advanced_controlnet import (
-    KeyframedControlNet,
-    TimestepKeyframe,
-    TimestepKeyframes,
-    keyframed_control_net,
-)
-from fixtures.frame_scenarios import make_controlled_prompts
+from fixtures.frame_scenarios import add_keyframes, make_controlled_prompts
 from fixtures.gaussian_mixture import assert_near, rms
 from fixtures.node_calls import LORA_SCALE, STRENGTHS, collect_warnings, make_inputs, make_keyframed_text
 from torch import Tensor
@@ -82,24 +76,60 @@ def test_the_input_hooks_are_unchanged(pack):
 
 @pytest.mark.parametrize("solver", ["ddim", "uni_inv", "fireflow", "fixed_point"])
 def test_timestep_keyframes_apply_at_their_noise_levels(pack, solver):
-    """Keyframes of a fake Advanced-ControlNet, whose guaranteed steps are unchanged afterwards."""
+    """Keyframes of Advanced-ControlNet, whose guaranteed steps are unchanged afterwards."""
     starts = {0.0: 0.2, 0.3: 1.0, 0.7: 2.5}
-    keyframes = TimestepKeyframes(*(TimestepKeyframe(start, strength) for start, strength in starts.items()))
-    text, _ = make_controlled_prompts(
-        pack, (tiny.text(), tiny.text()), keyframed_control_net(keyframes), 1, False, 0.0, 1.0
-    )
+    control = add_keyframes(tiny.control_net(1), {start: {"strength": strength} for start, strength in starts.items()})
+    text, _ = make_controlled_prompts(pack, (tiny.text(), tiny.text()), control, 1, False, 0.0, 1.0)
+    control, calls = text[0][1]["control"], []
+
+    def record(apply_model, args):
+        calls.append((args["timestep"][0].item(), control._current_timestep_keyframe.strength))
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
     model = model_for("BIVDiffInvertVideo")
-    KeyframedControlNet.calls.clear()
+    model.set_model_unet_function_wrapper(record)
     pack.run(
         "BIVDiffInvertVideo", model=model, conditioning=text, latent=tiny.make_latent(5, 4, 8, 8), steps=8,
         scheduler="normal", solver=solver,
     )  # fmt: skip
     sampling = model.get_model_object("model_sampling")
-    for sigma, strength in KeyframedControlNet.calls:
+    for sigma, strength in calls:
         (*_, expected) = (s for start, s in starts.items() if sampling.percent_to_sigma(start) >= sigma)
         assert strength == expected
-    assert {strength for _, strength in KeyframedControlNet.calls} == set(starts.values())
-    assert [keyframe.guarantee_steps for keyframe in keyframes.keyframes] == [1, 1, 1]
+    assert {strength for _, strength in calls} == set(starts.values())
+    assert [keyframe.guarantee_steps for keyframe in control.timestep_keyframes.keyframes] == [0, 1, 1, 1]
+
+
+def test_inherited_masks_of_timestep_keyframes_apply_in_an_inversion(pack):
+    """Noise rises, so the keyframe that inherits the mask comes before the one that has it."""
+    mask = torch.rand(5, 64, 64, generator=torch.Generator().manual_seed(2)).round()
+
+    def invert_with(settings: dict[float, dict]) -> Tensor:
+        control = add_keyframes(tiny.control_net(1), settings)
+        text, _ = make_controlled_prompts(pack, (tiny.text(), tiny.text()), control, 1, False, 0.0, 1.0)
+        inputs = make_inputs("BIVDiffInvertImage", tiny.sd_model(), tiny.make_latent(5, 4, 8, 8), text)
+        return pack.run("BIVDiffInvertImage", **inputs, frames_per_batch=2)[0]["samples"]
+
+    masked, late = {"mask_hint_orig": mask}, {"strength": 2.0}
+    inherited, given = invert_with({0.0: masked, 0.3: late}), invert_with({0.0: masked, 0.3: {**late, **masked}})
+    unmasked = invert_with({0.0: masked, 0.3: {**late, "inherit_missing": False}})
+    assert_near(inherited, given, 1e-6)
+    assert rms(unmasked - given) > 1e-3 * rms(given)
+
+
+def test_another_advanced_controlnet_is_explained(pack):
+    """Without the fields that the pack resets, keyframes would silently apply at wrong noise levels."""
+    control = add_keyframes(tiny.control_net(1), {0.0: {"strength": 0.2}, 0.5: {"strength": 1.0}})
+    text, _ = make_controlled_prompts(pack, (tiny.text(), tiny.text()), control, 1, False, 0.0, 1.0)
+
+    def without_field(apply_model, args):
+        del text[0][1]["control"]._current_timestep_index
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    model = tiny.sd_model()
+    model.set_model_unet_function_wrapper(without_field)
+    with pytest.raises(ValueError, match="made for Advanced-ControlNet 1.5"):
+        invert(pack, "BIVDiffInvertImage", model, text)
 
 
 # Switched off
@@ -136,12 +166,12 @@ class Guidance:
 @pytest.mark.parametrize("make", [Guidance, lambda: partial(Guidance.__call__, Guidance())], ids=["object", "partial"])
 @pytest.mark.parametrize("node_id", NODES)
 def test_guidance_as_an_object_is_switched_off_too(pack, node_id, make):
-    plain, guidance = model_for(node_id), make()
+    plain = model_for(node_id)
     guided = plain.clone()
-    guided.set_model_sampler_post_cfg_function(guidance)
+    guided.set_model_sampler_post_cfg_function(make())
     assert torch.equal(invert(pack, node_id, guided, tiny.text()), invert(pack, node_id, plain, tiny.text()))
     warning = collect_warnings(pack, node_id, **make_inputs(node_id, guided, tiny.make_latent(*LATENT_SHAPE)))
-    assert f"Switched off for the inversion: {type(guidance).__name__}" in warning
+    assert "Switched off for the inversion: Guidance" in warning
 
 
 def test_guidance_as_an_object_applies_in_chunks(pack):

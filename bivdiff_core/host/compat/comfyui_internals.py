@@ -13,7 +13,6 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from ..comfy_types import Conditioning, Model
-from ..errors import BIVDiffError
 from .private_names import private_api
 
 REPLACED_LAYERS = ("Linear", "Conv2d", "Conv3d", "GroupNorm", "LayerNorm")
@@ -75,53 +74,12 @@ def list_patches(model: Model) -> list[str]:
     return list(model.model_options.get("transformer_options", {}).get("patches", {}))
 
 
-def find_origin(function: Callable) -> str:
-    """Return the qualified name of a function installed on a MODEL; it begins with the class of the node that did so.
-
-    For a callable object (Load Hypernetwork, Flux KV Cache) it is the name of the object's class.
-    """
-    return getattr(function, "__qualname__", type(function).__qualname__)
-
-
-GUIDANCE_OPTIONS = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function")
-"""Options of a MODEL that hold additional guidance, such as Self-Attention and Perturbed-Attention Guidance."""
-
-
-@private_api("ComfyUI 0.30")
-def remove_guidance(model: Model) -> list[str]:
-    """Remove guidance other than cfg from a MODEL; return the names of the nodes that added it."""
-    options = model.model_options
-    found = []
-    for name in GUIDANCE_OPTIONS:
-        functions = options.pop(name, [])
-        found += functions if isinstance(functions, list) else [functions]
-    options.pop("disable_cfg1_optimization", None)
-    return [find_origin(function).split(".")[0] for function in found]
-
-
 def remove_borrowed_control(model: Model) -> list[str]:
     """Remove Borrow Control from a MODEL; return its name if it was there."""
     found = BORROWED_CONTROL_WRAPPER in model.wrappers.get(WrappersMP.OUTER_SAMPLE, {})
     model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, BORROWED_CONTROL_WRAPPER)
     model.remove_additional_models(BORROWED_CONTROL_WRAPPER)
     return ["Borrow Control"] if found else []
-
-
-STEP_CACHES = {"easycache": "EasyCache", "lazycache": "LazyCache"}
-"""Names of ComfyUI's step caches by the keys of their wrappers."""
-STEP_CACHE_STATE = "easycache"
-"""Key in transformer_options of the state of both caches."""
-
-
-@private_api("ComfyUI 0.30")
-def remove_step_caches(model: Model) -> list[str]:
-    """Remove ComfyUI's step caches from a MODEL; return their names."""
-    found = [key for key in STEP_CACHES if any(key in by_key for by_key in model.wrappers.values())]
-    for key in found:
-        for kind in model.wrappers:
-            model.remove_wrappers_with_key(kind, key)
-    model.model_options["transformer_options"].pop(STEP_CACHE_STATE, None)
-    return [STEP_CACHES[key] for key in found]
 
 
 class SigmaKeyframes(comfy.hooks.HookKeyframeGroup):
@@ -246,47 +204,3 @@ def _next_result(pool: Any, device: torch.device, last: object = None) -> tuple[
                     f"ComfyUI's worker for {device} (MultiGPU CFG Split) has stopped working; ComfyUI's log may say "
                     "why. Remove MultiGPU CFG Split, or restart ComfyUI."
                 ) from None
-
-
-EASYCACHE_DISABLED = "EasyCache is switched off: it would confuse the frames of one call with those of another"
-
-
-@private_api("ComfyUI 0.30")
-def disable_call_caches(model_options: dict) -> list[str]:
-    """Turn off caches that break when a run needs several model calls.
-
-    Args:
-        model_options: of the run; changed in place.
-
-    Returns:
-        Warnings: what was switched off, and what makes the result depend on the split into calls.
-
-    Raises:
-        BIVDiffError: Self-Attention Guidance, which would apply one call's attention to all frames.
-    """
-    guides = model_options.get("sampler_post_cfg_function", [])
-    if any(find_origin(function).startswith("SelfAttentionGuidance") for function in guides):
-        raise BIVDiffError(
-            "Self-Attention Guidance uses only the last call's frames, but these frames need several calls. Set "
-            "frames_per_batch (context_length for a video model) to all frames, or remove it."
-        )
-    options = model_options["transformer_options"]
-    found = []
-    for by_key in options.get("wrappers", {}).values():
-        if by_key.pop("easycache", None) and EASYCACHE_DISABLED not in found:
-            found.append(EASYCACHE_DISABLED)
-    if has_token_merging(model_options):
-        found.append("ToMe merges tokens at random, differently in every call")
-    if any(find_origin(patch) == "KV_Attn_Input" for patch in _self_attention_patches(model_options)):
-        found.append("Flux KV Cache uses the first call's reference latents for all calls")
-    return found
-
-
-def has_token_merging(model_options: dict) -> bool:
-    """Whether a MODEL has ToMe, which uses the global random generator in every call."""
-    return any(find_origin(patch).startswith("TomePatchModel") for patch in _self_attention_patches(model_options))
-
-
-def _self_attention_patches(model_options: dict) -> list[Callable]:
-    """The patches of the queries, keys and values of a MODEL's self-attention."""
-    return model_options["transformer_options"].get("patches", {}).get("attn1_patch", [])

@@ -21,16 +21,21 @@ WINDOW_OPTIONS_KEY = "ad_params"
 CONTROL_WRAPPER_KEY = "bivdiff_controls"
 KEYFRAME_MASK_FIELD = "tk_mask_cond_hint"
 """Attribute of a control: a timestep keyframe's mask. Later keyframes inherit it, in the slice of the last window."""
+ADVANCED_CONTROLNET = "Advanced-ControlNet 1.5"
+CURRENT_KEYFRAME_FIELDS = {
+    "_current_timestep_keyframe": None,
+    "_current_timestep_index": -1,
+    "_current_used_steps": 0,
+}
+"""Attributes of an Advanced-ControlNet control (since May 2024) that name its timestep keyframe, before its first."""
 INITIAL_CONTROL_STATE = {
-    "current_timestep_keyframe": None,
-    "current_timestep_index": -1,
-    "current_used_steps": 0,
+    **CURRENT_KEYFRAME_FIELDS,
+    "prev_t": None,
     "weights": None,
     "latent_keyframes": None,
+    "tk_mask_cond_hint_original": None,
 }
-"""Attributes of an Advanced-ControlNet control before its first timestep keyframe."""
-NO_GUARANTEED_STEPS = {"guarantee_steps": 0, "guarantee_usage": False}
-"""Values that switch off a timestep keyframe's guaranteed steps (field names of new and old versions)."""
+"""All attributes that a control derives from its timestep keyframes, before its first."""
 
 
 def iterate_controls(conds: Iterable[list[dict] | None], device: torch.device | None = None) -> Iterator[ControlModel]:
@@ -95,10 +100,11 @@ def set_control_window(controls: list[ControlModel], window: dict, saved_masks: 
 def reset_keyframes_each_call(model: Model) -> None:
     """Make the timestep keyframes of a MODEL's controls depend on sigma alone, so they also work for inversion.
 
-    Advanced-ControlNet only advances to later keyframes as sigma decreases. Here every model call searches them from
-    the start.
+    Advanced-ControlNet only advances to later keyframes as sigma decreases, and a keyframe inherits the mask of the one
+    that was active before. Here every model call searches them from the start, without guaranteed steps, and each has
+    its mask.
     """
-    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, CONTROL_WRAPPER_KEY, _suspend_guarantees)
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, CONTROL_WRAPPER_KEY, _prepare_keyframes)
     model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, CONTROL_WRAPPER_KEY, _reset_control_keyframes)
 
 
@@ -106,23 +112,28 @@ def _find_keyframed_controls(conds: Iterable[list[dict] | None]) -> list[Control
     return [control for control in iterate_controls(conds) if hasattr(control, "timestep_keyframes")]
 
 
-def _suspend_guarantees(executor: WrapperExecutor, *args: Any, **kwargs: Any) -> Tensor:
-    with private_api("Advanced-ControlNet 1.5"):
-        groups = [
-            control.timestep_keyframes.keyframes
-            for control in _find_keyframed_controls(executor.class_obj.conds.values())
-        ]
-        before = [(keyframe, dict(vars(keyframe))) for group in groups for keyframe in group]
-    for keyframe, fields in before:
-        vars(keyframe).update({name: value for name, value in NO_GUARANTEED_STEPS.items() if name in fields})
+def _prepare_keyframes(executor: WrapperExecutor, *args: Any, **kwargs: Any) -> Tensor:
+    before = []
+    with private_api(ADVANCED_CONTROLNET):
+        for control in _find_keyframed_controls(executor.class_obj.conds.values()):
+            mask = None
+            for keyframe in control.timestep_keyframes.keyframes:
+                before.append((keyframe, keyframe.mask_hint_orig, keyframe.guarantee_steps))
+                if keyframe.mask_hint_orig is None and keyframe.inherit_missing:
+                    keyframe.mask_hint_orig = mask
+                mask = keyframe.mask_hint_orig
+                keyframe.guarantee_steps = 0
     try:
         return executor(*args, **kwargs)
     finally:
-        for keyframe, fields in before:
-            vars(keyframe).update({name: fields[name] for name in NO_GUARANTEED_STEPS if name in fields})
+        for keyframe, mask, steps in reversed(before):  # controls may share keyframes
+            keyframe.mask_hint_orig, keyframe.guarantee_steps = mask, steps
 
 
 def _reset_control_keyframes(executor: WrapperExecutor, *args: Any, **kwargs: Any) -> Tensor:
     for control in _find_keyframed_controls(executor.class_obj.conds.values()):
-        vars(control).update({name: value for name, value in INITIAL_CONTROL_STATE.items() if hasattr(control, name)})
+        with private_api(ADVANCED_CONTROLNET):
+            for name in CURRENT_KEYFRAME_FIELDS:
+                getattr(control, name)
+        vars(control).update(INITIAL_CONTROL_STATE)
     return executor(*args, **kwargs)
