@@ -56,8 +56,19 @@ def matrix(rows: list[str]) -> int:
 
 
 def other_packs(folder: Path) -> int:
-    """Run the demo together with other packs, and check that no node is lost and its frames stay the same."""
-    return run_tool("other_packs", folder.resolve())
+    """Check that the pack works beside other packs, and test it on those that it knows."""
+    from tests.fixtures.fake_packs import STANDS_FOR
+    from tools.suite import OTHER_PACK_TESTS, prepare_tests, run_tests
+
+    folder = folder.resolve()
+    status = run_tool("other_packs", folder)
+    known = [pack.folder for pack in STANDS_FOR.values() if (folder / pack.folder).is_dir()]
+    if not known:
+        return status
+    print_status(f"testing on {', '.join(known)} instead of their stand-ins")
+    environment, _ = prepare_tests()
+    variables = {"OTHER_PACKS_FOLDER": str(folder)}
+    return max(status, run_tests(environment, OUTPUT / "other-packs", OTHER_PACK_TESTS, variables))
 
 
 def serve() -> int:

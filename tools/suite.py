@@ -23,6 +23,10 @@ from tools.environment import (
 BROWSER = "tests/browser"
 ALL = ("tests", BROWSER)
 PROCESSES = "2"
+OTHER_PACK_TESTS = [
+    f"tests/host/test_{name}.py" for name in ("chunks", "inversion_setup", "model_patches", "prompt_editing")
+]
+"""Tests that run on the real packs of a folder instead of their stand-ins (tests/fixtures/fake_packs)."""
 
 
 def prepare_tests() -> tuple[Environment, list[str]]:

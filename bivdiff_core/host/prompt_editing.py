@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from comfy.ldm.modules.attention import optimized_attention
@@ -126,9 +127,11 @@ class AttentionPatches:
             model.set_model_attn1_patch(self.self_attention)
         if self.cross_steps or self.blend:
             unet = model.model.diffusion_model
-            for name, blocks in (("input", unet.input_blocks), ("output", unet.output_blocks), ("middle", [None])):
-                for number in range(len(blocks)):
-                    model.set_model_attn2_replace(self.cross_attention, name, number)
+            blocks = {"input": len(unet.input_blocks), "output": len(unet.output_blocks), "middle": 1}
+            keys = [(name, number) for name, count in blocks.items() for number in range(count)]
+            others = model.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
+            for key in {**dict.fromkeys(keys), **others}:
+                model.set_model_attn2_replace(_EditedAttention(self, others.get(key)), *key)
         return model
 
     def self_attention(
@@ -141,10 +144,14 @@ class AttentionPatches:
                 queries[rows], context[rows] = share_self_attention(queries[rows], context[rows])
         return queries, context, values
 
-    def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
-        """ComfyUI's attn2_replace; queries `[rows, N, C]`, keys and values `[rows, L, C]`."""
+    def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, options: dict, out: Tensor) -> Tensor:
+        """Edit a layer's attention; queries and result `[rows, N, C]`, keys and values `[rows, L, C]`.
+
+        Args:
+            out: the attention without the edit, which replaces the target's text attention and keeps what another node
+                has added to it.
+        """
         heads = options["n_heads"]
-        out = optimized_attention(q, k, v, heads, attn_precision=options["attn_precision"])
         replacing = self.step < self.cross_steps
         blend = self.blend if self.blend and q.shape[1] == math.prod(self.blend.size) else None
         if replacing or blend:
@@ -155,8 +162,33 @@ class AttentionPatches:
                 if replacing:
                     source, target = probabilities.chunk(2)
                     target_rows = slice(rows.stop - len(target), rows.stop)
-                    out[target_rows] = apply_attention(self.edit(source, target), v[target_rows])
+                    out[target_rows] += apply_attention(self.edit(source, target) - target, v[target_rows])
         return out
+
+
+@dataclass
+class _EditedAttention:
+    """ComfyUI's attn2_replace with the edit, after the replacement of another node (IP-Adapter) if there is one."""
+
+    patches: AttentionPatches
+    other: Any
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
+        if self.other is None:
+            out = optimized_attention(q, k, v, options["n_heads"], attn_precision=options["attn_precision"])
+        else:
+            out = self.other(q, k, v, options)
+        return self.patches.cross_attention(q, k, v, options, out)
+
+    def to(self, device: torch.device) -> "_EditedAttention":
+        """ComfyUI moves a MODEL's patches with it, and calls this with a dtype too."""
+        if hasattr(self.other, "to"):
+            self.other = self.other.to(device)
+        return self
+
+    def models(self) -> list[Model]:
+        """Models that ComfyUI loads with the MODEL."""
+        return self.other.models() if hasattr(self.other, "models") else []
 
 
 def _positive_rows(batch: Tensor, options: dict) -> list[slice]:

@@ -45,7 +45,14 @@ from .model_families import (
     latent_format_name,
 )
 from .prompts import PromptPair, check_image_input, check_prompt, disable_distilled_guidance
-from .windows import FrameWindows, WindowSettings, check_windows, set_windows
+from .windows import (
+    FrameWindows,
+    WindowSettings,
+    as_frame_windows,
+    check_windows,
+    set_windows,
+    warn_about_changing_windows,
+)
 
 WHOLE_CLIP_CONDITIONING = (
     *("audio_embed", "camera_conditions", "concat_latent_image", "concat_mask", "context_latents", "control_video"),
@@ -193,6 +200,7 @@ def _fit_model(stage_input: StageInput, windows: WindowSettings) -> StageInput:
     if spec.is_inversion:
         _warn_distilled(model)
     if spec.latent_kind != "start":
+        warn_about_changing_windows(model, samples)
         animatediff_evolved.check_sampling(model, samples.shape[0], spec.is_inversion)
     prompts = _validate_prompts(spec, stage_input.family, model, stage_input.prompts, stage_input.latent, samples)
     handler = model.model_options.get("context_handler")
@@ -249,9 +257,10 @@ def _set_stage_windows(spec: StageSpec, model: Model, windows: WindowSettings, s
 
 
 def _set_clip_windows(model: Model, windows: WindowSettings, samples: Tensor) -> Model:
-    """A video MODEL with overlapping windows over a clip; unchanged if their length is 0."""
+    """A video MODEL with overlapping windows over a clip; without, if their length is 0 and the MODEL has none."""
+    handler = model.model_options.get("context_handler")
     if windows.length == 0:
-        return model
+        return model if as_frame_windows(handler) is None else set_windows(model, handler)
     if windows.overlap >= windows.length:
         raise ValueError(
             f"windows of {windows.length} frames cannot overlap by {windows.overlap} frames. Set context_overlap below "

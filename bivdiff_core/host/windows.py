@@ -57,6 +57,10 @@ ModelCall: TypeAlias = Callable[..., list[Tensor]]
 NumberedWindow: TypeAlias = tuple[int, IndexListContextWindow]
 
 
+CHANGING_SCHEDULES = (ContextSchedules.UNIFORM_STANDARD, ContextSchedules.UNIFORM_LOOPED)
+"""Schedules whose windows depend on the step."""
+
+
 @dataclass(frozen=True)
 class WindowSettings:
     """How many frames a MODEL processes in one call.
@@ -333,6 +337,19 @@ def check_windows(model: Model, samples: Tensor) -> None:
         raise ValueError(
             f"the model has context windows over dimension {windows.dim}, but this latent's frames are in dimension "
             f"{dim}. Set dim to {dim} in Context Windows (Manual)."
+        )
+
+
+def warn_about_changing_windows(model: Model, samples: Tensor) -> None:
+    """Warn if a MODEL's windows change from step to step, and a clip's samples need several."""
+    windows = as_frame_windows(model.model_options.get("context_handler"))
+    if windows is None or windows.context_schedule.name not in CHANGING_SCHEDULES:
+        return
+    if samples.shape[windows.dim] > windows.context_length:
+        warn(
+            "The model's Context Windows (%s) change from step to step, so inversion and smoothing use different "
+            "windows and the frames are restored less exactly. Set context_schedule to standard_static.",
+            windows.context_schedule.name,
         )
 
 

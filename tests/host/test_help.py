@@ -60,7 +60,7 @@ def test_quoted_messages_exist():
 OTHER_NAMES = {
     *("Hugging Face", "Git LFS", "PyTorch Lightning", "Stable Diffusion", "Stable Video Diffusion"),
     *("Reference ControlNet", "Context Options", "Context Extras", "Sample Settings", "Standard Static"),
-    *("Attention Guidance", "Video VAEs"),
+    *("Attention Guidance", "First Block Cache", "Video VAEs"),
     *("DejaVu Sans", "Last Resort", "Noto Sans CJK"),
 }
 """Names of models, programs, fonts and other packs' nodes."""

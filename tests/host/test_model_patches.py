@@ -2,6 +2,10 @@
 
 import logging
 
+import comfy.ldm.lumina.controlnet
+import comfy.model_patcher
+import comfy.ops
+import comfy.supported_models
 import pytest
 import torch
 from fixtures import fake_packs
@@ -153,6 +157,51 @@ def test_lllite_hints_follow_their_frames(pack, lllite_file, frames_per_batch, s
     for _ in range(2):
         assert_near(sample(pack, patched, frames_per_batch), whole, 1e-6)
     assert_near(sample(pack, patched, FRAME_COUNT), whole, 1e-6)
+
+
+def test_a_hint_for_other_frames_is_rejected(pack, lllite_file):
+    model = add_lllite(tiny.sd_model(), lllite_file)
+    latent = tiny.make_latent(FRAME_COUNT - 1, 4, 8, 8)
+    with pytest.raises(ValueError, match="the hint of LLLite has 5 frames but the latent has 4"):
+        pack.run("BIVDiffInvertImage", **make_inputs("BIVDiffInvertImage", model, latent))
+
+
+Z_IMAGE = {
+    "image_model": "lumina2", "in_channels": 16, "dim": 48, "n_layers": 30, "n_refiner_layers": 2, "n_heads": 2,
+    "n_kv_heads": 2, "multiple_of": 16, "ffn_dim_multiplier": 2.0, "qk_norm": True, "cap_feat_dim": tiny.TEXT_WIDTH,
+    "axes_dims": [8, 8, 8], "axes_lens": [64, 64, 64], "rope_theta": 256.0, "z_image_modulation": True,
+    "time_scale": 1000.0, "pad_tokens_multiple": 32,
+}  # fmt: skip
+"""Z-Image at a small size, with all layers, because its ControlNet counts them."""
+
+
+def test_hints_of_a_z_image_control_net_follow_their_frames(pack):
+    """At cfg 1, because ComfyUI's patch has no hints for a negative prompt in the same call."""
+    config = comfy.supported_models.ZImage(Z_IMAGE)
+    config.set_inference_dtype(torch.float32, None)
+    network = tiny.randomize(config.get_model({}, "", device=tiny.CPU), seed=4)
+    model = comfy.model_patcher.ModelPatcher(network, tiny.CPU, tiny.CPU)
+    control = comfy.ldm.lumina.controlnet.ZImage_Control(
+        dim=48, n_heads=2, n_kv_heads=2, multiple_of=16, ffn_dim_multiplier=2.0, qk_norm=True, n_control_layers=6,
+        control_in_dim=4, device=tiny.CPU, dtype=torch.float32, operations=comfy.ops.disable_weight_init,
+    )  # fmt: skip
+    patch = comfy.model_patcher.ModelPatcher(tiny.randomize(control, seed=5), tiny.CPU, tiny.CPU)
+    text = {"positive": tiny.text(), "negative": tiny.text(), "latent_image": {"samples": torch.zeros(5, 16, 8, 8)}}
+    inputs = {**text, "seed": 3, "steps": 2, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple"}
+
+    def sample_with(hints: Tensor, frames_per_batch: int) -> Tensor:
+        controlled = add_patch(
+            pack, "ZImageFunControlnet", {"model_patch": patch, "vae": vae, "image": hints, "strength": 1.0}, model
+        )
+        return pack.run("BIVDiffFrameSampler", model=controlled, frames_per_batch=frames_per_batch, **inputs)[0][
+            "samples"
+        ]
+
+    vae, hints = tiny.image_vae(), random(FRAME_COUNT, 64, 64, 3, seed=1)
+    whole = sample_with(hints, FRAME_COUNT)
+    assert rms(sample_with(hints.flip(0), FRAME_COUNT) - whole) > 1e-3 * rms(whole)
+    for frames_per_batch in (1, 2):
+        assert_near(sample_with(hints, frames_per_batch), whole, 2e-5)
 
 
 # Patches that draw from the global generator

@@ -9,7 +9,7 @@ import comfy.utils
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from fixtures import tiny_models
+from fixtures import fake_packs, tiny_models
 from fixtures.fake_animatediff import apply_evolved_sampling
 from fixtures.frame_scenarios import CORE_WINDOWS
 from fixtures.gaussian_mixture import assert_near
@@ -259,6 +259,87 @@ def test_without_replaced_steps_it_is_plain_sampling(pack, architecture, latent)
         cfg=CFG,
     )
     assert torch.equal(torch.cat([reconstructed, edited]), plain["samples"])
+
+
+def image_prompts(model) -> torch.Tensor:
+    """A vector for each frame, which an image prompt adds to a cross-attention."""
+    width = model.model.diffusion_model.input_blocks[1][1].transformer_blocks[0].attn2.to_out[0].in_features
+    return torch.randn(FRAMES, 1, width, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+def add_image_prompts(model, index: tuple):
+    """Image prompts through IP-Adapter's replacement, which selects the frames of a window.
+
+    Args:
+        index: () for keys of a whole block, as on SD 1.5; (0,) for keys of its first layer, as on SDXL.
+    """
+    images = image_prompts(model)
+
+    def callback(out, q, k, v, options, **kwargs):
+        window, rows = options.get("ad_params"), len(q) // len(options["cond_or_uncond"])
+        last = images[-1:].expand(max(rows - FRAMES, 0), -1, -1)  # without a window the last image repeats
+        chosen = torch.cat([images, last])[:rows] if window is None else images[window["sub_idxs"]]
+        return chosen.repeat(len(options["cond_or_uncond"]), 1, 1)
+
+    model = model.clone()
+    for block in (("input", 1), ("input", 3)):
+        attention = fake_packs.load("fake_packs.ip_adapter").Attn2Replace(callback, sigma_start=1e9, sigma_end=0.0)
+        model.set_model_attn2_replace(attention, *block, *index)
+    return model
+
+
+def add_after_attention(model) -> list:
+    """Hooks that add the same image prompts to the same layers' results; without patches on the MODEL."""
+    network, images = model.model.diffusion_model, image_prompts(model)
+    return [
+        block[1]
+        .transformer_blocks[0]
+        .attn2.to_out.register_forward_pre_hook(
+            lambda layer, args: (args[0] + images.repeat(len(args[0]) // FRAMES, 1, 1),)
+        )
+        for block in (network.input_blocks[1], network.input_blocks[3])
+    ]
+
+
+@pytest.mark.parametrize("index", [(), (0,)], ids=["block", "layer"])
+def test_image_prompts_and_the_edit_add_up(pack, architecture, latent, index):
+    model, clip = architecture
+    plain = edit(pack, model, clip, latent)
+    hooks = add_after_attention(model)
+    expected = edit(pack, model, clip, latent)
+    for hook in hooks:
+        hook.remove()
+    assert (plain[0] - expected[0]).abs().mean() > 0.01 * plain[0].abs().mean()
+    patched = add_image_prompts(model, index)
+    for chunk in (FRAMES, 3, 1):
+        for made, given in zip(edit(pack, patched, clip, latent, frames_per_batch=chunk), expected, strict=True):
+            assert_near(made, given, 1e-5)
+
+
+def test_image_prompts_follow_the_device(pack, model):
+    """ComfyUI moves a MODEL's patches to its device, and loads the models that they use."""
+    moved = []
+
+    class Adapter:
+        def to(self, device):
+            moved.append(device)
+            return self
+
+        def models(self):
+            return ["image encoder"]
+
+        def __call__(self, q, k, v, options):
+            return q
+
+    model = model.clone()
+    model.set_model_attn2_replace(Adapter(), "input", 1)
+    patches = pack.import_module("bivdiff_core.host.prompt_editing").AttentionPatches(None, 1, 0, 0, None, 0)
+    patched = patches.patch(model)
+    patched.model_patches_to(torch.device("cpu"))
+    assert moved == [torch.device("cpu")]
+    assert patched.model_patches_models() == ["image encoder"]
+    replaced = patched.model_options["transformer_options"]["patches_replace"]["attn2"]
+    assert not isinstance(replaced["input", 1], Adapter)
 
 
 def test_identical_prompts_edit_nothing(pack, architecture, latent):

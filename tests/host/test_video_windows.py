@@ -6,6 +6,8 @@ import pytest
 import torch
 from comfy.context_windows import ContextFuseMethods, ContextSchedules
 from fixtures import tiny_models as tiny
+from fixtures.frame_scenarios import CORE_WINDOWS
+from fixtures.node_calls import collect_warnings, make_inputs
 
 pytestmark = pytest.mark.floats
 
@@ -79,6 +81,60 @@ def test_windows_of_the_model_are_kept_in_inversion(pack, model, node_windows):
 
 def test_a_clip_that_fits_one_window_is_not_split(pack, model):
     assert torch.equal(smooth(pack, model, context_length=FRAMES, context_overlap=2), smooth(pack, model))
+
+
+def make_latent(node_id: str, *shape: int) -> dict:
+    noise = torch.randn(*shape, generator=torch.Generator().manual_seed(2))
+    return {"samples": noise / 0.18215 if node_id == "BIVDiffInvertVideo" else noise}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "length", "warned"),
+    [("standard_uniform", 3, True), ("looped_uniform", 3, True), ("standard_static", 3, False), ("batched", 3, False)]
+    + [("standard_uniform", FRAMES, False)],
+)
+@pytest.mark.parametrize("node_id", ["BIVDiffInvertVideo", "BIVDiffTemporalSmoother"])
+def test_windows_that_change_from_step_to_step_raise_a_warning(pack, model, node_id, schedule, length, warned):
+    settings = {**CORE_WINDOWS, "context_schedule": schedule, "context_length": length}
+    (windowed,) = pack.run("ContextWindowsManual", model=model, **settings)
+    warning = collect_warnings(pack, node_id, **make_inputs(node_id, windowed, make_latent(node_id, FRAMES, 4, 8, 8)))
+    assert ("Set context_schedule to standard_static" in warning) == warned
+
+
+@pytest.mark.parametrize("node_id", ["BIVDiffInvertVideo", "BIVDiffTemporalSmoother"])
+@pytest.mark.parametrize("windows", ["WanContextWindowsManual", "LTXVContextWindows"])
+def test_the_default_windows_of_core_change_from_step_to_step(pack, node_id, windows):
+    """Wan's and LTX's nodes differ only in the number of frames in a latent frame."""
+    (windowed,) = pack.run(windows, model=tiny.wan_model(), context_length=17, context_overlap=0)
+    inputs = make_inputs(node_id, windowed, make_latent(node_id, 1, 16, FRAMES, 8, 8)) | {"scheduler": "simple"}
+    assert "Set context_schedule to standard_static" in collect_warnings(pack, node_id, **inputs)
+
+
+def test_step_caches_are_switched_off_in_windows_of_the_model(pack, model):
+    """Also if the node has no windows of its own."""
+    cache = {"reuse_threshold": 5.0, "start_percent": 0.0, "end_percent": 1.0, "verbose": False}
+    (cached,) = pack.run("EasyCache", model=with_core_windows(model), **cache)
+    assert torch.equal(smooth(pack, cached), smooth(pack, with_core_windows(model)))
+    latent = make_latent("BIVDiffTemporalSmoother", FRAMES, 4, 8, 8)
+    warning = collect_warnings(
+        pack, "BIVDiffTemporalSmoother", **make_inputs("BIVDiffTemporalSmoother", cached, latent)
+    )
+    assert "EasyCache is switched off" in warning
+
+
+def test_patches_that_need_one_call_are_rejected_in_windows_of_the_model(pack):
+    windowed = with_core_windows(tiny.as_video_model(tiny.sd_model()))
+    (guided,) = pack.run("SelfAttentionGuidance", model=windowed, scale=0.5, blur_sigma=2.0)
+    with pytest.raises(ValueError, match="Self-Attention Guidance uses only .* context_length"):
+        smooth(pack, guided)
+
+
+def test_random_patches_in_windows_of_the_model(pack):
+    """Overlapping windows draw the same numbers in a step, so a frame gets one result."""
+    windowed = with_core_windows(tiny.as_video_model(tiny.sd_model()))
+    (merged,) = pack.run("TomePatchModel", model=windowed, ratio=0.5)
+    (whole,) = pack.run("TomePatchModel", model=tiny.as_video_model(tiny.sd_model()), ratio=0.5)
+    torch.testing.assert_close(smooth(pack, merged), smooth(pack, whole), rtol=1e-5, atol=1e-5)
 
 
 def test_round_trip_through_windows(pack, model):

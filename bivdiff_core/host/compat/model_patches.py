@@ -52,7 +52,7 @@ DISPLAY_NAMES = {
     "Attn2Replace": "IP-Adapter",
     "ApplyFBCacheOnModel": "First Block Cache",
     "LTXCrossAttentionPatch": "Enhance-A-Video",
-    "LTXVCrossAttentionPatch": "LTX2 NAG",
+    "LTXVCrossAttentionPatch": "LTX2_NAG",
     "SharedAttentionProcessor": "StyleAligned",
     "WanAttentionPatch": "Enhance-A-Video",
     "WanCrossAttentionPatch": "WanVideoNAG",
