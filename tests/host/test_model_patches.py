@@ -309,14 +309,14 @@ def test_an_unknown_patch_raises_a_warning_if_frames_take_several_calls(pack, ca
     assert f"Patches of other nodes that this pack does not know: {name}" in caplog.text
 
 
-def test_patches_known_not_to_depend_on_the_calls_raise_no_warning(pack, caplog):
+def test_patches_known_not_to_depend_on_the_calls_raise_no_warning(pack, caplog, lllite_file):
     model = tiny.sd_model()
     attention = fake_packs.load("fake_packs.ip_adapter").Attn2Replace(
         lambda out, *_, **__: 0 * out, sigma_start=1e9, sigma_end=0.0
     )
     model.set_model_attn2_replace(attention, "input", 1)
     model = add_patch(pack, "FreeU_V2", {"b1": 1.3, "b2": 1.4, "s1": 0.9, "s2": 0.2}, model)
-    sample(pack, model, 2)
+    sample(pack, add_lllite(model, lllite_file), 2)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 

@@ -316,6 +316,18 @@ def test_image_prompts_and_the_edit_add_up(pack, architecture, latent, index):
             assert_near(made, given, 1e-5)
 
 
+def test_an_unknown_replacement_is_named_in_chunks(pack, model, clip, latent, caplog):
+    def unknown_attention(q, k, v, options):
+        return q
+
+    patched = model.clone()
+    patched.set_model_attn2_replace(unknown_attention, "input", 1)
+    edit(pack, patched, clip, latent, frames_per_batch=FRAMES)
+    assert "does not know" not in caplog.text
+    edit(pack, patched, clip, latent, frames_per_batch=1)
+    assert "this pack does not know: test_an_unknown_replacement_is_named_in_chunks" in caplog.text
+
+
 def test_image_prompts_follow_the_device(pack, model):
     """ComfyUI moves a MODEL's patches to its device, and loads the models that they use."""
     moved = []

@@ -43,11 +43,14 @@ FRAME_COUNTERS = ("WanAttentionPatch", "LTXCrossAttentionPatch")
 DRAWS_AT_RANDOM = {"TomePatchModel": "ToMe", "HyperTile": "HyperTile"}
 """Patches that use the global random generator in every call."""
 INDEPENDENT_OF_CALLS = (
-    *("Attn2Replace", "_kj_apply_torch_compile_wrapper", "sliding_calc_cond_batch"),
+    "Attn2Replace",
+    "control_net_lllite_patch",
+    "sliding_calc_cond_batch",
+    "_kj_apply_torch_compile_wrapper",
     "refcn_diffusion_model_wrapper_factory",
 )
-"""Functions of other packs that select the frames of a call themselves, keep nothing, or have their own warning:
-IP-Adapter, torch.compile, AnimateDiff-Evolved, Reference ControlNet."""
+"""Functions of other packs that get the hints or select the images of a call's frames (IP-Adapter, LLLite,
+AnimateDiff-Evolved), keep nothing (KJNodes' torch.compile), or have a warning of their own (Reference ControlNet)."""
 DISPLAY_NAMES = {
     "Attn2Replace": "IP-Adapter",
     "ApplyFBCacheOnModel": "First Block Cache",
@@ -59,8 +62,6 @@ DISPLAY_NAMES = {
     "control_net_lllite_patch": "LLLite",
 }
 """Names that artists know, where a patch's class or function has another one."""
-
-
 OUR_PACKAGE = __name__.rpartition("host.")[0]
 COMFYUI_FOLDERS = [
     Path(comfy.patcher_extension.__file__).parents[1] / name for name in ("comfy", "comfy_api", "comfy_extras")
@@ -98,7 +99,9 @@ def iterate_patches(model_options: dict, object_patches: dict[str, Any]) -> Iter
     ]
     for function in installed:
         function = function[-1] if isinstance(function, tuple) else function  # a layer's class and its function
-        if not _get_module(function).startswith(OUR_PACKAGE):
+        if _get_module(function).startswith(OUR_PACKAGE):
+            function = getattr(function, "other", None)  # what a patch of this pack extends (Prompt2Prompt)
+        if function is not None:
             yield function
 
 
