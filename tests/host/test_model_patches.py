@@ -167,9 +167,9 @@ def test_a_hint_for_other_frames_is_rejected(pack, lllite_file):
 
 
 Z_IMAGE = {
-    "image_model": "lumina2", "in_channels": 16, "dim": 48, "n_layers": 30, "n_refiner_layers": 2, "n_heads": 2,
-    "n_kv_heads": 2, "multiple_of": 16, "ffn_dim_multiplier": 2.0, "qk_norm": True, "cap_feat_dim": tiny.TEXT_WIDTH,
-    "axes_dims": [8, 8, 8], "axes_lens": [64, 64, 64], "rope_theta": 256.0, "z_image_modulation": True,
+    "image_model": "lumina2", "in_channels": 16, "dim": 256, "n_layers": 30, "n_refiner_layers": 2, "n_heads": 8,
+    "n_kv_heads": 8, "multiple_of": 16, "ffn_dim_multiplier": 0.5, "qk_norm": True, "cap_feat_dim": tiny.TEXT_WIDTH,
+    "axes_dims": [8, 12, 12], "axes_lens": [64, 64, 64], "rope_theta": 256.0, "z_image_modulation": True,
     "time_scale": 1000.0, "pad_tokens_multiple": 32,
 }  # fmt: skip
 """Z-Image at a small size, with all layers, because its ControlNet counts them."""
@@ -182,7 +182,7 @@ def test_hints_of_a_z_image_control_net_follow_their_frames(pack):
     network = tiny.randomize(config.get_model({}, "", device=tiny.CPU), seed=4)
     model = comfy.model_patcher.ModelPatcher(network, tiny.CPU, tiny.CPU)
     control = comfy.ldm.lumina.controlnet.ZImage_Control(
-        dim=48, n_heads=2, n_kv_heads=2, multiple_of=16, ffn_dim_multiplier=2.0, qk_norm=True, n_control_layers=6,
+        dim=256, n_heads=8, n_kv_heads=8, multiple_of=16, ffn_dim_multiplier=0.5, qk_norm=True, n_control_layers=6,
         control_in_dim=4, device=tiny.CPU, dtype=torch.float32, operations=comfy.ops.disable_weight_init,
     )  # fmt: skip
     patch = comfy.model_patcher.ModelPatcher(tiny.randomize(control, seed=5), tiny.CPU, tiny.CPU)

@@ -125,7 +125,7 @@ def test_step_caches_are_switched_off_in_windows_of_the_model(pack, model):
 def test_patches_that_need_one_call_are_rejected_in_windows_of_the_model(pack):
     windowed = with_core_windows(tiny.as_video_model(tiny.sd_model()))
     (guided,) = pack.run("SelfAttentionGuidance", model=windowed, scale=0.5, blur_sigma=2.0)
-    with pytest.raises(ValueError, match="Self-Attention Guidance uses only .* context_length"):
+    with pytest.raises(ValueError, match="Self-Attention Guidance uses only .*context_length"):
         smooth(pack, guided)
 
 

@@ -6,10 +6,10 @@ Names of nodes and classes as of ComfyUI 0.30 and of the versions in tests/fixtu
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from inspect import getfile
 from pathlib import Path
 from typing import Any
 
-import comfy.patcher_extension
 from comfy.patcher_extension import WrappersMP
 
 from ..comfy_types import Model
@@ -63,9 +63,7 @@ DISPLAY_NAMES = {
 }
 """Names that artists know, where a patch's class or function has another one."""
 OUR_PACKAGE = __name__.rpartition("host.")[0]
-COMFYUI_FOLDERS = [
-    Path(comfy.patcher_extension.__file__).parents[1] / name for name in ("comfy", "comfy_api", "comfy_extras")
-]
+COMFYUI_FOLDERS = [Path(getfile(WrappersMP)).parents[1] / name for name in ("comfy", "comfy_api", "comfy_extras")]
 
 
 def find_origin(function: Any) -> str:
