@@ -13,6 +13,7 @@ from scipy.stats import bootstrap
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {
     "calls": "research/pages/calls.md",
+    "chain_costs": "docs/models.md",
     "claims": "research/pages/claims.md",
     "disagreement": "research/pages/disagreement.md",
     "evidence": "docs/evidence.md",
