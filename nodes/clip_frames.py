@@ -1,5 +1,7 @@
 """Frames of a clip: selection, encoding, and averaging along the motion."""
 
+from __future__ import annotations
+
 from comfy_api.latest import io
 from torch import Tensor
 

@@ -1,5 +1,7 @@
 """Sweeps: lists that run the chain once per ratio, mode or solver, and a grid that compares the results."""
 
+from __future__ import annotations
+
 from collections.abc import Collection
 
 from comfy_api.latest import io

@@ -14,8 +14,8 @@ from ..bivdiff_core.measure.optical_flow import Computation, estimate_tv_l1_of_l
 OPTICAL_FLOW_INPUT = io.Custom("OPTICAL_FLOW").Input(
     "optical_flow",
     optional=True,
-    tooltip="From Load Optical Flow Model (RAFT, raft_large). Wire it when things move far from frame to frame, more "
-    "than a tenth of the picture. Without it the flow is estimated without a model (TV-L1).",
+    tooltip="From Load Optical Flow Model (RAFT, raft_large). Wire it when things move by more than about 6% of the "
+    "picture from frame to frame. Without it the flow is estimated without a model (TV-L1).",
 )
 
 

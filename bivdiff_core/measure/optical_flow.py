@@ -33,7 +33,7 @@ def to_luma(frames: Tensor) -> Tensor:
 
 
 def estimate_tv_l1_of_luma(reference: Tensor, moving: Tensor) -> Tensor:
-    """The `FlowEstimator` that needs no weights. Motion of more than about a tenth of the frame is not found."""
+    """The `FlowEstimator` that needs no weights. It loses motion of more than about 6% of the longer side."""
     return estimate_tv_l1(to_luma(reference), to_luma(moving))
 
 
