@@ -103,7 +103,7 @@ def _solve_warp(reference: Tensor, moving: Tensor, flow: Tensor, dual: Tensor) -
     warped = sample_along_flow(moving[..., None], flow.movedim(0, -1))[0][..., 0]
     gradient = torch.stack(torch.gradient(warped, dim=(2, 1)))
     power = gradient.square().sum(dim=0)
-    inverse_power = torch.where(power == 0, 1, power).reciprocal_()
+    power = torch.where(power == 0, 1, power)
     constant = warped - reference - (gradient * flow).sum(dim=0)
     scaled_gradient, gradient_per_scale = gradient * scale, gradient / scale
     flow, first = flow * scale, None
@@ -113,7 +113,7 @@ def _solve_warp(reference: Tensor, moving: Tensor, flow: Tensor, dual: Tensor) -
     for _ in range(STEPS):
         # The data term: eq. 15.
         residual = torch.addcmul(constant, gradient_per_scale[0], flow[0]).addcmul_(gradient_per_scale[1], flow[1])
-        residual = residual.mul_(inverse_power).clamp_(-limit, limit)
+        residual = residual.div_(power).clamp_(-limit, limit)
         target = torch.addcmul(flow, residual, scaled_gradient, value=-1)
         first = target if first is None else first
         # The smoothness: eq. 8 to 10, with forward differences.

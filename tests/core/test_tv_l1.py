@@ -50,3 +50,10 @@ def test_pairs_of_a_batch_do_not_affect_each_other():
     alone = torch.cat([estimate_tv_l1(*pair) for pair in zip(current.split(1), previous.split(1), strict=True)])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-4)
     assert together[2].abs().max() < 1e-3 and together[:2].abs().mean(dim=(1, 2, 3)).min() > 0.1
+
+
+def test_gradients_whose_square_underflows():
+    """As in a dark, compressed background."""
+    video = toy_clip(0).clone()
+    video[:, :, :20] *= 1e-20
+    assert estimate_tv_l1(video[1:], video[:-1]).isfinite().all()
