@@ -161,7 +161,8 @@ class TemporalReport(PackNode):
         if source_images is not None:
             videos["source"] = validate_source(source_images, like=images)
         size, count = images.shape[1:3], len(images)
-        decoded = None if vae is None else _reconstruct(vae, list(videos.values())[-1], size)
+        steadiest = list(videos)[-1]  # the source if there is one
+        decoded = None if vae is None else _reconstruct(vae, videos[steadiest], size)
 
         embedded = 0 if clip_vision is None else count * sum(name != "source" for name in videos)
         steps = len(videos) * count_steps(count) + count * ("before" in videos) + embedded
@@ -176,7 +177,7 @@ class TemporalReport(PackNode):
         verdict = judge_video(after, before, source)
         text, table = verdict.to_text(), format_metrics(after, before)
         if decoded is not None:
-            reconstruction = measure_reconstruction(list(clips.values())[-1], decoded, computation)
+            reconstruction = measure_reconstruction(clips[steadiest], decoded, computation)
             text = f"{text}\n{describe_vae(reconstruction, after)}"
         plot = plots.plot_temporal_report(after, before, verdict.warnings)
         return io.NodeOutput(plot, f"{text}\n{table}", ui=_report_ui(cls, plot, text, table, verdict.is_good))
