@@ -77,7 +77,7 @@ class Comparison:
     Attributes:
         after, before: mean metrics, keys as in `METRIC_FORMATS`.
         source_sharpness: mean sharpness of the clip that both were generated from; None without one.
-        colour_drift: of the video against the video before, 0..1.
+        colour_drift: of the video, relative to the source or else to the video before, 0..1.
     """
 
     after: dict[str, float]

@@ -35,8 +35,8 @@ METRIC_FORMATS = {
     "reliable": ("{:.0%}", "pixels with reliable flow"),
     "sharpness": ("{:.3f}", "contrast of adjacent pixels"),
     "following": ("{:.2f}", "0 still, 1 follows the source"),
+    "colour": ("{:.4f}", "shift since frame 0; 0 is none"),
     "similarity": ("{:.3f}", "SSIM; 1 is the reference"),
-    "colour": ("{:.4f}", "shift to the reference since frame 0"),
     "doubling": ("{:.2f}", "ghosting; 0 is none"),
     "consistency": ("{:.3f}", "CLIP cosine, adjacent frames"),
 }
@@ -310,10 +310,10 @@ def measure_video(
     """All metrics of a video, keys as in `METRIC_FORMATS`. Metrics whose inputs are missing are left out.
 
     Args:
-        reference: the video before smoothing, for `similarity`, `colour` and `doubling`.
+        reference: the video before smoothing, for `similarity`, `doubling`, and `colour` without a source.
         embeddings: CLIP embeddings of the frames, `[F, D]`, for `consistency`.
         source: the clip that the video was generated from, measured at the video's size. Flicker is then measured along
-            its motion, not the video's.
+            its motion, not the video's, and `colour` is relative to its colours.
         computation: `on_step` is called for each frame that is compared with the reference.
     """
     previous, current = video.previous, video.current
@@ -327,9 +327,10 @@ def measure_video(
     }
     if source and source.moving_pixels.any():
         metrics["following"] = motion_following(previous, current, source)
+    if steadiest := source or reference:
+        metrics["colour"] = colour_shift(video.colour, steadiest.colour)
     if reference is not None:
         metrics["similarity"] = _similarity_in_batches(video, reference, computation)
-        metrics["colour"] = colour_shift(video.colour, reference.colour)
         if source:
             metrics["doubling"] = doubling(current, reference.previous, reference.current, source.flow)
     if embeddings is not None:

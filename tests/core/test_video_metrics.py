@@ -193,6 +193,14 @@ def test_another_colour_is_no_shift_and_a_drift_grows(clip):
     assert video_metrics.colour_drift(shift) == pytest.approx((drift[-1] - drift[1]).item() / 3**0.5)
 
 
+def test_colours_are_compared_with_the_source_or_else_with_the_reference(clip):
+    video, reference, source = map(MeasuredClip.from_frames, (clip, flickering(clip), clip.flip(2)))
+    assert measure_video(video, reference, source=source)["colour"].abs().max() < 1e-5
+    shift = video_metrics.colour_shift(video.colour, reference.colour)
+    assert torch.equal(measure_video(video, reference)["colour"], shift) and shift.min() > 1e-3
+    assert "colour" not in measure_video(video)
+
+
 def test_the_spread_of_colours_counts(clip):
     washed_out = clip.clone()
     washed_out[4:] = (clip[4:] + clip[4:].mean(dim=(1, 2), keepdim=True)) / 2
