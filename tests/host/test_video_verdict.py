@@ -5,7 +5,7 @@ import torch
 from fixtures.sample_videos import averaged, blurred, flickering, moving, textured
 from torch import Tensor
 
-from bivdiff_core.measure.video_metrics import MeasuredClip, frame_difference, measure_video
+from bivdiff_core.measure.video_metrics import MeasuredClip, Reconstruction, frame_difference, measure_video
 from research import toy_world
 
 
@@ -199,3 +199,15 @@ def test_videos_that_cannot_be_compared_are_refused(video_inputs, video, message
 
 def test_alpha_is_left_out(video_inputs):
     assert video_inputs.validate_video(torch.rand(2, 8, 8, 4)).shape == (2, 8, 8, 3)
+
+
+def test_the_vae_is_described_without_flicker_if_no_pair_was_measured(video_verdict):
+    after = {"flicker": torch.tensor([0.002, 0.004])}
+    measured, single = (
+        video_verdict.describe_vae(Reconstruction(0.9, 0.8, flicker), after) for flicker in (1e-4, float("nan"))
+    )
+    assert (
+        "keeps 80% of the sharpness, at a similarity of 0.900. It flickers by 0.00010; this video by 0.00300."
+        in measured
+    )
+    assert "flickers" not in single and "80%" in single
