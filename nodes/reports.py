@@ -160,7 +160,7 @@ class TemporalReport(PackNode):
             videos["before"] = validate_video(reference_images, like=images)
         if source_images is not None:
             videos["source"] = validate_source(source_images, like=images)
-        size, count = images.shape[1:3], len(images)
+        size, count = (images.shape[1], images.shape[2]), len(images)
         steadiest = list(videos)[-1]  # the source if there is one
         decoded = None if vae is None else _reconstruct(vae, videos[steadiest], size)
 

@@ -301,6 +301,7 @@ class SweepGrid(PackNode):
         measured_count = len(videos) + bool(reference_images) + bool(source_images)
         steps = measured_count * count_steps(len(first)) + len(videos) * len(first)
         computation = make_computation(optical_flow[0] if optical_flow else None, steps)
-        source = None if clip is None else MeasuredClip.from_frames(clip, computation, size=reference.shape[1:3])
+        size = first.shape[1], first.shape[2]
+        source = None if clip is None else MeasuredClip.from_frames(clip, computation, size)
         compared = compare_videos(videos, reference, source, computation)
         return io.NodeOutput(grid, plots.plot_trade_off(names, *compared, reference_name))

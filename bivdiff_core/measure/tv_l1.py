@@ -8,6 +8,8 @@ is `[2, P, H, W]`, (x, y) in pixels.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -35,9 +37,24 @@ def estimate_tv_l1(reference: Tensor, moving: Tensor) -> Tensor:
     """Flow `[P, H, W, 2]`, (x, y) in pixels, from grey reference images to moving images, `[P, H, W]` in 0..1 each."""
     levels = list(zip(_build_pyramid(reference), _build_pyramid(moving), strict=True))
     flow = reference.new_zeros(2, *levels[-1][0].shape)
-    for reference_level, moving_level in reversed(levels):
-        flow = _solve_level(reference_level, moving_level, _resize_flow(flow, reference_level.shape[1:]))
+    with _use_one_thread():
+        for reference_level, moving_level in reversed(levels):
+            flow = _solve_level(reference_level, moving_level, _resize_flow(flow, reference_level.shape[1:]))
     return flow.movedim(0, -1)
+
+
+@contextmanager
+def _use_one_thread() -> Iterator[None]:
+    """Compute with one CPU thread.
+
+    Several threads wait for each other after each of thousands of small operations, long if the CPU has other work.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _build_pyramid(images: Tensor) -> list[Tensor]:
@@ -55,9 +72,10 @@ def _halve(images: Tensor) -> Tensor:
     for dim in (1, 2):
         start, end = images.narrow(dim, 0, BLUR_RADIUS), images.narrow(dim, -BLUR_RADIUS, BLUR_RADIUS)
         padded = torch.cat((start.flip(dim), images, end.flip(dim)), dim)
-        size = images.shape[dim]
+        images = torch.zeros_like(images)
         # No convolution: GPUs may compute it in TF32, which rounds to 3 digits.
-        images = sum(padded.narrow(dim, i, size) * (weight / sum(weights)) for i, weight in enumerate(weights))
+        for i, weight in enumerate(weights):
+            images.add_(padded.narrow(dim, i, images.shape[dim]), alpha=weight / sum(weights))
     halves = [math.ceil(side / 2) for side in images.shape[1:]]
     return interpolate(images[:, None], size=halves, mode="bilinear", align_corners=False)[:, 0]
 
@@ -106,16 +124,16 @@ def _solve_warp(reference: Tensor, moving: Tensor, flow: Tensor, dual: Tensor) -
     power = torch.where(power == 0, 1, power)
     constant = warped - reference - (gradient * flow).sum(dim=0)
     scaled_gradient, gradient_per_scale = gradient * scale, gradient / scale
-    flow, first = flow * scale, None
+    flow = first = flow * scale
     differences = torch.zeros_like(dual)
     down, right = differences
     norm = torch.empty_like(flow)
-    for _ in range(STEPS):
+    for step in range(STEPS):
         # The data term: eq. 15.
         residual = torch.addcmul(constant, gradient_per_scale[0], flow[0]).addcmul_(gradient_per_scale[1], flow[1])
         residual = residual.div_(power).clamp_(-limit, limit)
         target = torch.addcmul(flow, residual, scaled_gradient, value=-1)
-        first = target if first is None else first
+        first = target if step == 0 else first
         # The smoothness: eq. 8 to 10, with forward differences.
         flow = target
         for _ in range(DUAL_STEPS):

@@ -262,7 +262,7 @@ def doubling(current: Tensor, unsmoothed_previous: Tensor, unsmoothed_current: T
     mean_frame = torch.cat((unsmoothed_previous[:1], unsmoothed_current)).mean(dim=0, keepdim=True)
     size = current.shape[1], current.shape[2]
     shares = [
-        _doubling(*(images[batch] for images in (current, unsmoothed_previous, unsmoothed_current, flow)), mean_frame)
+        _doubling(current[batch], unsmoothed_previous[batch], unsmoothed_current[batch], flow[batch], mean_frame)
         for batch in split_frames(len(current), size)
     ]
     return torch.cat(shares)

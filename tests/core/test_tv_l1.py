@@ -52,6 +52,15 @@ def test_pairs_of_a_batch_do_not_affect_each_other():
     assert together[2].abs().max() < 1e-3 and together[:2].abs().mean(dim=(1, 2, 3)).min() > 0.1
 
 
+def test_the_number_of_threads_stays_as_it_was():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    estimate_tv_l1(toy_clip(0)[:1], toy_clip(0)[1:2])
+    found = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    assert found == 3
+
+
 def test_gradients_whose_square_underflows():
     """As in a dark, compressed background."""
     video = toy_clip(0).clone()
