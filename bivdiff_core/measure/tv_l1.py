@@ -127,7 +127,7 @@ def _solve_warp(reference: Tensor, moving: Tensor, flow: Tensor, dual: Tensor) -
     flow = first = flow * scale
     differences = torch.zeros_like(dual)
     down, right = differences
-    norm = torch.empty_like(flow)
+    norm, smooth = torch.empty_like(flow), torch.empty_like(flow)
     for step in range(STEPS):
         # The data term: eq. 15.
         residual = torch.addcmul(constant, gradient_per_scale[0], flow[0]).addcmul_(gradient_per_scale[1], flow[1])
@@ -141,7 +141,7 @@ def _solve_warp(reference: Tensor, moving: Tensor, flow: Tensor, dual: Tensor) -
             torch.sub(flow[..., 1:], flow[..., :-1], out=right[..., :-1])
             torch.mul(down, down, out=norm).addcmul_(right, right).sqrt_().add_(1)
             dual.sub_(differences, alpha=TIME_STEP).div_(norm)
-            flow = (target - dual[0]).sub_(dual[1])
+            flow = torch.sub(target, dual[0], out=smooth).sub_(dual[1])
             flow[..., 1:, :] += dual[0, ..., :-1, :]
             flow[..., 1:] += dual[1, ..., :-1]
     change = (flow - first).div_(scale).square().sum(dim=0).mean(dim=(1, 2))
