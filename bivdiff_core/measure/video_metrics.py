@@ -170,7 +170,10 @@ def similarity(frames: Tensor, reference: Tensor) -> Tensor:
     """
     from kornia.metrics import ssim
 
-    return ssim(frames.movedim(-1, 1), reference.movedim(-1, 1), window_size=11, padding="valid").mean(dim=(1, 2, 3))
+    # By colour, because kornia holds about fifteen copies of its input.
+    colours = zip(*(images.movedim(-1, 1).split(1, dim=1) for images in (frames, reference)), strict=True)
+    values = [ssim(*pair, window_size=11, padding="valid").mean(dim=(1, 2, 3)) for pair in colours]
+    return torch.stack(values).mean(dim=0)
 
 
 def colour_statistics(frames: Tensor) -> Tensor:
