@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-import comfy.utils
 import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..bivdiff_core.host.comfy_types import ClipVision, Latent
+from ..bivdiff_core.host.comfy_types import VAE, ClipVision, Latent, OpticalFlow
+from ..bivdiff_core.host.encoding import reconstruct_frames
 from ..bivdiff_core.host.inverted_latents import InvertedLatent
 from ..bivdiff_core.host.validation import validate_samples
 from ..bivdiff_core.measure import latent_statistics, plots
 from ..bivdiff_core.measure.cuts import find_cuts, format_frames, leave_out_cuts
+from ..bivdiff_core.measure.optical_flow import Computation
 from ..bivdiff_core.measure.video_metrics import (
-    SourceMotion,
-    count_frame_pairs,
+    MeasuredClip,
+    count_steps,
     find_second_frames,
     find_worst_pair,
     format_metrics,
+    load_frames,
+    measure_reconstruction,
     measure_video,
 )
 from . import latent_findings, shared_inputs
 from .base import PackNode
-from .video_inputs import validate_source, validate_video
-from .video_verdict import judge_video
+from .video_inputs import OPTICAL_FLOW_INPUT, make_computation, validate_source, validate_video
+from .video_verdict import describe_vae, judge_video
+
+VAE_FRAMES = 9
+"""Frames that are encoded and decoded to measure the VAE: whole latent frames for Wan, HunyuanVideo and LTX."""
 
 
 class LatentReport(PackNode):
@@ -119,6 +123,14 @@ class TemporalReport(PackNode):
                     "you have one: independently generated frames share no motion, so flicker is measured along this "
                     "clip's motion, and the verdict can recognise a static, blurred or averaged video.",
                 ),
+                OPTICAL_FLOW_INPUT,
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="The VAE that decoded the video. Wire one to see how much sharpness it costs and how much "
+                    f"it flickers by itself, measured on the first {VAE_FRAMES} frames of the source clip (without "
+                    "one: of reference_images or images).",
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -140,29 +152,39 @@ class TemporalReport(PackNode):
         reference_images: Tensor | None = None,
         clip_vision: ClipVision | None = None,
         source_images: Tensor | None = None,
+        optical_flow: OpticalFlow | None = None,
+        vae: VAE | None = None,
     ) -> io.NodeOutput:
-        frames = validate_video(images)
-        reference = None
+        images = validate_video(images)
+        videos = {"after": images}
         if reference_images is not None:
-            reference = validate_video(reference_images, like=frames, name="reference_images")
-        clip = None if source_images is None else validate_source(source_images, like=frames)
-        video_count = sum(video is not None for video in (frames, reference, clip))
-        # An update of the bar also stops a cancelled run.
-        bar = comfy.utils.ProgressBar(count_frame_pairs(frames) * video_count)
-        on_pair = partial(bar.update, 1)
-        source = None if clip is None else SourceMotion.from_frames(clip, on_pair)
+            videos["before"] = validate_video(reference_images, images, "reference_images")
+        if source_images is not None:
+            videos["source"] = validate_source(source_images, like=images)
+        size, count = (images.shape[1], images.shape[2]), len(images)
+        steadiest = list(videos)[-1]  # the source if there is one
+        decoded = None if vae is None else _reconstruct(vae, videos[steadiest], size)
+
+        embedded = 0 if clip_vision is None else count * sum(name != "source" for name in videos)
+        steps = len(videos) * count_steps(count) + count * ("before" in videos) + embedded
+        computation = make_computation(optical_flow, steps + (0 if decoded is None else len(decoded)))
+        clips = {name: MeasuredClip.from_frames(frames, computation, size) for name, frames in videos.items()}
+        source, unsmoothed = clips.get("source"), clips.get("before")
         before = None
-        if reference is not None:
-            embeddings = _embed_frames(clip_vision, reference)
-            before = measure_video(reference, None, embeddings, on_pair, source)
-        after = measure_video(frames, reference, _embed_frames(clip_vision, frames), on_pair, source)
-        cuts = find_cuts(next(video for video in (clip, reference, frames) if video is not None))
-        after = leave_out_cuts(after, cuts, len(frames))
-        before = before and leave_out_cuts(before, cuts, len(frames))
+        if unsmoothed:
+            before = measure_video(unsmoothed, None, _embed_frames(clip_vision, unsmoothed, computation), source)
+        embeddings = _embed_frames(clip_vision, clips["after"], computation)
+        after = measure_video(clips["after"], unsmoothed, embeddings, source, computation)
+        cuts = find_cuts(videos[steadiest])
+        after = leave_out_cuts(after, cuts, count)
+        before = before and leave_out_cuts(before, cuts, count)
         verdict = judge_video(after, before, source)
-        worst = find_worst_flicker(after["flicker"], len(frames))
+        worst = find_worst_flicker(after["flicker"], count)
         text = "\n".join([verdict.to_text(), *describe_cuts(cuts), *describe_worst_flicker(after["flicker"], worst)])
         table = format_metrics(after, before)
+        if decoded is not None:
+            reconstruction = measure_reconstruction(clips[steadiest], decoded, computation)
+            text = f"{text}\n{describe_vae(reconstruction, after)}"
         plot = plots.plot_temporal_report(after, before, verdict.warnings)
         return io.NodeOutput(plot, f"{text}\n{table}", ui=_report_ui(cls, plot, text, table, verdict.is_good, worst))
 
@@ -202,8 +224,17 @@ def _report_ui(
     return {"plot": ui.PreviewImage(plot, cls=cls).values, **shown}
 
 
-def _embed_frames(clip_vision: ClipVision | None, frames: Tensor) -> Tensor | None:
+def _reconstruct(vae: VAE, frames: Tensor, size: tuple[int, int]) -> Tensor:
+    """The first frames of a clip, resized, encoded and decoded."""
+    return reconstruct_frames(vae, load_frames(frames, slice(VAE_FRAMES), size, torch.device("cpu")))
+
+
+def _embed_frames(clip_vision: ClipVision | None, clip: MeasuredClip, computation: Computation) -> Tensor | None:
     """Image embeddings `[F, D]` of frames, encoded one at a time to save memory; None without a CLIP_VISION."""
     if clip_vision is None:
         return None
-    return torch.cat([clip_vision.encode_image(frame[None])["image_embeds"] for frame in frames]).float().cpu()
+    embeddings = []
+    for frame in clip.frames.split(1):
+        embeddings.append(clip_vision.encode_image(frame)["image_embeds"].float().cpu())
+        computation.on_step(1)
+    return torch.cat(embeddings)

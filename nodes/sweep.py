@@ -1,22 +1,24 @@
 """Sweeps: lists that run the chain once per ratio, mode or solver, and a grid that compares the results."""
 
-from collections.abc import Callable, Collection
-from functools import partial
+from __future__ import annotations
 
-import comfy.utils
+from collections.abc import Collection
+
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..bivdiff_core.blend import MODES
+from ..bivdiff_core.host.comfy_types import OpticalFlow
 from ..bivdiff_core.measure import plots
 from ..bivdiff_core.measure.label_fonts import default_font, find_font
+from ..bivdiff_core.measure.optical_flow import ON_CPU, Computation
 from ..bivdiff_core.measure.video_grids import find_pareto_front, tile_videos
-from ..bivdiff_core.measure.video_metrics import SourceMotion, count_frame_pairs, measure_video
+from ..bivdiff_core.measure.video_metrics import MeasuredClip, count_steps, measure_video
 from ..bivdiff_core.node_warnings import warn
 from ..bivdiff_core.solvers import SOLVERS
 from . import shared_inputs
 from .base import PackNode, prefix_errors
-from .video_inputs import validate_source, validate_video
+from .video_inputs import OPTICAL_FLOW_INPUT, make_computation, validate_source, validate_video
 from .video_verdict import judge_video
 
 
@@ -183,28 +185,27 @@ class SolverList(_ListNode):
 
 
 def compare_videos(
-    videos: list[Tensor],
-    reference: Tensor,
-    on_pair: Callable[[], None] = lambda: None,
-    source: SourceMotion | None = None,
+    videos: list[Tensor], reference: Tensor, source: MeasuredClip | None = None, computation: Computation = ON_CPU
 ) -> tuple[list[float], list[float], list[int], list[bool]]:
     """Compare videos with a reference.
 
     Args:
         videos: `[F, H, W, 3]` each.
         reference: one of the videos, or another one such as the video before smoothing.
-        on_pair: called after the flow of each pair of frames of every video, and of the reference if it is another one.
         source: the clip that the videos were generated from.
+        computation: `on_step` is called for each frame and pair of frames of every video, and for each frame compared.
 
     Returns:
         similarity, flicker: mean of each video.
         pareto_indices: from `find_pareto_front`.
         is_degraded: whether each video lost its motion or sharpness.
     """
-    metrics = [measure_video(video, reference, on_pair=on_pair, source=source) for video in videos]
-    before = next((measured for video, measured in zip(videos, metrics, strict=True) if video is reference), None)
-    if before is None:
-        before = measure_video(reference, on_pair=on_pair, source=source)
+    unsmoothed = MeasuredClip.from_frames(reference, computation)
+    before = measure_video(unsmoothed, source=source)
+    metrics = []
+    for frames in videos:
+        video = unsmoothed if frames is reference else MeasuredClip.from_frames(frames, computation)
+        metrics.append(measure_video(video, unsmoothed, source=source, computation=computation))
     similarity = [measured["similarity"].mean().item() for measured in metrics]
     flicker = [measured["flicker"].mean().item() for measured in metrics]
     is_degraded = [bool(judge_video(measured, before, source).warnings) for measured in metrics]
@@ -254,6 +255,7 @@ class SweepGrid(PackNode):
                     tooltip="The clip that the frames were made from, with the same frames selected. Wire it whenever "
                     "you have one: flicker is then measured along its motion, as in Temporal Report.",
                 ),
+                OPTICAL_FLOW_INPUT,
             ],
             outputs=[
                 io.Image.Output(display_name="grid", tooltip="All videos in one, for Create Video."),
@@ -273,6 +275,7 @@ class SweepGrid(PackNode):
         reference_images: list[Tensor] | None = None,
         labels: list[str] | None = None,
         source_images: list[Tensor] | None = None,
+        optical_flow: list[OpticalFlow] | None = None,
     ) -> io.NodeOutput:
         reference_index = 0
         if labels:
@@ -305,10 +308,10 @@ class SweepGrid(PackNode):
             reference, reference_name = videos[reference_index], names[reference_index]
             grid = tile_videos(videos, names, font)
         clip = validate_source(source_images[0], like=first) if source_images else None
-        video_count = len(videos) + bool(reference_images) + bool(source_images)
-        # An update of the bar also stops a cancelled run.
-        bar = comfy.utils.ProgressBar(count_frame_pairs(first) * video_count)
-        on_pair = partial(bar.update, 1)
-        source = None if clip is None else SourceMotion.from_frames(clip, on_pair)
-        compared = compare_videos(videos, reference, on_pair, source)
+        measured_count = len(videos) + bool(reference_images) + bool(source_images)
+        steps = measured_count * count_steps(len(first)) + len(videos) * len(first)
+        computation = make_computation(optical_flow[0] if optical_flow else None, steps)
+        size = first.shape[1], first.shape[2]
+        source = None if clip is None else MeasuredClip.from_frames(clip, computation, size)
+        compared = compare_videos(videos, reference, source, computation)
         return io.NodeOutput(grid, plots.plot_trade_off(names, *compared, reference_name, font))

@@ -1,9 +1,35 @@
-"""Checks of videos that arrive as IMAGEs."""
+"""Checks of videos that arrive as IMAGEs, and how nodes measure them."""
 
 from __future__ import annotations
 
-import torch
+import comfy.model_management
+import comfy.utils
+from comfy_api.latest import io
 from torch import Tensor
+
+from ..bivdiff_core.host.comfy_types import OpticalFlow
+from ..bivdiff_core.host.raft_flow import make_raft_estimator
+from ..bivdiff_core.measure.optical_flow import Computation, estimate_tv_l1_of_luma
+
+OPTICAL_FLOW_INPUT = io.Custom("OPTICAL_FLOW").Input(
+    "optical_flow",
+    optional=True,
+    tooltip="From Load Optical Flow Model (RAFT, raft_large). Wire it when things move by more than about 6% of the "
+    "picture from frame to frame. Without it the flow is estimated without a model (TV-L1).",
+)
+
+
+def make_computation(optical_flow: OpticalFlow | None, steps: int) -> Computation:
+    """Measure on ComfyUI's device, with a progress bar of a number of steps; each step stops a cancelled run."""
+    bar = comfy.utils.ProgressBar(steps)
+
+    def on_step(count: int) -> None:
+        # The bar itself skips most updates of long runs.
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update(count)
+
+    estimate = estimate_tv_l1_of_luma if optical_flow is None else make_raft_estimator(optical_flow)
+    return Computation(comfy.model_management.get_torch_device(), estimate, on_step)
 
 
 def validate_images(images: Tensor, name: str) -> Tensor:
@@ -30,7 +56,7 @@ def validate_images(images: Tensor, name: str) -> Tensor:
 
 
 def validate_video(images: Tensor, like: Tensor | None = None, name: str = "images") -> Tensor:
-    """Frames `[F, H, W, 3]` of an IMAGE, in float32 on the CPU, without alpha.
+    """Frames `[F, H, W, 3]` of an IMAGE, without alpha. They are not copied.
 
     Args:
         like: a video of the same size and length.
@@ -39,7 +65,7 @@ def validate_video(images: Tensor, like: Tensor | None = None, name: str = "imag
     Raises:
         ValueError: from `validate_images`; fewer than 2 frames, frames below 2x2 pixels, or not like `like`.
     """
-    frames = validate_images(images, name)[..., :3].float().cpu()
+    frames = validate_images(images, name)[..., :3]
     if min(frames.shape[1:3]) < 2:
         raise ValueError(
             f"frames of {frames.shape[2]}x{frames.shape[1]} are too small to show motion. Wire the video itself."
@@ -57,7 +83,7 @@ def validate_video(images: Tensor, like: Tensor | None = None, name: str = "imag
 
 
 def validate_source(images: Tensor, like: Tensor, name: str = "source_images") -> Tensor:
-    """The source clip, checked by `validate_video` and resized to the size of `like`.
+    """The source clip, checked by `validate_video`; its size may differ from that of `like`.
 
     Args:
         images: the clip that the video was generated from.
@@ -80,12 +106,7 @@ def validate_source(images: Tensor, like: Tensor, name: str = "source_images") -
             f"{name} is {_describe_size(frames)} but the video {_describe_size(like)}, another shape. Crop the clip "
             "like the video, with Upscale Image."
         )
-    if (height, width) == frames.shape[1:3]:
-        return frames
-    resized = torch.nn.functional.interpolate(
-        frames.movedim(-1, 1), size=(height, width), mode="bilinear", antialias=True, align_corners=False
-    )
-    return resized.movedim(1, -1)
+    return frames
 
 
 def _describe_size(frames: Tensor) -> str:

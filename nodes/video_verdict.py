@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
 
-from ..bivdiff_core.measure.video_metrics import SourceMotion
+from ..bivdiff_core.measure.video_metrics import MeasuredClip, Reconstruction, colour_drift
 
 MIN_MOTION = 0.0005
 """A video with less motion counts as still; an eighth of a pixel at `MAX_FLOW_SIDE`."""
@@ -47,6 +48,10 @@ Independently generated frames have .07 to .09, mostly consistent frames .43 and
 """
 
 
+MAX_COLOUR_DRIFT = 5 / 255
+"""Largest drift of colours over a clip that goes unmentioned."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """Result of `judge_video`.
@@ -75,11 +80,13 @@ class Comparison:
     Attributes:
         after, before: mean metrics, keys as in `METRIC_FORMATS`.
         source_sharpness: mean sharpness of the clip that both were generated from; None without one.
+        colour_drift: of the video, relative to the source or else to the video before, 0..1.
     """
 
     after: dict[str, float]
     before: dict[str, float]
     source_sharpness: float | None
+    colour_drift: float
 
     @property
     def has_source(self) -> bool:
@@ -189,6 +196,14 @@ NOTES = (
         lambda c: c.has_source and c.sharpness_ratios != {} and not c.is_blurred,
         lambda c: f"Sharpness is {c.sharpness_text}.",
     ),
+    Rule(
+        lambda c: c.colour_drift > MAX_COLOUR_DRIFT,
+        lambda c: (
+            f"The colours drift by {c.colour_drift * 255:.0f} of 255 levels from the first frame to the last. "
+            "ComfyUI's Post-Process SeedVR2 Output corrects them: wire the source clip or another steady one to "
+            "original_resized_images, since flickering frames would bring the flicker back."
+        ),
+    ),
 )
 
 HEADLINES = (
@@ -226,7 +241,7 @@ HEADLINES = (
 
 
 def judge_video(
-    after: dict[str, Tensor], before: dict[str, Tensor] | None, source: SourceMotion | None = None
+    after: dict[str, Tensor], before: dict[str, Tensor] | None, source: MeasuredClip | None = None
 ) -> Verdict:
     """Decide whether smoothing reduced flicker without losing motion or sharpness.
 
@@ -242,11 +257,27 @@ def judge_video(
             return Verdict("Almost nothing moves", None, {"motion": "A video that stands still is always steady."})
         return Verdict("One video measured: wire reference_images for a verdict", None, {}, tuple(notes))
     source_sharpness = None if source is None else source.sharpness.mean().item()
-    comparison = Comparison(after_means, _mean_metrics(before), source_sharpness)
+    drift = colour_drift(after["colour"]) if "colour" in after else 0.0
+    comparison = Comparison(after_means, _mean_metrics(before), source_sharpness, drift)
     headline = next(rule for rule in HEADLINES if rule.applies(comparison))
     warnings = {rule.metric: rule.text(comparison) for rule in WARNINGS if rule.applies(comparison)}
     notes += [rule.text(comparison) for rule in NOTES if rule.applies(comparison)]
     return Verdict(headline.text(comparison), headline.is_good, warnings, tuple(notes))
+
+
+def describe_vae(vae: Reconstruction, after: dict[str, Tensor]) -> str:
+    """What the VAE alone costs, as a sentence.
+
+    Args:
+        after: the video's metrics.
+    """
+    flicker = ""
+    if not math.isnan(vae.flicker):
+        flicker = f" It flickers by {vae.flicker:.5f}; this video by {after['flicker'].nanmean():.5f}."
+    return (
+        f"The VAE alone keeps {vae.sharpness:.0%} of the sharpness, at a similarity of {vae.similarity:.3f}.{flicker} "
+        "No setting improves that."
+    )
 
 
 def _mean_metrics(metrics: dict[str, Tensor]) -> dict[str, float]:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from bivdiff_core.measure import video_metrics
 from bivdiff_core.measure.optical_flow import average_along_flow
+from bivdiff_core.measure.video_metrics import MeasuredClip, measure_video
 from research.demo_chain import average_three_frames, load_pack, with_adjacent_frames
 from research.page_tables import confidence_interval, describe_run, markdown_table, write_page
 from research.rows_and_jobs import ROOT, run_jobs
@@ -86,12 +87,12 @@ def measure(loaded: tuple[Path, Callable], job: dict) -> dict:
     (folder, judge_video), name = loaded, job["set"]
     source = read_gif(folder / SOURCES.get(name, name) / "source.gif")
     framewise, result = read_gif(folder / name / "framewise.gif"), read_gif(folder / name / "result.gif")
-    clip = video_metrics.SourceMotion.from_frames(source)
-    before = video_metrics.measure_video(framewise, source=clip)
+    clip, unsmoothed = map(MeasuredClip.from_frames, (source, framewise))
+    before = measure_video(unsmoothed, source=clip)
     videos = make_baselines(source, framewise, result)
     figures = {}
     for label, video in {SOURCE_LABEL: source, **videos}.items():
-        after = video_metrics.measure_video(video, framewise, source=clip)
+        after = measure_video(MeasuredClip.from_frames(video), unsmoothed, source=clip)
         now, was = ({key: value.nanmean().item() for key, value in found.items()} for found in (after, before))
         ratios = {
             "flicker": (now["flicker"] / was["flicker"]) ** 0.5,
@@ -106,7 +107,7 @@ def measure(loaded: tuple[Path, Callable], job: dict) -> dict:
     PICTURES.mkdir(parents=True, exist_ok=True)
     shown = {label: video[[*SHOWN]] for label, video in {"source": source, "frame-wise": framewise, **videos}.items()}
     make_contact_sheet(shown, tile=260, label=640).save(PICTURES / f"{name}.png")
-    plain = [video_metrics.measure_video(frames) for frames in (result, framewise)]
+    plain = [measure_video(video) for video in (MeasuredClip.from_frames(result), unsmoothed)]
     without_source = judge_video(*plain).headline
     return {"videos": figures, "without the source": without_source}
 

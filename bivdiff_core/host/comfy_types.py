@@ -17,6 +17,9 @@ ClipVision: TypeAlias = "comfy.clip_vision.ClipVisionModel"
 ControlModel: TypeAlias = "comfy.controlnet.ControlBase"
 """A CONTROL_NET: a ControlNet or a T2I-Adapter, of ComfyUI or of another pack."""
 
+OpticalFlow: TypeAlias = "comfy.model_patcher.ModelPatcher"
+"""An OPTICAL_FLOW: torchvision's RAFT, from Load Optical Flow Model."""
+
 Latent: TypeAlias = dict[str, Any]
 """`samples`, and optional keys that nodes add: `noise_mask`, `batch_index`, `latents.INVERSION_KEY` and more."""
 

@@ -1,4 +1,4 @@
-"""Encode frames with a VAE, as one clip or as single frames."""
+"""Encode frames with a VAE, as one clip or as single frames, and decode them again."""
 
 import comfy.model_management
 import comfy.utils
@@ -38,6 +38,20 @@ def encode_frames(vae: VAE, images: Tensor, mode: str) -> Tensor:
         latents.append(vae.encode(frame))
         bar.update(1)
     return torch.cat(latents)
+
+
+def reconstruct_frames(vae: VAE, images: Tensor) -> Tensor:
+    """Encode frames `[F, H, W, 3]` as one clip and decode them.
+
+    The last frames are left out if they do not fill a latent frame of a video VAE.
+
+    Raises:
+        ValueError: before encoding, if ComfyUI would cut off edges.
+    """
+    if _is_video_vae(vae):
+        images = images[: vae.upscale_ratio[0](vae.downscale_ratio[0](len(images)))]
+    decoded = vae.decode(encode_frames(vae, images, "clip"))
+    return decoded.reshape(-1, *decoded.shape[-3:])
 
 
 def _is_video_vae(vae: VAE) -> bool:

@@ -45,13 +45,13 @@ def leave_out_cuts(metrics: dict[str, Tensor], cuts: list[int], frame_count: int
 
     Args:
         metrics: from `measure_video`. Those of fewer than `frame_count` values are of pairs of frames: of all pairs,
-            or of those that `select_frame_pairs` selects.
+            or of those that `select_pairs` selects. `colour` is of single frames, compared with the first.
         cuts: from `find_cuts`.
         frame_count: number of frames of the video.
     """
     masked = {}
     for name, values in metrics.items():
-        if len(values) < frame_count:
+        if len(values) < frame_count and name != "colour":
             second = find_second_frames(len(values), frame_count)
             values = values.masked_fill(torch.isin(second, torch.tensor(cuts, dtype=torch.long)), torch.nan)
         masked[name] = values

@@ -1,6 +1,7 @@
 """The videos of a sweep in a grid, and which of them are best."""
 
 import math
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -26,16 +27,19 @@ def tile_videos(videos: list[Tensor], names: list[str], font: Path) -> Tensor:
     Args:
         font: file of the names' font, from `label_fonts.find_font`.
     """
-    factor = math.ceil(MIN_CELL_WIDTH / videos[0].shape[2])
-    cells = []
-    for video, name in zip(videos, names, strict=True):
-        large = video.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
-        caption = render_caption(name, large.shape[2], font).expand(len(large), -1, -1, -1)
-        cells.append(torch.cat([caption, large], dim=1))
-    columns = math.ceil(len(cells) ** 0.5)
-    cells += [torch.ones_like(cells[0])] * (-len(cells) % columns)
-    rows = [torch.cat(cells[i : i + columns], dim=2) for i in range(0, len(cells), columns)]
-    return torch.cat(rows, dim=1)
+    frames, height, width = videos[0].shape[:3]
+    factor = math.ceil(MIN_CELL_WIDTH / width)
+    captions = [render_caption(name, factor * width, font) for name in names]
+    columns = math.ceil(len(videos) ** 0.5)
+    cell_height, cell_width = len(captions[0]) + factor * height, factor * width
+    grid = torch.ones(frames, math.ceil(len(videos) / columns) * cell_height, columns * cell_width, 3)
+    for i, (video, caption) in enumerate(zip(videos, captions, strict=True)):
+        top, left = i // columns * cell_height, i % columns * cell_width
+        cell = grid[:, top : top + cell_height, left : left + cell_width]
+        cell[:, : len(caption)] = caption
+        for row, column in product(range(factor), repeat=2):
+            cell[:, len(caption) + row :: factor, column::factor] = video
+    return grid
 
 
 def find_pareto_front(similarity: list[float], flicker: list[float], is_degraded: list[bool]) -> list[int]:

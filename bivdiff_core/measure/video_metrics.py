@@ -7,16 +7,20 @@ the motion of the source, the clip that they were generated from.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .optical_flow import LUMA_WEIGHTS, MAX_FLOW_SIDE, estimate_flow, sample_along_flow, shrink_for_flow
+from .optical_flow import MAX_FLOW_SIDE, ON_CPU, Computation, estimate_flow, shrink_for_flow, to_luma
+from .warping import sample_along_flow
 
 MAX_FLOW_PAIRS = 64
-"""Largest number of frame pairs whose flow is estimated, evenly spaced over the clip. A large pair takes a second."""
+"""Largest number of frame pairs whose flow is estimated, evenly spaced over the clip."""
+
+PIXELS_PER_BATCH = 1 << 21
+"""Pixels of the frames that are processed together: one frame of 1080p, or 8 of 512x512."""
 
 MAX_SHARED_DETAIL = 0.6
 """If the previous unsmoothed frame explains more than this share of a frame's detail, both show the same texture.
@@ -31,6 +35,7 @@ METRIC_FORMATS = {
     "reliable": ("{:.0%}", "pixels with reliable flow"),
     "sharpness": ("{:.3f}", "contrast of adjacent pixels"),
     "following": ("{:.2f}", "0 still, 1 follows the source"),
+    "colour": ("{:.4f}", "shift since frame 0; 0 is none"),
     "similarity": ("{:.3f}", "SSIM; 1 is the reference"),
     "doubling": ("{:.2f}", "ghosting; 0 is none"),
     "consistency": ("{:.3f}", "CLIP cosine, adjacent frames"),
@@ -39,29 +44,112 @@ METRIC_FORMATS = {
 
 
 @dataclass(frozen=True)
-class SourceMotion:
-    """Motion and sharpness of the clip that a video was generated from.
+class MeasuredClip:
+    """A clip and what is measured of it alone.
 
     Attributes:
-        flow, reliable: from `estimate_flow` of the clip's `select_frame_pairs`.
+        frames: `[F, H, W, 3]`, as given.
+        size: height and width at which the clip is measured.
+        change: `frame_difference`, `[F - 1]`.
         sharpness: `[F]`.
+        colour: `colour_statistics`, `[F, 6]`.
+        pairs: first frame of each pair of adjacent frames whose flow is estimated, `[P]`.
+        previous, current: the frames of these pairs, `[P, h, w, 3]` each, downscaled by `shrink_for_flow`.
+        flow, reliable: from `estimate_flow` of these pairs.
     """
 
+    frames: Tensor
+    size: tuple[int, int]
+    change: Tensor
+    sharpness: Tensor
+    colour: Tensor
+    pairs: Tensor
+    previous: Tensor
+    current: Tensor
     flow: Tensor
     reliable: Tensor
-    sharpness: Tensor
 
     @classmethod
-    def from_frames(cls, frames: Tensor, on_pair: Callable[[], None] = lambda: None) -> SourceMotion:
-        """Measure a clip; `on_pair` is called after the flow of each pair of frames."""
-        previous, current = select_frame_pairs(frames)
-        flow, reliable = estimate_flow(previous, current, on_pair)
-        return cls(flow, reliable, sharpness(frames))
+    def from_frames(
+        cls, frames: Tensor, computation: Computation = ON_CPU, size: tuple[int, int] | None = None
+    ) -> MeasuredClip:
+        """Measure a clip.
+
+        Args:
+            frames: `[F, H, W, 3]` on any device, in any floating-point format.
+            computation: `on_step` is called for each frame and for each pair of frames, `count_steps` in all.
+            size: height and width to which the frames are resized first.
+        """
+        size = size or (frames.shape[1], frames.shape[2])
+        pairs = select_pairs(len(frames))
+        needed = torch.cat((pairs, pairs + 1)).unique()
+        change, sharp, colour, small = [], [], [], []
+        for batch in split_frames(len(frames), size):
+            # One more frame, whose difference to the last one counts here.
+            loaded = load_frames(frames, slice(batch.start, batch.stop + 1), size, computation.device)
+            own = loaded[: batch.stop - batch.start]
+            change.append(frame_difference(loaded).cpu())
+            sharp.append(sharpness(own).cpu())
+            colour.append(colour_statistics(own).cpu())
+            kept = needed[(needed >= batch.start) & (needed < batch.stop)] - batch.start
+            if len(kept):
+                small.append(shrink_for_flow(own[kept.to(own.device)]).cpu())
+            computation.on_step(len(own))
+        images = torch.cat(small)
+        previous, current = (images[torch.searchsorted(needed, i)] for i in (pairs, pairs + 1))
+        flow, reliable = estimate_flow(previous, current, computation)
+        return cls(
+            frames,
+            size,
+            torch.cat(change),
+            torch.cat(sharp),
+            torch.cat(colour),
+            pairs,
+            previous,
+            current,
+            flow,
+            reliable,
+        )
 
     @property
     def moving_pixels(self) -> Tensor:
         """Mask `[P, H, W]` of pixels with reliable flow longer than one pixel at `MAX_FLOW_SIDE`."""
         return self.reliable & (self.flow.norm(dim=-1) > max(self.flow.shape[1:3]) / MAX_FLOW_SIDE)
+
+
+def split_frames(count: int, size: tuple[int, int]) -> Iterator[slice]:
+    """Consecutive batches of frames with `PIXELS_PER_BATCH` pixels, at least one frame each."""
+    step = max(1, PIXELS_PER_BATCH // (size[0] * size[1]))
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))
+
+
+def load_frames(frames: Tensor, batch: slice, size: tuple[int, int], device: torch.device) -> Tensor:
+    """A batch of frames `[F, H, W, 3]` in float32 on a device, resized if their size differs."""
+    loaded = frames[batch].to(device, torch.float32)
+    if loaded.shape[1:3] == size:
+        return loaded
+    resized = torch.nn.functional.interpolate(
+        loaded.movedim(-1, 1), size=size, mode="bilinear", antialias=True, align_corners=False
+    )
+    return resized.movedim(1, -1)
+
+
+def select_pairs(frames: int) -> Tensor:
+    """First frame `[P]` of each pair of adjacent frames whose flow is estimated.
+
+    All pairs of a clip of that many frames, or `MAX_FLOW_PAIRS` evenly spaced ones.
+    """
+    return find_second_frames(min(frames - 1, MAX_FLOW_PAIRS), frames) - 1
+
+
+def find_second_frames(pair_count: int, frame_count: int) -> Tensor:
+    """The second frame of each of a number of evenly spaced pairs of adjacent frames, `[P]`."""
+    return torch.linspace(0, frame_count - 2, pair_count).round().long() + 1
+
+
+def count_steps(frames: int) -> int:
+    """Number of steps, see `Computation`, that measuring a clip of that many frames takes."""
+    return frames + len(select_pairs(frames))
 
 
 def frame_difference(frames: Tensor) -> Tensor:
@@ -87,31 +175,50 @@ def similarity(frames: Tensor, reference: Tensor) -> Tensor:
     """
     from kornia.metrics import ssim
 
-    return ssim(frames.movedim(-1, 1), reference.movedim(-1, 1), window_size=11, padding="valid").mean(dim=(1, 2, 3))
+    # By colour, because kornia holds about fifteen copies of its input.
+    colours = zip(*(images.movedim(-1, 1).split(1, dim=1) for images in (frames, reference)), strict=True)
+    values = [ssim(*pair, window_size=11, padding="valid").mean(dim=(1, 2, 3)) for pair in colours]
+    return torch.stack(values).mean(dim=0)
+
+
+def colour_statistics(frames: Tensor) -> Tensor:
+    """Mean and spread (standard deviation) of red, green and blue, `[F, 6]`."""
+    return torch.cat((frames.mean(dim=(1, 2)), frames.std(dim=(1, 2), correction=0)), dim=1)
+
+
+def colour_shift(colour: Tensor, reference: Tensor) -> Tensor:
+    """How far a video's colours have moved away from another video's since the first frame, `[F - 1]`.
+
+    The root mean square over the channels, 0..1. A constant difference of colours does not count.
+
+    Args:
+        colour, reference: `colour_statistics` of both.
+    """
+    difference = colour - reference
+    return ((difference[1:] - difference[0]).square().sum(dim=1) / 3).sqrt()
+
+
+def colour_drift(shift: Tensor) -> float:
+    """How far the colours drift over a clip: the rise of a straight line fitted to their shift.
+
+    0 if the rise is less than 3 standard errors, as with colours that only flicker.
+
+    Args:
+        shift: from `colour_shift`.
+    """
+    count = len(shift)
+    if count < 4:
+        return 0.0
+    time = torch.arange(count) - (count - 1) / 2
+    slope = (time * shift).sum() / time.square().sum()
+    residual = shift - shift.mean() - slope * time
+    error = (residual.square().sum() / (count - 2) / time.square().sum()).sqrt()
+    return (slope * (count - 1)).item() if slope > 3 * error else 0.0
 
 
 def consistency(embeddings: Tensor) -> Tensor:
     """Frame consistency `[F - 1]`: cosine similarity of the embeddings `[F, D]` of adjacent frames."""
     return torch.cosine_similarity(embeddings[1:], embeddings[:-1], dim=1)
-
-
-def count_frame_pairs(frames: Tensor) -> int:
-    """Number of frame pairs whose flow is estimated."""
-    return min(len(frames) - 1, MAX_FLOW_PAIRS)
-
-
-def select_frame_pairs(frames: Tensor) -> tuple[Tensor, Tensor]:
-    """Adjacent frames, previous and current, `[P, H, W, 3]` each, downscaled by `shrink_for_flow`.
-
-    All pairs of the clip, or `MAX_FLOW_PAIRS` evenly spaced ones.
-    """
-    second = find_second_frames(count_frame_pairs(frames), len(frames))
-    return shrink_for_flow(frames[second - 1]), shrink_for_flow(frames[second])
-
-
-def find_second_frames(pair_count: int, frame_count: int) -> Tensor:
-    """The second frame of each of a number of evenly spaced pairs of adjacent frames, `[P]`."""
-    return torch.linspace(0, frame_count - 2, pair_count).round().long() + 1
 
 
 def find_worst_pair(flicker: Tensor) -> int:
@@ -135,7 +242,7 @@ def flicker(previous: Tensor, current: Tensor, flow: Tensor, reliable: Tensor) -
     return (error * counts).sum(dim=(1, 2)) / counts.sum(dim=(1, 2))
 
 
-def motion_following(previous: Tensor, current: Tensor, source: SourceMotion) -> Tensor:
+def motion_following(previous: Tensor, current: Tensor, source: MeasuredClip) -> Tensor:
     """How well a video follows the source's motion, `[P]`, over the pixels that move in the source.
 
     `in_place / (in_place + along)`, the root mean square differences to the previous frame in place and along
@@ -161,12 +268,25 @@ def doubling(current: Tensor, unsmoothed_previous: Tensor, unsmoothed_current: T
     (1/255) count as none. Pairs more alike than `MAX_SHARED_DETAIL` give 0.
 
     Args:
-        current: the current frames of the smoothed video's `select_frame_pairs`.
-        unsmoothed_previous, unsmoothed_current: the `select_frame_pairs` of the video before smoothing.
+        current: the current frames of the smoothed video's pairs.
+        unsmoothed_previous, unsmoothed_current: the pairs of the video before smoothing.
         flow: the source's flow.
     """
-    mean_frame = torch.cat((unsmoothed_previous[:1], unsmoothed_current)).mean(dim=0).expand_as(current)
+    mean_frame = torch.cat((unsmoothed_previous[:1], unsmoothed_current)).mean(dim=0, keepdim=True)
+    size = current.shape[1], current.shape[2]
+    shares = [
+        _doubling(current[batch], unsmoothed_previous[batch], unsmoothed_current[batch], flow[batch], mean_frame)
+        for batch in split_frames(len(current), size)
+    ]
+    return torch.cat(shares)
+
+
+def _doubling(
+    current: Tensor, unsmoothed_previous: Tensor, unsmoothed_current: Tensor, flow: Tensor, mean_frame: Tensor
+) -> Tensor:
+    """`doubling` of some pairs, given the mean frame `[1, H, W, 3]` of the video before smoothing."""
     warped, _ = sample_along_flow(unsmoothed_previous, flow)
+    mean_frame = mean_frame.expand_as(current)
     smoothed, unsmoothed, mean, in_place, along = map(
         fine_detail, (current, unsmoothed_current, mean_frame, unsmoothed_previous, warped)
     )
@@ -182,7 +302,7 @@ def fine_detail(frames: Tensor) -> Tensor:
     """Luma detail finer than about 6 pixels, `[P, H * W]`."""
     from kornia.filters import gaussian_blur2d
 
-    grey = (frames @ frames.new_tensor(LUMA_WEIGHTS))[:, None]
+    grey = to_luma(frames)[:, None]
     return (grey - gaussian_blur2d(grey, (13, 13), (2.0, 2.0), border_type="replicate")).flatten(1)
 
 
@@ -194,40 +314,85 @@ def residual_power(target: Tensor, predictors: list[Tensor]) -> Tensor:
 
 
 def measure_video(
-    frames: Tensor,
-    reference: Tensor | None = None,
+    video: MeasuredClip,
+    reference: MeasuredClip | None = None,
     embeddings: Tensor | None = None,
-    on_pair: Callable[[], None] = lambda: None,
-    source: SourceMotion | None = None,
+    source: MeasuredClip | None = None,
+    computation: Computation = ON_CPU,
 ) -> dict[str, Tensor]:
     """All metrics of a video, keys as in `METRIC_FORMATS`. Metrics whose inputs are missing are left out.
 
     Args:
-        frames: `[F, H, W, 3]`.
-        reference: the video before smoothing, for `similarity` and `doubling`.
+        reference: the video before smoothing, for `similarity`, `doubling`, and `colour` without a source.
         embeddings: CLIP embeddings of the frames, `[F, D]`, for `consistency`.
-        on_pair: called after each of the `select_frame_pairs`. Their optical flow takes nearly all the time.
-        source: the clip that the video was generated from. Flicker is then measured along its motion, not the video's.
+        source: the clip that the video was generated from, measured at the video's size. Flicker is then measured along
+            its motion, not the video's, and `colour` is relative to its colours.
+        computation: `on_step` is called for each frame that is compared with the reference.
     """
-    previous, current = select_frame_pairs(frames)
-    flow, reliable = estimate_flow(previous, current, on_pair)
-    flicker_flow = (source.flow, source.reliable) if source else (flow, reliable)
+    previous, current = video.previous, video.current
+    along = source or video
     metrics = {
-        "change": frame_difference(frames),
-        "flicker": flicker(previous, current, *flicker_flow),
-        "motion": motion(flow, reliable),
-        "reliable": reliable.float().mean(dim=(1, 2)),
-        "sharpness": sharpness(frames),
+        "change": video.change,
+        "flicker": flicker(previous, current, along.flow, along.reliable),
+        "motion": motion(video.flow, video.reliable),
+        "reliable": video.reliable.float().mean(dim=(1, 2)),
+        "sharpness": video.sharpness,
     }
     if source and source.moving_pixels.any():
         metrics["following"] = motion_following(previous, current, source)
+    if steadiest := source or reference:
+        metrics["colour"] = colour_shift(video.colour, steadiest.colour)
     if reference is not None:
-        metrics["similarity"] = similarity(frames, reference)
+        metrics["similarity"] = _similarity_in_batches(video, reference, computation)
         if source:
-            metrics["doubling"] = doubling(current, *select_frame_pairs(reference), source.flow)
+            metrics["doubling"] = doubling(current, reference.previous, reference.current, source.flow)
     if embeddings is not None:
         metrics["consistency"] = consistency(embeddings)
     return metrics
+
+
+def _similarity_in_batches(video: MeasuredClip, reference: MeasuredClip, computation: Computation) -> Tensor:
+    values = []
+    for batch in split_frames(len(video.frames), video.size):
+        pair = [load_frames(clip.frames, batch, video.size, computation.device) for clip in (video, reference)]
+        values.append(similarity(*pair).cpu())
+        computation.on_step(len(values[-1]))
+    return torch.cat(values)
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What encoding and decoding by a VAE changes.
+
+    Attributes:
+        similarity: mean SSIM to the original.
+        sharpness: relative to the original's.
+        flicker: mean `flicker` of the VAE's error along the original's motion; NaN if no pair of frames was measured.
+    """
+
+    similarity: float
+    sharpness: float
+    flicker: float
+
+
+def measure_reconstruction(clip: MeasuredClip, decoded: Tensor, computation: Computation = ON_CPU) -> Reconstruction:
+    """Compare the first frames of a clip with the same frames after encoding and decoding, `[N, H, W, 3]`."""
+    similar, sharp, errors = [], [], []
+    for batch in split_frames(len(decoded), clip.size):
+        original, changed = (
+            load_frames(frames, batch, clip.size, computation.device) for frames in (clip.frames, decoded)
+        )
+        similar.append(similarity(changed, original).cpu())
+        sharp.append(sharpness(changed).cpu())
+        errors.append(shrink_for_flow(changed - original).cpu())
+        computation.on_step(len(changed))
+    error, first = torch.cat(errors), clip.pairs[clip.pairs + 1 < len(decoded)]
+    measured = slice(len(first))
+    return Reconstruction(
+        torch.cat(similar).mean().item(),
+        (torch.cat(sharp).mean() / clip.sharpness[: len(decoded)].mean()).item(),
+        flicker(error[first], error[first + 1], clip.flow[measured], clip.reliable[measured]).mean().item(),
+    )
 
 
 def format_metrics(after: dict[str, Tensor], before: dict[str, Tensor] | None) -> str:

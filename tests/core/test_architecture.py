@@ -17,7 +17,7 @@ CORE, HOST, NODES = ROOT / "bivdiff_core", ROOT / "bivdiff_core" / "host", ROOT 
 PACK = [ROOT / "__init__.py", *sorted(CORE.rglob("*.py")), *sorted(NODES.rglob("*.py"))]
 COMFYUI = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths", "latent_preview"}
 COMFYUI |= {"node_helpers", "nodes", "server"}
-HEAVY = {"diffusers", "kornia", "matplotlib", "skimage", "transformers"}
+HEAVY = {"diffusers", "kornia", "matplotlib", "transformers"}
 LIBRARIES = HEAVY | {"PIL", "av", "einops", "numpy", "safetensors", "torch", "tqdm"}
 
 BATCH_LIBRARIES = {"aiohttp", "av", "comfy_cli", "psutil", "ray", "tqdm"}

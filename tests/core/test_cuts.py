@@ -6,7 +6,7 @@ from fixtures.sample_videos import flickering, moving
 from torch import Tensor
 
 from bivdiff_core.measure.cuts import find_cuts, format_frames, leave_out_cuts
-from bivdiff_core.measure.video_metrics import find_second_frames, find_worst_pair, measure_video
+from bivdiff_core.measure.video_metrics import MeasuredClip, find_second_frames, find_worst_pair, measure_video
 from research import toy_world
 from research.demo_chain import add_colour_flicker
 
@@ -47,7 +47,7 @@ def test_pairs_across_a_cut_are_not_measured():
 def test_the_worst_flicker_is_named_apart_from_cuts(clips):
     frames = torch.cat([clips[0], clips[1]])
     frames[4] = (frames[4] + 0.2).clamp(0, 1)
-    metrics = leave_out_cuts(measure_video(frames), find_cuts(frames), len(frames))
+    metrics = leave_out_cuts(measure_video(MeasuredClip.from_frames(frames)), find_cuts(frames), len(frames))
     assert metrics["flicker"].isnan().nonzero().flatten().tolist() == [7]
     assert find_worst_pair(metrics["flicker"]) + 1 in (4, 5)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bivdiff_core.measure import optical_flow, video_metrics
+from bivdiff_core.measure.optical_flow import Computation
 
 FRAMES, SPEED = 6, 2
 
@@ -75,10 +76,18 @@ def test_pixels_without_a_match_stay_unchanged():
 def test_flow_is_estimated_at_a_bounded_size_and_once_per_pair(clip, noisy, monkeypatch):
     monkeypatch.setattr(optical_flow, "MAX_FLOW_SIDE", 64)
     large = torch.nn.functional.interpolate(clip.movedim(-1, 1), scale_factor=2, mode="bilinear").movedim(1, -1)
-    pairs = []
-    averaged, share = optical_flow.average_along_flow(large, large, 2, lambda: pairs.append(1))
+    pairs, steps = [], []
+
+    def estimate(reference: Tensor, moving: Tensor) -> Tensor:
+        pairs.extend(reference)
+        assert max(reference.shape[1:3]) == 64
+        return optical_flow.estimate_tv_l1_of_luma(reference, moving)
+
+    computation = Computation(estimate_flow=estimate, on_step=steps.append)
+    averaged, share = optical_flow.average_along_flow(large, large, 2, computation)
     assert averaged.shape == large.shape and share.shape == large.shape[:3]
-    assert len(pairs) == FRAMES - 1
+    assert len(pairs) == 2 * (FRAMES - 1)  # both ways
+    assert sum(steps) == FRAMES - 1 + FRAMES
     assert (averaged - large)[:, 32:-32, 32:-32].square().mean().sqrt() < 0.02
 
 
@@ -91,9 +100,9 @@ def max_flows_in_memory(frames: int) -> int:
     clip = textured(32).expand(frames, -1, -1, -1)
     counts = []
 
-    def count() -> None:
+    def count(_: int) -> None:
         counts.append(sum(type(each) is Tensor and each.shape == (1, 32, 32, 3) for each in gc.get_objects()))
 
-    count()
-    optical_flow.average_along_flow(clip, clip, 2, count)
+    count(0)
+    optical_flow.average_along_flow(clip, clip, 2, Computation(on_step=count))
     return max(counts) - counts[0]

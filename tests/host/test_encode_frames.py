@@ -5,6 +5,8 @@ import torch
 from fixtures import tiny_models as tiny
 from torch import Tensor
 
+from bivdiff_core.host.encoding import reconstruct_frames
+
 
 @pytest.fixture(scope="module")
 def wan_vae():
@@ -57,6 +59,16 @@ def test_an_image_vae_encodes_frames_independently(pack, image_vae, mode):
     frames = encode(pack, image_vae, images, stride=2, mode=mode)
     assert frames.shape == (4, 4, 4, 4)
     torch.testing.assert_close(frames, core_encode(pack, image_vae, images[::2]))
+
+
+@pytest.mark.parametrize(("vae", "count"), [("wan_vae", 5), ("image_vae", 8)])
+def test_a_reconstruction_equals_vae_encode_and_vae_decode(pack, request, vae, count):
+    """Without the last frames, which would not fill a latent frame."""
+    vae, images = request.getfixturevalue(vae), random_images(8)
+    with torch.inference_mode():
+        reconstructed = reconstruct_frames(vae, images)
+    (expected,) = pack.run("VAEDecode", vae=vae, samples={"samples": core_encode(pack, vae, images[:count])})
+    assert reconstructed.shape == images[:count].shape and torch.equal(reconstructed, expected)
 
 
 def assert_rejected(pack, vae, images: Tensor, *parts: str, **inputs) -> None:

@@ -130,7 +130,7 @@ def test_cancelling_stops_a_measurement_after_the_current_pair_of_frames(server,
 
     result = server.run({key: {"class_type": name, "inputs": inputs} for key, (name, inputs) in nodes.items()}, watch)
     assert result.interrupted and "measured" not in result.outputs and "shown" not in result.executed
-    assert pairs[:2] == [(1, 7), (2, 7)] and len(pairs) <= 3
+    assert [steps for _, steps in pairs[:2]] == [15, 15] and len(pairs) <= 3  # 8 frames and 7 pairs
 
 
 def test_the_report_names_the_cuts_and_the_frame_that_flickers_most(pack, clip):
@@ -156,6 +156,23 @@ def test_frame_consistency_uses_clips_embeddings(pack, clip, tmp_path):
     expected = (embeddings[1:] * embeddings[:-1]).sum(dim=1).mean()
     assert is_plot(plot) and f"consistency: {expected:.3f} " in summary
     assert "similarity" not in summary
+
+
+@pytest.mark.parametrize("source", [None, "same size", "other size"])
+def test_the_report_tells_what_the_vae_costs(pack, clip, source):
+    vae = pack.run("BIVDiffDemoModels", variant="base")[3]
+    wired = {None: {}, "same size": {"source_images": clip}, "other size": {"source_images": clip[:, ::2, ::2]}}[source]
+    _, summary = pack.run("BIVDiffTemporalReport", images=clip, vae=vae, **wired)
+    (line,) = (line for line in summary.splitlines() if line.startswith("The VAE alone keeps "))
+    assert 0.9 < float(line.split("similarity of ")[1].split(".")[1][:3]) / 1000 < 1 and "It flickers by 0.0" in line
+
+
+def test_a_report_warns_of_colours_that_drift(pack):
+    clip = toy_world.generate_clip(toy_world.HELD_OUT_SEEDS[1]).frames
+    drifted = (clip + torch.linspace(0, 0.1, len(clip))[:, None, None, None]).clamp(0, 1)
+    _, summary = pack.run("BIVDiffTemporalReport", images=drifted, reference_images=clip)
+    assert "The colours drift by " in summary and "Post-Process SeedVR2 Output" in summary
+    assert "The colours drift" not in pack.run("BIVDiffTemporalReport", images=clip, reference_images=clip)[1]
 
 
 def test_the_sweep_grid_shows_the_reference_frames(pack, clip):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bivdiff_core.measure.video_metrics import SourceMotion
+from bivdiff_core.measure.video_metrics import MeasuredClip
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,6 @@ def test_with_the_source_a_video_with_another_motion_is_degraded(sweep_nodes):
     independent = random_images(4, seed=1)
     assert sweep_nodes.compare_videos([independent, moving, other_motion], independent)[3] == [False, False, False]
     _, flicker, pareto_indices, is_degraded = sweep_nodes.compare_videos(
-        [independent, moving, other_motion], independent, source=SourceMotion.from_frames(moving)
+        [independent, moving, other_motion], independent, source=MeasuredClip.from_frames(moving)
     )
     assert is_degraded[2] and 2 not in pareto_indices and flicker[1] < 0.2 * flicker[0]

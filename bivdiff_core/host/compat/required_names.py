@@ -17,8 +17,8 @@ REQUIRED_NAMES = {
     "comfy.ldm.modules.attention": "BasicTransformerBlock CrossAttention optimized_attention",
     "comfy.ldm.modules.diffusionmodules.openaimodel": "ResBlock UNetModel",
     "comfy.model_base": "BaseModel GenmoMochi HunyuanVideo IP2P LTXV SVD_img2vid WAN21 WAN22_Animate",
-    "comfy.model_management": "current_loaded_models get_free_memory intermediate_device intermediate_dtype is_oom "
-    "raise_non_oom soft_empty_cache throw_exception_if_processing_interrupted",
+    "comfy.model_management": "current_loaded_models get_free_memory get_torch_device intermediate_device "
+    "intermediate_dtype is_oom load_model_gpu raise_non_oom soft_empty_cache throw_exception_if_processing_interrupted",
     "comfy.model_patcher": "create_model_options_clone",
     "comfy.model_sampling": "CONST EPS IMG_TO_IMG IMG_TO_IMG_FLOW ModelSamplingDiscrete V_PREDICTION X0",
     "comfy.ops": "disable_weight_init",
@@ -31,8 +31,8 @@ REQUIRED_NAMES = {
     "comfy.supported_models_base": "BASE",
     "comfy.utils": "PROGRESS_BAR_ENABLED ProgressBar load_torch_file state_dict_prefix_replace unet_to_diffusers",
     "comfy_api.latest": "ComfyExtension io",
-    "comfy_api.latest.io": "Clip Combo ComfyNode Conditioning Float Image Input Int Latent Model NodeOutput Schema "
-    "String Vae",
+    "comfy_api.latest.io": "Clip Combo ComfyNode Conditioning Custom Float Image Input Int Latent Model NodeOutput "
+    "Schema String Vae",
     "latent_preview": "get_previewer",
 }
 """Names that all nodes need, by module."""
@@ -61,7 +61,7 @@ NEEDED_BY = {
     },
     "demo_nodes video_model": {
         "comfy.clip_model": "CLIPTextModel",
-        "comfy.model_management": "get_torch_device unet_dtype unet_manual_cast unet_offload_device",
+        "comfy.model_management": "unet_dtype unet_manual_cast unet_offload_device",
         "comfy.model_patcher": "CoreModelPatcher ModelPatcher",
         "comfy.sd": "CLIP VAE",
         "comfy.sd1_clip": "SD1ClipModel SDClipModel",
