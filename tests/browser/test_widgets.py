@@ -170,10 +170,18 @@ def test_two_videos_are_compared(comfy):
 
 
 def test_the_report_leads_to_the_frame_that_flickers_most(comfy):
-    graph = comparison({"type": "BIVDiffTemporalReport", "inputs": {"images": "IMAGE"}})
-    graph["links"] = [[1, 1, 0, 2, 0, "VIDEO"], [2, 2, 0, 4, 0, "IMAGE"], [3, 2, 0, 4, 1, "IMAGE"]]
-    graph["links"].append([4, 2, 0, 3, 0, "IMAGE"])
-    graph["nodes"][3]["inputs"][1]["link"], graph["nodes"][2]["inputs"][0]["link"] = 3, 4
+    graph = workflow(
+        {**CLIP},
+        {**COMPONENTS},
+        {"type": "BIVDiffTemporalReport", "inputs": {"images": "IMAGE"}},
+        {"type": "BIVDiffCompareVideos", "inputs": {"before": "IMAGE", "after": "IMAGE"}, "widgets_values": [8.0]},
+        links=[
+            [1, 1, 0, 2, 0, "VIDEO"],
+            [2, 2, 0, 3, 0, "IMAGE"],
+            [3, 2, 0, 4, 0, "IMAGE"],
+            [4, 2, 0, 4, 1, "IMAGE"],
+        ],
+    )
     comfy.load(graph, "worst")
     assert comfy.run()["status"]["status_str"] == "success"
     link = comfy.page.get_by_text("Compare at frame")
