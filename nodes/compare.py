@@ -10,7 +10,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..bivdiff_core.measure.audio_cuts import cut_audio
-from ..bivdiff_core.measure.comparison_files import limit_size, stack_frames, write_webm
+from ..bivdiff_core.measure.comparison_files import OPUS_RATE, limit_size, stack_frames, write_webm
 from ..bivdiff_core.measure.video_metrics import frame_difference
 from . import shared_inputs
 from .base import PackNode
@@ -67,7 +67,7 @@ class CompareVideos(PackNode):
         ]
         shown = {"changes": [changes], "fps": [fps], "sound": [audio is not None]}
         if len(after) == 1:
-            picture = stack_frames([before[0], after[0]], tuple(after.shape[1:3]))
+            picture = stack_frames([before[0], after[0]], (after.shape[1], after.shape[2]))
             return io.NodeOutput(ui={"compared": ui.PreviewImage(picture[None], cls=cls).values, **shown})
         return io.NodeOutput(ui={"compared": [save_video(before, after, fps, audio)], **shown})
 
@@ -90,9 +90,9 @@ def save_video(before: Tensor, after: Tensor, fps: float, audio: dict | None) ->
             yield stack_frames(pair, (height, width))
             bar.update(1)
 
-    sound = ()
+    waveform, rate = None, OPUS_RATE
     if audio is not None:
         rate = audio["sample_rate"]
-        sound = cut_audio(audio["waveform"][0], rate, fps, 0, len(after)), rate
-    write_webm(folder / name, stacked(), (2 * height, width), fps, *sound)
+        waveform = cut_audio(audio["waveform"][0], rate, fps, 0, len(after))
+    write_webm(folder / name, stacked(), (2 * height, width), fps, waveform, rate)
     return {"filename": name, "subfolder": "", "type": "temp"}

@@ -196,7 +196,7 @@ MIN_FLICKER = 1e-7
 def find_worst_flicker(flicker: Tensor, frame_count: int) -> int | None:
     """The frame that differs most from the one before, along the motion; None if nothing flickers."""
     pair = find_worst_pair(flicker)
-    return find_second_frames(len(flicker), frame_count)[pair].item() if flicker[pair] > MIN_FLICKER else None
+    return int(find_second_frames(len(flicker), frame_count)[pair]) if flicker[pair] > MIN_FLICKER else None
 
 
 def describe_worst_flicker(flicker: Tensor, frame: int | None) -> list[str]:

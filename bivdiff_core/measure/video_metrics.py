@@ -177,7 +177,7 @@ def similarity(frames: Tensor, reference: Tensor) -> Tensor:
 
     # By colour, because kornia holds about fifteen copies of its input.
     colours = zip(*(images.movedim(-1, 1).split(1, dim=1) for images in (frames, reference)), strict=True)
-    values = [ssim(*pair, window_size=11, padding="valid").mean(dim=(1, 2, 3)) for pair in colours]
+    values = [ssim(a, b, window_size=11, padding="valid").mean(dim=(1, 2, 3)) for a, b in colours]
     return torch.stack(values).mean(dim=0)
 
 
