@@ -29,7 +29,7 @@ from tools.in_process_comfyui import COMFYUI
 from tools.video_files import read_frames, write_demo_inputs
 from tools.write_workflows import FILES, RECIPES, build_workflow
 
-UPPER_ROW_TITLES = dict.fromkeys(("controlnet", "t2i_adapter", "animatediff"), "Control")
+UPPER_ROW_TITLES = dict.fromkeys(("controlnet", "t2i_adapter", "animatediff", "borrowed_control"), "Control")
 UPPER_ROW_TITLES |= dict.fromkeys(("zeroscope", "tile_upscale"), "Frame-wise")
 """Preview title of the upper row, if it is not the source."""
 STAGES = ("Control", "Frame-wise", "No structure pass", "Smoothed")
