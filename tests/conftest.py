@@ -33,7 +33,7 @@ def archive(tmp_path_factory) -> zipfile.ZipFile:
 def server(tmp_path_factory):
     """A running ComfyUI server with the pack, and with loaders of tiny models (fixtures/packs)."""
     packs, base = ROOT / "tests" / "fixtures" / "packs", tmp_path_factory.mktemp("server")
-    with ComfyUIServer(sys.executable, COMFYUI, base, cpu=True, extra_packs=packs) as server:
+    with ComfyUIServer(sys.executable, COMFYUI, base, cpu=True, extra_packs=[packs]) as server:
         yield server
 
 
