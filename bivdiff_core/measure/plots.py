@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .video_metrics import METRIC_FORMATS, find_worst_pair
+from .video_metrics import METRIC_FORMATS, find_second_frames, find_worst_pair
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -144,23 +144,26 @@ def plot_temporal_report(
 ) -> Tensor:
     """A panel for each metric of a video, frame by frame, with the video before if any; those with warnings in red.
 
-    A red ring marks the worst flicker.
+    A metric of a pair of frames is at the second frame. A red ring marks the worst flicker.
     """
     rows = math.ceil(len(after) / 2)
+    frame_count = len(after["sharpness"])
     page = new_page(50 + 110 * rows, "Frame by frame: grey is before, blue is after" if before else "Frame by frame")
     grid = page.subplots(rows, 2).flatten()
     for axes, (name, values) in zip(grid, after.items(), strict=False):
         form, meaning = METRIC_FORMATS[name]
         mean = form.format(values.nanmean())
+        is_of_pairs = len(values) < frame_count
+        frames = find_second_frames(len(values), frame_count) if is_of_pairs else torch.arange(frame_count)
         if before and name in before:
-            axes.plot(before[name].numpy(), "o-", color=BEFORE, markersize=2)
+            axes.plot(frames, before[name], "o-", color=BEFORE, markersize=2)
             mean = f"{form.format(before[name].nanmean())} -> {mean}"
-        axes.plot(values.numpy(), "o-", color=AFTER, markersize=2)
+        axes.plot(frames, values, "o-", color=AFTER, markersize=2)
         if name == "flicker":
             worst = find_worst_pair(values)
-            axes.plot(worst, values[worst], "o", color=BAD, fillstyle="none", markersize=7)
+            axes.plot(frames[worst], values[worst], "o", color=BAD, fillstyle="none", markersize=7)
         label_panel(axes, f"{name}: {mean}", meaning, BAD if name in warnings else "black")
-        use_integer_ticks(axes, len(values))
+        use_integer_ticks(axes, frame_count)
         if name in ("flicker", "motion", "sharpness"):
             axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
     for axes in grid[len(after) :]:
