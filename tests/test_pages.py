@@ -11,6 +11,7 @@ from research import claims, published
 from research.page_tables import PAGES, block_names, fill_page
 from research.rows_and_jobs import ROWS, read_rows
 from research.write_pages import ROW_SETS, read_row_sets
+from tools import model_table
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -49,7 +50,8 @@ def test_every_block_of_a_page_is_filled_from_rows(page):
         block for name in names for block in import_module(f"research.{name}").render_tables(*read_row_sets(name))
     ]
     assert len(blocks) == len(set(blocks))
-    assert set(blocks) == block_names((ROOT / page).read_text(encoding="utf-8"))
+    filled = set(blocks) | ({model_table.BLOCK} if page == model_table.PAGE else set())  # of the code, not of rows
+    assert filled == block_names((ROOT / page).read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("page", SPARSE_PAGES)

@@ -51,6 +51,7 @@ class VideoModel(NamedTuple):
     template: str = ""
 
 
+IMAGE_KINDS = ("WAN21_I2V", "WAN21_FunControl2V", "WAN22_Animate")
 UNET_3D, I2V, MEAN_FLOW = "UNet3DConditionModel", "Wan image-to-video", "mean-flow HunyuanVideo"
 VIDEO_MODELS = (
     VideoModel("ZeroScope v2 576w", UNET_3D, "SD15", DEMO, (), "576x320", "8 to 24", "7.5", "13"),
@@ -62,7 +63,7 @@ VIDEO_MODELS = (
     VideoModel("Wan 2.1", "Wan", "Wan21", SMALL, ("WAN21_T2V",), "832x480", "81", "6", "15, 19, 20"),
     VideoModel("Wan 2.2 14B", "Wan", "Wan21", SMALL, ("WAN21_T2V",), "832x480", "81", "3.5", "21"),
     VideoModel("Wan VACE", "Wan", "Wan21", SMALL, ("WAN21_Vace",), "832x480", "81", "6", "22"),
-    VideoModel("Wan image to video", I2V, "Wan21", SMALL, (), "832x480", "81", "6"),
+    VideoModel("Wan image to video, Fun Control, Animate", I2V, "Wan21", SMALL, IMAGE_KINDS, "832x480", "81", "6"),
     VideoModel("Wan 2.2 5B", "Wan", "Wan22", SMALL, ("WAN22_T2V",), "1280x704", "121", "5"),
     VideoModel("LTX-Video", "LTX", "LTXV", SMALL, ("LTXV",), "768x512", "97", "3"),
     VideoModel("LTX-2", "video", "LTXAV", SMALL, ("LTXAV",), "768x512", "121", "4", "23"),
@@ -99,13 +100,13 @@ def _render_row(model: VideoModel, families: ModuleType) -> dict[str, str]:
 
 
 def _partners(space: str) -> list[str]:
-    """Names of the image models with these latents."""
+    """Names of the image models with these latents; those that were not run are in brackets."""
     import comfy.supported_models
 
     found = []
     for kind, name in IMAGE_MODELS.items():
         if getattr(comfy.supported_models, kind).latent_format.__name__ == space:
-            found.append(f"{name} (not run)" if kind in IMAGE_MODELS_NOT_RUN else name)
+            found.append(f"({name})" if kind in IMAGE_MODELS_NOT_RUN else name)
     return found
 
 

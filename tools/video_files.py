@@ -60,6 +60,13 @@ def find_node_by_title(prompt: dict, title: str) -> str:
 
 
 def read_frames(server: ComfyUIServer, run: PromptResult, prompt: dict, title: str) -> Tensor:
-    """The frames ``[F, H, W, 3]`` in 0..1 that the preview or save node with this title wrote."""
+    """The frames ``[F, H, W, 3]`` in 0..1 that the preview or save node with this title wrote.
+
+    Those of Compare Videos are both clips, one after the other.
+    """
     files = server.output_files(run.outputs[find_node_by_title(prompt, title)])
+    if files[0].suffix == ".webm":
+        with av.open(str(files[0])) as container:
+            stacked = torch.stack([to_tensor(frame.to_image()).movedim(0, -1) for frame in container.decode(video=0)])
+        return torch.cat(stacked.chunk(2, dim=1))
     return torch.stack([to_tensor(Image.open(file).convert("RGB")).movedim(0, -1) for file in files])

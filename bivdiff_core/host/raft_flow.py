@@ -19,6 +19,8 @@ def make_raft_estimator(optical_flow: OpticalFlow) -> FlowEstimator:
     def estimate(reference: Tensor, moving: Tensor) -> Tensor:
         # ComfyUI may have offloaded it for another model since the last call.
         comfy.model_management.load_model_gpu(optical_flow)
+        # With little memory ComfyUI loads a part of a model's weights, which torchvision's layers do not support.
+        optical_flow.model.to(optical_flow.load_device)
         size = reference.shape[1:3]
         enlargement = max(1, MIN_SIDE / min(size))
         height, width = (max(MIN_SIDE, round(side * enlargement / SIDE_MULTIPLE) * SIDE_MULTIPLE) for side in size)

@@ -106,9 +106,9 @@ def test_enhance_a_video_counts_the_frames_of_a_window(pack, caplog, frames, war
     (model,) = node.enhance(tiny.wan_model(), weight=2.0, latent={"samples": torch.zeros(1, 16, frames, 8, 8)})
     if warned:
         with pytest.raises(ValueError, match="Enhance-A-Video .* 4 frames"):
-            smooth(pack, model, 7, context_length=4, context_overlap=1)
+            smooth(pack, model, 7, context_length=13, context_overlap=4)
     else:
-        assert smooth(pack, model, 7, context_length=4, context_overlap=1).isfinite().all()
+        assert smooth(pack, model, 7, context_length=13, context_overlap=4).isfinite().all()
 
 
 # Patches that hold a hint for each frame

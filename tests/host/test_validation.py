@@ -369,7 +369,9 @@ def short_scheduler(monkeypatch):
         return torch.cat([torch.linspace(1, 0.05, steps), torch.zeros(1)])
 
     monkeypatch.setitem(comfy.samplers.SCHEDULER_HANDLERS, "short", comfy.samplers.SchedulerHandler(short))
-    monkeypatch.setattr(comfy.samplers.KSampler, "SCHEDULERS", [*comfy.samplers.SCHEDULER_NAMES, "short"])
+    names = [*comfy.samplers.SCHEDULER_NAMES, "short"]
+    monkeypatch.setattr(comfy.samplers, "SCHEDULER_NAMES", names)
+    monkeypatch.setattr(comfy.samplers.KSampler, "SCHEDULERS", names)
 
 
 @pytest.mark.parametrize("node_id", ["BIVDiffInvertImage", *VIDEO_NODES])
