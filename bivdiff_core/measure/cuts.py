@@ -22,7 +22,10 @@ def find_cuts(frames: Tensor) -> list[int]:
     Args:
         frames: a clip, `[F, H, W, C]` in 0..1. Frames are reduced one at a time to save memory.
     """
-    small = torch.stack([_shrink(frame) for frame in frames])
+    small = torch.empty(len(frames), 3, *_small_size(frames))
+    for i, frame in enumerate(frames):  # in place, since kept small tensors fragment the memory of the large ones
+        pixels = frame[..., :3].float().movedim(-1, 0)[None]
+        small[i] = torch.nn.functional.interpolate(pixels, size=small.shape[2:], mode="area")[0]
     changes = small.diff(dim=0).abs().mean(dim=(1, 2, 3)).tolist()
     cuts = []
     for i, change in enumerate(changes):
@@ -32,12 +35,11 @@ def find_cuts(frames: Tensor) -> list[int]:
     return cuts
 
 
-def _shrink(frame: Tensor) -> Tensor:
-    """A frame `[H, W, C]` as `[3, h, w]` whose longer side is `CUT_SIDE`, or its own size if that is smaller."""
-    scale = min(1, CUT_SIDE / max(frame.shape[:2]))
-    size = [max(round(side * scale), 1) for side in frame.shape[:2]]
-    pixels = frame[..., :3].float().movedim(-1, 0)
-    return torch.nn.functional.interpolate(pixels[None], size=size, mode="area")[0]
+def _small_size(frames: Tensor) -> tuple[int, int]:
+    """Height and width of frames `[F, H, W, C]` whose longer side is `CUT_SIDE`, or their own if that is smaller."""
+    height, width = frames.shape[1:3]
+    scale = min(1, CUT_SIDE / max(height, width))
+    return max(round(height * scale), 1), max(round(width * scale), 1)
 
 
 def leave_out_cuts(metrics: dict[str, Tensor], cuts: list[int], frame_count: int) -> dict[str, Tensor]:

@@ -83,27 +83,32 @@ class MeasuredClip:
         size = size or (frames.shape[1], frames.shape[2])
         pairs = select_pairs(len(frames))
         needed = torch.cat((pairs, pairs + 1)).unique()
-        change, sharp, colour, small = [], [], [], []
+        # In place, since kept small tensors fragment the memory of the large ones.
+        count, filled = len(frames), 0
+        change, sharp, colour, images = torch.empty(count - 1), torch.empty(count), torch.empty(count, 6), None
         for batch in split_frames(len(frames), size):
             # One more frame, whose difference to the last one counts here.
             loaded = load_frames(frames, slice(batch.start, batch.stop + 1), size, computation.device)
             own = loaded[: batch.stop - batch.start]
-            change.append(frame_difference(loaded).cpu())
-            sharp.append(sharpness(own).cpu())
-            colour.append(colour_statistics(own).cpu())
+            change[batch.start : batch.start + len(loaded) - 1] = frame_difference(loaded)
+            sharp[batch] = sharpness(own)
+            colour[batch] = colour_statistics(own)
             kept = needed[(needed >= batch.start) & (needed < batch.stop)] - batch.start
             if len(kept):
-                small.append(shrink_for_flow(own[kept.to(own.device)]).cpu())
+                small = shrink_for_flow(own[kept.to(own.device)])
+                images = torch.empty(len(needed), *small.shape[1:]) if images is None else images
+                images[filled : filled + len(kept)] = small
+                filled += len(kept)
             computation.on_step(len(own))
-        images = torch.cat(small)
+        assert images is not None  # a clip has a pair of frames
         previous, current = (images[torch.searchsorted(needed, i)] for i in (pairs, pairs + 1))
         flow, reliable = estimate_flow(previous, current, computation)
         return cls(
             frames,
             size,
-            torch.cat(change),
-            torch.cat(sharp),
-            torch.cat(colour),
+            change,
+            sharp,
+            colour,
             pairs,
             previous,
             current,
@@ -352,12 +357,12 @@ def measure_video(
 
 
 def _similarity_in_batches(video: MeasuredClip, reference: MeasuredClip, computation: Computation) -> Tensor:
-    values = []
+    values = torch.empty(len(video.frames))
     for batch in split_frames(len(video.frames), video.size):
         pair = [load_frames(clip.frames, batch, video.size, computation.device) for clip in (video, reference)]
-        values.append(similarity(*pair).cpu())
-        computation.on_step(len(values[-1]))
-    return torch.cat(values)
+        values[batch] = similarity(*pair).cpu()
+        computation.on_step(batch.stop - batch.start)
+    return values
 
 
 @dataclass(frozen=True)
