@@ -54,14 +54,7 @@ class SelectFrames(PackNode):
                     max=1 << 20,
                     tooltip="How many frames to take; 0 takes all up to the clip's end.",
                 ),
-                io.Float.Input(
-                    "fps",
-                    default=24.0,
-                    min=0.01,
-                    max=1000.0,
-                    step=0.01,
-                    tooltip="The clip's frame rate; wire fps of Get Video Components.",
-                ),
+                shared_inputs.fps_input("The clip's frame rate; wire fps of Get Video Components."),
                 io.Audio.Input(
                     "audio",
                     optional=True,
@@ -126,14 +119,7 @@ class SplitAtCuts(PackNode):
                     tooltip="The frames of a clip, from Get Video Components or Select Frames. A clip without cuts "
                     "stays whole.",
                 ),
-                io.Float.Input(
-                    "fps",
-                    default=24.0,
-                    min=0.01,
-                    max=1000.0,
-                    step=0.01,
-                    tooltip="The frames' rate; wire fps of the node that the frames come from.",
-                ),
+                shared_inputs.fps_input("The frames' rate; wire fps of the node that the frames come from."),
                 io.Audio.Input(
                     "audio",
                     optional=True,

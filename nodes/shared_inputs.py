@@ -122,6 +122,11 @@ def low_noise_inputs() -> list[io.Input]:
     ]
 
 
+def fps_input(tooltip: str) -> io.Float.Input:
+    """The frame rate of a clip."""
+    return io.Float.Input("fps", default=24.0, min=0.01, max=1000.0, step=0.01, tooltip=tooltip)
+
+
 def strength_input(tooltip: str, advanced: bool = False) -> io.Float.Input:
     """How far to invert towards noise; every node of the chain uses the same scale."""
     return io.Float.Input(
