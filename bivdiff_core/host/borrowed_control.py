@@ -23,6 +23,7 @@ from torch import Tensor
 from ..solvers import Denoiser
 from .comfy_types import Conditioning, Model
 from .compat.comfyui_internals import BORROWED_CONTROL_WRAPPER
+from .latents import to_clip
 from .memory import load_together
 from .model_families import has_time_axis
 from .prompts import PromptPair, check_image_input, check_prompt, check_prompt_coverage
@@ -87,7 +88,7 @@ class BorrowedControl:
                 x = self._to_frames(step["input"])
                 sigma = step["sigma"][:1].expand(len(x))
                 difference = controlled(x, sigma) - plain(x, sigma)
-                return step["denoised"] + self.weight * self._from_frames(difference)
+                return step["denoised"] + self.weight * to_clip(difference)
 
             functions = guider.model_options.get("sampler_post_cfg_function", [])
             guider.model_options["sampler_post_cfg_function"] = [*functions, add_control]
@@ -118,9 +119,6 @@ class BorrowedControl:
     def _to_frames(self, x: Tensor) -> Tensor:
         """A video MODEL's latents in the layout of the image MODEL."""
         return rearrange(x, "1 c t h w -> t c 1 h w") if has_time_axis(self.plain_model) else x
-
-    def _from_frames(self, x: Tensor) -> Tensor:
-        return rearrange(x, "t c 1 h w -> 1 c t h w") if has_time_axis(self.plain_model) else x
 
 
 class _PredictionGuider(comfy.samplers.CFGGuider):
