@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -21,10 +22,12 @@ from .worker import Worker
 RAY_REQUIREMENT = "ray[data]==2.60.0"
 STAGE_POLL_SECONDS = 0.5
 """Seconds between queries of the workers' stages."""
+STOP_SECONDS = 30.0
+"""How long the driver waits for workers that stop; a worker whose node is lost never reports that it has stopped."""
 
 
 class StageStore:
-    """Actor that holds the current stage of each worker of the cluster."""
+    """Actor that holds the current stage of each worker of the cluster, from its start until it has stopped."""
 
     def __init__(self) -> None:
         self._stages: dict[str, str] = {}
@@ -32,6 +35,10 @@ class StageStore:
     def set_stage(self, worker: str, stage: str) -> None:
         """Store a worker's stage."""
         self._stages[worker] = stage
+
+    def remove(self, worker: str) -> None:
+        """Forget a worker."""
+        self._stages.pop(worker, None)
 
     def read(self) -> dict[str, str]:
         """Return the stage of each worker."""
@@ -42,9 +49,12 @@ class RayWorker:
     """A worker on a node of the cluster, with the GPU assigned by Ray; ``stages`` is the handle of a `StageStore`."""
 
     def __init__(self, batch: Batch, stages) -> None:
+        import ray
+
         self._worker = Worker(batch)
         self._stages = stages
-        self._name = f"{socket.gethostname()} {os.getpid()}"
+        self._name = ray.get_runtime_context().get_actor_id()  # of a restarted actor too
+        stages.set_stage.remote(self._name, "starting")
 
     def __call__(self, row: dict) -> dict:
         """Process a clip. An error that ends the batch is returned, since Ray would retry an exception forever."""
@@ -57,7 +67,11 @@ class RayWorker:
 
     def __del__(self) -> None:
         """Stop the worker when Ray Data ends the actor. Otherwise Ray kills its processes and their folder stays."""
+        import ray
+
         self._worker.stop()
+        with suppress(ray.exceptions.RayError):  # its node is lost, or the driver was killed
+            ray.get(self._stages.remove.remote(self._name))
 
 
 def run_ray(
@@ -108,10 +122,19 @@ def run_ray(
     poller.start()
     try:
         yield from _process_clips(ray, batch, clips, workers, stages)
+        _wait_until_stopped(ray, stages)
     finally:
         ended.set()
         poller.join()  # a call after ray.shutdown would start Ray again
         ray.shutdown()
+
+
+def _wait_until_stopped(ray, stages) -> None:
+    """Wait for the workers, which Ray Data has told to stop: ray.shutdown would kill those that have not begun to."""
+    deadline = time.monotonic() + STOP_SECONDS
+    with suppress(ray.exceptions.RayError):  # their node is lost
+        while ray.get(stages.read.remote(), timeout=10) and time.monotonic() < deadline:
+            time.sleep(0.1)
 
 
 def _process_clips(ray, batch: Batch, clips: list[BatchClip], workers: int | None, stages) -> Iterator[dict]:
