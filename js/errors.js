@@ -5,13 +5,24 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { findNode } from "./graph.js";
 
+/** Show a notice, and return a function that removes it. The frontend's functions for that changed in version 1.58. */
+function showNotice(summary, detail) {
+  const { toast } = app.extensionManager;
+  if (toast.dismiss) {
+    const id = toast.error(summary, { description: detail });
+    return () => toast.dismiss(id);
+  }
+  const notice = { severity: "error", summary, detail };
+  toast.add(notice);
+  return () => toast.remove(notice);
+}
+
 app.registerExtension({
   name: "BIVDiff.Errors",
 
   setup() {
-    const { toast } = app.extensionManager;
-    let notice;
-    api.addEventListener("execution_start", () => notice && toast.remove(notice));
+    let removeNotice = () => {};
+    api.addEventListener("execution_start", () => removeNotice());
     api.addEventListener("execution_error", ({ detail }) => {
       const { node_id, node_type, exception_type, exception_message } = detail;
       if (!node_type.startsWith("BIVDiff") && !exception_type.endsWith(".BIVDiffError")) return;
@@ -19,8 +30,7 @@ app.registerExtension({
       const message = exception_message.trim();
       // The message starts with the node's name; do not repeat it below the title.
       const repeats = message.startsWith(`${title}: `);
-      notice = { severity: "error", summary: title, detail: repeats ? message.slice(title.length + 2) : message };
-      toast.add(notice);
+      removeNotice = showNotice(title, repeats ? message.slice(title.length + 2) : message);
     });
   },
 });
