@@ -218,7 +218,7 @@ class AverageAlongMotion(PackNode):
             description="Averages every frame with its adjacent frames, warped along the motion of a clip: the "
             "cheapest way to reduce flicker, without any model. Use it on frames that are nearly consistent, or as a "
             "baseline. Independently generated frames come out soft, with ghosting.",
-            search_aliases=["optical flow", "deflicker", "motion compensated", "temporal average", "temporal denoise"],
+            search_aliases=["optical flow", "motion compensated", "temporal average", "temporal denoise"],
             inputs=[
                 io.Image.Input("images", tooltip="The decoded frames to average."),
                 io.Image.Input(

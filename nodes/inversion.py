@@ -70,7 +70,7 @@ class InvertImage(PackNode):
             category=shared_inputs.CATEGORY,
             description="Inverts every frame independently with an image model (DDIM inversion). Denoising this noise "
             "restores the frames. Use the plain model, without ControlNet.",
-            search_aliases=["ddim inversion", "unsampler", "invert", "image inversion", "bivdiff"],
+            search_aliases=["ddim inversion", "unsample", "unsampler", "image inversion", "bivdiff"],
             inputs=[
                 *_inversion_inputs(
                     "The checkpoint that generated the frames, without ControlNet or LoRA. For an inpainting or "
@@ -138,7 +138,7 @@ class InvertVideo(PackNode):
             category=shared_inputs.CATEGORY,
             description="Inverts the whole clip with the video model (DDIM inversion). This noise suits the "
             "video model, but it also contains the flicker; Mixed Inversion Blend decides how much of it to use.",
-            search_aliases=["ddim inversion", "unsampler", "invert", "video inversion", "bivdiff"],
+            search_aliases=["ddim inversion", "unsample", "unsampler", "video inversion", "bivdiff"],
             inputs=[
                 *_inversion_inputs(
                     "The video model that will smooth the clip, without LoRAs for few steps (Lightning, LCM).",

@@ -30,7 +30,7 @@ class FrameSampler(PackNode):
             "frames flicker; Video Temporal Smoother fixes that at the end of the chain. A second Frame-wise Image "
             "Sampler after it is the structure pass: it denoises the slightly inverted smoothed video and restores "
             "the shapes that smoothing lost.",
-            search_aliases=["ksampler frames", "video to video", "vid2vid", "batch sampler", "bivdiff"],
+            search_aliases=["ksampler frames", "vid2vid", "style video", "upscale video", "qwen", "flux", "bivdiff"],
             inputs=[
                 io.Model.Input("model", tooltip="The image model, with its LoRAs and patches."),
                 io.Conditioning.Input(
@@ -117,7 +117,7 @@ class TemporalSmoother(PackNode):
             category=shared_inputs.CATEGORY,
             description="Denoises inverted frames with a video model, which makes them consistent over time. The last "
             "stage of BIVDiff; it takes the output of Mixed Inversion Blend.",
-            search_aliases=["deflicker", "temporal consistency", "smooth video", "video sampler", "bivdiff"],
+            search_aliases=["deflicker", "steady video", "temporal consistency", "wan", "ltx", "bivdiff"],
             inputs=[
                 io.Model.Input("model", tooltip="The video model: ModelScope, ZeroScope, AnimateDiff, Wan, ..."),
                 io.Conditioning.Input("positive", tooltip="What the video shows, encoded with the video model's CLIP."),

@@ -55,14 +55,13 @@ class Subgraph(WorkflowGraph):
         graph.object_info = {**graph.object_info, self.id: self.schema()}
         graph.definitions[self.id] = self.definition()
 
-    def blueprint(self, search_aliases: list[str]) -> dict:
+    def blueprint(self) -> dict:
         """A workflow with only this node, as the node library needs it."""
         alone = WorkflowGraph(self.name, self.object_info, self.demo)
         self.add_definition(alone)
         values = {name: default_value(spec) for name, spec in self.specs.items() if is_widget(spec)}
         alone.nodes.append(GraphNode(1, self.id, self.schema(), self.name, (0, 0), 400, values))
-        extra = {"BlueprintDescription": self.description, "BlueprintSearchAliases": search_aliases}
-        return {**alone.ui(), "extra": extra}
+        return {**alone.ui(), "extra": {"BlueprintDescription": self.description}}
 
     def schema(self) -> dict:
         """The schema of the node, as in /object_info."""

@@ -65,12 +65,9 @@ def build_workflow(name: str, object_info: dict, demo: bool) -> dict:
 
 
 def build_blueprints(object_info: dict) -> dict[Path, dict]:
-    """The chains as one node, in the frontend's format, by file. The node library shows the files' names."""
-    chains = (
-        (one_node.build_one_node(object_info, demo=False), one_node.SEARCH_ALIASES),
-        (one_node_flow.build_flow_node(object_info), one_node_flow.SEARCH_ALIASES),
-    )
-    return {BLUEPRINTS / f"{chain.name}.json": chain.blueprint(aliases) for chain, aliases in chains}
+    """The chains as one node, in the frontend's format, by file. It shows the files' names and searches only them."""
+    chains = (one_node.build_one_node(object_info, demo=False), one_node_flow.build_flow_node(object_info))
+    return {BLUEPRINTS / f"{chain.name}.json": chain.blueprint() for chain in chains}
 
 
 def to_json(workflow: dict) -> str:

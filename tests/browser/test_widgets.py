@@ -537,7 +537,7 @@ def test_an_inversions_preview_has_a_caption(comfy):
 
 
 def test_the_blueprint_runs_as_one_node_and_opens(comfy):
-    blueprint = json.loads((BLUEPRINTS / "BIVDiff.json").read_text(encoding="utf-8"))
+    blueprint = json.loads((BLUEPRINTS / "BIVDiff Deflicker.json").read_text(encoding="utf-8"))
     (chain,) = blueprint["nodes"]
     chain["widgets_values"] = ["a blue square", 0, 3, 3.0, 1.0, 1.0, 1.0, 0.5, "ddim", "shared", True, 2]
     graph = workflow(
@@ -595,7 +595,7 @@ def test_the_blueprint_runs_as_one_node_and_opens(comfy):
 
 def test_the_blueprint_for_flow_models_has_an_optional_input(comfy):
     """The second expert is an input of the nodes inside only if it is wired."""
-    comfy.load(json.loads((BLUEPRINTS / "BIVDiff for Wan and LTX.json").read_text(encoding="utf-8")), "flow")
+    comfy.load(json.loads((BLUEPRINTS / "BIVDiff Deflicker for Wan and LTX.json").read_text(encoding="utf-8")), "flow")
     wire = """((node, loader) => {
         loader.pos = [-400, 0];
         app.rootGraph.add(loader);
@@ -616,6 +616,27 @@ def test_the_blueprints_are_offered(server):
     offered = server.request("/global_subgraphs").values()
     names = sorted(entry["name"] for entry in offered if entry["source"] == "custom_node")
     assert names == sorted(path.stem for path in BLUEPRINTS.glob("*.json"))
+
+
+def test_the_words_that_artists_type_find_a_node(comfy):
+    comfy.load(workflow(), "search")
+    comfy.page.mouse.dblclick(800, 450)
+    search, found = comfy.page.get_by_role("combobox", name="Add a node"), comfy.page.get_by_role("option")
+    for words, node in {
+        "flicker": "Temporal Report",
+        "steady": "Video Temporal Smoother",
+        "style video": "Frame-wise Image Sampler",
+        "upscale video": "Frame-wise Image Sampler",
+        "unsample": "DDIM Inverse (Image)",
+        "wan": "Video Temporal Smoother",
+        "qwen": "Frame-wise Image Sampler",
+        "deflicker": "BIVDiff Deflicker for Wan and LTX",
+    }.items():
+        search.fill(words)
+        found.filter(has_text=node).first.wait_for(state="attached")
+    assert found.first.inner_text().startswith("BIVDiff Deflicker")
+    comfy.screenshot("search")
+    search.press("Escape")
 
 
 def test_a_list_of_words_can_be_linked_to_a_combo_and_to_the_labels(comfy):

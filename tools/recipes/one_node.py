@@ -8,12 +8,11 @@ DESCRIPTION = (
     "frames with both models, blends the two inverted latents and denoises the blend with the video model. The two "
     "models must share a VAE; give one control image for each frame."
 )
-SEARCH_ALIASES = ["bivdiff", "vid2vid", "deflicker", "video controlnet"]
 
 
 def build_one_node(object_info: dict, demo: bool) -> Subgraph:
     """The node, with the default settings or those of the demo models. Append new inputs at the end."""
-    g = Subgraph("BIVDiff", object_info, demo, DESCRIPTION)
+    g = Subgraph("BIVDiff Deflicker", object_info, demo, DESCRIPTION)
     models = workflow_parts.ChainModels(
         image=g.socket("image_model", "MODEL"),
         video=g.socket("video_model", "MODEL"),

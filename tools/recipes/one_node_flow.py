@@ -9,12 +9,11 @@ DESCRIPTION = (
     "to the image inputs too, or an image model of the same latent space (Qwen-Image beside Wan). For a model of two "
     "experts (Wan 2.2 14B), the high-noise expert goes to both model inputs and the other to low_noise_model."
 )
-SEARCH_ALIASES = ["bivdiff", "deflicker", "smooth frames", "vid2vid", "wan", "ltx", "hunyuan"]
 
 
 def build_flow_node(object_info: dict) -> Subgraph:
     """The node. Append new inputs at the end."""
-    g = Subgraph("BIVDiff for Wan and LTX", object_info, demo=False, description=DESCRIPTION)
+    g = Subgraph("BIVDiff Deflicker for Wan and LTX", object_info, demo=False, description=DESCRIPTION)
     frames = g.socket("frames", "IMAGE")
     models = workflow_parts.ChainModels(
         image=g.socket("image_model", "MODEL"),
