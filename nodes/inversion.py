@@ -9,6 +9,7 @@ from ..bivdiff_core.grids import Schedule
 from ..bivdiff_core.host import stages, validation
 from ..bivdiff_core.host.comfy_types import Conditioning, Latent, Model
 from ..bivdiff_core.host.group_norms import GROUP_NORMS, should_pool_norms
+from ..bivdiff_core.host.latents import describe_samples
 from ..bivdiff_core.host.prompts import PromptPair
 from ..bivdiff_core.host.windows import WindowSettings
 from ..bivdiff_core.solvers import SOLVERS
@@ -201,8 +202,8 @@ class _InvertedNoiseSource:
             samples = validation.validate_samples(latent)
             if samples.shape != self.noise.shape:
                 raise ValueError(
-                    f"the sampler's latent is {list(samples.shape)} but the noise is {list(self.noise.shape)}. Give "
-                    "the sampler an empty latent of the clip's size and frame count."
+                    f"the sampler's latent is {describe_samples(samples)}, but the noise is "
+                    f"{describe_samples(self.noise)}. Give the sampler an empty latent of the clip's size and frames."
                 )
             if samples.any():
                 raise ValueError(

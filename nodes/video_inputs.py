@@ -43,8 +43,8 @@ def validate_images(images: Tensor, name: str) -> Tensor:
     """
     if images.ndim != 4 or images.shape[3] not in (3, 4):
         raise ValueError(
-            f"{name} is {list(images.shape)}, expected colour frames, [frames, height, width, 3]. Convert Mask to "
-            "Image turns a mask into colour frames; for frames of one channel, wire Convert Image to Mask before it."
+            f"{name} must be colour frames, got a tensor of {'x'.join(map(str, images.shape))}. Convert Mask to Image "
+            "turns a mask into colour frames; for frames of one channel, wire Convert Image to Mask before it."
         )
     for i, frame in enumerate(images):
         if not frame.isfinite().all():

@@ -86,9 +86,9 @@ def _join_values(key: str, values: list[Any]) -> Any:
     if all(isinstance(value, Tensor) and value.ndim > 0 for value in values):
         shapes = {value.shape[1:] for value in values}
         if len(shapes) > 1:
+            sizes = sorted("x".join(map(str, reversed(shape[-2:]))) for shape in shapes)  # width x height
             raise ValueError(
-                f"the frames differ in the size of {key}: {' and '.join(str(list(shape)) for shape in shapes)}. Scale "
-                "all frames to the same size."
+                f"the frames differ in the size of {key}: {' and '.join(sizes)}. Scale all frames to the same size."
             )
         return torch.cat(values)
     if all(isinstance(value, list) and len(value) == len(first) for value in values):

@@ -19,7 +19,7 @@ from ..blend import MODES, smooth_over_time
 from ..grids import FULL_NOISE_SIGNAL, SIGNAL_TOLERANCE, signal_fraction, unit_scale
 from ..node_warnings import warn
 from .comfy_types import Latent
-from .latents import INVERSION_KEY, frame_dim, replace_samples, to_clip
+from .latents import INVERSION_KEY, describe_samples, frame_dim, replace_samples, to_clip
 from .model_families import FLOW
 
 RECORD_VERSION = 1
@@ -182,8 +182,8 @@ def _align_branches(image: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
         )
     if image.shape != video.shape:
         raise ValueError(
-            f"the image branch is {list(image.shape)} but the video branch is {list(video.shape)}. Invert the same "
-            "frames, at the same size, in both branches."
+            f"the image branch is {describe_samples(image)}, but the video branch is {describe_samples(video)}. Invert "
+            "the same frames, at the same size, in both branches."
         )
     return image, video
 

@@ -20,6 +20,16 @@ def to_clip(samples: Tensor) -> Tensor:
     return samples.transpose(0, 2) if samples.ndim == 5 and samples.shape[2] == 1 else samples
 
 
+def describe_samples(samples: Tensor) -> str:
+    """The frames, size and channels of a latent, for messages."""
+    if samples.ndim not in (4, 5):
+        return f"a tensor of {'x'.join(map(str, samples.shape))}"
+    width, height, channels = samples.shape[-1], samples.shape[-2], samples.shape[1]
+    dim = frame_dim(samples)
+    frames = f"a clip of {samples.shape[2]} latents" if dim == 2 else f"{len(samples)} frames"
+    return f"{frames}, {width}x{height} with {channels} channels"
+
+
 def replace_samples(latent: Latent, samples: Tensor) -> Latent:
     """A LATENT with new samples, on ComfyUI's device for results; masks and batch_index stay.
 

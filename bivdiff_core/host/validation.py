@@ -30,7 +30,7 @@ from .compat.comfyui_internals import find_model_modifications, list_patches
 from .control_hints import check_clip_conditioning, check_conditioning
 from .group_norms import pool_norms
 from .inverted_latents import InversionInfo, InvertedLatent
-from .latents import check_finite, frame_dim, to_clip
+from .latents import check_finite, describe_samples, frame_dim, to_clip
 from .loaders.demo_latents import DemoLatents
 from .model_families import (
     ModelFamily,
@@ -439,10 +439,10 @@ def _validate_layout(samples: Tensor, model: Model, spec: StageSpec) -> Tensor:
     latent_format = model.get_model_object("latent_format")
     dims = latent_format.latent_dimensions + 2
     if samples.ndim != dims:
-        expected = "frames in the batch, [F, C, H, W]" if dims == 4 else "a video latent, [1, C, T, H, W]"
+        expected = "a batch of frames" if dims == 4 else "a video latent"
         raise ValueError(
-            f"the latent is {samples.ndim}-D, {list(samples.shape)}, but this model needs {expected}. Encode the "
-            "frames with the VAE that belongs to this model."
+            f"encode the frames with the VAE that belongs to this model, which needs {expected}: the latent is "
+            f"{describe_samples(samples)}."
         )
     if samples.shape[1] != latent_format.latent_channels:
         raise ValueError(
@@ -462,7 +462,7 @@ def _validate_layout(samples: Tensor, model: Model, spec: StageSpec) -> Tensor:
     if spec.is_video and samples.shape[dim] == 1:
         raise ValueError(
             "the latent has one frame, but a video model needs at least 2. Raise count or lower stride in Select "
-            "Frames."
+            "Frames, or raise batch_size in Empty Latent Image."
         )
     if not spec.is_video and not spec.is_inversion and dim != 0:
         raise ValueError(
