@@ -3,6 +3,7 @@
 
 import { addOutputWidget, createElement, loadFile } from "./output_widget.js";
 
+// Also in bivdiff_core/measure/plots.py.
 const COLORS = { before: "#e8a33d", after: "#4fb3ff" };
 const comparisons = new Set(); // of the open workflow
 const states = new Map(); // by file: when a tab is opened again its nodes are new, and continue from here
@@ -235,7 +236,7 @@ class Comparison {
       if (!known.length) continue;
       const mean = known.reduce((sum, value) => sum + value, 0) / known.length;
       const [at, align] = clip === "before" ? [6, "left"] : [width - 6, "right"];
-      drawText(context, `${this.names[clip]}: change ${mean.toFixed(2)}`, COLORS[clip], at, 2, align);
+      drawText(context, `${this.names[clip]}: change ${(100 * mean).toFixed(1)}%`, COLORS[clip], at, 2, align);
     }
   }
 }

@@ -16,21 +16,32 @@ function linkToFrame(clip, frame) {
   return link;
 }
 
+/** All plots of a report, folded. */
+function foldPlots(file) {
+  const fold = createElement("details", {}, { fontSize: "12px", color: "var(--input-text)" });
+  const picture = loadFile("img", file);
+  picture.style.width = "100%";
+  fold.append(createElement("summary", { textContent: "All measurements" }, { cursor: "pointer" }), picture);
+  return fold;
+}
+
 function makeReport() {
   const verdict = statusBox("");
-  const report = createElement("div", {}, { display: "flex", flexDirection: "column", gap: "6px" });
+  const report = createElement("div", {}, { display: "flex", flexDirection: "column", gap: "6px", overflow: "auto" });
   report.append(verdict);
   return {
     element: report,
     /** Each value is a list with one entry per item of a list input, or one entry. */
-    show({ words, good, plot, worst_frame: worstFrames }) {
+    show({ words, good, plot, worst_frame: worstFrames, all_plots: allPlots = [] }) {
       verdict.textContent = words.join("\n\n");
       verdict.style.background = COLORS[good.includes(false) ? false : good[0]];
       const links = worstFrames.flatMap((frame, clip) => (frame === null ? [] : [linkToFrame(clip, frame)]));
       const plots = plot.map((file) => loadFile("img", file));
       const fit = { flex: "1", minHeight: "0", objectFit: "contain", objectPosition: "top" };
-      for (const { style } of plots) Object.assign(style, fit);
-      report.replaceChildren(verdict, ...links, ...plots);
+      const folds = allPlots.map(foldPlots);
+      for (const { style } of plots) Object.assign(style, folds.length ? { width: "100%" } : fit);
+      if (folds.length) for (const { style } of [verdict, ...plots]) style.flex = "none"; // an open fold is scrolled
+      report.replaceChildren(verdict, ...links, ...plots, ...folds);
     },
   };
 }

@@ -27,7 +27,7 @@ class CompareVideos(PackNode):
             display_name="Compare Videos",
             category=shared_inputs.CATEGORY,
             description="Plays two clips in sync with a dividing line between them: drag it across the picture. The "
-            "curves show how much each frame differs from the one before (mean absolute difference, 0 to 255): high "
+            "curves show how much each frame differs from the one before (mean absolute difference, in percent): high "
             "values are flicker, or motion that both clips share.",
             search_aliases=["compare video", "before after", "wipe", "side by side", "flicker", "ab test"],
             inputs=[
@@ -62,9 +62,7 @@ class CompareVideos(PackNode):
                 "frames, with Select Frames."
             )
         # A pair of frames at a time saves memory.
-        changes = [
-            [frame_difference(pair.float()).item() * 255 for pair in zip_adjacent(clip)] for clip in (before, after)
-        ]
+        changes = [[frame_difference(pair.float()).item() for pair in zip_adjacent(clip)] for clip in (before, after)]
         shown = {"changes": [changes], "fps": [fps], "sound": [audio is not None]}
         if len(after) == 1:
             picture = stack_frames([before[0], after[0]], (after.shape[1], after.shape[2]))

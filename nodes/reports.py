@@ -135,7 +135,7 @@ class TemporalReport(PackNode):
             outputs=[
                 io.Image.Output(
                     display_name="plot",
-                    tooltip="Every measurement, frame by frame: grey before smoothing, blue after. Shown on the node; "
+                    tooltip="Every measurement, by frame: orange before smoothing, blue after. Shown on the node; "
                     "wire Save Image to keep it.",
                 ),
                 io.String.Output(
@@ -179,6 +179,8 @@ class TemporalReport(PackNode):
         after = leave_out_cuts(after, cuts, count)
         before = before and leave_out_cuts(before, cuts, count)
         verdict = judge_video(after, before, source)
+        if "following" in after:  # with a known motion; the flow of frames that flicker is partly flicker
+            del after["motion"]
         worst = find_worst_flicker(after["flicker"], count)
         text = "\n".join([verdict.to_text(), *describe_cuts(cuts), *describe_worst_flicker(after["flicker"], worst)])
         table = format_metrics(after, before)
@@ -186,9 +188,14 @@ class TemporalReport(PackNode):
             reconstruction = measure_reconstruction(clips[steadiest], decoded, computation)
             text = f"{text}\n{describe_vae(reconstruction, after)}"
         plot = plots.plot_temporal_report(after, before, verdict.warnings)
-        return io.NodeOutput(plot, f"{text}\n{table}", ui=_report_ui(cls, plot, text, table, verdict.is_good, worst))
+        first = plots.plot_temporal_report({name: after[name] for name in FIRST_PLOTS}, before, verdict.warnings)
+        shown = _report_ui(cls, first, text, table, verdict.is_good, worst)
+        shown["all_plots"] = ui.PreviewImage(plot, cls=cls).values
+        return io.NodeOutput(plot, f"{text}\n{table}", ui=shown)
 
 
+FIRST_PLOTS = ("flicker", "sharpness")
+"""Plots that the node shows at once: what smoothing is for, and what it costs most often. All are in a fold below."""
 MIN_FLICKER = 1e-7
 """Flicker below this is rounding: its root is a twelfth of an 8-bit level."""
 

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-GOOD, BAD, NEUTRAL, AFTER, BEFORE = "#2e7d32", "#c62828", "#37474f", "#1565c0", "#9e9e9e"
+GOOD, BAD, AFTER, BEFORE = "#66bb6a", "#ef5350", "#4fb3ff", "#e8a33d"
+"""AFTER and BEFORE are those of Compare Videos (js/compare_videos.js)."""
+PAPER, TEXT, NEUTRAL = "#262626", "#e0e0e0", "#b0bec5"
+"""Dark, like the node."""
 WIDTH, DPI = 360, 200
 """Width of a page on the node, in pixels at 100 per inch. It is rendered at `DPI`, twice that, for zooming in."""
 TITLE_POINTS, TEXT_POINTS, TICK_POINTS = 7, 8, 6.5
@@ -30,7 +33,7 @@ def new_page(height: int, caption: str) -> Figure:
     """An empty page of `height` pixels with a caption above."""
     from matplotlib.figure import Figure
 
-    page = Figure(figsize=(WIDTH / 100, height / 100), dpi=DPI, layout="constrained")
+    page = Figure(figsize=(WIDTH / 100, height / 100), dpi=DPI, layout="constrained", facecolor=PAPER)
     page.suptitle(caption, color=NEUTRAL, fontsize=TEXT_POINTS)
     return page
 
@@ -45,11 +48,13 @@ def render_page(page: Figure) -> Tensor:
     return torch.from_numpy(pixels.astype(np.float32) / 255)
 
 
-def label_panel(axes: Axes, title: str, x_label: str, colour: str = "black") -> None:
-    """Set a panel's title and the label below it."""
+def label_panel(axes: Axes, title: str, x_label: str, colour: str = TEXT) -> None:
+    """Set a panel's title and the label below it, and its colours."""
+    axes.set_facecolor(PAPER)
+    axes.spines[:].set_color(NEUTRAL)
     axes.set_title(title, fontsize=TITLE_POINTS, color=colour, loc="left")
     axes.set_xlabel(x_label, fontsize=TICK_POINTS, color=NEUTRAL, loc="left")
-    axes.tick_params(labelsize=TICK_POINTS)
+    axes.tick_params(labelsize=TICK_POINTS, colors=NEUTRAL)
     axes.grid(axis="y", alpha=0.3)
 
 
@@ -95,7 +100,7 @@ def plot_latent_report(
         bad: indices of bad frames, shown in red.
     """
     page = new_page(480, "Frames should look like the white noise: no shapes")
-    top, bottom = page.subfigures(2, 1, squeeze=False, height_ratios=[1, 2]).flat
+    top, bottom = page.subfigures(2, 1, squeeze=False, height_ratios=[1, 2], facecolor=PAPER).flat
     _show_latent_frames(top, frames, bad)
     bottom.suptitle("Dots are frames, lines the clip; green is healthy", fontsize=TEXT_POINTS, color=NEUTRAL)
     (std, spatial), (spectrum, channels) = bottom.subplots(2, 2)
@@ -109,7 +114,7 @@ def plot_latent_report(
         use_integer_ticks(axes, len(frames))
 
     bands = values["bands"]
-    spectrum.plot(values["frame bands"].T, color=BEFORE, alpha=0.4, linewidth=0.8)
+    spectrum.plot(values["frame bands"].T, color=NEUTRAL, alpha=0.4, linewidth=0.8)
     plot_dots(spectrum, bands, bounds["bands"])
     colour = choose_colour(max(bands, key=lambda band: abs(band - 1)), bounds["bands"], GOOD)
     label_panel(spectrum, f"Band power: {bands[0]:.2f} to {bands[-1]:.2f}", "size of detail; expected 1", colour)
@@ -117,7 +122,7 @@ def plot_latent_report(
 
     channels.plot(values["channel std"], "o", color=AFTER, markersize=4)
     channels.plot(values["channel mean"], "s", color=BEFORE, markersize=4)
-    label_panel(channels, "Channel std and mean", "blue expected 1, grey 0")
+    label_panel(channels, "Channel std and mean", "blue expected 1, orange 0")
     use_integer_ticks(channels, len(values["channel std"]))
     return render_page(page)
 
@@ -148,7 +153,7 @@ def plot_temporal_report(
     """
     rows = math.ceil(len(after) / 2)
     frame_count = len(after["sharpness"])
-    page = new_page(50 + 110 * rows, "Frame by frame: grey is before, blue is after" if before else "Frame by frame")
+    page = new_page(50 + 110 * rows, "Frame by frame: orange is before, blue is after" if before else "Frame by frame")
     grid = page.subplots(rows, 2).flatten()
     for axes, (name, values) in zip(grid, after.items(), strict=False):
         form, meaning = METRIC_FORMATS[name]
@@ -162,7 +167,7 @@ def plot_temporal_report(
         if name == "flicker":
             worst = find_worst_pair(values)
             axes.plot(frames[worst], values[worst], "o", color=BAD, fillstyle="none", markersize=7)
-        label_panel(axes, f"{name}: {mean}", meaning, BAD if name in warnings else "black")
+        label_panel(axes, f"{name}: {mean}", meaning, BAD if name in warnings else TEXT)
         use_integer_ticks(axes, frame_count)
         if name in ("flicker", "motion", "sharpness"):
             axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
@@ -195,7 +200,7 @@ def plot_trade_off(
         "no other is better in both": ("o", GOOD, pareto_indices),
         "another is steadier and closer": (
             "o",
-            BEFORE,
+            NEUTRAL,
             [i for i in range(len(names)) if i not in pareto_indices and not is_degraded[i]],
         ),
         "steady because still, blurred or averaged": ("X", BAD, [i for i in range(len(names)) if is_degraded[i]]),
@@ -214,11 +219,11 @@ def plot_trade_off(
         for group in group_overlapping_labels(axes.transData.transform(positions) if positions else np.empty((0, 2))):
             label = ", ".join(names[members[i]] for i in group)
             text = axes.annotate(label, positions[group[0]], textcoords="offset points", xytext=offset)
-            text.set(font=font, fontsize=TEXT_POINTS, parse_math=False)
+            text.set(font=font, fontsize=TEXT_POINTS, color=TEXT, parse_math=False)
     label_panel(axes, "", f"similarity to {reference_name} (SSIM, 1 is identical)")
     axes.xaxis.label.set(font=font, fontsize=TICK_POINTS, parse_math=False)
     axes.set_ylabel("flicker (squared change along the motion)", fontsize=TICK_POINTS, color=NEUTRAL)
-    page.legend(fontsize=TICK_POINTS, loc="outside lower center")
+    page.legend(fontsize=TICK_POINTS, loc="outside lower center", labelcolor=TEXT, facecolor=PAPER, edgecolor=NEUTRAL)
     return render_page(page)
 
 

@@ -29,7 +29,7 @@ Doubling cannot be measured then. The published sets reach .46, frames of the to
 """
 
 METRIC_FORMATS = {
-    "change": ("{:.4f}", "includes motion; 0 is a still"),
+    "change": ("{:.1%}", "includes motion; 0 is a still"),
     "flicker": ("{:.5f}", "along motion; 0 is steady"),
     "motion": ("{:.2%}", "of the longer side, per frame"),
     "reliable": ("{:.0%}", "pixels with reliable flow"),

@@ -341,6 +341,11 @@ def test_the_reports_are_shown_also_after_a_reload(comfy):
             plot = verdict.locator("xpath=following-sibling::img")
             comfy.page.wait_for_function("plot => plot.naturalWidth > 0", arg=plot.element_handle())
             comfy.screenshot(f"{node_type}-{page}")
+            if node_type == "BIVDiffTemporalReport":
+                fold = comfy.page.locator("details").filter(has_text="All measurements")
+                fold.locator("summary").click()
+                plot = fold.locator("img")
+                comfy.screenshot(f"{node_type}-open-{page}")
             width, height = (plot.bounding_box()[side] for side in ("width", "height"))
             assert width > 280 and height > 280  # of the node's 320, large enough to read
     assert comfy.errors == []

@@ -33,7 +33,7 @@ def clip() -> Tensor:
 
 def is_plot(plot: Tensor) -> bool:
     """Whether a plot is one RGB image with content."""
-    return plot.ndim == 4 and plot.shape[0] == 1 and plot.shape[3] == 3 and plot.std() > 0.05 and plot.max() == 1
+    return plot.ndim == 4 and plot.shape[0] == 1 and plot.shape[3] == 3 and plot.std() > 0.05 and plot.max() > 0.8
 
 
 @pytest.mark.parametrize("shape", [(8, 4, 16, 16), (1, 16, 5, 8, 8), (5, 16, 1, 8, 8), (1, 4, 16, 16)])
