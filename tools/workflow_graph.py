@@ -91,6 +91,21 @@ def default_value(spec: list) -> object:
     return options.get("default", choices[0])
 
 
+def grow_inputs(schema: dict, values: dict[str, object]) -> tuple[dict, dict[str, object]]:
+    """Replace inputs that grow (Batch Images): one for each item of the value, which is a list."""
+    required, grown = {}, dict(values)
+    for name, spec in schema["input"].get("required", {}).items():
+        if spec[0] != "COMFY_AUTOGROW_V3":
+            required[name] = spec
+            continue
+        template = input_options(spec)["template"]
+        (kind,) = template["input"]["required"].values()
+        for i, value in enumerate(grown.pop(name)):
+            required[f"{name}.{template['prefix']}{i}"] = kind
+            grown[f"{name}.{template['prefix']}{i}"] = value
+    return {**schema, "input": {**schema["input"], "required": required}}, grown
+
+
 class Link(NamedTuple):
     """A wire as the frontend saves it: a list in a workflow, a dict in a subgraph."""
 
@@ -147,12 +162,14 @@ class WorkflowGraph:
         self.groups[-1]["right"] = x + width + 20
 
     def add(self, class_type: str, title: str = "", **values: object) -> GraphNode:
-        """Add a node below the last one. A value is a setting, an output, or a node (its first matching output).
+        """Add a node below the last one.
+
+        A value is a setting, an output, a node (its first matching output), or a list for inputs that grow.
 
         Raises:
             ValueError: if the node has no such input, or a required socket has no wire.
         """
-        schema = self.object_info[class_type]
+        schema, values = grow_inputs(self.object_info[class_type], values)
         node = GraphNode(len(self.nodes) + 1, class_type, schema, title, (self.x, self.y), self.width)
         node.muted = self.groups[-1]["muted"]
         specs = node.inputs()

@@ -49,6 +49,7 @@ TEMPLATES = {
     "vace": "BIVDiff 22 Wan VACE - deflicker along outlines",
     "ltx2": "BIVDiff 23 LTX-2 - deflicker with one model",
     "borrowed_control": "BIVDiff 24 Borrow Control - video from noise along outlines",
+    "part_again": "BIVDiff 25 Part again - deflicker some frames and put them back",
 }
 """The name of each recipe in the template browser, which sorts and searches by file name."""
 RECIPES: dict[str, GraphBuilder] = {recipe: import_module(f"tools.recipes.{recipe}").build for recipe in TEMPLATES}

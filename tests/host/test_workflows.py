@@ -462,6 +462,13 @@ def test_an_upscaled_clip_is_larger_and_keeps_its_content(run_demo, clip):
     assert toy_metrics.shape_iou(made["Smoothed"], clip) > 0.6
 
 
+def test_a_part_done_again_is_put_back_between_the_same_frames(run_demo):
+    made = run_demo("part_again")
+    source, smoothed = made["Source"], made["Smoothed"]
+    assert torch.equal(smoothed[:2], source[:2]) and torch.equal(smoothed[6:], source[6:])
+    assert (smoothed[2:6] - source[2:6]).abs().mean(dim=(1, 2, 3)).min() > 0.01
+
+
 def test_matting_keeps_the_outlines(run_demo, clip):
     """For mattes without flicker, so the difference is the chain's error."""
     found, known = run_demo("matting")["Smoothed"][..., 0] > 0.5, clip.ground < 0.5
