@@ -21,8 +21,8 @@ app.registerExtension({
   name: "BIVDiff.Errors",
 
   setup() {
-    let removeNotice = () => {};
-    api.addEventListener("execution_start", () => removeNotice());
+    let removeNotice;
+    api.addEventListener("execution_start", () => removeNotice?.());
     api.addEventListener("execution_error", ({ detail }) => {
       const { node_id, node_type, exception_type, exception_message } = detail;
       if (!node_type.startsWith("BIVDiff") && !exception_type.endsWith(".BIVDiffError")) return;

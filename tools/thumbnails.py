@@ -43,6 +43,7 @@ DIAGRAMS = {
     "kontext": (("Kontext\nedits",), ("Wan\ninverts",), ("Wan denoises:\na smooth video",)),
     "wan_experts": (("inverted\nby both",), ("high-noise\nexpert", "low-noise\nexpert"), ("smooth\nvideo",)),
     "vace": (("your frames", "outlines of\nthe source"), ("VACE inverts\nthe clip", "VACE smooths\nthe clip")),
+    "part_again": (("a part,\nsmoothed again", "the rest\nstays"), ("one\nvideo",)),
     "ltx2": (("every\neighth frame", "the clip"), ("LTX-2\ninverts",), ("LTX-2\ndenoises",)),
 }
 """Columns of boxes. Each box is connected to all boxes of the next column, the frames to those of the first."""
