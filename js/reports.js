@@ -37,10 +37,11 @@ function makeReport() {
       verdict.style.background = COLORS[good.includes(false) ? false : good[0]];
       const links = worstFrames.flatMap((frame, clip) => (frame === null ? [] : [linkToFrame(clip, frame)]));
       const plots = plot.map((file) => loadFile("img", file));
-      const fit = { flex: "1", minHeight: "0", objectFit: "contain", objectPosition: "top" };
       const folds = allPlots.map(foldPlots);
-      for (const { style } of plots) Object.assign(style, folds.length ? { width: "100%" } : fit);
-      if (folds.length) for (const { style } of [verdict, ...plots]) style.flex = "none"; // an open fold is scrolled
+      const fit = { flex: "1", minHeight: "0", objectFit: "contain", objectPosition: "top" };
+      const full = { flex: "none", width: "100%" }; // an open fold is scrolled
+      for (const { style } of plots) Object.assign(style, folds.length ? full : fit);
+      verdict.style.flex = folds.length ? "none" : "";
       report.replaceChildren(verdict, ...links, ...plots, ...folds);
     },
   };

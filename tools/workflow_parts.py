@@ -432,12 +432,17 @@ def paste_back(g: WorkflowGraph, known: object, generated: object, mask: object)
     return g.add("ImageCompositeMasked", "Paste the known pixels back", destination=known, source=generated, mask=mask)
 
 
-def deflicker_frames(g: WorkflowGraph, clip: SourceClip, models: ChainModels, prompt: str) -> None:
-    """The chain for frames that an artist loads."""
+def smooth_own_frames(g: WorkflowGraph, images: object, models: ChainModels, prompt: str) -> GraphNode:
+    """The chain for frames that an artist loads: the pictures of the smoothed frames."""
     prompts = add_prompts(g, models, prompt, DEMO_PROMPT)
     g.group("Stage 1: your frames", FRAMES_COLOUR)
-    frames = g.add("VAEEncode", "Your frames", pixels=clip.frames, vae=models.vae)
-    video = smooth_and_decode(g, models, prompts, frames, strength=OWN_FRAMES_STRENGTH)
+    frames = g.add("VAEEncode", "Your frames", pixels=images, vae=models.vae)
+    return smooth_and_decode(g, models, prompts, frames, strength=OWN_FRAMES_STRENGTH)
+
+
+def deflicker_frames(g: WorkflowGraph, clip: SourceClip, models: ChainModels, prompt: str) -> None:
+    """Smooth the frames of a clip, save them and compare."""
+    video = smooth_own_frames(g, clip.frames, models, prompt)
     save_video(g, video, clip)
     add_comparison(g, clip, clip.frames, video)
 

@@ -24,10 +24,8 @@ def describe_samples(samples: Tensor) -> str:
     """The frames, size and channels of a latent, for messages."""
     if samples.ndim not in (4, 5):
         return f"a tensor of {'x'.join(map(str, samples.shape))}"
-    width, height, channels = samples.shape[-1], samples.shape[-2], samples.shape[1]
-    dim = frame_dim(samples)
-    frames = f"a clip of {samples.shape[2]} latents" if dim == 2 else f"{len(samples)} frames"
-    return f"{frames}, {width}x{height} with {channels} channels"
+    frames = f"a clip of {samples.shape[2]} latents" if frame_dim(samples) == 2 else f"{len(samples)} frames"
+    return f"{frames}, {samples.shape[-1]}x{samples.shape[-2]} with {samples.shape[1]} channels"
 
 
 def replace_samples(latent: Latent, samples: Tensor) -> Latent:

@@ -360,7 +360,7 @@ def _similarity_in_batches(video: MeasuredClip, reference: MeasuredClip, computa
     values = torch.empty(len(video.frames))
     for batch in split_frames(len(video.frames), video.size):
         pair = [load_frames(clip.frames, batch, video.size, computation.device) for clip in (video, reference)]
-        values[batch] = similarity(*pair).cpu()
+        values[batch] = similarity(*pair)
         computation.on_step(batch.stop - batch.start)
     return values
 

@@ -252,20 +252,24 @@ def test_each_frame_of_a_list_of_clips_is_shown_in_its_colours_with_sound(comfy)
     assert comfy.errors == []
 
 
+def find_notice(comfy, text: str):
+    """The notice with a text. Frontend 1.58 has another element before it, for screen readers."""
+    return comfy.page.get_by_role("alert").filter(has_text=text).last
+
+
 def test_an_error_is_shown_in_the_frontend(comfy):
     """The pack's message needs no click, unlike ComfyUI's notice, and stays until the next run."""
     frames = {"type": "EmptyImage", "outputs": {"IMAGE": "IMAGE"}, "widgets_values": [64, 64, 3, 0]}
     comfy.load(comparison(frames), "error")
     assert comfy.run()["status"]["status_str"] == "error"
-    alerts = comfy.page.get_by_role("alert").filter(has_text="before has 8 frames and after has 3.")
-    alert = alerts.last  # frontend 1.58 has another one, for screen readers
+    alert = find_notice(comfy, "before has 8 frames and after has 3.")
     alert.wait_for()
     assert alert.inner_text().startswith("Compare Videos\n") and "Select Frames" in alert.inner_text()
     comfy.page.wait_for_timeout(500)  # for the screenshot: the message slides in
     comfy.screenshot("error")
     comfy.on_node("BIVDiffCompareVideos", "{ node.title = 'My clips'; }")
     assert comfy.run()["status"]["status_str"] == "error"
-    renamed = alerts.filter(has_text="My clips").last
+    renamed = find_notice(comfy, "Compare Videos: before has 8 frames and after has 3.")
     renamed.wait_for()
     assert renamed.inner_text().startswith("My clips\nCompare Videos: before has 8 frames")
     comfy.on_node("EmptyImage", "{ node.widgets[2].value = 8; }")
@@ -294,7 +298,7 @@ def test_an_error_inside_a_core_sampler_is_shown_too(comfy):
     prompt = {str(number): node for number, node in enumerate(nodes, start=1)}
     comfy.page.evaluate("prompt => app.loadApiJson(prompt, 'core-error')", prompt)
     assert comfy.run()["status"]["status_str"] == "error"
-    alert = comfy.page.get_by_role("alert").filter(has_text="the control hint has 3 frames but the latent has 4.").last
+    alert = find_notice(comfy, "the control hint has 3 frames but the latent has 4.")
     alert.wait_for()
     assert alert.inner_text().startswith("KSampler\n")
 
@@ -589,7 +593,7 @@ def test_the_blueprint_runs_as_one_node_and_opens(comfy):
     connect = "graph.getNodeById(5).connect(0, graph.getNodeById(6), 1)"
     comfy.page.evaluate(f"(graph => {{ {connect}; }})(app.rootGraph)")
     assert comfy.run()["status"]["status_str"] == "error"
-    comfy.page.get_by_role("alert").filter(has_text="expected a video model").last.wait_for()
+    find_notice(comfy, "expected a video model").wait_for()
     comfy.screenshot("blueprint-error")
     comfy.on_node(chain["type"], "void app.canvas.openSubgraph(node.subgraph, node)")
     smoother = "app.canvas.graph.nodes.find(node => node.type === 'BIVDiffTemporalSmoother')"

@@ -17,11 +17,7 @@ def build(g: WorkflowGraph) -> None:
     part = g.add("ImageFromBatch", "The part", image=clip.frames, batch_index=first, length=count)
     after = g.add("ImageFromBatch", "Frames after the part", image=clip.frames, batch_index=first + count, length=4096)
     models = workflow_parts.load_models(g)
-    prompt = "a robot made of copper in a snowy street"
-    prompts = workflow_parts.add_prompts(g, models, prompt, workflow_parts.DEMO_PROMPT)
-    g.group("Stage 1: your frames", workflow_parts.FRAMES_COLOUR)
-    encoded = g.add("VAEEncode", "The part's frames", pixels=part, vae=models.vae)
-    again = workflow_parts.smooth_and_decode(g, models, prompts, encoded, strength=workflow_parts.OWN_FRAMES_STRENGTH)
+    again = workflow_parts.smooth_own_frames(g, part, models, "a robot made of copper in a snowy street")
     whole = g.add("BatchImagesNode", "Put it back", images=[before, again, after])
     workflow_parts.save_video(g, whole, clip)
     workflow_parts.add_comparison(g, clip, clip.frames, whole)
