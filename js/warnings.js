@@ -1,4 +1,4 @@
-// Shows the warnings of the pack's nodes on the nodes, until the next run.
+// Shows the warnings of nodes on them, until the next run.
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
@@ -48,6 +48,7 @@ app.registerExtension({
     api.addEventListener("execution_start", () => warningWidgets.forEach((widget) => (widget.stale = true)));
     api.addEventListener("execution_cached", ({ detail }) => keepCachedWarnings(detail.nodes));
     api.addEventListener("execution_success", clearStale);
+    api.addEventListener("bivdiff.warning", ({ detail }) => showWarning(findNode(detail.node), detail.text));
   },
 
   nodeCreated(node) {

@@ -20,9 +20,9 @@ class DemoModels(PackNode):
             display_name="BIVDiff Demo Models",
             category=f"{shared_inputs.CATEGORY}/demo",
             description="Tiny models that ship with the pack and run on any CPU in seconds, to learn the chain and to "
-            "test workflows. They generate 64x64 pictures such as a red star on a yellow background: circles, "
-            "squares, triangles, stars and crosses in nine colours. They share their own latent space, so they do not "
-            "mix with Stable Diffusion's models.",
+            "test workflows. They draw 64x64 pictures such as a red fish over a yellow sea: eight things "
+            "in nine colours over sky, sea, meadow or dusk. They share their own latent space, so they do not mix with "
+            "Stable Diffusion's models.",
             search_aliases=["toy models", "tiny models", "test models", "example models", "checkpoint"],
             inputs=[
                 io.Combo.Input(
@@ -31,7 +31,7 @@ class DemoModels(PackNode):
                     default="base",
                     tooltip="base generates from a prompt and, with the ControlNet, from outlines; always invert with "
                     "it. instruct_pix2pix recolours things in a clip (InstructPixToPixConditioning, with an "
-                    "instruction such as: a red star). inpaint fills masked parts (InpaintModelConditioning). "
+                    "instruction such as: a red fish). inpaint fills masked parts (InpaintModelConditioning). "
                     "t2i_adapter is base with a T2I-Adapter instead of the ControlNet.",
                 ),
             ],
@@ -46,9 +46,9 @@ class DemoModels(PackNode):
                 ),
                 io.Clip.Output(
                     display_name="CLIP",
-                    tooltip="For CLIP Text Encode. It understands captions such as: a blue star in front of a red "
-                    "circle on a white background, patchy. Without patchy, shapes and background are striped. Unknown "
-                    "words are skipped.",
+                    tooltip="For CLIP Text Encode. It understands captions such as: a blue bird in front of a red "
+                    "mug over a white sky, patterned. Without patterned, markings are faint. A prompt with other words "
+                    "gives a warning that lists the words it knows.",
                 ),
                 io.Vae.Output(display_name="VAE", tooltip="For VAE Encode and VAE Decode, at 64x64 pixels."),
                 io.ControlNet.Output(
@@ -81,18 +81,18 @@ class DemoClip(PackNode):
             node_id="BIVDiffDemoClip",
             display_name="BIVDiff Demo Clip",
             category=f"{shared_inputs.CATEGORY}/demo",
-            description="A short clip to try the chain with, without an upload: a blue square moves back and forth on "
-            "a yellow background with patches, 64x64 pixels, 8 frames a second, no sound. Its prompt for the demo "
-            "models: a blue square on a yellow background, patchy.",
+            description="A short clip to try the chain with, without an upload: a yellow sailboat moves back and forth "
+            "on a blue sea, 64x64 pixels, 8 frames a second, no sound. Its prompt for the demo models: a yellow "
+            "sailboat over a blue sea, patterned.",
             search_aliases=["example video", "test clip", "sample video", "toy clip", "demo video"],
             inputs=[
                 io.Int.Input(
                     "frames",
-                    default=64,
+                    default=8,
                     min=2,
                     max=1024,
-                    tooltip="How many frames. The demo models are trained on 8; 64 is enough for the stride and count "
-                    "of every template.",
+                    tooltip="How many frames. The demo models are trained on 8. In place of Load Video, 64 is enough "
+                    "for the stride and count of every template.",
                 ),
             ],
             outputs=[io.Video.Output(display_name="VIDEO", tooltip="For Get Video Components, instead of Load Video.")],

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 VARIANT_RANK = 16
 LORA_RANK = 8
-LORA_NAME = "loras/bivdiff_black_and_white"
+LORA_NAME = "loras/bivdiff_ink"
 SCHEDULE = {
     "num_train_timesteps": 1000,
     "beta_start": SD_BETAS[0],

@@ -21,14 +21,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 CLIP = ROOT / "workflows" / PACKAGED_CLIP
 FRAMES, RATE, SCALE = 64, 8, 8
-PERIOD = 24
-"""Period of the motion in frames."""
 
 
 def main() -> None:
     """Write the clip as bytes, and as H.264 that every browser plays."""
-    frames = (toy_world.packaged_clip(FRAMES).frames * 255).round().byte()
-    save_file({"frames": frames[:PERIOD].contiguous()}, WEIGHTS_FOLDER / "clip.safetensors")
+    clip = toy_world.packaged_clip(FRAMES)
+    frames, period = (clip.frames * 255).round().byte(), 2 * (max(clip.times) - min(clip.times))
+    save_file({"frames": frames[:period].contiguous()}, WEIGHTS_FOLDER / "clip.safetensors")
     large = frames.repeat_interleave(SCALE, dim=1).repeat_interleave(SCALE, dim=2)
     with av.open(str(CLIP), "w") as container:
         stream = container.add_stream("libx264", rate=RATE, options={"crf": "14"})

@@ -58,7 +58,7 @@ def colour_change_along_motion(frames: Tensor, clip: ToyClip) -> tuple[Tensor, T
     """
     grid = pixel_grid(frames.shape[1])
     drift = torch.tensor(clip.drift)
-    layers = [(mask, shape.motion.advance) for mask, shape in zip(clip.masks, clip.shapes, strict=True)]
+    layers = [(mask, thing.motion.advance) for mask, thing in zip(clip.masks, clip.things, strict=True)]
     layers.append((clip.ground, lambda points, start, end: points + (end - start) * drift))
     found = []
     for mask, advance in layers:
@@ -92,7 +92,7 @@ def segment_shapes(frames: Tensor, clip: ToyClip) -> Tensor:
     total = weights.sum(dim=(-2, -1)).clamp(min=1e-6)
     colours = torch.einsum("sfhw,fhwc->sfc", weights, frames) / total[..., None]
     distance = (frames[None] - colours[:, :, None, None]).square().sum(dim=-1)
-    return distance.argmin(dim=0) < len(clip.shapes)
+    return distance.argmin(dim=0) < len(clip.things)
 
 
 def shape_iou(frames: Tensor, clip: ToyClip) -> float:
@@ -108,7 +108,7 @@ def caption_accuracy(frames: Tensor, clip: ToyClip) -> float | None:
     The visible colour is the mean inside the known mask. None for a caption without colours.
     """
     caption = parse_caption(clip.caption)
-    named = [*(colour for colour, _ in caption.shapes), caption.background]
+    named = [*(colour for colour, _ in caption.things), caption.background]
     palette = torch.tensor(list(PALETTE.values()))
     right = []
     for colour, mask in zip(named, (*clip.masks, clip.ground), strict=True):

@@ -1,13 +1,13 @@
-"""The toy world: captioned clips of textured shapes that move over a drifting background, with known motion.
+"""The toy world: captioned clips of things that move over a drifting background, with known motion.
 
-Every clip is a pure function of its seed. A shape moves rigidly, texture included, at constant speed and spin. The
-camera pans with the first-named shape, so the background drifts in the other direction at ``DRIFT`` pixels a frame. A
-single frame does not show that direction: only a model of whole clips can learn it.
-Shapes and background have colours from different halves of the palette, light and dark. Textures vary more in hue than
-in lightness, so that Canny finds outlines and not textures.
-Hard clips are clips of the same seed with crisp patches instead of soft stripes. Their caption says "patchy", but
-neither caption nor outlines determine the hue and place of the patches, so that independently generated frames disagree
-as they do on real footage. Their shapes are smaller and deform.
+Every clip is a pure function of its seed. A thing moves rigidly, markings included, at constant speed and spin, and
+faces where it goes. The camera pans with the first-named thing, so the background drifts in the other direction at
+``DRIFT`` pixels a frame. A single frame does not show that direction: only a model of whole clips can learn it.
+Things and background have colours from different halves of the palette, light and dark. Markings vary more in hue than
+in lightness, so that Canny finds outlines and not markings.
+Hard clips are clips of the same seed with bold markings. Their caption says "patterned", but neither caption nor
+outlines determine the hue and place of the markings, so that independently generated frames disagree as they do on real
+footage. Their things are smaller and deform.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from functools import cached_property
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from bivdiff_core.measure import optical_flow
+from research import toy_things
 
 SIZE = 64
 FRAMES = 8
@@ -29,51 +31,91 @@ TRAIN_SEEDS = range(0, 1_000_000)
 HELD_OUT_SEEDS = range(1_000_000, 2_000_000)
 CLIP_KINDS = ("easy", "hard")
 CANNY_LOW, CANNY_HIGH = 0.3, 0.6
-PACKAGED_CLIP_SEED = 1_000_000
+PACKAGED_CLIP_SEED = 1_000_536
 
-HARD_SPEED = 0.6
-"""Speed of the shapes relative to the easy clip; the background drifts at ``HARD_DRIFT`` pixels a frame."""
+HARD_SPEED = 0.5
+"""Speed of the things relative to the easy clip; the background drifts at ``HARD_DRIFT`` pixels a frame."""
 HARD_DRIFT = 0.25
 HARD_SCALE = 0.95
-PATCH_WAVES, PATCH_WAVELENGTH, PATCH_EDGE = 8, 14.0, 1.5
-PATCH_TINT, PATCH_SHADE = (0.15, 0.40), 0.06
-"""Difference of the patches from the colour: in hue (on shapes, on the background), and in lightness (up or down)."""
 HARD_STRETCH, STRETCH_RATE_RANGE = 0.08, (0.3, 0.6)
 
 DARK = {
-    "red": (0.78, 0.12, 0.14),
-    "blue": (0.14, 0.22, 0.80),
-    "green": (0.10, 0.46, 0.16),
-    "purple": (0.46, 0.14, 0.58),
+    "red": (0.66, 0.15, 0.18),
+    "blue": (0.14, 0.30, 0.64),
+    "green": (0.10, 0.40, 0.28),
+    "purple": (0.40, 0.20, 0.53),
 }
 LIGHT = {
-    "yellow": (0.90, 0.80, 0.18),
-    "cyan": (0.24, 0.80, 0.86),
-    "pink": (0.90, 0.62, 0.76),
-    "orange": (0.90, 0.58, 0.20),
-    "white": (0.86, 0.86, 0.86),
+    "yellow": (0.97, 0.88, 0.42),
+    "cyan": (0.56, 0.86, 0.88),
+    "pink": (0.97, 0.69, 0.76),
+    "orange": (0.97, 0.64, 0.34),
+    "white": (0.93, 0.91, 0.88),
 }
 PALETTE = DARK | LIGHT
 LUMA = torch.tensor(optical_flow.LUMA_WEIGHTS)
 
-STAR_INNER_RADIUS = 0.52
-ROUNDING = 0.16
-RADII = {"circle": 14.0, "square": 17.5, "triangle": 19.5, "star": 19.5, "cross": 18.0}
-SHAPES = tuple(RADII)
+SCENES = {"sky": (1.8, 16.0), "sea": (3.0, 10.0), "meadow": (1.0, 13.0), "dusk": (4.0, 11.0)}
+"""Markings of each background: how much longer they are than high, and their wavelength from top to bottom."""
+COLOUR_RANGE = 0.03
+"""How far the colour of a clip is from the palette's, at most, in each channel."""
+HAZE = 0.15
+"""Share of grey in a background's colour."""
+MARKING_WAVES, MARKING_WAVELENGTH = 8, 10.0
+"""Number of sines whose sum makes markings, and their wavelength on things."""
+RED_CYAN, YELLOW_BLUE = np.array((0.878, -0.394, -0.272)), np.array((-0.172, 0.271, -0.947))
+"""Two hues of equal lightness, orthogonal, of length 1."""
+HARMONIOUS_HUES = {
+    "red": (60, 110),
+    "blue": (-40, 25),
+    "green": (10, 80),
+    "purple": (-20, 80),
+    "yellow": (-20, 40),
+    "cyan": (0, 90),
+    "pink": (40, 110),
+    "orange": (20, 100),
+    "white": (0, 100),
+}
+"""Tints of the markings on each colour: angles in degrees between `RED_CYAN` and `YELLOW_BLUE`, chosen by eye."""
+KINDS = tuple(toy_things.THINGS)
+RADIUS, PAIR_SCALE = 19.0, 0.78
+REACH = 1.1
+"""No part of a thing is further from its centre than this many radii."""
+INK, PAPER = (0.10, 0.12, 0.24), (0.96, 0.93, 0.86)
+INK_LINES, INK_CONTRAST = 3.0, 7.0
+MAX_TILT, MAX_SPIN = 0.25, 0.04
+"""Radians, at the start, and per frame."""
+
+
+@dataclass(frozen=True)
+class Markings:
+    """How bold the markings of a clip are.
+
+    tints: of things and of the background, in hue. shade: change of lightness, up or down. edge: how crisp they are.
+    """
+
+    tints: tuple[float, float]
+    shade: float
+    edge: float
+
+
+EASY, HARD = Markings((0.08, 0.22), 0.02, 0.8), Markings((0.14, 0.33), 0.05, 1.2)
 
 
 @dataclass(frozen=True)
 class Motion:
-    """Motion of one shape: at time t its centre is ``centre + t * velocity``, its angle ``angle + t * spin``.
+    """Motion of one thing: at time t its centre is ``centre + t * velocity``, its angle ``angle + t * spin``.
 
-    A shape that deforms is scaled by exp(stretch * sin(stretch_rate * t)) along its x axis and by the inverse along
-    its y axis. Pixels (x right, y down, pixel centres at whole numbers) and radians.
+    A thing that deforms is scaled by exp(stretch * sin(stretch_rate * t)) along its x axis and by the inverse along
+    its y axis. facing: 1, or -1 for its mirror image. Pixels (x right, y down, pixel centres at whole numbers) and
+    radians.
     """
 
     centre: tuple[float, float]
     velocity: tuple[float, float]
     angle: float
     spin: float
+    facing: float = 1.0
     stretch: float = 0.0
     stretch_rate: float = 0.0
 
@@ -86,47 +128,46 @@ class Motion:
         angle = self.angle + t * self.spin
         return math.cos(angle), math.sin(angle), math.exp(self.stretch * math.sin(self.stretch_rate * t))
 
-    def to_shape(self, points: torch.Tensor, t: float) -> torch.Tensor:
-        """Picture points ``[..., 2]`` in the coordinates of the undeformed shape."""
+    def to_thing(self, points: torch.Tensor, t: float) -> torch.Tensor:
+        """Picture points ``[..., 2]`` in the coordinates of the undeformed thing, which faces right."""
         (x, y), (cos, sin, scale) = self.centre_at(t), self._rotation_and_stretch(t)
         dx, dy = points[..., 0] - x, points[..., 1] - y
-        return torch.stack(((cos * dx + sin * dy) / scale, (cos * dy - sin * dx) * scale), dim=-1)
+        return torch.stack((self.facing * (cos * dx + sin * dy) / scale, (cos * dy - sin * dx) * scale), dim=-1)
 
     def to_picture(self, points: torch.Tensor, t: float) -> torch.Tensor:
-        """Points ``[..., 2]`` in shape coordinates to picture coordinates: the inverse of `to_shape`."""
+        """Points ``[..., 2]`` in the thing's coordinates to picture coordinates: the inverse of `to_thing`."""
         (x, y), (cos, sin, scale) = self.centre_at(t), self._rotation_and_stretch(t)
-        dx, dy = points[..., 0] * scale, points[..., 1] / scale
+        dx, dy = self.facing * points[..., 0] * scale, points[..., 1] / scale
         return torch.stack((x + cos * dx - sin * dy, y + sin * dx + cos * dy), dim=-1)
 
     def advance(self, points: torch.Tensor, start: float, end: float) -> torch.Tensor:
-        """Positions at time ``end`` of points ``[..., 2]`` that are fixed to the shape, given at time ``start``."""
-        return self.to_picture(self.to_shape(points, start), end)
+        """Positions at time ``end`` of points ``[..., 2]`` that are fixed to the thing, given at time ``start``."""
+        return self.to_picture(self.to_thing(points, start), end)
 
 
 @dataclass(frozen=True)
 class Surface:
-    """A colour with a texture, ``colour + tint * level``: soft stripes, ``level = sin(wave . p + phase)``, or patches.
+    """A colour with markings: ``colour + tint * level``, where level is ``tanh(edge * sum of sines)``.
 
-    waves: (x, y, phase) of one sine, or of several. The sum of several makes patches; ``PATCH_EDGE`` sets how crisp.
+    waves: (x, y, phase) of each sine, ``sin(x * px + y * py + phase)``.
     """
 
     name: str
     colour: tuple[float, float, float]
     tint: tuple[float, float, float]
+    edge: float
     waves: tuple[tuple[float, float, float], ...]
 
     def paint(self, points: torch.Tensor) -> torch.Tensor:
         """Colours ``[..., 3]`` in 0..1 at surface points ``[..., 2]``."""
         sines = [torch.sin(points[..., 0] * x + points[..., 1] * y + phase) for x, y, phase in self.waves]
-        level = torch.stack(sines).sum(dim=0)
-        if len(self.waves) > 1:
-            level = torch.tanh(PATCH_EDGE * level)
+        level = torch.tanh(self.edge * torch.stack(sines).sum(dim=0))
         return (torch.tensor(self.colour) + torch.tensor(self.tint) * level[..., None]).clamp(0, 1)
 
 
 @dataclass(frozen=True)
-class Shape:
-    """A moving shape: kind, outer radius in pixels, surface (in shape coordinates) and motion."""
+class Thing:
+    """A moving thing: kind, radius in pixels, surface (in the thing's coordinates) and motion."""
 
     kind: str
     radius: float
@@ -138,13 +179,15 @@ class Shape:
 class ToyClip:
     """A clip of the toy world, with its ground truth; its frames are rendered when they are first used.
 
-    caption: the content; may omit colours. shapes: front to back, in the order of the caption.
-    drift: background motion in pixels per unit of time, (x, y). times: time of each frame; adjacent frames differ by 1.
+    caption: the content; may omit colours. things: front to back, in the order of the caption. scene: what the
+    background is. drift: its motion in pixels per unit of time, (x, y). times: time of each frame; adjacent frames
+    differ by 1.
     """
 
     seed: int
     caption: str
-    shapes: tuple[Shape, ...]
+    things: tuple[Thing, ...]
+    scene: str
     background: Surface
     drift: tuple[float, float]
     times: tuple[int, ...]
@@ -160,7 +203,7 @@ class ToyClip:
 
     @property
     def masks(self) -> torch.Tensor:
-        """The visible part of each shape, ``[S, F, H, W]`` in 0..1."""
+        """The visible part of each thing, ``[T, F, H, W]`` in 0..1."""
         return self._rendered[1]
 
     @property
@@ -171,26 +214,27 @@ class ToyClip:
     @property
     def full_caption(self) -> str:
         """A caption with all colours."""
-        shapes = tuple((shape.surface.name, shape.kind) for shape in self.shapes)
-        return str(Caption(shapes, self.background.name, patchy=parse_caption(self.caption).patchy))
+        things = tuple((thing.surface.name, thing.kind) for thing in self.things)
+        return str(Caption(things, self.background.name, self.scene, parse_caption(self.caption).patterned))
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A parsed caption: (colour or None, kind) of each shape, front to back, and the background's colour or None.
+    """A parsed caption: (colour or None, kind) of each thing, front to back, and colour and scene of the background.
 
-    patchy: whether the caption says "patchy".
+    Both are None if the caption does not name the background. patterned: whether the caption says "patterned".
     """
 
-    shapes: tuple[tuple[str | None, str], ...]
+    things: tuple[tuple[str | None, str], ...]
     background: str | None
-    patchy: bool = False
+    scene: str | None
+    patterned: bool = False
 
     def __str__(self) -> str:
-        text = " in front of ".join(_with_article(colour, kind) for colour, kind in self.shapes)
-        if self.background:
-            text += f" on {_with_article(self.background, 'background')}"
-        return f"{text}, patchy" if self.patchy else text
+        text = " in front of ".join(_with_article(colour, kind) for colour, kind in self.things)
+        if self.scene:
+            text += f" over {_with_article(self.background, self.scene)}"
+        return f"{text}, patterned" if self.patterned else text
 
 
 def _with_article(colour: str | None, thing: str) -> str:
@@ -199,14 +243,14 @@ def _with_article(colour: str | None, thing: str) -> str:
 
 def parse_caption(text: str) -> Caption:
     """Parse a caption of the toy world; raises ValueError for any other text."""
-    thing = rf"an? (?:({'|'.join(PALETTE)}) )?({'|'.join(SHAPES)})"
-    background = rf"an? ({'|'.join(PALETTE)}) background"
-    match = re.fullmatch(rf"{thing}(?: in front of {thing})?(?: on {background})?(, patchy)?", text)
+    thing = rf"an? (?:({'|'.join(PALETTE)}) )?({'|'.join(KINDS)})"
+    background = rf"an? ({'|'.join(PALETTE)}) ({'|'.join(SCENES)})"
+    match = re.fullmatch(rf"{thing}(?: in front of {thing})?(?: over {background})?(, patterned)?", text)
     if match is None:
         raise ValueError(f"not a caption of the toy world: {text!r}")
-    front_colour, front, back_colour, back, ground, patchy = match.groups()
-    shapes = [(front_colour, front), (back_colour, back)]
-    return Caption(tuple(shapes if back else shapes[:1]), ground, patchy=patchy is not None)
+    front_colour, front, back_colour, back, ground, scene, patterned = match.groups()
+    things = [(front_colour, front), (back_colour, back)]
+    return Caption(tuple(things if back else things[:1]), ground, scene, patterned is not None)
 
 
 def pixel_grid(size: int = SIZE) -> torch.Tensor:
@@ -216,70 +260,89 @@ def pixel_grid(size: int = SIZE) -> torch.Tensor:
 
 
 def generate_clip(seed: int, frames: int = FRAMES) -> ToyClip:
-    """The clip of ``seed``: frames of 64x64, one shape or (one clip in ten) two that cross.
+    """The clip of ``seed``: frames of 64x64, one thing or (one clip in ten) two that cross.
 
-    After ``FRAMES`` frames the motion continues until a shape would leave the picture, then reverses, back and forth.
+    After ``FRAMES`` frames the motion continues until a thing would leave the picture, then reverses, back and forth.
     """
     rng = np.random.default_rng(seed)
     pair = rng.random() < 0.1
     halves = (DARK, LIGHT) if rng.random() < 0.5 else (LIGHT, DARK)
-    ground = str(rng.choice(list(halves[1])))
+    ground, scene = str(rng.choice(list(halves[1]))), str(rng.choice(list(SCENES)))
     colours = [str(name) for name in rng.choice(list(halves[0]), size=2, replace=False)]
-    kinds = [str(kind) for kind in rng.choice(SHAPES, size=2)]
+    kinds = [str(kind) for kind in rng.choice(KINDS, size=2)]
 
     heading = 1.0 if rng.random() < 0.5 else -1.0
-    shapes = []
+    things = []
     for i in range(2 if pair else 1):
-        radius = RADII[kinds[i]] * rng.uniform(0.9, 1.1) * (0.78 if pair else 1.0)
+        radius = RADIUS * rng.uniform(0.94, 1.06) * (PAIR_SCALE if pair else 1.0)
         direction = heading if i == 0 else -heading
         motion = _random_motion(rng, radius, direction, speed=(1.8, 3.2) if pair else (1.2, 2.4))
-        surface = _random_surface(rng, colours[i], tilt=math.pi, wavelength=(13, 18))
-        shapes.append(Shape(kinds[i], radius, surface, motion))
+        things.append(Thing(kinds[i], radius, _random_surface(rng, colours[i], scene=None), motion))
 
-    background = _random_surface(rng, ground, tilt=math.pi / 4, wavelength=(15, 22))
+    background = _random_surface(rng, ground, scene)
     drift = (-heading * DRIFT, 0.0)
-    full = Caption(tuple((shape.surface.name, shape.kind) for shape in shapes), ground)
+    full = Caption(tuple((thing.surface.name, thing.kind) for thing in things), ground, scene)
     caption = str(_drop_colours(rng, full))
-    return ToyClip(seed, caption, tuple(shapes), background, drift, _frame_times(shapes, frames))
+    return ToyClip(seed, caption, tuple(things), scene, background, drift, _frame_times(things, frames))
 
 
-def _frame_times(shapes: list[Shape], frames: int) -> tuple[int, ...]:
-    """Frame times 0, 1, 2, ..., back and forth between the first and last time with all shapes in the picture."""
+def _frame_times(things: list[Thing], frames: int) -> tuple[int, ...]:
+    """Frame times 0, 1, 2, ..., back and forth between the first and last time with all things in the picture."""
     first, last = 0, FRAMES - 1
-    while all(_is_inside(shape, first - 1) for shape in shapes):
+    while all(_is_inside(thing, first - 1) for thing in things):
         first -= 1
-    while all(_is_inside(shape, last + 1) for shape in shapes):
+    while all(_is_inside(thing, last + 1) for thing in things):
         last += 1
     span = last - first
     return tuple(last - abs((t - first) % (2 * span) - span) for t in range(frames))
 
 
-def _is_inside(shape: Shape, t: float) -> bool:
-    """Whether the whole shape is in the picture at time ``t``, at least a pixel from the border."""
-    return all(shape.radius + 1 <= c <= SIZE - 2 - shape.radius for c in shape.motion.centre_at(t))
+def _is_inside(thing: Thing, t: float) -> bool:
+    """Whether the whole thing is in the picture at time ``t``, at least a pixel from the border."""
+    margin = REACH * thing.radius + 1
+    return all(margin <= c <= SIZE - 1 - margin for c in thing.motion.centre_at(t))
 
 
 def _random_motion(rng: np.random.Generator, radius: float, heading: float, speed: tuple[float, float]) -> Motion:
     """A straight path across the middle of the picture that stays inside it."""
     velocity = np.array([heading * rng.uniform(*speed), rng.uniform(-0.8, 0.8)])
     middle = (SIZE - 1) / 2
-    margin = np.maximum(middle - radius - 1 - np.abs(velocity) * (FRAMES - 1) / 2, 0)
+    margin = np.maximum(middle - REACH * radius - 1 - np.abs(velocity) * (FRAMES - 1) / 2, 0)
     halfway = middle + rng.uniform(-1, 1, size=2) * margin
     start = halfway - velocity * (FRAMES - 1) / 2
-    spin = rng.choice([-1, 1]) * rng.uniform(0, math.radians(7))
-    return Motion(_floats(start), _floats(velocity), float(rng.uniform(-math.pi, math.pi)), spin)
+    angle, spin = rng.uniform(-MAX_TILT, MAX_TILT), rng.uniform(-MAX_SPIN, MAX_SPIN)
+    return Motion(_floats(start), _floats(velocity), float(angle), float(spin), heading)
 
 
-def _random_surface(rng: np.random.Generator, name: str, tilt: float, wavelength: tuple[float, float]) -> Surface:
-    """Stripes with a random hue shift; ``tilt`` is the maximum angle of the wave from horizontal."""
-    colour = np.clip(np.array(PALETTE[name]) + rng.uniform(-0.05, 0.05, size=3), 0, 1)
-    tint = 0.15 * _random_hue(rng) + rng.uniform(-0.035, 0.035)
-    # Keep the colour away from 0 and 1: clipping would make flat spots in the stripes.
-    colour = np.clip(colour, np.abs(tint), 1 - np.abs(tint))
-    angle, length = rng.uniform(-tilt, tilt), rng.uniform(*wavelength)
-    wave = 2 * math.pi / length * np.array([math.cos(angle), math.sin(angle)])
-    phase = rng.uniform(0, 2 * math.pi)
-    return Surface(name, _floats(colour), _floats(tint), (_floats((*wave, phase)),))
+def _random_surface(rng: np.random.Generator, name: str, scene: str | None) -> Surface:
+    """A variation of a colour with faint markings: those of a scene, or of a thing."""
+    colour = _mean_colour(name, scene is not None) + rng.uniform(-COLOUR_RANGE, COLOUR_RANGE, size=3)
+    return _mark(rng, name, np.clip(colour, 0, 1), EASY, scene)
+
+
+def _mark(rng: np.random.Generator, name: str, colour: np.ndarray, markings: Markings, scene: str | None) -> Surface:
+    """A colour with random markings: those of a scene, or of a thing."""
+    low, high = HARMONIOUS_HUES[name]
+    hue = math.radians(rng.uniform(low, high))
+    tint = (
+        rng.choice([-1, 1])
+        * markings.tints[scene is not None]
+        * (math.cos(hue) * RED_CYAN + math.sin(hue) * YELLOW_BLUE)
+    )
+    tint = tint + rng.choice([-1, 1]) * markings.shade
+    stretch, wavelength = SCENES[scene] if scene else (1.0, MARKING_WAVELENGTH)
+    angles = rng.uniform(0, 2 * math.pi, size=MARKING_WAVES)
+    directions = np.stack((np.cos(angles) / stretch, np.sin(angles)), axis=1)
+    waves = 2 * math.pi / wavelength * directions * rng.uniform(0.8, 1.2, size=(MARKING_WAVES, 1))
+    phases = rng.uniform(0, 2 * math.pi, size=(MARKING_WAVES, 1))
+    waves = np.concatenate((waves, phases), axis=1)
+    return Surface(name, _floats(colour), _floats(tint), markings.edge, tuple(map(_floats, waves)))
+
+
+def _mean_colour(name: str, in_background: bool) -> np.ndarray:
+    """A colour of the palette; in the background, with haze."""
+    colour = np.array(PALETTE[name])
+    return (1 - HAZE) * colour + HAZE * (LUMA.numpy() @ colour) if in_background else colour
 
 
 def held_out_clip(kind: str, number: int) -> ToyClip:
@@ -294,37 +357,18 @@ def packaged_clip(frames: int = FRAMES) -> ToyClip:
 
 
 def make_hard_clip(clip: ToyClip) -> ToyClip:
-    """The hard version of a clip: the same caption with "patchy"; the camera pans in the same direction, but slowly."""
+    """The hard version of a clip: its caption ends with "patterned"; the camera pans as before, but slowly."""
     rng = np.random.default_rng((clip.seed, 1))
-    shapes = []
-    for shape in clip.shapes:
-        shape = _change_shape_motion(shape, HARD_SPEED)
-        motion = replace(shape.motion, stretch=HARD_STRETCH, stretch_rate=float(rng.uniform(*STRETCH_RATE_RANGE)))
-        surface = _add_patches(rng, shape.surface, PATCH_TINT[0])
-        shapes.append(replace(shape, radius=HARD_SCALE * shape.radius, surface=surface, motion=motion))
-    background = _add_patches(rng, clip.background, PATCH_TINT[1])
+    things = []
+    for thing in clip.things:
+        thing = _change_motion_of_thing(thing, HARD_SPEED)
+        motion = replace(thing.motion, stretch=HARD_STRETCH, stretch_rate=float(rng.uniform(*STRETCH_RATE_RANGE)))
+        surface = _mark(rng, thing.surface.name, thing.surface.colour, HARD, scene=None)
+        things.append(replace(thing, radius=HARD_SCALE * thing.radius, surface=surface, motion=motion))
+    background = _mark(rng, clip.background.name, clip.background.colour, HARD, clip.scene)
     drift = (math.copysign(HARD_DRIFT, clip.drift[0]), 0.0)
-    caption = str(replace(parse_caption(clip.caption), patchy=True))
-    return replace(clip, caption=caption, shapes=tuple(shapes), background=background, drift=drift)
-
-
-def _add_patches(rng: np.random.Generator, surface: Surface, tint: float) -> Surface:
-    """The surface with patches of a random hue shift instead of stripes."""
-    shift = tint * _random_hue(rng) + rng.choice([-1, 1]) * PATCH_SHADE
-    angles = rng.uniform(0, 2 * math.pi, size=PATCH_WAVES)
-    phases = rng.uniform(0, 2 * math.pi, size=PATCH_WAVES)
-    waves = np.stack((np.cos(angles), np.sin(angles)), axis=1) * 2 * math.pi / PATCH_WAVELENGTH
-    waves = np.concatenate((waves, phases[:, None]), axis=1)
-    colour = np.clip(surface.colour, np.abs(shift), 1 - np.abs(shift))
-    return replace(surface, colour=_floats(colour), tint=_floats(shift), waves=tuple(map(_floats, waves)))
-
-
-def _random_hue(rng: np.random.Generator) -> np.ndarray:
-    """A random colour shift ``[3]`` of length 1 that does not change lightness."""
-    luma = LUMA.numpy()
-    hue = rng.normal(size=3)
-    hue -= luma * (hue @ luma) / (luma @ luma)
-    return hue / np.linalg.norm(hue)
+    caption = str(replace(parse_caption(clip.caption), patterned=True))
+    return replace(clip, caption=caption, things=tuple(things), background=background, drift=drift)
 
 
 def _floats(values: np.ndarray | tuple[float, ...]) -> tuple[float, ...]:
@@ -332,108 +376,100 @@ def _floats(values: np.ndarray | tuple[float, ...]) -> tuple[float, ...]:
 
 
 def recolour(clip: ToyClip, seed: int) -> ToyClip:
-    """The clip with another colour of its first-named shape or its background; the texture stays.
+    """The clip with another colour of its first-named thing or its background; the markings stay.
 
     Its caption is an instruction: it names the new colour and omits the colours that stay.
     """
     rng = np.random.default_rng(seed)
-    things = [shape.surface for shape in clip.shapes] + [clip.background]
-    changed = 0 if rng.random() < 0.5 else len(things) - 1
-    surface = things[changed]
+    surfaces = [thing.surface for thing in clip.things] + [clip.background]
+    changed = 0 if rng.random() < 0.5 else len(surfaces) - 1
+    in_background = changed == len(clip.things)
+    surface = surfaces[changed]
     half = DARK if surface.name in DARK else LIGHT
-    name = str(rng.choice([name for name in half if name not in {thing.name for thing in things}]))
-    shade = np.array(surface.colour) - PALETTE[surface.name]
-    colour = np.clip(PALETTE[name] + shade, np.abs(surface.tint), 1 - np.abs(surface.tint))
-    things[changed] = replace(surface, name=name, colour=_floats(colour))
-    shapes = [replace(shape, surface=thing) for shape, thing in zip(clip.shapes, things, strict=False)]
-    shape_captions = [(name if i == changed else None, shape.kind) for i, shape in enumerate(shapes)]
-    ground = name if changed == len(shapes) else None
-    caption = Caption(tuple(shape_captions), ground, patchy=parse_caption(clip.caption).patchy)
-    return replace(clip, caption=str(caption), shapes=tuple(shapes), background=things[-1])
+    name = str(rng.choice([name for name in half if name not in {surface.name for surface in surfaces}]))
+    variation = np.array(surface.colour) - _mean_colour(surface.name, in_background)
+    colour = np.clip(_mean_colour(name, in_background) + variation, 0, 1)
+    surfaces[changed] = replace(surface, name=name, colour=_floats(colour))
+    things = [replace(thing, surface=surface) for thing, surface in zip(clip.things, surfaces, strict=False)]
+    captions = [(name if i == changed else None, thing.kind) for i, thing in enumerate(things)]
+    caption = Caption(
+        tuple(captions),
+        name if in_background else None,
+        clip.scene if in_background else None,
+        parse_caption(clip.caption).patterned,
+    )
+    return replace(clip, caption=str(caption), things=tuple(things), background=surfaces[-1])
 
 
-def to_grayscale(frames: torch.Tensor) -> torch.Tensor:
-    """Frames ``[..., 3]`` in grey, in any value range: the style of the demo LoRA."""
-    return (frames * LUMA).sum(dim=-1, keepdim=True).expand_as(frames)
+def redress(clip: ToyClip, seed: int) -> ToyClip:
+    """The clip with other colours of the same halves of the palette and new markings everywhere, and a full caption."""
+    rng = np.random.default_rng((seed, 2))
+    markings, halves = (HARD if parse_caption(clip.caption).patterned else EASY), (DARK, LIGHT)
+    half = halves[clip.background.name in DARK]
+    taken = {thing.surface.name for thing in clip.things}
+    names = [str(name) for name in rng.permutation([name for name in half if name not in taken])]
+    things = []
+    for thing, name in zip(clip.things, names, strict=False):
+        surface = _mark(rng, name, _mean_colour(name, in_background=False), markings, scene=None)
+        things.append(replace(thing, surface=surface))
+    ground = str(rng.choice([name for name in halves[half is DARK] if name != clip.background.name]))
+    background = _mark(rng, ground, _mean_colour(ground, in_background=True), markings, clip.scene)
+    edited = replace(clip, things=tuple(things), background=background)
+    return replace(edited, caption=edited.full_caption)
+
+
+def draw_in_ink(frames: torch.Tensor) -> torch.Tensor:
+    """Frames ``[..., H, W, 3]``, 0..1, as brush drawings: the style of the demo LoRA."""
+    luma = (frames * LUMA).sum(dim=-1)
+    blurred = F.avg_pool2d(F.pad(luma.flatten(0, -3)[:, None], (2, 2, 2, 2), mode="replicate"), 5, stride=1)
+    lines = 1 - (INK_LINES * (luma - blurred.view_as(luma)).abs()).clamp(max=1)
+    wash = torch.sigmoid(INK_CONTRAST * (luma - 0.5))
+    return torch.lerp(torch.tensor(INK), torch.tensor(PAPER), (wash * lines)[..., None])
 
 
 def change_motion(clip: ToyClip, speed: float, spin: float | None = None) -> ToyClip:
-    """The clip with shapes and camera ``speed`` times as fast, and shapes that turn by ``spin`` radians a frame.
+    """The clip with things and camera ``speed`` times as fast, and things that turn by ``spin`` radians a frame.
 
-    In the middle of the clip every shape keeps its place. Without ``spin``, shapes also turn ``speed`` times as fast.
+    In the middle of the clip every thing keeps its place. Without ``spin``, things also turn ``speed`` times as fast.
     """
-    shapes = tuple(_change_shape_motion(shape, speed, spin) for shape in clip.shapes)
-    return replace(clip, shapes=shapes, drift=(speed * clip.drift[0], speed * clip.drift[1]))
+    things = tuple(_change_motion_of_thing(thing, speed, spin) for thing in clip.things)
+    return replace(clip, things=things, drift=(speed * clip.drift[0], speed * clip.drift[1]))
 
 
-def _change_shape_motion(shape: Shape, speed: float, spin: float | None = None) -> Shape:
-    """A shape with its motion changed, see `change_motion`."""
-    halfway, motion = (FRAMES - 1) / 2, shape.motion
+def _change_motion_of_thing(thing: Thing, speed: float, spin: float | None = None) -> Thing:
+    """A thing with its motion changed, see `change_motion`."""
+    halfway, motion = (FRAMES - 1) / 2, thing.motion
     (x, y), (vx, vy) = motion.centre_at(halfway), (speed * v for v in motion.velocity)
     new_spin = speed * motion.spin if spin is None else math.copysign(spin, motion.spin)
     start, angle = (x - halfway * vx, y - halfway * vy), motion.angle + halfway * motion.spin - halfway * new_spin
-    return replace(shape, motion=replace(motion, centre=start, velocity=(vx, vy), angle=angle, spin=new_spin))
+    return replace(thing, motion=replace(motion, centre=start, velocity=(vx, vy), angle=angle, spin=new_spin))
 
 
 def _drop_colours(rng: np.random.Generator, full: Caption) -> Caption:
-    """Omit at least one colour in 3 of 10 captions."""
+    """Omit at least one colour in 3 of 10 captions; without its colour, the background is not named."""
     if rng.random() >= 0.3:
         return full
-    keep_shape, keep_ground = [(False, True), (True, False), (False, False)][rng.integers(3)]
+    keep_thing, keep_ground = [(False, True), (True, False), (False, False)][rng.integers(3)]
     return Caption(
-        tuple((colour if keep_shape else None, kind) for colour, kind in full.shapes),
+        tuple((colour if keep_thing else None, kind) for colour, kind in full.things),
         full.background if keep_ground else None,
+        full.scene if keep_ground else None,
     )
 
 
-def _outline(kind: str) -> torch.Tensor:
-    """Corners ``[N, 2]`` of a polygon of outer radius 1."""
-    if kind == "cross":
-        arm = 0.36
-        reach = math.sqrt(1 - arm**2)
-        quarter = torch.tensor([[arm, arm], [reach, arm], [reach, -arm]])
-        turns = [torch.tensor([[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]]) for a in _angles(4)]
-        return torch.cat([quarter @ turn for turn in turns])
-    count = {"triangle": 3, "square": 4, "star": 10}[kind]
-    radii = torch.tensor([1.0, STAR_INNER_RADIUS if kind == "star" else 1.0]).repeat(count)[:count]
-    angles = torch.tensor(_angles(count)) - math.pi / 2
-    return radii[:, None] * torch.stack((angles.cos(), angles.sin()), dim=-1)
-
-
-def _angles(count: int) -> list[float]:
-    return [2 * math.pi * i / count for i in range(count)]
-
-
-def _distance(kind: str, points: torch.Tensor) -> torch.Tensor:
-    """Signed distance ``[...]`` of points ``[..., 2]`` to the shape of outer radius 1, negative inside.
-
-    Corners are rounded: Canny's thinning breaks the outline at sharp ones.
-    """
-    if kind == "circle":
-        return points.norm(dim=-1) - 1
-    corners = _outline(kind) * (1 - ROUNDING)
-    edges = corners.roll(-1, dims=0) - corners
-    offset = points[..., None, :] - corners
-    along = ((offset * edges).sum(-1) / (edges * edges).sum(-1)).clamp(0, 1)
-    distance = (offset - along[..., None] * edges).norm(dim=-1).amin(dim=-1)
-    py, y0, y1 = points[..., 1, None], corners[:, 1], corners.roll(-1, dims=0)[:, 1]
-    cross = offset[..., 0] * edges[:, 1] - offset[..., 1] * edges[:, 0]
-    crossings = ((y0 <= py) & (py < y1) & (cross < 0)) | ((y1 <= py) & (py < y0) & (cross > 0))
-    return torch.where(crossings.sum(dim=-1) % 2 == 1, -distance, distance) - ROUNDING
-
-
 def _render(clip: ToyClip) -> tuple[torch.Tensor, torch.Tensor]:
-    """Frames ``[F, H, W, 3]`` and visible masks ``[S, F, H, W]``, edges anti-aliased over one pixel."""
+    """Frames ``[F, H, W, 3]`` and visible masks ``[T, F, H, W]``, edges anti-aliased over one pixel."""
     grid = pixel_grid()
     frames, masks = [], []
     for t in clip.times:
         frame = clip.background.paint(grid - t * torch.tensor(clip.drift))
         visible = torch.ones(SIZE, SIZE)
         layers = []
-        for shape in clip.shapes:
-            local = shape.motion.to_shape(grid, t)
-            cover = (0.5 - shape.radius * _distance(shape.kind, local / shape.radius)).clamp(0, 1)
-            layers.append((cover, shape.surface.paint(local), cover * visible))
+        for thing in clip.things:
+            points = thing.motion.to_thing(grid, t)
+            looked_up = toy_things.look_up(thing.kind, points / thing.radius)
+            cover = (0.5 - thing.radius * looked_up.distance).clamp(0, 1)
+            layers.append((cover, toy_things.shade(thing.surface.paint(points), looked_up), cover * visible))
             visible = visible * (1 - cover)
         for cover, colour, _ in reversed(layers):
             frame = torch.lerp(frame, colour, cover[..., None])

@@ -12,9 +12,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
-import time
-import zlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +19,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
-from torchvision.utils import save_image
 from tqdm import tqdm
 
 from bivdiff_core.grids import SD_BETAS
 from research import demo_networks, toy_world
+from research.training import Loss, fit, load_or_compute, picture_loss, save_picture, stage_seed
 
 log = logging.getLogger("research.train_demo_models")
 
@@ -35,17 +32,15 @@ STEPS = {
     "autoencoder": 8000,
     "image": 4000,
     "control": 2500,
-    "video": 2000,
+    "video": 5000,
     "decoder": 1000,
     "instruct_pix2pix": 1000,
-    "inpaint": 500,
+    "inpaint": 1500,
     "t2i_adapter": 700,
     "lora": 300,
 }
 VARIANT_CLIPS, VARIANT_STRIDE = 2048, 2
 """Clips that train the variants of the image UNet, and the step between the frames that they use."""
-SAVE_EVERY = 60.0
-"""Seconds between checkpoints."""
 MAX_SNR = 5.0
 KL_WEIGHT = 1e-6
 LATENT_NOISE_STD = 0.05
@@ -54,8 +49,6 @@ AUTOENCODER_BATCH, IMAGE_BATCH, VIDEO_BATCH, ENCODING_BATCH = 10, 64, 8, 64
 ALPHAS = (1 - torch.linspace(SD_BETAS[0] ** 0.5, SD_BETAS[1] ** 0.5, 1000).square()).cumprod(dim=0)
 """Cumulative products of SD's schedule, one for each timestep."""
 
-Loss = Callable[[Generator], Tensor]
-"""Samples a batch with the generator and returns its loss."""
 Predict = Callable[[Tensor, Tensor], Tensor]
 """A network's prediction of the noise, from noised latents and timesteps."""
 ControlFunction = Callable[[Tensor, Tensor, Tensor, Tensor], dict]
@@ -96,35 +89,9 @@ def render_clips() -> dict:
     return {"frames": torch.stack(frames), "controls": torch.stack(controls), "captions": captions}
 
 
-def load_or_compute(path: Path, compute: Callable[[], dict]) -> dict:
-    """The contents of a file, which is computed and saved first if it is missing."""
-    if not path.exists():
-        with torch.no_grad():
-            save(compute(), path)
-    return torch.load(path, weights_only=True)
-
-
-def save(contents: dict, path: Path) -> None:
-    """Write a file atomically: an interruption leaves the old file intact."""
-    torch.save(contents, path.with_suffix(".part"))
-    path.with_suffix(".part").replace(path)
-
-
-def save_picture(path: Path, rows: list[Tensor]) -> None:
-    """Write rows of images ``[N, 3, H, W]`` in -1..1 as one PNG."""
-    save_image(torch.cat(rows), path, nrow=len(rows[0]), normalize=True, value_range=(-1, 1))
-    log.info("picture: %s", path)
-
-
-def stage_seed(stage: str) -> int:
-    """The seed base of a stage; it does not depend on other stages."""
-    return zlib.crc32(stage.encode()) << 20
-
-
-def picture_loss(predicted: Tensor, true: Tensor) -> Tensor:
-    """L1 + L2 + L1 of the differences between adjacent pixels, which keeps edges sharp."""
-    edges = sum((predicted.diff(dim=dim) - true.diff(dim=dim)).abs().mean() for dim in (-1, -2))
-    return (predicted - true).abs().mean() + (predicted - true).square().mean() + edges
+def in_ink(images: Tensor) -> Tensor:
+    """Images ``[B, 3, H, W]`` in -1..1 as ink drawings."""
+    return toy_world.draw_in_ink(images.movedim(1, -1) / 2 + 0.5).movedim(-1, 1) * 2 - 1
 
 
 def diffusion_loss(clean: Tensor, generator: Generator, predict: Predict) -> Tensor:
@@ -206,67 +173,14 @@ class DemoTraining:
     def fit(
         self, stage: str, network: nn.Module, loss: Loss, lr: float, average: float, slow: Collection[str] = ()
     ) -> None:
-        """Train a network in place and leave the moving average of its weights in it.
-
-        Every step has its own seed, so a resumed run uses the same batches.
-
-        Args:
-            lr: peak learning rate; cosine schedule after a short warm-up.
-            average: decay of the moving average; smaller in the first steps.
-            slow: names of parameters with a quarter of the learning rate.
-        """
-        path, steps = self.folder / f"{stage}.pt", STEPS[stage]
-        trained = {name: tensor for name, tensor in network.named_parameters() if tensor.requires_grad}
-        averages = {name: tensor.detach().clone() for name, tensor in trained.items()}
-        groups = [{"params": [tensor for name, tensor in trained.items() if name not in slow], "lr": lr}]
-        if slow:
-            groups.append({"params": [tensor for name, tensor in trained.items() if name in slow], "lr": lr / 4})
-        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-4)
-        warm_up = max(1, steps // 30)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            lambda step: min((step + 1) / warm_up, 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps))),
-        )
-        done = 0
-        if path.exists():
-            state = torch.load(path, weights_only=True)
-            done, averages = state["step"], state["smooth"]
-            network.load_state_dict(state["network"])
-            if done < steps:
-                optimizer.load_state_dict(state["optimizer"])
-                schedule.load_state_dict(state["schedule"])
-
-        network.train()
-        running, saved, began = None, time.monotonic(), time.monotonic()
-        bar = tqdm(range(done, steps), initial=done, total=steps, desc=stage, mininterval=20)
-        for step in bar:
-            value = loss(Generator().manual_seed(stage_seed(stage) + step))
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()
-            nn.utils.clip_grad_norm_(trained.values(), 1.0)
-            optimizer.step()
-            schedule.step()
-            decay = min(average, (1 + step) / (10 + step))
-            torch._foreach_lerp_(list(averages.values()), [tensor.detach() for tensor in trained.values()], 1 - decay)
-            running = value.item() if running is None else 0.98 * running + 0.02 * value.item()
-            bar.set_postfix(loss=f"{running:.4f}", refresh=False)
-            if step + 1 == steps or time.monotonic() - saved > SAVE_EVERY:
-                state = {"step": step + 1, "network": network.state_dict(), "smooth": averages}
-                if step + 1 < steps:
-                    state |= {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
-                save(state, path)
-                saved = time.monotonic()
-        if done < steps:
-            log.info("%s: %d steps in %.1f minutes", stage, steps - done, (time.monotonic() - began) / 60)
-        with torch.no_grad():
-            for name, tensor in trained.items():
-                tensor.copy_(averages[name])
-        network.eval()
+        """Train the network of a stage, see `training.fit`."""
+        fit(self.folder / f"{stage}.pt", STEPS[stage], network, loss, lr, average, slow)
 
     def random_images(self, generator: Generator) -> Tensor:
-        """A batch of training frames ``[B, 3, H, W]`` for the autoencoder."""
+        """Training frames ``[B, 3, H, W]`` for the autoencoder, of which the first is an ink drawing, for the LoRA."""
         index = torch.randint(len(self.ids) * toy_world.FRAMES, (AUTOENCODER_BATCH,), generator=generator)
-        return self.clips.images(index)
+        first, *others = self.clips.images(index).split(1)
+        return torch.cat((in_ink(first), *others))
 
     def train_autoencoder(self) -> None:
         """Train encoder and decoder together, with a small KL term."""
@@ -488,12 +402,11 @@ class DemoTraining:
         index = torch.arange(0, VARIANT_CLIPS * toy_world.FRAMES, toy_world.FRAMES)
         latents = []
         for batch in tqdm(index.split(ENCODING_BATCH), desc="encoding style"):
-            frames = self.clips.images(batch).movedim(1, -1)
-            latents.append(self.encode(toy_world.to_grayscale(frames).movedim(-1, 1)))
+            latents.append(self.encode(in_ink(self.clips.images(batch))))
         return {"index": index, "latents": torch.cat(latents)}
 
     def train_lora(self) -> None:
-        """Train the LoRA: grey pictures for every caption."""
+        """Train the LoRA: ink drawings for every caption."""
         torch.manual_seed(stage_seed("lora"))
         net = demo_networks.lora(self.image_unet)
         styled = load_or_compute(self.folder / "style.pt", self.encode_style)

@@ -67,10 +67,8 @@ def main() -> None:
         print(
             f"\nFrames {', '.join(str(i * stride) for i in range(toy_world.FRAMES))} of {clip.name}, cut to a square."
         )
-        print(
-            "The demo models are trained on one or two flat shapes on a plain background. With a real clip, the result"
-        )
-        print("shows that the workflow runs, not the quality.")
+        print("The demo models know eight toy things. With a real clip, the result shows that the workflow runs, not")
+        print("the quality.")
     measure = measure_any_clip if clip else partial(measure_against_truth, clip=toy_world.packaged_clip())
     print_table({title: measure(frames) for title, frames in videos.items() if title != "Control"})
     print(f"\nVideo: {video}\nSheet: {sheet}\nSide by side: {animation}")

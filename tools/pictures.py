@@ -47,12 +47,12 @@ class HelpPictures(DemoChain):
     def __init__(self) -> None:
         super().__init__()
         self.source = toy_world.packaged_clip().frames
-        self.prompt = self.encode_text("a blue square, patchy")
+        self.prompt = self.encode_text("a yellow sailboat, patterned")
         self.controlled = self.apply_outline_control(self.source, self.prompt)
         self.blank = self.empty_latent(len(self.source))
         self.frames = self.generate_frames(*self.controlled, self.blank, seed=0)
-        self.image_inverted = self.invert_image(self.frames, self.prompt, 1.0)
-        self.video_inverted = self.invert_video(self.frames, self.prompt, 1.0)
+        self.image_inverted = self.invert_image(self.frames, self.empty, 1.0)
+        self.video_inverted = self.invert_video(self.frames, self.empty, 1.0)
 
     def draw(self, node_id: str) -> Image.Image:
         """The picture of a node: every row below its caption, at the full width."""
@@ -94,11 +94,11 @@ class HelpPictures(DemoChain):
     def BIVDiffFrameSampler(self) -> Rows:
         return {
             "The control: outlines, one for each frame": toy_world.canny_hints(self.source)[::2],
-            'Independently generated, "a blue square": they follow it, and flicker': self.frames,
+            'Independently generated, "a yellow sailboat": they follow it, and flicker': self.frames,
         }
 
     def BIVDiffInvertImage(self) -> Rows:
-        inverted = [self.invert_image(self.frames, self.prompt, strength) for strength in (0.25, 0.5, 0.75, 1.0)]
+        inverted = [self.invert_image(self.frames, self.empty, strength) for strength in (0.25, 0.5, 0.75, 1.0)]
         denoised = [self.denoise_by_frame(latent, self.prompt, self.empty) for latent in inverted]
         return {
             "A frame, and inverted to strength 0.25, 0.5, 0.75 and 1 (decoded)": [self.frames, *inverted],
@@ -140,7 +140,7 @@ class HelpPictures(DemoChain):
         }
 
     def BIVDiffSaveLatent(self) -> Rows:
-        inverted = self.invert_image(self.frames, self.prompt, 0.5)
+        inverted = self.invert_image(self.frames, self.empty, 0.5)
         without_record = {"samples": inverted["samples"]}  # as saved by core's Save Latent
         return {
             "Frames of the image model, inverted to strength 0.5 and saved": self.frames,
@@ -158,12 +158,12 @@ class HelpPictures(DemoChain):
 
     def BIVDiffFrameNoise(self) -> Rows:
         # The prompt names every colour, so that only the noise differs.
-        prompt = self.encode_text("a blue square on a yellow background, patchy")
+        prompt = self.encode_text("a yellow sailboat over a blue sea, patterned")
         positive, negative = self.apply_outline_control(self.source, prompt)
         guider = self.pack.run("CFGGuider", model=self.image, positive=positive, negative=negative, cfg=3.0)[0]
         captions = {
             "independent": "independent: texture jumps from frame to frame",
-            "shared": "shared: texture stays, and sticks to the screen while the square moves",
+            "shared": "shared: texture stays, and sticks to the screen while the sailboat moves",
             "progressive": "progressive: texture changes slowly",
         }
         return {caption: self.sample(guider, self.frame_noise(0, mode)) for mode, caption in captions.items()}
@@ -225,8 +225,8 @@ class HelpPictures(DemoChain):
         }
 
     def BIVDiffPrompt2Prompt(self) -> Rows:
-        source, target = (f"a {colour} square on a yellow background, patchy" for colour in ("blue", "red"))
-        edited, reconstructed = self.edit_prompt(self.source, source, target, "blue red")
+        source, target = (f"a {colour} sailboat over a blue sea, patterned" for colour in ("yellow", "pink"))
+        edited, reconstructed = self.edit_prompt(self.source, source, target, "yellow pink")
         return {
             f"The clip: {source}": self.source[::2],
             f"edited: {target}": edited,
@@ -234,25 +234,30 @@ class HelpPictures(DemoChain):
         }
 
     def BIVDiffDemoModels(self) -> Rows:
-        texts = "a red star on yellow", "a green circle on pink", "a purple cross on white", "a blue triangle on orange"
-        prompts = [self.encode_text(f"{text} background") for text in texts]
-        clip_prompt = self.encode_text("a red star on a yellow background, patchy")
+        texts = (
+            "a red fish over a yellow sea",
+            "a green bird over a pink sky",
+            "a purple cat over a white meadow",
+            "a blue sailboat over an orange dusk",
+        )
+        prompts = [self.encode_text(text) for text in texts]
+        clip_prompt = self.encode_text("a red fish over a yellow sea, patterned")
         clip = self.run_ksampler(self.video, clip_prompt, self.blank, seed=1)
         return {
-            "image_model: a red star, a green circle, a purple cross, a blue triangle": [
+            "image_model: a red fish, a green bird, a purple cat, a blue sailboat": [
                 self.generate_frames(prompt, self.empty, self.empty_latent(1), seed=0) for prompt in prompts
             ],
-            "with CONTROL_NET: a blue square, following a clip's outlines": self.frames,
-            "video_model: a clip of a red star on a yellow background": clip,
+            "with CONTROL_NET: a yellow sailboat, following a clip's outlines": self.frames,
+            "video_model: a clip of a red fish over a yellow sea": clip,
         }
 
     def BIVDiffDemoClip(self) -> Rows:
-        (video,) = self.pack.run("BIVDiffDemoClip")
+        (video,) = self.pack.run("BIVDiffDemoClip", frames=64)
         return {"Every seventh of its 64 frames": video.get_components().images[::7]}
 
     def BIVDiffBatchConditioning(self) -> Rows:
         colours = ("blue", "blue", "cyan", "cyan", "green", "green", "yellow", "yellow")
-        prompts = [self.encode_text(f"a {colour} square") for colour in colours]
+        prompts = [self.encode_text(f"a {colour} sailboat") for colour in colours]
         (joined,) = self.pack.run("BIVDiffBatchConditioning", conditioning=prompts)
         controlled = self.apply_outline_control(self.source, joined)
         return {
@@ -315,7 +320,7 @@ class HelpPictures(DemoChain):
 
     def BIVDiffSolverList(self) -> Rows:
         (solvers,) = self.pack.run("BIVDiffSolverList", solvers="ddim, uni_inv, fireflow, fixed_point")
-        inverted = [self.invert_image(self.frames, self.prompt, 1.0, solver=solver, steps=5) for solver in solvers]
+        inverted = [self.invert_image(self.frames, self.empty, 1.0, solver=solver, steps=5) for solver in solvers]
         grid, _ = self.sweep([self.smooth(latent, self.prompt) for latent in inverted], labels=solvers)
         return {"All solvers with 5 inversion steps: one run, four videos (a frame of Sweep Grid)": grid[4:5]}
 
@@ -332,7 +337,7 @@ def show_video_model_loader(comfy: ComfyUIPage) -> Image.Image:
     """The node in a graph, with the nodes that its outputs are wired to."""
     g = WorkflowGraph("loader", comfy.server.object_info(), demo=False)
     g.group("", "")
-    clip = g.add("GetVideoComponents", video=g.add("BIVDiffDemoClip"))
+    clip = g.add("GetVideoComponents", video=g.add("BIVDiffDemoClip", frames=64))
     g.column()
     loaded = g.add("BIVDiffVideoModelLoader", name=MODEL)
     g.column()

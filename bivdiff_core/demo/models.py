@@ -19,8 +19,9 @@ CONTEXT_LENGTH = 16
 CONTEXT_DIM = 64
 HEAD_WIDTH = 16
 VOCABULARY = (
-    *("a", "an", "on", "background", "in", "front", "of", "patchy"),
-    *("circle", "square", "triangle", "star", "cross"),
+    *("a", "an", "over", "in", "front", "of", "patterned"),
+    *("balloon", "fish", "sailboat", "bird", "mug", "heart", "mushroom", "cat"),
+    *("sky", "sea", "meadow", "dusk"),
     *("red", "blue", "green", "purple", "yellow", "cyan", "pink", "orange", "white"),
 )
 """The text encoder's vocabulary, in training order."""
@@ -83,8 +84,8 @@ TEXT_ENCODER_CONFIG = {
 class WordTokenizer:
     """Tokenizes text into lower-case words of the toy world's vocabulary; other words are skipped.
 
-    >>> WordTokenizer().decode(WordTokenizer()("A red star")["input_ids"])
-    'a red star'
+    >>> WordTokenizer().decode(WordTokenizer()("A red fish")["input_ids"])
+    'a red fish'
     """
 
     START, END = "<start>", "<end>"
@@ -100,7 +101,7 @@ class WordTokenizer:
 
     def __call__(self, text: str) -> dict[str, list[int]]:
         """`{"input_ids": [start, ..., end]}` of a text of any length."""
-        ids = [self._ids[word] for word in re.findall(r"[a-z]+", text.lower()) if word in self._ids]
+        ids = [self._ids[word] for word in _words(text) if word in self._ids]
         return {"input_ids": [self._ids[self.START], *ids, self._ids[self.END]]}
 
     def get_vocab(self) -> dict[str, int]:
@@ -111,6 +112,19 @@ class WordTokenizer:
         """The words of `token_ids`, separated by spaces."""
         words = [self._words[i] for i in token_ids]
         return " ".join(word for word in words if not (skip_special_tokens and word in (self.START, self.END)))
+
+
+def find_unknown_words(text: str) -> list[str]:
+    """The words of a prompt that are not in the vocabulary, each once.
+
+    >>> find_unknown_words("A red cat, walking in the street")
+    ['walking', 'the', 'street']
+    """
+    return list(dict.fromkeys(word for word in _words(text) if word not in VOCABULARY))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z]+", text.lower())
 
 
 def load_variant(name: str) -> dict[str, torch.Tensor]:

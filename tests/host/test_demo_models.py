@@ -20,7 +20,7 @@ from research import demo_networks, toy_metrics, toy_world
 
 pytestmark = pytest.mark.floats
 
-CAPTION = "a red star in front of a blue circle on a white background"
+CAPTION = "a red bird in front of a blue mug over a white sky"
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +83,17 @@ def test_the_demo_clip_is_the_packaged_one(pack, frames):
 @torch.inference_mode()
 def test_the_text_encoder_equals_transformers(models, demo):
     encoder = load_trained(models, demo_networks.text_encoder(), "text_encoder")
-    for text in (CAPTION, "", "a Yellow cross, please"):
+    for text in (CAPTION, "", "a Yellow cat, please"):
         expected = encoder(input_ids=demo_networks.token_ids([text])).last_hidden_state
         predicted = demo.clip.encode_from_tokens(demo.clip.tokenize(text))
         torch.testing.assert_close(predicted, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_unknown_words_give_a_warning(demo, caplog):
+    demo.clip.tokenize("a red Cat walking in the street, walking")
+    demo.clip.tokenize("(a red cat:1.2) over a yellow sea, patterned")
+    (record,) = (record for record in caplog.records if record.name.endswith("node_warnings"))
+    assert "do not know: walking, the, street. They know: a, an, over," in record.getMessage()
 
 
 @torch.inference_mode()

@@ -99,7 +99,7 @@ def test_the_file_holds_the_graph_that_made_it(pack, halfway, server):
     """As in core's files."""
     prompt = {
         "models": {"class_type": "BIVDiffDemoModels", "inputs": {"variant": "base"}},
-        "text": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["models", 2], "text": "a red star"}},
+        "text": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["models", 2], "text": "a red fish"}},
         "empty": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 2}},
         "frames": {
             "class_type": "KSampler",

@@ -96,7 +96,7 @@ def split(pack, monkeypatch):
 def controlled(pack) -> tuple:
     """The demo image model, and prompts with its ControlNet."""
     models = pack.run("BIVDiffDemoModels", variant="base")
-    positive, negative = (pack.run("CLIPTextEncode", clip=models[2], text=t)[0] for t in ("a blue square", ""))
+    positive, negative = (pack.run("CLIPTextEncode", clip=models[2], text=t)[0] for t in ("a yellow sailboat", ""))
     prompts = pack.run(
         "ControlNetApplyAdvanced", positive=positive, negative=negative, control_net=models[4],
         image=frame_scenarios.random(FRAMES, 64, 64, 3, seed=1).round(), strength=1.0, start_percent=0.0,
@@ -252,11 +252,11 @@ def test_evolved_sampling_of_animatediff(pack, split):
     assert set(assert_same_on_both_devices(make, tiny.sd_model(), split).by_device) == set(DEVICES)
 
 
-@pytest.mark.parametrize(("word", "devices"), [("", set(DEVICES)), ("star", {None})])
+@pytest.mark.parametrize(("word", "devices"), [("", set(DEVICES)), ("fish", {None})])
 def test_prompt2prompt_runs_a_local_blend_on_one_device(pack, split, caplog, word, devices):
     image, _, clip, *_ = pack.run("BIVDiffDemoModels", variant="base")
     noise = torch.randn(FRAMES, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    texts = {"source_prompt": "a red star on a cyan background", "target_prompt": "a blue star on a cyan background"}
+    texts = {"source_prompt": "a red fish over a cyan sea", "target_prompt": "a blue fish over a cyan sea"}
     texts |= {"negative_prompt": "", "word_weights": ""}
     inputs = {"clip": clip, "latent": {"samples": noise}, **texts, "steps": 3, "frames_per_batch": 2}
 

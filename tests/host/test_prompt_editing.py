@@ -434,14 +434,18 @@ def test_local_blend_keeps_the_source_outside_its_words(pack):
     """On the demo models the shape changes; most latent pixels outside it are bit-equal to the source."""
     toy_clip = toy_world.packaged_clip()
     model, _, clip, vae, _ = pack.run("BIVDiffDemoModels", variant="base")
-    source = "a blue square on a yellow background, patchy"
+    source = "a yellow sailboat over a blue sea, patterned"
     (frames,) = pack.run("VAEEncode", vae=vae, pixels=toy_clip.frames)
     (conditioning,) = pack.run("CLIPTextEncode", clip=clip, text=source)
     steps = {"steps": 12, "scheduler": "ddim_uniform"}
     (inverted,) = pack.run(
         "BIVDiffInvertImage", model=model, conditioning=conditioning, latent=frames, solver="uni_inv", **steps
     )
-    words = {"source_prompt": source, "target_prompt": source.replace("blue", "red"), "local_blend_words": "blue red"}
+    words = {
+        "source_prompt": source,
+        "target_prompt": source.replace("yellow", "pink"),
+        "local_blend_words": "yellow pink",
+    }
     edited, rebuilt = edit(pack, model, clip, inverted, **words, **steps)
     kept = (edited == rebuilt).all(dim=1)
     in_shape = torch.nn.functional.max_pool2d(toy_clip.masks[0][:, None], 8)[:, 0] > 0.01

@@ -143,7 +143,7 @@ def test_a_list_of_single_frames_becomes_a_batch(server):
     chunks = {"frame_noise": "progressive", "frames_per_batch": 3, "latent_image": ["all", 2], "model": ["models", 0]}
     nodes = {
         "models": ("BIVDiffDemoModels", {"variant": "instruct_pix2pix"}),
-        "text": ("CLIPTextEncode", {"clip": ["models", 2], "text": "a red star"}),
+        "text": ("CLIPTextEncode", {"clip": ["models", 2], "text": "a red fish"}),
         "video": ("BIVDiffDemoClip", {"frames": 8}),
         "components": ("GetVideoComponents", {"video": ["video", 0]}),
         "frames": ("ImageFromBatch", {"image": ["components", 0], "batch_index": 0, "length": 4}),

@@ -27,7 +27,7 @@ def prompt() -> dict:
     """The chain on the demo models, without ControlNet: three ratios, a grid of their videos, and its plot."""
     nodes = {
         "models": ("BIVDiffDemoModels", {"variant": "base"}),
-        "text": ("CLIPTextEncode", {"clip": ["models", 2], "text": "a red star on a cyan background"}),
+        "text": ("CLIPTextEncode", {"clip": ["models", 2], "text": "a red fish over a cyan sea"}),
         "empty": ("EmptyLatentImage", {"width": 64, "height": 64, "batch_size": 4}),
         "frames": (
             "BIVDiffFrameSampler",

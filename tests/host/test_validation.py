@@ -425,7 +425,7 @@ def test_a_warning_shows_on_the_node_and_in_its_output(pack, server):
     """In the node's ui output, which frontends also show after a reload, and in the log."""
     prompt = {
         "models": ("BIVDiffDemoModels", {"variant": "base"}),
-        "text": ("CLIPTextEncode", {"clip": ["models", 2], "text": "a red star"}),
+        "text": ("CLIPTextEncode", {"clip": ["models", 2], "text": "a red fish"}),
         "clip": ("BIVDiffDemoClip", {"frames": 4}),
         "frames": ("GetVideoComponents", {"video": ["clip", 0]}),
         "encoded": ("VAEEncode", {"pixels": ["frames", 0], "vae": ["models", 3]}),

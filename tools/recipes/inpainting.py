@@ -10,9 +10,7 @@ def build(g: WorkflowGraph) -> None:
     stride = g.choose(4, 1)
     clip = workflow_parts.source(g, stride=stride)
     models = workflow_parts.load_models(g)
-    texts = workflow_parts.add_prompts(
-        g, models, "a red fox on the grass", "a red circle on a yellow background, patchy"
-    )
+    texts = workflow_parts.add_prompts(g, models, "a red fox on the grass", "a pink heart over a blue sea, patterned")
     g.column()
     mask = workflow_parts.load_clip(
         g,

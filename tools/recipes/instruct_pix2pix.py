@@ -11,10 +11,10 @@ def build(g: WorkflowGraph) -> None:
     models = workflow_parts.load_models(g)
     editor = load_editor(g)
     texts = workflow_parts.add_prompts(
-        g, models, "a mountain village in deep snow", "a red square on a yellow background, patchy"
+        g, models, "a mountain village in deep snow", "a pink sailboat over a blue sea, patterned"
     )
     add_instruction_edit(
-        g, clip, models, editor, texts, g.choose("make it a winter day in deep snow", "a red square, patchy")
+        g, clip, models, editor, texts, g.choose("make it a winter day in deep snow", "a pink sailboat, patterned")
     )
 
 

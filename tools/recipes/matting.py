@@ -10,11 +10,11 @@ def build(g: WorkflowGraph) -> None:
     clip = workflow_parts.source(g)
     models = workflow_parts.load_models(g)
     texts = workflow_parts.add_prompts(
-        g, models, "a white silhouette on a black background", "a white square on a blue background"
+        g, models, "a white silhouette on a black background", "a white sailboat over a blue sky"
     )
     g.group("Stage 1: independent frames", workflow_parts.FRAMES_COLOUR)
-    if g.demo:  # the packaged clip's square is the only blue thing in it
-        matte = g.add("ThresholdMask", mask=g.add("ImageToMask", image=clip.frames, channel="blue"), value=0.5)
+    if g.demo:  # in the packaged clip only the sailboat is bright
+        matte = g.add("ThresholdMask", mask=g.add("ImageToMask", image=clip.frames, channel="green"), value=0.5)
     else:
         remover = g.add("LoadBackgroundRemovalModel", bg_removal_name="birefnet.safetensors")
         matte = g.add("RemoveBackground", bg_removal_model=remover, image=clip.frames)

@@ -9,9 +9,9 @@ def build(g: WorkflowGraph) -> None:
     g.note = workflow_parts.read_note("style_lora")
     clip = workflow_parts.source(g)
     models = workflow_parts.load_models(g, control_net="control_v11p_sd15_canny_fp16.safetensors")
-    style = g.choose("your_style.safetensors", "bivdiff_black_and_white.safetensors")
+    style = g.choose("your_style.safetensors", "bivdiff_ink.safetensors")
     styled = g.add("LoraLoaderModelOnly", model=models.image, lora_name=style)["MODEL"]
-    texts = workflow_parts.add_prompts(g, models, "a watercolor painting of a city street", "a square")
+    texts = workflow_parts.add_prompts(g, models, "a watercolor painting of a city street", "a sailboat")
     g.group("Stage 1: independent frames", workflow_parts.FRAMES_COLOUR)
     control = workflow_parts.apply_control(g, models, texts, workflow_parts.add_canny(g, clip.frames))
     g.column()

@@ -58,6 +58,8 @@ NEEDED_BY = {
         "comfy.t2i_adapter.adapter": "Adapter",
         "comfy_api.latest": "InputImpl Types",
         "comfy_api.latest.io": "ControlNet Video",
+        "comfy_execution.utils": "get_executing_context",
+        "server": "PromptServer",
     },
     "demo_nodes video_model": {
         "comfy.clip_model": "CLIPTextModel",

@@ -4,6 +4,8 @@ ComfyUI's loaders support only the published sizes of these architectures, so th
 device, precision and offloading.
 """
 
+from typing import Any
+
 import comfy.cldm.cldm
 import comfy.clip_model
 import comfy.controlnet
@@ -16,9 +18,11 @@ import comfy.supported_models_base
 import comfy.t2i_adapter.adapter
 import comfy.utils
 import torch
+from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
 from ...demo import models
+from ...node_warnings import warn
 from ..comfy_types import Model
 from .demo_latents import DemoLatents
 from .model_builder import build_model, choose_precision
@@ -105,6 +109,25 @@ class DemoPromptTokenizer(comfy.sd1_clip.SD1Tokenizer):
 
     def __init__(self, embedding_directory: list[str] | None = None, tokenizer_data: dict | None = None):
         super().__init__(embedding_directory, clip_name="demo", tokenizer=DemoTokenizer)
+
+    def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **kwargs: Any) -> dict[str, list]:
+        """Tokenize a prompt, and warn about words that the models do not know."""
+        if unknown := models.find_unknown_words(text):
+            _warn_on_running_node(
+                f"The demo models skip words that they do not know: {', '.join(unknown)}. "
+                f"They know: {', '.join(models.VOCABULARY)}."
+            )
+        return super().tokenize_with_weights(text, return_word_ids, **kwargs)
+
+
+def _warn_on_running_node(message: str) -> None:
+    """Warn on the node that encodes a prompt, usually one of ComfyUI's: js/warnings.js shows the event."""
+    warn(message)
+    if context := get_executing_context():
+        from server import PromptServer  # only a server has running nodes
+
+        server = PromptServer.instance
+        server.send_sync("bivdiff.warning", {"node": context.node_id, "text": message}, server.client_id)
 
 
 class DemoTextModel(comfy.clip_model.CLIPTextModel):
