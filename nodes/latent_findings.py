@@ -13,7 +13,7 @@ RAISE_STEPS_ADVICE = "In DDIM Inverse raise steps, or set solver to fireflow."
 
 For a mix, more weight of the whiter branch helps more. Example: a clip of the demo models, 25 steps, ddim. Relative to
 white noise, the power of the coarsest band is 2.6 in the video branch, 1.1 in the image branch and 1.6 in an equal mix.
-Blend mode frequency brings it to 1.04 but is no fix, because it loses shapes (research/pages/study.md).
+Blend mode frequency brings it to 1.04 but is no fix, because it loses shapes.
 """
 
 

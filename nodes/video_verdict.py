@@ -21,7 +21,7 @@ MIN_MOTION_RATIO, MIN_SHARPNESS_RATIO, MAX_FLICKER_RATIO = 0.5, 0.85, 0.9
 """Ratios to the video before. Below the first two, motion or sharpness is lost; below the third, flicker is reduced.
 
 An average of three frames, the cheapest way to reduce flicker, keeps two thirds to three quarters of the sharpness of
-independently generated frames (research/pages/claims.md). The ratio for motion is lower because flicker is partly
+independently generated frames (docs/evidence.md). The ratio for motion is lower because flicker is partly
 measured as motion: blotches of .1 on a still image gave .3% to 1.3% per frame.
 """
 

@@ -45,7 +45,7 @@ def median_seconds(runs: dict[str, Callable[[], object]], rounds: int) -> dict[s
 
 def print_node_times(chain: DemoChain) -> None:
     """Print the time of each node relative to KSampler with the same model calls."""
-    text, empty = chain.encode_text("a red star on a cyan background"), chain.empty_latent(toy_world.FRAMES)
+    text, empty = chain.encode_text("a red fish over a cyan sea"), chain.empty_latent(toy_world.FRAMES)
     frames = chain.generate_frames(text, chain.empty, empty, seed=1, steps=STEPS)
     inverted = chain.invert_video(frames, chain.empty, 1.0, steps=STEPS)
 

@@ -221,6 +221,20 @@ class DemoChain:
             image_share=share,
         )[0]
 
+    def borrow_control(self, controlled: list, plain: list, weight: float, start: float = 0.0):
+        """The video MODEL with the control of a prompt; ``plain`` is the same prompt without it."""
+        return self.pack.run(
+            "BIVDiffBorrowControl",
+            model=self.video,
+            image_model=self.image,
+            with_control=controlled,
+            without_control=plain,
+            weight=weight,
+            start_percent=start,
+            end_percent=1.0,
+            frames_per_batch=0,
+        )[0]
+
     def edit_prompt(self, frames: Tensor, source: str, target: str, blend_words: str = "") -> tuple[dict, dict]:
         """Edit frames `[F, H, W, 3]` with Prompt2Prompt: the edited and the reconstructed LATENT."""
         inverted = self.invert_image(self.encode(frames), self.encode_text(source), 1.0, solver="uni_inv")

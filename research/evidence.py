@@ -1,201 +1,495 @@
-"""The tables of docs/evidence.md, from the rows of claims, calls, study and leak.
+"""What smoothing does and what it costs: every method on the same held-out toy clips, with the real nodes.
 
-python -m research.write_pages
+    python -m research.evidence [--clips 24]
+    python -m research.evidence --sheet
+
+Measures the runs that are missing in rows/evidence.jsonl, and fills the tables of docs/evidence.md, which explains the
+columns; --sheet only writes docs/evidence.png. Delete the rows after a change of the models or the nodes.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import replace
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import wraps
+from itertools import product
 
 import pandas
+import torch
+from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+from torchvision.utils import make_grid
 
-from research import calls, claims, leak, toy_world
-from research.page_tables import describe_run, markdown_table
-from research.study import Results
-from research.study_cases import (
-    DEFAULT_CASE,
-    FRAME_WISE,
-    MOTIONS,
-    SHARED_FRAMES,
-    SHARED_NOISE_CASE,
-    WITH_STRUCTURE_PASS,
-    StudyCase,
-    no_video_case,
+from bivdiff_core.blend import correlation
+from bivdiff_core.measure.optical_flow import average_along_flow
+from research import toy_world
+from research.demo_chain import FRAME_CFG, SMOOTH_CFG, add_colour_flicker, average_three_frames
+from research.frame_counter import CountingChain, PricedResult
+from research.page_tables import describe_run, format_change, markdown_table
+from research.rows_and_jobs import ROOT, run_study
+from research.toy_metrics import FIGURES, erode_mask, measure_figures, sharpness
+from tools.contact_sheet import make_contact_sheet
+
+STEPS, FEW_STEPS, MANY_STEPS = 25, 12, 50
+SEEDS = (0, 1)
+CHOOSING_CLIPS, FIRST_CLIP = range(6), 24
+"""Held-out clips on which `CHOICES` are compared, and the first of the clips that judge."""
+EDITS = ("recoloured", "recoloured from the source's noise", "InstructPix2Pix", "Prompt2Prompt")
+"""Frames that show the clip in another colour; the others show the clip itself."""
+TEXTURE_MARGIN = 4
+"""Distance from the things, in pixels, within which background is ignored in *texture*."""
+BORROWED_WEIGHT, BORROWED_START = 3.0, 0.5
+"""Weight of a borrowed control, and where it begins when frames are smoothed; chosen in `CHOICES`."""
+SHEET_CLIPS = 2
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to make a video; the fields that are set say what is done, in this order.
+
+    frames: where the frames come from, see `EvidenceChain.make_frames`; "none" if a video is generated from noise.
+    average: number of adjacent frames on either side; along the motion unless ``in_place``.
+    ratio: the mixing ratio; None for no smoothing.
+    caption: whether frames are inverted with their caption. released_cfg: the authors' schedule, and guidance in the
+        smoother.
+    denoiser: model that denoises the inverted frames.
+    bridge: strategy of Bridge Guider, with the ratio as the image model's share.
+    borrowed, start: weight of a borrowed control, and where it begins.
+    """
+
+    frames: str = "independent"
+    average: int = 0
+    in_place: bool = False
+    ratio: float | None = None
+    strength: float = 1.0
+    mode: str = "linear"
+    steadiness: float = 0.0
+    solver: str = "ddim"
+    steps: int = STEPS
+    caption: bool = False
+    released_cfg: float | None = None
+    denoiser: str = "video"
+    bridge: str = ""
+    borrowed: float = 0.0
+    start: float = 0.0
+    structure_pass: bool = False
+
+    def __str__(self) -> str:
+        if self.frames == "none":
+            name = "from noise" if self.borrowed else "video model alone"
+        elif self.average:
+            name = f"average of {2 * self.average + 1}" if self.in_place else f"along motion {self.average}"
+        elif self.bridge:
+            name = f"Bridge Guider, {self.bridge} {self.ratio:g}"
+        else:
+            name = "not smoothed" if self.ratio is None else f"BIVDiff {self.ratio:g}"
+        default = Method()
+        for field, text in {
+            "strength": f"strength {self.strength:g}",
+            "mode": self.mode,
+            "steadiness": f"steadiness {self.steadiness:g}",
+            "solver": self.solver,
+            "steps": f"{self.steps} steps",
+            "caption": "inverted with the caption",
+            "released_cfg": f"as released, guidance {self.released_cfg or 0:g}",
+            "denoiser": f"{self.denoiser} model in both stages",
+            "borrowed": f"borrowed control {self.borrowed:g}",
+            "start": f"from {self.start:g}",
+        }.items():
+            if getattr(self, field) != getattr(default, field):
+                name += f", {text}"
+        return f"{name} -> structure pass" if self.structure_pass else name
+
+
+FRAMES = Method()
+SHARED, OWN, SOURCE_NOISE, FROM_NOISE = (
+    Method(frames=name) for name in ("shared", "own", "the source's noise", "none")
 )
+BIVDIFF = Method(ratio=1.0)
+HALF_STRENGTH = replace(BIVDIFF, strength=0.5)
 
-HARD_METHODS = {
-    "source": ("source",),
-    "independent": (
-        claims.UNSMOOTHED,
-        *claims.BASELINES,
-        "BIVDiff 1",
-        claims.WITH_PASS,
-        claims.WITH_PASS_LOW_STRENGTH,
-        "BIVDiff 1, no caption",
-        "BIVDiff 1, as released, guidance 1",
-        "BIVDiff 1, as released, guidance 7.5",
-        "image model for the video model",
-    ),
-    "shared": (claims.UNSMOOTHED, claims.WITH_PASS),
-    "own": (
-        claims.UNSMOOTHED,
-        "along motion 3",
-        claims.WITH_PASS,
-        "BIVDiff 1, strength 0.5",
-        claims.WITH_PASS_LOW_STRENGTH,
-    ),
-    "the source's noise": (claims.UNSMOOTHED,),
-}
-EASY_METHODS = {
-    "source": ("source",),
-    "independent": (
-        claims.UNSMOOTHED,
-        "along motion 1",
-        "along motion 3",
-        f"along motion 7{claims.STRUCTURE_PASS_SUFFIX}",
-        claims.WITH_PASS,
-    ),
-    "shared": (claims.UNSMOOTHED,),
-}
-"""The methods that the tables show, by the frames that they start from."""
-COMPARED_METHODS = (
-    claims.UNSMOOTHED,
-    f"along motion 1{claims.STRUCTURE_PASS_SUFFIX}",
-    "BIVDiff 1",
-    claims.WITH_PASS_LOW_STRENGTH,
-    f"{claims.UNSMOOTHED}, shared",
-    f"{claims.UNSMOOTHED}, the source's noise",
+
+def with_pass(method: Method, **changes: object) -> Method:
+    """The method with the structure pass, and with other changes."""
+    return replace(method, structure_pass=True, **changes)
+
+
+def borrowing(method: Method, **changes: object) -> Method:
+    """The method with a borrowed control, and with other changes."""
+    start = 0.0 if method.frames == "none" else BORROWED_START
+    return replace(method, **{"borrowed": BORROWED_WEIGHT, "start": start} | changes)
+
+
+BASELINES = (Method(average=1, in_place=True), *(Method(average=reach) for reach in (1, 3, 7)))
+MAIN = (
+    FRAMES,
+    *BASELINES,
+    *(with_pass(baseline) for baseline in BASELINES[:2]),
+    BIVDIFF,
+    with_pass(BIVDIFF),
+    with_pass(HALF_STRENGTH),
+    with_pass(HALF_STRENGTH, steadiness=0.5),
+    replace(BIVDIFF, caption=True),
+    with_pass(BIVDIFF, caption=True),
+    replace(BIVDIFF, released_cfg=SMOOTH_CFG),
+    replace(BIVDIFF, released_cfg=7.5),
+    replace(BIVDIFF, denoiser="image"),
+    SHARED,
+    with_pass(BIVDIFF, frames="shared"),
+    OWN,
+    Method(frames="own", average=3),
+    replace(HALF_STRENGTH, frames="own"),
+    with_pass(HALF_STRENGTH, frames="own"),
+    with_pass(BIVDIFF, frames="own"),
+    SOURCE_NOISE,
 )
-"""The methods that `claims.WITH_PASS` is compared with, on independent frames."""
-COLUMNS = ("against", "shape flicker", "background flicker", "IoU", "sharpness")
-
-
-def tuned(case: StudyCase) -> StudyCase:
-    """The case with a model trained on each clip instead, as in Tune-A-Video."""
-    return replace(case, method="tuned per clip", strength=1.0)
-
-
-FULL = replace(DEFAULT_CASE, ratio=1.0, strength=1.0)
-HALF = replace(DEFAULT_CASE, ratio=0.5)
-RECOLOURED, REWORDED, INPAINTED, OWN = (
-    replace(DEFAULT_CASE, task=task) for task in ("instruct_pix2pix", "prompt2prompt", "inpainting", "own_frames")
+"""Methods of the tables of hard and easy clips."""
+BORROWED = (
+    with_pass(BIVDIFF),
+    borrowing(BIVDIFF),
+    with_pass(borrowing(BIVDIFF)),
+    with_pass(BIVDIFF, steps=FEW_STEPS),
+    borrowing(BIVDIFF, steps=FEW_STEPS),
+    with_pass(borrowing(BIVDIFF, steps=FEW_STEPS)),
+    with_pass(BIVDIFF, frames="own"),
+    borrowing(BIVDIFF, frames="own"),
+    borrowing(HALF_STRENGTH, frames="own"),
+    SHARED,
+    borrowing(BIVDIFF, frames="shared"),
+    FROM_NOISE,
+    borrowing(FROM_NOISE),
+    borrowing(FROM_NOISE, steps=FEW_STEPS),
 )
-CONTROLS: tuple[tuple[str, StudyCase, StudyCase], ...] = (
-    ("mixing ratio 0 -> 1, strength 0.75", replace(DEFAULT_CASE, ratio=0.0), replace(DEFAULT_CASE, ratio=1.0)),
-    ("strength 0.5 -> 1, ratio 1", replace(FULL, strength=0.5), FULL),
-    (
-        "strength 0.5 -> 1, structure pass",
-        replace(FULL, method=WITH_STRUCTURE_PASS, strength=0.5),
-        replace(FULL, method=WITH_STRUCTURE_PASS),
-    ),
-    ("mode linear -> variance_preserving, ratio 0.5", HALF, replace(HALF, mode="variance_preserving")),
-    ("solver ddim -> fireflow", DEFAULT_CASE, replace(DEFAULT_CASE, solver="fireflow")),
-    ("solver ddim -> uni_inv", DEFAULT_CASE, replace(DEFAULT_CASE, solver="uni_inv")),
-    ("AnimateDiff's noise schedule, ratio 1, strength 1", FULL, replace(FULL, pair="other schedule")),
-    ("frames from independent -> shared noise", FRAME_WISE, SHARED_FRAMES),
-    ("frames from shared noise -> BIVDiff 0.5, strength 0.5", SHARED_FRAMES, SHARED_NOISE_CASE),
-    (
-        "InstructPix2Pix frames -> BIVDiff 0.25",
-        no_video_case(RECOLOURED.task, "frame-wise"),
-        replace(RECOLOURED, ratio=0.25),
-    ),
-    ("InstructPix2Pix, ratio 0.25 -> 1", replace(RECOLOURED, ratio=0.25), replace(RECOLOURED, ratio=1.0)),
-    ("Prompt2Prompt frames -> BIVDiff 0.25", no_video_case(REWORDED.task, "frame-wise"), replace(REWORDED, ratio=0.25)),
-    ("inpainted frames -> BIVDiff 0.1", no_video_case(INPAINTED.task, "frame-wise"), replace(INPAINTED, ratio=0.1)),
-    ("own frames -> BIVDiff 0.25", no_video_case(OWN.task, "frame-wise"), replace(OWN, ratio=0.25)),
-    ("BIVDiff 0.75 -> Bridge Guider, alternating 0.5", DEFAULT_CASE, replace(FULL, method="alternating", ratio=0.5)),
-    (
-        "BIVDiff 0.75 -> video to video, denoise 0.5",
-        DEFAULT_CASE,
-        replace(DEFAULT_CASE, method="video to video", strength=0.5),
-    ),
-    ("InstructPix2Pix, BIVDiff 0.25 -> tuned per clip", replace(RECOLOURED, ratio=0.25), tuned(RECOLOURED)),
-    ("Prompt2Prompt, BIVDiff 0.25 -> tuned per clip", replace(REWORDED, ratio=0.25), tuned(REWORDED)),
+"""Methods of the table of borrowed controls."""
+CHOICES = tuple(
+    replace(method, borrowed=weight, start=start)
+    for method, starts in ((BIVDIFF, (0.0, 0.3, 0.5)), (FROM_NOISE, (0.0,)))
+    for weight, start in product((2.0, 3.0, 4.0), starts)
 )
-"""Pairs of cases of the study; strength and mixing ratio are 0.75 unless named."""
-NOISES = ("the source itself", "independent", "shared", "the source's, ddim")
+"""Weights and ranges of a borrowed control, compared on `CHOOSING_CLIPS`."""
+PLANS = tuple(
+    with_pass(BIVDIFF, steps=steps, solver=solver)
+    for steps, solver in ((MANY_STEPS, "ddim"), (STEPS, "ddim"), (FEW_STEPS, "ddim"), (FEW_STEPS, "uni_inv"))
+)
+"""Numbers of steps, with the structure pass."""
+MIX = Method(ratio=0.75, strength=0.75)
+CONTROLS = (
+    (replace(MIX, ratio=0.0), replace(MIX, ratio=1.0)),
+    (HALF_STRENGTH, BIVDIFF),
+    (replace(MIX, ratio=0.5), replace(MIX, ratio=0.5, mode="variance_preserving")),
+    (MIX, replace(MIX, solver="uni_inv")),
+    (MIX, replace(MIX, solver="fireflow")),
+    (FRAMES, SHARED),
+    (SHARED, Method(frames="shared", ratio=0.5, strength=0.5)),
+    (MIX, replace(MIX, strength=1.0, bridge="alternating", ratio=0.5)),
+    *((Method(frames=edit), replace(MIX, frames=edit, ratio=0.25)) for edit in EDITS[2:]),
+    (OWN, replace(MIX, frames="own", ratio=0.25)),
+)
+"""Pairs of methods that differ in one control."""
+COMPARED = (
+    FRAMES,
+    with_pass(BASELINES[1]),
+    BIVDIFF,
+    with_pass(HALF_STRENGTH),
+    SHARED,
+    SOURCE_NOISE,
+    borrowing(BIVDIFF),
+    borrowing(BIVDIFF, steps=FEW_STEPS),
+)
+"""The methods that BIVDiff with the structure pass is compared with, clip by clip."""
+EDITED = tuple(Method(frames=edit) for edit in EDITS[:2])
+SHEET = (FRAMES, SHARED, BASELINES[1], BIVDIFF, with_pass(BIVDIFF), borrowing(BIVDIFF), borrowing(FROM_NOISE))
 
 
-LABELS = {
-    claims.UNSMOOTHED: "not smoothed",
-    f"{claims.UNSMOOTHED}, shared": "not smoothed, shared noise",
-    f"{claims.UNSMOOTHED}, the source's noise": "not smoothed, the source's noise",
-    "image model for the video model": "image model instead of video model",
-    "BIVDiff 1, no caption": "BIVDiff 1, inverted without caption",
-}
-"""Labels of the page, by those of the rows."""
-HEADINGS = {"way": "method", "look": "texture kept"}
-"""Column headings of the page, by those of the other pages."""
+def once(step: Callable) -> Callable:
+    """Run a step of the chain once for each clip and arguments."""
+
+    @wraps(step)
+    def run(chain: EvidenceChain, *arguments: object) -> object:
+        key = step.__name__, arguments
+        if key not in chain.done:
+            chain.done[key] = step(chain, *arguments)
+        return chain.done[key]
+
+    return run
 
 
-def replace_cells(text: str, names: dict[str, str]) -> str:
-    """Lines of a Markdown table with other names in the cells."""
-    return re.sub(r"(?<=\| )[^|\n]+(?= \|)", lambda cell: names.get(cell[0].strip(), cell[0]), text)
+class EvidenceChain(CountingChain):
+    """Every method on one clip and seed; what several methods share is run once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.editor = self.pack.run("BIVDiffDemoModels", variant="instruct_pix2pix")[0]
+        self.count(self.editor)
+
+    def start(self, clip: toy_world.ToyClip, seed: int) -> None:
+        """Continue with another clip."""
+        edits = (toy_world.recolour(clip, number) for number in range(100))
+        edit = next(edit for edit in edits if edit.background == clip.background)
+        self.original, self.seed, self.done = clip, seed, {}
+        self.edited, self.instruction = replace(edit, caption=edit.full_caption), edit.caption
+
+    def goal(self, frames: str) -> toy_world.ToyClip:
+        """The clip that a video of these frames should show."""
+        return self.edited if frames in EDITS else self.original
+
+    @once
+    def text(self, caption: str) -> list:
+        """CONDITIONING of a caption."""
+        return self.encode_text(caption)
+
+    @once
+    def controlled(self, frames: str) -> tuple[list, list]:
+        """The prompts with the clip's outlines."""
+        return self.apply_outline_control(self.original.frames, self.text(self.goal(frames).caption))
+
+    @once
+    def make_frames(self, frames: str, steps: int) -> PricedResult:
+        """Frames to smooth: a LATENT."""
+        empty = self.empty_latent(len(self.original.frames))
+        if frames == "own":
+            return self.run_step(self.encode, add_colour_flicker(self.original.frames, self.seed))
+        if frames == "InstructPix2Pix":
+            return self.run_step(self.edit_by_instruction)
+        if frames == "Prompt2Prompt":
+            captions = self.original.full_caption, self.edited.caption
+            return self.run_step(lambda: self.edit_prompt(self.original.frames, *captions)[0])
+        if frames.endswith("the source's noise"):
+            inverted = self.invert_source(steps)
+            return self.run_step(self.denoise_by_frame, inverted, *self.controlled(frames), steps, FRAME_CFG)
+        noise = "independent" if frames == "recoloured" else frames
+        return self.run_step(self.generate_frames, *self.controlled(frames), empty, self.seed, noise, steps)
+
+    @once
+    def invert_source(self, steps: int) -> PricedResult:
+        """The clip's noise by the image model."""
+        encoded, text = self.run_step(self.encode, self.original.frames), self.text(self.original.caption)
+        return self.run_step(self.invert_image, encoded, text, 1.0, steps=steps)
+
+    def edit_by_instruction(self) -> dict:
+        """Frames edited independently with InstructPix2Pix: a LATENT."""
+        positive, negative, latent = self.pack.run(
+            "InstructPixToPixConditioning",
+            positive=self.text(self.instruction),
+            negative=self.empty,
+            vae=self.vae,
+            pixels=self.original.frames,
+        )
+        (guider,) = self.pack.run(
+            "DualCFGGuider",
+            model=self.editor,
+            cond1=positive,
+            cond2=negative,
+            negative=self.empty,
+            cfg_conds=FRAME_CFG,
+            cfg_cond2_negative=1.5,
+            style="regular",
+        )
+        return self.run_custom_sampler(guider, self.frame_noise(self.seed, "independent"), latent, model=self.editor)
+
+    @once
+    def invert(
+        self, branch: str, frames: str, strength: float, solver: str, steps: int, caption: str, grid: str
+    ) -> PricedResult:
+        """The inverted frames of a branch: a LATENT."""
+        function = self.invert_image if branch == "image" else self.invert_video
+        settings = {"solver": solver, "steps": steps} | ({"grid": grid} if grid else {})
+        return self.run_step(function, self.make_frames(frames, steps), self.text(caption), strength, **settings)
+
+    @once
+    def smoothed(self, method: Method) -> PricedResult:
+        """The LATENT of a method without its structure pass."""
+        text = self.text(self.goal(method.frames).caption)
+        if method.frames == "none":
+            inputs = text, self.empty_latent(len(self.original.frames)), self.seed
+            settings = {"steps": method.steps, "cfg": SMOOTH_CFG if method.borrowed else FRAME_CFG}
+            return self.run_step(self.run_ksampler, self.video_model(method), *inputs, **settings)
+        if method.bridge:
+            return self.run_step(self.run_bridge, method, text)
+        frames = self.make_frames(method.frames, method.steps)
+        if method.average:
+            return self.run_step(self.encode, self.averaged(method))
+        if method.ratio is None:
+            return frames
+        grid = "reference" if method.released_cfg else ""
+        caption = self.goal(method.frames).caption if method.caption else ""
+        inputs = method.frames, method.strength, method.solver, method.steps, caption, grid
+        image = self.invert("image", *inputs) if method.ratio > 0 else None
+        video = self.invert("video", *inputs) if method.ratio < 1 else None
+        blended = self.run_step(self.blend, image, video, method.ratio, method.mode, method.steadiness)
+        if method.denoiser == "image":
+            return self.run_step(self.denoise_by_frame, blended, text, self.empty, method.steps)
+        settings = {"cfg": method.released_cfg or SMOOTH_CFG} | ({"grid": grid} if grid else {})
+        return self.run_step(self.smooth, blended, text, method.steps, model=self.video_model(method), **settings)
+
+    def averaged(self, method: Method) -> PricedResult:
+        """The averaged pictures of a method."""
+        pictures = self.run_step(self.decode, self.make_frames(method.frames, method.steps))
+        if method.in_place:
+            return self.run_step(average_three_frames, pictures)
+        return self.run_step(
+            lambda images: average_along_flow(images, self.original.frames, method.average)[0], pictures
+        )
+
+    def video_model(self, method: Method):
+        """The video MODEL, with a borrowed control if the method has one."""
+        if not method.borrowed:
+            return self.video
+        controlled, text = self.controlled(method.frames)[0], self.text(self.goal(method.frames).caption)
+        return self.borrow_control(controlled, text, method.borrowed, method.start)
+
+    def run_bridge(self, method: Method, text: list) -> dict:
+        """Both models in one sampling run from white noise: a LATENT."""
+        guider = self.make_bridge_guider(self.controlled(method.frames), text, SMOOTH_CFG, method.bridge, method.ratio)
+        noise, empty = self.frame_noise(self.seed, method.frames), self.empty_latent(len(self.original.frames))
+        return self.run_custom_sampler(guider, noise, empty, method.steps)
+
+    def make_video(self, method: Method) -> PricedResult:
+        """The video of a method, `[F, H, W, 3]`."""
+        if method.average and not method.structure_pass:
+            return self.averaged(method)
+        latent = self.smoothed(replace(method, structure_pass=False))
+        if method.structure_pass:
+            text = self.text(self.goal(method.frames).caption)
+            latent = self.run_step(self.structure_pass, latent, text, self.controlled(method.frames), method.steps)
+        return self.run_step(self.decode, latent)
+
+    def decode_source(self) -> Tensor:
+        """The clip through the autoencoder: the best that a method can give."""
+        return self.decode(self.encode(self.original.frames))
 
 
-def relabel(table: str) -> str:
-    """A Markdown table with the names of `HEADINGS` in its first line and of `LABELS` below."""
-    headings, body = table.split("\n", 1)
-    return f"{replace_cells(headings, HEADINGS)}\n{replace_cells(body, LABELS)}"
+def edge_strength(frames: Tensor) -> Tensor:
+    """Difference of each pixel of `[F, H, W, 3]` from the pixels to the right and below, `[F, H-1, W-1]`."""
+    down, across = frames.diff(dim=1)[:, :, :-1], frames.diff(dim=2)[:, :-1]
+    return (down.square() + across.square()).sum(dim=-1).sqrt()
 
 
-def means_table(table: pandas.DataFrame, methods: dict[str, tuple[str, ...]]) -> str:
-    """The mean figures of these methods."""
-    return claims.means_table(table[[method in methods.get(frames, ()) for frames, method, _ in table.index]])
+def texture_kept(frames: Tensor, clip: toy_world.ToyClip) -> float:
+    """Correlation of the edge strength in the background with that of the clip, mean over frames; 0 is unrelated.
+
+    Uses edges because an edit may change the colours on either side of them.
+    """
+    inside = erode_mask(clip.ground, TEXTURE_MARGIN)[:, :-1, :-1]
+    pairs = zip(edge_strength(frames), edge_strength(clip.frames), inside, strict=True)
+    return torch.stack([correlation(made[where], real[where]) for made, real, where in pairs]).mean().item()
 
 
-def controls_table(results: dict[str, Results]) -> str:
-    """Flicker and overlap of each of `CONTROLS`, before and after, by kind of clip."""
-    return markdown_table(
-        [
-            {"change": name}
-            | {f"{kind} clips": f"{found.both(before)} -> {found.both(after)}" for kind, found in results.items()}
-            for name, before, after in CONTROLS
-        ]
-    )
+def judged_methods() -> list[Method]:
+    """Every method that a table of the page shows, once."""
+    return list(dict.fromkeys((*MAIN, *BORROWED, *PLANS, *EDITED, *COMPARED, *(m for pair in CONTROLS for m in pair))))
 
 
-def motions_table(results: dict[str, Results]) -> str:
-    """Flicker and overlap of frames from shared noise, by motion and kind of clip."""
-    return markdown_table(
-        [
-            {"": f"{kind} clips"} | {motion: found.both(SHARED_FRAMES, motion) for motion in MOTIONS}
-            for kind, found in results.items()
-        ]
-    )
+def make_jobs(clips: int) -> list[dict]:
+    """The clips on which settings are chosen, and those that judge, of each kind and with each seed."""
+    choosing = [(clip, kind, 0) for clip, kind in product(CHOOSING_CLIPS, toy_world.CLIP_KINDS)]
+    judging = product(range(FIRST_CLIP, FIRST_CLIP + clips), toy_world.CLIP_KINDS, SEEDS)
+    return [dict(zip(("clip", "kind", "seed"), job, strict=True)) for job in (*choosing, *judging)]
 
 
-def render_tables(
-    claims_rows: list[dict], calls_rows: list[dict], study_rows: list[dict], leak_rows: list[dict]
-) -> dict[str, str]:
-    """The generated blocks of the page."""
-    table = claims.results_table(claims_rows)
-    hard, easy = (table.loc[kind] for kind in ("hard", "easy"))
-    compared = [
-        comparison
-        for comparison in claims.comparisons()
-        if comparison[:2] == ("independent", claims.WITH_PASS) and comparison[-1] in COMPARED_METHODS
+def measure(chain: EvidenceChain, job: dict) -> dict:
+    """A row: the figures of every method on a clip."""
+    chain.start(toy_world.held_out_clip(job["kind"], job["clip"]), job["seed"])
+    source = chain.decode_source()
+    reference, found = sharpness(source), {"source": {"source": measure_figures(source, chain.original) | {"calls": 0}}}
+    for method in CHOICES if job["clip"] in CHOOSING_CLIPS else judged_methods():
+        video = chain.make_video(method)
+        figures = measure_figures(video.result, chain.goal(method.frames)) | {"calls": video.calls}
+        figures["texture"] = texture_kept(video.result, chain.original)
+        found.setdefault(method.frames, {})[str(method)] = figures
+    for ways in found.values():
+        for figures in ways.values():
+            figures["sharpness"] /= reference
+    return {"ways": found}
+
+
+def results_table(rows: Iterable[dict]) -> pandas.DataFrame:
+    """One line for each method, the mean over the seeds of a clip; indexed by kind, frames, method and clip."""
+    lines = [
+        {"kind": row["kind"], "frames": frames, "method": method, "clip": row["clip"]} | figures
+        for row in rows
+        for frames, ways in row["ways"].items()
+        for method, figures in ways.items()
     ]
-    results = {kind: Results([row for row in study_rows if row["kind"] == kind]) for kind in ("hard", "easy")}
-    shown = [row | {"ways": {noise: row["ways"][noise] for noise in NOISES}} for row in leak_rows]
-    clips, seeds = ({row[name] for row in claims_rows} for name in ("clip", "seed"))
-    held_out = {row["clip"] for row in calls_rows} & set(calls.HELD_OUT_CLIPS)
-    runs = (
-        describe_run(claims_rows, f"{len(clips)} clips of each kind, {len(seeds)} seeds."),
-        describe_run(calls_rows, f"{len(held_out)} held-out hard clips."),
-        describe_run(study_rows, f"{len(study_rows) // len(toy_world.CLIP_KINDS)} clips of each kind."),
-        describe_run(leak_rows, f"{len(leak_rows)} hard clips."),
-    )
-    tables = {
-        "hard": means_table(hard, HARD_METHODS),
-        "easy": means_table(easy, EASY_METHODS),
-        "differences": markdown_table(
-            [{name: line[name] for name in COLUMNS} for line in claims.differences_table(hard, compared)]
-        ),
-        "steps": calls.render_tables(calls_rows)["hard, judged"],
-        "controls": controls_table(results),
-        "motions": motions_table(results),
-        "leak": leak.render_tables(shown)["edits"],
+    table = pandas.DataFrame(lines).astype(dict.fromkeys(FIGURES, float))
+    return table.groupby(["kind", "frames", "method", "clip"], sort=False).mean()
+
+
+def means_table(table: pandas.DataFrame, methods: Iterable[Method], *more: str) -> str:
+    """The mean figures of methods over the clips, and of the source, as Markdown. more: further figures."""
+    found = table.groupby(["frames", "method"], sort=False).mean()
+    keys = [("source", "source"), *((method.frames, str(method)) for method in methods)]
+    shown = found.loc[keys, [*FIGURES, *more, "calls"]].reset_index()
+    digits = ["", "", ".3f", ".3f", ".2f", ".2f", ".2f", *[".2f"] * len(more), ".0f"]
+    return shown.to_markdown(index=False, floatfmt=digits, missingval="")
+
+
+def differences_table(table: pandas.DataFrame) -> str:
+    """BIVDiff with the structure pass minus each of `COMPARED` on the same clips, with 95% bootstrap intervals."""
+    ours, lines = table.loc["independent", str(with_pass(BIVDIFF))], []
+    for method in COMPARED:
+        gains = ours[[*FIGURES]] - table.loc[method.frames, str(method)][[*FIGURES]]
+        name = str(method) if method.frames == "independent" else f"{method}, {method.frames}"
+        lines.append({"against": name} | {figure: format_change(gains[figure]) for figure in FIGURES})
+    return markdown_table(lines)
+
+
+def controls_table(table: pandas.DataFrame) -> str:
+    """Flicker of the whole picture and overlap, before and after each change of `CONTROLS`, by kind of clip."""
+    found = table.groupby(["kind", "frames", "method"], sort=False).mean()
+
+    def describe(kind: str, method: Method) -> str:
+        figures = found.loc[kind, method.frames, str(method)]
+        return f"{figures[[*FIGURES[:2]]].mean():.3f} / {figures['IoU']:.3f}"
+
+    lines = []
+    for before, after in CONTROLS:
+        names = [str(m) if m.frames == "independent" else f"{m.frames}: {m}" for m in (before, after)]
+        line = {"change": " -> ".join(names)}
+        for kind in ("hard", "easy"):
+            line[f"{kind} clips"] = f"{describe(kind, before)} -> {describe(kind, after)}"
+        lines.append(line)
+    return markdown_table(lines)
+
+
+def render_tables(rows: list[dict]) -> dict[str, str]:
+    """The generated blocks of the page."""
+    judging = [row for row in rows if row["clip"] not in CHOOSING_CLIPS]
+    choosing = results_table(row for row in rows if row["clip"] in CHOOSING_CLIPS)
+    table = results_table(judging).sort_index()
+    clips, seeds = ({row[name] for row in judging} for name in ("clip", "seed"))
+    hard, easy = table.loc["hard"], table.loc["easy"]
+    return {
+        "run": describe_run(rows, f"{len(clips)} clips of each kind, {len(seeds)} seeds."),
+        "hard": means_table(hard, MAIN),
+        "easy": means_table(easy, MAIN),
+        "differences": differences_table(hard),
+        "steps": means_table(hard, PLANS),
+        "borrowed": means_table(hard, BORROWED),
+        "borrowed, easy": means_table(easy, BORROWED),
+        "choices": means_table(choosing.loc["hard"], CHOICES),
+        "controls": controls_table(table),
+        "edits": means_table(hard, EDITED, "texture"),
     }
-    return {"runs": "\n".join(f"- {line}" for line in runs)} | {name: relabel(text) for name, text in tables.items()}
+
+
+def save_sheet() -> None:
+    """Save the contact sheet: a block for each clip, easy clips left, hard clips right; rows are `SHEET`."""
+    chain, blocks = EvidenceChain(), []
+    for number, kind in product(range(SHEET_CLIPS), toy_world.CLIP_KINDS):
+        chain.start(toy_world.held_out_clip(kind, FIRST_CLIP + number), SEEDS[0])
+        shown = {"source": chain.decode_source()}
+        for method in SHEET:
+            shown[f"{method.frames}: {method}"] = chain.make_video(method).result
+        title = f"{kind}: {chain.original.caption}"
+        blocks.append(pil_to_tensor(make_contact_sheet(shown, tile=68, label=330, title=title)))
+    sheet = to_pil_image(make_grid(torch.stack(blocks), nrow=len(toy_world.CLIP_KINDS), padding=0))
+    sheet.quantize(256).save(ROOT / "docs" / "evidence.png", optimize=True)
+
+
+if __name__ == "__main__":
+    if "--sheet" in sys.argv:
+        save_sheet()
+    else:
+        run_study("evidence", make_jobs, EvidenceChain, measure, render_tables, clips=24)

@@ -12,16 +12,11 @@ from scipy.stats import bootstrap
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {
-    "calls": "research/pages/calls.md",
     "chain_costs": "docs/models.md",
-    "claims": "research/pages/claims.md",
     "disagreement": "research/pages/disagreement.md",
     "evidence": "docs/evidence.md",
-    "leak": "research/pages/leak.md",
     "precision": "docs/versions.md",
     "published": "docs/real_footage.md",
-    "steadiness": "research/pages/steadiness.md",
-    "study": "research/pages/study.md",
     "versions": "docs/versions.md",
 }
 """The page of each module of research/; its rows have the module's name."""

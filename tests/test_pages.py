@@ -2,15 +2,17 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
+import pandas
 import pytest
 
-from research import claims, published
+from research import evidence, published
 from research.page_tables import PAGES, block_names, fill_page
 from research.rows_and_jobs import ROWS, read_rows
-from research.write_pages import ROW_SETS, read_row_sets
 from tools import model_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,9 +25,6 @@ SETTINGS = ("research/page_tables.py", "research/demo_chain.py", "research/toy_m
 SPARSE_PAGES = (
     "docs/evidence.md",
     "docs/versions.md",
-    "research/pages/calls.md",
-    "research/pages/leak.md",
-    "research/pages/steadiness.md",
 )
 """Pages whose tables and settings hold less than half of all whole percentages, so that a wrong figure is detected."""
 MAX_DOCS_BYTES = 60_000
@@ -34,21 +33,19 @@ FRAMES = 8
 
 
 def test_rows_have_a_page():
-    assert {path.stem for path in ROWS.glob("*.jsonl")} == set(PAGES) - set(ROW_SETS)
+    assert {path.stem for path in ROWS.glob("*.jsonl")} == set(PAGES)
 
 
 @pytest.mark.parametrize(("name", "page"), PAGES.items())
 def test_a_pages_tables_are_its_rows(name, page):
     module = import_module(f"research.{name}")
-    assert (ROOT / page).read_text(encoding="utf-8") == fill_page(page, module.render_tables(*read_row_sets(name)))
+    assert (ROOT / page).read_text(encoding="utf-8") == fill_page(page, module.render_tables(read_rows(name)))
 
 
 @pytest.mark.parametrize("page", sorted(set(PAGES.values())))
 def test_every_block_of_a_page_is_filled_from_rows(page):
     names = [name for name, filled in PAGES.items() if filled == page]
-    blocks = [
-        block for name in names for block in import_module(f"research.{name}").render_tables(*read_row_sets(name))
-    ]
+    blocks = [block for name in names for block in import_module(f"research.{name}").render_tables(read_rows(name))]
     assert len(blocks) == len(set(blocks))
     filled = set(blocks) | ({model_table.BLOCK} if page == model_table.PAGE else set())  # of the code, not of rows
     assert filled == block_names((ROOT / page).read_text(encoding="utf-8"))
@@ -87,26 +84,31 @@ def published_results() -> tuple[float, ...]:
     return len(verdicts), min(falls), max(falls), len(falls), unchanged, blurred
 
 
-def hard_clip_figure(method: str, figure: str) -> float:
-    """A method's figure on independent frames of hard clips, the mean over clips and seeds."""
-    table = claims.results_table([row for row in read_rows("claims") if row["kind"] == "hard"]).sort_index()
-    return table.loc["hard", "independent", method][figure].mean()
+@cache
+def judging_rows() -> list[dict]:
+    """The rows of the clips that judge."""
+    return [row for row in read_rows("evidence") if row["clip"] >= evidence.FIRST_CLIP]
 
 
-def step_plan_figure(plan: str, figure: str) -> float:
-    """A step plan's figure on the held-out hard clips, the mean over clips."""
-    rows = [row for row in read_rows("calls") if row["kind"] == "hard" and row["clip"] >= claims.FIRST_CLIP]
-    values = [row[figure] for row in rows if row["plan"] == plan]
-    return sum(values) / len(values)
+@cache
+def hard_clips() -> pandas.DataFrame:
+    """The mean figures of every method on hard clips, over clips and seeds."""
+    table = evidence.results_table(judging_rows()).loc["hard"]
+    return table.groupby(["frames", "method"]).mean()
 
 
-def count_values(name: str, setting: str) -> int:
-    """Number of different values of a setting in a row set's held-out hard clips."""
-    rows = [row for row in read_rows(name) if row["kind"] == "hard" and row["clip"] >= claims.FIRST_CLIP]
-    return len({row[setting] for row in rows})
+def hard_clip_figure(method: evidence.Method, figure: str) -> float:
+    """A method's figure on hard clips."""
+    return hard_clips().loc[(method.frames, str(method)), figure]
 
 
-WITH_PASS = f"BIVDiff 1{claims.STRUCTURE_PASS_SUFFIX}"
+def count_values(setting: str) -> int:
+    """Number of different values of a setting in the clips that judge."""
+    return len({row[setting] for row in judging_rows()})
+
+
+WITH_PASS = evidence.with_pass(evidence.BIVDIFF)
+MANY_STEPS, FEW_STEPS = (replace(WITH_PASS, steps=steps) for steps in (evidence.MANY_STEPS, evidence.FEW_STEPS))
 README_FIGURES: dict[str, Callable[[], tuple]] = {
     "Of {} results on real clips that the method's authors published, flicker (the squared change along the motion) "
     "fell by {:.0%} to {:.0%} in {}, did not fall in {}, and {} came out blurred": published_results,
@@ -114,33 +116,33 @@ README_FIGURES: dict[str, Callable[[], tuple]] = {
         hard_clip_figure(WITH_PASS, "calls") / FRAMES,
     ),
     "On {} hard toy clips it took {:.0%} of the model calls of 50 steps": lambda: (
-        count_values("calls", "clip"),
-        step_plan_figure("12", "calls") / step_plan_figure("50", "calls"),
+        count_values("clip"),
+        hard_clip_figure(FEW_STEPS, "calls") / hard_clip_figure(MANY_STEPS, "calls"),
     ),
     "flickered less ({:.3f} in shapes instead of {:.3f})": lambda: (
-        step_plan_figure("12", "shape flicker"),
-        step_plan_figure("50", "shape flicker"),
+        hard_clip_figure(FEW_STEPS, "shape flicker"),
+        hard_clip_figure(MANY_STEPS, "shape flicker"),
     ),
     "kept {:.0%} of their sharpness": lambda: (
-        step_plan_figure("12", "sharpness") / step_plan_figure("50", "sharpness"),
+        hard_clip_figure(FEW_STEPS, "sharpness") / hard_clip_figure(MANY_STEPS, "sharpness"),
     ),
     "{} held-out toy clips whose frames disagree as real ones do, {} seeds": lambda: (
-        count_values("claims", "clip"),
-        count_values("claims", "seed"),
+        count_values("clip"),
+        count_values("seed"),
     ),
     "falls from {:.3f} to {:.3f} in shapes": lambda: (
-        hard_clip_figure(claims.UNSMOOTHED, "shape flicker"),
+        hard_clip_figure(evidence.FRAMES, "shape flicker"),
         hard_clip_figure(WITH_PASS, "shape flicker"),
     ),
     "from {:.3f} to {:.3f} on the background": lambda: (
-        hard_clip_figure(claims.UNSMOOTHED, "background flicker"),
+        hard_clip_figure(evidence.FRAMES, "background flicker"),
         hard_clip_figure(WITH_PASS, "background flicker"),
     ),
     "{:.0%} of the sharpness, the colours": lambda: (
-        hard_clip_figure(WITH_PASS, "sharpness") / hard_clip_figure(claims.UNSMOOTHED, "sharpness"),
+        hard_clip_figure(WITH_PASS, "sharpness") / hard_clip_figure(evidence.FRAMES, "sharpness"),
     ),
     "overlap {:.2f} before, {:.2f} after, {:.2f} without the pass": lambda: tuple(
-        hard_clip_figure(method, "IoU") for method in (claims.UNSMOOTHED, WITH_PASS, "BIVDiff 1")
+        hard_clip_figure(method, "IoU") for method in (evidence.FRAMES, WITH_PASS, evidence.BIVDIFF)
     ),
 }
 """Texts of README, with the values that the rows give for their figures."""
