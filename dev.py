@@ -86,21 +86,17 @@ def serve() -> int:
 
 
 BENCHMARKS = (
-    "calls",
-    "claims",
     "costs",
     "disagreement",
-    "leak",
+    "evidence",
     "precision",
-    "steadiness",
-    "study",
     "write_pages",
 )
 """Modules of research/; the last writes all pages from the rows that the others measure."""
 
 
 def bench() -> int:
-    """Run every benchmark. This takes hours, most of them for the study."""
+    """Run every benchmark. This takes hours, most of them for the evidence."""
     environment = find_environment("pandas", "tabulate", "comfy-cli")
     return max([environment.run("-m", f"research.{name}") for name in BENCHMARKS])
 

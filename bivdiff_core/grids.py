@@ -50,6 +50,9 @@ LEVEL_TOLERANCE = 1e-6
 MAX_SCHEDULE_STEPS = 1000
 """Longest schedule that is searched for the levels below a strength; trained schedules have 1000 levels."""
 
+PAPER_STEPS, MANY_STEPS = 50, 200
+"""The paper's number of steps, and the largest number that needs no warning."""
+
 MIN_CUSTOM_STEPS = 3
 """Fewer steps of wired sigmas than this below the start are worth a warning."""
 
@@ -143,6 +146,12 @@ def denoising_levels(schedule: Schedule, scheduler: Scheduler, flow: bool, sigma
         ValueError: the levels do not reach full noise or `sigma`, or wired sigmas do not decrease to 0.
     """
     levels = scheduler(schedule.steps) if schedule.sigmas is None else _check_sigmas(schedule.sigmas)
+    if schedule.sigmas is None and schedule.steps > MANY_STEPS:
+        warn(
+            "This run takes %d steps, where the paper takes %d. Lower steps in every node of the chain to save time.",
+            schedule.steps,
+            PAPER_STEPS,
+        )
     first = levels[0].item()
     _check_first_level(first, sigma, schedule, flow)
     if sigma is not None:

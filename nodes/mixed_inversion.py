@@ -58,12 +58,12 @@ class MixedInversion(PackNode):
                 ),
                 io.Float.Input(
                     "mixing_ratio",
-                    default=0.5,
+                    default=1.0,
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Weight of the image branch. Lower it if the video loses content of the frames, raise it "
-                    "if the video flickers. Only for task custom.",
+                    tooltip="Weight of the image branch. 1, the paper's for most tasks, skips the video branch. Lower "
+                    "it if the video loses content of the frames, raise it if the video flickers. Only for task custom.",
                 ),
                 io.Combo.Input(
                     "mode",

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..bivdiff_core.blend import MODES
 from ..bivdiff_core.host.comfy_types import OpticalFlow
 from ..bivdiff_core.measure import plots
+from ..bivdiff_core.measure.cuts import find_cuts, leave_out_cuts
 from ..bivdiff_core.measure.label_fonts import default_font, find_font
 from ..bivdiff_core.measure.optical_flow import ON_CPU, Computation
 from ..bivdiff_core.measure.video_grids import find_pareto_front, tile_videos
@@ -191,7 +192,8 @@ def compare_videos(
 
     Args:
         videos: `[F, H, W, 3]` each.
-        reference: one of the videos, or another one such as the video before smoothing.
+        reference: one of the videos, or another one such as the video before smoothing. Flicker and motion are not
+            measured across its cuts, or those of the source.
         source: the clip that the videos were generated from.
         computation: `on_step` is called for each frame and pair of frames of every video, and for each frame compared.
 
@@ -201,13 +203,15 @@ def compare_videos(
         is_degraded: whether each video lost its motion or sharpness.
     """
     unsmoothed = MeasuredClip.from_frames(reference, computation)
-    before = measure_video(unsmoothed, source=source)
+    cuts, count = find_cuts(reference if source is None else source.frames), len(reference)
+    before = leave_out_cuts(measure_video(unsmoothed, source=source), cuts, count)
     metrics = []
     for frames in videos:
         video = unsmoothed if frames is reference else MeasuredClip.from_frames(frames, computation)
-        metrics.append(measure_video(video, unsmoothed, source=source, computation=computation))
+        measured = measure_video(video, unsmoothed, source=source, computation=computation)
+        metrics.append(leave_out_cuts(measured, cuts, count))
     similarity = [measured["similarity"].mean().item() for measured in metrics]
-    flicker = [measured["flicker"].mean().item() for measured in metrics]
+    flicker = [measured["flicker"].nanmean().item() for measured in metrics]
     is_degraded = [bool(judge_video(measured, before, source).warnings) for measured in metrics]
     return similarity, flicker, find_pareto_front(similarity, flicker, is_degraded), is_degraded
 

@@ -1,8 +1,7 @@
 """Model files that the frontend offers to download if they are missing: URL and folder in models/.
 
 The frontend only offers files from servers and with suffixes that it trusts, under exactly the name in the widget.
-Unverified: nobody has opened these URLs. Those of Comfy-Org, LTX-2 and Flux's text encoders are from ComfyUI's
-templates, the others from install scripts and notes of other projects.
+ComfyUI's own templates name the same URLs, except `UNVERIFIED`.
 """
 
 from __future__ import annotations
@@ -54,6 +53,8 @@ FOLDERS = {
         "Comfy-Org/Lumina_Image_2.0_Repackaged/resolve/main/split_files/vae/ae.safetensors",
     ),
 }
+UNVERIFIED = ("stable-diffusion-v1-5/", "timbrooks/", "comfyanonymous/ControlNet-v1-1", "TencentARC/")
+"""Beginnings of paths that are from install scripts and notes of other projects; nobody has opened these URLs."""
 DOWNLOADS = {
     path.rsplit("/", 1)[-1]: {"name": path.rsplit("/", 1)[-1], "url": HUB + path, "directory": folder}
     for folder, paths in FOLDERS.items()

@@ -1,14 +1,15 @@
-"""Run the demo versions of the shipped workflows, and write the thumbnails next to the workflow files.
+"""Run the demo versions of the shipped workflows, and write their cards next to the workflow files.
 
     python -m tools.thumbnails [NAME ...]
 
-The upper row of a thumbnail shows the input of the task, the lower row the smoothed video, both from a real run on the
-demo models and the packaged clip. The sweep's thumbnail shows its grid and its plot. Workflows that frames cannot
-explain get a diagram.
+A card is square, as ComfyUI's are. It compares two adjacent frames before and after the workflow, from a run on the
+demo models and the packaged clip. The sweep's card shows its grid and its plot. Workflows that frames cannot explain
+get a diagram.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 import tempfile
 from collections.abc import Callable
@@ -17,23 +18,26 @@ from pathlib import Path
 
 import numpy as np
 from comfy_cli.workflow_to_api import convert_ui_to_api
-from PIL import Image
+from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from batch.comfyui_server import ComfyUIServer
 from research import toy_world
 from research.demo_chain import add_colour_flicker
-from tools.contact_sheet import make_contact_sheet
+from tools.contact_sheet import resize_to_square
 from tools.in_process_comfyui import COMFYUI
 from tools.video_files import read_frames, write_demo_inputs
 from tools.write_workflows import FILES, RECIPES, build_workflow
 
-UPPER_ROW_TITLES = dict.fromkeys(("controlnet", "t2i_adapter", "animatediff", "borrowed_control"), "Control")
-UPPER_ROW_TITLES |= dict.fromkeys(("zeroscope", "tile_upscale"), "Frame-wise")
-"""Preview title of the upper row, if it is not the source."""
+CARD, BACKGROUND = 512, "#171718"
+FRAMES = 3, 4
+"""The frames on a card."""
+LEFT_TITLES = dict.fromkeys(("t2i_adapter", "animatediff", "borrowed_control"), "Control")
+LEFT_TITLES |= dict.fromkeys(("zeroscope", "tile_upscale"), "Frame-wise")
+"""Preview title of the left side, if it is not the source."""
 STAGES = ("Control", "Frame-wise", "No structure pass", "Smoothed")
-"""Preview titles of the rows in the thumbnail of the demo by stages."""
+"""Preview titles of the four stages that the cards of the long graphs show."""
 GREY, BLUE, GREEN = "#3f5159", "#3f789e", "#335533"
 DIAGRAMS = {
     "wan": (("Wan inverts\nsingle frames", "Wan inverts\nthe clip"), ("mixed",), ("Wan denoises:\na smooth video",)),
@@ -46,58 +50,90 @@ DIAGRAMS = {
     "part_again": (("a part,\nsmoothed again", "the rest\nstays"), ("one\nvideo",)),
     "ltx2": (("every\neighth frame", "the clip"), ("LTX-2\ninverts",), ("LTX-2\ndenoises",)),
 }
-"""Columns of boxes. Each box is connected to all boxes of the next column, the frames to those of the first."""
+"""Rows of boxes. Each box is connected to all boxes of the next row, the frames to those of the first."""
 
 
-def make_thumbnail(name: str, read: Callable[[str], Tensor]) -> Image.Image:
-    """The thumbnail of a workflow; ``read`` returns the frames `[F, H, W, 3]` of the preview with a title."""
+def make_card(name: str, read: Callable[[str], Tensor]) -> Image.Image:
+    """The card of a workflow; ``read`` returns the frames `[F, H, W, 3]` of the preview with a title."""
     if name == "sweep":
-        return join_frame_and_plot(read("Smoothed"), read("Plot"))
+        return stack_grid_and_plot(read("Smoothed"), read("Plot"))
     if name == "stages_demo":
-        return make_contact_sheet({title: read(title) for title in STAGES}, tile=96)
-    if name == "deflicker_demo":
+        return tile_frames([frame for title in STAGES for frame in read(title)[::2]])
+    if name == "controlnet":
+        return tile_frames([read(title)[FRAMES[0]] for title in STAGES])
+    if name in ("deflicker_demo", "controlnet_node"):
         before, after = read("Before and after").chunk(2)
     else:
-        before, after = read(UPPER_ROW_TITLES.get(name, "Source")), read("Smoothed")
-    rows = {"before": before, "after": after}
-    return make_contact_sheet({title: video[: toy_world.FRAMES : 2] for title, video in rows.items()}, tile=192)
+        before, after = read(LEFT_TITLES.get(name, "Source")), read("Smoothed")
+    if name == "controlnet_node":
+        before = toy_world.canny_hints(toy_world.packaged_clip().frames)
+    card = tile_frames([video[t] for t in FRAMES for video in (before, after)])
+    draw_slider(card)
+    return card
 
 
-def join_frame_and_plot(grid: Tensor, plot: Tensor) -> Image.Image:
-    """The middle frame of a sweep's grid, and the plot at equal height to its right."""
-    frame, plot = (to_pil_image(pictures[len(pictures) // 2].movedim(-1, 0)) for pictures in (grid, plot))
-    plot = plot.resize((round(plot.width * frame.height / plot.height), frame.height), Image.Resampling.BICUBIC)
-    return Image.fromarray(np.hstack([frame, plot]))
+def tile_frames(frames: list[Tensor]) -> Image.Image:
+    """A card of 4 or 16 frames `[H, W, 3]`, row by row."""
+    count = math.isqrt(len(frames))
+    side = CARD // count
+    card = Image.new("RGB", (CARD, CARD))
+    for i, frame in enumerate(frames):
+        card.paste(resize_to_square(frame, side), (i % count * side, i // count * side))
+    return card
 
 
-def draw_diagram(columns: tuple[tuple[str, ...], ...]) -> Image.Image:
-    """Draw flickering frames, and columns of boxes for the steps that process them."""
+def draw_slider(card: Image.Image) -> None:
+    """Draw the line of a before-and-after comparison, with its handle."""
+    draw, middle, radius, reach = ImageDraw.Draw(card), CARD // 2, 22, 5
+    draw.line((middle, 0, middle, CARD), "white", 4)
+    draw.circle((middle, middle), radius, "white")
+    for side in (-1, 1):
+        near, far = middle + 6 * side, middle + (6 + 2 * reach) * side
+        draw.polygon([(far, middle), (near, middle - 2 * reach), (near, middle + 2 * reach)], BACKGROUND)
+
+
+def stack_grid_and_plot(grid: Tensor, plot: Tensor) -> Image.Image:
+    """The middle frame of a sweep's grid, and the plot under it."""
+    pictures = [to_pil_image(images[len(images) // 2].movedim(-1, 0)) for images in (grid, plot)]
+    pictures = [ImageOps.contain(picture, (CARD, CARD // 2), Image.Resampling.BICUBIC) for picture in pictures]
+    card = Image.new("RGB", (CARD, CARD), BACKGROUND)
+    y = (CARD - sum(picture.height for picture in pictures)) // 2
+    for picture in pictures:
+        card.paste(picture, ((CARD - picture.width) // 2, y))
+        y += picture.height
+    return card
+
+
+def draw_diagram(rows: tuple[tuple[str, ...], ...]) -> Image.Image:
+    """Draw flickering frames, and below them rows of boxes for the steps that process them."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.68, 3.84), dpi=100, facecolor="#202020")
+    figure = Figure(figsize=(CARD / 100, CARD / 100), dpi=100, facecolor=BACKGROUND)
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
-    for i, frame in enumerate(add_colour_flicker(toy_world.packaged_clip().frames[:5], seed=0)):
-        axes.imshow(frame, extent=(20 + 12 * i, 130 + 12 * i, 113 + 12 * i, 223 + 12 * i), zorder=2 + i)
-    starts = [(150, 192)]
-    for column, x in zip(columns, np.linspace(290, 635, len(columns)), strict=True):
-        colour = GREEN if column is columns[-1] else GREY if column is columns[0] else BLUE
-        style = {"boxstyle": "round,pad=0.7", "facecolor": colour, "edgecolor": "none"}
-        ends = [(x, 192 + 118 * ((len(column) - 1) / 2 - i)) for i in range(len(column))]
-        for text, end in zip(column, ends, strict=True):
-            axes.text(*end, text, color="white", fontsize=16, ha="center", va="center", bbox=style)
+    centre, side, gap = CARD / 2, 128, 12
+    for i, frame in enumerate(add_colour_flicker(toy_world.packaged_clip().frames[:3], seed=0)):
+        left = centre + (i - 1) * (side + gap) - side / 2
+        axes.imshow(frame, extent=(left, left + side, CARD - 24 - side, CARD - 24), zorder=2)
+    starts = [(centre, CARD - 24 - side)]
+    for row, y in zip(rows, np.linspace(290, 60, len(rows)) if len(rows) > 2 else (265, 95), strict=True):
+        colour = GREEN if row is rows[-1] else GREY if row is rows[0] else BLUE
+        style = {"boxstyle": "round,pad=0.6", "facecolor": colour, "edgecolor": "none"}
+        ends = [(centre + 165 * (i - (len(row) - 1) / 2), y) for i in range(len(row))]
+        for text, end in zip(row, ends, strict=True):
+            axes.text(*end, text, color="white", fontsize=12, ha="center", va="center", bbox=style, zorder=3)
             for start in starts:
-                axes.plot(*zip(start, end, strict=True), color="#ff9cf9", linewidth=3, zorder=1)
+                axes.plot(*zip(start, end, strict=True), color="#ff9cf9", linewidth=2.5, zorder=1)
         starts = ends
-    axes.set(xlim=(0, 768), ylim=(0, 384))
+    axes.set(xlim=(0, CARD), ylim=(0, CARD))
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
 def main() -> None:
-    """Write the thumbnails of all workflows, or of those named."""
+    """Write the cards of all workflows, or of those named."""
     names = sys.argv[1:] or sorted(RECIPES)
     with tempfile.TemporaryDirectory() as base, ComfyUIServer(sys.executable, COMFYUI, Path(base), cpu=True) as server:
         write_demo_inputs(server.base / "input", toy_world.packaged_clip())
@@ -110,7 +146,7 @@ def main() -> None:
                 run = server.run(prompt)
                 if run.error:
                     sys.exit(f"{name}: {run.error}")
-                picture = make_thumbnail(name, partial(read_frames, server, run, prompt))
+                picture = make_card(name, partial(read_frames, server, run, prompt))
             picture.save(FILES[name].with_suffix(".jpg"), quality=90)
             print(name, flush=True)
 

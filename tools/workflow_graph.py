@@ -45,6 +45,7 @@ class GraphNode:
     """Widget values, including widgets that a wire overrides."""
     wires: dict[str, OutputSlot] = field(default_factory=dict)
     muted: bool = False
+    collapsed: bool = False
 
     def __getitem__(self, name: str) -> OutputSlot:
         return OutputSlot(self, self.schema["output_name"].index(name))
@@ -59,7 +60,7 @@ class GraphNode:
         return {**groups.get("required", {}), **groups.get("optional", {})}
 
     def height(self) -> int:
-        """Approximate height in the frontend, in pixels."""
+        """Approximate height in the frontend, in pixels, when it is not collapsed."""
         specs = self.inputs()
         widgets = [spec for spec in specs.values() if is_widget(spec)]
         text = 90 * sum(1 for spec in widgets if input_options(spec).get("multiline"))
@@ -120,7 +121,7 @@ class Link(NamedTuple):
 class WorkflowGraph:
     """Builds a workflow: nodes below one another in columns, columns side by side in labelled groups.
 
-    ``note`` is the text that an artist reads first; the workflow opens with the note at the left edge, at ``zoom``.
+    ``note`` is the text that an artist reads first, to the left of the graph.
 
     Args:
         name: name of the workflow and of the files that it saves.
@@ -135,7 +136,6 @@ class WorkflowGraph:
         self.nodes: list[GraphNode] = []
         self.note = ""
         self.note_width = 420
-        self.zoom = 0.7
         self.groups: list[dict] = []
         self.definitions: dict[str, dict] = {}
         self.width = WIDTH
@@ -161,7 +161,7 @@ class WorkflowGraph:
         self.x, self.y, self.width = x, 90, width
         self.groups[-1]["right"] = x + width + 20
 
-    def add(self, class_type: str, title: str = "", **values: object) -> GraphNode:
+    def add(self, class_type: str, title: str = "", collapsed: bool = False, **values: object) -> GraphNode:
         """Add a node below the last one.
 
         A value is a setting, an output, a node (its first matching output), or a list for inputs that grow.
@@ -171,7 +171,7 @@ class WorkflowGraph:
         """
         schema, values = grow_inputs(self.object_info[class_type], values)
         node = GraphNode(len(self.nodes) + 1, class_type, schema, title, (self.x, self.y), self.width)
-        node.muted = self.groups[-1]["muted"]
+        node.muted, node.collapsed = self.groups[-1]["muted"], collapsed
         specs = node.inputs()
         if unknown := set(values) - set(specs):
             raise ValueError(f"{class_type} has no input {', '.join(unknown)}")
@@ -187,8 +187,9 @@ class WorkflowGraph:
             elif name not in node.wires and name in schema["input"].get("required", {}):
                 raise ValueError(f"{class_type}: nothing is wired to {name}")
         self.nodes.append(node)
-        self.y += node.height() + TITLE + GAP
-        self.bottom = max(self.bottom, self.y - GAP)
+        gap = GAP // 2 if collapsed else GAP
+        self.y += TITLE + (0 if collapsed else node.height()) + gap
+        self.bottom = max(self.bottom, self.y - gap)
         return node
 
     def ui(self) -> dict:
@@ -205,10 +206,7 @@ class WorkflowGraph:
             "links": [list(link) for link in links],
             "groups": self._ui_groups(),
             "config": {},
-            "extra": {
-                "ds": {"scale": self.zoom, "offset": [self.note_width + 20 + round(80 / self.zoom), 95]},
-                "bivdiffTemplate": True,  # for js/templates.js
-            },
+            "extra": {},
             "version": 0.4,
         }
         return {**saved, "definitions": {"subgraphs": list(self.definitions.values())}} if self.definitions else saved
@@ -264,7 +262,7 @@ class WorkflowGraph:
             "type": node.class_type,
             "pos": list(node.position),
             "size": [node.width, node.height()],
-            "flags": {},
+            "flags": {"collapsed": True} if node.collapsed else {},
             "order": order,
             "mode": MUTED_MODE if node.muted else 0,
             "inputs": inputs,

@@ -15,13 +15,13 @@ PACKAGED_CLIP = "bivdiff_demo.mp4"
 """The packaged clip; artists replace it with their own."""
 OWN_FRAMES_STRENGTH = 0.5
 """Inversion strength for frames that an artist loads. At full strength the demo models lose the shapes of such frames,
-and no control restores them (both measured in research/pages/claims.md)."""
+and no control restores them (docs/evidence.md)."""
 ANIMATEDIFF_PLACEHOLDER = "AnimateDiff Loader goes here"
 """Placeholder for the node of another pack, so that the shipped workflow opens without that pack. It cannot run."""
 
 SOURCE_COLOUR, FRAMES_COLOUR, INVERSION_COLOUR, SMOOTHING_COLOUR = "#8a8f98", "#3f789e", "#8A8", "#b58b2a"
 STRUCTURE_COLOUR = "#88A"
-DEMO_PROMPT = "a blue square on a yellow background, patchy"
+DEMO_PROMPT = "a yellow sailboat over a blue sea, patterned"
 """Describes the packaged clip."""
 COMPARE_WIDTH = 420
 """Width of a column that compares videos."""
@@ -187,6 +187,8 @@ def encode_for_image(
 
 
 STRUCTURE_PASS_STRENGTH = 0.3
+FAST_STEPS, FAST_STRUCTURE_PASS_STEPS = 12, 5
+"""The fast preset, which docs/evidence.md measures under "Fewer steps"."""
 
 
 def steps(g: WorkflowGraph, strength: float = 1.0) -> int:
@@ -330,7 +332,7 @@ def invert_and_smooth(
     Args:
         strength: of both inversions.
         max_demo_strength: upper limit of the strength on the demo models. Their small latents lose the picture at lower
-            noise than large ones; the limit is 0.5 without a structure pass (research/pages/study.md, "Strength").
+            noise than large ones; the limit is 0.5 without a structure pass (docs/evidence.md).
         clip: the clip's LATENT for the video branch, if a video VAE packs frames.
     """
     if models.grid != "reference":  # on this grid the released code inverts to full noise
@@ -537,9 +539,6 @@ def follow_hints(
 
 
 def read_note(name: str) -> str:
-    """Read the note recipes/NAME.md; a line ``{paragraph}`` includes shared/PARAGRAPH.md.
-
-    Unverified: nobody has opened the linked pages since the notes were written.
-    """
+    """Read the note recipes/NAME.md; a line ``{paragraph}`` includes shared/PARAGRAPH.md."""
     text = (NOTES_FOLDER / f"{name}.md").read_text(encoding="utf-8")
     return re.sub(r"^\{(\w+)}\n", lambda line: read_note(f"shared/{line[1]}"), text, flags=re.MULTILINE)

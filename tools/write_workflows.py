@@ -27,7 +27,7 @@ BLUEPRINTS = ROOT / "subgraphs"
 TEMPLATES = {
     "deflicker_demo": "BIVDiff 01 Deflicker demo - no downloads",
     "stages_demo": "BIVDiff 02 Deflicker demo stage by stage - no downloads",
-    "controlnet": "BIVDiff 03 ControlNet - new video from outlines",
+    "controlnet_node": "BIVDiff 03 ControlNet - new video from outlines",
     "t2i_adapter": "BIVDiff 04 T2I-Adapter - new video from outlines",
     "instruct_pix2pix": "BIVDiff 05 InstructPix2Pix - edit by instruction",
     "prompt2prompt": "BIVDiff 06 Prompt2Prompt - edit by changing words",
@@ -50,6 +50,7 @@ TEMPLATES = {
     "ltx2": "BIVDiff 23 LTX-2 - deflicker with one model",
     "borrowed_control": "BIVDiff 24 Borrow Control - video from noise along outlines",
     "part_again": "BIVDiff 25 Part again - deflicker some frames and put them back",
+    "controlnet": "BIVDiff 26 ControlNet stage by stage - new video from outlines",
 }
 """The name of each recipe in the template browser, which sorts and searches by file name."""
 RECIPES: dict[str, GraphBuilder] = {recipe: import_module(f"tools.recipes.{recipe}").build for recipe in TEMPLATES}

@@ -356,7 +356,7 @@ def test_the_reports_are_shown_also_after_a_reload(comfy):
 
 
 def test_a_warning_shows_on_its_node(comfy):
-    """A patched image model instead of a video model runs, and the node shows a warning."""
+    """A word that the demo models do not know warns on ComfyUI's node, a wrong model on the pack's."""
     comfy.load(
         workflow(
             {**CLIP},
@@ -366,9 +366,7 @@ def test_a_warning_shows_on_its_node(comfy):
                 "type": "CLIPTextEncode",
                 "inputs": {"clip": "CLIP"},
                 "outputs": {"CONDITIONING": "CONDITIONING"},
-                "widgets_values": [
-                    f"a blue square, {comfy.nodes}"
-                ],  # a run for each frontend: cached nodes show nothing
+                "widgets_values": [f"a yellow sailboat, {comfy.nodes}"],
             },
             {"type": "VAEEncode", "inputs": {"pixels": "IMAGE", "vae": "VAE"}, "outputs": {"LATENT": "LATENT"}},
             {
@@ -399,6 +397,15 @@ def test_a_warning_shows_on_its_node(comfy):
         "warning",
     )
     assert comfy.run()["status"]["status_str"] == "success"
+    comfy.on_node("CLIPTextEncode", "{ app.canvas.ds.scale = 1; app.canvas.centerOnNode(node); }")
+    unknown = comfy.page.get_by_text(f"The demo models skip words that they do not know: {comfy.nodes}.")
+    unknown.wait_for()
+    assert "They know: a, an, over," in unknown.inner_text()
+    comfy.screenshot("unknown-word")
+    comfy.on_node("CLIPTextEncode", "{ node.widgets[0].value = 'a yellow sailboat'; }")
+    assert comfy.run()["status"]["status_str"] == "success"
+    unknown.wait_for(state="detached")
+
     comfy.on_node("BIVDiffInvertVideo", "{ app.canvas.ds.scale = 1; app.canvas.centerOnNode(node); }")
     text = comfy.page.get_by_text("The model looks like an image model")
     text.wait_for()
@@ -548,7 +555,7 @@ def test_an_inversions_preview_has_a_caption(comfy):
 def test_the_blueprint_runs_as_one_node_and_opens(comfy):
     blueprint = json.loads((BLUEPRINTS / "BIVDiff Deflicker.json").read_text(encoding="utf-8"))
     (chain,) = blueprint["nodes"]
-    chain["widgets_values"] = ["a blue square", 0, 3, 3.0, 1.0, 1.0, 1.0, 0.5, "ddim", "shared", True, 2]
+    chain["widgets_values"] = ["a yellow sailboat", 0, 3, 3.0, 1.0, 1.0, 1.0, 0.5, "ddim", "shared", True, 2]
     graph = workflow(
         {**CLIP},
         {**COMPONENTS},

@@ -111,6 +111,13 @@ def test_levels_are_interpolated_if_no_schedule_has_that_many_steps(caplog):
     assert "has exactly 5 steps below sigma 0.5" in caplog.text
 
 
+def test_very_many_steps_are_worth_a_warning(caplog):
+    denoising_levels(simple_levels(), 200, False, None)
+    assert not caplog.messages
+    denoising_levels(simple_levels(), 1000, False, None)
+    assert "takes 1000 steps, where the paper takes 50" in caplog.text
+
+
 def test_levels_are_interpolated_if_1000_steps_are_too_few():
     levels = denoising_levels(simple_levels(1.0), 30, True, 0.01)
     torch.testing.assert_close(levels, torch.linspace(0.01, 0, 31))

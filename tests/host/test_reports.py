@@ -187,6 +187,14 @@ def test_the_sweep_grid_shows_the_reference_frames(pack, clip):
     assert is_plot(along) and not torch.equal(along, plot)
 
 
+def test_the_sweep_grid_does_not_measure_across_cuts(pack, clip):
+    sweep = pack.import_module("nodes.sweep")
+    cut = torch.cat((clip, clip.flip(2)))
+    _, flicker, *_ = sweep.compare_videos([cut], cut)
+    _, parts, *_ = sweep.compare_videos([clip, clip.flip(2)], clip)
+    assert flicker[0] == pytest.approx(sum(parts) / 2, rel=0.1)
+
+
 def test_the_sweep_grid_labels_its_videos_with_words_or_numbers(pack, clip):
     """The caption is the label, else the ratio, else the video's number."""
     videos = [clip, clip[:1].expand_as(clip)]

@@ -1,4 +1,4 @@
-"""Saved workflows rely on node ids, inputs, choices and outputs, so these are only ever appended."""
+"""Saved workflows rely on node ids, inputs, choices, defaults and outputs, so these are only ever appended."""
 
 import json
 import re
@@ -18,6 +18,7 @@ def shape(schema) -> dict[str, list]:
         "inputs": [[item.id, item.get_io_type()] for item in schema.inputs],
         "outputs": [[item.display_name, item.get_io_type()] for item in schema.outputs],
         "choices": {item.id: item.options for item in schema.inputs if has_own_choices(item)},
+        "defaults": {item.id: item.default for item in schema.inputs if getattr(item, "default", None) is not None},
     }
 
 
@@ -38,6 +39,7 @@ def test_every_change_is_an_append(schemas):
         for name, options in before["choices"].items():
             kept = now[node_id]["choices"][name][: len(options)]
             assert kept == options, f"{node_id}: choices of {name} were renamed, reordered or removed"
+        assert before["defaults"].items() <= now[node_id]["defaults"].items(), f"{node_id}: a default was changed"
     if now != frozen:
         FROZEN.write_text(format_schemas(frozen | now))
     assert now == frozen, f"{FROZEN.name} has been updated with the new parts; commit it"

@@ -1,4 +1,7 @@
-"""The first template: the chain as one node, with the demo models and their clip."""
+"""The first template: the chain as one node, with the demo models and their clip.
+
+The page shows the whole graph when it opens, on a laptop too: so it is small, with the result in view.
+"""
 
 from tools import workflow_parts
 from tools.recipes.one_node import build_one_node
@@ -7,12 +10,13 @@ from tools.workflow_graph import WorkflowGraph
 
 def build(g: WorkflowGraph) -> None:
     """Build the graph."""
-    g.note, g.note_width, g.zoom = workflow_parts.read_note("deflicker_demo"), 290, 1.0
+    g.note, g.note_width = workflow_parts.read_note("deflicker_demo"), 280
     bivdiff = build_one_node(g.object_info, demo=True)
     bivdiff.add_definition(g)
-    g.group("Clip and models", workflow_parts.SOURCE_COLOUR, width=260)
-    clip = g.add("GetVideoComponents", video=g.add("BIVDiffDemoClip", frames=8))
-    outlines = g.add("Canny", image=clip["images"], low_threshold=0.3, high_threshold=0.6)
+    g.group("Clip and models", workflow_parts.SOURCE_COLOUR, width=240)
+    video = g.add("BIVDiffDemoClip", frames=8)
+    clip = g.add("GetVideoComponents", collapsed=True, video=video)
+    outlines = g.add("Canny", collapsed=True, image=clip["images"], low_threshold=0.3, high_threshold=0.6)
     demo = g.add("BIVDiffDemoModels")
     g.group("Generate, then smooth", workflow_parts.FRAMES_COLOUR, width=290)
     result = g.add(
@@ -25,9 +29,10 @@ def build(g: WorkflowGraph) -> None:
         vae=demo,
         control_net=demo,
         control_images=outlines,
+        steps=workflow_parts.FAST_STEPS,
+        structure_pass_steps=workflow_parts.FAST_STRUCTURE_PASS_STEPS,
     )
     g.group("Before and after", workflow_parts.SMOOTHING_COLOUR, width=440)
     g.add("BIVDiffCompareVideos", "Before and after", before=result["frames"], after=result["video"], fps=clip["fps"])
-    g.column(width=290)
-    video = g.add("CreateVideo", images=result["video"], fps=clip["fps"])
-    g.add("SaveVideo", "Smoothed video", video=video, filename_prefix="bivdiff_deflicker_demo")
+    video = g.add("CreateVideo", collapsed=True, images=result["video"], fps=clip["fps"])
+    g.add("SaveVideo", "Smoothed video", collapsed=True, video=video, filename_prefix="bivdiff_deflicker_demo")

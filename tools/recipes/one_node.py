@@ -25,7 +25,7 @@ def build_one_node(object_info: dict, demo: bool) -> Subgraph:
 
     g.group("Size and prompts", workflow_parts.SOURCE_COLOUR)
     latent = workflow_parts.add_empty(g, "EmptyLatentImage", "One empty latent per frame", like=hints)
-    texts = workflow_parts.add_prompts(g, models, "", "a blue square, patchy")
+    texts = workflow_parts.add_prompts(g, models, "", "a yellow sailboat, patterned")
     g.group("Stage 1: independent frames", workflow_parts.FRAMES_COLOUR)
     control = workflow_parts.apply_control(g, models, texts, hints)
     sampled = workflow_parts.sample_frames(g, models.image, control["positive"], control["negative"], latent)
@@ -40,7 +40,7 @@ def build_one_node(object_info: dict, demo: bool) -> Subgraph:
     chosen = g.add("ComfySwitchNode", "Use the structure pass?", **choices, switch=True)["output"]
     video = g.add("VAEDecode", "Decode the video", samples=chosen, vae=models.vae)
 
-    g.widget("prompt", g.choose("", "a blue square, patchy"), (texts.text, "value"))
+    g.widget("prompt", g.choose("", "a yellow sailboat, patterned"), (texts.text, "value"))
     g.widget("seed", 0, (sampled, "seed"))
     g.widget("steps", workflow_parts.steps(g), *((node, "steps") for node in (sampled, *inversions, smoother)))
     g.widget("cfg", g.choose(7.5, 3.0), (sampled, "cfg"))
@@ -53,6 +53,6 @@ def build_one_node(object_info: dict, demo: bool) -> Subgraph:
     g.widget("structure_pass", True, (chosen.node, "switch"))
     pass_steps = workflow_parts.steps(g, workflow_parts.STRUCTURE_PASS_STRENGTH)
     g.widget("structure_pass_steps", pass_steps, *((node, "steps") for node in (short_inversion, restored)))
+    g.output("frames", frames)  # in the order of Compare Videos' inputs
     g.output("video", video)
-    g.output("frames", frames)
     return g
