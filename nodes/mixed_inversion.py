@@ -63,7 +63,7 @@ class MixedInversion(PackNode):
                     max=1.0,
                     step=0.01,
                     tooltip="Weight of the image branch. 1, the paper's for most tasks, skips the video branch. Lower "
-                    "it if the video loses content of the frames, raise it if the video flickers. Only for task custom.",
+                    "it if the video loses content of the frames; raise it if it flickers. Only for task custom.",
                 ),
                 io.Combo.Input(
                     "mode",
