@@ -27,8 +27,11 @@ def steps_below(strength: float, steps: int) -> int:
 
 
 def steps_of(latent: dict, steps: int) -> int:
-    """Number of steps to denoise an inverted LATENT, if the whole schedule has `steps` steps."""
-    return steps_below(latent["bivdiff"]["strength"], steps)
+    """Number of steps to denoise an inverted LATENT, if the whole schedule has `steps` steps.
+
+    Without a record of its inversion, the LATENT is at full noise.
+    """
+    return steps_below(latent.get("bivdiff", {"strength": 1})["strength"], steps)
 
 
 def load_pack() -> Pack:

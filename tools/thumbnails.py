@@ -36,8 +36,11 @@ FRAMES = 3, 4
 LEFT_TITLES = dict.fromkeys(("t2i_adapter", "animatediff", "borrowed_control"), "Control")
 LEFT_TITLES |= dict.fromkeys(("zeroscope", "tile_upscale"), "Frame-wise")
 """Preview title of the left side, if it is not the source."""
-STAGES = ("Control", "Frame-wise", "No structure pass", "Smoothed")
-"""Preview titles of the four stages that the cards of the long graphs show."""
+STAGES = {
+    "stages_demo": ("Control", "Frame-wise", "No structure pass", "Smoothed"),
+    "controlnet": ("Source", "Control", "Frame-wise", "Smoothed"),
+}
+"""Preview titles of the stages that the cards of the long graphs show: four frames of each, or one."""
 GREY, BLUE, GREEN = "#3f5159", "#3f789e", "#335533"
 DIAGRAMS = {
     "wan": (("Wan inverts\nsingle frames", "Wan inverts\nthe clip"), ("mixed",), ("Wan denoises:\na smooth video",)),
@@ -58,9 +61,9 @@ def make_card(name: str, read: Callable[[str], Tensor]) -> Image.Image:
     if name == "sweep":
         return stack_grid_and_plot(read("Smoothed"), read("Plot"))
     if name == "stages_demo":
-        return tile_frames([frame for title in STAGES for frame in read(title)[::2]])
+        return tile_frames([frame for title in STAGES[name] for frame in read(title)[::2]])
     if name == "controlnet":
-        return tile_frames([read(title)[FRAMES[0]] for title in STAGES])
+        return tile_frames([read(title)[FRAMES[0]] for title in STAGES[name]])
     if name in ("deflicker_demo", "controlnet_node"):
         before, after = read("Before and after").chunk(2)
     else:
