@@ -107,8 +107,8 @@ def stack_grid_and_plot(grid: Tensor, plot: Tensor) -> Image.Image:
     return card
 
 
-def draw_diagram(rows: tuple[tuple[str, ...], ...]) -> Image.Image:
-    """Draw flickering frames, and below them rows of boxes for the steps that process them."""
+def draw_diagram(name: str) -> Image.Image:
+    """Draw flickering frames, of another clip for each workflow, and rows of boxes for the steps that process them."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -117,7 +117,8 @@ def draw_diagram(rows: tuple[tuple[str, ...], ...]) -> Image.Image:
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     centre, side, gap = CARD / 2, 128, 12
-    for i, frame in enumerate(add_colour_flicker(toy_world.packaged_clip().frames[:3], seed=0)):
+    rows, clip = DIAGRAMS[name], toy_world.held_out_clip("hard", sorted(DIAGRAMS).index(name))
+    for i, frame in enumerate(add_colour_flicker(clip.frames[:3], seed=0)):
         left = centre + (i - 1) * (side + gap) - side / 2
         axes.imshow(frame, extent=(left, left + side, CARD - 24 - side, CARD - 24), zorder=2)
     starts = [(centre, CARD - 24 - side)]
@@ -143,7 +144,7 @@ def main() -> None:
         object_info = server.object_info()
         for name in names:
             if name in DIAGRAMS:
-                picture = draw_diagram(DIAGRAMS[name])
+                picture = draw_diagram(name)
             else:
                 prompt = convert_ui_to_api(build_workflow(name, object_info, demo=True), object_info)
                 run = server.run(prompt)

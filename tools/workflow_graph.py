@@ -121,7 +121,7 @@ class Link(NamedTuple):
 class WorkflowGraph:
     """Builds a workflow: nodes below one another in columns, columns side by side in labelled groups.
 
-    ``note`` is the text that an artist reads first, to the left of the graph.
+    ``note`` is the text that an artist reads first, to the left of the graph, or to its right if ``note_is_right``.
 
     Args:
         name: name of the workflow and of the files that it saves.
@@ -136,6 +136,7 @@ class WorkflowGraph:
         self.nodes: list[GraphNode] = []
         self.note = ""
         self.note_width = 420
+        self.note_is_right = False
         self.groups: list[dict] = []
         self.definitions: dict[str, dict] = {}
         self.width = WIDTH
@@ -278,7 +279,7 @@ class WorkflowGraph:
         return {
             "id": order + 1,
             "type": "MarkdownNote",
-            "pos": [-20 - self.note_width, 90],
+            "pos": [self.groups[-1]["right"] + 20 if self.note_is_right else -20 - self.note_width, 90],
             "size": [self.note_width, height],
             "flags": {},
             "order": order,

@@ -138,8 +138,8 @@ def test_two_videos_are_compared(comfy):
     view, frame = comfy.page.get_by_label("wipe"), comfy.page.get_by_label("frame", exact=True)
 
     def wait_for_clips(left: str, right: str) -> None:
-        """The clip's background is yellow, that of the negative blue, on both sides of the middle."""
-        conditions = {"clip": "red > blue", "negative": "red < blue && blue > 0"}
+        """The clip's background is blue, that of the negative yellow, on both sides of the middle."""
+        conditions = {"clip": "red < blue", "negative": "red > blue"}
         for x, clip in ((0.4, left), (0.6, right)):
             wait_for_pixel(comfy, x, 0.2, conditions[clip])
 
@@ -491,7 +491,6 @@ def test_older_frontends_have_app_graph_only(comfy):
             const named = name => extensions.find(each => each.name === name);
             named("BIVDiff.Warnings").onNodeOutputsUpdated({ 1: { text: ["a word"] } });
             named("BIVDiffLatentReport").onNodeOutputsUpdated({ 1: {} });
-            named("BIVDiff.Templates").afterConfigureGraph();
             return graph.getNodeById(1).widgets.at(-1).element.textContent;
           } finally {
             delete app.rootGraph;
@@ -580,7 +579,7 @@ def test_the_blueprint_runs_as_one_node_and_opens(comfy):
             [8, 5, 2, 6, 3, "CLIP"],
             [9, 5, 3, 6, 4, "VAE"],
             [10, 5, 4, 6, 5, "CONTROL_NET"],
-            [11, 6, 0, 7, 0, "IMAGE"],
+            [11, 6, 1, 7, 0, "IMAGE"],
         ],
     )
     comfy.load({**graph, "definitions": blueprint["definitions"]}, "blueprint")

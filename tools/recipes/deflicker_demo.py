@@ -1,6 +1,7 @@
 """The first template: the chain as one node, with the demo models and their clip.
 
-The page shows the whole graph when it opens, on a laptop too: so it is small, with the result in view.
+The page shows the whole graph when it opens, on a laptop too. So it is small, and the note is where the minimap can
+hide a part of it, but not of the result.
 """
 
 from tools import workflow_parts
@@ -10,7 +11,7 @@ from tools.workflow_graph import WorkflowGraph
 
 def build(g: WorkflowGraph) -> None:
     """Build the graph."""
-    g.note, g.note_width = workflow_parts.read_note("deflicker_demo"), 280
+    g.note, g.note_width, g.note_is_right = workflow_parts.read_note("deflicker_demo"), 280, True
     bivdiff = build_one_node(g.object_info, demo=True)
     bivdiff.add_definition(g)
     g.group("Clip and models", workflow_parts.SOURCE_COLOUR, width=240)
