@@ -128,10 +128,9 @@ class TemporalSmoother(PackNode):
                 ),
                 shared_inputs.steps_input("Denoising steps; use the same number as in the inversion."),
                 shared_inputs.cfg_input(
-                    1.0,
-                    "How strictly the video follows the prompt. 1 keeps the frames' shapes best (measured on the demo "
-                    "models) and skips the negative prompt, which halves the time. Try 2 to 3 if the video is dull; "
-                    "the paper uses 7.5.",
+                    2.0,
+                    "How strictly the video follows the prompt. On the demo models 2 kept colours and shapes best; "
+                    "the paper uses 7.5. 1 skips the negative prompt, which halves the time, but loses some colours.",
                 ),
                 io.Combo.Input(
                     "sampler_name",

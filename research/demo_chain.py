@@ -11,7 +11,7 @@ from torch import Tensor
 from research import toy_world
 from tools.in_process_comfyui import Pack, use_comfyui
 
-FRAME_CFG, SMOOTH_CFG = 3.0, 1.0
+FRAME_CFG, SMOOTH_CFG, PASS_CFG = 3.0, 2.0, 1.0
 STRUCTURE_PASS_STRENGTH = 0.3
 SCHEDULER = "ddim_uniform"
 
@@ -156,7 +156,7 @@ class DemoChain:
         )[0]
 
     def denoise_by_frame(
-        self, latent: dict, positive: list, negative: list, steps: int = 25, cfg: float = SMOOTH_CFG
+        self, latent: dict, positive: list, negative: list, steps: int = 25, cfg: float = PASS_CFG
     ) -> dict:
         """Denoise an inverted LATENT from its noise level with the image model, frame by frame."""
         return self.generate_frames(positive, negative, latent, seed=0, steps=steps_of(latent, steps), cfg=cfg)

@@ -51,8 +51,8 @@ class Method:
     frames: where the frames come from, see `EvidenceChain.make_frames`; "none" if a video is generated from noise.
     average: number of adjacent frames on either side; along the motion unless ``in_place``.
     ratio: the mixing ratio; None for no smoothing.
-    caption: whether frames are inverted with their caption. released_cfg: the authors' schedule, and guidance in the
-        smoother.
+    caption: whether frames are inverted with their caption. cfg: the smoother's. released_cfg: the authors' schedule,
+        and the smoother's cfg with it.
     denoiser: model that denoises the inverted frames.
     bridge: strategy of Bridge Guider, with the ratio as the image model's share.
     borrowed, start: weight of a borrowed control, and where it begins.
@@ -68,6 +68,7 @@ class Method:
     solver: str = "ddim"
     steps: int = STEPS
     caption: bool = False
+    cfg: float = SMOOTH_CFG
     released_cfg: float | None = None
     denoiser: str = "video"
     bridge: str = ""
@@ -92,6 +93,7 @@ class Method:
             "solver": self.solver,
             "steps": f"{self.steps} steps",
             "caption": "inverted with the caption",
+            "cfg": f"cfg {self.cfg:g}",
             "released_cfg": f"as released, guidance {self.released_cfg or 0:g}",
             "denoiser": f"{self.denoiser} model in both stages",
             "borrowed": f"borrowed control {self.borrowed:g}",
@@ -130,6 +132,8 @@ MAIN = (
     with_pass(BIVDIFF),
     with_pass(HALF_STRENGTH),
     with_pass(HALF_STRENGTH, steadiness=0.5),
+    replace(BIVDIFF, cfg=1.0),
+    with_pass(BIVDIFF, cfg=1.0),
     replace(BIVDIFF, caption=True),
     with_pass(BIVDIFF, caption=True),
     replace(BIVDIFF, released_cfg=SMOOTH_CFG),
@@ -320,7 +324,7 @@ class EvidenceChain(CountingChain):
         blended = self.run_step(self.blend, image, video, method.ratio, method.mode, method.steadiness)
         if method.denoiser == "image":
             return self.run_step(self.denoise_by_frame, blended, text, self.empty, method.steps)
-        settings = {"cfg": method.released_cfg or SMOOTH_CFG} | ({"grid": grid} if grid else {})
+        settings = {"cfg": method.released_cfg or method.cfg} | ({"grid": grid} if grid else {})
         return self.run_step(self.smooth, blended, text, method.steps, model=self.video_model(method), **settings)
 
     def averaged(self, method: Method) -> PricedResult:

@@ -378,7 +378,7 @@ def denoise_mixed(
         positive=prompts.video,
         negative=prompts.video_empty,
         latent=mixed,
-        cfg=g.choose(models.cfg, 1.0),
+        cfg=g.choose(models.cfg, 2.0),
         grid=models.grid,
         low_noise_model=models.low_noise,
         **schedule(g, models, strength),

@@ -342,10 +342,10 @@ def test_a_released_configuration_has_the_released_settings_and_runs(object_info
 @pytest.mark.parametrize("name", ["controlnet", "t2i_adapter"])
 def test_outlines_are_followed(run_demo, clip, name):
     """With frames that differ from each other, as real ones do."""
-    made, prompted = run_demo(name), replace(clip, caption="a yellow sailboat, patterned")
+    made = run_demo(name)
     for row in ("Frame-wise", "Smoothed"):
         assert toy_metrics.shape_iou(made[row], clip) > 0.6
-        assert toy_metrics.caption_accuracy(made[row], prompted) > 0.8
+        assert toy_metrics.caption_accuracy(made[row], clip) > 0.8
     assert total_flicker(made["Smoothed"], clip) < 0.6 * total_flicker(made["Frame-wise"], clip)
 
 

@@ -31,7 +31,7 @@ def build(g: WorkflowGraph) -> None:
         latent_image=workflow_parts.add_empty(g, "EmptyLatentImage", "Empty frames", clip.frames),
         seed=42,
         steps=25,
-        cfg=g.choose(7.5, 1.0),
+        cfg=g.choose(7.5, 2.0),
         sampler_name="ddim",
         scheduler="simple",
     )

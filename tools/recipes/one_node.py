@@ -46,7 +46,7 @@ def build_one_node(object_info: dict, demo: bool) -> Subgraph:
     g.widget("cfg", g.choose(7.5, 3.0), (sampled, "cfg"))
     g.widget("control_strength", 1.0, (control, "strength"))
     g.widget("mixing_ratio", 1.0, (mixed, "mixing_ratio"))
-    g.widget("video_cfg", g.choose(7.5, 1.0), (smoother, "cfg"))
+    g.widget("video_cfg", g.choose(7.5, 2.0), (smoother, "cfg"))
     g.widget("strength", 1.0, *((node, "strength") for node in inversions))
     g.widget("solver", "auto", *((node, "solver") for node in (*inversions, short_inversion)))
     g.widget("frame_noise", "independent", (sampled, "frame_noise"))
