@@ -174,7 +174,8 @@ def test_an_interrupt_ends_a_run_within_one_model_call(server, demo, class_type)
     demo[find_node_by_class(demo, "BIVDiffMixedInversion")]["inputs"]["mixing_ratio"] = 0.5  # both branches run
     long = copy.deepcopy(demo)
     # Calls slow enough that the interrupt arrives before the next one.
-    long[find_node_by_class(long, "BIVDiffSelectFrames")]["inputs"]["count"] = 64
+    for node, number in (("BIVDiffDemoClip", "frames"), ("BIVDiffSelectFrames", "count")):
+        long[find_node_by_class(long, node)]["inputs"][number] = 64
     interrupted = find_node_by_class(long, class_type)
     long[interrupted]["inputs"]["steps"] = 300
     steps_done = []
