@@ -111,8 +111,9 @@ def new_texture(video: Tensor) -> Tensor:
 
 @pytest.fixture(scope="module")
 def unrelated_frames() -> dict[str, Tensor]:
-    """Metrics of a video whose frames have nothing in common."""
-    return measure(torch.stack([toy_world.generate_clip(seed).frames[0] for seed in toy_world.HELD_OUT_SEEDS[:8]]))
+    """Metrics of a video whose frames have nothing in common: each is of another clip, every second upside down."""
+    clips = [toy_world.held_out_clip("hard", number).frames for number in range(8)]
+    return measure(torch.stack([frames[i].flip(0) if i % 2 else frames[i] for i, frames in enumerate(clips)]))
 
 
 def test_unrelated_frames_before_give_no_verdict(video_verdict, verdict_on, clip, unrelated_frames):
