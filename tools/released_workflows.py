@@ -74,7 +74,7 @@ def instruct_pix2pix(g: WorkflowGraph, video_model: str, clip: str, instruction:
     source_clip, models = load_released(g, video_model, clip, "instruct_pix2pix")
     editor = load_editor(g)
     prompts = add_prompts_with_word_lists(g, models, text)
-    instruction = g.choose(f"{instruction}, {QUALITY_WORDS}", "a pink sailboat, patterned")
+    instruction = g.choose(f"{instruction}, {QUALITY_WORDS}", parts.DEMO_INSTRUCTION)
     add_instruction_edit(g, source_clip, models, editor, prompts, instruction, negative=g.choose(FAULT_WORDS, ""))
 
 
@@ -83,8 +83,7 @@ def prompt2prompt(g: WorkflowGraph, target: str, blend_words: str = "") -> None:
     source_clip, models = load_released(g, "VidRD", "car-turn", "prompt2prompt")
     source_prompt = g.choose("A car is moving on the road", parts.DEMO_PROMPT)
     source_text = g.add("PrimitiveStringMultiline", "Source prompt", value=source_prompt)
-    demo_target = "a pink sailboat over a blue sea, patterned"
-    prompts = parts.add_prompts(g, models, target, demo_target, "Target prompt")
+    prompts = parts.add_prompts(g, models, target, parts.DEMO_EDITED_PROMPT, "Target prompt")
     blend_words = g.choose(blend_words, "yellow pink" if blend_words else "")
     add_prompt_edit(g, source_clip, models, prompts, source_text, edit="refine", local_blend_words=blend_words)
 

@@ -23,6 +23,10 @@ SOURCE_COLOUR, FRAMES_COLOUR, INVERSION_COLOUR, SMOOTHING_COLOUR = "#8a8f98", "#
 STRUCTURE_COLOUR = "#88A"
 DEMO_PROMPT = "a yellow sailboat over a blue sea, patterned"
 """Describes the packaged clip."""
+DEMO_THING = "a yellow sailboat, patterned"
+"""Describes what moves in the packaged clip; the background is left to the models."""
+DEMO_EDITED_PROMPT, DEMO_INSTRUCTION = "a pink sailboat over a blue sea, patterned", "a pink sailboat, patterned"
+"""Describes the packaged clip after an edit, and the edit for the demo models' InstructPix2Pix."""
 COMPARE_WIDTH = 420
 """Width of a column that compares videos."""
 
@@ -123,9 +127,8 @@ def load_models(
     """Load SD 1.5, a video model (or AnimateDiff), and a ControlNet if one is named; or load the demo models."""
     g.column()
     if g.demo:
-        demo = g.add("BIVDiffDemoModels", variant=variant)
-        control = demo["CONTROL_NET"] if control_net else None
-        return ChainModels(demo["image_model"], demo["CLIP"], demo["video_model"], demo["CLIP"], demo["VAE"], control)
+        models = load_demo_models(g, variant)
+        return models if control_net else models._replace(control_net=None)
     image = g.add("CheckpointLoaderSimple", "Image model", ckpt_name="v1-5-pruned-emaonly-fp16.safetensors")
     if animatediff:
         video, text_encoder = g.add("UNETLoader", ANIMATEDIFF_PLACEHOLDER, unet_name=ANIMATEDIFF_PLACEHOLDER), image
@@ -133,6 +136,15 @@ def load_models(
         video = text_encoder = g.add("BIVDiffVideoModelLoader", "Video model", name=video_model)
     control = g.add("ControlNetLoader", control_net_name=control_net)["CONTROL_NET"] if control_net else None
     return ChainModels(image["MODEL"], image["CLIP"], video["MODEL"], text_encoder["CLIP"], image["VAE"], control)
+
+
+def load_demo_models(g: WorkflowGraph, variant: str = "base") -> ChainModels:
+    """Load the demo models."""
+    demo = g.add("BIVDiffDemoModels", variant=variant)
+    image, video, text, vae, control = (
+        demo[name] for name in ("image_model", "video_model", "CLIP", "VAE", "CONTROL_NET")
+    )
+    return ChainModels(image, text, video, text, vae, control)
 
 
 WAN_SIZE = (832, 480)

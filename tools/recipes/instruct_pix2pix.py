@@ -10,11 +10,9 @@ def build(g: WorkflowGraph) -> None:
     clip = workflow_parts.source(g)
     models = workflow_parts.load_models(g)
     editor = load_editor(g)
-    texts = workflow_parts.add_prompts(
-        g, models, "a mountain village in deep snow", "a pink sailboat over a blue sea, patterned"
-    )
+    texts = workflow_parts.add_prompts(g, models, "a mountain village in deep snow", workflow_parts.DEMO_EDITED_PROMPT)
     add_instruction_edit(
-        g, clip, models, editor, texts, g.choose("make it a winter day in deep snow", "a pink sailboat, patterned")
+        g, clip, models, editor, texts, g.choose("make it a winter day in deep snow", workflow_parts.DEMO_INSTRUCTION)
     )
 
 

@@ -1,6 +1,7 @@
 """The ControlNet chain as one node: the blueprint in the node library."""
 
 from tools import workflow_parts
+from tools.workflow_graph import GraphNode, OutputSlot, WorkflowGraph
 from tools.workflow_subgraph import Subgraph
 
 DESCRIPTION = (
@@ -25,7 +26,7 @@ def build_one_node(object_info: dict, demo: bool) -> Subgraph:
 
     g.group("Size and prompts", workflow_parts.SOURCE_COLOUR)
     latent = workflow_parts.add_empty(g, "EmptyLatentImage", "One empty latent per frame", like=hints)
-    texts = workflow_parts.add_prompts(g, models, "", "a yellow sailboat, patterned")
+    texts = workflow_parts.add_prompts(g, models, "", workflow_parts.DEMO_THING)
     g.group("Stage 1: independent frames", workflow_parts.FRAMES_COLOUR)
     control = workflow_parts.apply_control(g, models, texts, hints)
     sampled = workflow_parts.sample_frames(g, models.image, control["positive"], control["negative"], latent)
@@ -40,7 +41,7 @@ def build_one_node(object_info: dict, demo: bool) -> Subgraph:
     chosen = g.add("ComfySwitchNode", "Use the structure pass?", **choices, switch=True)["output"]
     video = g.add("VAEDecode", "Decode the video", samples=chosen, vae=models.vae)
 
-    g.widget("prompt", g.choose("", "a yellow sailboat, patterned"), (texts.text, "value"))
+    g.widget("prompt", g.choose("", workflow_parts.DEMO_THING), (texts.text, "value"))
     g.widget("seed", 0, (sampled, "seed"))
     g.widget("steps", workflow_parts.steps(g), *((node, "steps") for node in (sampled, *inversions, smoother)))
     g.widget("cfg", g.choose(7.5, 3.0), (sampled, "cfg"))
@@ -56,3 +57,38 @@ def build_one_node(object_info: dict, demo: bool) -> Subgraph:
     g.output("frames", frames)  # in the order of Compare Videos' inputs
     g.output("video", video)
     return g
+
+
+def add_one_node(
+    g: WorkflowGraph,
+    demo: bool,
+    models: workflow_parts.ChainModels,
+    hints: GraphNode,
+    fps: OutputSlot,
+    audio: OutputSlot | None = None,
+    width: int = 300,
+    **settings: object,
+) -> None:
+    """Add the node, a comparison of its frames and its video, and the saved video. settings: of the node."""
+    bivdiff = build_one_node(g.object_info, demo)
+    bivdiff.add_definition(g)
+    g.group("Generate, then smooth", workflow_parts.FRAMES_COLOUR, width=width)
+    result = g.add(
+        bivdiff.id,
+        "BIVDiff",
+        image_model=models.image,
+        video_model=models.video,
+        clip=models.image_clip,
+        video_clip=models.video_clip,
+        vae=models.vae,
+        control_net=models.control_net,
+        control_images=hints,
+        steps=workflow_parts.FAST_STEPS,
+        structure_pass_steps=workflow_parts.FAST_STRUCTURE_PASS_STEPS,
+        **settings,
+    )
+    g.group("Before and after", workflow_parts.SMOOTHING_COLOUR, width=440)
+    frames, video, sound = result["frames"], result["video"], {"fps": fps, "audio": audio}
+    g.add("BIVDiffCompareVideos", "Before and after", before=frames, after=video, **sound)
+    created = g.add("CreateVideo", collapsed=True, images=video, **sound)
+    g.add("SaveVideo", "Smoothed video", collapsed=True, video=created, filename_prefix=f"bivdiff_{g.name}")

@@ -15,7 +15,7 @@ def build(g: WorkflowGraph) -> None:
         value=g.choose("a cat walking on the grass", workflow_parts.DEMO_PROMPT),
     )
     texts = workflow_parts.add_prompts(
-        g, models, "a dog walking on the grass", "a pink sailboat over a blue sea, patterned", title="Target prompt"
+        g, models, "a dog walking on the grass", workflow_parts.DEMO_EDITED_PROMPT, title="Target prompt"
     )
     add_prompt_edit(g, clip, models, texts, source_text, local_blend_words=g.choose("cat dog", "yellow pink"))
 

@@ -14,7 +14,7 @@ def build(g: WorkflowGraph) -> None:
     )
     g.add("PreviewImage", "Source", images=clip.frames)
     models = workflow_parts.load_models(g, control_net="the demo models'")
-    texts = workflow_parts.add_prompts(g, models, "", "a yellow sailboat, patterned")
+    texts = workflow_parts.add_prompts(g, models, "", workflow_parts.DEMO_THING)
     g.group("Stage 1: independent frames", workflow_parts.FRAMES_COLOUR)
     control = workflow_parts.apply_control(g, models, texts, workflow_parts.add_canny(g, clip.frames))
     g.column()
