@@ -12,7 +12,6 @@ import re
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import save_file
 
 from bivdiff_core.demo.models import (
     AUTOENCODER_CONFIG,
@@ -25,6 +24,7 @@ from bivdiff_core.demo.models import (
     WordTokenizer,
 )
 from bivdiff_core.grids import SD_BETAS
+from research import training
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, ControlNetModel, T2IAdapter, UNet2DConditionModel, UNet3DConditionModel
@@ -184,6 +184,13 @@ class LowRank(torch.nn.Module):
         return weight + (self.up @ self.down).view_as(weight)
 
 
+def add_low_rank_changes(net: torch.nn.Module, within: str, rank: int) -> None:
+    """Add trainable low-rank changes, initially zero, to the linear layers with ``within`` in their names."""
+    for name, layer in list(net.named_modules()):
+        if within in name and isinstance(layer, torch.nn.Linear):
+            torch.nn.utils.parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, rank))
+
+
 def add_input_channels(image: UNet2DConditionModel, channels: int) -> UNet2DConditionModel:
     """The image model with more input channels. Only its first layer and low-rank changes are trainable.
 
@@ -213,9 +220,7 @@ def trained_weights(net: UNet2DConditionModel) -> dict[str, torch.Tensor]:
 def lora(image: UNet2DConditionModel) -> UNet2DConditionModel:
     """The image model with trainable low-rank changes, initially zero, of its transformer layers."""
     net = copy.deepcopy(image).requires_grad_(False)
-    for name, layer in list(net.named_modules()):
-        if "transformer_blocks" in name and isinstance(layer, torch.nn.Linear):
-            torch.nn.utils.parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, LORA_RANK))
+    add_low_rank_changes(net, "transformer_blocks", LORA_RANK)
     return net
 
 
@@ -230,7 +235,5 @@ def lora_weights(net: UNet2DConditionModel) -> dict[str, torch.Tensor]:
 
 def save_weights(name: str, weights: dict[str, torch.Tensor], latents: dict[str, list] | None = None) -> None:
     """Save a state dict as fp16 safetensors; ``read_latent_scaling`` reads ``latents``."""
-    path = WEIGHTS_FOLDER / f"{name}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = {key: tensor.detach().half().contiguous() for key, tensor in weights.items()}
-    save_file(half, path, {"latents": json.dumps(latents)} if latents else None)
+    metadata = {"latents": json.dumps(latents)} if latents else None
+    training.save_weights(WEIGHTS_FOLDER / f"{name}.safetensors", weights, metadata)

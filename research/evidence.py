@@ -51,8 +51,7 @@ class Method:
     frames: where the frames come from, see `EvidenceChain.make_frames`; "none" if a video is generated from noise.
     average: number of adjacent frames on either side; along the motion unless ``in_place``.
     ratio: the mixing ratio; None for no smoothing.
-    caption: whether frames are inverted with their caption. cfg: the smoother's. released_cfg: the authors' schedule,
-        and the smoother's cfg with it.
+    caption: whether frames are inverted with their caption. cfg: the smoother's. released: the authors' schedule.
     denoiser: model that denoises the inverted frames.
     bridge: strategy of Bridge Guider, with the ratio as the image model's share.
     borrowed, start: weight of a borrowed control, and where it begins.
@@ -69,7 +68,7 @@ class Method:
     steps: int = STEPS
     caption: bool = False
     cfg: float = SMOOTH_CFG
-    released_cfg: float | None = None
+    released: bool = False
     denoiser: str = "video"
     bridge: str = ""
     borrowed: float = 0.0
@@ -94,7 +93,7 @@ class Method:
             "steps": f"{self.steps} steps",
             "caption": "inverted with the caption",
             "cfg": f"cfg {self.cfg:g}",
-            "released_cfg": f"as released, guidance {self.released_cfg or 0:g}",
+            "released": "as released",
             "denoiser": f"{self.denoiser} model in both stages",
             "borrowed": f"borrowed control {self.borrowed:g}",
             "start": f"from {self.start:g}",
@@ -136,8 +135,8 @@ MAIN = (
     with_pass(BIVDIFF, cfg=1.0),
     replace(BIVDIFF, caption=True),
     with_pass(BIVDIFF, caption=True),
-    replace(BIVDIFF, released_cfg=SMOOTH_CFG),
-    replace(BIVDIFF, released_cfg=7.5),
+    replace(BIVDIFF, released=True),
+    replace(BIVDIFF, released=True, cfg=7.5),
     replace(BIVDIFF, denoiser="image"),
     SHARED,
     with_pass(BIVDIFF, frames="shared"),
@@ -330,7 +329,7 @@ class EvidenceChain(CountingChain):
             return self.run_step(self.encode, self.averaged(method))
         if method.ratio is None:
             return frames
-        grid = "reference" if method.released_cfg else ""
+        grid = "reference" if method.released else ""
         caption = self.goal(method.frames).caption if method.caption else ""
         inputs = method.frames, method.strength, method.solver, method.steps, caption, grid
         image = self.invert("image", *inputs) if method.ratio > 0 else None
@@ -338,7 +337,7 @@ class EvidenceChain(CountingChain):
         blended = self.run_step(self.blend, image, video, method.ratio, method.mode, method.steadiness)
         if method.denoiser == "image":
             return self.run_step(self.denoise_by_frame, blended, text, self.empty, method.steps)
-        settings = {"cfg": method.released_cfg or method.cfg} | ({"grid": grid} if grid else {})
+        settings = {"cfg": method.cfg} | ({"grid": grid} if grid else {})
         return self.run_step(self.smooth, blended, text, method.steps, model=self.video_model(method), **settings)
 
     def averaged(self, method: Method) -> PricedResult:
@@ -424,6 +423,11 @@ def measure(chain: EvidenceChain, job: dict) -> dict:
     return {"ways": found}
 
 
+def select_judging_rows(rows: Iterable[dict]) -> list[dict]:
+    """The rows of the clips that judge."""
+    return [row for row in rows if row["clip"] >= FIRST_CLIP]
+
+
 def results_table(rows: Iterable[dict]) -> pandas.DataFrame:
     """One line for each method, the mean over the seeds of a clip; indexed by kind, frames, method and clip."""
     lines = [
@@ -476,7 +480,7 @@ def controls_table(table: pandas.DataFrame) -> str:
 
 def render_tables(rows: list[dict]) -> dict[str, str]:
     """The generated blocks of the page."""
-    judging = [row for row in rows if row["clip"] not in CHOOSING_CLIPS]
+    judging = select_judging_rows(rows)
     table = results_table(judging).sort_index()
     clips, seeds = ({row[name] for row in judging} for name in ("clip", "seed"))
     hard, easy = table.loc["hard"], table.loc["easy"]

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from research import training
 
 if TYPE_CHECKING:
     from comfy.ldm.wan.vae import WanVAE
@@ -264,9 +266,7 @@ def make_qwen() -> nn.Module:
 
 def save_weights(name: str, weights: dict[str, Tensor]) -> None:
     """Save a state dict in half precision."""
-    WEIGHTS_FOLDER.mkdir(exist_ok=True)
-    half = {key: tensor.detach().half().contiguous() for key, tensor in weights.items()}
-    save_file(half, WEIGHTS_FOLDER / f"{name}.safetensors")
+    training.save_weights(WEIGHTS_FOLDER / f"{name}.safetensors", weights)
 
 
 def load_weights(name: str) -> dict[str, Tensor]:

@@ -345,6 +345,12 @@ def _mean_colour(name: str, in_background: bool) -> np.ndarray:
     return (1 - HAZE) * colour + HAZE * (LUMA.numpy() @ colour) if in_background else colour
 
 
+def training_clip(seed: int, frames: int = FRAMES) -> ToyClip:
+    """The clip of a seed, for training or evaluation: easy for even seeds, hard for odd seeds."""
+    clip = generate_clip(seed, frames)
+    return make_hard_clip(clip) if seed % 2 else clip
+
+
 def held_out_clip(kind: str, number: int) -> ToyClip:
     """A clip that no model was trained on: an easy clip, or its hard version."""
     clip = generate_clip(HELD_OUT_SEEDS[number])

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from bivdiff_core.grids import SD_BETAS
 from research import demo_networks, toy_world
-from research.training import Loss, fit, load_or_compute, picture_loss, save_picture, stage_seed
+from research.training import Loss, drop_captions, fit, load_or_compute, picture_loss, save_picture, stage_seed
 
 log = logging.getLogger("research.train_demo_models")
 
@@ -44,7 +44,6 @@ VARIANT_CLIPS, VARIANT_STRIDE = 2048, 2
 MAX_SNR = 5.0
 KL_WEIGHT = 1e-6
 LATENT_NOISE_STD = 0.05
-EMPTY_CAPTION_PROBABILITY = 0.1
 AUTOENCODER_BATCH, IMAGE_BATCH, VIDEO_BATCH, ENCODING_BATCH = 10, 64, 8, 64
 ALPHAS = (1 - torch.linspace(SD_BETAS[0] ** 0.5, SD_BETAS[1] ** 0.5, 1000).square()).cumprod(dim=0)
 """Cumulative products of SD's schedule, one for each timestep."""
@@ -72,17 +71,11 @@ class TrainingClips:
         return self.controls.flatten(0, 1)[index, None].float().expand(-1, 3, -1, -1)
 
 
-def training_clip(seed: int) -> toy_world.ToyClip:
-    """The clip of a seed, for training or evaluation: easy for even seeds, hard for odd seeds."""
-    clip = toy_world.generate_clip(seed)
-    return toy_world.make_hard_clip(clip) if seed % 2 else clip
-
-
 def render_clips() -> dict:
     """The fields of `TrainingClips`."""
     frames, controls, captions = [], [], []
     for seed in tqdm(toy_world.TRAIN_SEEDS[:CLIPS], desc="rendering clips"):
-        clip = training_clip(seed)
+        clip = toy_world.training_clip(seed)
         frames.append((clip.frames * 255).round().byte())
         controls.append(toy_world.canny_hints(clip.frames)[..., 0].byte())
         captions.append(clip.caption)
@@ -105,12 +98,6 @@ def diffusion_loss(clean: Tensor, generator: Generator, predict: Predict) -> Ten
     weight = (MAX_SNR * (1 - alpha) / alpha).clamp(max=1)
     error = predict(alpha.sqrt() * clean + (1 - alpha).sqrt() * noise, t) - noise
     return (weight * error.square()).mean()
-
-
-def drop_captions(ids: Tensor, generator: Generator) -> Tensor:
-    """Token ids ``[B, 16]``, with a random tenth of the rows replaced by the empty caption."""
-    empty = torch.rand(len(ids), generator=generator) < EMPTY_CAPTION_PROBABILITY
-    return torch.where(empty[:, None], demo_networks.token_ids([""]), ids)
 
 
 def control_net_inputs(net: nn.Module) -> ControlFunction:
@@ -224,7 +211,7 @@ class DemoTraining:
     @torch.no_grad()
     def show_autoencoder(self, stage: str) -> None:
         """Save a picture of held-out frames and their reconstructions, and log the PSNR."""
-        held_out = [training_clip(seed).frames[0] for seed in toy_world.HELD_OUT_SEEDS[:16]]
+        held_out = [toy_world.training_clip(seed).frames[0] for seed in toy_world.HELD_OUT_SEEDS[:16]]
         image = torch.stack(held_out).movedim(-1, 1) * 2 - 1
         decoded = self.autoencoder.decode(self.autoencoder.encode(image).latent_dist.mean).sample.clamp(-1, 1)
         log.info("%s: PSNR %.2f dB", stage, -10 * ((decoded - image) / 2).square().mean().log10())
@@ -259,7 +246,9 @@ class DemoTraining:
 
     def embed(self, ids: Tensor, generator: Generator) -> Tensor:
         """The text encoder's output for captions, some of them dropped."""
-        return self.text_encoder(input_ids=drop_captions(ids, generator)).last_hidden_state
+        return self.text_encoder(
+            input_ids=drop_captions(ids, demo_networks.token_ids([""]), generator)
+        ).last_hidden_state
 
     def embed_captions(self, index: Tensor, generator: Generator) -> Tensor:
         """`embed` for the captions of frames, indexed over the frames of all clips."""
@@ -332,7 +321,7 @@ class DemoTraining:
         """Latents ``[N, 4, 8, 8]`` of frames before and after a colour change, and the instructions."""
         before, after, captions = [], [], []
         for seed in tqdm(toy_world.TRAIN_SEEDS[:VARIANT_CLIPS], desc="encoding edits"):
-            clip = training_clip(seed)
+            clip = toy_world.training_clip(seed)
             edited = toy_world.recolour(clip, seed)
             pair = torch.cat((clip.frames[::VARIANT_STRIDE], edited.frames[::VARIANT_STRIDE])).movedim(-1, 1)
             for latents, half in zip((before, after), self.encode(pair * 2 - 1).chunk(2), strict=True):
@@ -424,7 +413,7 @@ class DemoTraining:
         """Save DDIM samples of the image model for held-out captions, below control images or the true frames."""
         from diffusers import DDIMScheduler
 
-        clips = [training_clip(seed) for seed in toy_world.HELD_OUT_SEEDS[:16]]
+        clips = [toy_world.training_clip(seed) for seed in toy_world.HELD_OUT_SEEDS[:16]]
         hints = torch.cat([toy_world.canny_hints(clip.frames[:1]) for clip in clips]).movedim(-1, 1)
         ids = demo_networks.token_ids([*(clip.caption for clip in clips), *[""] * len(clips)])
         context = self.text_encoder(input_ids=ids).last_hidden_state

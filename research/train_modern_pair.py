@@ -21,7 +21,7 @@ from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
 from research import demo_networks, modern_pair, toy_world
-from research.training import fit, load_or_compute, picture_loss, save_picture, stage_seed
+from research.training import drop_captions, fit, load_or_compute, picture_loss, save_picture, stage_seed
 from tools.in_process_comfyui import use_comfyui
 
 log = logging.getLogger(__name__)
@@ -40,19 +40,12 @@ FRAMES, LONG_FRAMES = 9, 17
 STILLS_ONLY = 0.4
 """Share of the VAE's steps that see single frames only."""
 KL_WEIGHT, LATENT_NOISE_STD = 1e-4, 0.05
-EMPTY_CAPTION_PROBABILITY = 0.1
 BOUNDARY = 0.875
 """Noise level between the two experts, as in Wan 2.2 for text."""
 DISTILLED_STEPS, TEACHER_STEPS, TEACHER_CFG, SHIFT = 4, 4, 3.0, 8.0
 """Steps of the distilled model; steps and guidance of its teacher in each of them; shift of their noise levels."""
 LORA_RANK = 16
 HELD_OUT = 4
-
-
-def render_clip(seed: int, frames: int) -> toy_world.ToyClip:
-    """The clip of a seed: easy for even seeds, hard for odd seeds."""
-    clip = toy_world.generate_clip(seed, frames)
-    return toy_world.make_hard_clip(clip) if seed % 2 else clip
 
 
 def to_bytes(frames: Tensor) -> Tensor:
@@ -64,7 +57,10 @@ def render_footage() -> dict:
     """clips: ``[N, 9, H, W, 3]``, long: of 17 frames, bytes; and their captions."""
     made = {}
     for name, count, frames in (("clips", CLIPS, FRAMES), ("long", LONG_CLIPS, LONG_FRAMES)):
-        clips = [render_clip(seed, frames) for seed in tqdm(toy_world.TRAIN_SEEDS[:count], desc=f"rendering {name}")]
+        clips = [
+            toy_world.training_clip(seed, frames)
+            for seed in tqdm(toy_world.TRAIN_SEEDS[:count], desc=f"rendering {name}")
+        ]
         made[name] = torch.stack([to_bytes(clip.frames) for clip in clips])
         made[f"{name} captions"] = [clip.caption for clip in clips]
     return made
@@ -74,7 +70,7 @@ def render_pairs() -> dict:
     """Single frames before and after an edit that changes every colour and marking, and full captions of the edits."""
     before, after, captions = [], [], []
     for seed in tqdm(toy_world.TRAIN_SEEDS[:PAIRS], desc="rendering pairs"):
-        clip = render_clip(seed, 1)
+        clip = toy_world.training_clip(seed, 1)
         clip = replace(clip, times=(int(np.random.default_rng(seed).integers(toy_world.FRAMES)),))
         edited = toy_world.redress(clip, seed)
         before.append(to_bytes(clip.frames[0]))
@@ -177,7 +173,9 @@ class ModernTraining:
         """Log the PSNR of held-out clips and of single frames, and save a picture of them."""
         rows = []
         for kind in range(2):
-            clips = [render_clip(seed, FRAMES) for seed in toy_world.HELD_OUT_SEEDS[kind : 2 * HELD_OUT : 2]]
+            clips = [
+                toy_world.training_clip(seed, FRAMES) for seed in toy_world.HELD_OUT_SEEDS[kind : 2 * HELD_OUT : 2]
+            ]
             true = to_clips(to_bytes(torch.stack([clip.frames for clip in clips])))
             for name, part in (("clips", true), ("single frames", true[:, :, 4:5])):
                 made = whole.decode(whole.encode(part)[0]).clamp(-1, 1)
@@ -207,16 +205,9 @@ class ModernTraining:
             }
 
         latents = load_or_compute(self.folder / "latents.pt", encode)
-        captions = {"clips": "clips captions", "long": "long captions"}
-        texts = {name: encode_texts(self.footage[key]) for name, key in captions.items()}
-        return (
-            latents
-            | {f"{name} text": text for name, text in texts.items()}
-            | {
-                "after text": encode_texts(pairs["captions"]),
-                "empty text": encode_texts([""]),
-            }
-        )
+        captions = {name: self.footage[f"{name} captions"] for name in ("clips", "long")}
+        captions |= {"after": pairs["captions"], "empty": [""]}
+        return latents | {f"{name} text": encode_texts(texts) for name, texts in captions.items()}
 
     def train_qwen(self) -> None:
         """Train the image model: edits of a reference, and pictures from text alone."""
@@ -228,7 +219,7 @@ class ModernTraining:
             u = torch.rand(1, generator=generator).item()
             name, count = ("after", 32) if u < 0.72 else ("after", 40) if u < 0.86 else ("clips", 40)
             index = torch.randint(len(data[name]), (count,), generator=generator)
-            text = drop_texts(data[f"{name} text"][index], data["empty text"], generator)
+            text = drop_captions(data[f"{name} text"][index], data["empty text"], generator)
             references = [data["before"][index]] if u < 0.72 else None
 
             def predict(x: Tensor, level: Tensor) -> Tensor:
@@ -250,7 +241,7 @@ class ModernTraining:
             elif u > 0.72:
                 name, count, length = ("after" if u > 0.79 else "clips"), 40, 1
             index = torch.randint(len(data[name]), (count,), generator=generator)
-            text = drop_texts(data[f"{name} text"][index], data["empty text"], generator)
+            text = drop_captions(data[f"{name} text"][index], data["empty text"], generator)
 
             def predict(x: Tensor, level: Tensor) -> Tensor:
                 return net(x, 1000 * level, text, transformer_options={})
@@ -287,10 +278,7 @@ class ModernTraining:
         teacher, net = modern_pair.make_wan().requires_grad_(False), modern_pair.make_wan().requires_grad_(False)
         for model in (teacher, net):
             model.load_state_dict(modern_pair.load_weights("wan"))
-        for name, layer in list(net.named_modules()):
-            if name.startswith("blocks.") and isinstance(layer, nn.Linear):
-                low_rank = demo_networks.LowRank(layer.weight, LORA_RANK)
-                nn.utils.parametrize.register_parametrization(layer, "weight", low_rank)
+        demo_networks.add_low_rank_changes(net, "blocks.", LORA_RANK)
         levels = shifted_levels(DISTILLED_STEPS)
 
         def loss(generator: Generator) -> Tensor:
@@ -343,12 +331,6 @@ def encode_texts(captions: list[str]) -> Tensor:
     net.load_state_dict({key: tensor.float() for key, tensor in models.load_weights("text_encoder").items()})
     ids = demo_networks.token_ids(captions)
     return torch.cat([net(input_ids=part).last_hidden_state for part in ids.split(256)])
-
-
-def drop_texts(texts: Tensor, empty: Tensor, generator: Generator) -> Tensor:
-    """Text vectors, a random tenth replaced by those of the empty prompt."""
-    dropped = torch.rand(len(texts), generator=generator) < EMPTY_CAPTION_PROBABILITY
-    return torch.where(dropped[:, None, None], empty, texts)
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 from torchvision.utils import save_image
 from tqdm import tqdm
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 
 SAVE_EVERY = 60.0
 """Seconds between checkpoints."""
+
+EMPTY_CAPTION_PROBABILITY = 0.1
 
 Loss = Callable[[Generator], Tensor]
 """Samples a batch with the generator and returns its loss."""
@@ -46,6 +49,18 @@ def save_picture(path: Path, rows: list[Tensor]) -> None:
 def stage_seed(stage: str) -> int:
     """The seed base of a stage; it does not depend on other stages."""
     return zlib.crc32(stage.encode()) << 20
+
+
+def drop_captions(captions: Tensor, empty: Tensor, generator: Generator) -> Tensor:
+    """Token ids or text vectors ``[B, ...]``, with a random tenth of the rows replaced by the empty caption's."""
+    dropped = torch.rand(len(captions), generator=generator) < EMPTY_CAPTION_PROBABILITY
+    return torch.where(dropped.view(-1, *[1] * (captions.ndim - 1)), empty, captions)
+
+
+def save_weights(path: Path, weights: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Save a state dict as fp16 safetensors."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({key: tensor.detach().half().contiguous() for key, tensor in weights.items()}, path, metadata)
 
 
 def picture_loss(predicted: Tensor, true: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ def published_results() -> tuple[float, ...]:
 @cache
 def judging_rows() -> list[dict]:
     """The rows of the clips that judge."""
-    return [row for row in read_rows("evidence") if row["clip"] >= evidence.FIRST_CLIP]
+    return evidence.select_judging_rows(read_rows("evidence"))
 
 
 @cache

@@ -23,6 +23,7 @@ from torchvision.transforms.functional import to_pil_image
 from batch.comfyui_server import ComfyUIServer
 from research import toy_world
 from research.demo_chain import DemoChain
+from tools import workflow_parts
 from tools.browser import ComfyUIPage, launch_chromium, open_comfyui
 from tools.demo import WORKFLOW
 from tools.in_process_comfyui import COMFYUI
@@ -47,7 +48,7 @@ class HelpPictures(DemoChain):
     def __init__(self) -> None:
         super().__init__()
         self.source = toy_world.packaged_clip().frames
-        self.prompt = self.encode_text("a yellow sailboat, patterned")
+        self.prompt = self.encode_text(workflow_parts.DEMO_THING)
         self.controlled = self.apply_outline_control(self.source, self.prompt)
         self.blank = self.empty_latent(len(self.source))
         self.frames = self.generate_frames(*self.controlled, self.blank, seed=0)
@@ -158,7 +159,7 @@ class HelpPictures(DemoChain):
 
     def BIVDiffFrameNoise(self) -> Rows:
         # The prompt names every colour, so that only the noise differs.
-        prompt = self.encode_text("a yellow sailboat over a blue sea, patterned")
+        prompt = self.encode_text(workflow_parts.DEMO_PROMPT)
         positive, negative = self.apply_outline_control(self.source, prompt)
         guider = self.pack.run("CFGGuider", model=self.image, positive=positive, negative=negative, cfg=3.0)[0]
         captions = {
@@ -225,7 +226,7 @@ class HelpPictures(DemoChain):
         }
 
     def BIVDiffPrompt2Prompt(self) -> Rows:
-        source, target = (f"a {colour} sailboat over a blue sea, patterned" for colour in ("yellow", "pink"))
+        source, target = workflow_parts.DEMO_PROMPT, workflow_parts.DEMO_EDITED_PROMPT
         edited, reconstructed = self.edit_prompt(self.source, source, target, "yellow pink")
         return {
             f"The clip: {source}": self.source[::2],
