@@ -259,7 +259,8 @@ class ComfyUIServer:
                 try:
                     message = await messages.receive(timeout=SILENT_SECONDS)
                 except asyncio.TimeoutError:
-                    self._check_queue(result.prompt_id)
+                    if self._has_ended(result.prompt_id):  # its last message was lost
+                        break
                     continue
                 if message.type == aiohttp.WSMsgType.BINARY:
                     if int.from_bytes(message.data[:4], "big") == PROGRESS_TEXT_EVENT:
@@ -271,23 +272,32 @@ class ComfyUIServer:
                 if content.get("prompt_id") != result.prompt_id:
                     continue
                 on_event(event, content)
-                if event == "execution_error":
-                    result.error = content["exception_message"].strip()
-                elif event == "execution_interrupted":
-                    result.interrupted = True
-                elif event == "executing" and content["node"] is None:
+                if event == "executing" and content["node"] is None:
                     break
-                elif event == "executing":
+                if event == "executing":
                     result.executed.append(content["node"])
-        result.outputs = self.request(f"/history/{result.prompt_id}")[result.prompt_id]["outputs"]
+        entry = self.request(f"/history/{result.prompt_id}")[result.prompt_id]
+        result.outputs = entry["outputs"]
+        for event, content in entry["status"]["messages"]:
+            if event == "execution_error":
+                result.error = content["exception_message"].strip()
+            elif event == "execution_interrupted":
+                result.interrupted = True
         return result
 
-    def _check_queue(self, prompt_id: str) -> None:
-        """Raise an error if the server does not answer, or if the prompt is neither in its queue nor in its history."""
+    def _has_ended(self, prompt_id: str) -> bool:
+        """Whether a prompt has left the queue for the history.
+
+        Raises:
+            OSError: the server does not answer.
+            ServerLostError: the prompt is neither in the queue nor in the history.
+        """
         queue = self.request("/queue", timeout=self.start_timeout)
-        queued = [entry[1] for entries in queue.values() for entry in entries]
-        if prompt_id not in queued and prompt_id not in self.request(f"/history/{prompt_id}"):
-            raise ServerLostError("ComfyUI's queue no longer contains the prompt: another program has removed it")
+        if prompt_id in [entry[1] for entries in queue.values() for entry in entries]:
+            return False
+        if prompt_id in self.request(f"/history/{prompt_id}"):
+            return True
+        raise ServerLostError("ComfyUI's queue no longer contains the prompt: another program has removed it")
 
     def _describe_lost_server(self) -> str:
         """Describe why the connection was lost. It closes before the process ends, so wait for the process."""

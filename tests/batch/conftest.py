@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -26,7 +27,10 @@ def batch_folder(tmp_path, monkeypatch) -> BatchFolder:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     monkeypatch.setenv("FAKE_COMFYUI_JOURNAL", str(batch_folder.journal))
+    # Processes started in the background ignore Ctrl-C, and their children inherit that.
+    on_interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield batch_folder
+    signal.signal(signal.SIGINT, on_interrupt)
     for pid in filter(is_alive, batch_folder.comfyui_pids()):
         psutil.Process(pid).kill()
 

@@ -79,6 +79,14 @@ def test_a_prompt_that_leaves_the_queue_ends_the_wait(batch_folder, monkeypatch)
             server.run(WORKFLOW)
 
 
+def test_a_prompt_whose_last_message_is_lost_ends(batch_folder, monkeypatch):
+    """ComfyUI only logs a message that it could not send."""
+    monkeypatch.setattr(servers, "SILENT_SECONDS", 0.1)
+    with start_server(batch_folder, "base") as server:
+        (server.base / "input" / "any.mp4").write_text("mute")
+        assert server.run(WORKFLOW, timeout=60).outputs["2"] == {"score": [4]}
+
+
 def test_other_packs_are_loaded_on_request(batch_folder):
     packs = batch_folder.comfyui / "custom_nodes"
     (packs / "ComfyUI-Other").mkdir(parents=True)
