@@ -3,11 +3,14 @@
     python batch/exit_with_parent.py SCRIPT [ARGUMENTS ...]
 
 Standard input is a pipe from the parent. On Linux, macOS and Windows the operating system closes the pipe when the
-parent ends, even after kill -9.
+parent ends, even after kill -9. On Linux and macOS, kill -USR1 makes a script that seems stuck print what each of its
+threads does.
 """
 
+import faulthandler
 import os
 import runpy
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -25,6 +28,8 @@ if __name__ == "__main__":
     # Child processes of the script inherit an empty standard input instead of the pipe.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     threading.Thread(target=exit_when_pipe_closes, args=(pipe,), daemon=True).start()
+    if hasattr(signal, "SIGUSR1"):  # not on Windows
+        faulthandler.register(signal.SIGUSR1)
     del sys.argv[0]
     script = Path(sys.argv[0])
     # Not sys.path[0], which is this file's folder except in the portable ComfyUI's Python.

@@ -2,8 +2,10 @@
 
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -52,8 +54,12 @@ def pytest_xdist_make_scheduler(config, log) -> LoadScopeScheduling:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item):
-    """Add the server's log to the report of a failed test."""
+    """Add the server's log to the report of a failed test, and what the server's threads do, in case it hangs."""
     report = yield
     if report.failed and "server" in item.funcargs:
-        report.sections.append(("ComfyUI's log", item.funcargs["server"].log[-5000:]))
+        server = item.funcargs["server"]
+        if hasattr(signal, "SIGUSR1"):  # not on Windows
+            server._process.send_signal(signal.SIGUSR1)  # batch/exit_with_parent.py
+            time.sleep(1)
+        report.sections.append(("ComfyUI's log", server.log[-20000:]))
     return report
