@@ -635,8 +635,10 @@ def test_the_blueprints_are_offered(server):
 
 def test_the_words_that_artists_type_find_a_node(comfy):
     comfy.load(workflow(), "search")
-    comfy.page.mouse.dblclick(800, 450)
     search, found = comfy.page.get_by_role("combobox", name="Add a node"), comfy.page.get_by_role("option")
+    while not search.is_visible():  # a busy page takes a double click for two clicks
+        comfy.page.mouse.dblclick(800, 450)
+        comfy.page.wait_for_timeout(1000)
     for words, node in {
         "flicker": "Temporal Report",
         "steady": "Video Temporal Smoother",
