@@ -5,7 +5,7 @@ All take decoded frames ``[F, H, W, 3]`` in 0..1 and the ``ToyClip`` that they s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -79,6 +79,12 @@ def measure_flicker(frames: Tensor, clip: ToyClip) -> Flicker:
     """Mean colour change along the known motion between adjacent frames, of shapes and background."""
     shape, ground = colour_change_along_motion(frames, clip)
     return Flicker(shape.mean().item(), ground.mean().item())
+
+
+def measure_flicker_of_pairs(frames: Tensor, clip: ToyClip) -> list[Flicker]:
+    """`measure_flicker` of each pair of adjacent frames."""
+    pairs = [slice(start, start + 2) for start in range(len(frames) - 1)]
+    return [measure_flicker(frames[pair], replace(clip, times=clip.times[pair])) for pair in pairs]
 
 
 def segment_shapes(frames: Tensor, clip: ToyClip) -> Tensor:

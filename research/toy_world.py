@@ -372,9 +372,8 @@ def make_hard_clip(clip: ToyClip) -> ToyClip:
         surface = _mark(rng, thing.surface.name, thing.surface.colour, HARD, scene=None)
         things.append(replace(thing, radius=HARD_SCALE * thing.radius, surface=surface, motion=motion))
     background = _mark(rng, clip.background.name, clip.background.colour, HARD, clip.scene)
-    drift = (math.copysign(HARD_DRIFT, clip.drift[0]), 0.0)
     caption = str(replace(parse_caption(clip.caption), patterned=True))
-    return replace(clip, caption=caption, things=tuple(things), background=background, drift=drift)
+    return pan(replace(clip, caption=caption, things=tuple(things), background=background), HARD_DRIFT)
 
 
 def _floats(values: np.ndarray | tuple[float, ...]) -> tuple[float, ...]:
@@ -410,18 +409,46 @@ def recolour(clip: ToyClip, seed: int) -> ToyClip:
 def redress(clip: ToyClip, seed: int) -> ToyClip:
     """The clip with other colours of the same halves of the palette and new markings everywhere, and a full caption."""
     rng = np.random.default_rng((seed, 2))
-    markings, halves = (HARD if parse_caption(clip.caption).patterned else EASY), (DARK, LIGHT)
-    half = halves[clip.background.name in DARK]
+    half = (DARK, LIGHT)[clip.background.name in DARK]
     taken = {thing.surface.name for thing in clip.things}
     names = [str(name) for name in rng.permutation([name for name in half if name not in taken])]
-    things = []
-    for thing, name in zip(clip.things, names, strict=False):
-        surface = _mark(rng, name, _mean_colour(name, in_background=False), markings, scene=None)
-        things.append(replace(thing, surface=surface))
-    ground = str(rng.choice([name for name in halves[half is DARK] if name != clip.background.name]))
-    background = _mark(rng, ground, _mean_colour(ground, in_background=True), markings, clip.scene)
-    edited = replace(clip, things=tuple(things), background=background)
+    things = [
+        replace(thing, surface=_recolour_surface(thing.surface, name, in_background=False))
+        for thing, name in zip(clip.things, names, strict=False)
+    ]
+    other_half = LIGHT if half is DARK else DARK
+    ground = str(rng.choice([name for name in other_half if name != clip.background.name]))
+    background = _recolour_surface(clip.background, ground, in_background=True)
+    edited = remark(replace(clip, things=tuple(things), background=background), rng)
     return replace(edited, caption=edited.full_caption)
+
+
+def _recolour_surface(surface: Surface, name: str, in_background: bool) -> Surface:
+    return replace(surface, name=name, colour=_floats(_mean_colour(name, in_background)))
+
+
+def remark(clip: ToyClip, rng: np.random.Generator) -> ToyClip:
+    """The clip with new markings everywhere; its colours stay."""
+    markings = HARD if parse_caption(clip.caption).patterned else EASY
+
+    def mark(surface: Surface, scene: str | None) -> Surface:
+        return _mark(rng, surface.name, np.array(surface.colour), markings, scene)
+
+    things = tuple(replace(thing, surface=mark(thing.surface, None)) for thing in clip.things)
+    return replace(clip, things=things, background=mark(clip.background, clip.scene))
+
+
+def turn_hue(tint: tuple[float, float, float], angle: float) -> tuple[float, float, float]:
+    """A tint of another hue and the same strength and lightness: turned in the plane of the two hues by radians."""
+    red, yellow = RED_CYAN @ tint, YELLOW_BLUE @ tint
+    cos, sin = math.cos(angle), math.sin(angle)
+    turned = (cos * red - sin * yellow) * RED_CYAN + (sin * red + cos * yellow) * YELLOW_BLUE
+    return _floats(np.array(tint) - red * RED_CYAN - yellow * YELLOW_BLUE + turned)
+
+
+def pan(clip: ToyClip, drift: float) -> ToyClip:
+    """The clip with a camera that pans at another speed: its background drifts at ``drift`` pixels a frame."""
+    return replace(clip, drift=(math.copysign(drift, clip.drift[0]), 0.0))
 
 
 def draw_in_ink(frames: torch.Tensor) -> torch.Tensor:

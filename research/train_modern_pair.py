@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
-from research import demo_networks, modern_pair, toy_world
+from research import demo_networks, modern_clips, modern_pair, toy_world
 from research.training import drop_captions, fit, load_or_compute, picture_loss, save_picture, stage_seed
 from tools.in_process_comfyui import use_comfyui
 
@@ -36,7 +36,6 @@ STEPS = {
     "distilled": 1500,
 }
 CLIPS, LONG_CLIPS, PAIRS = 3072, 320, 4608
-FRAMES, LONG_FRAMES = 9, 17
 STILLS_ONLY = 0.4
 """Share of the VAE's steps that see single frames only."""
 KL_WEIGHT, LATENT_NOISE_STD = 1e-4, 0.05
@@ -56,9 +55,9 @@ def to_bytes(frames: Tensor) -> Tensor:
 def render_footage() -> dict:
     """clips: ``[N, 9, H, W, 3]``, long: of 17 frames, bytes; and their captions."""
     made = {}
-    for name, count, frames in (("clips", CLIPS, FRAMES), ("long", LONG_CLIPS, LONG_FRAMES)):
+    for name, count, frames in (("clips", CLIPS, modern_clips.FRAMES), ("long", LONG_CLIPS, modern_clips.LONG_FRAMES)):
         clips = [
-            toy_world.training_clip(seed, frames)
+            modern_clips.training_clip(seed, frames)
             for seed in tqdm(toy_world.TRAIN_SEEDS[:count], desc=f"rendering {name}")
         ]
         made[name] = torch.stack([to_bytes(clip.frames) for clip in clips])
@@ -70,7 +69,7 @@ def render_pairs() -> dict:
     """Single frames before and after an edit that changes every colour and marking, and full captions of the edits."""
     before, after, captions = [], [], []
     for seed in tqdm(toy_world.TRAIN_SEEDS[:PAIRS], desc="rendering pairs"):
-        clip = toy_world.training_clip(seed, 1)
+        clip = modern_clips.training_clip(seed, 1)
         clip = replace(clip, times=(int(np.random.default_rng(seed).integers(toy_world.FRAMES)),))
         edited = toy_world.redress(clip, seed)
         before.append(to_bytes(clip.frames[0]))
@@ -113,9 +112,9 @@ class ModernTraining:
         name, count, frames = "clips", 5, 1
         if not stills_only:
             if u < 0.02:
-                name, count, frames = "long", 2, LONG_FRAMES
+                name, count, frames = "long", 2, modern_clips.LONG_FRAMES
             elif u < 0.42:
-                count, frames = 2, FRAMES
+                count, frames = 2, modern_clips.FRAMES
             elif u < 0.77:
                 count, frames = 2, 5
         footage = self.footage[name]
@@ -173,9 +172,7 @@ class ModernTraining:
         """Log the PSNR of held-out clips and of single frames, and save a picture of them."""
         rows = []
         for kind in range(2):
-            clips = [
-                toy_world.training_clip(seed, FRAMES) for seed in toy_world.HELD_OUT_SEEDS[kind : 2 * HELD_OUT : 2]
-            ]
+            clips = [modern_clips.training_clip(seed) for seed in toy_world.HELD_OUT_SEEDS[kind : 2 * HELD_OUT : 2]]
             true = to_clips(to_bytes(torch.stack([clip.frames for clip in clips])))
             for name, part in (("clips", true), ("single frames", true[:, :, 4:5])):
                 made = whole.decode(whole.encode(part)[0]).clamp(-1, 1)
