@@ -10,9 +10,8 @@ columns; --sheet only writes docs/evidence.png. Delete the rows after a change o
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import wraps
 from itertools import product
 
 import pandas
@@ -24,8 +23,8 @@ from torchvision.utils import make_grid
 from bivdiff_core.blend import correlation
 from bivdiff_core.measure.optical_flow import average_along_flow
 from research import toy_world
-from research.demo_chain import FRAME_CFG, SMOOTH_CFG, add_colour_flicker, average_three_frames
-from research.frame_counter import CountingChain, PricedResult
+from research.demo_chain import FRAME_CFG, SMOOTH_CFG, DemoChain, add_colour_flicker, average_three_frames
+from research.frame_counter import FrameCounter, PricedResult, once
 from research.page_tables import describe_run, format_change, markdown_table
 from research.rows_and_jobs import ROOT, run_study
 from research.toy_metrics import FIGURES, erode_mask, measure_figures, sharpness
@@ -219,26 +218,14 @@ EDITED = tuple(Method(frames=edit) for edit in EDITS[:2])
 SHEET = (FRAMES, SHARED, BASELINES[1], BIVDIFF, with_pass(BIVDIFF), borrowing(BIVDIFF), borrowing(FROM_NOISE))
 
 
-def once(step: Callable) -> Callable:
-    """Run a step of the chain once for each clip and arguments."""
-
-    @wraps(step)
-    def run(chain: EvidenceChain, *arguments: object) -> object:
-        key = step.__name__, arguments
-        if key not in chain.done:
-            chain.done[key] = step(chain, *arguments)
-        return chain.done[key]
-
-    return run
-
-
-class EvidenceChain(CountingChain):
+class EvidenceChain(FrameCounter, DemoChain):
     """Every method on one clip and seed; what several methods share is run once."""
 
     def __init__(self) -> None:
         super().__init__()
         self.editor = self.pack.run("BIVDiffDemoModels", variant="instruct_pix2pix")[0]
-        self.count(self.editor)
+        for model in (self.image, self.video, self.editor):
+            self.count(model)
 
     def start(self, clip: toy_world.ToyClip, seed: int) -> None:
         """Continue with another clip."""

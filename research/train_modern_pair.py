@@ -27,8 +27,8 @@ from tools.in_process_comfyui import use_comfyui
 log = logging.getLogger(__name__)
 
 STEPS = {
-    "vae": 9000,
-    "decoder": 1500,
+    "vae": 7000,
+    "decoder": 1200,
     "qwen": 9000,
     "wan": 9000,
     "wan_high_noise": 1200,
