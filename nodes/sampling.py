@@ -27,9 +27,8 @@ class FrameSampler(PackNode):
             category=shared_inputs.CATEGORY,
             description="Generates every frame of a clip independently with an image model: KSampler for more frames "
             "than fit in memory at once. ControlNet hints, masks and per-frame prompts follow their frames. The "
-            "frames flicker; Video Temporal Smoother fixes that at the end of the chain. A second Frame-wise Image "
-            "Sampler after it is the structure pass: it denoises the slightly inverted smoothed video and restores "
-            "the shapes that smoothing lost.",
+            "frames flicker; Video Temporal Smoother fixes that at the end of the chain. It also denoises an inverted "
+            "latent, which restores shapes after smoothing (structure pass).",
             search_aliases=["ksampler frames", "vid2vid", "style video", "upscale video", "qwen", "flux", "bivdiff"],
             inputs=[
                 io.Model.Input("model", tooltip="The image model, with its LoRAs and patches."),

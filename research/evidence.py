@@ -121,18 +121,19 @@ def borrowing(method: Method, **changes: object) -> Method:
     return replace(method, **{"borrowed": BORROWED_WEIGHT, "start": start} | changes)
 
 
+RECOMMENDED = borrowing(BIVDIFF)
+"""The chain of the templates with a control."""
 BASELINES = (Method(average=1, in_place=True), *(Method(average=reach) for reach in (1, 3, 7)))
 MAIN = (
     FRAMES,
     *BASELINES,
     with_pass(BASELINES[1]),
     BIVDIFF,
+    RECOMMENDED,
     with_pass(BIVDIFF),
     with_pass(HALF_STRENGTH),
     with_pass(HALF_STRENGTH, steadiness=0.5),
-    replace(BIVDIFF, cfg=1.0),
     with_pass(BIVDIFF, cfg=1.0),
-    replace(BIVDIFF, caption=True),
     with_pass(BIVDIFF, caption=True),
     replace(BIVDIFF, released=True),
     replace(BIVDIFF, released=True, cfg=7.5),
@@ -141,9 +142,7 @@ MAIN = (
     with_pass(BIVDIFF, frames="shared"),
     OWN,
     Method(frames="own", average=3),
-    replace(HALF_STRENGTH, frames="own"),
     with_pass(HALF_STRENGTH, frames="own"),
-    with_pass(BIVDIFF, frames="own"),
     SOURCE_NOISE,
 )
 """Methods of the table of hard clips."""
@@ -151,8 +150,8 @@ EASY = (
     FRAMES,
     *BASELINES[1:3],
     BIVDIFF,
+    RECOMMENDED,
     with_pass(BIVDIFF),
-    borrowing(BIVDIFF),
     SHARED,
     SOURCE_NOISE,
     OWN,
@@ -162,11 +161,11 @@ EASY = (
 )
 """Methods of the table of easy clips."""
 BORROWED = (
+    RECOMMENDED,
     with_pass(BIVDIFF),
-    borrowing(BIVDIFF),
-    with_pass(borrowing(BIVDIFF)),
-    with_pass(BIVDIFF, steps=FEW_STEPS),
+    with_pass(RECOMMENDED),
     borrowing(BIVDIFF, steps=FEW_STEPS),
+    with_pass(BIVDIFF, steps=FEW_STEPS),
     with_pass(borrowing(BIVDIFF, steps=FEW_STEPS)),
     with_pass(BIVDIFF, frames="own"),
     borrowing(BIVDIFF, frames="own"),
@@ -184,11 +183,13 @@ CHOICES = tuple(
     for weight, start in product((2.0, 3.0, 4.0), starts)
 )
 """Weights and ranges of a borrowed control, compared on `CHOOSING_CLIPS`."""
-PLANS = tuple(
-    with_pass(BIVDIFF, steps=steps, solver=solver)
-    for steps, solver in ((MANY_STEPS, "ddim"), (STEPS, "ddim"), (FEW_STEPS, "ddim"), (FEW_STEPS, "uni_inv"))
+PLANS = (
+    RECOMMENDED,
+    replace(RECOMMENDED, steps=FEW_STEPS),
+    *(with_pass(BIVDIFF, steps=steps) for steps in (MANY_STEPS, STEPS, FEW_STEPS)),
+    with_pass(BIVDIFF, steps=FEW_STEPS, solver="uni_inv"),
 )
-"""Numbers of steps, with the structure pass."""
+"""Numbers of steps."""
 MIX = Method(ratio=0.75, strength=0.75)
 CONTROLS = (
     (replace(MIX, ratio=0.0), replace(MIX, ratio=1.0)),
@@ -207,15 +208,17 @@ COMPARED = (
     FRAMES,
     with_pass(BASELINES[1]),
     BIVDIFF,
+    with_pass(BIVDIFF),
+    with_pass(BIVDIFF, steps=FEW_STEPS),
     with_pass(HALF_STRENGTH),
     SHARED,
     SOURCE_NOISE,
-    borrowing(BIVDIFF),
+    borrowing(FROM_NOISE),
     borrowing(BIVDIFF, steps=FEW_STEPS),
 )
-"""The methods that BIVDiff with the structure pass is compared with, clip by clip."""
+"""The methods that the recommended one is compared with, clip by clip."""
 EDITED = tuple(Method(frames=edit) for edit in EDITS[:2])
-SHEET = (FRAMES, SHARED, BASELINES[1], BIVDIFF, with_pass(BIVDIFF), borrowing(BIVDIFF), borrowing(FROM_NOISE))
+SHEET = (FRAMES, SHARED, BASELINES[1], BIVDIFF, with_pass(BIVDIFF), RECOMMENDED, borrowing(FROM_NOISE))
 
 
 class EvidenceChain(FrameCounter, DemoChain):
@@ -437,8 +440,8 @@ def means_table(table: pandas.DataFrame, methods: Iterable[Method], *more: str) 
 
 
 def differences_table(table: pandas.DataFrame) -> str:
-    """BIVDiff with the structure pass minus each of `COMPARED` on the same clips, with 95% bootstrap intervals."""
-    ours, lines = table.loc["independent", str(with_pass(BIVDIFF))], []
+    """`RECOMMENDED` minus each of `COMPARED` on the same clips, with 95% bootstrap intervals."""
+    ours, lines = table.loc["independent", str(RECOMMENDED)], []
     for method in COMPARED:
         gains = ours[[*FIGURES]] - table.loc[method.frames, str(method)][[*FIGURES]]
         name = str(method) if method.frames == "independent" else f"{method}, {method.frames}"

@@ -37,7 +37,7 @@ LEFT_TITLES = dict.fromkeys(("t2i_adapter", "animatediff", "borrowed_control"), 
 LEFT_TITLES |= dict.fromkeys(("zeroscope", "tile_upscale"), "Frame-wise")
 """Preview title of the left side, if it is not the source."""
 STAGES = {
-    "stages_demo": ("Control", "Frame-wise", "No structure pass", "Smoothed"),
+    "stages_demo": ("Source", "Control", "Frame-wise", "Smoothed"),
     "controlnet": ("Source", "Control", "Frame-wise", "Smoothed"),
 }
 """Preview titles of the stages that the cards of the long graphs show: four frames of each, or one."""

@@ -44,6 +44,7 @@ class ChainModels(NamedTuple):
 
     ``windows``: context length and overlap of the video model. If scheduler, solver or grid is None, the node's default
     applies. ``low_noise``: the second expert of a video model that has two; it also inverts for the image branch.
+    ``can_borrow``: whether the video model can borrow a control (AnimateDiff cannot).
     """
 
     image: OutputSlot
@@ -58,6 +59,14 @@ class ChainModels(NamedTuple):
     windows: tuple[int, int] = (0, 0)
     cfg: float = 7.5
     low_noise: OutputSlot | None = None
+    can_borrow: bool = True
+
+
+class ImageControl(NamedTuple):
+    """An image model and its prompts with control."""
+
+    model: OutputSlot
+    prompts: GraphNode
 
 
 class ChainPrompts(NamedTuple):
@@ -127,7 +136,7 @@ def load_models(
     """Load SD 1.5, a video model (or AnimateDiff), and a ControlNet if one is named; or load the demo models."""
     g.column()
     if g.demo:
-        models = load_demo_models(g, variant)
+        models = load_demo_models(g, variant)._replace(can_borrow=not animatediff)
         return models if control_net else models._replace(control_net=None)
     image = g.add("CheckpointLoaderSimple", "Image model", ckpt_name="v1-5-pruned-emaonly-fp16.safetensors")
     if animatediff:
@@ -135,7 +144,8 @@ def load_models(
     else:
         video = text_encoder = g.add("BIVDiffVideoModelLoader", "Video model", name=video_model)
     control = g.add("ControlNetLoader", control_net_name=control_net)["CONTROL_NET"] if control_net else None
-    return ChainModels(image["MODEL"], image["CLIP"], video["MODEL"], text_encoder["CLIP"], image["VAE"], control)
+    models = image["MODEL"], image["CLIP"], video["MODEL"], text_encoder["CLIP"], image["VAE"], control
+    return ChainModels(*models, can_borrow=not animatediff)
 
 
 def load_demo_models(g: WorkflowGraph, variant: str = "base") -> ChainModels:
@@ -199,8 +209,10 @@ def encode_for_image(
 
 
 STRUCTURE_PASS_STRENGTH = 0.3
-FAST_STEPS, FAST_STRUCTURE_PASS_STEPS = 12, 5
-"""The fast preset, which docs/evidence.md measures under "Fewer steps"."""
+BORROWED_CONTROL_START = 0.5
+"""Where in the denoising a borrowed control begins: chosen on the demo models (docs/evidence.md)."""
+FAST_STEPS = 12
+"""Steps of every stage in the fast preset, which docs/evidence.md measures under "Fewer steps"."""
 
 
 def steps(g: WorkflowGraph, strength: float = 1.0) -> int:
@@ -311,20 +323,20 @@ def smooth_and_decode(
     prompts: ChainPrompts,
     frames: object,
     task: str = "custom",
-    structure_inputs: tuple[OutputSlot, GraphNode] | None = None,
+    control: ImageControl | None = None,
     **settings: object,
 ) -> GraphNode:
-    """Stages 2 to 4: from LATENT frames to the pictures of the smoothed clip.
+    """Stages 2 and 3: from LATENT frames to the pictures of the smoothed clip.
 
     Args:
-        structure_inputs: the image model of stage 1 and its prompts with control, for the structure pass; if None,
-            there is no structure pass.
+        control: what keeps the shapes; a video model that cannot borrow it gets a structure pass as stage 4.
         settings: arguments of `invert_and_smooth`.
     """
-    settings = {"max_demo_strength": 1.0 if structure_inputs else 0.5, **settings}
-    video = invert_and_smooth(g, models, prompts, frames, task, **settings)
-    if structure_inputs:
-        video = structure_pass(g, models, video, *structure_inputs)
+    settings = {"max_demo_strength": 1.0 if control else 0.5, **settings}
+    borrowed = control if models.can_borrow else None
+    video = invert_and_smooth(g, models, prompts, frames, task, control=borrowed, **settings)
+    if control and not borrowed:
+        video = structure_pass(g, models, video, *control)
     return g.add("VAEDecode", samples=video, vae=models.vae)
 
 
@@ -338,14 +350,16 @@ def invert_and_smooth(
     strength: float = 1.0,
     max_demo_strength: float = 0.5,
     clip: GraphNode | None = None,
+    control: ImageControl | None = None,
 ) -> GraphNode:
     """Stages 2 and 3: from LATENT frames to the smoothed LATENT.
 
     Args:
         strength: of both inversions.
         max_demo_strength: upper limit of the strength on the demo models. Their small latents lose the picture at lower
-            noise than large ones; the limit is 0.5 without a structure pass (docs/evidence.md).
+            noise than large ones; the limit is 0.5 without a control (docs/evidence.md).
         clip: the clip's LATENT for the video branch, if a video VAE packs frames.
+        control: what the video model borrows.
     """
     if models.grid != "reference":  # on this grid the released code inverts to full noise
         strength = g.choose(strength, min(strength, max_demo_strength))
@@ -354,7 +368,18 @@ def invert_and_smooth(
     ratio = TASK_RATIOS.get(task, mixing_ratio)
     mixed = g.add("BIVDiffMixedInversion", image_latent=image, video_latent=video, task=task, mixing_ratio=ratio)
     g.group("Stage 3: temporal smoothing", SMOOTHING_COLOUR)
+    if control:
+        models = models._replace(video=borrow_control(g, models, *control, start_percent=BORROWED_CONTROL_START))
     return denoise_mixed(g, models, prompts, mixed, strength)
+
+
+def borrow_control(
+    g: WorkflowGraph, models: ChainModels, image_model: OutputSlot, control: GraphNode, **settings: object
+) -> OutputSlot:
+    """The video model with the control of an image model."""
+    prompts = {"with_control": control["positive"], "without_control": control.wires["positive"]}
+    node = g.add("BIVDiffBorrowControl", model=models.video, image_model=image_model, **prompts, **settings)
+    return node["MODEL"]
 
 
 def invert_both(
@@ -544,8 +569,9 @@ def follow_hints(
     texts = (control["positive"], control["negative"])
     frames = sample_frames(g, models.image, *texts, latent, scheduler=models.scheduler)
     before = decode_and_preview(g, "Frame-wise", frames, models.vae)
-    is_released = models.grid == "reference"  # the released code has no structure pass
-    video = smooth_and_decode(g, models, prompts, frames, task, None if is_released else (models.image, control))
+    is_released = models.grid == "reference"  # the released code borrows no control
+    lent = None if is_released else ImageControl(models.image, control)
+    video = smooth_and_decode(g, models, prompts, frames, task, lent)
     save_video(g, video, clip)
     add_comparison(g, clip, before, video, clip.frames)
 

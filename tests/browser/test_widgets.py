@@ -554,7 +554,7 @@ def test_an_inversions_preview_has_a_caption(comfy):
 def test_the_blueprint_runs_as_one_node_and_opens(comfy):
     blueprint = json.loads((BLUEPRINTS / "BIVDiff Deflicker.json").read_text(encoding="utf-8"))
     (chain,) = blueprint["nodes"]
-    chain["widgets_values"] = ["a yellow sailboat", 0, 3, 3.0, 1.0, 1.0, 1.0, 0.5, "ddim", "shared", True, 2]
+    chain["widgets_values"] = ["a yellow sailboat", 0, 3, 3.0, 1.0, 1.0, 1.0, 0.5, "ddim", "shared", 2.0]
     graph = workflow(
         {**CLIP},
         {**COMPONENTS},
@@ -590,11 +590,12 @@ def test_the_blueprint_runs_as_one_node_and_opens(comfy):
     done = comfy.run()
     assert done["status"]["status_str"] == "success"
     assert len(done["outputs"]["7"]["images"]) == 8
-    frame_sampler, structure_pass = (
-        node["inputs"] for node in done["prompt"][2].values() if node["class_type"] == "BIVDiffFrameSampler"
+    sampler, borrowed = (
+        next(node["inputs"] for node in done["prompt"][2].values() if node["class_type"] == class_type)
+        for class_type in ("BIVDiffFrameSampler", "BIVDiffBorrowControl")
     )
-    assert [frame_sampler[name] for name in ("steps", "cfg", "frame_noise")] == [3, 3.0, "shared"]
-    assert structure_pass["steps"] == 2
+    assert [sampler[name] for name in ("steps", "cfg", "frame_noise")] == [3, 3.0, "shared"]
+    assert borrowed["weight"] == 2.0
     # An error of an inner node is shown outside the subgraph.
     connect = "graph.getNodeById(5).connect(0, graph.getNodeById(6), 1)"
     comfy.page.evaluate(f"(graph => {{ {connect}; }})(app.rootGraph)")

@@ -75,5 +75,5 @@ def test_conflicts_are_named(tmp_path):
     (replaced,) = (line for line in lines if "BIVDiffFrameNoise" in line)
     assert "is replaced by that of" in replaced
     changed = [line for line in lines if "frames change" in line]
-    assert [line.rpartition(": ")[2] for line in changed] == ["Frame-wise", "No structure pass", "Smoothed"]
+    assert [line.rpartition(": ")[2] for line in changed] == ["Frame-wise", "Smoothed"]
     assert len(lines) == 2 + len(changed)

@@ -15,16 +15,16 @@ from torchvision.transforms.functional import to_tensor
 
 from research import toy_world
 from tools.demo import WORKFLOW
-from tools.video_files import find_node_by_title, read_frames
+from tools.video_files import read_frames
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAIN = ("BIVDiffFrameSampler", "BIVDiffInvertImage", "BIVDiffInvertVideo", "BIVDiffTemporalSmoother")
-STRUCTURE_PASS = ("Short inversion", "Restore the shapes")
 
 
 def find_node_by_class(prompt: dict, class_type: str) -> str:
-    """The id of the first node of a class. Two classes occur again in the structure pass."""
-    return min((key for key, node in prompt.items() if node["class_type"] == class_type), key=int)
+    """The id of the node of a class."""
+    (found,) = (key for key, node in prompt.items() if node["class_type"] == class_type)
+    return found
 
 
 def load_prompt(server, workflow: Path) -> dict:
@@ -110,30 +110,18 @@ def test_a_report_on_a_branch_without_weight_executes_it(server, demo):
     assert plot.stat().st_size and run.outputs["report"]["words"]
 
 
-def test_another_strength_of_the_structure_pass_runs_only_that_pass(server, demo):
+def test_another_weight_of_the_borrowed_control_runs_only_the_smoothing(server, demo):
     demo[find_node_by_class(demo, "BIVDiffFrameSampler")]["inputs"]["seed"] = 11
     demo[find_node_by_class(demo, "BIVDiffMixedInversion")]["inputs"]["mixing_ratio"] = 0.5  # both branches run
     first = server.run(demo)
-    demo[find_node_by_title(demo, "Short inversion")]["inputs"]["strength"] = 0.4
+    demo[find_node_by_class(demo, "BIVDiffBorrowControl")]["inputs"]["weight"] = 2.0
     again = server.run(demo)
     assert not first.error and not again.error
     chain = {key for key, node in demo.items() if node["class_type"] in CHAIN}
     assert chain <= set(first.executed)
-    assert chain & set(again.executed) == {find_node_by_title(demo, name) for name in STRUCTURE_PASS}
+    assert chain & set(again.executed) == {find_node_by_class(demo, "BIVDiffTemporalSmoother")}
     before, after = (read_frames(server, run, demo, "Smoothed") for run in (first, again))
     assert (after - before).abs().mean() > 1e-4
-
-
-def test_a_bypassed_structure_pass_does_not_change_the_video(server):
-    ui = json.loads(WORKFLOW.read_text(encoding="utf-8"))
-    for node in ui["nodes"]:
-        if node.get("title") in STRUCTURE_PASS:
-            node["mode"] = 4
-    prompt = convert_ui_to_api(ui, server.object_info())
-    run = server.run(prompt)
-    assert not run.error and not {node["_meta"]["title"] for node in prompt.values()} & set(STRUCTURE_PASS)
-    smoothed, without = (read_frames(server, run, prompt, title) for title in ("Smoothed", "No structure pass"))
-    assert torch.equal(smoothed, without)
 
 
 def test_a_list_of_single_frames_becomes_a_batch(server):

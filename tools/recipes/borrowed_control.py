@@ -14,13 +14,7 @@ def build(g: WorkflowGraph) -> None:
     )
     g.group("The image model's control", workflow_parts.FRAMES_COLOUR)
     control = workflow_parts.apply_control(g, models, texts, workflow_parts.add_canny(g, clip.frames))
-    borrowed = g.add(
-        "BIVDiffBorrowControl",
-        model=models.video,
-        image_model=models.image,
-        with_control=control["positive"],
-        without_control=control.wires["positive"],  # the prompt without the control
-    )
+    borrowed = workflow_parts.borrow_control(g, models, models.image, control)
     g.group("A video from noise", workflow_parts.SMOOTHING_COLOUR)
     sampled = g.add(
         "KSampler",

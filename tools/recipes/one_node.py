@@ -31,15 +31,11 @@ def build_one_node(object_info: dict, demo: bool) -> Subgraph:
     control = workflow_parts.apply_control(g, models, texts, hints)
     sampled = workflow_parts.sample_frames(g, models.image, control["positive"], control["negative"], latent)
     frames = g.add("VAEDecode", "Decode the frames", samples=sampled, vae=models.vae)
-    smoother = workflow_parts.invert_and_smooth(g, models, texts, sampled)
-    mixed = smoother.wires["latent"].node
+    lent = workflow_parts.ImageControl(models.image, control)
+    smoother = workflow_parts.invert_and_smooth(g, models, texts, sampled, control=lent)
+    mixed, borrowed = smoother.wires["latent"].node, smoother.wires["model"].node
     inversions = [mixed.wires[branch].node for branch in ("image_latent", "video_latent")]
-    restored = workflow_parts.structure_pass(g, models, smoother, models.image, control)
-    short_inversion = restored.wires["latent_image"].node
-    g.column()
-    choices = {"on_false": smoother.output_for("LATENT"), "on_true": restored.output_for("LATENT")}
-    chosen = g.add("ComfySwitchNode", "Use the structure pass?", **choices, switch=True)["output"]
-    video = g.add("VAEDecode", "Decode the video", samples=chosen, vae=models.vae)
+    video = g.add("VAEDecode", "Decode the video", samples=smoother, vae=models.vae)
 
     g.widget("prompt", g.choose("", workflow_parts.DEMO_THING), (texts.text, "value"))
     g.widget("seed", 0, (sampled, "seed"))
@@ -49,11 +45,9 @@ def build_one_node(object_info: dict, demo: bool) -> Subgraph:
     g.widget("mixing_ratio", 1.0, (mixed, "mixing_ratio"))
     g.widget("video_cfg", g.choose(7.5, 2.0), (smoother, "cfg"))
     g.widget("strength", 1.0, *((node, "strength") for node in inversions))
-    g.widget("solver", "auto", *((node, "solver") for node in (*inversions, short_inversion)))
+    g.widget("solver", "auto", *((node, "solver") for node in inversions))
     g.widget("frame_noise", "independent", (sampled, "frame_noise"))
-    g.widget("structure_pass", True, (chosen.node, "switch"))
-    pass_steps = workflow_parts.steps(g, workflow_parts.STRUCTURE_PASS_STRENGTH)
-    g.widget("structure_pass_steps", pass_steps, *((node, "steps") for node in (short_inversion, restored)))
+    g.widget("borrowed_control", 3.0, (borrowed, "weight"))
     g.output("frames", frames)  # in the order of Compare Videos' inputs
     g.output("video", video)
     return g
@@ -84,7 +78,6 @@ def add_one_node(
         control_net=models.control_net,
         control_images=hints,
         steps=workflow_parts.FAST_STEPS,
-        structure_pass_steps=workflow_parts.FAST_STRUCTURE_PASS_STEPS,
         **settings,
     )
     g.group("Before and after", workflow_parts.SMOOTHING_COLOUR, width=440)

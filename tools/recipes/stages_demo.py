@@ -21,11 +21,11 @@ def build(g: WorkflowGraph) -> None:
     latent = workflow_parts.add_empty(g, "EmptyLatentImage", "One empty latent per frame", like=clip.frames)
     frames = workflow_parts.sample_frames(g, models.image, control["positive"], control["negative"], latent, seed=0)
     before = workflow_parts.decode_and_preview(g, "Frame-wise", frames, models.vae)
-    smoothed = workflow_parts.invert_and_smooth(g, models, texts, frames, mixing_ratio=1.0, max_demo_strength=1.0)
-    workflow_parts.decode_and_preview(g, "No structure pass", smoothed, models.vae)
-    video = workflow_parts.decode_and_preview(
-        g, "Smoothed", workflow_parts.structure_pass(g, models, smoothed, models.image, control), models.vae
+    lent = workflow_parts.ImageControl(models.image, control)
+    smoothed = workflow_parts.invert_and_smooth(
+        g, models, texts, frames, mixing_ratio=1.0, max_demo_strength=1.0, control=lent
     )
+    video = workflow_parts.decode_and_preview(g, "Smoothed", smoothed, models.vae)
     g.column()
     large = g.add("ImageScaleBy", "Enlarge to watch", image=video, upscale_method="bicubic", scale_by=4.0)
     saved = g.add("CreateVideo", images=large, fps=clip.fps, audio=clip.audio)

@@ -25,7 +25,7 @@ def build(g: WorkflowGraph) -> None:
         frames,
         mixing_ratio=g.choose(0.5, 0.2),
         max_demo_strength=0.5,
-        structure_inputs=(styled, control),
+        control=workflow_parts.ImageControl(styled, control),
     )
     workflow_parts.save_video(g, video, clip)
     workflow_parts.add_comparison(g, clip, before, video, clip.frames)

@@ -20,7 +20,7 @@ def build(g: WorkflowGraph) -> None:
     frames = workflow_parts.sample_frames(g, models.image, control["positive"], control["negative"], latent)
     before = workflow_parts.decode_and_preview(g, "Frame-wise", frames, models.vae)
     videos = workflow_parts.smooth_and_decode(
-        g, models, texts, frames, mixing_ratio=ratios, structure_inputs=(models.image, control)
+        g, models, texts, frames, mixing_ratio=ratios, control=workflow_parts.ImageControl(models.image, control)
     )
     compared = g.add(
         "BIVDiffSweepGrid", images=videos, ratios=ratios, reference_images=before, source_images=clip.frames

@@ -20,7 +20,7 @@ def build(g: WorkflowGraph) -> None:
     )
     before = workflow_parts.decode_and_preview(g, "Frame-wise", frames, models.vae)
     video = workflow_parts.smooth_and_decode(
-        g, models, texts, frames, strength=0.6, structure_inputs=(models.image, control)
+        g, models, texts, frames, strength=0.6, control=workflow_parts.ImageControl(models.image, control)
     )
     workflow_parts.save_video(g, video, clip)
     workflow_parts.add_comparison(g, clip, before, video, clip.frames)
