@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from research.flow_models import FORMS
+from research.flow_chain import FORMS
 
 FRAMES = 9
 
