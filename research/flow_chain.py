@@ -8,7 +8,6 @@ from functools import cache
 from itertools import pairwise
 
 import numpy as np
-import pandas
 import torch
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from bivdiff_core.measure.optical_flow import average_along_flow
 from research import modern_clips, modern_pair, toy_world
 from research.demo_chain import load_pack
 from research.frame_counter import FrameCounter, PricedResult, once
-from research.toy_metrics import measure_figures, measure_flicker_of_pairs
+from research.toy_metrics import background_following, measure_figures, measure_flicker_of_pairs
 
 EDIT_STEPS, EDIT_CFG, EDIT_SHIFT = 16, 2.5, 3.0
 """Settings of the image model when it makes frames."""
@@ -75,6 +74,10 @@ class Method:
             if getattr(self, field) != getattr(default, field):
                 name += f", {text}"
         return name
+
+
+DEFAULT = Method(steadiness=0.5)
+"""The pack's default for flow models."""
 
 
 def smooth_plainly(latents: Tensor, clip: Tensor, steadiness: float) -> Tensor:
@@ -367,11 +370,14 @@ class FlowChain(FrameCounter):
 
 
 def measure_video(frames: Tensor, clip: toy_world.ToyClip) -> dict[str, float | None]:
-    """The figures of a video; flicker between two latents and inside one, of shapes and background together."""
+    """The figures of a video; flicker between two latents and inside one is of shapes and background together."""
     pairs = np.array([(pair.shape + pair.ground) / 2 for pair in measure_flicker_of_pairs(frames, clip)])
     border = np.arange(len(pairs)) % modern_clips.PACKED_FRAMES == 0
-    figures = measure_figures(frames, clip)
-    return figures | {"border": float(np.nanmean(pairs[border])), "inside": float(np.nanmean(pairs[~border]))}
+    return measure_figures(frames, clip) | {
+        "border": float(np.nanmean(pairs[border])),
+        "inside": float(np.nanmean(pairs[~border])),
+        "following": background_following(frames, clip),
+    }
 
 
 def measure_methods(chain: FlowChain, job: dict, methods: Iterable[Method]) -> dict:
@@ -388,28 +394,3 @@ def measure_methods(chain: FlowChain, job: dict, methods: Iterable[Method]) -> d
         for figures in ways.values():
             figures["sharpness"] /= reference
     return {"drift": abs(chain.goal.drift[0]), "ways": found}
-
-
-FIGURES = ("shape flicker", "background flicker", "border", "IoU", "caption", "sharpness", "calls")
-"""Names of the figures in rows and pages; calls are those for a latent."""
-
-
-def results_table(rows: Iterable[dict]) -> pandas.DataFrame:
-    """One line for each method, the mean over the seeds of a clip; indexed by kind, drift, frames, method and clip."""
-    lines = [
-        {"kind": row["kind"], "drift": row["drift"], "frames": frames, "method": method, "clip": row["clip"]} | figures
-        for row in rows
-        for frames, ways in row["ways"].items()
-        for method, figures in ways.items()
-    ]
-    table = pandas.DataFrame(lines).astype(dict.fromkeys(FIGURES, float))
-    return table.groupby(["kind", "drift", "frames", "method", "clip"], sort=False).mean()
-
-
-def means_table(table: pandas.DataFrame, methods: Iterable[Method]) -> str:
-    """The mean figures of methods over the clips, as Markdown."""
-    found = table.groupby(["frames", "method"], sort=False).mean()
-    keys = [("goal", "decoded"), *((method.frames, str(method)) for method in methods)]
-    shown = found.loc[keys, [*FIGURES]].reset_index("method")
-    digits = ["", ".3f", ".3f", ".3f", ".2f", ".2f", ".2f", ".0f"]
-    return shown.to_markdown(index=False, floatfmt=digits, missingval="")

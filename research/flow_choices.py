@@ -12,8 +12,8 @@ from dataclasses import replace
 from itertools import product
 
 from research import toy_world
-from research.flow_chain import FORMS, FlowChain, Method, means_table, measure_methods, results_table
-from research.flow_models import CHEAP_WAYS
+from research.flow_chain import FORMS, FlowChain, Method, measure_methods
+from research.flow_models import CHEAP_WAYS, means_table, results_table
 from research.page_tables import describe_run
 from research.rows_and_jobs import run_study
 

@@ -11,13 +11,14 @@ nodes. `flow_choices` compares settings on other clips.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import product
 
 import pandas
 
 from research import modern_clips, toy_world
-from research.flow_chain import FIGURES, FlowChain, Method, means_table, measure_methods, results_table
+from research.flow_chain import DEFAULT, FlowChain, Method, measure_methods
 from research.page_tables import describe_run, format_change, markdown_table
 from research.rows_and_jobs import ROOT, run_study
 from tools.contact_sheet import make_contact_sheet
@@ -33,11 +34,11 @@ CHEAP_WAYS = (
     *(Method(way="noised", strength=strength) for strength in (0.3, 0.5, 0.7)),
     *(Method(way="FlowEdit", strength=strength) for strength in (0.5, 0.7, 0.85)),
 )
-BEST = Method(steadiness=0.5)
-"""The pack's default for flow models."""
-JUDGED = (*CHEAP_WAYS, replace(BEST, steadiness=0.0), BEST)
+JUDGED = (*CHEAP_WAYS, replace(DEFAULT, steadiness=0.0), DEFAULT)
 """Methods that are compared on every kind of frames."""
 SHEET_CLIPS = 3
+FIGURES = ("shape flicker", "background flicker", "border", "following", "IoU", "caption", "sharpness", "calls")
+"""Names of the figures in rows and pages; calls are those for a latent."""
 
 
 def make_jobs(clips: int) -> list[dict]:
@@ -51,9 +52,30 @@ def measure(chain: FlowChain, job: dict) -> dict:
     return measure_methods(chain, job, [replace(method, frames=frames) for frames, method in product(FRAMES, JUDGED)])
 
 
+def results_table(rows: Iterable[dict]) -> pandas.DataFrame:
+    """One line for each method, the mean over the seeds of a clip; indexed by kind, drift, frames, method and clip."""
+    lines = [
+        {"kind": row["kind"], "drift": row["drift"], "frames": frames, "method": method, "clip": row["clip"]} | figures
+        for row in rows
+        for frames, ways in row["ways"].items()
+        for method, figures in ways.items()
+    ]
+    table = pandas.DataFrame(lines).astype(dict.fromkeys(FIGURES, float))
+    return table.groupby(["kind", "drift", "frames", "method", "clip"], sort=False).mean()
+
+
+def means_table(table: pandas.DataFrame, methods: Iterable[Method]) -> str:
+    """The mean figures of methods over the clips, as Markdown."""
+    found = table.groupby(["frames", "method"], sort=False).mean()
+    keys = [("goal", "decoded"), *((method.frames, str(method)) for method in methods)]
+    shown = found.loc[keys, [*FIGURES]].reset_index("method")
+    digits = ["", ".3f", ".3f", ".3f", ".2f", ".2f", ".2f", ".2f", ".0f"]
+    return shown.to_markdown(index=False, floatfmt=digits, missingval="")
+
+
 def differences_table(table: pandas.DataFrame, frames: str) -> str:
-    """`BEST` minus every other method on the same clips, with 95% bootstrap intervals."""
-    ours, lines = table.xs((frames, str(BEST)), level=("frames", "method")), []
+    """`DEFAULT` minus every other method on the same clips, with 95% bootstrap intervals."""
+    ours, lines = table.xs((frames, str(DEFAULT)), level=("frames", "method")), []
     for method in JUDGED[:-1]:
         gains = ours[[*FIGURES]] - table.xs((frames, str(method)), level=("frames", "method"))[[*FIGURES]]
         compared = ("border", "IoU", "sharpness")
@@ -62,11 +84,11 @@ def differences_table(table: pandas.DataFrame, frames: str) -> str:
 
 
 def speeds_table(table: pandas.DataFrame) -> str:
-    """`BEST` and averages of clean latents, at each speed of the camera."""
+    """`DEFAULT` and averages of clean latents, at each speed of the camera."""
     found = table.groupby(["drift", "frames", "method"], sort=False).mean()
     lines = []
     for drift, method in product(
-        modern_clips.DRIFTS, (Method(way="as drawn"), Method(way="clean", steadiness=0.5), BEST)
+        modern_clips.DRIFTS, (Method(way="as drawn"), Method(way="clean", steadiness=0.5), DEFAULT)
     ):
         figures = found.loc[drift, FRAMES[0], str(method)]
         shown = {figure: f"{figures[figure]:.3f}" for figure in ("border", "IoU", "sharpness")}
@@ -93,7 +115,13 @@ def save_sheet() -> None:
     for number in range(SHEET_CLIPS):
         chain.start(modern_clips.held_out_clip("hard", FIRST_CLIP + number), SEEDS[0])
         shown[f"{number}: source"] = chain.source.frames
-        for method in (CHEAP_WAYS[0], CHEAP_WAYS[1], CHEAP_WAYS[3], BEST, replace(BEST, frames="Qwen, independent")):
+        for method in (
+            CHEAP_WAYS[0],
+            CHEAP_WAYS[1],
+            CHEAP_WAYS[3],
+            DEFAULT,
+            replace(DEFAULT, frames="Qwen, independent"),
+        ):
             shown[f"{number}: {method}"] = chain.make_video(method).result
     make_contact_sheet(shown, tile=68, label=330).quantize(256).save(ROOT / "docs" / "flow_models.png", optimize=True)
 

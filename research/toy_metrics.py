@@ -87,6 +87,16 @@ def measure_flicker_of_pairs(frames: Tensor, clip: ToyClip) -> list[Flicker]:
     return [measure_flicker(frames[pair], replace(clip, times=clip.times[pair])) for pair in pairs]
 
 
+def background_following(frames: Tensor, clip: ToyClip) -> float:
+    """How well the background follows the camera: 1 follows it, 1/2 changes independently of it, 0 stands still.
+
+    The share of the change in place in the sum of the changes in place and along the known motion, see
+    `video_metrics.motion_following`.
+    """
+    in_place = measure_flicker(frames, replace(clip, drift=(0.0, 0.0))).ground
+    return in_place / (in_place + measure_flicker(frames, clip).ground)
+
+
 def segment_shapes(frames: Tensor, clip: ToyClip) -> Tensor:
     """Pixels ``[F, H, W]`` whose colour is closer to one of the shapes than to the background, bool.
 

@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 STEPS = {
     "vae": 7000,
     "decoder": 1200,
-    "qwen": 9000,
-    "wan": 9000,
+    "qwen": 20000,
+    "wan": 20000,
     "wan_high_noise": 1200,
     "wan_low_noise": 1200,
     "distilled": 1500,

@@ -42,3 +42,13 @@ def test_where_it_flickers():
         assert new_latent[0] < 2 * inside + 0.002 and new_latent[1] > 2 * border
         assert new_frame[0] > 2 * inside and new_frame[1] > 2 * border
         assert inside < wandering[0] < 0.8 * new_frame[0]
+
+
+def test_whether_the_background_follows_the_camera():
+    for clip in CLIPS:
+        still = clip.frames[:1].expand_as(clip.frames)
+        assert toy_metrics.background_following(still, clip) < 0.05
+        if abs(clip.drift[0]) >= 1:
+            assert toy_metrics.background_following(clip.frames, clip) > 0.85
+            noise = torch.rand(clip.frames.shape, generator=torch.Generator().manual_seed(0))
+            assert abs(toy_metrics.background_following(noise, clip) - 0.5) < 0.1

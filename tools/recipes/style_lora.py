@@ -16,7 +16,9 @@ def build(g: WorkflowGraph) -> None:
     control = workflow_parts.apply_control(g, models, texts, workflow_parts.add_canny(g, clip.frames))
     g.column()
     encoded = g.add("VAEEncode", pixels=clip.frames, vae=models.vae)
-    frames = workflow_parts.sample_frames(g, styled, control["positive"], control["negative"], encoded, denoise=g.choose(0.8, 0.6))
+    frames = workflow_parts.sample_frames(
+        g, styled, control["positive"], control["negative"], encoded, denoise=g.choose(0.8, 0.6)
+    )
     before = workflow_parts.decode_and_preview(g, "Frame-wise", frames, models.vae)
     video = workflow_parts.smooth_and_decode(
         g,
