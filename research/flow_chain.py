@@ -155,7 +155,8 @@ class FlowChain(FrameCounter):
 
     def shifted(self, name: str, shift: float):
         """A MODEL of the pair with the shift of its noise levels."""
-        return self.pack.run("ModelSamplingSD3", model=self.loaded(name), shift=shift)[0]
+        node_id = "ModelSamplingAuraFlow" if name == "qwen" else "ModelSamplingSD3"
+        return self.pack.run(node_id, model=self.loaded(name), shift=shift)[0]
 
     def start(self, clip: toy_world.ToyClip, seed: int) -> None:
         """Continue with another clip, which is edited."""

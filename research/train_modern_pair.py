@@ -27,16 +27,18 @@ from tools.in_process_comfyui import use_comfyui
 log = logging.getLogger(__name__)
 
 STEPS = {
-    "vae": 7000,
-    "decoder": 1200,
+    "vae": 14000,
+    "decoder": 1500,
     "qwen": 20000,
     "wan": 20000,
     "wan_high_noise": 1200,
     "wan_low_noise": 1200,
     "distilled": 1500,
 }
-CLIPS, LONG_CLIPS, PAIRS = 3072, 320, 4608
-STILLS_ONLY = 0.4
+CLIPS, FLICKERING_CLIPS, LONG_CLIPS, PAIRS = 3072, 1536, 320, 4608
+FLICKERING = 0.3
+"""Share of the clips that flicker, as frame-wise results do. Only the VAE sees them."""
+STILLS_ONLY = 0.2
 """Share of the VAE's steps that see single frames only."""
 KL_WEIGHT, LATENT_NOISE_STD = 1e-4, 0.05
 BOUNDARY = 0.875
@@ -53,8 +55,9 @@ def to_bytes(frames: Tensor) -> Tensor:
 
 
 def render_footage() -> dict:
-    """clips: ``[N, 9, H, W, 3]``, long: of 17 frames, bytes; and their captions."""
-    made = {}
+    """clips and flickering: ``[N, 9, H, W, 3]``, long: of 17 frames, bytes; captions of clips and long."""
+    seeds = toy_world.TRAIN_SEEDS[CLIPS : CLIPS + FLICKERING_CLIPS]
+    made = {"flickering": torch.stack([draw_flickering_clip(seed) for seed in tqdm(seeds, desc="rendering flicker")])}
     for name, count, frames in (("clips", CLIPS, modern_clips.FRAMES), ("long", LONG_CLIPS, modern_clips.LONG_FRAMES)):
         clips = [
             modern_clips.training_clip(seed, frames)
@@ -63,6 +66,12 @@ def render_footage() -> dict:
         made[name] = torch.stack([to_bytes(clip.frames) for clip in clips])
         made[f"{name} captions"] = [clip.caption for clip in clips]
     return made
+
+
+def draw_flickering_clip(seed: int) -> Tensor:
+    """The clip of a seed as an editor draws it frame by frame, ``[9, H, W, 3]``, bytes."""
+    flicker = modern_clips.FLICKERS[seed % len(modern_clips.FLICKERS)]
+    return to_bytes(modern_clips.draw_with_flicker(modern_clips.training_clip(seed), flicker, seed))
 
 
 def render_pairs() -> dict:
@@ -117,6 +126,8 @@ class ModernTraining:
                 count, frames = 2, modern_clips.FRAMES
             elif u < 0.77:
                 count, frames = 2, 5
+        if frames in (5, modern_clips.FRAMES) and torch.rand(1, generator=generator).item() < FLICKERING:
+            name = "flickering"
         footage = self.footage[name]
         index = torch.randint(len(footage), (count,), generator=generator)
         start = torch.randint(footage.shape[1] - frames + 1, (1,), generator=generator).item()
@@ -170,14 +181,15 @@ class ModernTraining:
     @torch.no_grad()
     def show_vae(self, whole: modern_pair.WholeClips) -> None:
         """Log the PSNR of held-out clips and of single frames, and save a picture of them."""
-        rows = []
-        for kind in range(2):
-            clips = [modern_clips.training_clip(seed) for seed in toy_world.HELD_OUT_SEEDS[kind : 2 * HELD_OUT : 2]]
-            true = to_clips(to_bytes(torch.stack([clip.frames for clip in clips])))
-            for name, part in (("clips", true), ("single frames", true[:, :, 4:5])):
+        rows, seeds = [], toy_world.HELD_OUT_SEEDS[: 2 * HELD_OUT]
+        clips = torch.stack([to_bytes(modern_clips.training_clip(seed).frames) for seed in seeds])
+        flickering = torch.stack([draw_flickering_clip(seed) for seed in seeds])
+        for name, frames in (("easy", clips[::2]), ("hard", clips[1::2]), ("flickering", flickering[1::2])):
+            true = to_clips(frames)
+            for part_name, part in (("clips", true), ("single frames", true[:, :, 4:5])):
                 made = whole.decode(whole.encode(part)[0]).clamp(-1, 1)
                 error = ((made - part) / 2).square().mean()
-                log.info("%s, %s: PSNR %.2f dB", ("easy", "hard")[kind], name, -10 * error.log10())
+                log.info("%s, %s: PSNR %.2f dB", name, part_name, -10 * error.log10())
                 rows += [part[:, :, -1], made[:, :, -1]]
         save_picture(self.folder / "vae.png", rows)
 
