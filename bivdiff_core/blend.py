@@ -85,25 +85,28 @@ def frequency(image: Tensor, video: Tensor, ratio: float) -> Tensor:
 
 
 SMOOTHING_STD_FRAMES = 1.5
-"""Standard deviation, in frames, of the Gaussian in `smooth_over_time`."""
+"""Standard deviation, in frames or latents, of the Gaussian in `smooth_over_time`."""
 
 
-def smooth_over_time(noise: Tensor, steadiness: float) -> Tensor:
-    """Smooth noise `[F, ...]` over time with a Gaussian and keep every frame's std.
+def smooth_over_time(noise: Tensor, steadiness: float, frame_dim: int = 0) -> Tensor:
+    """Smooth noise over time with a Gaussian and keep every frame's std.
 
     `S + (1 - steadiness)(z - S)`, where S is the Gaussian mean over time. It removes texture differences between
     independently generated frames before the video model processes them. Objects that move far leave ghosts.
 
     Args:
+        noise: inverted frames, or latents that pack several frames.
         steadiness: 0 changes nothing, 1 returns the mean.
+        frame_dim: axis of the frames or latents.
     """
-    frames = noise.flatten(1).float()
+    by_frame = noise.movedim(frame_dim, 0)
+    frames = by_frame.flatten(1).float()
     distance = torch.arange(len(frames), device=noise.device).float()
     weights = torch.exp(-0.5 * ((distance[:, None] - distance) / SMOOTHING_STD_FRAMES) ** 2)
     mean = weights / weights.sum(dim=1, keepdim=True) @ frames
     smoothed = torch.lerp(frames, mean, steadiness)
     smoothed = smoothed * (frames.std(dim=1, keepdim=True) / smoothed.std(dim=1, keepdim=True))
-    return smoothed.reshape(noise.shape).to(noise.dtype)
+    return smoothed.reshape(by_frame.shape).movedim(0, frame_dim).to(noise.dtype)
 
 
 MODES = {"linear": linear, "variance_preserving": variance_preserving, "slerp": slerp, "frequency": frequency}

@@ -81,9 +81,9 @@ class MixedInversion(PackNode):
                     max=1.0,
                     step=0.05,
                     optional=True,
-                    tooltip="Smooths the image branch's noise over time. Try 0.5 for frames from independent noise at "
-                    "a strength around 0.5; it helps most where little moves. At full strength it loses shapes. No "
-                    "benefit with shared noise, no effect at a mixing ratio of 0.",
+                    tooltip="Smooths the mixed noise over time. Try 0.5 for frames from independent noise at a "
+                    "strength around 0.5; it helps most where little moves. At full strength it loses shapes. No "
+                    "benefit with shared noise.",
                 ),
             ],
             outputs=[

@@ -155,17 +155,17 @@ def mix_branches(
         image, video: the branches; None for a branch without weight, and the mix is the other one.
         ratio: weight of the image branch, 0..1.
         mode: one of `blend.MODES`.
-        steadiness: smoothing of the image branch over time, 0..1 (`blend.smooth_over_time`).
+        steadiness: smoothing of the mix over time, 0..1 (`blend.smooth_over_time`).
 
     Raises:
-        ValueError: the branches do not match, or the image branch to smooth is a video latent.
+        ValueError: the branches do not match.
     """
-    if image is not None and steadiness > 0:
-        image = _smooth_image_branch(image, steadiness)
     mix = next(branch for branch in (video, image) if branch is not None)
     if image is not None and video is not None:
         info = _combine_info(image.info, video.info)
         mix = replace(video, samples=MODES[mode](*_align_branches(image.samples, video.samples), ratio), info=info)
+    if steadiness > 0:
+        mix = replace(mix, samples=smooth_over_time(mix.samples, steadiness, frame_dim(mix.samples)))
     return replace(mix, info=mix.info and replace(mix.info, branch="mix"))
 
 
@@ -186,15 +186,6 @@ def _align_branches(image: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
             "the same frames, at the same size, in both branches."
         )
     return image, video
-
-
-def _smooth_image_branch(image: InvertedLatent, steadiness: float) -> InvertedLatent:
-    if frame_dim(image.samples) != 0:
-        raise ValueError(
-            f"steadiness works on single frames, but the image branch is a video latent of {image.samples.shape[2]} "
-            "latent frames. Set steadiness to 0."
-        )
-    return replace(image, samples=smooth_over_time(image.samples, steadiness))
 
 
 def _combine_info(image: InversionInfo | None, video: InversionInfo | None) -> InversionInfo | None:

@@ -294,21 +294,26 @@ def test_a_task_sets_the_papers_ratio(pack, task, ratio):
     torch.testing.assert_close(mixed["samples"], ratio * image["samples"] + (1 - ratio) * video["samples"])
 
 
-def test_steadiness_affects_the_image_branch_only(pack):
+def test_steadiness_smooths_the_mix(pack):
     image, video = (tiny.make_inverted_latent(pack, noise(6, 4, 8, 8, seed=seed)) for seed in (7, 8))
 
-    def mixed(ratio: float, steadiness: float = 0.5, **branches) -> Tensor:
-        branches = {"image_latent": image, "video_latent": video, **branches}
+    def mixed(ratio: float, steadiness: float) -> Tensor:
+        branches = {"image_latent": image, "video_latent": video}
         latent, _ = pack.run("BIVDiffMixedInversion", mixing_ratio=ratio, steadiness=steadiness, **branches)
         assert latent["bivdiff"]["branch"] == "mix"
         return latent["samples"]
 
-    smoothed = blend.smooth_over_time(image["samples"], 0.5)
-    assert torch.equal(mixed(1.0), smoothed) and torch.equal(mixed(0.0), video["samples"])
-    torch.testing.assert_close(mixed(0.3), 0.3 * smoothed + 0.7 * video["samples"])
-    assert torch.equal(mixed(1.0, 0.0), image["samples"])
-    with pytest.raises(ValueError, match=r"^Mixed Inversion Blend: .* Set steadiness to 0\."):
-        mixed(1.0, image_latent={"samples": noise(1, 16, 3, 8, 8)})
+    for ratio in (0.0, 0.3, 1.0):
+        plain = mixed(ratio, 0.0)
+        torch.testing.assert_close(plain, ratio * image["samples"] + (1 - ratio) * video["samples"])
+        assert torch.equal(mixed(ratio, 0.5), blend.smooth_over_time(plain, 0.5))
+
+
+def test_steadiness_smooths_a_video_latent_along_time(pack):
+    clip = noise(1, 16, 5, 8, 8)
+    mixed, _ = pack.run("BIVDiffMixedInversion", video_latent={"samples": clip}, mixing_ratio=0.0, steadiness=0.5)
+    expected = blend.smooth_over_time(clip[0].transpose(0, 1), 0.5)
+    torch.testing.assert_close(mixed["samples"][0].transpose(0, 1), expected)
 
 
 def test_frames_of_a_3d_image_model_mix_with_a_video(pack):
