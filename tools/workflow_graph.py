@@ -129,6 +129,8 @@ class WorkflowGraph:
         demo: build the version for the demo models.
     """
 
+    FIRST_NODE_ID = 1
+
     def __init__(self, name: str, object_info: dict, demo: bool) -> None:
         self.name = name
         self.object_info = object_info
@@ -139,6 +141,7 @@ class WorkflowGraph:
         self.note_is_right = False
         self.groups: list[dict] = []
         self.definitions: dict[str, dict] = {}
+        self.previews: dict[str, list[dict]] = {}
         self.width = WIDTH
         self.x = 0
         self.y = 0
@@ -171,7 +174,7 @@ class WorkflowGraph:
             ValueError: if the node has no such input, or a required socket has no wire.
         """
         schema, values = grow_inputs(self.object_info[class_type], values)
-        node = GraphNode(len(self.nodes) + 1, class_type, schema, title, (self.x, self.y), self.width)
+        node = GraphNode(len(self.nodes) + self.FIRST_NODE_ID, class_type, schema, title, (self.x, self.y), self.width)
         node.muted, node.collapsed = self.groups[-1]["muted"], collapsed
         specs = node.inputs()
         if unknown := set(values) - set(specs):
@@ -217,7 +220,7 @@ class WorkflowGraph:
         nodes = [self._ui_node(node, order, links) for order, node in enumerate(self.nodes)]
         for link in links:
             if link.origin_id > 0:  # not an input of a subgraph
-                nodes[link.origin_id - 1]["outputs"][link.origin_slot]["links"].append(link.id)
+                nodes[link.origin_id - self.FIRST_NODE_ID]["outputs"][link.origin_slot]["links"].append(link.id)
         return nodes, links
 
     def _ui_groups(self) -> list[dict]:
@@ -255,7 +258,9 @@ class WorkflowGraph:
             {"name": name, "type": kind, "links": []}
             for name, kind in zip(node.schema["output_name"], node.schema["output"], strict=True)
         ]
-        properties: dict[str, object] = {} if is_subgraph else {"Node name for S&R": node.class_type}
+        properties: dict[str, object] = {"Node name for S&R": node.class_type}
+        if is_subgraph:
+            properties = {"previewExposures": self.previews[node.class_type]}
         if models := [DOWNLOADS[value] for value in node.values.values() if value in DOWNLOADS]:
             properties["models"] = models
         saved = {

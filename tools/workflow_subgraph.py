@@ -17,10 +17,15 @@ from tools.workflow_graph import (
 
 INPUT_NODE_ID, OUTPUT_NODE_ID = -10, -20
 """Node ids that the frontend gives to the inputs and the outputs of a subgraph."""
+PREVIEW = "$$canvas-image-preview"
+"""The frontend's name of a sampler's preview."""
 
 
 class Subgraph(WorkflowGraph):
     """A graph with inputs and outputs. Its inputs are sockets, or widgets that set widgets of nodes inside."""
+
+    FIRST_NODE_ID = 101
+    """Above the ids of the graph around it: the frontend renumbers nodes with equal ids, and then finds no previews."""
 
     def __init__(self, name: str, object_info: dict, demo: bool, description: str) -> None:
         super().__init__(name, object_info, demo)
@@ -30,6 +35,7 @@ class Subgraph(WorkflowGraph):
         self.optional: set[str] = set()
         self.input_node = GraphNode(INPUT_NODE_ID, "", {"output": [], "output_name": []}, "", (0, 0), 0)
         self.output_slots: dict[str, OutputSlot] = {}
+        self.previewed: list[GraphNode] = []
 
     def socket(self, name: str, kind: str, optional: bool = False) -> OutputSlot:
         """Append a socket to the inputs; one that is optional comes after all others."""
@@ -50,10 +56,17 @@ class Subgraph(WorkflowGraph):
         """Append an output: the first output of a node inside."""
         self.output_slots[name] = OutputSlot(node, 0)
 
+    def preview(self, node: GraphNode) -> None:
+        """Show the live preview of a node inside on this node; the frontend does so for Vue nodes only."""
+        self.previewed.append(node)
+
     def add_definition(self, graph: WorkflowGraph) -> None:
         """Add this subgraph to a graph, whose ``add`` then accepts its id."""
         graph.object_info = {**graph.object_info, self.id: self.schema()}
         graph.definitions[self.id] = self.definition()
+        graph.previews[self.id] = [
+            {"name": PREVIEW, "sourceNodeId": str(node.id), "sourcePreviewName": PREVIEW} for node in self.previewed
+        ]
 
     def blueprint(self) -> dict:
         """A workflow with only this node, as the node library needs it."""
@@ -78,7 +91,7 @@ class Subgraph(WorkflowGraph):
         for slot, (name, kind) in enumerate(kinds.items()):
             wire = self.output_slots[name]
             links.append(Link(len(links) + 1, wire.node.id, wire.slot, OUTPUT_NODE_ID, slot, kind))
-            nodes[wire.node.id - 1]["outputs"][wire.slot]["links"].append(len(links))
+            nodes[wire.node.id - self.FIRST_NODE_ID]["outputs"][wire.slot]["links"].append(len(links))
         right = self.groups[-1]["right"] + 80
         starts = [(link.origin_id, link.origin_slot) for link in links]
         ends = [(link.target_id, link.target_slot) for link in links]
@@ -87,7 +100,7 @@ class Subgraph(WorkflowGraph):
             "version": 1,
             "state": {
                 "lastGroupId": len(self.groups),
-                "lastNodeId": len(nodes),
+                "lastNodeId": nodes[-1]["id"],
                 "lastLinkId": len(links),
                 "lastRerouteId": 0,
             },

@@ -50,6 +50,7 @@ def build_one_node(object_info: dict, demo: bool) -> Subgraph:
     g.widget("borrowed_control", 3.0, (borrowed, "weight"))
     g.output("frames", frames)  # in the order of Compare Videos' inputs
     g.output("video", video)
+    g.preview(smoother)
     return g
 
 

@@ -46,4 +46,5 @@ def build_flow_node(object_info: dict) -> Subgraph:
     for node in (*inversions, smoother):
         node.wires["low_noise_model"] = low_noise
     g.output("video", video)
+    g.preview(smoother)
     return g
