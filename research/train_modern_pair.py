@@ -27,7 +27,7 @@ from tools.in_process_comfyui import use_comfyui
 log = logging.getLogger(__name__)
 
 STEPS = {
-    "vae": 14000,
+    "vae": 10000,
     "decoder": 1500,
     "qwen": 20000,
     "wan": 20000,
