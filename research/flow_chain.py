@@ -80,16 +80,20 @@ DEFAULT = Method(steadiness=0.5)
 """The pack's default for flow models."""
 
 
+def one_frame_for_each_latent(clip: Tensor) -> Tensor:
+    """A frame of a clip `[F, H, W, 3]` from the middle of each latent."""
+    return clip[[0, *range(modern_clips.PACKED_FRAMES - 1, len(clip), modern_clips.PACKED_FRAMES)]]
+
+
 def smooth_plainly(latents: Tensor, clip: Tensor, steadiness: float) -> Tensor:
     """Latents `[C, T, h, w]`, smoothed over time in place."""
-    return smooth_over_time(latents.transpose(0, 1), steadiness).transpose(0, 1)
+    return smooth_over_time(latents, steadiness, frame_dim=1)
 
 
 def smooth_along_motion(latents: Tensor, clip: Tensor, steadiness: float) -> Tensor:
     """Latents `[C, T, h, w]`, averaged with the adjacent latents along the motion of a clip `[F, H, W, 3]`."""
     frames = latents.permute(1, 2, 3, 0)
-    middles = [0, *range(modern_clips.PACKED_FRAMES - 1, len(clip), modern_clips.PACKED_FRAMES)]
-    mean = average_along_flow(frames, clip[middles], reach=2)[0].permute(3, 0, 1, 2)
+    mean = average_along_flow(frames, one_frame_for_each_latent(clip), reach=2)[0].permute(3, 0, 1, 2)
     return keep_std(torch.lerp(latents, mean, steadiness), latents)
 
 
@@ -112,8 +116,7 @@ def smooth_band(high: bool) -> Callable:
 
 def smooth_what_is_still(latents: Tensor, clip: Tensor, steadiness: float) -> Tensor:
     """Latents `[C, T, h, w]`, smoothed over time where a clip `[F, H, W, 3]` hardly changes from latent to latent."""
-    middles = [0, *range(modern_clips.PACKED_FRAMES - 1, len(clip), modern_clips.PACKED_FRAMES)]
-    change = clip[middles].diff(dim=0).abs().mean(dim=-1)
+    change = one_frame_for_each_latent(clip).diff(dim=0).abs().mean(dim=-1)
     change = torch.cat((change[:1], torch.maximum(change[1:], change[:-1]), change[-1:]))
     change = torch.nn.functional.adaptive_avg_pool2d(change[:, None], latents.shape[-2:])[:, 0]
     still = torch.exp(-((change / 0.1) ** 2))
@@ -214,23 +217,16 @@ class FlowChain(FrameCounter):
         self, branch: str, frames: str, strength: float, steps: int, solver: str, shift: float, model: str
     ) -> PricedResult:
         """The inverted frames of a branch: a LATENT."""
-        inversion = {"steps": steps, "solver": solver, "strength": strength, "scheduler": "simple"}
-        if branch == "Qwen slices":
-            return self.run_step(
-                self.run_node,
-                "BIVDiffInvertImage",
-                model=self.shifted("qwen", shift),
-                conditioning=self.empty,
-                latent=self.encoded(frames),
-                **inversion,
-            )
         return self.run_step(
             self.run_node,
             "BIVDiffInvertVideo" if branch == "video" else "BIVDiffInvertImage",
-            **self.experts(model, shift),
+            **self.experts("qwen" if branch == "Qwen slices" else model, shift),
             conditioning=self.empty,
             latent=self.encoded(frames, branch == "single frames"),
-            **inversion,
+            steps=steps,
+            solver=solver,
+            strength=strength,
+            scheduler="simple",
         )
 
     def run_node(self, node_id: str, **inputs) -> dict:
@@ -238,7 +234,7 @@ class FlowChain(FrameCounter):
         return self.pack.run(node_id, **inputs)[0]
 
     def experts(self, model: str, shift: float) -> dict:
-        """The MODEL inputs of a node for one of `Method.model`."""
+        """The MODEL inputs of a node for one of `Method.model`, or for "qwen"."""
         if model == "experts":
             return {
                 "model": self.shifted("wan_high_noise", shift),

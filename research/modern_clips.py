@@ -29,9 +29,7 @@ def training_clip(seed: int, frames: int = FRAMES) -> ToyClip:
 
 def held_out_clip(kind: str, number: int, frames: int = FRAMES) -> ToyClip:
     """A clip that no model was trained on; adjacent numbers have different speeds of the camera."""
-    clip = toy_world.generate_clip(toy_world.HELD_OUT_SEEDS[number], frames)
-    clip = toy_world.make_hard_clip(clip) if kind == "hard" else clip
-    return toy_world.pan(clip, DRIFTS[number % len(DRIFTS)])
+    return toy_world.pan(toy_world.held_out_clip(kind, number, frames), DRIFTS[number % len(DRIFTS)])
 
 
 def latent_number(frame: int) -> int:

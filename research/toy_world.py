@@ -351,9 +351,9 @@ def training_clip(seed: int, frames: int = FRAMES) -> ToyClip:
     return make_hard_clip(clip) if seed % 2 else clip
 
 
-def held_out_clip(kind: str, number: int) -> ToyClip:
+def held_out_clip(kind: str, number: int, frames: int = FRAMES) -> ToyClip:
     """A clip that no model was trained on: an easy clip, or its hard version."""
-    clip = generate_clip(HELD_OUT_SEEDS[number])
+    clip = generate_clip(HELD_OUT_SEEDS[number], frames)
     return make_hard_clip(clip) if kind == "hard" else clip
 
 
